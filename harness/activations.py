@@ -1,0 +1,148 @@
+"""Statistics of neuron activations over a corpus, gathered in one streaming pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from harness.conditions import Neuron
+from harness.errors import HarnessError
+
+if TYPE_CHECKING:
+    import torch
+
+    from harness.model import Model
+
+SAMPLE_BYTES = 512 * 2**20
+"""Memory for the sample that medians and modes are taken from; the sample is the whole corpus while it fits."""
+
+
+@dataclass(frozen=True)
+class ActivationStatistics:
+    """Statistics of all neurons of some layers over the real (never the padding) positions of a corpus.
+
+    ``mean``, ``sd`` (n - 1 in the denominator), ``minimum`` and ``maximum`` cover every position and are accumulated in
+    float64, because in float16 a variance overflows as soon as a sum of squares passes 65504. Median and mode come from
+    ``sample``: every position while that fits in memory, else a uniform random sample of positions.
+
+    Attributes:
+        n: number of positions.
+        mean, sd, minimum, maximum: layer -> float64 [d_mlp].
+        sample: layer -> float32 [n_sample, d_mlp].
+    """
+
+    n: int
+    mean: dict[int, np.ndarray]
+    sd: dict[int, np.ndarray]
+    minimum: dict[int, np.ndarray]
+    maximum: dict[int, np.ndarray]
+    sample: dict[int, np.ndarray]
+
+    def value(self, name: str, neurons: Sequence[Neuron]) -> list[float]:
+        """One statistic (``mean``, ``sd``, ``minimum``, ``maximum``, ``median``, ``mode``) of each neuron.
+
+        Raises:
+            HarnessError: a value is not finite; names the neuron and the statistic.
+        """
+        per_neuron = {"median": self._median, "mode": self._mode}.get(name)
+        if per_neuron is not None:
+            values = [per_neuron(neuron) for neuron in neurons]
+        else:
+            values = [float(getattr(self, name)[neuron.layer][neuron.index]) for neuron in neurons]
+        for neuron, value in zip(neurons, values, strict=True):
+            if not np.isfinite(value):
+                raise HarnessError(f"the {name} of neuron {neuron}'s activations is {value}, which is not finite.")
+        return values
+
+    def _median(self, neuron: Neuron) -> float:
+        return float(np.median(self.sample[neuron.layer][:, neuron.index].astype(np.float64)))
+
+    def _mode(self, neuron: Neuron) -> float:
+        return half_sample_mode(self.sample[neuron.layer][:, neuron.index].astype(np.float64))
+
+
+def half_sample_mode(values: np.ndarray) -> float:
+    """Mode of a continuous sample [n]: halve it again and again to its densest half (Bickel & Fruehwirth 2006).
+
+    Needs no bin width, and returns the repeated value where one value holds at least half of the sample (a ReLU's zero).
+    """
+    x = np.sort(values)
+    while len(x) > 3:
+        half = (len(x) + 1) // 2
+        widths = x[half - 1 :] - x[: len(x) - half + 1]
+        start = int(np.argmin(widths))
+        x = x[start : start + half]
+    if len(x) == 3:
+        left, right = x[1] - x[0], x[2] - x[1]
+        x = x[1:2] if left == right else (x[:2] if left < right else x[1:])
+    return float(x.mean())
+
+
+class _Moments:
+    """Chan's parallel update of count, mean and sum of squared deviations, per neuron, in float64."""
+
+    def __init__(self, d_mlp: int) -> None:
+        self.n = 0
+        self.mean = np.zeros(d_mlp)
+        self.m2 = np.zeros(d_mlp)
+        self.minimum = np.full(d_mlp, np.inf)
+        self.maximum = np.full(d_mlp, -np.inf)
+
+    def add(self, x: torch.Tensor) -> None:
+        """Take in activations [positions, d_mlp]."""
+        x = x.double()
+        n, mean = len(x), x.mean(0)
+        m2 = (x - mean).square().sum(0).cpu().numpy()
+        shift = mean.cpu().numpy() - self.mean
+        total = self.n + n
+        self.mean += shift * (n / total)
+        self.m2 += m2 + shift**2 * (self.n * n / total)
+        self.minimum = np.minimum(self.minimum, x.amin(0).cpu().numpy())
+        self.maximum = np.maximum(self.maximum, x.amax(0).cpu().numpy())
+        self.n = total
+
+
+def activation_statistics(
+    model: Model, prompts: Sequence[Sequence[int]], layers: Sequence[int], batch_size: int, seed: int
+) -> ActivationStatistics:
+    """One pass of the untouched model over ``prompts`` (token ids), for all neurons of ``layers``.
+
+    The sample keeps the positions with the smallest of independent uniform keys, which is a uniform sample without
+    replacement of a stream whose length need not be known.
+
+    Raises:
+        HarnessError: an activation is not finite.
+    """
+    import torch
+
+    d_mlp = model.anatomy.d_mlp
+    capacity = max(1000, SAMPLE_BYTES // (4 * d_mlp * len(layers)))
+    moments = {layer: _Moments(d_mlp) for layer in layers}
+    rng = np.random.default_rng(seed)
+    keys = np.empty(0)
+    sample: dict[int, np.ndarray] = {layer: np.empty((0, d_mlp), np.float32) for layer in layers}
+    for start in range(0, len(prompts), batch_size):
+        batch = model.pad([list(tokens) for tokens in prompts[start : start + batch_size]])
+        real = batch.attention_mask.bool()
+        with torch.no_grad(), model.capture_neurons(layers) as captured:
+            model.forward(batch)
+        keys = np.concatenate([keys, rng.random(int(real.sum()))])
+        keep = np.sort(np.argsort(keys, kind="stable")[:capacity])
+        for layer in layers:
+            x = captured[layer][real].float()
+            if not torch.isfinite(x).all():
+                raise HarnessError(f"neuron activations of layer {layer} are not finite (NaN or infinity in the model).")
+            moments[layer].add(x)
+            sample[layer] = np.concatenate([sample[layer], x.cpu().numpy()])[keep]
+        keys = keys[keep]
+    return ActivationStatistics(
+        n=moments[layers[0]].n,
+        mean={layer: m.mean for layer, m in moments.items()},
+        sd={layer: np.sqrt(m.m2 / max(1, m.n - 1)) for layer, m in moments.items()},
+        minimum={layer: m.minimum for layer, m in moments.items()},
+        maximum={layer: m.maximum for layer, m in moments.items()},
+        sample=sample,
+    )

@@ -1,0 +1,274 @@
+"""The command line: ``harness eval | run | list | report``."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+import harness
+from harness.components import ComponentSpec, parse_params, parse_spec
+from harness.errors import HarnessError, suggest
+
+if TYPE_CHECKING:
+    from harness.plugins import Catalogue
+    from harness.registry import Registry
+    from harness.spec import RunSpec
+
+app = typer.Typer(
+    name="harness",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Find neurons in language models, intervene on them, and measure what changes.",
+)
+
+Output = Annotated[
+    Path, typer.Option("--output_path", "--output-path", "-o", envvar="HARNESS_REPORTS_DIR", help="Folder for results.")
+]
+RegistryPath = Annotated[
+    Path | None, typer.Option("--registry", help="Registry file; default: ./registry.yaml, else the bundled one.")
+]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Forget an earlier or interrupted run and start anew.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result record instead of the report.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+DryRun = Annotated[bool, typer.Option("--dry_run", "--dry-run", help="Validate, print what would run, and stop.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(harness.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+@app.command("eval")
+def evaluate(
+    task: Annotated[str, typer.Option("--task", "--tasks", "-t", help="Task, for example knowledge_conflict.")],
+    selector: Annotated[str, typer.Option("--selector", "-s", help="Selector, for example entropy:top=6,null_dims=12.")],
+    intervention: Annotated[str, typer.Option("--intervention", "-i", help="Intervention, for example mean.")],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Loader (demo, hf), a model of the registry, a hub id or a folder.")
+    ] = "demo",
+    model_args: Annotated[
+        str, typer.Option("--model_args", "--model-args", "-a", help="Loader parameters: pretrained=gpt2,dtype=float32.")
+    ] = "",
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:0, mps; default: the best there is.")] = None,
+    metric: Annotated[list[str] | None, typer.Option("--metric", help="Metric; may be repeated; default: the task's.")] = None,
+    controls: Annotated[int, typer.Option("--controls", help="Random control sets.")] = 100,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of everything random.")] = 0,
+    batch_size: Annotated[int, typer.Option("--batch_size", "--batch-size", "-b", help="Prompts in a forward pass.")] = 64,
+    limit: Annotated[int | None, typer.Option("--limit", "-L", help="Use only so many items of the task's data.")] = None,
+    resamples: Annotated[int, typer.Option("--resamples", help="Bootstrap resamples.")] = 2000,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the run; default: made of its components.")] = None,
+    output_path: Output = Path("reports"),
+    registry: RegistryPath = None,
+    fresh: Fresh = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    dry_run: DryRun = False,
+    debug: Debug = False,
+) -> None:
+    """Run one evaluation: these neurons, this intervention, this task, against random controls."""
+    from pydantic import ValidationError
+
+    from harness.components import explain
+    from harness.registry import default_path, load_registry
+    from harness.spec import RunSpec
+
+    found = _catalogue()
+    path = registry or default_path()
+    models = load_registry(path).models if path.is_file() or registry else {}
+    loader = _model(model, model_args, device, found, models)
+    specs = {
+        "task": parse_spec(task, "--task"),
+        "selector": parse_spec(selector, "--selector"),
+        "intervention": parse_spec(intervention, "--intervention"),
+    }
+    try:
+        spec = RunSpec(
+            name=name or "-".join([_short(loader), *(spec.name for spec in specs.values())]),
+            model=loader,
+            **specs,
+            metrics=tuple(parse_spec(item, "--metric") for item in metric or ()),
+            controls=controls,
+            seed=seed,
+            batch_size=batch_size,
+            limit=limit,
+            resamples=resamples,
+        )
+    except ValidationError as error:
+        raise HarnessError(explain(error, RunSpec, "harness eval")) from error
+    _run_all([spec], found, output_path, fresh, as_json, quiet, dry_run)
+
+
+@app.command("run")
+def run(
+    names: Annotated[list[str] | None, typer.Argument(help="Runs of the registry; see `harness list runs`.")] = None,
+    all_runs: Annotated[bool, typer.Option("--all", help="Every run of the registry.")] = False,
+    limit: Annotated[int | None, typer.Option("--limit", "-L", help="Override the runs' limit.")] = None,
+    output_path: Output = Path("reports"),
+    registry: RegistryPath = None,
+    fresh: Fresh = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    dry_run: DryRun = False,
+    debug: Debug = False,
+) -> None:
+    """Run named evaluations of the registry."""
+    found = _catalogue()
+    known = _registry(registry)
+    if bool(names) == all_runs:
+        raise HarnessError(f"name one or more runs, or pass --all; {known.path} has: {', '.join(known.runs) or 'none'}.")
+    specs = [spec for name in (names or list(known.runs)) for spec in known.find(name)]
+    specs = [_with_model(spec, found, known) for spec in specs]
+    if limit is not None:
+        if limit < 1:
+            raise HarnessError(f"--limit: expected at least 1, got {limit}.")
+        specs = [spec.model_copy(update={"limit": limit}) for spec in specs]
+    _run_all(specs, found, output_path, fresh, as_json, quiet, dry_run)
+
+
+@app.command("list")
+def list_components(
+    what: Annotated[str | None, typer.Argument(help="A kind (selectors), a component (entropy), runs or plugins.")] = None,
+    registry: RegistryPath = None,
+    debug: Debug = False,
+) -> None:
+    """List components, or show one with its parameters."""
+    from harness.report.listing import show
+
+    found = _catalogue()
+    show(Console(), found, what, lambda: _registry(registry))
+
+
+@app.command("report")
+def report(
+    run_folder: Annotated[Path, typer.Argument(help="Folder of a finished run, or its result.json.")],
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Print the report of a finished run again."""
+    from harness.results import read_json
+
+    path = run_folder / "result.json" if run_folder.is_dir() else run_folder
+    if not path.is_file():
+        raise HarnessError(f"{path}: there is no finished run here.")
+    _show(read_json(path), path.parent, as_json)
+
+
+# -- helpers ------------------------------------------------------------------------------------------------------------
+
+
+def _catalogue() -> Catalogue:
+    from harness.plugins import catalogue
+
+    found = catalogue()
+    for broken in found.broken:
+        Console(stderr=True).print(f"warning: left out {broken}", style="yellow", highlight=False, markup=False)
+        if "--debug" in sys.argv:
+            typer.echo(broken.detail, err=True)
+    return found
+
+
+def _registry(path: Path | None) -> Registry:
+    from harness.registry import default_path, load_registry
+
+    return load_registry(path or default_path())
+
+
+def _model(name: str, arguments: str, device: str | None, found: Catalogue, models: Any) -> ComponentSpec:
+    """A model as the user wrote it: a loader, a model of the registry, a hub id or a folder."""
+    given = parse_params(arguments.replace(" ", ",") if "=" in arguments and "," not in arguments else arguments, "--model_args")
+    if device is not None:
+        given["device"] = device
+    head = name.partition(":")[0]
+    if head in found.components["model"]:
+        spec = parse_spec(name, "--model")
+    elif name in models:
+        spec = models[name]
+    elif "/" in name or Path(name).expanduser().exists():
+        spec = ComponentSpec("hf", {"pretrained": name})
+    else:
+        known = [*found.components["model"], *models]
+        raise HarnessError(
+            f'--model: "{name}" is no loader, no model of the registry and no folder.{suggest(name, known)} '
+            f"There are: {', '.join(known)}. For a hub model without an owner write hf:pretrained={name}."
+        )
+    return ComponentSpec(spec.name, {**spec.params, **given})
+
+
+def _with_model(spec: RunSpec, found: Catalogue, known: Registry) -> RunSpec:
+    """Replace the name of a registry model by its loader."""
+    return spec.model_copy(update={"model": _model(str(spec.model), "", None, found, known.models)})
+
+
+def _short(model: ComponentSpec) -> str:
+    """A name for a model that can be part of a folder's name."""
+    import re
+
+    name = str(model.params.get("pretrained", model.name)).rstrip("/")
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name.rsplit("/", 1)[-1]).strip("._-") or model.name
+
+
+def _run_all(
+    specs: list[RunSpec], found: Catalogue, output: Path, fresh: bool, as_json: bool, quiet: bool, dry_run: bool
+) -> None:
+    """Validate every run before the first one starts, then make them one after another."""
+    from harness.run import execute, plan
+
+    plans = [plan(spec, found) for spec in specs]
+    if dry_run:
+        for one in plans:
+            typer.echo(json.dumps({"name": one.spec.name, **one.components()}, indent=2, ensure_ascii=False))
+        return
+    from harness.report.progress import ConsoleReporter
+
+    reporter = ConsoleReporter(Console(stderr=True), quiet)
+    command = shlex.join(["harness", *sys.argv[1:]])
+    for one in plans:
+        finished = execute(one, output, reporter, command, fresh)
+        if finished.reused and not quiet:
+            typer.echo(f"{finished.path}: this run was finished before; --fresh makes it again.", err=True)
+        _show(finished.record, finished.path, as_json)
+
+
+def _show(record: Any, path: Path, as_json: bool) -> None:
+    from harness.report.console import show
+
+    if as_json:
+        typer.echo(json.dumps(record, indent=2, ensure_ascii=False))
+    else:
+        show(Console(highlight=False), record, path)
+
+
+def main() -> None:
+    """Entry point: errors that a person can mend are one sentence on stderr and exit code 2."""
+    debug = "--debug" in sys.argv
+    try:
+        app()
+    except HarnessError as error:
+        if debug:
+            raise
+        message = " ".join(str(error).split())
+        print(f"error: {message}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues from the prompts that are finished", file=sys.stderr)
+        raise SystemExit(130) from None
+    except BrokenPipeError:  # the reader of our output (head, less) has seen enough
+        sys.stderr.close()
+        raise SystemExit(0) from None

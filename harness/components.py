@@ -1,0 +1,237 @@
+"""The five kinds of components, and how one is written down: ``entropy:top=6,null_dims=12``.
+
+A component is a pydantic model. Its fields are its parameters: their types, bounds, defaults and descriptions are what
+``harness list NAME`` prints, what a specification is validated by, and what the result record stores.
+Modules that define components must not import torch, transformers or datasets at the top: listing must stay instant.
+"""
+
+from __future__ import annotations
+
+import abc
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from harness.errors import HarnessError, suggest
+
+if TYPE_CHECKING:
+    from harness.activations import ActivationStatistics
+    from harness.conditions import Condition, Edit, Neuron, Selection
+    from harness.engine import Engine, Progress
+    from harness.model import Model
+    from harness.outcomes import Measurement, Outcomes, Prepared, Prompt
+
+Kind = Literal["model", "selector", "intervention", "task", "metric"]
+KINDS: tuple[Kind, ...] = ("model", "selector", "intervention", "task", "metric")
+
+
+class Component(BaseModel, abc.ABC):
+    """Base of all components: an immutable set of validated parameters.
+
+    Class attributes:
+        name: what users type; unique within its kind.
+        version: raise it when results of the same parameters change; it is part of a run's identity.
+        kind: set by the five subclasses below.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: ClassVar[str]
+    version: ClassVar[str] = "1"
+    kind: ClassVar[Kind]
+
+    @classmethod
+    def summary(cls) -> str:
+        """First sentence of the docstring."""
+        return inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0].replace("\n", " ")
+
+    def identity(self) -> dict[str, Any]:
+        """What a run depends on: name, version and every parameter with its value."""
+        return {"name": self.name, "version": self.version, "params": self.model_dump(mode="json")}
+
+
+class ModelLoader(Component):
+    """Loads a language model."""
+
+    kind = "model"
+
+    @abc.abstractmethod
+    def load(self) -> Model:
+        """Return the model with its tokenizer, in evaluation mode on its device."""
+
+
+@dataclass(frozen=True)
+class SelectionContext:
+    """What a selector may look at: the model, an engine on it, the task's prompts as token ids, and a seed."""
+
+    model: Model
+    engine: Engine
+    prompts: Sequence[Sequence[int]]
+    seed: int
+
+
+class Selector(Component):
+    """Chooses neurons."""
+
+    kind = "selector"
+
+    @abc.abstractmethod
+    def select(self, context: SelectionContext) -> Selection:
+        """Return the chosen neurons with the scores and the rule that chose them."""
+
+
+class Intervention(Component):
+    """Says how chosen neurons are edited."""
+
+    kind = "intervention"
+    needs_statistics: ClassVar[bool] = True
+    """Whether :meth:`edits` wants the neurons' activation statistics."""
+
+    @abc.abstractmethod
+    def edits(self, neurons: Sequence[Neuron], statistics: ActivationStatistics | None) -> tuple[Edit, ...]:
+        """Return the edits (one or more a layer) that treat exactly these neurons."""
+
+
+class Task(Component):
+    """Makes prompts and observes what the model does with them under every condition."""
+
+    kind = "task"
+    default_metrics: ClassVar[tuple[str, ...]] = ()
+    """Names of the metrics that are computed when the user names none."""
+
+    @abc.abstractmethod
+    def data_digest(self) -> str:
+        """sha256 of the data that the prompts are made of; part of a run's identity."""
+
+    @abc.abstractmethod
+    def prepare(self, engine: Engine, limit: int | None, seed: int) -> Prepared:
+        """Build the prompts, with the untouched model where the task needs its answers.
+
+        ``limit``: use only so many items of the data (all when None); ``seed``: for whatever is drawn at random.
+        """
+
+    @abc.abstractmethod
+    def observe(
+        self, engine: Engine, prompts: Sequence[Prompt], conditions: Sequence[Condition], progress: Progress | None = None
+    ) -> Outcomes:
+        """Run these prompts under these conditions; called with consecutive parts of the prepared prompts.
+
+        ``progress`` is handed to the engine, which calls it with the number of (condition, prompt) pairs just finished.
+        """
+
+
+class Metric(Component):
+    """Turns outcomes into measures, tables and tests."""
+
+    kind = "metric"
+
+    @abc.abstractmethod
+    def measure(self, outcomes: Outcomes) -> Measurement:
+        """Return the measures; the harness adds controls, p-values and intervals to each."""
+
+
+@dataclass(frozen=True)
+class ComponentSpec:
+    """A component as written by a user, before its plugin is known: a name and raw parameters."""
+
+    name: str
+    params: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        if not self.params:
+            return self.name
+        return self.name + ":" + ",".join(f"{key}={_write(value)}" for key, value in self.params.items())
+
+
+def _write(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_write(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_write(item) for item in value) + "]"
+    return "null" if value is None else str(value)
+
+
+def parse_params(text: str, field: str) -> dict[str, Any]:
+    """Read ``key=value,key=[a,b]``; values keep their text (``11.2370`` stays so) until a component validates them.
+
+    Raises:
+        HarnessError: names ``field`` and the part that is not ``key=value``.
+    """
+    params: dict[str, Any] = {}
+    for part in _split(text):
+        key, equals, value = part.partition("=")
+        if not equals or not key.strip():
+            raise HarnessError(f'{field}: "{part}" is not key=value (write for example top=6,null_dims=12).')
+        if key.strip() in params:
+            raise HarnessError(f'{field}: parameter "{key.strip()}" is given twice.')
+        params[key.strip()] = parse_value(value, f"{field}: {key.strip()}")
+    return params
+
+
+def parse_value(text: str, field: str) -> Any:
+    """A YAML value whose scalars stay text; ``null`` and ``none`` become None."""
+    if not text.lstrip().startswith(("[", "{")):
+        return None if text.strip().lower() in ("null", "none") else text.strip()
+    try:
+        return yaml.load(text, Loader=yaml.BaseLoader)
+    except yaml.YAMLError as error:
+        raise HarnessError(f'{field}: "{text}" is not a list or mapping that YAML can read.') from error
+
+
+def _split(text: str) -> list[str]:
+    """Split at the commas that stand outside brackets."""
+    parts, depth, start = [], 0, 0
+    for place, character in enumerate(text):
+        depth += (character in "[{") - (character in "]}")
+        if character == "," and depth == 0:
+            parts.append(text[start:place])
+            start = place + 1
+    return [part for part in [*parts, text[start:]] if part.strip()]
+
+
+def parse_spec(value: Any, field: str) -> ComponentSpec:
+    """Read ``"entropy"``, ``"entropy:top=6"`` or ``{"name": "entropy", "top": 6}``.
+
+    Raises:
+        HarnessError: names ``field`` (``--selector``, or a place in a registry).
+    """
+    if isinstance(value, ComponentSpec):
+        return value
+    if isinstance(value, str) and value.strip():
+        name, _, rest = value.strip().partition(":")
+        return ComponentSpec(name, parse_params(rest, field))
+    if isinstance(value, Mapping) and isinstance(value.get("name"), str):
+        return ComponentSpec(value["name"], {key: item for key, item in value.items() if key != "name"})
+    raise HarnessError(f"{field}: expected a component such as entropy:top=6 or {{name: entropy, top: 6}}.")
+
+
+def build(cls: type[Component], spec: ComponentSpec, field: str) -> Component:
+    """Validate the parameters of ``spec`` and construct the component.
+
+    Raises:
+        HarnessError: one sentence for the first wrong parameter, with the nearest valid name.
+    """
+    try:
+        return cls(**spec.params)
+    except ValidationError as error:
+        raise HarnessError(f"{field}: {explain(error, cls, spec.name)}") from error
+
+
+def explain(error: ValidationError, cls: type[BaseModel], owner: str) -> str:
+    """One sentence for the first error of a validation, in the words of a person."""
+    first = error.errors()[0]
+    path = ".".join(str(part) for part in first["loc"])
+    fields = {info.alias or name for name, info in cls.model_fields.items()}
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(sorted(fields)) or "none"
+        return f'{owner} has no parameter "{path}".{suggest(path, fields)} It has: {known}.'
+    if first["type"] == "missing":
+        return f'{owner} needs the parameter "{path}".'
+    message = re.sub(r"^(Value error|Assertion failed), ", "", first["msg"])
+    got = "" if first["type"] == "value_error" else f", got {first['input']!r}"
+    return f'parameter "{path}" of {owner}: {message[:1].lower()}{message[1:]}{got}.'.replace("..", ".")

@@ -1,0 +1,216 @@
+"""Score and generate the same prompts under many conditions.
+
+The plain meaning of both verbs: run the model once per condition, with forward hooks that edit the neurons. That is
+what :class:`HookEngine` does, for any layer of any supported model; it is the oracle for faster engines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+
+from harness.errors import HarnessError
+
+if TYPE_CHECKING:
+    from harness.conditions import Condition, Edit
+    from harness.model import Model
+
+Progress = Callable[[int], None]
+"""Called with a number of newly finished (condition, prompt) pairs."""
+
+
+@dataclass(frozen=True)
+class Generations:
+    """Greedy continuations.
+
+    Attributes:
+        tokens: int64 [n_conditions, n_prompts, max_new_tokens]; -1 after the first stop token.
+        entropy: float64 [n_conditions, n_prompts], entropy in nats of the distribution of the first new token.
+        choices: float64 [n_conditions, n_prompts, n_choices], log-probabilities of the asked tokens as first new token.
+    """
+
+    tokens: np.ndarray
+    entropy: np.ndarray
+    choices: np.ndarray
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the model says of the tokens that are there, one column per predicted token.
+
+    Attributes:
+        prompt, position: int64 [n_tokens], which prompt and which of its tokens (from 1: token 0 is not predicted).
+        loss: float64 [n_conditions, n_tokens], -log p of the token, nats.
+        entropy: float64 [n_conditions, n_tokens], nats, of the distribution that predicts the token.
+        rank: int64 [n_conditions, n_tokens], 0 when the token is the most likely one (ties count against it).
+    """
+
+    prompt: np.ndarray
+    position: np.ndarray
+    loss: np.ndarray
+    entropy: np.ndarray
+    rank: np.ndarray
+
+
+class Engine(Protocol):
+    """Runs the same prompts under many conditions; every implementation equals :class:`HookEngine`."""
+
+    name: str
+    model: Model
+    batch_size: int
+
+    def score(
+        self, prompts: Sequence[Sequence[int]], conditions: Sequence[Condition], progress: Progress | None = None
+    ) -> Scores: ...
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        conditions: Sequence[Condition],
+        max_new_tokens: int,
+        stop: frozenset[int] = frozenset(),
+        choices: Sequence[Sequence[int]] | None = None,
+        progress: Progress | None = None,
+    ) -> Generations: ...
+
+
+def editor(edit: Edit) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A function of a layer's activations [..., d_mlp] that makes the edit and leaves the other neurons alone."""
+    indices = list(edit.indices)
+
+    def change(activations: torch.Tensor) -> torch.Tensor:
+        edited = activations.clone()
+        edited[..., indices] = edit.apply(activations[..., indices])
+        return edited
+
+    return change
+
+
+@contextlib.contextmanager
+def under(model: Model, condition: Condition) -> Iterator[None]:
+    """Within the block, the model runs under ``condition``."""
+    with contextlib.ExitStack() as stack:
+        for edit in condition.edits:
+            stack.enter_context(model.edit_neurons(edit.layer, editor(edit)))
+        yield
+
+
+def entropy(log_probs: torch.Tensor) -> torch.Tensor:
+    """Entropy in nats of distributions given as log-probabilities [..., d_vocab]; p log p is 0 where p is 0."""
+    return torch.special.entr(log_probs.exp()).sum(-1)
+
+
+def log_softmax(logits: torch.Tensor, condition: Condition) -> torch.Tensor:
+    """Log-probabilities in float32.
+
+    Raises:
+        HarnessError: a logit is NaN or +inf, or all are -inf: there is no distribution to speak of.
+    """
+    result = torch.log_softmax(logits.float(), dim=-1)
+    if torch.isnan(result).any():
+        raise HarnessError(f'the model\'s logits are not finite under condition "{condition.name}" (NaN or infinity).')
+    return result
+
+
+def batches(prompts: Sequence[Sequence[int]], size: int) -> Iterator[np.ndarray]:
+    """Indices of the prompts in batches of similar length (less padding), in a fixed order."""
+    order = np.argsort([len(tokens) for tokens in prompts], kind="stable")
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+class HookEngine:
+    """One hooked forward pass for every condition."""
+
+    name = "hooks"
+
+    def __init__(self, model: Model, batch_size: int = 64) -> None:
+        self.model = model
+        self.batch_size = batch_size
+
+    @torch.no_grad()
+    def score(
+        self, prompts: Sequence[Sequence[int]], conditions: Sequence[Condition], progress: Progress | None = None
+    ) -> Scores:
+        """Loss, entropy and rank of every token but the first, under every condition."""
+        lengths = np.array([len(tokens) for tokens in prompts])
+        first = np.concatenate([[0], np.cumsum(lengths - 1)])
+        shape = (len(conditions), int(first[-1]))
+        loss, uncertainty, rank = np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64)
+        for c, condition in enumerate(conditions):
+            for rows in batches(prompts, self.batch_size):
+                batch = self.model.pad([list(prompts[row]) for row in rows])
+                with under(self.model, condition):
+                    logits = self.model.forward(batch, logits_to_keep=0).logits
+                for i, row in enumerate(rows):
+                    n = lengths[row]
+                    log_probs = log_softmax(logits[i, -n:-1] if n > 1 else logits[i, :0], condition)
+                    target = torch.as_tensor(list(prompts[row][1:]), device=logits.device)
+                    right = log_probs.gather(-1, target[:, None])
+                    place = slice(first[row], first[row + 1])
+                    loss[c, place] = -right[:, 0].double().cpu().numpy()
+                    uncertainty[c, place] = entropy(log_probs).double().cpu().numpy()
+                    rank[c, place] = ((log_probs >= right).sum(-1) - 1).cpu().numpy()
+                if progress:
+                    progress(len(rows))
+        prompt = np.repeat(np.arange(len(prompts)), lengths - 1)
+        position = np.concatenate([np.arange(1, n) for n in lengths]) if len(lengths) else np.zeros(0, np.int64)
+        return Scores(prompt, position, loss, uncertainty, rank)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        conditions: Sequence[Condition],
+        max_new_tokens: int,
+        stop: frozenset[int] = frozenset(),
+        choices: Sequence[Sequence[int]] | None = None,
+        progress: Progress | None = None,
+    ) -> Generations:
+        """Greedy continuations of up to ``max_new_tokens`` tokens, ties to the smaller token id.
+
+        Args:
+            stop: generation of a prompt ends with the first of these tokens (it is kept).
+            choices: for every prompt, equally many token ids whose log-probability as first new token is wanted.
+        """
+        n_choices = len(choices[0]) if choices else 0
+        tokens = np.full((len(conditions), len(prompts), max_new_tokens), -1, np.int64)
+        uncertainty = np.zeros((len(conditions), len(prompts)))
+        chosen = np.zeros((len(conditions), len(prompts), n_choices))
+        asked = torch.as_tensor(np.array(choices if choices else np.zeros((len(prompts), 0)), dtype=np.int64))
+        for c, condition in enumerate(conditions):
+            for rows in batches(prompts, self.batch_size):
+                with under(self.model, condition):
+                    new, log_probs = self._greedy([prompts[row] for row in rows], condition, max_new_tokens, stop)
+                tokens[c, rows, : new.shape[1]] = new.cpu().numpy()
+                uncertainty[c, rows] = entropy(log_probs).double().cpu().numpy()
+                chosen[c, rows] = log_probs.gather(-1, asked[rows].to(log_probs.device)).double().cpu().numpy()
+                if progress:
+                    progress(len(rows))
+        return Generations(tokens, uncertainty, chosen)
+
+    def _greedy(
+        self, prompts: Sequence[Sequence[int]], condition: Condition, max_new_tokens: int, stop: frozenset[int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """New tokens [batch, <= max_new_tokens] with -1 after a stop, and the first token's log-probabilities."""
+        batch = self.model.pad([list(tokens) for tokens in prompts])
+        ends = torch.tensor(sorted(stop), dtype=torch.long, device=batch.input_ids.device)
+        done = torch.zeros(len(prompts), dtype=torch.bool, device=batch.input_ids.device)
+        out = self.model.forward(batch, logits_to_keep=1, use_cache=True)
+        first = log_softmax(out.logits[:, -1], condition)
+        log_probs, new = first, []
+        for step in range(max_new_tokens):
+            token = log_probs.argmax(-1)
+            new.append(torch.where(done, -1, token))
+            done = done | torch.isin(token, ends)
+            if done.all() or step + 1 == max_new_tokens:
+                break
+            batch = batch.extend(token[:, None])
+            out = self.model.forward(batch, past=out.past_key_values, logits_to_keep=1, use_cache=True)
+            log_probs = log_softmax(out.logits[:, -1], condition)
+        return torch.stack(new, dim=1), first

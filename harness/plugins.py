@@ -1,0 +1,150 @@
+"""Finding plugins: entry points of the group ``harness``, first-party ones exactly as a stranger's."""
+
+from __future__ import annotations
+
+import functools
+import os
+import traceback
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import pluggy
+
+from harness import hookspecs
+from harness.components import KINDS, Component, ComponentSpec, Kind, build
+from harness.errors import HarnessError, suggest
+
+GROUP = "harness"
+FIRST_PARTY = "neuron-harness"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a component comes from."""
+
+    plugin: str
+    distribution: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.distribution} {self.version} (plugin {self.plugin})"
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A plugin that was left out, and why (one sentence); ``detail`` is the traceback, shown with ``--debug``."""
+
+    origin: Origin
+    reason: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"plugin {self.origin.plugin} of {self.origin.distribution} {self.origin.version}: {self.reason}"
+
+
+class Catalogue:
+    """All components that the installed plugins offer, by kind and name."""
+
+    def __init__(self) -> None:
+        self.components: dict[Kind, dict[str, type[Component]]] = {kind: {} for kind in KINDS}
+        self.origins: dict[type[Component], Origin] = {}
+        self.plugins: list[Origin] = []
+        self.broken: list[Broken] = []
+
+    def add(self, plugin: Any, origin: Origin) -> None:
+        """Register everything a plugin offers, or nothing: a fault in one component leaves the whole plugin out.
+
+        Raises:
+            HarnessError: a hook returned something that is no component of its kind, or a name is taken.
+        """
+        wanted = getattr(plugin, "HARNESS_CONTRACT", hookspecs.CONTRACT_VERSION)
+        if wanted > hookspecs.CONTRACT_VERSION:
+            raise HarnessError(
+                f"it was written for hook contract {wanted}, this harness offers {hookspecs.CONTRACT_VERSION}; "
+                "upgrade the harness"
+            )
+        manager = pluggy.PluginManager(GROUP)
+        manager.add_hookspecs(hookspecs)
+        manager.register(plugin)
+        manager.check_pending()
+        found: list[tuple[Kind, type[Component]]] = []
+        for kind in KINDS:
+            for classes in getattr(manager.hook, hookspecs.HOOKS[kind])():
+                for cls in classes:
+                    self._check(cls, kind)
+                    found.append((kind, cls))
+        for kind, cls in found:
+            self.components[kind][cls.name] = cls
+            self.origins[cls] = origin
+        self.plugins.append(origin)
+
+    def _check(self, cls: Any, kind: Kind) -> None:
+        if not (isinstance(cls, type) and issubclass(cls, Component) and getattr(cls, "kind", None) == kind):
+            raise HarnessError(f"{hookspecs.HOOKS[kind]}() returned {cls!r}, which is no {kind} class")
+        if not isinstance(getattr(cls, "name", None), str):
+            raise HarnessError(f"{cls.__name__} has no name")
+        taken = self.components[kind].get(cls.name)
+        if taken is not None:
+            raise HarnessError(f'the {kind} "{cls.name}" is already provided by {self.origins[taken]}')
+
+    def get(self, kind: Kind, name: str, field: str) -> type[Component]:
+        """The component class of this name.
+
+        Raises:
+            HarnessError: there is none; names ``field``, the nearest name, and broken plugins that may have held it.
+        """
+        known = self.components[kind]
+        if name in known:
+            return known[name]
+        elsewhere = [other for other in KINDS if name in self.components[other]]
+        hint = suggest(name, known) or (f" ({name} is a {elsewhere[0]}.)" if elsewhere else "")
+        broken = f" Not loaded: {'; '.join(map(str, self.broken))}." if self.broken else ""
+        raise HarnessError(f'{field}: no {kind} is called "{name}".{hint} There are: {", ".join(sorted(known))}.{broken}')
+
+    def build(self, kind: Kind, spec: ComponentSpec, field: str) -> Component:
+        """Find and validate one component."""
+        return build(self.get(kind, spec.name, field), spec, field)
+
+
+def _origin(entry: EntryPoint) -> Origin:
+    distribution = entry.dist
+    return Origin(entry.name, distribution.name if distribution else "?", distribution.version if distribution else "?")
+
+
+def _wanted() -> list[EntryPoint]:
+    """Entry points to load: our own first, then by distribution and name; HARNESS_LOAD_PLUGINS narrows the others."""
+    only = os.environ.get("HARNESS_LOAD_PLUGINS")
+    names = None if only is None else {name.strip() for name in only.split(",") if name.strip()}
+    origins = {entry: _origin(entry) for entry in entry_points(group=GROUP)}
+    kept = [
+        entry
+        for entry, origin in origins.items()
+        if names is None or origin.distribution == FIRST_PARTY or names & {origin.plugin, origin.distribution}
+    ]
+    return sorted(kept, key=lambda x: (origins[x].distribution != FIRST_PARTY, origins[x].distribution, x.name))
+
+
+@functools.cache
+def catalogue() -> Catalogue:
+    """Load every plugin once; one that fails is put aside by name and takes nothing else down.
+
+    Environment:
+        HARNESS_LOAD_PLUGINS: comma list of plugin or distribution names to load beside the first-party ones; empty: none.
+        HARNESS_STRICT_PLUGINS: set to 1 to stop at the first broken plugin.
+
+    Raises:
+        HarnessError: in strict mode, for the first plugin that fails.
+    """
+    found = Catalogue()
+    for entry in _wanted():
+        origin = _origin(entry)
+        try:
+            found.add(entry.load(), origin)
+        except Exception as error:  # a plugin is a stranger's code: whatever it raises must not end the program
+            said = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
+            broken = Broken(origin, said, traceback.format_exc())
+            if os.environ.get("HARNESS_STRICT_PLUGINS") == "1":
+                raise HarnessError(f"HARNESS_STRICT_PLUGINS: {broken}") from error
+            found.broken.append(broken)
+    return found

@@ -1,0 +1,107 @@
+"""``harness list``: what is installed, and what one component takes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from harness.components import KINDS, Component
+from harness.errors import HarnessError, suggest
+
+if TYPE_CHECKING:
+    from harness.plugins import Catalogue
+    from harness.registry import Registry
+
+
+def show(console: Console, found: Catalogue, what: str | None, registry: Callable[[], Registry]) -> None:
+    """Print everything, one kind, one component, the registry's runs, or the plugins.
+
+    Raises:
+        HarnessError: ``what`` is none of these; suggests the nearest.
+    """
+    plural = {f"{kind}s": kind for kind in KINDS}
+    if what is None:
+        for kind in KINDS:
+            console.print(_kind(found, kind, f"{kind}s"))
+        console.print("harness list NAME shows a component's parameters; harness list runs, the registry's runs.", style="dim")
+    elif what in plural or what in KINDS:
+        kind = plural.get(what, what)
+        console.print(_kind(found, kind, f"{kind}s"))
+    elif what in ("runs", "run"):
+        console.print(_runs(registry()))
+    elif what in ("plugins", "plugin"):
+        console.print(_plugins(found))
+    else:
+        matches = [cls for kind in KINDS for name, cls in found.components[kind].items() if name == what]
+        if not matches:
+            names = [name for kind in KINDS for name in found.components[kind]]
+            raise HarnessError(
+                f'"{what}" is no component.{suggest(what, [*names, *plural, "runs", "plugins"])} '
+                f"There are: {', '.join(sorted(names))}; or list {', '.join(plural)}, runs, plugins."
+            )
+        for cls in matches:
+            _component(console, found, cls)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0), show_edge=False)
+    for column in columns:
+        table.add_column(column, no_wrap=column == "name", style="cyan" if column == "name" else None, header_style="dim")
+    return table
+
+
+def _kind(found: Catalogue, kind: Any, title: str) -> Table:
+    table = _table(title, "name", "what it is", "from")
+    for name, cls in sorted(found.components[kind].items()):
+        table.add_row(name, escape(cls.summary()), found.origins[cls].distribution)
+    return table
+
+
+def _runs(registry: Registry) -> Table:
+    table = _table(f"runs of {registry.path}", "name", "runs", "what it asks")
+    for name, specs in registry.runs.items():
+        table.add_row(name, str(len(specs)), escape(specs[0].description))
+    return table
+
+
+def _plugins(found: Catalogue) -> Table:
+    table = _table("plugins", "name", "distribution", "offers")
+    for origin in found.plugins:
+        offers = [f"{cls.kind} {cls.name}" for cls, of in found.origins.items() if of == origin]
+        table.add_row(origin.plugin, f"{origin.distribution} {origin.version}", ", ".join(offers))
+    for broken in found.broken:
+        table.add_row(broken.origin.plugin, str(broken.origin.distribution), escape(f"left out: {broken.reason}"))
+    return table
+
+
+def _component(console: Console, found: Catalogue, cls: type[Component]) -> None:
+    console.print(f"[bold cyan]{cls.name}[/] [dim]({cls.kind}, version {cls.version}, {found.origins[cls]})[/]")
+    console.print(escape(inspect.cleandoc(cls.__doc__ or "")))
+    fields = cls.model_json_schema()["properties"]
+    if not fields:
+        console.print("It takes no parameters.\n")
+        return
+    table = _table("\nparameters", "name", "type", "default", "what it is")
+    for name, field in fields.items():
+        info = cls.model_fields[name]
+        default = "required" if info.is_required() else str(info.get_default(call_default_factory=True))
+        table.add_row(name, escape(_type(field)), escape(default), escape(field.get("description", "")))
+    console.print(table)
+    example = next((f"{cls.name}:{name}=..." for name in fields), cls.name)
+    console.print(f"\nWritten as {example}\n", style="dim", highlight=False)
+
+
+def _type(field: dict[str, Any]) -> str:
+    """A JSON-schema type in words: ``integer >= 1 or null``."""
+    if "anyOf" in field:
+        return " or ".join(_type(option) for option in field["anyOf"])
+    if "enum" in field:
+        return " | ".join(map(str, field["enum"]))
+    words = str(field.get("type", "any"))
+    bounds = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+    return " ".join([words, *(f"{sign} {field[key]}" for key, sign in bounds.items() if key in field)])

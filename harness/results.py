@@ -1,0 +1,223 @@
+"""What a run leaves behind: its folder, its record, and its rows in the leaderboard.
+
+A run's folder ``reports/<run>-<hash>/`` holds ``result.json`` (the record; written last, so its presence means that the
+run is complete), ``samples.jsonl``, ``neurons.jsonl``, ``outcomes.safetensors`` and ``provenance.json``. All but the
+last are the same bytes whenever the same run is made again. ``unfinished/`` is there while a run is under way: the
+prepared prompts and one file per finished part, from which an interrupted run continues.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.errors import HarnessError
+from harness.outcomes import Outcomes, Prepared, Prompt, Step
+
+SCHEMA_VERSION = 1
+
+
+def clean(value: Any) -> Any:
+    """Plain JSON values: numpy scalars and arrays become numbers and lists, NaN and infinity become null."""
+    if isinstance(value, Mapping):
+        return {str(key): clean(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | list | tuple):
+        return [clean(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def canonical(value: Any) -> str:
+    """JSON in one fixed form, for hashing."""
+    return json.dumps(clean(value), sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """sha256 of a value's canonical JSON."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what an operating system refuses into a sentence.
+
+    Raises:
+        HarnessError: no permission, no space, a file where a folder should be ...; names the path and the reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        hint = " Free some space or choose another folder with --output_path." if error.errno == errno.ENOSPC else ""
+        raise HarnessError(f"cannot write {path}: {error.strerror or error}.{hint}") from error
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file atomically: a reader sees the old file or the whole new one, also after a power cut."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON, atomically; NaN is written as null."""
+    write_bytes(path, (json.dumps(clean(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object a line, atomically."""
+    lines = (json.dumps(clean(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    write_bytes(path, "".join(lines).encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of ours.
+
+    Raises:
+        HarnessError: it is missing, or was damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise HarnessError(f"{path}: cannot be read ({error.strerror}).") from error
+    except ValueError as error:
+        raise HarnessError(f"{path}: this is not valid JSON ({error}).") from error
+
+
+class RunFolder:
+    """The folder of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.result = path / "result.json"
+        self._unfinished = path / "unfinished"
+
+    @property
+    def complete(self) -> bool:
+        return self.result.is_file()
+
+    def open(self, fresh: bool) -> None:
+        """Make sure that the folder can be written before any work is done; ``fresh`` forgets an earlier run."""
+        with writing(self.path):
+            if fresh and self.path.exists():
+                shutil.rmtree(self.path)
+            self._unfinished.mkdir(parents=True, exist_ok=True)
+        write_bytes(self._unfinished / "writable", b"")
+
+    def save_prepared(self, prepared: Prepared) -> None:
+        """Keep the prepared prompts, so that a resumed run need not ask the model again."""
+        write_json(
+            self._unfinished / "prepared.json",
+            {
+                "prompts": [prompt.to_dict() for prompt in prepared.prompts],
+                "steps": [step.to_dict() for step in prepared.steps],
+                "details": prepared.details,
+            },
+        )
+
+    def load_prepared(self) -> Prepared | None:
+        path = self._unfinished / "prepared.json"
+        if not path.is_file():
+            return None
+        data = read_json(path)
+        return Prepared(
+            prompts=tuple(Prompt.from_dict(row) for row in data["prompts"]),
+            steps=tuple(Step(**row) for row in data["steps"]),
+            details=data["details"],
+        )
+
+    def save_part(self, start: int, part: Outcomes) -> None:
+        """Keep the outcomes of the prompts from ``start`` on."""
+        stem = self._unfinished / f"part-{start:08d}"
+        write_json(stem.with_suffix(".json"), {"answers": part.answers, "categories": part.categories})
+        _save_arrays(stem.with_suffix(".safetensors"), part.values)  # last: it marks the part as finished
+
+    def load_part(self, start: int, prompts: tuple[Prompt, ...], conditions: tuple[str, ...]) -> Outcomes | None:
+        stem = self._unfinished / f"part-{start:08d}"
+        if not stem.with_suffix(".safetensors").is_file():
+            return None
+        rest = read_json(stem.with_suffix(".json"))
+        return Outcomes(
+            conditions=conditions,
+            prompts=prompts,
+            values=load_arrays(stem.with_suffix(".safetensors")),
+            answers=tuple(map(tuple, rest["answers"])),
+            categories={name: tuple(names) for name, names in rest["categories"].items()},
+        )
+
+    def finish(self, files: Mapping[str, Any], outcomes: Outcomes, record: Mapping[str, Any]) -> None:
+        """Write everything, the record last, and clear away what only a resumed run needs."""
+        for name, content in files.items():
+            (write_jsonl if name.endswith(".jsonl") else write_json)(self.path / name, content)
+        _save_arrays(self.path / "outcomes.safetensors", outcomes.values)
+        write_json(self.result, record)
+        shutil.rmtree(self._unfinished, ignore_errors=True)
+
+
+def _save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    from safetensors.numpy import save
+
+    write_bytes(path, save({name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())}))
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Arrays of a safetensors file, by name.
+
+    Raises:
+        HarnessError: the file is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise HarnessError(f"{path}: cannot be read ({error}); delete it or use --fresh.") from error
+
+
+def sample_rows(outcomes: Outcomes) -> Iterator[dict[str, Any]]:
+    """One row a prompt and condition, for the baseline and the treated condition.
+
+    The controls' outcomes are in ``outcomes.safetensors`` only: as text they would be a hundred times as large.
+    """
+    for i, prompt in enumerate(outcomes.prompts):
+        for row, condition in enumerate(outcomes.conditions[:2]):
+            yield {
+                "prompt_id": prompt.id,
+                "condition": condition,
+                "prompt": prompt.text,
+                "input_ids": list(prompt.tokens),
+                "cluster": prompt.cluster,
+                **prompt.fields,
+                **({"answer": outcomes.answers[row][i]} if outcomes.answers else {}),
+                **{
+                    name: outcomes.categories[name][int(array[row, i])]
+                    if name in outcomes.categories
+                    else array[row, i]
+                    for name, array in outcomes.values.items()
+                },
+            }

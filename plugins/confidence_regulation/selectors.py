@@ -1,0 +1,88 @@
+"""Selectors of confidence-regulation neurons."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from harness.builtin import check_top, resolve_layer
+from harness.components import SelectionContext, Selector
+from harness.conditions import Neuron, Selection
+from harness.errors import HarnessError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Entropy(Selector):
+    """Entropy neurons: large output weights that write into the null space of the unembedding.
+
+    Rules: ``rho_logit_var`` takes the neurons with rho >= min_rho and of those the lowest LogitVar (Tighidet et al.
+    2025); ``norm_logit_var`` takes the largest norms (norm_quantile and above) and of those the lowest LogitVar (Du et
+    al. 2025, after Stolfo et al. 2024); ``rho`` takes the highest rho.
+    """
+
+    name = "entropy"
+    top: int = Field(6, ge=1, description="number of neurons")
+    null_dims: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="bottom singular directions of W_U that count as its null space; default: from the spectrum"
+    )
+    rule: Literal["rho_logit_var", "norm_logit_var", "rho"] = Field("rho_logit_var", description="see above")
+    min_rho: float = Field(0.4, ge=0, le=1, description="rule rho_logit_var: least share of the norm in the null space")
+    norm_quantile: float = Field(0.75, ge=0, lt=1, description="rule norm_logit_var: norms from this quantile on")
+    layer: int = Field(-1, description="layer; negative counts from the last")
+
+    def select(self, context: SelectionContext) -> Selection:
+        from .weights import neuron_scores, suggest_null_dims, unembedding_geometry, write_directions
+
+        model = context.model
+        layer = resolve_layer(self.layer, model.anatomy.n_layers, "selector entropy")
+        check_top(self.top, model.anatomy.d_mlp, "selector entropy")
+        geometry = unembedding_geometry(model)
+        if self.null_dims is not None and self.null_dims >= model.anatomy.d_model:
+            raise HarnessError(f"selector entropy: null_dims={self.null_dims} must be below d_model = {model.anatomy.d_model}.")
+        k, why = (
+            (self.null_dims, "as asked") if self.null_dims else suggest_null_dims(geometry.singular_values)
+        )
+        scores = neuron_scores(geometry, write_directions(model, layer), k)
+        chosen, rule = self._choose(scores)
+        return Selection(
+            neurons=tuple(Neuron(layer, int(index)) for index in chosen),
+            rule=f"layer {layer}: {rule}; null space: {k} of {model.anatomy.d_model} directions ({why})",
+            candidates=tuple(Neuron(layer, index) for index in range(model.anatomy.d_mlp)),
+            scores=scores,
+            details={
+                "layer": layer,
+                "null_dims": k,
+                "null_dims_reason": why,
+                "processing": geometry.processing,
+                "singular_values": geometry.singular_values,
+            },
+        )
+
+    def _choose(self, scores: Mapping[str, np.ndarray]) -> tuple[np.ndarray, str]:
+        """Indices of the chosen neurons, best first, and the rule in words.
+
+        Raises:
+            HarnessError: fewer neurons pass the threshold than were asked for; says how many do.
+        """
+        alive = scores["norm"] > 0
+        if self.rule == "rho":
+            keep, order, rule = alive, -scores["rho"], f"the {self.top} neurons with the highest rho"
+        elif self.rule == "rho_logit_var":
+            keep, order = alive & (scores["rho"] >= self.min_rho), scores["logit_var"]
+            rule = f"of the neurons with rho >= {self.min_rho:g}, the {self.top} with the lowest LogitVar"
+        else:
+            cut = np.quantile(scores["norm"], self.norm_quantile)
+            keep, order = alive & (scores["norm"] >= cut), scores["logit_var"]
+            rule = f"of the {1 - self.norm_quantile:.0%} of neurons with the largest norm, the {self.top} with the lowest LogitVar"
+        passing = np.flatnonzero(keep)
+        if len(passing) < self.top:
+            most = f"; the highest rho is {np.nanmax(scores['rho']):.3f}" if self.rule == "rho_logit_var" else ""
+            raise HarnessError(
+                f"selector entropy: only {len(passing)} neurons pass the rule {self.rule}, {self.top} were asked for{most}. "
+                "Lower min_rho or top, or raise null_dims."
+            )
+        return passing[np.argsort(order[passing], kind="stable")][: self.top], rule

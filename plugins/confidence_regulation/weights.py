@@ -1,0 +1,112 @@
+"""What the weights alone say of neurons: null-space fraction rho, LogitVar, norm (PAPERS A)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from harness.model import Model
+
+BLOCK_ROWS = 8192
+"""Rows of the unembedding that are held in float64 at once."""
+
+
+@dataclass(frozen=True)
+class UnembeddingGeometry:
+    """Spectrum of the processed unembedding, and the second moments of its normalised rows.
+
+    Attributes:
+        singular_values: float64 [d_model], descending.
+        directions: float64 [d_model, d_model], right-singular vectors as columns, in the same order.
+        moment: float64 [d_model, d_model], mean over the vocabulary of u u^T, u = W_U[v] / ||W_U[v]||.
+        mean: float64 [d_model], mean over the vocabulary of u.
+        processing: what was done to the weights first, in words.
+    """
+
+    singular_values: np.ndarray
+    directions: np.ndarray
+    moment: np.ndarray
+    mean: np.ndarray
+    processing: str
+
+
+def unembedding_geometry(model: Model) -> UnembeddingGeometry:
+    """Fold the final norm's gain into W_U, centre it over the vocabulary (and over d_model before a LayerNorm), decompose.
+
+    A LayerNorm hands on only what is orthogonal to the constant vector, so the constant direction is projected out of
+    what reads from it; RMSNorm does not centre, and neither do we. The decomposition is that of the Gram matrix in
+    float64, summed over blocks of the vocabulary: V x d never exists twice.
+    """
+    readout = model.readout
+    folded = readout.folded_unembedding(fold=True, centre=True)
+    d = folded.shape[1]
+    gram = torch.zeros(d, d, dtype=torch.float64, device=folded.device)
+    moment = torch.zeros_like(gram)
+    mean = torch.zeros(d, dtype=torch.float64, device=folded.device)
+    for start in range(0, len(folded), BLOCK_ROWS):
+        rows = folded[start : start + BLOCK_ROWS].double()
+        if readout.centre_writes:
+            rows = rows - rows.mean(1, keepdim=True)
+        gram += rows.T @ rows
+        norms = rows.norm(dim=1, keepdim=True)
+        unit = torch.where(norms > 0, rows / norms.clamp_min(torch.finfo(torch.float64).tiny), 0.0)
+        moment += unit.T @ unit
+        mean += unit.sum(0)
+    values, vectors = torch.linalg.eigh(gram)
+    steps = ["final norm's gain folded into W_U", "W_U centred over the vocabulary"]
+    if readout.centre_writes:
+        steps.append("W_U and w_out centred over d_model (LayerNorm)")
+    return UnembeddingGeometry(
+        singular_values=values.clamp_min(0).sqrt().flip(0).cpu().numpy(),
+        directions=vectors.flip(1).cpu().numpy(),
+        moment=(moment / len(folded)).cpu().numpy(),
+        mean=(mean / len(folded)).cpu().numpy(),
+        processing="; ".join(steps),
+    )
+
+
+def write_directions(model: Model, layer: int) -> np.ndarray:
+    """Output weights of a layer's neurons as the residual stream sees them, float64 [d_mlp, d_model].
+
+    Where a norm follows the MLP (Gemma 2 and 3, OLMo 2) its gain is folded in; before a LayerNorm the rows are centred.
+    """
+    w_out = model.write_directions(layer).double()
+    if model.readout.centre_writes:
+        w_out = w_out - w_out.mean(1, keepdim=True)
+    return w_out.cpu().numpy()
+
+
+def neuron_scores(geometry: UnembeddingGeometry, w_out: np.ndarray, null_dims: int) -> dict[str, np.ndarray]:
+    """rho, LogitVar and norm of every neuron; NaN where a neuron writes nothing.
+
+    LogitVar(w) = Var_v[(W_U w)_v / (||W_U[v]|| ||w||)] = w^T E[u u^T] w / ||w||^2 - (E[u] . w / ||w||)^2: a quadratic
+    form, so that no V x d_mlp matrix is needed.
+
+    Args:
+        w_out: [d_mlp, d_model]. null_dims: k, the number of bottom singular directions that count as the null space.
+    """
+    norm = np.linalg.norm(w_out, axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        unit = w_out / norm[:, None]
+        rho = np.linalg.norm(unit @ geometry.directions[:, -null_dims:], axis=1)
+        variance = np.einsum("nd,de,ne->n", unit, geometry.moment, unit, optimize=True) - (unit @ geometry.mean) ** 2
+    return {"rho": rho, "logit_var": np.where(norm > 0, np.maximum(variance, 0.0), np.nan), "norm": norm}
+
+
+def suggest_null_dims(singular_values: np.ndarray) -> tuple[int, str]:
+    """How many bottom singular directions form the effective null space, and why.
+
+    The place of the largest relative drop among the bottom tenth of the spectrum, if neighbouring values differ there by
+    a factor of 1.5 or more; else 1% of d_model, as in Stolfo et al. (12 of 768 is the paper's choice for GPT-2 small).
+    """
+    d = len(singular_values)
+    widest = max(1, d // 10)
+    tail = np.maximum(singular_values[d - widest - 1 :], singular_values[0] * 1e-8)
+    drops = tail[:-1] / tail[1:]
+    best = int(np.argmax(drops))
+    if drops[best] >= 1.5:
+        k = widest - best
+        return k, f"the spectrum of W_U drops by a factor of {drops[best]:.3g} before its last {k} directions"
+    k = max(1, round(d / 100))
+    return k, f"1% of d_model = {d} (no drop of a factor of 1.5 or more in the spectrum's last tenth)"

@@ -1,0 +1,191 @@
+"""Tables of facts, ours or anybody's: JSONL, CSV or a ``datasets`` id, with a column mapping."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import HarnessError, suggest
+
+COLUMNS = ("relation", "subject", "object")
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A relation: the group it belongs to, how it is asked for, and its one-shot example.
+
+    Attributes:
+        query: template that ends just before the object; it may use every column of a fact.
+        description: what kind of object is wanted ("the name of a city"); "the subject" in it stands for the subject.
+        example: the one-shot statement, without a full stop.
+        echoes: strings that an answer must not merely echo (the example's subject and object).
+    """
+
+    name: str
+    group: str
+    query: str
+    description: str
+    example: str
+    echoes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One row: its place in the file, its relation, subject and object, and all columns under their own names."""
+
+    line: int
+    relation: Relation
+    subject: str
+    object: str
+    columns: Mapping[str, Any]
+
+    @property
+    def query(self) -> str:
+        """The statement up to its object."""
+        return render(self.relation.query, {**self.columns, "subject": self.subject}, f"line {self.line}")
+
+    @property
+    def description(self) -> str:
+        return self.relation.description.replace("the subject", self.subject)
+
+
+def render(template: str, columns: Mapping[str, Any], where: str) -> str:
+    """Fill a template's ``{column}`` places.
+
+    Raises:
+        HarnessError: the template names a column that is not there.
+    """
+    try:
+        return template.format_map(columns).strip()
+    except (KeyError, IndexError, ValueError) as error:
+        raise HarnessError(
+            f"{where}: the template {template!r} cannot be filled ({error}); "
+            f"columns are {', '.join(map(str, columns))}."
+        ) from error
+
+
+def is_file(data: str) -> bool:
+    """Whether ``data`` means a file rather than the id of a dataset on the hub."""
+    return Path(data).suffix.lower() in {".jsonl", ".json", ".csv", ".tsv"} or Path(data).expanduser().exists()
+
+
+def read_rows(data: str, subset: str | None, split: str, revision: str | None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, columns) of every row of a JSONL, JSON (a list), CSV or TSV file, or of a hub dataset.
+
+    Raises:
+        HarnessError: the file is missing or a row cannot be read; names file and line.
+    """
+    if not is_file(data):
+        yield from _hub_rows(data, subset, split, revision)
+        return
+    path = Path(data).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise HarnessError(f"{path}: cannot be read ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        raise HarnessError(f"{path}: it is not UTF-8 text.") from error
+    suffix = path.suffix.lower()
+    if suffix in {".csv", ".tsv"}:
+        reader = csv.DictReader(text.splitlines(), delimiter="\t" if suffix == ".tsv" else ",", strict=True)
+        for row in reader:
+            if None in row or None in row.values():
+                raise HarnessError(f"{path}, line {reader.line_num}: expected {len(reader.fieldnames or ())} columns.")
+            yield reader.line_num, row
+    elif suffix == ".json":
+        rows = _json(text, f"{path}")
+        if not isinstance(rows, list):
+            raise HarnessError(f"{path}: expected a list of objects.")
+        yield from ((i, _object(row, f"{path}, item {i}")) for i, row in enumerate(rows, 1))
+    else:
+        for number, line in enumerate(text.splitlines(), 1):
+            if line.strip():
+                yield number, _object(_json(line, f"{path}, line {number}"), f"{path}, line {number}")
+
+
+def _json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise HarnessError(f"{where}: this is not valid JSON ({error}).") from error
+
+
+def _object(row: Any, where: str) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise HarnessError(f"{where}: expected an object with named columns, got {row!r}.")
+    return row
+
+
+def _hub_rows(data: str, subset: str | None, split: str, revision: str | None) -> Iterator[tuple[int, dict[str, Any]]]:
+    import datasets
+
+    datasets.disable_progress_bars()
+    try:
+        rows = datasets.load_dataset(data, subset, split=split, revision=revision)
+    except Exception as error:  # datasets raises many kinds; each means that these facts cannot be had
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise HarnessError(
+            f'data: "{data}" is neither a file here nor a dataset that can be loaded ({first}). '
+            "Give a .jsonl or .csv file, or check the id, the split and the network."
+        ) from error
+    yield from enumerate((dict(row) for row in rows), 1)
+
+
+def read_facts(
+    rows: Iterator[tuple[int, dict[str, Any]]],
+    relations: Mapping[str, Relation],
+    columns: Mapping[str, str],
+    source: str,
+    duplicates: str,
+) -> list[Fact]:
+    """Check every row and make facts of them.
+
+    Raises:
+        HarnessError: a missing or empty column, an unknown relation, the same question twice, or no rows at all.
+    """
+    facts: list[Fact] = []
+    asked: dict[tuple[str, str], int] = {}
+    for line, row in rows:
+        where = f"{source}, line {line}"
+        values = {name: row.get(columns.get(name, name)) for name in COLUMNS}
+        for name, value in values.items():
+            if not isinstance(value, str) or not value.strip():
+                column = columns.get(name, name)
+                has = "it is missing" if value is None else f"it is {value!r}"
+                raise HarnessError(
+                    f'{where}: expected text in the column "{column}", but {has}. '
+                    f"The row has the columns {', '.join(map(str, row)) or 'none'}."
+                )
+        relation = relations.get(values["relation"])
+        if relation is None:
+            raise HarnessError(
+                f'{where}: the relation "{values["relation"]}" is not defined.'
+                f"{suggest(values['relation'], relations)} Defined are: {', '.join(list(relations)[:12])} ..."
+            )
+        fact = Fact(line, relation, values["subject"].strip(), values["object"].strip(), row)
+        key = (relation.name, fact.query.lower())
+        if key in asked:
+            if duplicates == "drop":
+                continue
+            raise HarnessError(
+                f'{where}: the question "{fact.query}" stands already in line {asked[key]}; '
+                "remove one of them, or pass duplicates=drop to keep the first."
+            )
+        asked[key] = line
+        facts.append(fact)
+    if not facts:
+        raise HarnessError(f"{source}: there are no facts in it.")
+    return facts
+
+
+def file_digest(paths: Sequence[Path]) -> str:
+    """sha256 over the contents of files, in order."""
+    total = hashlib.sha256()
+    for path in paths:
+        total.update(hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()

@@ -1,0 +1,188 @@
+"""Metrics of knowledge conflicts (PAPERS B): transitions between sources, entropy, log-odds.
+
+Every measure is a ratio of sums over prompts, so that its controls, intervals and p-values come from one place
+(:mod:`harness.statistics`). "Before" is the baseline, "after" each condition in turn.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import Field
+
+from harness.components import Metric
+from harness.outcomes import Measurement, Table
+
+from .task import SOURCES
+
+if TYPE_CHECKING:
+    from harness.statistics import Measure
+
+    from harness.outcomes import Outcomes
+
+NAMES = {"CK": "context", "PK": "memory", "ND": "neither"}
+
+
+def _measure(name: str, title: str, unit: str, numerator: np.ndarray, denominator: np.ndarray, **rest: object) -> Measure:
+    from harness.statistics import Measure
+
+    shape = np.broadcast_shapes(numerator.shape, denominator.shape)
+    return Measure(
+        name=name,
+        title=title,
+        unit=unit,
+        numerator=np.broadcast_to(numerator, shape).astype(float),
+        denominator=np.broadcast_to(denominator, shape).astype(float),
+        scale=100.0 if unit == "%" else 1.0,
+        **rest,  # type: ignore[arg-type]
+    )
+
+
+class Transitions(Metric):
+    """The 3 x 3 table of sources before and after, its row shares, and paired tests of it."""
+
+    name = "transitions"
+    collapse: float = Field(0.9, gt=0, le=1, description="share of ND from which the treated model counts as broken")
+
+    def measure(self, outcomes: Outcomes) -> Measurement:
+        from harness.statistics import table_tests, transition_table
+
+        source = outcomes["source"]
+        before, codes = source[:1], range(len(SOURCES))
+        tables = np.array([transition_table(source[0], after, codes) for after in source])
+        measures = [
+            _measure(
+                f"{SOURCES[i]}_to_{SOURCES[j]}",
+                f"{SOURCES[i]} -> {SOURCES[j]}, share of what was {SOURCES[i]}",
+                "%",
+                (before == i) & (source == j),
+                before == i,
+                description=f"of the prompts answered from {NAMES[SOURCES[i]]}, "
+                f"how many are answered from {NAMES[SOURCES[j]]} after the intervention",
+            )
+            for i in codes
+            for j in codes
+            if i != j
+        ]
+        undefined = (source == SOURCES.index("ND")).mean(axis=1)
+        broken = None
+        if undefined[1] >= self.collapse and undefined[0] < self.collapse:
+            broken = (
+                f"{undefined[1]:.0%} of the treated answers come from neither context nor memory "
+                f"({undefined[0]:.0%} before): the model no longer does the task"
+            )
+        table = Table(
+            name="transitions",
+            title="knowledge source before (rows) and after (columns)",
+            categories=SOURCES,
+            treated=tables[1],
+            controls=tables[2:],
+            tests=table_tests(tables[1]),
+        )
+        return Measurement(tuple(measures), (table,), broken=broken)
+
+
+class ConversionRatios(Metric):
+    """Conversion ratios CKCR, PKCR, NDCR and the global transition score, in percent."""
+
+    name = "conversion_ratios"
+
+    def measure(self, outcomes: Outcomes) -> Measurement:
+        source = outcomes["source"]
+        before = source[:1]
+        measures = [
+            _measure(
+                f"{kind}CR",
+                f"{kind} conversion ratio",
+                "%",
+                (before != code) & (source == code),
+                before != code,
+                primary=True,
+                description=f"of the prompts not answered from {NAMES[kind]} before, how many are after",
+            )
+            for code, kind in enumerate(SOURCES)
+        ]
+        score = _measure(
+            "GTS",
+            "global transition score",
+            "%",
+            before != source,
+            np.ones_like(source),
+            primary=True,
+            description="prompts whose knowledge source changed",
+        )
+        return Measurement((*measures, score))
+
+
+class EntropyChange(Metric):
+    """Change of the entropy of the first answer token: over all prompts, and for each cell of the table."""
+
+    name = "entropy_change"
+
+    def measure(self, outcomes: Outcomes) -> Measurement:
+        source, entropy = outcomes["source"], outcomes["entropy"]
+        change = entropy - entropy[:1]
+        cells = [
+            _measure(
+                f"entropy_change_{first}_{last}",
+                f"change of entropy, {first} -> {last}",
+                "nats",
+                np.where(inside := (source[:1] == i) & (source == j), change, 0.0),
+                inside,
+                description="mean change of the entropy of the first answer token over the prompts of this cell",
+            )
+            for i, first in enumerate(SOURCES)
+            for j, last in enumerate(SOURCES)
+        ]
+        total = _measure(
+            "entropy_change",
+            "change of entropy",
+            "nats",
+            change,
+            np.ones_like(change),
+            primary=True,
+            description="mean change of the entropy of the first answer token",
+        )
+        return Measurement((total, *cells))
+
+
+class LogOdds(Metric):
+    """Log-odds between the sources' first tokens, log(P_CK/P_PK), log(P_ND/P_CK), log(P_ND/P_PK), and their shifts."""
+
+    name = "log_odds"
+
+    def measure(self, outcomes: Outcomes) -> Measurement:
+        tokens = np.array([prompt.fields["first_tokens"] for prompt in outcomes.prompts])
+        distinct = (tokens[:, 0] != tokens[:, 1])[None]
+        measures = []
+        for first, last in (("CK", "PK"), ("ND", "CK"), ("ND", "PK")):
+            odds = outcomes[f"log_p_{first.lower()}"] - outcomes[f"log_p_{last.lower()}"]
+            everywhere = np.broadcast_to(distinct, odds.shape)
+            of = f"log(P_{first}/P_{last}) of the first answer token"
+            measures += [
+                _measure(
+                    f"log_odds_shift_{first}_{last}",
+                    f"shift of log(P_{first}/P_{last})",
+                    "nats",
+                    np.where(everywhere, odds - odds[:1], 0.0),
+                    everywhere,
+                    primary=(first, last) == ("CK", "PK"),
+                    description=f"mean change of {of}",
+                ),
+                _measure(
+                    f"log_odds_{first}_{last}",
+                    f"log(P_{first}/P_{last})",
+                    "nats",
+                    np.where(everywhere, odds, 0.0),
+                    everywhere,
+                    description=f"mean {of}",
+                ),
+            ]
+        alike = int((~distinct).sum())
+        remarks = (
+            (f"log-odds leave out {alike} prompts whose counter and parametric object begin with the same token",)
+            if alike
+            else ()
+        )
+        return Measurement(tuple(measures), remarks=remarks)
