@@ -67,7 +67,8 @@ class ActivationStatistics:
 def half_sample_mode(values: np.ndarray) -> float:
     """Mode of a continuous sample [n]: halve it again and again to its densest half (Bickel & Fruehwirth 2006).
 
-    Needs no bin width, and returns the repeated value where one value holds at least half of the sample (a ReLU's zero).
+    Needs no bin width, and returns the repeated value where one value holds at least half of the sample (as 0
+    after a ReLU).
     """
     x = np.sort(values)
     while len(x) > 3:
@@ -134,7 +135,9 @@ def activation_statistics(
         for layer in layers:
             x = captured[layer][real].float()
             if not torch.isfinite(x).all():
-                raise HarnessError(f"neuron activations of layer {layer} are not finite (NaN or infinity in the model).")
+                raise HarnessError(
+                    f"neuron activations of layer {layer} are not finite (NaN or infinity in the model)."
+                )
             moments[layer].add(x)
             sample[layer] = np.concatenate([sample[layer], x.cpu().numpy()])[keep]
         keys = keys[keep]

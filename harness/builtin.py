@@ -26,7 +26,9 @@ class HuggingFace(ModelLoader):
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field("float32", description="of the forward pass")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     device_map: str | None = Field(None, description="auto: spread the model over the devices (needs accelerate)")
-    attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] | None = Field(None, description="attention code")
+    attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] | None = Field(
+        None, description="attention code"
+    )
     add_bos: bool | None = Field(None, description="begin prompts with the BOS token; default: as the tokenizer does")
     trust_remote_code: bool = Field(False, description="run code that comes with the model: only if you trust it")
     allow_pickle: bool = Field(False, description="load weights that are no safetensors: only if you trust them")
@@ -44,7 +46,9 @@ def resolve_layer(layer: int, n_layers: int, owner: str) -> int:
         HarnessError: the model has no such layer.
     """
     if not -n_layers <= layer < n_layers:
-        raise HarnessError(f"{owner}: layer {layer} does not exist; the model has {n_layers} layers (0 to {n_layers - 1}).")
+        raise HarnessError(
+            f"{owner}: layer {layer} does not exist; the model has {n_layers} layers (0 to {n_layers - 1})."
+        )
     return layer % n_layers
 
 

@@ -50,7 +50,9 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     pass
 
@@ -58,22 +60,35 @@ def _root(
 @app.command("eval")
 def evaluate(
     task: Annotated[str, typer.Option("--task", "--tasks", "-t", help="Task, for example knowledge_conflict.")],
-    selector: Annotated[str, typer.Option("--selector", "-s", help="Selector, for example entropy:top=6,null_dims=12.")],
+    selector: Annotated[
+        str, typer.Option("--selector", "-s", help="Selector, for example entropy:top=6,null_dims=12.")
+    ],
     intervention: Annotated[str, typer.Option("--intervention", "-i", help="Intervention, for example mean.")],
     model: Annotated[
         str, typer.Option("--model", "-m", help="Loader (demo, hf), a model of the registry, a hub id or a folder.")
     ] = "demo",
     model_args: Annotated[
-        str, typer.Option("--model_args", "--model-args", "-a", help="Loader parameters: pretrained=gpt2,dtype=float32.")
+        str,
+        typer.Option("--model_args", "--model-args", "-a", help="Loader parameters: pretrained=gpt2,dtype=float32."),
     ] = "",
-    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:0, mps; default: the best there is.")] = None,
-    metric: Annotated[list[str] | None, typer.Option("--metric", help="Metric; may be repeated; default: the task's.")] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="cpu, cuda, cuda:0, mps; default: the best there is.")
+    ] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option("--metric", help="Metric; may be repeated; default: the task's.")
+    ] = None,
     controls: Annotated[int, typer.Option("--controls", help="Random control sets.")] = 100,
     seed: Annotated[int, typer.Option("--seed", help="Seed of everything random.")] = 0,
-    batch_size: Annotated[int, typer.Option("--batch_size", "--batch-size", "-b", help="Prompts in a forward pass.")] = 64,
-    limit: Annotated[int | None, typer.Option("--limit", "-L", help="Use only so many items of the task's data.")] = None,
+    batch_size: Annotated[
+        int, typer.Option("--batch_size", "--batch-size", "-b", help="Prompts in a forward pass.")
+    ] = 64,
+    limit: Annotated[
+        int | None, typer.Option("--limit", "-L", help="Use only so many items of the task's data.")
+    ] = None,
     resamples: Annotated[int, typer.Option("--resamples", help="Bootstrap resamples.")] = 2000,
-    name: Annotated[str | None, typer.Option("--name", help="Name of the run; default: made of its components.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name of the run; default: made of its components.")
+    ] = None,
     output_path: Output = Path("reports"),
     registry: RegistryPath = None,
     fresh: Fresh = False,
@@ -132,7 +147,9 @@ def run(
     found = _catalogue()
     known = _registry(registry)
     if bool(names) == all_runs:
-        raise HarnessError(f"name one or more runs, or pass --all; {known.path} has: {', '.join(known.runs) or 'none'}.")
+        raise HarnessError(
+            f"name one or more runs, or pass --all; {known.path} has: {', '.join(known.runs) or 'none'}."
+        )
     specs = [spec for name in (names or list(known.runs)) for spec in known.find(name)]
     specs = [_with_model(spec, found, known) for spec in specs]
     if limit is not None:
@@ -144,7 +161,9 @@ def run(
 
 @app.command("list")
 def list_components(
-    what: Annotated[str | None, typer.Argument(help="A kind (selectors), a component (entropy), runs or plugins.")] = None,
+    what: Annotated[
+        str | None, typer.Argument(help="A kind (selectors), a component (entropy), runs or plugins.")
+    ] = None,
     registry: RegistryPath = None,
     debug: Debug = False,
 ) -> None:
@@ -170,7 +189,7 @@ def report(
     _show(read_json(path), path.parent, as_json)
 
 
-# -- helpers ------------------------------------------------------------------------------------------------------------
+# -- helpers -----------------------------------------------------------------------------------------------------------
 
 
 def _catalogue() -> Catalogue:
@@ -192,7 +211,9 @@ def _registry(path: Path | None) -> Registry:
 
 def _model(name: str, arguments: str, device: str | None, found: Catalogue, models: Any) -> ComponentSpec:
     """A model as the user wrote it: a loader, a model of the registry, a hub id or a folder."""
-    given = parse_params(arguments.replace(" ", ",") if "=" in arguments and "," not in arguments else arguments, "--model_args")
+    given = parse_params(
+        arguments.replace(" ", ",") if "=" in arguments and "," not in arguments else arguments, "--model_args"
+    )
     if device is not None:
         given["device"] = device
     head = name.partition(":")[0]

@@ -117,7 +117,11 @@ class Task(Component):
 
     @abc.abstractmethod
     def observe(
-        self, engine: Engine, prompts: Sequence[Prompt], conditions: Sequence[Condition], progress: Progress | None = None
+        self,
+        engine: Engine,
+        prompts: Sequence[Prompt],
+        conditions: Sequence[Condition],
+        progress: Progress | None = None,
     ) -> Outcomes:
         """Run these prompts under these conditions; called with consecutive parts of the prepared prompts.
 
@@ -174,13 +178,18 @@ def parse_params(text: str, field: str) -> dict[str, Any]:
 
 
 def parse_value(text: str, field: str) -> Any:
-    """A YAML value whose scalars stay text; ``null`` and ``none`` become None."""
+    """A YAML value whose scalars stay text; ``null`` and ``none`` become None.
+
+    What begins with a brace but is no mapping is text: templates do (``{subject} is a``).
+    """
     if not text.lstrip().startswith(("[", "{")):
         return None if text.strip().lower() in ("null", "none") else text.strip()
     try:
         return yaml.load(text, Loader=yaml.BaseLoader)
     except yaml.YAMLError as error:
-        raise HarnessError(f'{field}: "{text}" is not a list or mapping that YAML can read.') from error
+        if text.lstrip().startswith("{"):
+            return text.strip()
+        raise HarnessError(f'{field}: "{text}" is not a list that YAML can read.') from error
 
 
 def _split(text: str) -> list[str]:

@@ -140,7 +140,9 @@ def random_controls(selected: Sequence[Neuron], n: int, d_mlp: int, seed: int) -
     Raises:
         HarnessError: the layer does not hold that many distinct sets.
     """
-    per_layer = {layer: [x.index for x in selected if x.layer == layer] for layer in sorted({x.layer for x in selected})}
+    per_layer = {
+        layer: [x.index for x in selected if x.layer == layer] for layer in sorted({x.layer for x in selected})
+    }
     pools = {layer: np.setdiff1d(np.arange(d_mlp), chosen) for layer, chosen in per_layer.items()}
     possible = math.prod(math.comb(len(pools[layer]), len(chosen)) for layer, chosen in per_layer.items())
     if possible < n:

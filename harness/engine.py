@@ -64,6 +64,10 @@ class Engine(Protocol):
     model: Model
     batch_size: int
 
+    def path(self, conditions: Sequence[Condition]) -> str:
+        """Which implementation runs these conditions; a report says so."""
+        ...
+
     def score(
         self, prompts: Sequence[Sequence[int]], conditions: Sequence[Condition], progress: Progress | None = None
     ) -> Scores: ...
@@ -132,6 +136,9 @@ class HookEngine:
     def __init__(self, model: Model, batch_size: int = 64) -> None:
         self.model = model
         self.batch_size = batch_size
+
+    def path(self, conditions: Sequence[Condition]) -> str:
+        return "hooks"
 
     @torch.no_grad()
     def score(

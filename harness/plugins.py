@@ -75,6 +75,9 @@ class Catalogue:
                     self._check(cls, kind)
                     found.append((kind, cls))
         for kind, cls in found:
+            if sum(of == kind and other.name == cls.name for of, other in found) > 1:
+                raise HarnessError(f'the {kind} "{cls.name}" is named twice')
+        for kind, cls in found:
             self.components[kind][cls.name] = cls
             self.origins[cls] = origin
         self.plugins.append(origin)
@@ -100,7 +103,9 @@ class Catalogue:
         elsewhere = [other for other in KINDS if name in self.components[other]]
         hint = suggest(name, known) or (f" ({name} is a {elsewhere[0]}.)" if elsewhere else "")
         broken = f" Not loaded: {'; '.join(map(str, self.broken))}." if self.broken else ""
-        raise HarnessError(f'{field}: no {kind} is called "{name}".{hint} There are: {", ".join(sorted(known))}.{broken}')
+        raise HarnessError(
+            f'{field}: no {kind} is called "{name}".{hint} There are: {", ".join(sorted(known))}.{broken}'
+        )
 
     def build(self, kind: Kind, spec: ComponentSpec, field: str) -> Component:
         """Find and validate one component."""
@@ -130,7 +135,7 @@ def catalogue() -> Catalogue:
     """Load every plugin once; one that fails is put aside by name and takes nothing else down.
 
     Environment:
-        HARNESS_LOAD_PLUGINS: comma list of plugin or distribution names to load beside the first-party ones; empty: none.
+        HARNESS_LOAD_PLUGINS: comma list of plugins or distributions to load beside the first-party ones; empty: none.
         HARNESS_STRICT_PLUGINS: set to 1 to stop at the first broken plugin.
 
     Raises:

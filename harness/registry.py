@@ -143,4 +143,6 @@ def _spec(document: Document, name: str, values: Mapping[str, Any]) -> RunSpec:
         return RunSpec(**values)
     except ValidationError as error:
         first = error.errors()[0]["loc"]
-        raise HarnessError(f"{document.where('runs', name, *first)}: {explain(error, RunSpec, f'run {name}')}") from error
+        raise HarnessError(
+            f"{document.where('runs', name, *first)}: {explain(error, RunSpec, f'run {name}')}"
+        ) from error

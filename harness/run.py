@@ -36,7 +36,7 @@ class Reporter(Protocol):
     """Shows how far a run is."""
 
     def stage(self, title: str, total: int | None = None) -> AbstractContextManager[Progress]:
-        """A stage with ``total`` steps, or of unknown length; the context gives a function to call with finished steps."""
+        """A stage with ``total`` steps, or of unknown length; the context gives a function to tell of progress."""
         ...
 
 
@@ -112,7 +112,7 @@ def execute(plan: Plan, output: Path, reporter: Reporter, command: str, fresh: b
     """
     from filelock import FileLock
 
-    from harness.engine import HookEngine
+    from harness.closed_form import ClosedFormEngine
 
     with writing(output):
         output.mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ def execute(plan: Plan, output: Path, reporter: Reporter, command: str, fresh: b
             leaderboard.append(output / "leaderboard.jsonl", _rows(record, read_json(folder.path / "provenance.json")))
             return Finished(folder.path, record, reused=True)
         folder.open(fresh)
-        engine = HookEngine(model, plan.spec.batch_size)
+        engine = ClosedFormEngine(model, plan.spec.batch_size)
         record, outcomes, selection = _work(plan, engine, folder, identity, run_id, reporter)
         provenance = _provenance(command, started, record)
         files = {
@@ -183,9 +183,7 @@ def _work(
         check_selection(
             selection.neurons, model.anatomy.n_layers, model.anatomy.d_mlp, f"selector {plan.selector.name}"
         )
-    sets = random_controls(
-        selection.neurons, spec.controls, model.anatomy.d_mlp, derive_seed(spec.seed, "controls")
-    )
+    sets = random_controls(selection.neurons, spec.controls, model.anatomy.d_mlp, derive_seed(spec.seed, "controls"))
     statistics = None
     if plan.intervention.needs_statistics:
         from harness.activations import activation_statistics
@@ -211,7 +209,7 @@ def _work(
         "name": spec.name,
         "description": spec.description,
         "identity": identity,
-        "engine": engine.name,
+        "engine": engine.path(conditions),
         "task": {
             "name": plan.task.name,
             "summary": plan.task.summary(),
@@ -294,7 +292,7 @@ def _selection(
 
 
 def _scores(plan: Plan, outcomes: Outcomes, seed: int) -> dict[str, Any]:
-    """Every metric's measures beside their controls, tables with their tests, and a verdict for each primary measure."""
+    """Every metric's measures beside their controls, tables with tests, and a verdict for each primary measure."""
     from harness.statistics import adjust, summarise, verdict
 
     measured = [(metric, metric.measure(outcomes)) for metric in plan.metrics]
@@ -322,7 +320,10 @@ def _scores(plan: Plan, outcomes: Outcomes, seed: int) -> dict[str, Any]:
         measures.append(row)
     return {
         "measures": measures,
-        "family": {"adjusted": "Holm and Benjamini-Hochberg over the primary measures of this run", "size": len(primary)},
+        "family": {
+            "adjusted": "Holm and Benjamini-Hochberg over the primary measures of this run",
+            "size": len(primary),
+        },
         "tables": [
             {
                 "metric": metric.name,
@@ -397,8 +398,8 @@ def _rows(record: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[dict
         "git_commit": (provenance["git"] or {}).get("commit"),
         "git_dirty": (provenance["git"] or {}).get("dirty"),
         "command": provenance["command"],
-        "model": identity["model"]["name"],
-        "model_revision": identity["model"].get("commit") or identity["model"].get("revision"),
+        "model": identity["model"]["id"],
+        "model_revision": identity["model"]["commit"] or identity["model"]["revision"],
         "weights_sha256": identity["model"]["weights_sha256"],
         "tokenizer_sha256": identity["model"]["tokenizer_sha256"],
         "dtype": identity["model"]["dtype"],
@@ -422,7 +423,11 @@ def _rows(record: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[dict
         "wall_seconds": provenance["wall_seconds"],
     }
     return [
-        {"row_id": digest([record["run_id"], measure["metric"], measure["name"]])[:16], **shared, **_measure_row(measure)}
+        {
+            "row_id": digest([record["run_id"], measure["metric"], measure["name"]])[:16],
+            **shared,
+            **_measure_row(measure),
+        }
         for measure in record["measures"]
     ]
 
@@ -435,10 +440,29 @@ def _json(value: Any) -> str:
 
 
 def _measure_row(measure: Mapping[str, Any]) -> dict[str, Any]:
-    keep = ["metric", "name", "title", "unit", "higher_is_better", "primary", "baseline", "value", "count", "denominator", "ci_low", "ci_high", "p_greater", "p_less", "p_two_sided", "quantile", "p_holm", "p_bh", "verdict"]
+    keep = [
+        "metric",
+        "name",
+        "title",
+        "unit",
+        "higher_is_better",
+        "primary",
+        "baseline",
+        "value",
+        "count",
+        "denominator",
+        "ci_low",
+        "ci_high",
+        "p_greater",
+        "p_less",
+        "p_two_sided",
+        "quantile",
+        "p_holm",
+        "p_bh",
+        "verdict",
+    ]
     control = measure["controls"]
     return {("measure" if key == "name" else key): measure.get(key) for key in keep} | {
         f"control_{key}": control.get(key) if control else None
         for key in ("mean", "sd", "standard_error", "min", "q05", "q50", "q95", "max")
     }
-

@@ -28,7 +28,9 @@ def show(console: Console, found: Catalogue, what: str | None, registry: Callabl
     if what is None:
         for kind in KINDS:
             console.print(_kind(found, kind, f"{kind}s"))
-        console.print("harness list NAME shows a component's parameters; harness list runs, the registry's runs.", style="dim")
+        console.print(
+            "harness list NAME shows a component's parameters; harness list runs, the registry's runs.", style="dim"
+        )
     elif what in plural or what in KINDS:
         kind = plural.get(what, what)
         console.print(_kind(found, kind, f"{kind}s"))
@@ -49,9 +51,13 @@ def show(console: Console, found: Catalogue, what: str | None, registry: Callabl
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0), show_edge=False)
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0), show_edge=False
+    )
     for column in columns:
-        table.add_column(column, no_wrap=column == "name", style="cyan" if column == "name" else None, header_style="dim")
+        table.add_column(
+            column, no_wrap=column == "name", style="cyan" if column == "name" else None, header_style="dim"
+        )
     return table
 
 

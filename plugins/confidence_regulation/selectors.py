@@ -42,10 +42,10 @@ class Entropy(Selector):
         check_top(self.top, model.anatomy.d_mlp, "selector entropy")
         geometry = unembedding_geometry(model)
         if self.null_dims is not None and self.null_dims >= model.anatomy.d_model:
-            raise HarnessError(f"selector entropy: null_dims={self.null_dims} must be below d_model = {model.anatomy.d_model}.")
-        k, why = (
-            (self.null_dims, "as asked") if self.null_dims else suggest_null_dims(geometry.singular_values)
-        )
+            raise HarnessError(
+                f"selector entropy: null_dims={self.null_dims} must be below d_model = {model.anatomy.d_model}."
+            )
+        k, why = (self.null_dims, "as asked") if self.null_dims else suggest_null_dims(geometry.singular_values)
         scores = neuron_scores(geometry, write_directions(model, layer), k)
         chosen, rule = self._choose(scores)
         return Selection(
@@ -77,12 +77,13 @@ class Entropy(Selector):
         else:
             cut = np.quantile(scores["norm"], self.norm_quantile)
             keep, order = alive & (scores["norm"] >= cut), scores["logit_var"]
-            rule = f"of the {1 - self.norm_quantile:.0%} of neurons with the largest norm, the {self.top} with the lowest LogitVar"
+            largest = f"the {1 - self.norm_quantile:.0%} of neurons with the largest norm"
+            rule = f"of {largest}, the {self.top} with the lowest LogitVar"
         passing = np.flatnonzero(keep)
         if len(passing) < self.top:
             most = f"; the highest rho is {np.nanmax(scores['rho']):.3f}" if self.rule == "rho_logit_var" else ""
             raise HarnessError(
-                f"selector entropy: only {len(passing)} neurons pass the rule {self.rule}, {self.top} were asked for{most}. "
-                "Lower min_rho or top, or raise null_dims."
+                f"selector entropy: only {len(passing)} neurons pass the rule {self.rule}, {self.top} were asked "
+                f"for{most}. Lower min_rho or top, or raise null_dims."
             )
         return passing[np.argsort(order[passing], kind="stable")][: self.top], rule

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from harness.model import Model
+from harness.readout import probe_norm
 
 BLOCK_ROWS = 8192
 """Rows of the unembedding that are held in float64 at once."""
@@ -32,7 +33,7 @@ class UnembeddingGeometry:
 
 
 def unembedding_geometry(model: Model) -> UnembeddingGeometry:
-    """Fold the final norm's gain into W_U, centre it over the vocabulary (and over d_model before a LayerNorm), decompose.
+    """Fold the final norm's gain into W_U, centre over the vocabulary (and d_model before a LayerNorm), decompose.
 
     A LayerNorm hands on only what is orthogonal to the constant vector, so the constant direction is projected out of
     what reads from it; RMSNorm does not centre, and neither do we. The decomposition is that of the Gram matrix in
@@ -71,7 +72,10 @@ def write_directions(model: Model, layer: int) -> np.ndarray:
 
     Where a norm follows the MLP (Gemma 2 and 3, OLMo 2) its gain is folded in; before a LayerNorm the rows are centred.
     """
-    w_out = model.write_directions(layer).double()
+    w_out = model.w_out(layer).double()
+    post_norm = model.anatomy.post_mlp_norms[layer]
+    if post_norm is not None:
+        w_out = w_out * probe_norm(post_norm, model.anatomy.d_model)[2].to(w_out)
     if model.readout.centre_writes:
         w_out = w_out - w_out.mean(1, keepdim=True)
     return w_out.cpu().numpy()
@@ -97,8 +101,8 @@ def neuron_scores(geometry: UnembeddingGeometry, w_out: np.ndarray, null_dims: i
 def suggest_null_dims(singular_values: np.ndarray) -> tuple[int, str]:
     """How many bottom singular directions form the effective null space, and why.
 
-    The place of the largest relative drop among the bottom tenth of the spectrum, if neighbouring values differ there by
-    a factor of 1.5 or more; else 1% of d_model, as in Stolfo et al. (12 of 768 is the paper's choice for GPT-2 small).
+    The place of the largest relative drop in the bottom tenth of the spectrum, if neighbouring values differ there by a
+    factor of 1.5 or more; else 1% of d_model, as in Stolfo et al. (12 of 768 is the paper's choice for GPT-2 small).
     """
     d = len(singular_values)
     widest = max(1, d // 10)

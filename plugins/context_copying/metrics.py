@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 NAMES = {"CK": "context", "PK": "memory", "ND": "neither"}
 
 
-def _measure(name: str, title: str, unit: str, numerator: np.ndarray, denominator: np.ndarray, **rest: object) -> Measure:
+def _measure(
+    name: str, title: str, unit: str, numerator: np.ndarray, denominator: np.ndarray, **rest: object
+) -> Measure:
     from harness.statistics import Measure
 
     shape = np.broadcast_shapes(numerator.shape, denominator.shape)

@@ -83,10 +83,13 @@ class KnowledgeConflict(Task):
     default_metrics: ClassVar[tuple[str, ...]] = ("transitions", "conversion_ratios", "entropy_change", "log_odds")
 
     data: str | None = Field(None, description="facts: a .jsonl, .csv, .tsv or .json file, or a dataset id on the hub")
-    relations: str | None = Field(None, description="relations: a .jsonl, .csv or .json file; default: the definition's")
+    relations: str | None = Field(
+        None, description="relations: a .jsonl, .csv or .json file; default: the definition's"
+    )
     definition: str | None = Field(None, description="the task's YAML; default: the one that ships with the harness")
     columns: dict[str, str] = Field(
-        default_factory=dict, description="column mapping, for example {subject: head, relation: property, object: tail}"
+        default_factory=dict,
+        description="column mapping, for example {subject: head, relation: property, object: tail}",
     )
     relation_columns: dict[str, str] = Field(
         default_factory=dict, description="column mapping of the relations: relation, group, query, description"
@@ -138,11 +141,11 @@ class KnowledgeConflict(Task):
 
     def _relations(self, document: Document) -> dict[str, Relation]:
         if self.relations is not None:
-            rows = [(f"{self.relations}, line {line}", row) for line, row in read_rows(self.relations, None, "train", None)]
-        else:
             rows = [
-                (document.where("relations", i), row) for i, row in enumerate(_get(document, "relations"))
+                (f"{self.relations}, line {line}", row) for line, row in read_rows(self.relations, None, "train", None)
             ]
+        else:
+            rows = [(document.where("relations", i), row) for i, row in enumerate(_get(document, "relations"))]
         return {relation.name: relation for relation in (self._relation(row, where) for where, row in rows)}
 
     def _relation(self, row: Mapping[str, Any], where: str) -> Relation:
@@ -188,7 +191,12 @@ class KnowledgeConflict(Task):
         prompts = self._prompts(engine.model, answers, counters, document)
         wanted = self._int(document, "counter_objects", self.counter_objects)
         steps.append(
-            Step("prompts", len(prompts), 0, f"conflict prompts, {wanted} counter objects for each of {len(answers)} facts")
+            Step(
+                "prompts",
+                len(prompts),
+                0,
+                f"conflict prompts, {wanted} counter objects for each of {len(answers)} facts",
+            )
         )
         return Prepared(
             prompts=tuple(prompts),
@@ -331,7 +339,11 @@ class KnowledgeConflict(Task):
     # -- the observation ----------------------------------------------------------------------------------------------
 
     def observe(
-        self, engine: Engine, prompts: Sequence[Prompt], conditions: Sequence[Condition], progress: Progress | None = None
+        self,
+        engine: Engine,
+        prompts: Sequence[Prompt],
+        conditions: Sequence[Condition],
+        progress: Progress | None = None,
     ) -> Outcomes:
         """Greedy answers under every condition: their source, and the distribution of their first token.
 

@@ -59,9 +59,16 @@ def test_config(config):
 
 def test_keys_and_types(facts):
     for fact in facts:
-        assert {"relation", "subject", "object"} <= set(fact) <= {
-            "relation", "subject", "object", "aliases",
-        }, fact
+        assert (
+            {"relation", "subject", "object"}
+            <= set(fact)
+            <= {
+                "relation",
+                "subject",
+                "object",
+                "aliases",
+            }
+        ), fact
         for key in ("relation", "subject", "object"):
             assert isinstance(fact[key], str) and fact[key], fact
         if "aliases" in fact:
@@ -154,9 +161,7 @@ def test_subject_object_overlap(facts, config):
     overlapping = [
         (subject, object_)
         for subject, object_ in ((norm(f["subject"]), norm(f["object"])) for f in facts)
-        if subject in object_
-        or object_ in subject
-        or JaroWinkler.similarity(subject, object_) >= limit
+        if subject in object_ or object_ in subject or JaroWinkler.similarity(subject, object_) >= limit
     ]
     assert 0 < len(overlapping) < 0.05 * len(facts), overlapping
 

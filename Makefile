@@ -1,0 +1,35 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test fast lint train clean
+
+demo: $(READY)  ## set up, then run the main job on the bundled model
+	$(BIN)/harness eval --task knowledge_conflict --selector entropy --intervention mean
+
+test: $(READY) lint  ## set up, then run the whole test suite
+	$(BIN)/python -m pytest -n auto --dist worksteal
+
+fast: $(READY)  ## the tests without those that build environments or run whole jobs
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+train: $(READY)  ## train the bundled model again (under an hour on two cores)
+	$(BIN)/python -m harness_plugins.demo.train --out plugins/demo/weights
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+
+# PyTorch first and alone: the pinned version resolves to a build without CUDA where there is one.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test]"
+	touch $(READY)

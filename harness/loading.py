@@ -1,0 +1,331 @@
+"""Loading models of the Hugging Face hub or of a local folder, quietly, with one clear sentence when it fails."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import HarnessError, suggest
+
+if TYPE_CHECKING:
+    import torch
+
+    from harness.model import Model
+
+DTYPES = ("float32", "bfloat16", "float16", "float64", "auto")
+"""What ``dtype`` may be; "auto" is the checkpoint's own."""
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+def load_hf(
+    pretrained: str,
+    revision: str | None = None,
+    dtype: str = "float32",
+    device: str = "auto",
+    device_map: str | None = None,
+    attn_implementation: str | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+    tokenizer: str | None = None,
+    add_bos: bool | None = None,
+    local_files_only: bool | None = None,
+    name: str | None = None,
+) -> Model:
+    """Load a causal language model with its tokeniser.
+
+    A token for gated models comes from ``HF_TOKEN`` or ``hf auth login``; ``HF_HUB_OFFLINE=1`` is honoured.
+
+    Args:
+        pretrained: hub id ("openai-community/gpt2") or local folder.
+        revision: branch, tag or commit of a hub id.
+        dtype: of the forward pass, one of ``DTYPES``.
+        device: "auto" (CUDA if there is one, else CPU), "cpu", "cuda", "cuda:1", "mps".
+        device_map: "auto" and the like: ``accelerate`` places the layers, instead of ``device``.
+        attn_implementation: "eager", "sdpa", "flash_attention_2"; by default what ``transformers`` chooses.
+        trust_remote_code: run Python code that comes with the model.
+        allow_pickle: load weights that are not safetensors; unpickling can run code.
+        tokenizer: hub id or folder of the tokeniser, by default the model's.
+        add_bos: whether prompts begin with the BOS token; by default as the tokeniser does.
+        local_files_only: do not ask the hub; by default as ``HF_HUB_OFFLINE`` says.
+        name: what results call the model, by default ``pretrained``.
+
+    Raises:
+        HarnessError: one sentence for whatever is wrong with the arguments, the files, the hub or the model.
+    """
+    if dtype not in DTYPES:
+        raise HarnessError(f'unknown dtype "{dtype}": expected one of {", ".join(DTYPES)}.{suggest(dtype, DTYPES)}')
+    place = None if device_map else resolve_device(device)
+    offline = _offline() if local_files_only is None else local_files_only
+    source, commit = _find(pretrained, revision, offline)
+    if isinstance(source, Path):
+        _check_folder(source, allow_pickle)
+    shared: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": offline}
+    from transformers import AutoModelForCausalLM
+
+    options: dict[str, Any] = {
+        "revision": commit or revision or "main",
+        "dtype": dtype if dtype == "auto" else _torch_dtype(dtype),
+        # Left open, transformers would fall back on pickles.
+        "use_safetensors": None if allow_pickle else True,
+        "output_loading_info": True,
+        **shared,
+    }
+    optional = {"device_map": device_map, "attn_implementation": attn_implementation}
+    options |= {key: value for key, value in optional.items() if value is not None}
+    with _quietly(), _explained(pretrained):
+        hf, info = AutoModelForCausalLM.from_pretrained(str(source), **options)
+        _check_loaded(pretrained, info)
+        if place is not None:
+            hf = hf.to(place)
+    hf.requires_grad_(False)
+    other = tokenizer is not None and tokenizer != pretrained
+    words = _load_tokenizer(tokenizer if other else str(source), None if other else options["revision"], shared)
+    from harness.model import wrap
+
+    with _quietly():
+        return wrap(hf, words, name or pretrained, revision, commit, add_bos)
+
+
+# --- arguments -----------------------------------------------------------------------------------------------------
+
+
+def resolve_device(device: str) -> torch.device:
+    """The torch device that ``device`` names; "auto" is CUDA where there is one, else the CPU.
+
+    Raises:
+        HarnessError: no such kind of device, or none in this machine.
+    """
+    import torch
+
+    kind, _, index = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda", "mps") or (index and not (kind == "cuda" and index.isdigit())):
+        known = suggest(kind, ("auto", "cpu", "cuda", "mps"))
+        raise HarnessError(f'unknown device "{device}": expected auto, cpu, cuda, cuda:1 or mps.{known}')
+    if kind == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise HarnessError(f'device "{device}" was asked for, but there is no usable CUDA GPU here; use device=cpu.')
+    if index and int(index) >= torch.cuda.device_count():
+        raise HarnessError(
+            f'device "{device}" was asked for, but there are only {torch.cuda.device_count()} GPUs here.'
+        )
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise HarnessError('device "mps" was asked for, but Apple\'s Metal is not available here; use device=cpu.')
+    return torch.device(device)
+
+
+def _torch_dtype(dtype: str) -> torch.dtype:
+    import torch
+
+    found: torch.dtype = getattr(torch, dtype)
+    return found
+
+
+def _offline() -> bool:
+    names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    return any(os.environ.get(name, "").lower() in ("1", "true", "yes", "on") for name in names)
+
+
+# --- finding the model ---------------------------------------------------------------------------------------------
+
+
+def _find(pretrained: str, revision: str | None, offline: bool) -> tuple[Path | str, str | None]:
+    """A local folder, or a hub id with the commit that the revision resolves to."""
+    folder = Path(pretrained).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise HarnessError(f'revision "{revision}" was asked for, but {pretrained} is a local folder without any.')
+        return folder, None
+    if folder.is_file():
+        raise HarnessError(f"{pretrained} is a file: expected the folder that holds config.json and model.safetensors.")
+    if pretrained.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(pretrained):
+        raise HarnessError(f'model folder "{pretrained}" does not exist.')
+    return pretrained, _resolve_commit(pretrained, revision, offline)
+
+
+def _resolve_commit(pretrained: str, revision: str | None, offline: bool) -> str | None:
+    """Fetch config.json, for the commit in its cache path and for the hub's precise errors."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    at = f' at revision "{revision}"' if revision else ""
+    try:
+        with _quietly():
+            config = huggingface_hub.hf_hub_download(
+                pretrained, "config.json", revision=revision, local_files_only=offline
+            )
+    except errors.GatedRepoError:
+        page = f"https://huggingface.co/{pretrained}"
+        if huggingface_hub.get_token() is None:
+            raise HarnessError(
+                f'model "{pretrained}" is gated: accept its licence at {page} and set HF_TOKEN (or run `hf auth login`).'
+            ) from None
+        raise HarnessError(
+            f'model "{pretrained}" is gated, and your token has no access to it: accept its licence at {page}.'
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise HarnessError(f'model "{pretrained}" has no revision "{revision}" on the hub.') from None
+    except errors.RepositoryNotFoundError:
+        raise HarnessError(
+            f'model "{pretrained}" was not found: there is no local folder of that name and no such model on the hub '
+            "(a private one needs HF_TOKEN)."
+        ) from None
+    except errors.LocalEntryNotFoundError:
+        if offline:
+            raise HarnessError(
+                f'model "{pretrained}"{at} is not in the local cache, and the hub may not be asked (HF_HUB_OFFLINE); '
+                "there is no local folder of that name either."
+            ) from None
+        raise HarnessError(
+            f'model "{pretrained}"{at} is not in the local cache, and the hub cannot be reached; check the network.'
+        ) from None
+    except errors.EntryNotFoundError:
+        raise HarnessError(f'"{pretrained}"{at} has no config.json on the hub: it is no transformers model.') from None
+    except (errors.HfHubHTTPError, OSError) as error:
+        raise HarnessError(f'model "{pretrained}"{at} could not be fetched: {_first_line(error)}') from error
+    snapshot = Path(config).parent
+    return snapshot.name if snapshot.parent.name == "snapshots" else None
+
+
+# --- checking files ------------------------------------------------------------------------------------------------
+
+
+def _check_folder(folder: Path, allow_pickle: bool) -> None:
+    """Look at a local folder before transformers does, whose messages are about something else."""
+    config = folder / "config.json"
+    if not config.is_file():
+        raise HarnessError(f"model folder {folder} has no config.json.")
+    if not isinstance(_read_json(config), dict):
+        raise HarnessError(f"{config} is damaged: it holds no JSON object.")
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = set(_read_json(index).get("weight_map", {}).values())
+        if missing := sorted(name for name in names if not (folder / name).is_file()):
+            raise HarnessError(f"model folder {folder} is incomplete: {missing[0]}, named in {index.name}, is missing.")
+        weights = [folder / name for name in sorted(names)]
+    else:
+        weights = sorted(folder.glob("*.safetensors"))
+    for file in weights:
+        _check_safetensors(file)
+    if weights or (allow_pickle and any(any(folder.glob(pattern)) for pattern in _PICKLES)):
+        return
+    pickles = [file.name for pattern in _PICKLES for file in sorted(folder.glob(pattern))]
+    if pickles:
+        raise HarnessError(
+            f"model folder {folder} holds only pickled weights ({pickles[0]}), which can run code when they are loaded; "
+            "convert them to safetensors, or allow them with allow_pickle=true if you trust them."
+        )
+    raise HarnessError(f"model folder {folder} has no weights: expected model.safetensors.")
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise HarnessError(f"{file} is damaged: {_first_line(error)}") from error
+
+
+def _check_safetensors(file: Path) -> None:
+    """Read the header, which states the length of the file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise HarnessError(f"{file} is damaged or truncated: {_first_line(error)}") from error
+
+
+def _check_loaded(pretrained: str, info: dict[str, Any]) -> None:
+    """Refuse weights that transformers would leave at random initial values."""
+    missing = sorted(info.get("missing_keys", ()))
+    if missing:
+        raise HarnessError(
+            f"the weights of {pretrained} are incomplete: {len(missing)} tensors of the architecture are missing "
+            f"({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''})."
+        )
+    if mismatched := info.get("mismatched_keys"):
+        raise HarnessError(f"the weights of {pretrained} do not have the shapes of its config.json: {mismatched}.")
+
+
+def _load_tokenizer(source: str | None, revision: str | None, shared: dict[str, Any]) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        with _quietly():
+            return AutoTokenizer.from_pretrained(source, revision=revision or "main", **shared)
+    except Exception as error:
+        raise HarnessError(
+            f'the tokeniser of "{source}" could not be loaded: {_first_line(error)} (name another with tokenizer=...)'
+        ) from error
+
+
+# --- transformers' manners -----------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """No progress bars and no log lines from transformers within the block; its settings are put back."""
+    import warnings
+
+    from huggingface_hub import utils as hub
+    from transformers.utils import logging
+
+    verbosity, bars, hub_bars = (
+        logging.get_verbosity(),
+        logging.is_progress_bar_enabled(),
+        hub.are_progress_bars_disabled(),
+    )
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    if not hub_bars:
+        hub.disable_progress_bars()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+        if not hub_bars:
+            hub.enable_progress_bars()
+
+
+@contextlib.contextmanager
+def _explained(pretrained: str) -> Iterator[None]:
+    """Turn the errors of ``from_pretrained`` into one sentence each."""
+    import torch
+
+    try:
+        yield
+    except HarnessError:
+        raise
+    except torch.OutOfMemoryError as error:
+        raise HarnessError(f"{pretrained} does not fit into the device's memory: {_first_line(error)}") from error
+    except Exception as error:
+        text = str(error)
+        if "trust_remote_code" in text:
+            raise HarnessError(
+                f"{pretrained} comes with its own Python code; if you trust it, allow it with trust_remote_code=true."
+            ) from error
+        if "does not appear to have a file named" in text and "safetensors" in text:
+            raise HarnessError(
+                f"{pretrained} has no safetensors weights; if you trust its pickled ones, allow them with "
+                "allow_pickle=true."
+            ) from error
+        if "Unrecognized configuration class" in text:
+            raise HarnessError(f"{pretrained} is not a causal language model that transformers knows.") from error
+        raise HarnessError(f"{pretrained} could not be loaded: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:300]

@@ -1,0 +1,486 @@
+"""A causal language model with its tokeniser, and the hooks with which neurons are read and edited."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from harness.anatomy import Anatomy, down_bias, input_device, locate, materialised, text_config, write_matrix
+from harness.errors import HarnessError
+from harness.readout import Readout, read_out
+
+NeuronEdit = Callable[[torch.Tensor], torch.Tensor]
+"""Takes activations [batch, pos, d_mlp], returns new ones of the same shape; must not write into its argument."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Left-padded token ids on the model's device.
+
+    Attributes:
+        input_ids: int64 [batch, pos], the tokens that the next forward pass reads.
+        attention_mask: int64 [batch, past + pos], 1 for real tokens, 0 for padding, those in the cache included.
+        position_ids: int64 [batch, pos], counted from the first real token of each row.
+    """
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    position_ids: torch.Tensor
+
+    def extend(self, tokens: torch.Tensor) -> Batch:
+        """The batch that continues this one with ``tokens`` [batch, n], for a forward pass with this one's cache."""
+        mask = torch.cat([self.attention_mask, torch.ones_like(tokens)], dim=1)
+        positions = self.position_ids[:, -1:] + 1 + torch.arange(tokens.shape[1], device=tokens.device)
+        return Batch(tokens, mask, positions)
+
+
+@dataclass
+class Captured:
+    """What :meth:`Model.capture_residual` has seen: the final residual [batch, pos, d_model] of the last pass."""
+
+    residual: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+
+
+@dataclass(eq=False)
+class Model:
+    """A ``transformers`` causal language model in evaluation mode; made by :func:`wrap` or ``harness.loading.load_hf``.
+
+    Attributes:
+        name: as the user gave it.
+        hf, tokenizer: the ``transformers`` objects.
+        anatomy, readout: where things are, and the way to logits; both checked numerically.
+        revision: what was asked for (branch, tag, commit), or None.
+        commit: the commit that it resolved to on the hub, or None for local folders.
+        prefix: token ids that every prompt begins with (BOS, or nothing).
+        pad_id: fills the left of shorter rows; masked, so any id of the vocabulary serves.
+    """
+
+    name: str
+    hf: Any
+    tokenizer: Any
+    anatomy: Anatomy
+    readout: Readout
+    revision: str | None
+    commit: str | None
+    prefix: tuple[int, ...]
+    pad_id: int
+
+    # --- identity --------------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go; with ``device_map``, layers may be elsewhere."""
+        return input_device(self.hf)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        dtype: torch.dtype = self.hf.dtype
+        return dtype
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether prompts begin with the BOS token (or whatever prefix the tokeniser has)."""
+        return bool(self.prefix)
+
+    @property
+    def n_positions(self) -> int | None:
+        """Longest sequence that the configuration allows, in tokens, or None where it names none."""
+        config = text_config(self.hf)
+        found = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
+        return found if isinstance(found, int) and found > 0 else None
+
+    @cached_property
+    def end_tokens(self) -> tuple[int, ...]:
+        """Tokens that end a text: those of the generation configuration and the tokeniser's EOS, ascending."""
+        listed = getattr(getattr(self.hf, "generation_config", None), "eos_token_id", None)
+        ids = [*(listed if isinstance(listed, list | tuple) else [listed]), self.tokenizer.eos_token_id]
+        return tuple(sorted({int(i) for i in ids if i is not None}))
+
+    @cached_property
+    def token_texts(self) -> tuple[str, ...]:
+        """Text of every token [d_vocab] as it reads after other text (leading space kept); "" for unused rows."""
+        anchor = self.tokenizer("a", add_special_tokens=False)["input_ids"][-1:]
+        options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+        start = self.tokenizer.decode(anchor, **options)
+        n = min(len(self.tokenizer), self.anatomy.d_vocab)
+        texts = self.tokenizer.batch_decode([[*anchor, i] for i in range(n)], **options)
+        return (*(text.removeprefix(start) for text in texts), *[""] * (self.anatomy.d_vocab - n))
+
+    @cached_property
+    def weights_digest(self) -> str:
+        """sha256 over names, dtypes, shapes and bytes of the state dict as loaded, sorted by name."""
+        digest = hashlib.sha256()
+        for name in sorted(self.hf.state_dict()):
+            owner = self.hf.get_submodule(name.rpartition(".")[0])
+            with materialised(owner):
+                tensor = getattr(owner, name.rpartition(".")[2], None)
+                if not isinstance(tensor, torch.Tensor):
+                    continue
+                digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+                flat = tensor.detach().reshape(-1)
+                for start in range(0, flat.numel(), 2**24):
+                    part = flat[start : start + 2**24].cpu().contiguous()
+                    digest.update(part.view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    @cached_property
+    def tokenizer_digest(self) -> str:
+        """sha256 of what decides token ids: the tokeniser without its padding and truncation, and the BOS policy."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is not None:
+            state = json.loads(backend.to_str())
+            state.pop("padding", None)
+            state.pop("truncation", None)
+        else:
+            state = {"class": type(self.tokenizer).__name__, "vocabulary": self.tokenizer.get_vocab()}
+        state["special"] = {key: str(value) for key, value in self.tokenizer.special_tokens_map.items()}
+        state["prefix"] = list(self.prefix)
+        return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+    def provenance(self) -> dict[str, Any]:
+        """What a result record says of the model; JSON values only. Computes both digests."""
+        config, anatomy = text_config(self.hf), self.anatomy
+        first = [self.tokenizer.convert_ids_to_tokens(i) for i in self.prefix]
+        return {
+            "id": self.name,
+            "revision": self.revision,
+            "commit": self.commit,
+            "weights_sha256": self.weights_digest,
+            "tokenizer_sha256": self.tokenizer_digest,
+            "architecture": type(self.hf).__name__,
+            "model_type": config.model_type,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": str(self.device),
+            "attn_implementation": getattr(config, "_attn_implementation", None),
+            "n_layers": anatomy.n_layers,
+            "d_model": anatomy.d_model,
+            "d_mlp": anatomy.d_mlp,
+            "n_heads": anatomy.n_heads,
+            "n_kv_heads": anatomy.n_kv_heads,
+            "n_vocab": anatomy.d_vocab,
+            "parallel": anatomy.parallel,
+            "norm": self.readout.norm,
+            "norm_eps": self.readout.eps,
+            "logit_scale": self.readout.scale,
+            "logit_cap": self.readout.cap,
+            "tied_embeddings": self.readout.unembedding.weight is self.hf.get_input_embeddings().weight,
+            "parameters": sum(parameter.numel() for parameter in self.hf.parameters()),
+            "adds_bos": self.adds_bos,
+            "first_tokens": first,
+            "first_token_policy": f"every prompt begins with {' '.join(first)}" if first else "no token is put first",
+            "pad_id": self.pad_id,
+            "end_tokens": list(self.end_tokens),
+        }
+
+    # --- tokens ----------------------------------------------------------------------------------------------------
+
+    def encode(self, texts: Sequence[str], add_bos: bool | None = None) -> list[list[int]]:
+        """Token ids of each text, without padding.
+
+        Args:
+            add_bos: put the BOS token first; by default as the model was loaded, which by default is as its tokeniser
+                does. It is never put before a text that begins with it, and EOS is never appended.
+
+        Raises:
+            HarnessError: an empty prompt, a token that the model has no embedding for, BOS asked for without one.
+        """
+        if isinstance(texts, str):
+            raise TypeError("encode() takes a sequence of texts, not one text")
+        prefix = list(self.prefix if add_bos is None else _prefix(self.tokenizer, add_bos))
+        n_embeddings = self.hf.get_input_embeddings().weight.shape[0]
+        sequences = []
+        for i, text in enumerate(texts):
+            ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+            ids = ids if ids[: len(prefix)] == prefix else prefix + ids
+            if not ids:
+                raise HarnessError(f'prompt {i} ("{text}") is empty, and no BOS token is put before it (see add_bos).')
+            if max(ids) >= n_embeddings:
+                raise HarnessError(
+                    f'prompt {i} ("{_short(text)}") holds token {max(ids)}, but {self.name} embeds only '
+                    f"{n_embeddings} tokens: this tokeniser does not belong to the model."
+                )
+            sequences.append(ids)
+        return sequences
+
+    def pad(self, sequences: Sequence[Sequence[int]]) -> Batch:
+        """Left-pad token ids into a batch on the model's device; the tokeniser is not touched.
+
+        Raises:
+            HarnessError: no sequences, an empty one, or one longer than the model's positions.
+        """
+        lengths = [len(ids) for ids in sequences]
+        if not lengths or min(lengths) == 0:
+            raise HarnessError("a batch needs at least one prompt, and each prompt at least one token.")
+        width = max(lengths)
+        self._check_length(width)
+        ids = torch.full((len(lengths), width), self.pad_id, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, (tokens, n) in enumerate(zip(sequences, lengths, strict=True)):
+            ids[row, width - n :] = torch.as_tensor(list(tokens), dtype=torch.long)
+            mask[row, width - n :] = 1
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        return Batch(ids.to(self.device), mask.to(self.device), positions.to(self.device))
+
+    def _check_length(self, n: int) -> None:
+        if self.n_positions is not None and n > self.n_positions:
+            raise HarnessError(
+                f"a sequence of {n} tokens is longer than the {self.n_positions} positions of {self.name}."
+            )
+
+    # --- forward ---------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _accepts(self) -> frozenset[str]:
+        return frozenset(inspect.signature(self.hf.forward).parameters)
+
+    def forward(
+        self, batch: Batch, past: Any = None, logits_to_keep: int = 1, use_cache: bool = False, **options: Any
+    ) -> Any:
+        """One forward pass; returns the ``transformers`` output (``.logits``, ``.past_key_values``).
+
+        Positions come from the mask wherever the architecture takes them, so padding changes nothing.
+
+        Args:
+            past: ``past_key_values`` of the pass that this batch extends; the cache is extended in place.
+            logits_to_keep: logits of the last so many positions, [batch, n, d_vocab]; 0 for all.
+            use_cache: return ``past_key_values``.
+            options: passed on to the model.
+        """
+        self._check_length(batch.attention_mask.shape[1])
+        if "position_ids" in self._accepts:
+            options["position_ids"] = batch.position_ids
+        if "logits_to_keep" in self._accepts:
+            options["logits_to_keep"] = logits_to_keep
+        out = self.hf(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            past_key_values=past,
+            use_cache=use_cache or past is not None,
+            **options,
+        )
+        if "logits_to_keep" not in self._accepts:
+            out.logits = out.logits[:, -logits_to_keep:]
+        return out
+
+    # --- neurons ---------------------------------------------------------------------------------------------------
+
+    def w_out(self, layer: int) -> torch.Tensor:
+        """Write directions of a layer's neurons, float32 [d_mlp, d_model]; may share the model's memory.
+
+        Row i is what neuron i adds to the output of the down projection per unit of activation. Where the family norms
+        the MLP's output (``anatomy.post_mlp_norms``) or scales it (``residual_multiplier``), that comes afterwards.
+        """
+        return write_matrix(self._down(layer)).float()
+
+    def down_bias(self, layer: int) -> torch.Tensor | None:
+        """Bias of a layer's down projection, float32 [d_model], or None."""
+        return down_bias(self._down(layer))
+
+    def _down(self, layer: int) -> nn.Module:
+        if not 0 <= layer < self.anatomy.n_layers:
+            raise HarnessError(f"{self.name} has layers 0 to {self.anatomy.n_layers - 1}, there is no layer {layer}.")
+        return self.anatomy.down_projections[layer]
+
+    @contextlib.contextmanager
+    def edit_neurons(self, layer: int, fn: NeuronEdit) -> Iterator[None]:
+        """Within the block, every forward pass replaces the layer's activations by ``fn(activations)``.
+
+        ``fn`` sees [batch, pos, d_mlp], padding positions included, and must return the same shape; its result is cast
+        to the model's dtype and device. Blocks nest: an inner edit sees what the outer one returned.
+
+        Raises:
+            HarnessError: ``fn`` returns another shape; the block ran no forward pass through the layer; the model was
+                compiled (``torch.compile`` ignores hooks).
+        """
+        fired = 0
+
+        def hook(activations: torch.Tensor) -> torch.Tensor:
+            nonlocal fired
+            fired += 1
+            edited = fn(activations)
+            if edited.shape != activations.shape:
+                raise HarnessError(
+                    f"an edit of layer {layer} returned {tuple(edited.shape)} for activations {tuple(activations.shape)}."
+                )
+            return edited.to(activations)
+
+        with self._at_neurons(layer, hook):
+            yield
+        if not fired:
+            raise HarnessError(
+                f"an edit of layer {layer} of {self.name} had no effect: no forward pass ran through it."
+            )
+
+    @contextlib.contextmanager
+    def capture_neurons(self, layers: int | Sequence[int]) -> Iterator[dict[int, torch.Tensor]]:
+        """Within the block, ``captured[layer]`` is the activations [batch, pos, d_mlp] of the last forward pass.
+
+        Inside a block of :meth:`edit_neurons` it holds the edited activations, around one the unedited.
+
+        Raises:
+            HarnessError: the block ran no forward pass through a layer.
+        """
+        wanted = [layers] if isinstance(layers, int) else list(layers)
+        captured: dict[int, torch.Tensor] = {}
+
+        def keep(layer: int) -> Callable[[torch.Tensor], None]:
+            def hook(activations: torch.Tensor) -> None:
+                captured[layer] = activations.detach()
+
+            return hook
+
+        with contextlib.ExitStack() as stack:
+            for layer in wanted:
+                stack.enter_context(self._at_neurons(layer, keep(layer)))
+            yield captured
+        for layer in wanted:
+            if layer not in captured:
+                raise HarnessError(f"nothing was captured: no forward pass ran through layer {layer} of {self.name}.")
+
+    @contextlib.contextmanager
+    def capture_residual(self) -> Iterator[Captured]:
+        """Within the block, ``captured.residual`` is the final residual [batch, pos, d_model] of the last forward pass.
+
+        It is what enters the final norm (the last layer's output where there is no norm), at every position.
+
+        Raises:
+            HarnessError: the block ran no forward pass.
+        """
+        refuse_compiled(self.hf)
+        captured, fired = Captured(), False
+
+        def keep(residual: torch.Tensor) -> None:
+            nonlocal fired
+            captured.residual, fired = residual.detach(), True
+
+        norm = self.anatomy.final_norm
+        if norm is not None:
+            handle = norm.register_forward_pre_hook(lambda module, args: keep(args[0]))
+        else:
+            handle = self.anatomy.layers[-1].register_forward_hook(
+                lambda module, args, output: keep(output[0] if isinstance(output, tuple) else output)
+            )
+        try:
+            yield captured
+        finally:
+            handle.remove()
+        if not fired:
+            raise HarnessError(f"nothing was captured: no forward pass ran through {self.name}.")
+
+    @contextlib.contextmanager
+    def _at_neurons(self, layer: int, fn: Callable[[torch.Tensor], torch.Tensor | None]) -> Iterator[None]:
+        """Call ``fn`` with the activations [batch, pos, d_mlp] of every pass; a tensor that it returns replaces them."""
+        refuse_compiled(self.hf)
+        down, shape = self._down(layer), None
+
+        def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
+            nonlocal shape
+            hidden = args[0] if args else kwargs.get("hidden_states")
+            shape = None if hidden is None else tuple(hidden.shape[:2])
+
+        def hook(module: nn.Module, args: Any) -> Any:
+            x = args[0]
+            if x.dim() == 2 and (shape is None or shape[0] * shape[1] != x.shape[0]):
+                raise HarnessError(f"layer {layer} flattens its activations and the batch's shape cannot be recovered.")
+            new = fn(x if x.dim() == 3 else x.view(*shape, -1))
+            return None if new is None else (new.reshape(x.shape), *args[1:])
+
+        with contextlib.ExitStack() as stack:
+            if self.anatomy.flattened:
+                entered = self.anatomy.layers[layer].register_forward_pre_hook(enter, with_kwargs=True)
+                stack.callback(entered.remove)
+            stack.callback(down.register_forward_pre_hook(hook).remove)
+            yield
+
+
+def wrap(
+    hf: Any,
+    tokenizer: Any,
+    name: str,
+    revision: str | None = None,
+    commit: str | None = None,
+    add_bos: bool | None = None,
+) -> Model:
+    """A :class:`Model` of a loaded ``transformers`` causal language model (which is put into evaluation mode).
+
+    Args:
+        add_bos: whether prompts begin with the BOS token; by default as the tokeniser does.
+
+    Raises:
+        HarnessError: the architecture is not supported or fails its self-check, a weight is NaN or infinite, the model
+            is compiled, ``add_bos`` without a BOS token.
+    """
+    refuse_compiled(hf)
+    hf.eval()
+    check_finite(hf, name)
+    anatomy = locate(hf)
+    readout = read_out(hf, anatomy)
+    return Model(
+        name=name,
+        hf=hf,
+        tokenizer=tokenizer,
+        anatomy=anatomy,
+        readout=readout,
+        revision=revision,
+        commit=commit,
+        prefix=_prefix(tokenizer, add_bos),
+        pad_id=_pad_id(tokenizer, hf.get_input_embeddings().weight.shape[0]),
+    )
+
+
+def refuse_compiled(hf: Any) -> None:
+    """Raise HarnessError for a model of which a part went through ``torch.compile``, which ignores hooks that come later."""
+    compiled = (hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in hf.modules())
+    if any(compiled):
+        raise HarnessError(
+            "the model (or a part of it) was compiled with torch.compile, which ignores hooks: pass it uncompiled."
+        )
+
+
+def check_finite(hf: nn.Module, name: str) -> None:
+    """Raise HarnessError naming the first weight that holds NaN or infinity; one pass over the weights."""
+    for path, weight in hf.named_parameters():
+        if weight.is_meta or not weight.is_floating_point():
+            continue
+        # The sum is non-finite if an element is; the converse (overflow) is settled by the second look.
+        total = weight.detach().sum(dtype=torch.float32)
+        if not torch.isfinite(total) and not torch.isfinite(weight).all():
+            bad = int((~torch.isfinite(weight)).sum())
+            raise HarnessError(
+                f'the weights of {name} are damaged: "{path}" holds {bad} values that are NaN or infinite.'
+            )
+
+
+def _prefix(tokenizer: Any, add_bos: bool | None) -> tuple[int, ...]:
+    """The ids that go before a text: by default those that the tokeniser itself puts there."""
+    plain = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    full = list(tokenizer("a")["input_ids"])
+    own = next((full[:i] for i in range(len(full)) if full[i : i + len(plain)] == plain), [])
+    if add_bos is None:
+        return tuple(own)
+    if not add_bos:
+        return ()
+    if not own and tokenizer.bos_token_id is None:
+        raise HarnessError("add_bos: the tokeniser has no BOS token.")
+    return tuple(own) if own else (int(tokenizer.bos_token_id),)
+
+
+def _pad_id(tokenizer: Any, n_embeddings: int) -> int:
+    """The tokeniser's pad id, else its EOS, else 0; an id that the model does not embed is passed over."""
+    for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if candidate is not None and 0 <= candidate < n_embeddings:
+            return int(candidate)
+    return 0
+
+
+def _short(text: str, length: int = 60) -> str:
+    return text if len(text) <= length else text[: length - 3] + "..."

@@ -1,0 +1,267 @@
+"""The report of a run for a terminal: what was asked, what was chosen, what changed, and whether it means anything.
+
+It is made from the record alone, so that `harness report` prints it again; it reads without colour, in a pipe and in a
+narrow window (below ``NARROW`` columns the measures become a list).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.markup import escape
+from rich.padding import Padding
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+NARROW = 100
+VERDICT_STYLES = {"supported": "bold green", "model broken": "bold red", "underpowered": "yellow"}
+
+
+def show(console: Console, record: Mapping[str, Any], path: Path) -> None:
+    """Print the report of a finished run."""
+    for part in _parts(record, path, console.width < NARROW):
+        console.print(part)
+
+
+def _parts(record: Mapping[str, Any], path: Path, narrow: bool) -> Iterator[RenderableType]:
+    components = record["identity"]["components"]
+    names = {kind: components[kind]["name"] for kind in ("task", "selector", "intervention")}
+    yield Rule(f"[bold]{escape(record['name'])}[/]", align="left")
+    if record["description"]:
+        yield escape(record["description"])
+    yield from _question(record, names)
+    yield _heading("Prompts")
+    yield _steps(record["task"])
+    yield _heading(f"Selected neurons ({names['selector']})")
+    yield from _selected(record["selection"], narrow)
+    for table in record["tables"]:
+        yield _heading(f"Before and after: {table['title']}")
+        yield _table(table)
+        yield from _table_tests(table)
+    yield _heading("Effects beside the random controls")
+    yield from _measures(record, narrow)
+    yield _heading("Verdicts")
+    yield from _verdicts(record)
+    yield _heading("Files")
+    yield Padding(
+        f"{escape(str(path))}/  result.json (this report), samples.jsonl, neurons.jsonl, outcomes.safetensors, "
+        f"provenance.json; one row a measure in {escape(str(path.parent / 'leaderboard.jsonl'))}",
+        (0, 0, 0, 2),
+    )
+
+
+def _heading(title: str) -> RenderableType:
+    return Text(f"\n{title}", style="bold")
+
+
+def _grid(*columns: str, right: Sequence[str] = ()) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left")
+    return table
+
+
+def _indent(table: RenderableType) -> RenderableType:
+    return Padding(table, (0, 0, 0, 2))
+
+
+def _question(record: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[RenderableType]:
+    model, selection = record["identity"]["model"], record["selection"]
+    parameters = model["parameters"]
+    size = f"{parameters / 1e9:.2f}B" if parameters >= 1e9 else f"{parameters / 1e6:.1f}M"
+    n = len(selection["neurons"])
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column()
+    grid.add_row(
+        "question",
+        f"What changes in {names['task']} when {n} {names['selector']} neurons are under "
+        f"{names['intervention']} ablation, and is it more than with {n} random neurons?",
+    )
+    grid.add_row(
+        "model",
+        escape(
+            f"{model['id']}: {model['n_layers']} layers, d_model {model['d_model']}, d_mlp {model['d_mlp']}, "
+            f"vocabulary {model['n_vocab']}, {size} parameters, {model['dtype']} on {model['device']}, "
+            f"weights {model['weights_sha256'][:12]}"
+        ),
+    )
+    grid.add_row("task", escape(record["task"]["summary"]))
+    grid.add_row("treatment", escape(f"{selection['intervention_summary']} Applied at all positions."))
+    grid.add_row(
+        "controls",
+        f"{record['controls']['n']} distinct random sets of {n} neurons of the same layer, none of them selected; "
+        f"seed {record['identity']['seed']}, engine {record['engine']}",
+    )
+    yield grid
+
+
+def _steps(task: Mapping[str, Any]) -> RenderableType:
+    grid = _grid("left", "dropped", "step", right=("left", "dropped"))
+    for step in task["steps"]:
+        grid.add_row(str(step["kept"]), str(step["dropped"] or ""), escape(f"{step['name']}: {step['why']}"))
+    return _indent(grid)
+
+
+def _selected(selection: Mapping[str, Any], narrow: bool) -> Iterator[RenderableType]:
+    yield _indent(escape(f"Rule: {selection['rule']}."))
+    neurons = selection["neurons"]
+    scores = [name.removeprefix("median_") for name in selection["layer_medians"]]
+    activation = "activation_mean" in neurons[0]
+    columns = ["neuron", *scores]
+    if activation:
+        columns += ["mean +- sd", *([] if narrow else ["range"])]
+    if "set_to" in neurons[0]:
+        columns += ["set to"]
+    grid = _grid(*columns, right=columns[1:])
+    for neuron in neurons:
+        row = [neuron["neuron"], *(number(neuron.get(name)) for name in scores)]
+        if activation:
+            row.append(f"{number(neuron['activation_mean'])} +- {number(neuron['activation_sd'])}")
+            if not narrow:
+                row.append(f"{number(neuron['activation_minimum'])} to {number(neuron['activation_maximum'])}")
+        if "set_to" in neurons[0]:
+            row.append(number(neuron["set_to"]))
+        grid.add_row(*row)
+    if scores:
+        medians = [number(selection["layer_medians"][f"median_{name}"]) for name in scores]
+        grid.add_row("layer median", *medians, style="dim")
+    yield _indent(grid)
+    if selection["details"].get("processing"):
+        yield _indent(Text(f"Scores after: {selection['details']['processing']}.", style="dim"))
+    if activation:
+        yield _indent(Text(f"Activations over {selection['activation_positions']} prompt positions.", style="dim"))
+
+
+def _table(table: Mapping[str, Any]) -> RenderableType:
+    names = table["categories"]
+    grid = _grid("before \\ after", *names, "total", right=(*names, "total"))
+    controls = table["control_mean"]
+    for i, name in enumerate(names):
+        row = table["treated"][i]
+        total = sum(row)
+        cells = [f"{count} ({100 * count / total:.1f}%)" if total else "0" for count in row]
+        grid.add_row(name, *cells, str(total))
+        if controls is not None:
+            means = [f"~ {mean:.1f}" for mean in controls[i]]
+            grid.add_row("", *means, "", style="dim")
+    grid.add_row("total", *(str(sum(row[j] for row in table["treated"])) for j in range(len(names))), "", style="dim")
+    return _indent(grid)
+
+
+def _table_tests(table: Mapping[str, Any]) -> Iterator[RenderableType]:
+    if table["control_mean"] is not None:
+        yield _indent(Text("Counts and row shares; ~ is the mean count under the random controls.", style="dim"))
+    tests = table["tests"]
+    if not tests:
+        return
+    yield _indent(f"{tests['n_changed']} of {tests['n']} changed.")
+    grid = _grid("paired tests of the treated table", "", "p", right=("p",))
+    for key, title in (("stuart_maxwell", "Stuart-Maxwell: equal margins"), ("bowker", "Bowker: symmetry")):
+        found = tests[key]
+        grid.add_row(title, f"chi2 = {found['statistic']:.2f}, df = {found['df']}", p_value(found["p"]))
+    for name, moves in zip(table["categories"], tests["mcnemar"], strict=True):
+        counts = f"{moves['into']} into, {moves['out']} out"
+        grid.add_row(f"McNemar (exact): {name} against the rest", counts, f"{p_value(moves['p_holm'])} (Holm)")
+    yield _indent(grid)
+    if tests["note"]:
+        yield _indent(Text(f"Note: {tests['note']}.", style="dim"))
+
+
+def _measures(record: Mapping[str, Any], narrow: bool) -> Iterator[RenderableType]:
+    measures = record["measures"]
+    for title, wanted in (("primary", True), ("the rest, without correction for their number", False)):
+        rows = [measure for measure in measures if measure["primary"] == wanted]
+        if rows:
+            yield _indent(Text(title, style="dim"))
+            yield _indent(_measure_list(rows) if narrow else _measure_table(rows, wanted))
+    yield _indent(
+        Text(
+            f"Intervals: 95% bootstrap over {record['task']['n_clusters']} independent items. Controls: mean and 5% "
+            "to 95% quantiles. p: permutation test against the controls, (b+1)/(m+1), two-sided; Holm over the primary "
+            f"measures ({record['family']['size']}).",
+            style="dim",
+        )
+    )
+    for remark in record["remarks"]:
+        yield _indent(Text(f"Note: {remark}.", style="dim"))
+
+
+def _value(measure: Mapping[str, Any], key: str = "value") -> str:
+    value = measure[key]
+    if value is None:
+        return "-"
+    text = f"{value:.2f}%" if measure["unit"] == "%" else f"{value:+.4f}"
+    counts = (
+        f" ({measure['count']}/{measure['denominator']:.0f})" if key == "value" and measure["count"] is not None else ""
+    )
+    return text + counts
+
+
+def _between(measure: Mapping[str, Any], low: float | None, high: float | None) -> str:
+    if low is None or high is None:
+        return "-"
+    form = "{:.2f}" if measure["unit"] == "%" else "{:+.4f}"
+    return f"{form.format(low)} to {form.format(high)}"
+
+
+def _control(measure: Mapping[str, Any]) -> str:
+    control = measure["controls"]
+    if not control or control["mean"] is None:
+        return "-"
+    form = "{:.2f}" if measure["unit"] == "%" else "{:+.4f}"
+    return f"{form.format(control['mean'])} ({_between(measure, control['q05'], control['q95'])})"
+
+
+def _measure_table(rows: Sequence[Mapping[str, Any]], primary: bool) -> RenderableType:
+    columns = ["measure", "treated", "95% interval", "random controls", "p", *(["p Holm"] if primary else [])]
+    grid = _grid(*columns, right=columns[1:])
+    for measure in rows:
+        cells = [
+            escape(measure["title"]),
+            _value(measure),
+            _between(measure, measure["ci_low"], measure["ci_high"]),
+            _control(measure),
+            p_value(measure["p_two_sided"]),
+        ]
+        grid.add_row(*cells, *([p_value(measure["p_holm"])] if primary else []))
+    return grid
+
+
+def _measure_list(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+    grid = Table.grid(padding=(0, 0))
+    for measure in rows:
+        holm = f", Holm {p_value(measure['p_holm'])}" if measure["primary"] else ""
+        grid.add_row(Text(measure["title"]))
+        grid.add_row(
+            Padding(
+                f"{_value(measure)} [{_between(measure, measure['ci_low'], measure['ci_high'])}]; controls "
+                f"{_control(measure)}; p {p_value(measure['p_two_sided'])}{holm}".replace("[", "\\["),
+                (0, 0, 0, 2),
+            )
+        )
+    return grid
+
+
+def _verdicts(record: Mapping[str, Any]) -> Iterator[RenderableType]:
+    if record["broken"]:
+        yield _indent(Text(f"Model broken: {record['broken']}.", style="bold red"))
+    for measure in record["measures"]:
+        if measure["primary"]:
+            word = Text(measure["verdict"], style=VERDICT_STYLES.get(measure["verdict"], ""))
+            sentence = Text.assemble(f"{measure['title']}: ", word, f". {measure['verdict_sentence']}")
+            yield _indent(sentence)
+
+
+def number(value: float | None) -> str:
+    """Four significant digits, scientific where that is shorter; a dash for what is not defined."""
+    return "-" if value is None else f"{value:.4g}"
+
+
+def p_value(value: float | None) -> str:
+    """Two significant digits, or four places; a dash where there is no test."""
+    return "-" if value is None else (f"{value:.4f}" if value >= 0.001 else f"{value:.1e}")

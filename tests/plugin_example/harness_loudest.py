@@ -1,0 +1,64 @@
+"""A third-party plugin of one file: a selector and a metric."""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import Field
+
+from harness import hookimpl
+from harness.components import Metric, SelectionContext, Selector
+from harness.conditions import Neuron, Selection
+from harness.outcomes import Measurement, Outcomes
+
+
+class Loudest(Selector):
+    """The neurons of the last layer with the largest output weights."""
+
+    name = "loudest"
+    top: int = Field(3, ge=1, description="number of neurons")
+
+    def select(self, context: SelectionContext) -> Selection:
+        layer = context.model.anatomy.n_layers - 1
+        norms = context.model.w_out(layer).norm(dim=1).cpu().numpy()
+        return Selection(
+            neurons=tuple(Neuron(layer, int(index)) for index in np.argsort(-norms, kind="stable")[: self.top]),
+            rule=f"the {self.top} largest output weights of layer {layer}",
+            candidates=tuple(Neuron(layer, index) for index in range(len(norms))),
+            scores={"norm": norms},
+        )
+
+
+class Confident(Metric):
+    """How many answers begin with a distribution of low entropy."""
+
+    name = "confident"
+    below: float = Field(1.0, gt=0, description="entropy in nats")
+
+    def measure(self, outcomes: Outcomes) -> Measurement:
+        from harness.statistics import Measure
+
+        confident = outcomes["entropy"] < self.below
+        return Measurement(
+            (
+                Measure(
+                    name="confident",
+                    title=f"answers with entropy below {self.below:g} nats",
+                    unit="%",
+                    numerator=confident.astype(float),
+                    denominator=np.ones(confident.shape),
+                    scale=100.0,
+                    primary=True,
+                    description="share of prompts",
+                ),
+            )
+        )
+
+
+@hookimpl
+def harness_selectors() -> list[type[Selector]]:
+    return [Loudest]
+
+
+@hookimpl
+def harness_metrics() -> list[type[Metric]]:
+    return [Confident]

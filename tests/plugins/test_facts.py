@@ -1,0 +1,172 @@
+"""Reading fact tables: any column names, and a sentence with the line for everything that is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from harness_plugins.context_copying.task import KnowledgeConflict, cut, knowledge_source, overlap
+
+from harness.components import parse_spec
+from harness.errors import HarnessError
+from harness.plugins import catalogue
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+ROW = {"relation": "capital", "subject": "France", "object": "Paris"}
+
+
+def task(**params: object) -> KnowledgeConflict:
+    return KnowledgeConflict(**params)
+
+
+def table(folder: Path, *rows: object, name: str = "facts.jsonl") -> str:
+    path = folder / name
+    path.write_text("".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def test_the_bundled_table_is_the_default() -> None:
+    facts = task().facts()
+    assert len(facts) >= 1500
+    assert facts[0].query == "The capital of France is" or facts[0].query.endswith(" is")
+    assert len({fact.relation.group for fact in facts}) >= 4
+
+
+def test_a_csv_with_other_column_names(tmp_path: Path) -> None:
+    path = table(tmp_path, "head,rel,tail", "France,capital,Paris", "Spain,capital,Madrid", name="facts.csv")
+    facts = task(data=path, columns={"subject": "head", "relation": "rel", "object": "tail"}).facts()
+    assert [(x.line, x.subject, x.object) for x in facts] == [(2, "France", "Paris"), (3, "Spain", "Madrid")]
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([ROW, "{not json"], "line 2: this is not valid JSON"),
+        ([ROW, "[1]"], "line 2: expected an object with named columns"),
+        ([ROW, {"relation": "capital", "subject": "Spain"}], 'line 2: expected text in the column "object"'),
+        ([ROW, {**ROW, "subject": "Spain", "object": " "}], 'line 2: expected text in the column "object"'),
+        ([ROW, {**ROW, "subject": "Spain", "object": 3}], 'line 2: expected text in the column "object", but it is 3'),
+        (
+            [ROW, {**ROW, "relation": "capitol"}],
+            'line 2: the relation "capitol" is not defined. Did you mean "capital"',
+        ),
+        ([ROW, ROW], "line 2: the question .* stands already in line 1"),
+        ([ROW, {**ROW, "object": "Lyon"}], "line 2: the question .* stands already in line 1"),
+        ([], "there are no facts in it"),
+        (["", ""], "there are no facts in it"),
+    ],
+)
+def test_a_bad_row_is_named_with_its_line(tmp_path: Path, rows: list[object], says: str) -> None:
+    path = table(tmp_path, *rows)
+    with pytest.raises(HarnessError, match=says) as caught:
+        task(data=path).facts()
+    assert path in str(caught.value)
+
+
+def test_duplicates_can_be_dropped(tmp_path: Path) -> None:
+    path = table(tmp_path, ROW, {**ROW, "object": "Lyon"})
+    assert [x.object for x in task(data=path, duplicates="drop").facts()] == ["Paris"]
+
+
+def test_a_csv_row_with_missing_columns_is_named(tmp_path: Path) -> None:
+    path = table(tmp_path, "subject,relation,object", "France,capital", name="facts.csv")
+    with pytest.raises(HarnessError, match="line 2: expected 3 columns"):
+        task(data=path).facts()
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match="there is no such file"):
+        task(data=str(tmp_path / "absent.jsonl")).data_digest()
+    with pytest.raises(HarnessError, match="cannot be read"):
+        task(data=str(tmp_path / "absent.jsonl")).facts()
+
+
+def test_a_hub_id_that_cannot_be_reached_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(HarnessError, match='"nobody/no-such-facts" is neither a file here nor a dataset'):
+        task(data="nobody/no-such-facts").facts()
+
+
+def test_a_template_with_an_unknown_column_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match="cannot be filled"):
+        task(data=table(tmp_path, ROW), query="{subject} {phrase}").facts()
+
+
+def test_the_digest_follows_the_contents(tmp_path: Path) -> None:
+    path = table(tmp_path, ROW)
+    before = task(data=path).data_digest()
+    assert before == task(data=path).data_digest()
+    table(tmp_path, ROW, {**ROW, "subject": "Spain", "object": "Madrid"})
+    assert task(data=path).data_digest() != before
+
+
+PARAREL = (
+    "knowledge_conflict:data={facts},relations={relations},query={{subject}} {{relation_phrase}},"
+    "example={{example_subject}} {{example_phrase}} {{example_object}},duplicates=drop,"
+    "relation_columns={{group: relation_group, description: object_description}}"
+)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the reference data is not here")
+def test_pararel_loads_by_column_mapping() -> None:
+    text = PARAREL.format(facts=SHARED / "pararel_facts.jsonl", relations=SHARED / "pararel_relations.json")
+    spec = parse_spec(text, "--task")
+    loaded = catalogue().build("task", spec, "--task")
+    assert isinstance(loaded, KnowledgeConflict)
+    facts = loaded.facts()
+    assert len(facts) > 4500
+    newport = facts[0]
+    assert newport.query == "Newport County A.F.C. is headquartered in"
+    assert newport.description == "the name of the place where the headquarter of Newport County A.F.C. is located"
+    assert newport.relation.example == "BNP Paribas is headquartered in Paris"
+    assert "paris" in newport.relation.echoes
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (" Paris. The capital", "Paris"),
+        (" Paris, France", "Paris"),
+        (' the "City', "the"),
+        (" New York (USA)", "New York"),
+        ("\nParis", ""),
+        (" Paris", "Paris"),
+        (" a<b", "a"),
+        (" x [1]", "x"),
+    ],
+)
+def test_answers_are_cut(text: str, answer: str) -> None:
+    assert cut(text, ['"', ".", "\n", ",", "(", "[", "]", "<"]) == answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "source"),
+    [
+        ("Rome", 0),
+        ("rome", 0),
+        ("Rome and its seven hills", 0),
+        ("Paris", 1),
+        ("paris in France", 1),
+        ("the Paris", 2),
+        ("New York City", 1),
+        ("New", 2),
+        ("", 2),
+    ],
+)
+def test_the_source_of_an_answer(answer: str, source: int) -> None:
+    assert knowledge_source(answer, "Rome", "New York" if "New" in answer else "Paris") == source
+
+
+def test_the_context_comes_before_memory_where_one_begins_with_the_other() -> None:
+    assert knowledge_source("New York City", "New York", "New York City") == 0
+
+
+def test_overlap_of_subject_and_answer() -> None:
+    assert overlap("Mexico", "Mexico City", 0.8)
+    assert overlap("Luxembourg", "luxembourg", 0.8)
+    assert overlap("Algeria", "Algiers", 0.8)
+    assert not overlap("France", "Paris", 0.8)

@@ -1,0 +1,96 @@
+"""registry.yaml: matrices, inheritance, and errors that know their line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.errors import HarnessError
+from harness.plugins import catalogue
+from harness.registry import default_path, load_registry
+from harness.run import plan
+
+GOOD = """\
+models:
+  small: {name: hf, pretrained: ./small}
+runs:
+  one:
+    description: the first
+    task: knowledge_conflict
+    selector: entropy:top=6
+    intervention: mean
+    controls: 10
+  many:
+    extends: one
+    selector: [entropy, {name: random, top: 3}]
+    intervention: [mean, zero]
+    seed: 5
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "registry.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_list_is_an_axis_of_a_matrix(tmp_path: Path) -> None:
+    registry = load_registry(write(tmp_path, GOOD))
+    assert [spec.name for spec in registry.runs["many"]] == [
+        "many.entropy.mean",
+        "many.entropy.zero",
+        "many.random-top=3.mean",
+        "many.random-top=3.zero",
+    ]
+    assert {spec.controls for spec in registry.runs["many"]} == {10}
+    assert {spec.seed for spec in registry.runs["many"]} == {5}
+    assert registry.find("many.entropy.zero")[0].intervention.name == "zero"
+    assert registry.runs["many"][0].description == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        ("runs: [", 1, "not valid YAML"),
+        ("runs:\n  a: 1\n  a: 2\n", 3, 'the key "a" stands here twice'),
+        ("runz: {}\n", 1, 'unknown key "runz". Did you mean "runs"?'),
+        (GOOD + "  bad:\n    extends: onne\n", 16, 'no run called "onne" to extend. Did you mean "one"?'),
+        ("runs:\n  a: {extends: b}\n  b: {extends: a}\n", 3, "a cycle of extends: a -> b -> a"),
+        (
+            GOOD + "  bad:\n    extends: one\n    controlls: 3\n",
+            17,
+            'no parameter "controlls". Did you mean "controls"?',
+        ),
+        (GOOD + "  bad:\n    extends: one\n    seed: -3\n", 17, "greater than or equal to 0"),
+        (GOOD + "  bad:\n    extends: one\n    seed: []\n", 17, "the list is empty"),
+        ("runs:\n  a:\n    selector: entropy\n    intervention: mean\n", 2, 'needs the parameter "task"'),
+        ("runs: &x\n  a: *x\n", 1, "a cycle"),
+        ("runs:\n  a: 3\n", 2, "expected a mapping"),
+        ("- a\n", 1, "expected a mapping"),
+    ],
+)
+def test_mistakes_name_the_line(tmp_path: Path, text: str, line: int, says: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(HarnessError) as caught:
+        load_registry(path)
+    assert f"{path}, line {line}" in str(caught.value)
+    assert says in str(caught.value)
+
+
+def test_a_misspelt_run_is_suggested(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match=r'has no run called "onee"\. Did you mean "one"'):
+        load_registry(write(tmp_path, GOOD)).find("onee")
+
+
+def test_an_unreadable_registry_is_named(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match="cannot be read"):
+        load_registry(tmp_path / "absent.yaml")
+
+
+def test_every_run_of_the_shipped_registry_can_be_planned() -> None:
+    registry = load_registry(default_path())
+    for specs in registry.runs.values():
+        for spec in specs:
+            loader = registry.models.get(spec.model.name, spec.model)
+            assert plan(spec.model_copy(update={"model": loader}), catalogue()).metrics

@@ -1,0 +1,451 @@
+"""Statistics: published tables as known answers, exactness of the tests, and what intervals must and must not do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import stats
+
+from harness.errors import HarnessError
+from harness.statistics import (
+    Measure,
+    adjust,
+    binomial_interval,
+    bootstrap_interval,
+    control_summary,
+    conversion_ratios,
+    derive_seed,
+    effect_sizes,
+    generator,
+    paired_bootstrap,
+    permutation_test,
+    summarise,
+    table_tests,
+    transition_table,
+    verdict,
+)
+
+ORDER = ("CK", "ND", "PK")
+
+# Tighidet et al. 2025 (arXiv 2509.10663), mean ablation, as integers; rows before, columns after, order CK, ND, PK.
+TABLES = {
+    "gpt2-small": [[9985, 2, 0], [22, 642, 2], [0, 2, 30]],
+    "pythia-1.4b": [[6269, 0, 5], [2, 98, 0], [0, 0, 361]],
+    "phi-1.5": [[3782, 6, 13], [28, 1090, 13], [6, 2, 1570]],
+    "mistral-7b-v0.1": [[2598, 0, 5], [0, 68, 1], [10, 1, 451]],
+    "llama-3-8b": [[9301, 7, 35], [2, 29, 1], [1, 1, 209]],
+}
+# GTS, CKCR, PKCR, NDCR in percent (NDCR as defined, not as printed in the paper); prompts into and out of CK with the
+# exact McNemar p; p of Bowker and of Stuart-Maxwell.
+ANSWERS = {
+    "gpt2-small": (0.262, 3.152, 0.0188, 0.040, 22, 2, 3.6e-5, 8e-4, 2e-4),
+    "pythia-1.4b": (0.104, 0.434, 0.0784, 0.000, 2, 5, 0.45, 0.07, 0.03),
+    "phi-1.5": (1.045, 1.255, 0.527, 0.149, 34, 19, 0.053, 2e-5, 5e-6),
+    "mistral-7b-v0.1": (0.542, 1.883, 0.2245, 0.033, 10, 5, 0.30, 0.64, 0.43),
+    "llama-3-8b": (0.490, 1.235, 0.384, 0.084, 3, 42, 9e-10, 1e-7, 3e-8),
+}
+
+
+def rounds_to(value: float | None, printed: float) -> bool:
+    """Whether ``value`` is ``printed`` at the digits that are printed."""
+    assert value is not None
+    text = f"{printed:.0e}" if printed < 1e-3 and float(f"{printed:.0e}") == printed else repr(printed)
+    digits = len(text.split("e")[0].replace(".", "").lstrip("0")) or 1
+    unit = 10.0 ** (np.floor(np.log10(printed)) - digits + 1) if printed else 1e-3
+    return abs(value - printed) <= 0.51 * unit
+
+
+def measure(numerator: Any, denominator: Any = None, **fields: Any) -> Measure:
+    numerator = np.asarray(numerator, dtype=float)
+    denominator = np.ones_like(numerator) if denominator is None else np.asarray(denominator, dtype=float)
+    fields = {"name": "m", "title": "A measure", "unit": "%", "scale": 100.0, **fields}
+    return Measure(numerator=numerator, denominator=denominator, **fields)
+
+
+def share_of_events(rates: list[float], n: int, seed: int = 0, **fields: Any) -> Measure:
+    """A baseline without events, and one row of events for every rate."""
+    rng = np.random.default_rng(seed)
+    return measure([np.zeros(n), *(rng.random(n) < rate for rate in rates)], **fields)
+
+
+# Tables of transitions
+
+
+@pytest.mark.parametrize("model", TABLES)
+def test_published_tables(model: str) -> None:
+    gts, ckcr, pkcr, ndcr, into, out, mcnemar, bowker, stuart_maxwell = ANSWERS[model]
+    ratios = conversion_ratios(np.array(TABLES[model]), ORDER)
+    assert rounds_to(ratios["GTS"], gts)
+    assert rounds_to(ratios["CKCR"], ckcr)
+    assert rounds_to(ratios["PKCR"], pkcr)
+    assert rounds_to(ratios["NDCR"], ndcr)
+    tests = table_tests(np.array(TABLES[model]))
+    assert (tests.mcnemar[0].into, tests.mcnemar[0].out) == (into, out)
+    assert rounds_to(tests.mcnemar[0].p, mcnemar)
+    assert rounds_to(tests.bowker.p, bowker) and tests.bowker.df == 3
+    assert rounds_to(tests.stuart_maxwell.p, stuart_maxwell) and tests.stuart_maxwell.df == 2
+    assert (tests.note is not None) == (model == "pythia-1.4b"), "7 changed prompts are too few for chi-square"
+
+
+def test_published_tables_are_the_reference_file() -> None:
+    file = Path(__file__).parents[2] / "shared" / "data" / "published_transition_tables.json"
+    if not file.exists():
+        pytest.skip("reference data is not here")
+    assert json.loads(file.read_text())["tables"] == TABLES
+
+
+def test_mcnemar_is_that_of_statsmodels() -> None:
+    from statsmodels.stats.contingency_tables import mcnemar
+
+    for table in map(np.array, TABLES.values()):
+        for i, found in enumerate(table_tests(table).mcnemar):
+            pair = [[0, found.into], [found.out, 0]]
+            assert found.p == pytest.approx(mcnemar(pair, exact=True).pvalue, rel=1e-9), i
+        exact = [x.p for x in table_tests(table).mcnemar]
+        assert [x.p_holm for x in table_tests(table).mcnemar] == pytest.approx(adjust(exact, "holm"))
+
+
+@pytest.mark.filterwarnings("error")
+def test_tables_without_anything_to_test() -> None:
+    for table in (np.zeros((3, 3)), np.diag([7, 0, 0]), np.array([[4]])):
+        tests = table_tests(table)
+        assert tests.bowker.p is None and tests.stuart_maxwell.p is None
+        assert all(x.p == 1 for x in tests.mcnemar)
+        json.dumps(tests.to_dict(), allow_nan=False)
+    still = table_tests(np.diag([5, 6, 7]))
+    assert still.bowker.p == 1 and still.stuart_maxwell.p == 1 and still.n_changed == 0
+    assert conversion_ratios(np.zeros((3, 3))) == {"CKCR": None, "PKCR": None, "NDCR": None, "GTS": None}
+    assert conversion_ratios(np.diag([7, 0, 0])) == {"CKCR": None, "PKCR": 0, "NDCR": 0, "GTS": 0}
+
+
+@pytest.mark.filterwarnings("error")
+def test_singular_tables() -> None:
+    pair = np.array([[50, 20], [5, 60]])
+    apart = np.zeros((4, 4), dtype=int)  # two pairs of categories that exchange nothing: a singular covariance
+    apart[:2, :2] = apart[2:, 2:] = pair
+    one, both = table_tests(pair).stuart_maxwell, table_tests(apart).stuart_maxwell
+    assert one.statistic == pytest.approx(15**2 / 25)  # for two categories it is McNemar's chi-square
+    assert both.statistic == pytest.approx(2 * one.statistic) and both.df == 2
+    alone = np.zeros((3, 3), dtype=int)  # a third category that occurs and never changes
+    alone[:2, :2], alone[2, 2] = pair, 9
+    assert table_tests(alone).stuart_maxwell == one
+    assert table_tests(np.pad(pair, (0, 1))).bowker == table_tests(pair).bowker  # an empty category costs no df
+
+
+def test_transition_table() -> None:
+    before, after = np.array(["a", "b", "a", "c"]), np.array(["b", "b", "a", "a"])
+    assert transition_table(before, after, "abc").tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
+    assert transition_table(np.array([], int), np.array([], int), range(2)).tolist() == [[0, 0], [0, 0]]
+    with pytest.raises(HarnessError, match="3 is none of the categories 0, 1"):
+        transition_table(np.array([0, 1]), np.array([0, 3]), range(2))
+
+
+tables3 = arrays(np.int64, (3, 3), elements=st.integers(0, 60))
+
+
+@settings(max_examples=40, deadline=None)
+@given(tables3, st.permutations(range(3)))
+def test_tables_do_not_depend_on_the_order_of_categories(table: np.ndarray, order: list[int]) -> None:
+    other = table[np.ix_(order, order)]
+    ratios, moved = conversion_ratios(table, ORDER), conversion_ratios(other, [ORDER[i] for i in order])
+    assert ratios == moved
+    assert all(ratio is None or 0 <= ratio <= 100 for ratio in ratios.values())
+    one, two = table_tests(table), table_tests(other)
+    assert [one.mcnemar[i].p for i in order] == [x.p for x in two.mcnemar]
+    for a, b in ((one.bowker, two.bowker), (one.stuart_maxwell, two.stuart_maxwell)):
+        assert a.df == b.df and a.statistic == pytest.approx(b.statistic, abs=1e-8)
+
+
+@settings(max_examples=40, deadline=None)
+@given(tables3)
+def test_time_reversal_keeps_the_tests(table: np.ndarray) -> None:
+    forward, backward = table_tests(table), table_tests(table.T)
+    assert [(x.into, x.out, x.p) for x in forward.mcnemar] == [(x.out, x.into, x.p) for x in backward.mcnemar]
+    assert forward.stuart_maxwell.statistic == pytest.approx(backward.stuart_maxwell.statistic, abs=1e-8)
+
+
+# Controls
+
+
+def test_permutation_p_counts_ties_and_the_treated_set_itself() -> None:
+    found = permutation_test(3.0, np.array([1.0, 2.0, 3.0, 3.0, 5.0, np.nan]))
+    assert (found.b_greater, found.b_less, found.m, found.n_nan) == (3, 4, 5, 1)
+    assert (found.p_greater, found.p_less, found.p_two_sided) == (4 / 6, 5 / 6, 1.0)
+    assert permutation_test(9.0, np.zeros(99)).p_greater == 1 / 100  # the smallest that 99 controls can give
+    assert permutation_test(9.0, np.zeros(99)).p_two_sided == 2 / 100
+
+
+def test_permutation_without_controls_or_value() -> None:
+    for found in (permutation_test(1.0, np.array([])), permutation_test(1.0, np.array([np.nan]))):
+        assert (found.m, found.p_greater, found.p_two_sided, found.quantile) == (0, None, None, None)
+    assert permutation_test(np.nan, np.arange(5.0)).p_two_sided is None
+    assert permutation_test(np.inf, np.arange(5.0)).p_two_sided is None
+
+
+values = st.integers(-30, 30).map(float)
+
+
+@given(values, st.lists(values, min_size=1, max_size=60))
+def test_permutation_properties(treated: float, controls: list[float]) -> None:
+    found = permutation_test(treated, np.array(controls))
+    for p in (found.p_greater, found.p_less, found.p_two_sided):
+        assert p is not None and 1 / (found.m + 1) <= p <= 1
+    assert found.quantile == pytest.approx(stats.percentileofscore(controls, treated, kind="mean"))
+    assert permutation_test(treated**3 + treated, np.array(controls) ** 3 + controls) == found  # monotone transform
+    mirrored = permutation_test(-treated, -np.array(controls))
+    assert (mirrored.p_greater, mirrored.p_less) == (found.p_less, found.p_greater)
+    assert mirrored.p_two_sided == found.p_two_sided
+
+
+def test_permutation_p_is_uniform_when_the_selection_is_random() -> None:
+    draws = np.random.default_rng(1).normal(size=(2000, 200))
+    tests = [permutation_test(row[0], row[1:]) for row in draws]
+    p = np.array([x.p_greater for x in tests])
+    assert stats.kstest(p, "uniform").pvalue > 0.01
+    two_sided = np.array([x.p_two_sided for x in tests])
+    counts = np.random.default_rng(2).poisson(1.5, size=(2000, 200)).astype(float)  # ties make it conservative
+    tied = np.array([permutation_test(row[0], row[1:]).p_greater for row in counts])
+    for alpha in (0.01, 0.05, 0.1, 0.2):
+        limit = alpha + 3 * np.sqrt(alpha * (1 - alpha) / 2000)
+        assert (p <= alpha).mean() <= limit and (two_sided <= alpha).mean() <= limit and (tied <= alpha).mean() <= limit
+
+
+def test_control_summary() -> None:
+    found = control_summary(np.array([1.0, 2, 3, 4, np.nan]))
+    assert (found["mean"], found["min"], found["q50"], found["max"]) == (2.5, 1, 2.5, 4)
+    assert (found["n"], found["n_nan"]) == (4, 1)
+    assert found["sd"] == pytest.approx(np.sqrt(5 / 3)) and found["standard_error"] == pytest.approx(np.sqrt(5 / 12))
+    assert control_summary(np.array([0.1] * 3))["sd"] == 0
+    empty = control_summary(np.array([np.nan]))
+    assert (empty["n"], empty["n_nan"], empty["mean"], empty["sd"], empty["q05"]) == (0, 1, None, None, None)
+
+
+def test_effect_sizes() -> None:
+    controls = np.array([1.0, 2.0, 3.0, 4.0, 10.0])
+    found = effect_sizes(7.0, controls)
+    assert found["difference"] == 3 and found["ratio_to_median"] == pytest.approx(7 / 3)
+    assert found["standardised"] == pytest.approx(3 / controls.std(ddof=1))
+    assert found["robust"] == pytest.approx(4 / stats.median_abs_deviation(controls, scale="normal"), rel=1e-4)
+    assert found["cliffs_delta"] == pytest.approx((4 - 1) / 5)
+    flat = effect_sizes(1.0, np.zeros(4))
+    assert (flat["ratio_to_median"], flat["standardised"], flat["robust"]) == (None, None, None)
+    assert flat["cliffs_delta"] == 1
+    assert set(effect_sizes(np.nan, controls).values()) == set(effect_sizes(1.0, np.array([])).values()) == {None}
+
+
+def test_adjustment_over_the_five_models() -> None:
+    p = [3 / 101, 8.5 / 101, 2 / 101, 10 / 101, 2 / 101]  # GPT-2, Pythia, Phi, Mistral, Llama-3: 100 controls each
+    assert adjust(p, "holm") == pytest.approx([0.099, 0.168, 0.099, 0.168, 0.099], abs=5e-4)
+    assert adjust(p, "bh") == pytest.approx([0.0495, 0.099, 0.0495, 0.099, 0.0495], abs=5e-4)
+
+
+def test_adjustment_passes_none_through() -> None:
+    assert adjust([None, 0.01, None, 0.04]) == [None, 0.02, None, 0.04]
+    assert adjust([None]) == [None] and adjust([]) == []
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.none() | st.floats(0, 1), max_size=12), st.sampled_from(["holm", "bh"]))
+def test_adjustment_keeps_the_order_and_only_raises(p: list[float | None], method: Any) -> None:
+    pairs = [(a, b) for a, b in zip(p, adjust(p, method), strict=True) if a is not None and b is not None]
+    assert len(pairs) == sum(a is not None for a in p)
+    assert all(a <= b * (1 + 1e-12) and b <= 1 for a, b in pairs)
+    adjusted = [b for _, b in sorted(pairs)]
+    assert adjusted == sorted(adjusted)
+
+
+# Prompts
+
+
+def test_binomial_interval() -> None:
+    for k, n, low, high in ((22, 698, 2.0, 4.7), (3, 243, 0.26, 3.6), (10, 531, 0.91, 3.4), (2, 461, 0.05, 1.6)):
+        found = binomial_interval(k, n, "clopper-pearson")
+        assert found is not None and np.allclose(np.multiply(found, 100), (low, high), atol=0.06)
+    wilson = binomial_interval(0, 20)
+    assert wilson is not None and wilson[0] == 0 and wilson[1] == pytest.approx(3.8415 / (20 + 3.8415), abs=1e-4)
+    assert binomial_interval(0, 0) is None
+
+
+def test_bootstrap_is_reproducible_and_near_the_exact_interval() -> None:
+    m = share_of_events([0.1], 2000)
+    found = bootstrap_interval(m, 1, np.arange(2000), seed=3)
+    assert found is not None and found == bootstrap_interval(m, 1, np.arange(2000), seed=3)
+    assert found != bootstrap_interval(m, 1, np.arange(2000), seed=4)
+    wilson = binomial_interval(int(m.numerator[1].sum()), 2000)
+    assert wilson is not None and np.allclose((found.low, found.high), np.multiply(wilson, 100), atol=0.25)
+
+
+def test_bootstrap_is_that_of_scipy() -> None:
+    rng = np.random.default_rng(5)
+    x, y = rng.gamma(2, size=150), rng.gamma(3, size=150)
+    m = measure([x, x], [y, y], unit="nats", scale=1.0)
+    found = bootstrap_interval(m, 1, np.arange(150), seed=0, resamples=8000)
+    oracle = stats.bootstrap(
+        (x, y), lambda a, b, axis: a.sum(axis=axis) / b.sum(axis=axis), paired=True, vectorized=True, n_resamples=8000,
+        method="percentile", rng=np.random.default_rng(0), batch=1000,
+    ).confidence_interval  # fmt: skip
+    assert found is not None and np.allclose((found.low, found.high), oracle, rtol=0.012)
+
+
+def test_copies_of_a_prompt_in_its_cluster_do_not_shrink_the_interval() -> None:
+    m = share_of_events([0.2, 0.1, 0.1], 300)
+    copies = measure(np.repeat(m.numerator, 3, axis=1))
+    clusters = np.repeat(np.arange(300), 3)
+    shuffled = np.random.default_rng(0).permutation(900)
+    mixed = measure(copies.numerator[:, shuffled])
+    single = bootstrap_interval(m, 1, np.arange(300), 1)
+    assert single == bootstrap_interval(copies, 1, clusters, 1)
+    assert single == bootstrap_interval(mixed, 1, clusters[shuffled] + 7, 1)
+    assert paired_bootstrap(m, np.arange(300), 1) == paired_bootstrap(copies, clusters, 1)
+    naive = bootstrap_interval(copies, 1, np.arange(900), 1)
+    assert single is not None and naive is not None
+    assert (naive.high - naive.low) < 0.7 * (single.high - single.low)
+
+
+def test_bootstrap_covers_the_truth_with_clustered_prompts() -> None:
+    rng, hits, covered_naively, trials = np.random.default_rng(0), 0, 0, 300
+    clusters = np.repeat(np.arange(80), 3)
+    for trial in range(trials):
+        rates = np.repeat(rng.beta(1.5, 3.5, size=80), 3)  # mean 0.3; prompts of a cluster are alike
+        m = measure([np.zeros(240), rng.random(240) < rates], scale=1.0, unit="share")
+        one, naive = (bootstrap_interval(m, 1, c, trial, resamples=400) for c in (clusters, np.arange(240)))
+        assert one is not None and naive is not None
+        hits += one.low <= 0.3 <= one.high
+        covered_naively += naive.low <= 0.3 <= naive.high
+    assert 0.90 <= hits / trials <= 0.985
+    assert covered_naively < hits
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.floats(0, 5), min_size=4, max_size=20), st.integers(0, 2**32))
+def test_interval_contains_the_value_of_symmetric_data(half: list[float], seed: int) -> None:
+    row = np.array([*half, *(-x for x in half)])
+    found = bootstrap_interval(measure([row, row], unit="nats", scale=1.0), 1, np.arange(len(row)), seed, resamples=500)
+    assert found is not None and found.low <= 1e-12 and found.high >= -1e-12
+
+
+def test_paired_interval_is_narrower_than_the_marginal_one() -> None:
+    rng = np.random.default_rng(0)
+    shared = rng.normal(size=400)  # hard prompts are hard under every condition
+    rows = [shared, shared + 0.3 + 0.1 * rng.normal(size=400), *(shared + 0.1 * rng.normal(size=(20, 400)))]
+    m = measure(rows, unit="nats", scale=1.0)
+    marginal, paired = bootstrap_interval(m, 1, np.arange(400), 0), paired_bootstrap(m, np.arange(400), 0)
+    assert marginal is not None and paired is not None
+    assert 0.28 < paired.low < 0.3 < paired.high < 0.32
+    assert (paired.high - paired.low) < 0.2 * (marginal.high - marginal.low)
+
+
+@pytest.mark.filterwarnings("error")
+def test_intervals_that_do_not_exist() -> None:
+    m = share_of_events([0.5], 6)
+    assert bootstrap_interval(m, 1, np.zeros(6, int), 0) is None  # one cluster
+    assert paired_bootstrap(m, np.arange(6), 0) is None  # no controls
+    nothing = measure(np.ones((3, 6)), np.zeros((3, 6)))
+    assert bootstrap_interval(nothing, 1, np.arange(6), 0) is None
+    assert bootstrap_interval(measure(np.ones((3, 0))), 1, np.arange(0), 0) is None
+    rare = measure(np.eye(3, 6), np.eye(3, 6))  # one prompt counts; resamples without it have no value
+    found = bootstrap_interval(rare, 1, np.arange(6), 0)
+    assert found is not None and (found.low, found.high) == (100, 100) and 500 < found.undefined < 900
+    with pytest.raises(ValueError, match="5 cluster numbers for 6 prompts"):
+        bootstrap_interval(m, 1, np.arange(5), 0)
+
+
+# Measures, summaries, verdicts
+
+
+def test_measure_values() -> None:
+    m = measure([[0, 0, 0], [1, 0, 1], [np.nan, 0, 0]], [[1, 1, 1], [1, 1, 2], [0, 0, 0]])
+    assert m.values.tolist()[:2] == [0, 50] and np.isnan(m.values[2])
+    assert m.changed.tolist() == [0, 2, 3]
+    assert m.is_count and not measure([[0.0], [0.5]]).is_count and not measure([[0], [1]], unit="nats").is_count
+
+
+def test_measure_refuses_what_is_not_finite() -> None:
+    for bad in (np.nan, np.inf):
+        for row, condition in ((0, "baseline"), (1, "treated"), (3, "control-0001")):
+            numerator = np.zeros((4, 5))
+            numerator[row, 2:4] = bad
+            with pytest.raises(HarnessError, match=f'"entropy".*not finite.*{condition}, 2 prompts'):
+                measure(numerator, name="entropy")
+    for bad in (np.nan, -1.0):
+        with pytest.raises(HarnessError, match="denominator"):
+            measure(np.zeros((2, 1)), [[1], [bad]])
+    for shapes in (((1, 3), (1, 3)), ((2, 3), (3, 3)), ((2,), (2,))):
+        with pytest.raises(ValueError, match="one shape"):
+            measure(np.zeros(shapes[0]), np.zeros(shapes[1]))
+
+
+def test_summary_of_a_clear_effect() -> None:
+    m = share_of_events([0.2, *[0.05] * 199], 900, title="conversion", primary=True)
+    clusters = np.arange(900) // 3
+    found = summarise(m, clusters, seed=0)
+    assert found.count == found.n_changed == m.numerator[1].sum() and found.denominator == 900
+    assert found.baseline == 0 and found.value == pytest.approx(m.values[1])
+    assert found.test == permutation_test(m.values[1], m.values[2:]) and found.test.p_two_sided == 2 / 200
+    assert found.controls == control_summary(m.values[2:])
+    assert found.interval == bootstrap_interval(m, 1, clusters, 0)
+    assert found.difference_interval == paired_bootstrap(m, clusters, 0)
+    assert found.difference_interval is not None and found.difference_interval.low > 0
+    row = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert row["ci_low"] < row["value"] < row["ci_high"] and row["controls"]["n"] == row["m"] == 199
+    assert row["p_two_sided"] == 0.01 and row["quantile"] == 100 and row["difference_low"] > 0
+
+    said = verdict(found, 0.01)
+    assert said.word == "supported" and "adjusted p = 0.01" in said.sentence and "199 random sets" in said.sentence
+    assert verdict(found, 0.2).word == "underpowered"  # beyond every control: only more controls could help
+    assert verdict(found, 0.01, n_changed=9).word == "underpowered"
+    assert verdict(found, 0.01, broken="all ND").word == "model broken"
+    assert "all ND" in verdict(found, 0.01, broken="all ND").sentence
+    assert verdict(found, 0.01, alpha=0.01).word == "underpowered"  # p < 0.01 is out of reach of 199 controls
+
+
+def test_verdicts_without_an_effect() -> None:
+    clusters = np.arange(900) // 3
+    same = summarise(share_of_events([0.05] * 100, 900), clusters, 0, resamples=300)
+    assert verdict(same, 0.6).word == "not distinguishable from random neurons"
+    few = summarise(share_of_events([0.004] * 100, 900), clusters, 0, resamples=300)
+    assert few.n_changed < 10 and verdict(few, 0.01).word == "underpowered"
+    none = summarise(share_of_events([0.0, *[0.05] * 99], 900), clusters, 0, resamples=300)
+    assert none.n_changed == 0 and verdict(none, 0.02).word == "supported", "fewer than the controls is an effect, too"
+    for m, word in ((39, "underpowered"), (40, "supported")):  # 2 / 40 is not below 0.05
+        found = summarise(share_of_events([0.4, *[0.05] * m], 900), clusters, 0, resamples=300)
+        assert verdict(found, found.test.p_two_sided).word == word
+
+
+@pytest.mark.filterwarnings("error")
+def test_summaries_hold_no_nan() -> None:
+    cases = {
+        "no controls": share_of_events([0.1], 30),
+        "no prompt counts": measure(np.zeros((5, 30)), np.zeros((5, 30))),
+        "controls without a value": measure(np.ones((4, 30)), [[1] * 30, [1] * 30, [0] * 30, [0] * 30]),
+        "nothing happens": measure(np.zeros((5, 30))),
+        "no prompts": measure(np.zeros((5, 0))),
+    }
+    for name, m in cases.items():
+        found = summarise(m, np.arange(m.numerator.shape[1]), 0, resamples=200)
+        json.dumps(found.to_dict(), allow_nan=False)
+        assert verdict(found, found.test.p_two_sided).word == "underpowered", name
+    assert summarise(cases["no controls"], np.arange(30), 0).controls is None
+    assert summarise(cases["no prompt counts"], np.arange(30), 0).value is None
+
+
+def test_no_event_at_all_still_has_an_upper_limit() -> None:
+    found = summarise(measure(np.zeros((3, 300))), np.arange(300) // 3, 0)
+    assert found.count == 0 and found.interval is not None and found.interval.low == 0
+    assert found.interval.high == pytest.approx(3.6, abs=0.1)  # 100 facts, not 300 prompts
+    everything = summarise(measure([[0] * 300, [1] * 300]), np.arange(300) // 3, 0)
+    assert everything.interval is not None and everything.interval.high == 100 and everything.interval.low < 97
+
+
+def test_seeds_are_stable_and_differ() -> None:
+    assert derive_seed(0, "bootstrap") == 8927799310940978164
+    assert len({derive_seed(0), derive_seed(1), derive_seed(0, "a"), derive_seed(0, "a", "b"), derive_seed(0, "ab")}) == 5
+    assert all(0 <= derive_seed(i, "x") < 2**63 for i in range(100))
+    assert generator(0, "a").random() == generator(0, "a").random() != generator(0, "b").random()
