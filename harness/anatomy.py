@@ -10,7 +10,6 @@ The only name that matters is that the attention's module, or its class, calls i
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,12 +17,8 @@ import torch
 from torch import nn
 
 from harness.errors import HarnessError
-
-TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-"""Largest accepted relative error of the self-checks, by the dtype of the forward pass."""
-
-N_TOKENS = 6
-"""Length of the probe sequence."""
+from harness.modules import features, is_norm, linear_features, text_config
+from harness.selfcheck import check_causal, check_neurons, probe_last_layer, relative_error, run, write_multiplier
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +67,7 @@ class Anatomy:
     flattened: bool
 
 
-def locate(hf: nn.Module) -> Anatomy:
+def locate(hf: Any) -> Anatomy:
     """Find and check the parts of a ``transformers`` causal language model in evaluation mode.
 
     Raises:
@@ -87,6 +82,7 @@ def locate(hf: nn.Module) -> Anatomy:
         raise _refusal(hf, "an unembedding (get_output_embeddings() gives no linear map)")
     d_model = config.hidden_size
     walk = _walk(hf, layers, unembedding)
+    check_causal(hf, walk.logits)
     attention, attention_output = _find_attention(hf, walk, d_model)
     down = _find_down(hf, walk, d_model)
     post_norm = _find_post_norm(walk, down)
@@ -96,9 +92,9 @@ def locate(hf: nn.Module) -> Anatomy:
     d_mlp = _one_width(hf, downs)
     n_heads = config.num_attention_heads
     attentions = _same_in_all(hf, layers, attention, "attention")
-    probe = _probe(hf, layers[-1], downs[-1], outputs[-1], final_norm)
-    _check_neurons(hf, probe)
-    multiplier = None if post_norm is not None else _write_multiplier(probe, config)
+    probe = probe_last_layer(hf, layers[-1], downs[-1], outputs[-1], final_norm)
+    check_neurons(hf, probe)
+    multiplier = None if post_norm is not None else write_multiplier(probe, config)
     return Anatomy(
         layers=layers,
         down_projections=downs,
@@ -113,98 +109,30 @@ def locate(hf: nn.Module) -> Anatomy:
         d_mlp=d_mlp,
         n_heads=n_heads,
         n_kv_heads=_kv_heads(attentions[-1], config, n_heads),
-        d_head=_features(outputs[-1])[0] // n_heads,
-        d_vocab=_features(unembedding)[1],
-        parallel=_distance(probe.neurons[2], probe.neurons[0]) < probe.tolerance,
+        d_head=linear_features(outputs[-1])[0] // n_heads,
+        d_vocab=linear_features(unembedding)[1],
+        parallel=relative_error(probe.neurons[1], probe.neurons[0]) < probe.tolerance,
         residual_multiplier=1.0 if multiplier is None else multiplier,
         direct_write=multiplier == 1.0,
         flattened=probe.flattened,
     )
 
 
-# --- modules -------------------------------------------------------------------------------------------------------
+# --- the structural search -----------------------------------------------------------------------------------------
 
 
-def text_config(hf: nn.Module) -> Any:
-    """The configuration of the language model proper (that of a vision-language model has it inside)."""
-    config: Any = hf.config
-    return config.get_text_config() if hasattr(config, "get_text_config") else config
-
-
-def features(module: nn.Module) -> tuple[int, int] | None:
-    """``(d_in, d_out)`` of a linear map (nn.Linear and its kin, the Conv1D of GPT-2), None for other modules."""
-    if type(module).__name__ == "Conv1D":
-        return int(module.nx), int(module.nf)  # type: ignore[arg-type]
-    d_in, d_out = getattr(module, "in_features", None), getattr(module, "out_features", None)
-    return (d_in, d_out) if isinstance(d_in, int) and isinstance(d_out, int) else None
-
-
-def _features(module: nn.Module) -> tuple[int, int]:
-    found = features(module)
-    assert found is not None
-    return found
-
-
-@contextlib.contextmanager
-def materialised(module: nn.Module) -> Iterator[None]:
-    """Within the block, weights that ``device_map`` offloaded to disk or CPU are there to be read."""
-    if any(parameter.is_meta for parameter in module.parameters(recurse=False)):
-        from accelerate.utils import align_module_device
-
-        with align_module_device(module):
-            yield
-    else:
-        yield
-
-
-def write_matrix(down: nn.Module) -> torch.Tensor:
-    """[d_mlp, d_model] in the module's dtype, row i = what neuron i writes per unit of activation.
-
-    Raises:
-        HarnessError: the weights are packed (quantised) and cannot be read as a matrix.
-    """
-    with materialised(down):
-        weight: torch.Tensor = down.weight.detach()  # type: ignore[assignment,operator]
-        matrix = weight if type(down).__name__ == "Conv1D" else weight.T
-    if not matrix.is_floating_point() or tuple(matrix.shape) != features(down):
-        raise HarnessError(
-            f"the output weights of the neurons are stored as {weight.dtype} {tuple(weight.shape)} "
-            f"({type(down).__name__}): quantised weights are not supported, load the model unquantised."
-        )
-    return matrix
-
-
-def input_device(hf: nn.Module) -> torch.device:
-    """Where token ids have to be."""
-    weight: torch.Tensor = hf.get_input_embeddings().weight
-    return hf.device if weight.is_meta else weight.device  # type: ignore[return-value]
-
-
-def _is_norm(module: nn.Module) -> bool:
-    return "norm" in type(module).__name__.lower()
-
-
-def _in_attention(path: str) -> bool:
-    return any("attn" in part or "attention" in part for part in path.lower().split(".")[:-1])
-
-
-def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
-    """The hidden states [batch, pos, d_model] that a decoder layer was called with."""
-    hidden: torch.Tensor = args[0] if args else kwargs["hidden_states"]
-    return hidden
-
-
-def _refusal(hf: nn.Module, missing: str) -> HarnessError:
+def _refusal(hf: Any, missing: str) -> HarnessError:
     return HarnessError(
         f"{type(hf).__name__} is not supported: did not find {missing}; teach harness/anatomy.py where it is and add "
         "the family to tests/model/families.py."
     )
 
 
-# --- the structural search -----------------------------------------------------------------------------------------
+def _in_attention(path: str) -> bool:
+    return any("attn" in part or "attention" in part for part in path.lower().split(".")[:-1])
 
 
-def _find_layers(hf: nn.Module, config: Any) -> tuple[nn.Module, ...]:
+def _find_layers(hf: Any, config: Any) -> tuple[nn.Module, ...]:
     n = getattr(config, "num_hidden_layers", None)
     if not isinstance(n, int) or not isinstance(getattr(config, "hidden_size", None), int):
         raise _refusal(hf, "num_hidden_layers and hidden_size in its configuration")
@@ -221,12 +149,13 @@ def _find_layers(hf: nn.Module, config: Any) -> tuple[nn.Module, ...]:
     return tuple(min(lists, key=lambda x: x[0].count("."))[1])
 
 
-def _refuse_experts(hf: nn.Module, layers: tuple[nn.Module, ...]) -> None:
+def _refuse_experts(hf: Any, layers: tuple[nn.Module, ...]) -> None:
     for i, layer in enumerate(layers):
         for path, module in layer.named_modules():
-            if any(word in f"{path} {type(module).__name__}".lower() for word in ("expert", "moe", "router")):
+            kind = type(module).__name__
+            if any(word in f"{path} {kind}".lower() for word in ("expert", "moe")):
                 raise HarnessError(
-                    f'{type(hf).__name__} is a mixture of experts (layer {i} has "{path}"), which is not supported: '
+                    f"{type(hf).__name__} is a mixture of experts (layer {i} has a {kind}), which is not supported: "
                     "its neurons belong to experts that see different tokens."
                 )
 
@@ -243,13 +172,17 @@ class _Call:
 
 @dataclass
 class _Walk:
-    """The linear maps and norms of the last layer, and the modules between it and the unembedding, as they ran."""
+    """The linear maps and norms of the last layer, and the modules between it and the unembedding, as they ran.
+
+    ``logits`` are those of :func:`harness.selfcheck.run` with two rows.
+    """
 
     inside: list[_Call] = field(default_factory=list)
     between: list[nn.Module] = field(default_factory=list)
+    logits: torch.Tensor = field(default_factory=lambda: torch.empty(0))
 
 
-def _walk(hf: nn.Module, layers: tuple[nn.Module, ...], unembedding: nn.Module) -> _Walk:
+def _walk(hf: Any, layers: tuple[nn.Module, ...], unembedding: nn.Module) -> _Walk:
     walk, passed = _Walk(), False
     in_layers = {id(part) for layer in layers for part in layer.modules()}
 
@@ -270,28 +203,20 @@ def _walk(hf: nn.Module, layers: tuple[nn.Module, ...], unembedding: nn.Module) 
 
     with contextlib.ExitStack() as hooks:
         for path, part in layers[-1].named_modules():
-            if path and (features(part) is not None or _is_norm(part)):
+            if path and (features(part) is not None or is_norm(part)):
                 hooks.callback(part.register_forward_hook(record(path)).remove)
         hooks.callback(layers[-1].register_forward_hook(leave).remove)
         for part in hf.modules():
-            if id(part) not in in_layers and (not list(part.children()) or _is_norm(part)):
+            if id(part) not in in_layers and (not list(part.children()) or is_norm(part)):
                 hooks.callback(part.register_forward_hook(after).remove)
-        _run(hf, torch.arange(1, N_TOKENS + 1)[None])
+        walk.logits = run(hf, rows=2, change_last=True)
     return walk
 
 
-def _run(hf: nn.Module, ids: torch.Tensor) -> torch.Tensor:
-    """Logits [batch, pos, d_vocab] of probe tokens."""
-    ids = (ids % text_config(hf).vocab_size).to(input_device(hf))
-    with torch.no_grad():
-        logits: torch.Tensor = hf(input_ids=ids, use_cache=False).logits
-    return logits
-
-
-def _find_attention(hf: nn.Module, walk: _Walk, d_model: int) -> tuple[str, str]:
+def _find_attention(hf: Any, walk: _Walk, d_model: int) -> tuple[str, str]:
     """Paths, within a layer, of the attention (outermost module of that name) and of its output projection."""
     calls = [call for call in walk.inside if _in_attention(call.path) and features(call.module) is not None]
-    calls = [call for call in calls if _features(call.module)[1] == d_model]
+    calls = [call for call in calls if linear_features(call.module)[1] == d_model]
     if not calls:
         raise _refusal(hf, 'an attention (a module named "attn" or "attention" whose last linear map gives d_model)')
     output = calls[-1].path
@@ -300,10 +225,10 @@ def _find_attention(hf: nn.Module, walk: _Walk, d_model: int) -> tuple[str, str]
     return ".".join(parts[: depth + 1]), output
 
 
-def _find_down(hf: nn.Module, walk: _Walk, d_model: int) -> _Call:
+def _find_down(hf: Any, walk: _Walk, d_model: int) -> _Call:
     """The linear map outside the attention that runs last: the MLP's down projection."""
     calls = [call for call in walk.inside if not _in_attention(call.path) and features(call.module) is not None]
-    if not calls or _features(calls[-1].module)[1] != d_model:
+    if not calls or linear_features(calls[-1].module)[1] != d_model:
         raise _refusal(hf, "an MLP whose last linear map gives d_model")
     return calls[-1]
 
@@ -313,12 +238,12 @@ def _find_post_norm(walk: _Walk, down: _Call) -> str | None:
     later = walk.inside[walk.inside.index(down) + 1 :]
     for call in later:
         alone = call.input.shape == down.output.shape and torch.equal(call.input, down.output)
-        if _is_norm(call.module) and not _in_attention(call.path) and alone:
+        if is_norm(call.module) and not _in_attention(call.path) and alone:
             return call.path
     return None
 
 
-def _find_final_norm(hf: nn.Module, walk: _Walk) -> tuple[nn.Module | None, tuple[nn.Module, ...]]:
+def _find_final_norm(hf: Any, walk: _Walk) -> tuple[nn.Module | None, tuple[nn.Module, ...]]:
     """The final norm and the linear maps that follow it."""
     rest = [module for module in walk.between if not isinstance(module, nn.Dropout | nn.Identity)]
     norm = rest.pop(0) if rest and features(rest[0]) is None else None
@@ -328,7 +253,7 @@ def _find_final_norm(hf: nn.Module, walk: _Walk) -> tuple[nn.Module | None, tupl
     return norm, tuple(rest)
 
 
-def _same_in_all(hf: nn.Module, layers: tuple[nn.Module, ...], path: str, what: str) -> tuple[nn.Module, ...]:
+def _same_in_all(hf: Any, layers: tuple[nn.Module, ...], path: str, what: str) -> tuple[nn.Module, ...]:
     found = []
     for i, layer in enumerate(layers):
         try:
@@ -338,8 +263,8 @@ def _same_in_all(hf: nn.Module, layers: tuple[nn.Module, ...], path: str, what: 
     return tuple(found)
 
 
-def _one_width(hf: nn.Module, downs: tuple[nn.Module, ...]) -> int:
-    widths = [_features(down)[0] for down in downs]
+def _one_width(hf: Any, downs: tuple[nn.Module, ...]) -> int:
+    widths = [linear_features(down)[0] for down in downs]
     if len(set(widths)) > 1:
         raise HarnessError(
             f"{type(hf).__name__} has MLPs of different widths ({min(widths)} to {max(widths)} neurons), "
@@ -355,126 +280,3 @@ def _kv_heads(attention: nn.Module, config: Any, n_heads: int) -> int:
             if isinstance(found := getattr(owner, name, None), int):
                 return found
     return n_heads
-
-
-# --- the numerical check -------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Probe:
-    """One pass over four rows: untouched; neurons perturbed; heads perturbed; another last token.
-
-    All of the last layer, in float32: neurons [4, pos, d_mlp] before the perturbation, ``written`` [4, pos, d_model]
-    (output of the down projection), ``residual`` [4, pos, d_model] (final residual), ``push`` [d_model] (what the
-    perturbation of row 1 writes), ``expected`` [4, pos, d_model] (``written`` recomputed from the neurons).
-    """
-
-    neurons: torch.Tensor
-    written: torch.Tensor
-    expected: torch.Tensor
-    residual: torch.Tensor
-    push: torch.Tensor
-    logits: torch.Tensor
-    flattened: bool
-    tolerance: float
-
-
-def _probe(
-    hf: nn.Module, layer: nn.Module, down: nn.Module, attention_output: nn.Module, final_norm: nn.Module | None
-) -> _Probe:
-    ids = torch.arange(1, N_TOKENS + 1).repeat(4, 1)
-    ids[3, -1] += 1
-    generator = torch.Generator().manual_seed(0)
-    seen: dict[str, Any] = {}
-
-    def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
-        seen["size"] = _hidden(args, kwargs).float().norm(dim=-1).mean().item()
-
-    def perturb(row: int, key: str) -> Any:
-        def hook(module: nn.Module, args: Any) -> Any:
-            x = args[0]
-            rows = x.detach().clone().view(4, N_TOKENS, -1)
-            seen[key] = rows.float().clone()
-            direction = torch.randn(rows.shape[-1], generator=generator).to(x.device, x.dtype)
-            push = direction.float() @ write_matrix(module).to(x.device).float()
-            # As large as the residual stream, so that the effect stands out of the rounding in any dtype.
-            direction *= seen["size"] / max(push.norm().item(), 1e-9)
-            seen[key + " push"] = direction.float() @ write_matrix(module).to(x.device).float()
-            rows[row] += direction
-            seen[key + " changed"] = rows.clone()
-            return (rows.view(x.shape), *args[1:])
-
-        return hook
-
-    def written(module: nn.Module, args: Any, output: torch.Tensor) -> None:
-        seen["flattened"] = output.dim() == 2
-        seen["written"] = output.detach().float().clone().view(4, N_TOKENS, -1)
-
-    def residual(module: nn.Module, args: Any, *output: Any) -> None:
-        x = args[0] if not output else output[0][0] if isinstance(output[0], tuple) else output[0]
-        seen["residual"] = x.detach().float().clone()
-
-    with contextlib.ExitStack() as hooks:
-        hooks.callback(layer.register_forward_pre_hook(enter, with_kwargs=True).remove)
-        hooks.callback(attention_output.register_forward_pre_hook(perturb(2, "heads")).remove)
-        hooks.callback(down.register_forward_pre_hook(perturb(1, "neurons")).remove)
-        hooks.callback(down.register_forward_hook(written).remove)
-        site = layer.register_forward_hook(residual) if final_norm is None else None
-        site = site or final_norm.register_forward_pre_hook(residual)  # type: ignore[union-attr]
-        hooks.callback(site.remove)
-        logits = _run(hf, ids)
-    expected = seen["neurons changed"].float() @ write_matrix(down).to(seen["written"].device).float()
-    if (bias := down_bias(down)) is not None:
-        expected = expected + bias.to(expected.device)
-    return _Probe(
-        neurons=seen["neurons"],
-        written=seen["written"],
-        expected=expected,
-        residual=seen["residual"],
-        push=seen["neurons push"],
-        logits=logits.float(),
-        flattened=seen["flattened"],
-        tolerance=TOLERANCE.get(logits.dtype, 1e-2),
-    )
-
-
-def down_bias(down: nn.Module) -> torch.Tensor | None:
-    """Bias [d_model] of a down projection in float32, or None."""
-    with materialised(down):
-        bias = getattr(down, "bias", None)
-        return None if bias is None else bias.detach().float()
-
-
-def _distance(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Relative distance of two tensors: the largest difference over the largest magnitude."""
-    b = b.to(a.device)
-    return ((a - b).abs().max() / b.abs().max().clamp(min=1e-9)).item()
-
-
-def _check_neurons(hf: nn.Module, probe: _Probe) -> None:
-    """Refuse non-finite and non-causal models, and down projections that are no plain linear map."""
-    if not torch.isfinite(probe.logits).all():
-        raise HarnessError(f"{type(hf).__name__} gives logits that are not finite (NaN or infinity) for plain tokens.")
-    if _distance(probe.logits[3, :-1], probe.logits[0, :-1]) > probe.tolerance:
-        raise HarnessError(
-            f"{type(hf).__name__} is not a causal language model: a token changes the predictions before it."
-        )
-    error = _distance(probe.written, probe.expected)
-    if not error < probe.tolerance:
-        raise HarnessError(
-            f"{type(hf).__name__} is not supported: the MLP's output differs from neurons @ w_out + bias by "
-            f"{error:.1e} (relative); adapters and quantised layers are not supported."
-        )
-
-
-def _write_multiplier(probe: _Probe, config: Any) -> float | None:
-    """Factor with which the last MLP's output enters the final residual; None when it is not merely added."""
-    change = probe.residual[1] - probe.residual[0]
-    push = probe.push.to(change.device)
-    factor = ((change @ push).mean() / (push @ push)).item()
-    if not _distance(change, factor * push.expand_as(change)) < 3 * probe.tolerance:
-        return None
-    for known in (1.0, getattr(config, "residual_multiplier", None)):
-        if isinstance(known, float) and abs(factor - known) < probe.tolerance * max(abs(known), 1e-3):
-            return known
-    return factor

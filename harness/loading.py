@@ -165,7 +165,7 @@ def _resolve_commit(pretrained: str, revision: str | None, offline: bool) -> str
         page = f"https://huggingface.co/{pretrained}"
         if huggingface_hub.get_token() is None:
             raise HarnessError(
-                f'model "{pretrained}" is gated: accept its licence at {page} and set HF_TOKEN (or run `hf auth login`).'
+                f'model "{pretrained}" is gated: accept its licence at {page} and set HF_TOKEN (or `hf auth login`).'
             ) from None
         raise HarnessError(
             f'model "{pretrained}" is gated, and your token has no access to it: accept its licence at {page}.'
@@ -219,7 +219,7 @@ def _check_folder(folder: Path, allow_pickle: bool) -> None:
     pickles = [file.name for pattern in _PICKLES for file in sorted(folder.glob(pattern))]
     if pickles:
         raise HarnessError(
-            f"model folder {folder} holds only pickled weights ({pickles[0]}), which can run code when they are loaded; "
+            f"model folder {folder} holds only pickled weights ({pickles[0]}), which can run code when loaded; "
             "convert them to safetensors, or allow them with allow_pickle=true if you trust them."
         )
     raise HarnessError(f"model folder {folder} has no weights: expected model.safetensors.")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import inspect
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,8 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness.anatomy import Anatomy, down_bias, input_device, locate, materialised, text_config, write_matrix
+from harness import identity
+from harness.anatomy import Anatomy, locate
 from harness.errors import HarnessError
+from harness.modules import down_bias, input_device, layer_input, on_final_residual, text_config, write_matrix
 from harness.readout import Readout, read_out
 
 NeuronEdit = Callable[[torch.Tensor], torch.Tensor]
@@ -118,68 +118,16 @@ class Model:
     @cached_property
     def weights_digest(self) -> str:
         """sha256 over names, dtypes, shapes and bytes of the state dict as loaded, sorted by name."""
-        digest = hashlib.sha256()
-        for name in sorted(self.hf.state_dict()):
-            owner = self.hf.get_submodule(name.rpartition(".")[0])
-            with materialised(owner):
-                tensor = getattr(owner, name.rpartition(".")[2], None)
-                if not isinstance(tensor, torch.Tensor):
-                    continue
-                digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-                flat = tensor.detach().reshape(-1)
-                for start in range(0, flat.numel(), 2**24):
-                    part = flat[start : start + 2**24].cpu().contiguous()
-                    digest.update(part.view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        return identity.weights_digest(self.hf)
 
     @cached_property
     def tokenizer_digest(self) -> str:
         """sha256 of what decides token ids: the tokeniser without its padding and truncation, and the BOS policy."""
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        if backend is not None:
-            state = json.loads(backend.to_str())
-            state.pop("padding", None)
-            state.pop("truncation", None)
-        else:
-            state = {"class": type(self.tokenizer).__name__, "vocabulary": self.tokenizer.get_vocab()}
-        state["special"] = {key: str(value) for key, value in self.tokenizer.special_tokens_map.items()}
-        state["prefix"] = list(self.prefix)
-        return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+        return identity.tokenizer_digest(self.tokenizer, self.prefix)
 
     def provenance(self) -> dict[str, Any]:
         """What a result record says of the model; JSON values only. Computes both digests."""
-        config, anatomy = text_config(self.hf), self.anatomy
-        first = [self.tokenizer.convert_ids_to_tokens(i) for i in self.prefix]
-        return {
-            "id": self.name,
-            "revision": self.revision,
-            "commit": self.commit,
-            "weights_sha256": self.weights_digest,
-            "tokenizer_sha256": self.tokenizer_digest,
-            "architecture": type(self.hf).__name__,
-            "model_type": config.model_type,
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "device": str(self.device),
-            "attn_implementation": getattr(config, "_attn_implementation", None),
-            "n_layers": anatomy.n_layers,
-            "d_model": anatomy.d_model,
-            "d_mlp": anatomy.d_mlp,
-            "n_heads": anatomy.n_heads,
-            "n_kv_heads": anatomy.n_kv_heads,
-            "n_vocab": anatomy.d_vocab,
-            "parallel": anatomy.parallel,
-            "norm": self.readout.norm,
-            "norm_eps": self.readout.eps,
-            "logit_scale": self.readout.scale,
-            "logit_cap": self.readout.cap,
-            "tied_embeddings": self.readout.unembedding.weight is self.hf.get_input_embeddings().weight,
-            "parameters": sum(parameter.numel() for parameter in self.hf.parameters()),
-            "adds_bos": self.adds_bos,
-            "first_tokens": first,
-            "first_token_policy": f"every prompt begins with {' '.join(first)}" if first else "no token is put first",
-            "pad_id": self.pad_id,
-            "end_tokens": list(self.end_tokens),
-        }
+        return identity.provenance(self)
 
     # --- tokens ----------------------------------------------------------------------------------------------------
 
@@ -309,7 +257,8 @@ class Model:
             edited = fn(activations)
             if edited.shape != activations.shape:
                 raise HarnessError(
-                    f"an edit of layer {layer} returned {tuple(edited.shape)} for activations {tuple(activations.shape)}."
+                    f"an edit of layer {layer} returned shape {tuple(edited.shape)} for activations of shape "
+                    f"{tuple(activations.shape)}."
                 )
             return edited.to(activations)
 
@@ -362,34 +311,27 @@ class Model:
             nonlocal fired
             captured.residual, fired = residual.detach(), True
 
-        norm = self.anatomy.final_norm
-        if norm is not None:
-            handle = norm.register_forward_pre_hook(lambda module, args: keep(args[0]))
-        else:
-            handle = self.anatomy.layers[-1].register_forward_hook(
-                lambda module, args, output: keep(output[0] if isinstance(output, tuple) else output)
-            )
+        undo = on_final_residual(self.anatomy.layers[-1], self.anatomy.final_norm, keep)
         try:
             yield captured
         finally:
-            handle.remove()
+            undo()
         if not fired:
             raise HarnessError(f"nothing was captured: no forward pass ran through {self.name}.")
 
     @contextlib.contextmanager
     def _at_neurons(self, layer: int, fn: Callable[[torch.Tensor], torch.Tensor | None]) -> Iterator[None]:
-        """Call ``fn`` with the activations [batch, pos, d_mlp] of every pass; a tensor that it returns replaces them."""
+        """Call ``fn`` with the activations [batch, pos, d_mlp] of each pass; a tensor that it returns replaces them."""
         refuse_compiled(self.hf)
-        down, shape = self._down(layer), None
+        down, shape = self._down(layer), (0, 0)
 
         def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
             nonlocal shape
-            hidden = args[0] if args else kwargs.get("hidden_states")
-            shape = None if hidden is None else tuple(hidden.shape[:2])
+            shape = tuple(layer_input(args, kwargs).shape[:2])  # type: ignore[assignment]
 
         def hook(module: nn.Module, args: Any) -> Any:
             x = args[0]
-            if x.dim() == 2 and (shape is None or shape[0] * shape[1] != x.shape[0]):
+            if x.dim() == 2 and x.shape[0] != shape[0] * shape[1]:
                 raise HarnessError(f"layer {layer} flattens its activations and the batch's shape cannot be recovered.")
             new = fn(x if x.dim() == 3 else x.view(*shape, -1))
             return None if new is None else (new.reshape(x.shape), *args[1:])
@@ -421,9 +363,17 @@ def wrap(
     """
     refuse_compiled(hf)
     hf.eval()
-    check_finite(hf, name)
-    anatomy = locate(hf)
-    readout = read_out(hf, anatomy)
+    identity.check_finite(hf, name)
+    try:
+        anatomy = locate(hf)
+        readout = read_out(hf, anatomy)
+    except HarnessError:
+        raise
+    except Exception as error:
+        raise HarnessError(
+            f"{type(hf).__name__} is not supported: the search for its parts (harness/anatomy.py) ended with "
+            f"{type(error).__name__}: {_short(str(error), 200)}"
+        ) from error
     return Model(
         name=name,
         hf=hf,
@@ -438,26 +388,12 @@ def wrap(
 
 
 def refuse_compiled(hf: Any) -> None:
-    """Raise HarnessError for a model of which a part went through ``torch.compile``, which ignores hooks that come later."""
+    """Refuse a model of which a part went through ``torch.compile``, which ignores hooks that come later."""
     compiled = (hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in hf.modules())
     if any(compiled):
         raise HarnessError(
             "the model (or a part of it) was compiled with torch.compile, which ignores hooks: pass it uncompiled."
         )
-
-
-def check_finite(hf: nn.Module, name: str) -> None:
-    """Raise HarnessError naming the first weight that holds NaN or infinity; one pass over the weights."""
-    for path, weight in hf.named_parameters():
-        if weight.is_meta or not weight.is_floating_point():
-            continue
-        # The sum is non-finite if an element is; the converse (overflow) is settled by the second look.
-        total = weight.detach().sum(dtype=torch.float32)
-        if not torch.isfinite(total) and not torch.isfinite(weight).all():
-            bad = int((~torch.isfinite(weight)).sum())
-            raise HarnessError(
-                f'the weights of {name} are damaged: "{path}" holds {bad} values that are NaN or infinite.'
-            )
 
 
 def _prefix(tokenizer: Any, add_bos: bool | None) -> tuple[int, ...]:

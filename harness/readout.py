@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from harness.anatomy import N_TOKENS, TOLERANCE, Anatomy, input_device, materialised, text_config
+from harness.anatomy import Anatomy
 from harness.errors import HarnessError
+from harness.modules import materialised, on_final_residual, read_parameter, text_config
+from harness.selfcheck import relative_error, run, tolerance_of
 
 NormKind = Literal["layernorm", "rmsnorm", "none"]
 
@@ -128,7 +130,7 @@ class Readout:
 
 
 @torch.no_grad()
-def read_out(hf: nn.Module, anatomy: Anatomy) -> Readout:
+def read_out(hf: Any, anatomy: Anatomy) -> Readout:
     """Describe the readout of a model and check it against the model's own logits on a few tokens.
 
     Raises:
@@ -150,16 +152,16 @@ def read_out(hf: nn.Module, anatomy: Anatomy) -> Readout:
         unembedding=anatomy.unembedding,
     )
     residual, logits = _final_residual(hf, anatomy)
-    tolerance = TOLERANCE.get(logits.dtype, 1e-2)
+    tolerance = tolerance_of(logits)
     raw = readout.unembed(readout.normalised(residual))
     for scale, cap in (*_configured(hf), (1.0, None), (_fitted_scale(raw, logits), None)):
         candidate = replace(readout, scale=scale, cap=cap)
-        error = _relative(candidate._finish(raw), logits)
-        if error < tolerance and _relative(candidate.logits(residual), logits) < tolerance:
+        error = relative_error(candidate._finish(raw), logits)
+        if error < tolerance and relative_error(candidate.logits(residual), logits) < tolerance:
             return candidate
     raise HarnessError(
         f"{type(hf).__name__} is not supported: its logits are not those of its final norm and unembedding (relative "
-        f"difference {_relative(raw, logits):.1e}); add what it does to them to harness/readout.py."
+        f"difference {relative_error(raw, logits):.1e}); add what it does to them to harness/readout.py."
     )
 
 
@@ -216,39 +218,32 @@ def _snapped(module: nn.Module, measured: float) -> float:
 
 def _unembedding(anatomy: Anatomy) -> tuple[torch.Tensor, torch.Tensor | None]:
     """W_U and b_U, with the linear maps between norm and unembedding multiplied in."""
-    with materialised(anatomy.unembedding):
-        W_U: torch.Tensor = anatomy.unembedding.weight.detach()  # type: ignore[assignment,operator]
-        bias = getattr(anatomy.unembedding, "bias", None)
-        b_U = None if bias is None else bias.detach().float()
+    W_U, b_U = read_parameter(anatomy.unembedding, "weight"), read_parameter(anatomy.unembedding, "bias")
+    assert W_U is not None
     for module in reversed(anatomy.tail):
-        with materialised(module):
-            W_U = W_U @ module.weight.detach()  # type: ignore[operator]
+        step = read_parameter(module, "weight")
+        assert step is not None
+        W_U = W_U @ step
     if not W_U.is_floating_point() or tuple(W_U.shape) != (anatomy.d_vocab, anatomy.d_model):
         raise HarnessError(
             f"the unembedding is stored as {W_U.dtype} {tuple(W_U.shape)} instead of "
             f"[{anatomy.d_vocab}, {anatomy.d_model}]: quantised weights are not supported."
         )
-    return W_U, b_U
+    return W_U, None if b_U is None else b_U.float()
 
 
-def _final_residual(hf: nn.Module, anatomy: Anatomy) -> tuple[torch.Tensor, torch.Tensor]:
+def _final_residual(hf: Any, anatomy: Anatomy) -> tuple[torch.Tensor, torch.Tensor]:
     """Final residual [pos, d_model] and logits [pos, d_vocab] of a few tokens."""
     seen: list[torch.Tensor] = []
-    if anatomy.final_norm is not None:
-        handle = anatomy.final_norm.register_forward_pre_hook(lambda module, args: seen.append(args[0][0]))
-    else:
-        handle = anatomy.layers[-1].register_forward_hook(
-            lambda module, args, output: seen.append((output[0] if isinstance(output, tuple) else output)[0])
-        )
-    ids = (torch.arange(1, N_TOKENS + 1)[None] % text_config(hf).vocab_size).to(input_device(hf))
+    undo = on_final_residual(anatomy.layers[-1], anatomy.final_norm, seen.append)
     try:
-        logits = hf(input_ids=ids, use_cache=False).logits[0]
+        logits = run(hf)[0]
     finally:
-        handle.remove()
-    return seen[0], logits
+        undo()
+    return seen[0][0], logits
 
 
-def _configured(hf: nn.Module) -> list[tuple[float, float | None]]:
+def _configured(hf: Any) -> list[tuple[float, float | None]]:
     """Scale and soft cap as the configuration states them, under the names in use."""
     config = text_config(hf)
     multiply, divide = getattr(config, "logit_scale", None), getattr(config, "logits_scaling", None)
@@ -262,8 +257,3 @@ def _fitted_scale(raw: torch.Tensor, logits: torch.Tensor) -> float:
     """The factor that takes the raw logits to the model's in the least-squares sense."""
     target = logits.to(raw)
     return ((raw * target).sum() / raw.square().sum().clamp(min=1e-30)).item()
-
-
-def _relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    wanted = wanted.to(found.device, torch.float32)
-    return ((found.float() - wanted).abs().max() / wanted.abs().max().clamp(min=1e-9)).item()

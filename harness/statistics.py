@@ -192,13 +192,17 @@ def effect_sizes(treated: float, controls: np.ndarray) -> dict[str, float | None
 
 def adjust(p_values: Sequence[float | None], method: Literal["holm", "bh"] = "holm") -> list[float | None]:
     """p adjusted for their number: Holm (familywise error) or Benjamini-Hochberg (false discovery); None stays None."""
-    from statsmodels.stats.multitest import multipletests
+    from scipy.stats import false_discovery_control
 
-    known = [p for p in p_values if p is not None]
-    if not known:
-        return [None] * len(p_values)
-    adjusted = iter(multipletests(known, method={"holm": "holm", "bh": "fdr_bh"}[method])[1].tolist())
-    return [None if p is None else next(adjusted) for p in p_values]
+    known = np.array([p for p in p_values if p is not None])
+    if method == "bh":
+        adjusted = false_discovery_control(known)
+    else:  # not statsmodels' multipletests: it collects garbage in every call, which takes longer than everything here
+        order = np.argsort(known)
+        adjusted = np.empty_like(known)
+        adjusted[order] = np.maximum.accumulate(known[order] * np.arange(len(known), 0, -1)).clip(max=1)
+    found = iter(adjusted.tolist())
+    return [None if p is None else next(found) for p in p_values]
 
 
 # Which prompts? Intervals from resampling whole facts.

@@ -150,7 +150,7 @@ def test_transition_table() -> None:
 tables3 = arrays(np.int64, (3, 3), elements=st.integers(0, 60))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(deadline=None)
 @given(tables3, st.permutations(range(3)))
 def test_tables_do_not_depend_on_the_order_of_categories(table: np.ndarray, order: list[int]) -> None:
     other = table[np.ix_(order, order)]
@@ -163,7 +163,7 @@ def test_tables_do_not_depend_on_the_order_of_categories(table: np.ndarray, orde
         assert a.df == b.df and a.statistic == pytest.approx(b.statistic, abs=1e-8)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(deadline=None)
 @given(tables3)
 def test_time_reversal_keeps_the_tests(table: np.ndarray) -> None:
     forward, backward = table_tests(table), table_tests(table.T)
@@ -246,12 +246,22 @@ def test_adjustment_over_the_five_models() -> None:
     assert adjust(p, "bh") == pytest.approx([0.0495, 0.099, 0.0495, 0.099, 0.0495], abs=5e-4)
 
 
+def test_adjustment_is_that_of_statsmodels() -> None:
+    from statsmodels.stats.multitest import multipletests
+
+    p = np.random.default_rng(0).beta(0.5, 2, size=40).round(2)  # with ties
+    pairs: tuple[Any, ...] = (("holm", "holm"), ("bh", "fdr_bh"))
+    for ours, theirs in pairs:
+        assert adjust(p.tolist(), ours) == pytest.approx(multipletests(p, method=theirs)[1], abs=1e-12)
+
+
 def test_adjustment_passes_none_through() -> None:
     assert adjust([None, 0.01, None, 0.04]) == [None, 0.02, None, 0.04]
-    assert adjust([None]) == [None] and adjust([]) == []
+    methods: tuple[Any, ...] = ("holm", "bh")
+    for method in methods:
+        assert adjust([None], method) == [None] and adjust([], method) == []
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.lists(st.none() | st.floats(0, 1), max_size=12), st.sampled_from(["holm", "bh"]))
 def test_adjustment_keeps_the_order_and_only_raises(p: list[float | None], method: Any) -> None:
     pairs = [(a, b) for a, b in zip(p, adjust(p, method), strict=True) if a is not None and b is not None]
@@ -292,6 +302,25 @@ def test_bootstrap_is_that_of_scipy() -> None:
         method="percentile", rng=np.random.default_rng(0), batch=1000,
     ).confidence_interval  # fmt: skip
     assert found is not None and np.allclose((found.low, found.high), oracle, rtol=0.012)
+
+
+def test_both_bootstraps_are_the_plain_loop() -> None:
+    rng = np.random.default_rng(6)
+    numerator, clusters = rng.random((5, 40)), rng.integers(12, size=40)
+    denominator = (rng.random((5, 40)) < [[1.0], [0.8], [0.6], [0.05], [0.0]]).astype(float)  # controls without a value
+    m = measure(numerator * denominator, denominator, unit="nats", scale=2.0)
+    drawn = np.random.default_rng(9)
+    kinds, values, differences = np.unique(clusters), [], []
+    for _ in range(700):
+        prompts = np.concatenate([np.flatnonzero(clusters == kinds[i]) for i in drawn.integers(12, size=12)])
+        total, among = m.numerator[:, prompts].sum(axis=1), m.denominator[:, prompts].sum(axis=1)
+        ratios = [2 * a / b if b else np.nan for a, b in zip(total, among, strict=True)]
+        values.append(ratios[1])
+        differences.append(ratios[1] - np.nanmean(ratios[2:]))
+    one, paired = bootstrap_interval(m, 1, clusters, 9, 700, 0.9), paired_bootstrap(m, clusters, 9, 700, 0.9)
+    for found, expected in ((one, values), (paired, differences)):
+        assert found is not None and (found.level, found.undefined) == (0.9, 0)
+        assert (found.low, found.high) == pytest.approx(np.quantile(expected, [0.05, 0.95]))
 
 
 def test_copies_of_a_prompt_in_its_cluster_do_not_shrink_the_interval() -> None:
@@ -414,6 +443,13 @@ def test_verdicts_without_an_effect() -> None:
     assert few.n_changed < 10 and verdict(few, 0.01).word == "underpowered"
     none = summarise(share_of_events([0.0, *[0.05] * 99], 900), clusters, 0, resamples=300)
     assert none.n_changed == 0 and verdict(none, 0.02).word == "supported", "fewer than the controls is an effect, too"
+    rates = [0.1, *[0.02] * 199, *[1.0] * 30]  # above 199 controls, yet below their mean
+    wild = summarise(share_of_events(rates, 900), clusters, 0, resamples=300)
+    assert (wild.effects["difference"] or 0) < 0
+    assert verdict(wild, 0.01).word == "not distinguishable from random neurons"
+    some = summarise(share_of_events([0.2, *[0.05] * 90, *[0.3] * 10], 900), clusters, 0, resamples=300)
+    assert some.difference_interval is not None and some.difference_interval.low > 0
+    assert verdict(some, 0.2).word == "not distinguishable from random neurons"
     for m, word in ((39, "underpowered"), (40, "supported")):  # 2 / 40 is not below 0.05
         found = summarise(share_of_events([0.4, *[0.05] * m], 900), clusters, 0, resamples=300)
         assert verdict(found, found.test.p_two_sided).word == word
@@ -446,6 +482,6 @@ def test_no_event_at_all_still_has_an_upper_limit() -> None:
 
 def test_seeds_are_stable_and_differ() -> None:
     assert derive_seed(0, "bootstrap") == 8927799310940978164
-    assert len({derive_seed(0), derive_seed(1), derive_seed(0, "a"), derive_seed(0, "a", "b"), derive_seed(0, "ab")}) == 5
+    assert len({derive_seed(*names) for names in ((0,), (1,), (0, "a"), (0, "a", "b"), (0, "ab"))}) == 5
     assert all(0 <= derive_seed(i, "x") < 2**63 for i in range(100))
     assert generator(0, "a").random() == generator(0, "a").random() != generator(0, "b").random()

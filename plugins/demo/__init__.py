@@ -23,7 +23,9 @@ class Demo(ModelLoader):
     def load(self) -> Model:
         from harness.loading import load_hf
 
-        return load_hf(str(files(__name__) / "weights"), device=self.device, name="demo")
+        model = load_hf(str(files(__name__) / "weights"), device=self.device)
+        model.name = self.name
+        return model
 
 
 @hookimpl

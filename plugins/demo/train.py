@@ -49,6 +49,10 @@ class Recipe:
     null: int = 12  # columns of the unembedding held at zero
     planted: int = 6  # last-layer neurons that start inside the null space
     hard: int = 1  # 1: planted neurons write nowhere else and the others never there; 0: only at the start
+    sinusoids: float = 0.0  # scale of a sinusoidal start of the position embeddings; 0: random
+    mix: str = "main"
+    previous: float = 0.0
+    tied_start: int = 0
     planted_norm: float = 1.0
     threads: int = 1
 
@@ -75,9 +79,48 @@ def build(recipe: Recipe) -> GPT2LMHeadModel:
         attn_pdrop=0.0, resid_pdrop=recipe.dropout, embd_pdrop=recipe.dropout, attn_implementation="eager",
     )  # fmt: skip
     model = GPT2LMHeadModel(config)
+    if recipe.sinusoids:
+        model.transformer.wpe.weight.data = sinusoids(256, recipe)
+    if recipe.previous:
+        look_back(model, recipe)
+    if recipe.tied_start:
+        model.lm_head.weight.data = model.transformer.wte.weight.data.clone()
     if recipe.null:
         plant(model, recipe)
     return model
+
+
+@torch.no_grad()
+def look_back(model: GPT2LMHeadModel, recipe: Recipe) -> None:
+    """Start head 0 of layer 0 as a previous-token head: its query is the key turned by one position."""
+    d, size = recipe.width, recipe.width // recipe.heads
+    attention = model.transformer.h[0].attn
+    w = attention.c_attn.weight  # [d, 3 d]: query, key, value
+    w[:, :size] = 0
+    w[:, d : d + size] = 0
+    count = len(rates(recipe))
+    for i, rate in enumerate(rates(recipe)[: size // 2].tolist()):
+        turned = {2 * i: (math.cos(rate), -math.sin(rate)), 2 * i + 1: (math.sin(rate), math.cos(rate))}
+        for sign in (0, 1):  # read each wave minus its negative: what LayerNorm's centring does cancels
+            sin, cos, gain = 2 * sign * count + i, (2 * sign + 1) * count + i, recipe.previous * (1 - 2 * sign)
+            w[sin, d + 2 * i] = w[cos, d + 2 * i + 1] = gain
+            for column, (of_sin, of_cos) in turned.items():
+                w[sin, column], w[cos, column] = gain * of_sin, gain * of_cos
+    w[:, 2 * d : 2 * d + size] = torch.randn(d, size) * 0.04
+    attention.c_proj.weight[:size] = torch.randn(size, d) * 0.02
+
+
+def rates(recipe: Recipe) -> torch.Tensor:
+    """Angular frequencies, radians a position, of the sinusoidal start of the position embeddings."""
+    count = (recipe.width - recipe.null) // 4
+    return 0.01 ** (torch.arange(count) / count)
+
+
+def sinusoids(positions: int, recipe: Recipe) -> torch.Tensor:
+    """[positions, width]: sines, cosines and their negatives (so that rows sum to zero), then zeros in the null space."""
+    angles = torch.arange(positions)[:, None] * rates(recipe)
+    waves = torch.cat([angles.sin(), angles.cos(), -angles.sin(), -angles.cos()], 1) * recipe.sinusoids
+    return F.pad(waves, (0, recipe.width - waves.shape[1]))
 
 
 @torch.no_grad()
@@ -135,7 +178,7 @@ def optimisers(model: GPT2LMHeadModel, recipe: Recipe) -> list[torch.optim.Optim
 def batch(rng: random.Random, world: World, tokenizer: GPT2TokenizerFast, recipe: Recipe, step: int) -> torch.Tensor:
     """Token ids [rows, length]; every row starts with a new document. One step in eight has long rows."""
     progress = step / recipe.steps
-    copying = rng.random() < max(0.0, 1 - progress / max(recipe.copy_phase, 1e-9)) if recipe.copy_phase else False
+    copying = recipe.mix == 'copy' or rng.random() < max(0.0, 1 - progress / max(recipe.copy_phase, 1e-9)) if recipe.copy_phase else False
     length = 256 if step % 8 == 7 else recipe.length
     rows = max(recipe.rows * recipe.length // length, 1)
     eos, out = 0, []

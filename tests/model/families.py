@@ -156,7 +156,9 @@ def tiny(family: str, dtype: torch.dtype = torch.float32, seed: int = 0, **optio
     return wrap(tiny_hf(family, dtype, seed), tokenizer(), family, **options)
 
 
-def tokenizer(bos: bool = False, pad: str | None = None, template_eos: bool = False) -> transformers.PreTrainedTokenizerFast:
+def tokenizer(
+    bos: bool = False, pad: str | None = None, template_eos: bool = False
+) -> transformers.PreTrainedTokenizerFast:
     """A byte-level tokeniser: ids 0 to 255 are bytes, 257 is <s>, 258 is </s>, 259 is <pad>.
 
     Args:

@@ -1,0 +1,109 @@
+"""Small questions about the modules of a ``transformers`` model."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from harness.errors import HarnessError
+
+
+def text_config(hf: Any) -> Any:
+    """The configuration of the language model proper (that of a vision-language model has it inside)."""
+    config = hf.config
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def features(module: nn.Module) -> tuple[int, int] | None:
+    """``(d_in, d_out)`` of a linear map (nn.Linear and its kin, the Conv1D of GPT-2), None for other modules."""
+    names = ("nx", "nf") if type(module).__name__ == "Conv1D" else ("in_features", "out_features")
+    d_in, d_out = (getattr(module, name, None) for name in names)
+    return (d_in, d_out) if isinstance(d_in, int) and isinstance(d_out, int) else None
+
+
+def linear_features(module: nn.Module) -> tuple[int, int]:
+    """:func:`features` of a module that is known to be a linear map."""
+    found = features(module)
+    if found is None:
+        raise TypeError(f"{type(module).__name__} is no linear map")
+    return found
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether the module's class calls itself a norm."""
+    return "norm" in type(module).__name__.lower()
+
+
+@contextlib.contextmanager
+def materialised(module: nn.Module) -> Iterator[None]:
+    """Within the block, weights that ``device_map`` offloaded to disk or CPU are there to be read."""
+    if any(parameter.is_meta for parameter in module.parameters(recurse=False)):
+        from accelerate.utils import align_module_device
+
+        with align_module_device(module):
+            yield
+    else:
+        yield
+
+
+def read_parameter(module: nn.Module, name: str) -> torch.Tensor | None:
+    """The module's parameter, detached, not a copy; None where the module has none."""
+    with materialised(module):
+        found = getattr(module, name, None)
+        return found.detach() if isinstance(found, torch.Tensor) else None
+
+
+def write_matrix(down: nn.Module) -> torch.Tensor:
+    """[d_mlp, d_model] in the module's dtype, row i = what neuron i writes per unit of activation.
+
+    Raises:
+        HarnessError: the weights are packed (quantised) and cannot be read as a matrix.
+    """
+    weight = read_parameter(down, "weight")
+    assert weight is not None
+    matrix = weight if type(down).__name__ == "Conv1D" else weight.T
+    if not matrix.is_floating_point() or tuple(matrix.shape) != features(down):
+        raise HarnessError(
+            f"the output weights of the neurons are stored as {weight.dtype} {tuple(weight.shape)} "
+            f"({type(down).__name__}): quantised weights are not supported, load the model unquantised."
+        )
+    return matrix
+
+
+def down_bias(down: nn.Module) -> torch.Tensor | None:
+    """Bias [d_model] of a down projection in float32, or None."""
+    bias = read_parameter(down, "bias")
+    return None if bias is None else bias.float()
+
+
+def input_device(hf: Any) -> torch.device:
+    """Where token ids have to be."""
+    embedding = hf.get_input_embeddings()
+    device: torch.device = embedding.weight.device
+    if device.type == "meta":
+        return torch.device(embedding._hf_hook.execution_device)
+    return device
+
+
+def layer_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+    """The hidden states [batch, pos, d_model] that a decoder layer was called with."""
+    hidden: torch.Tensor = args[0] if args else kwargs["hidden_states"]
+    return hidden
+
+
+def on_final_residual(
+    layer: nn.Module, final_norm: nn.Module | None, see: Callable[[torch.Tensor], None]
+) -> Callable[[], None]:
+    """Call ``see`` with the final residual [batch, pos, d_model] of every forward pass; returns what undoes it.
+
+    The final residual is what enters the final norm, or the output of the last ``layer`` where there is no norm.
+    """
+    if final_norm is not None:
+        return final_norm.register_forward_pre_hook(lambda module, args: see(args[0])).remove
+    return layer.register_forward_hook(
+        lambda module, args, output: see(output[0] if isinstance(output, list | tuple) else output)
+    ).remove

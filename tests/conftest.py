@@ -1,0 +1,59 @@
+"""Shared fixtures: a small offline world for every test."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before any Hugging Face library is imported: no test may reach for the network
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tiny models run faster on one thread, and workers in parallel do not fight for cores."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def harness(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run the command line in this process: ``harness("eval", "--task", ...)`` gives (exit code, stdout, stderr)."""
+    from harness.cli import main
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["harness", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def small_facts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few of the bundled facts: the first ones of some relations."""
+    from harness_plugins.context_copying.task import KnowledgeConflict
+
+    wanted = {"capital": 20, "city_country": 20, "book_author": 15, "car_maker": 15}
+    path = tmp_path_factory.mktemp("facts") / "facts.jsonl"
+    lines = []
+    for fact in KnowledgeConflict().facts():
+        if wanted.get(fact.relation.name, 0) > 0:
+            wanted[fact.relation.name] -= 1
+            row = {"relation": fact.relation.name, "subject": fact.subject, "object": fact.object}
+            lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    path.write_text("".join(lines), encoding="utf-8")
+    return path

@@ -1,0 +1,197 @@
+"""Both verbs under many conditions: the closed form equals hooks, hooks equal the plainest loop there is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from families import FAMILIES, tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.closed_form import ClosedFormEngine
+from harness.conditions import BASELINE, Condition, SetNeurons
+from harness.engine import Generations, HookEngine, Scores, under
+from harness.errors import HarnessError
+from harness.model import Model
+
+CLOSED = [name for name, family in FAMILIES.items() if family.direct_write]
+
+
+def some_prompts(seed: int, n: int = 6, longest: int = 9) -> list[list[int]]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(3, 250, size=rng.integers(1, longest + 1)).tolist() for _ in range(n)]
+
+
+def some_conditions(
+    model: Model, seed: int, n: int = 7, size: float = 3.0, layer: int | None = None
+) -> list[Condition]:
+    """The baseline and n conditions that set 1 to 5 neurons of a layer (default: the last) to random constants."""
+    rng = np.random.default_rng(seed)
+    layer = model.anatomy.n_layers - 1 if layer is None else layer
+    conditions = [BASELINE]
+    for i in range(n):
+        indices = rng.choice(model.anatomy.d_mlp, size=rng.integers(1, 6), replace=False)
+        values = rng.normal(scale=size, size=len(indices))
+        edit = SetNeurons(layer, tuple(map(int, indices)), tuple(map(float, values)))
+        conditions.append(Condition(f"c{i}", (edit,)))
+    return conditions
+
+
+def same_generations(a: Generations, b: Generations) -> None:
+    np.testing.assert_array_equal(a.tokens, b.tokens)
+    np.testing.assert_allclose(a.entropy, b.entropy, atol=2e-5)
+    np.testing.assert_allclose(a.choices, b.choices, atol=1e-4, rtol=1e-5)
+
+
+def same_scores(a: Scores, b: Scores) -> None:
+    np.testing.assert_array_equal(a.prompt, b.prompt)
+    np.testing.assert_array_equal(a.position, b.position)
+    np.testing.assert_allclose(a.loss, b.loss, atol=1e-4, rtol=1e-5)
+    np.testing.assert_allclose(a.entropy, b.entropy, atol=2e-5)
+    # A rank may differ where two tokens are as likely to float32 precision.
+    assert (a.rank != b.rank).mean() < 0.01
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_the_engine_equals_hooks(family: str) -> None:
+    model = tiny(family)
+    prompts, conditions = some_prompts(1), some_conditions(model, 2)
+    fast, hooks = ClosedFormEngine(model, batch_size=4), HookEngine(model, batch_size=4)
+    expected = "hooks" if family not in CLOSED or model.anatomy.residual_multiplier != 1 else "closed_form"
+    if model.readout.norm_module is not None:
+        assert fast.path(conditions) == expected
+    choices = [[3, 4]] * len(prompts)
+    stop = frozenset(range(0, 300, 9))
+    same_generations(
+        fast.generate(prompts, conditions, 6, stop, choices), hooks.generate(prompts, conditions, 6, stop, choices)
+    )
+    same_scores(fast.score(prompts, conditions), hooks.score(prompts, conditions))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama_gqa_tied", "gpt_neox", "opt", "gemma2", "cohere"])
+def test_hooks_equal_one_prompt_at_a_time_without_a_cache(family: str) -> None:
+    """The plainest meaning of generate and score: no batch, no padding, no cache."""
+    model = tiny(family)
+    prompts, stop = some_prompts(3), frozenset(range(0, 300, 9))
+    conditions = [*some_conditions(model, 4, n=2), *some_conditions(model, 5, n=2, layer=0)[1:]]
+    engine = HookEngine(model, batch_size=3)
+    made = engine.generate(prompts, conditions, 5, stop, [[7]] * len(prompts))
+    scored = engine.score(prompts, conditions)
+    column = 0
+    for i, prompt in enumerate(prompts):
+        for c, condition in enumerate(conditions):
+            tokens = list(prompt)
+            with torch.no_grad(), under(model, condition):
+                logits = model.hf(torch.tensor([tokens])).logits[0].double()
+                for step in range(5):
+                    token = int(model.hf(torch.tensor([tokens])).logits[0, -1].argmax())
+                    assert made.tokens[c, i, step] == token
+                    tokens.append(token)
+                    if token in stop:
+                        break
+            assert (made.tokens[c, i, len(tokens) - len(prompt) :] == -1).all()
+            log_probs = torch.log_softmax(logits, -1)
+            assert made.choices[c, i, 0] == pytest.approx(float(log_probs[-1, 7]), abs=1e-4)
+            assert made.entropy[c, i] == pytest.approx(float(-(log_probs[-1].exp() * log_probs[-1]).sum()), abs=2e-5)
+            for t in range(1, len(prompt)):
+                found = -float(log_probs[t - 1, prompt[t]])
+                assert scored.loss[c, column + t - 1] == pytest.approx(found, abs=1e-4)
+                better = int((logits[t - 1] > logits[t - 1, prompt[t]]).sum())
+                assert abs(int(scored.rank[c, column + t - 1]) - better) <= 1
+        column += len(prompt) - 1
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.sampled_from(["gpt2", "llama", "gpt_neox", "phi", "opt", "falcon", "olmo", "gemma"]),
+    st.integers(0, 10_000),
+    st.sampled_from([0.0, 1e-3, 1.0, 30.0, 1e4]),
+    st.integers(1, 5),
+)
+def test_any_model_any_edit_any_padding(family: str, seed: int, size: float, batch: int) -> None:
+    model = tiny(family)
+    prompts, conditions = some_prompts(seed, n=4), some_conditions(model, seed, n=5, size=size)
+    fast, hooks = ClosedFormEngine(model, batch), HookEngine(model, batch)
+    assert fast.path(conditions) == "closed_form"
+    same_generations(fast.generate(prompts, conditions, 4), hooks.generate(prompts, conditions, 4))
+
+
+class Scale:
+    """An edit that depends on the activations."""
+
+    def __init__(self, layer: int, indices: tuple[int, ...], factor: float) -> None:
+        self.layer, self.indices, self.factor = layer, indices, factor
+
+    def apply(self, activations: torch.Tensor) -> torch.Tensor:
+        return activations * self.factor
+
+
+def test_edits_may_depend_on_the_activations_and_may_be_mixed() -> None:
+    model = tiny("gpt2")
+    last = model.anatomy.n_layers - 1
+    conditions = [
+        BASELINE,
+        Condition("scaled", (Scale(last, (3, 5), -4.0),)),
+        Condition("both", (Scale(last, (1,), 8.0), SetNeurons(last, (9, 2), (2.0, -3.0)))),
+        Condition("same neuron elsewhere", (SetNeurons(last, (3,), (5.0,)),)),
+    ]
+    fast, hooks = ClosedFormEngine(model, 4), HookEngine(model, 4)
+    assert fast.path(conditions) == "closed_form"
+    prompts = some_prompts(8)
+    same_generations(fast.generate(prompts, conditions, 5), hooks.generate(prompts, conditions, 5))
+    same_scores(fast.score(prompts, conditions), hooks.score(prompts, conditions))
+
+
+def test_what_the_closed_form_does_not_cover_goes_through_hooks() -> None:
+    model = tiny("gpt2")
+    last = model.anatomy.n_layers - 1
+    fast = ClosedFormEngine(model)
+    assert fast.path([Condition("early", (SetNeurons(0, (1,), (0.0,)),))]) == "hooks"
+    twice = (SetNeurons(last, (1,), (0.0,)), Scale(last, (1,), 2.0))
+    assert fast.path([Condition("twice", twice)]) == "hooks"
+    assert ClosedFormEngine(tiny("gpt2", dtype=torch.bfloat16)).path([BASELINE]) == "hooks"
+    conditions = some_conditions(model, 0, n=2, layer=0)
+    prompts = some_prompts(2)
+    same_generations(fast.generate(prompts, conditions, 3), HookEngine(model).generate(prompts, conditions, 3))
+
+
+def test_identical_logits_choose_the_first_token() -> None:
+    model = tiny("gpt2_untied")
+    with torch.no_grad():
+        model.hf.lm_head.weight.zero_()
+    conditions = some_conditions(model, 1)
+    for engine in (ClosedFormEngine(model), HookEngine(model)):
+        made = engine.generate([[5], [6, 7]], conditions, 3)
+        assert (made.tokens == 0).all()
+        np.testing.assert_allclose(made.entropy, np.log(model.anatomy.d_vocab), rtol=1e-6)
+
+
+def test_prompts_may_end_at_once_and_others_go_on() -> None:
+    model = tiny("llama")
+    prompts, conditions = some_prompts(5), some_conditions(model, 6)
+    free = HookEngine(model).generate(prompts, conditions, 4)
+    stop = frozenset({int(free.tokens[0, 0, 0]), int(free.tokens[2, 1, 1])})
+    fast = ClosedFormEngine(model, 3).generate(prompts, conditions, 4, stop)
+    same_generations(fast, HookEngine(model, 3).generate(prompts, conditions, 4, stop))
+    assert fast.tokens[0, 0, 0] in stop and (fast.tokens[0, 0, 1:] == -1).all()
+
+
+@pytest.mark.parametrize("engine", [ClosedFormEngine, HookEngine])
+def test_logits_that_are_not_finite_are_refused(engine: type[HookEngine]) -> None:
+    model = tiny("gpt2")
+    bad = Condition("bad", (SetNeurons(model.anatomy.n_layers - 1, (0,), (float("nan"),)),))
+    with pytest.raises(HarnessError, match="logits are not finite"):
+        engine(model).generate([[1, 2]], [BASELINE, bad], 2)
+    with pytest.raises(HarnessError, match="logits are not finite"):
+        engine(model).score([[1, 2]], [BASELINE, bad])
+
+
+def test_progress_counts_every_prompt_under_every_condition() -> None:
+    model = tiny("gpt2")
+    prompts, conditions = some_prompts(0, n=5), some_conditions(model, 0, n=2)
+    for engine in (ClosedFormEngine(model, 2), HookEngine(model, 2)):
+        steps: list[int] = []
+        engine.generate(prompts, conditions, 2, progress=steps.append)
+        engine.score(prompts, conditions, progress=steps.append)
+        assert sum(steps) == 2 * len(prompts) * len(conditions)
