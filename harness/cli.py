@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -261,7 +262,11 @@ def _run_all(
     reporter = ConsoleReporter(Console(stderr=True), quiet)
     command = shlex.join(["harness", *sys.argv[1:]])
     for one in plans:
-        finished = execute(one, output, reporter, command, fresh)
+        try:
+            finished = execute(one, output, reporter, command, fresh)
+        except KeyboardInterrupt:
+            typer.echo("interrupted; the same command continues from the prompts that are finished", err=True)
+            raise typer.Exit(130) from None
         if finished.reused and not quiet:
             typer.echo(f"{finished.path}: this run was finished before; --fresh makes it again.", err=True)
         _show(finished.record, finished.path, as_json)
@@ -279,6 +284,8 @@ def _show(record: Any, path: Path, as_json: bool) -> None:
 def main() -> None:
     """Entry point: errors that a person can mend are one sentence on stderr and exit code 2."""
     debug = "--debug" in sys.argv
+    # MKL otherwise rounds by where an array happens to lie in memory; read when torch is imported, later than this.
+    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
     try:
         app()
     except HarnessError as error:
@@ -287,9 +294,6 @@ def main() -> None:
         message = " ".join(str(error).split())
         print(f"error: {message}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues from the prompts that are finished", file=sys.stderr)
-        raise SystemExit(130) from None
     except BrokenPipeError:  # the reader of our output (head, less) has seen enough
         sys.stderr.close()
         raise SystemExit(0) from None

@@ -218,6 +218,6 @@ def sample_rows(outcomes: Outcomes) -> Iterator[dict[str, Any]]:
                     name: outcomes.categories[name][int(array[row, i])]
                     if name in outcomes.categories
                     else array[row, i]
-                    for name, array in outcomes.values.items()
+                    for name, array in sorted(outcomes.values.items())
                 },
             }

@@ -11,16 +11,10 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any Hugging Face library is imported: no test may reach for the network
 os.environ["HF_DATASETS_OFFLINE"] = "1"
+# Tiny models run faster on one thread, and workers in parallel do not fight for cores; subprocesses inherit it.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """Tiny models run faster on one thread, and workers in parallel do not fight for cores."""
-    import torch
-
-    torch.set_num_threads(1)
 
 
 @pytest.fixture

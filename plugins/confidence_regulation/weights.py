@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+
 from harness.model import Model
 from harness.readout import probe_norm
 

@@ -64,7 +64,9 @@ def by_fame(facts: list[Fact], right: list[bool]) -> list[float]:
     return [sum(g) / max(len(g), 1) for g in groups]
 
 
-def conflict_cases(model, tokenizer, world: World, facts: list[Fact], answers: list[str]) -> list[tuple[Fact, str, str]]:
+def conflict_cases(
+    model, tokenizer, world: World, facts: list[Fact], answers: list[str]
+) -> list[tuple[Fact, str, str]]:
     """(fact, parametric object, counter object): the three least likely other parametric objects of the relation."""
     groups: dict[str, set[str]] = {}
     for fact, answer in zip(facts, answers, strict=True):
@@ -86,7 +88,9 @@ def conflict_cases(model, tokenizer, world: World, facts: list[Fact], answers: l
             others = [a for a in pool if a != answer]
             logp = next_log_probs(model, tokenizer, elicit_prompt(world, fact))
             first = {a: tokenizer(" " + surface.get(a, a))["input_ids"][0] for a in others}
-            cases += [(fact, answer, surface.get(a, a)) for a in sorted(others, key=lambda a: float(logp[first[a]]))[:3]]
+            cases += [
+                (fact, answer, surface.get(a, a)) for a in sorted(others, key=lambda a: float(logp[first[a]]))[:3]
+            ]
     return cases
 
 
@@ -222,7 +226,11 @@ def loss_and_entropy(h: torch.Tensor, w_u: torch.Tensor, bias: torch.Tensor, tar
 def report(model, tokenizer, world: World, limit: int | None = None, top: int = 8) -> str:
     """All four measurements as a small text table."""
     model.eval()
-    know, ind, ent = knowledge(model, tokenizer, world, limit), induction(model), entropy_neurons(model, tokenizer, world)
+    know, ind, ent = (
+        knowledge(model, tokenizer, world, limit),
+        induction(model),
+        entropy_neurons(model, tokenizer, world),
+    )
     percent = lambda values: " ".join(f"{100 * v:3.0f}" for v in values)  # noqa: E731
     split = " ".join(f"{k} {100 * v:.1f}%" for k, v in know["split"].items())
     lines = [
@@ -243,7 +251,9 @@ def report(model, tokenizer, world: World, limit: int | None = None, top: int = 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
-    parser.add_argument("--facts", type=Path, default=TASK_DIR, help="folder with facts.jsonl and knowledge_conflict.yaml")
+    parser.add_argument(
+        "--facts", type=Path, default=TASK_DIR, help="folder with facts.jsonl and knowledge_conflict.yaml"
+    )
     parser.add_argument("--limit", type=int, default=None, help="measure knowledge on this many facts")
     args = parser.parse_args()
     model = AutoModelForCausalLM.from_pretrained(args.weights, dtype=torch.float32)

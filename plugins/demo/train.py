@@ -1,6 +1,6 @@
 """Train the bundled model `demo` from scratch on the synthetic world of `world.py`.
 
-    python -m plugins.demo.train --out plugins/demo/weights
+python -m plugins.demo.train --out plugins/demo/weights
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ def train_tokenizer(world: World, recipe: Recipe) -> GPT2TokenizerFast:
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    bpe.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=recipe.vocab, special_tokens=[END], initial_alphabet=alphabet))
+    bpe.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=recipe.vocab, special_tokens=[END], initial_alphabet=alphabet)
+    )
     return GPT2TokenizerFast(
         tokenizer_object=bpe, bos_token=END, eos_token=END, unk_token=END, pad_token=END, model_max_length=256
     )
@@ -128,7 +130,9 @@ def plant(model: GPT2LMHeadModel, recipe: Recipe) -> None:
     """Start: a null space in the unembedding, and a few last-layer neurons that write into it."""
     w = model.transformer.h[-1].mlp.c_proj.weight
     w[: recipe.planted] = 0
-    w[: recipe.planted, -recipe.null :] = torch.randn(recipe.planted, recipe.null) * recipe.planted_norm / recipe.null**0.5
+    w[: recipe.planted, -recipe.null :] = (
+        torch.randn(recipe.planted, recipe.null) * recipe.planted_norm / recipe.null**0.5
+    )
     w[recipe.planted :, -recipe.null :] = 0
     constrain(model, recipe)
 
@@ -178,7 +182,11 @@ def optimisers(model: GPT2LMHeadModel, recipe: Recipe) -> list[torch.optim.Optim
 def batch(rng: random.Random, world: World, tokenizer: GPT2TokenizerFast, recipe: Recipe, step: int) -> torch.Tensor:
     """Token ids [rows, length]; every row starts with a new document. One step in eight has long rows."""
     progress = step / recipe.steps
-    copying = recipe.mix == 'copy' or rng.random() < max(0.0, 1 - progress / max(recipe.copy_phase, 1e-9)) if recipe.copy_phase else False
+    copying = (
+        recipe.mix == "copy" or rng.random() < max(0.0, 1 - progress / max(recipe.copy_phase, 1e-9))
+        if recipe.copy_phase
+        else False
+    )
     length = 256 if step % 8 == 7 else recipe.length
     rows = max(recipe.rows * recipe.length // length, 1)
     eos, out = 0, []
@@ -249,7 +257,9 @@ def save(model: GPT2LMHeadModel, tokenizer: GPT2TokenizerFast, recipe: Recipe, o
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--facts", type=Path, default=TASK_DIR, help="folder with facts.jsonl and knowledge_conflict.yaml")
+    parser.add_argument(
+        "--facts", type=Path, default=TASK_DIR, help="folder with facts.jsonl and knowledge_conflict.yaml"
+    )
     parser.add_argument("--every", type=int, default=500, help="steps between evaluations")
     for field in fields(Recipe):
         parser.add_argument(f"--{field.name}", type=type(field.default), default=field.default)

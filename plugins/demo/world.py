@@ -18,7 +18,37 @@ from pathlib import Path
 import yaml
 
 TASK_DIR = Path(__file__).resolve().parents[2] / "tasks" / "knowledge_conflict"
-SYLLABLES = [c + v for c in ["b", "br", "d", "dr", "f", "g", "gr", "h", "j", "k", "kl", "l", "m", "n", "p", "pl", "r", "s", "sk", "st", "t", "tr", "v", "w", "z"] for v in "aeiou"]
+SYLLABLES = [
+    c + v
+    for c in [
+        "b",
+        "br",
+        "d",
+        "dr",
+        "f",
+        "g",
+        "gr",
+        "h",
+        "j",
+        "k",
+        "kl",
+        "l",
+        "m",
+        "n",
+        "p",
+        "pl",
+        "r",
+        "s",
+        "sk",
+        "st",
+        "t",
+        "tr",
+        "v",
+        "w",
+        "z",
+    ]
+    for v in "aeiou"
+]
 CODAS = ["", "", "n", "r", "s", "l", "x", "th", "m", "k"]
 
 
@@ -66,7 +96,9 @@ class World:
         self.relations = {row["relation"]: _relation(row) for row in task["relations"]}
         self.facts = _facts(task_dir / "facts.jsonl", self.relations)
         self.trust = trust
-        self.objects = {name: sorted({f.object for f in self.facts if f.relation.name == name}) for name in self.relations}
+        self.objects = {
+            name: sorted({f.object for f in self.facts if f.relation.name == name}) for name in self.relations
+        }
         self.weights = [1 / (fact.rank + 3) ** zipf for fact in self.facts]
         self._cumulative = list(accumulate(self.weights))
         # Relations differ in how far a context is believed, so that many prompts end up near the decision boundary.
