@@ -106,6 +106,30 @@ class _Moments:
         self.n = total
 
 
+class _Reservoir:
+    """The rows with the smallest keys of a stream, in the stream's order; thinned out when twice too many."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.keys: list[np.ndarray] = []
+        self.rows: list[dict[int, np.ndarray]] = []
+
+    def add(self, keys: np.ndarray, rows: dict[int, np.ndarray]) -> None:
+        """Take in ``rows`` [n, d_mlp] of every layer, with their ``keys`` [n]."""
+        self.keys.append(keys)
+        self.rows.append(rows)
+        if sum(map(len, self.keys)) > 2 * self.capacity:
+            self.sample()
+
+    def sample(self) -> dict[int, np.ndarray]:
+        """The kept rows [<= capacity, d_mlp] of every layer."""
+        keys = np.concatenate(self.keys)
+        keep = np.sort(np.argsort(keys, kind="stable")[: self.capacity])
+        self.keys = [keys[keep]]
+        self.rows = [{layer: np.concatenate([part[layer] for part in self.rows])[keep] for layer in self.rows[0]}]
+        return self.rows[0]
+
+
 def activation_statistics(
     model: Model, prompts: Sequence[Sequence[int]], layers: Sequence[int], batch_size: int, seed: int
 ) -> ActivationStatistics:
@@ -123,15 +147,13 @@ def activation_statistics(
     capacity = max(1000, SAMPLE_BYTES // (4 * d_mlp * len(layers)))
     moments = {layer: _Moments(d_mlp) for layer in layers}
     rng = np.random.default_rng(seed)
-    keys = np.empty(0)
-    sample: dict[int, np.ndarray] = {layer: np.empty((0, d_mlp), np.float32) for layer in layers}
+    reservoir = _Reservoir(capacity)
     for start in range(0, len(prompts), batch_size):
         batch = model.pad([list(tokens) for tokens in prompts[start : start + batch_size]])
         real = batch.attention_mask.bool()
         with torch.no_grad(), model.capture_neurons(layers) as captured:
             model.forward(batch)
-        keys = np.concatenate([keys, rng.random(int(real.sum()))])
-        keep = np.sort(np.argsort(keys, kind="stable")[:capacity])
+        found = {}
         for layer in layers:
             x = captured[layer][real].float()
             if not torch.isfinite(x).all():
@@ -139,13 +161,13 @@ def activation_statistics(
                     f"neuron activations of layer {layer} are not finite (NaN or infinity in the model)."
                 )
             moments[layer].add(x)
-            sample[layer] = np.concatenate([sample[layer], x.cpu().numpy()])[keep]
-        keys = keys[keep]
+            found[layer] = x.cpu().numpy()
+        reservoir.add(rng.random(int(real.sum())), found)
     return ActivationStatistics(
         n=moments[layers[0]].n,
         mean={layer: m.mean for layer, m in moments.items()},
         sd={layer: np.sqrt(m.m2 / max(1, m.n - 1)) for layer, m in moments.items()},
         minimum={layer: m.minimum for layer, m in moments.items()},
         maximum={layer: m.maximum for layer, m in moments.items()},
-        sample=sample,
+        sample=reservoir.sample(),
     )

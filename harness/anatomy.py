@@ -72,9 +72,11 @@ def locate(hf: Any) -> Anatomy:
 
     Raises:
         HarnessError: no decoder layers, a mixture of experts, no attention or MLP where one is expected, MLPs of
-            different widths, a model that is not causal, or a self-check that fails.
+            different widths, a model that is not causal or has an encoder, or a self-check that fails.
     """
     config = text_config(hf)
+    if config.is_encoder_decoder:
+        raise HarnessError(f"{type(hf).__name__} is not a causal language model: it has an encoder.")
     layers = _find_layers(hf, config)
     _refuse_experts(hf, layers)
     unembedding = hf.get_output_embeddings()

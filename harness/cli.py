@@ -78,7 +78,10 @@ def evaluate(
     metric: Annotated[
         list[str] | None, typer.Option("--metric", help="Metric; may be repeated; default: the task's.")
     ] = None,
-    controls: Annotated[int, typer.Option("--controls", help="Random control sets.")] = 100,
+    controls: Annotated[
+        int | None,
+        typer.Option("--controls", help="Random control sets; default: 999 where they are cheap, else 100."),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of everything random.")] = 0,
     batch_size: Annotated[
         int, typer.Option("--batch_size", "--batch-size", "-b", help="Prompts in a forward pass.")
@@ -109,16 +112,15 @@ def evaluate(
     path = registry or default_path()
     models = load_registry(path).models if path.is_file() or registry else {}
     loader = _model(model, model_args, device, found, models)
-    specs = {
-        "task": parse_spec(task, "--task"),
-        "selector": parse_spec(selector, "--selector"),
-        "intervention": parse_spec(intervention, "--intervention"),
-    }
+    asked = parse_spec(task, "--task")
+    chosen, change = parse_spec(selector, "--selector"), parse_spec(intervention, "--intervention")
     try:
         spec = RunSpec(
-            name=name or "-".join([_short(loader), *(spec.name for spec in specs.values())]),
+            name=name or "-".join([_short(loader), asked.name, chosen.name, change.name]),
             model=loader,
-            **specs,
+            task=asked,
+            selector=chosen,
+            intervention=change,
             metrics=tuple(parse_spec(item, "--metric") for item in metric or ()),
             controls=controls,
             seed=seed,

@@ -4,7 +4,7 @@ Such an edit changes nothing but the last residual vector: keys, values and ever
 alone. So the model runs once per distinct token prefix, and every condition is evaluated there:
 
     x_c      = x + delta_c @ w_out            delta_c: the change of the edited neurons' activations
-    logits_c = (W (x - c) + delta_c @ (W w_out^T)) / denominator(x_c) + b      W: W_U with the final norm's gain folded in
+    logits_c = (W (x - c) + delta_c @ (W w_out^T)) / denominator(x_c) + b      W: W_U times the final norm's gain
 
 which costs one base vector and a few precomputed columns of W w_out^T instead of a pass through the unembedding.
 Generation walks a tree of prefixes that forks only where two conditions choose different tokens.
@@ -291,13 +291,14 @@ def _generate_tree(
             break
         live = (~done).any(0).nonzero()[:, 0]
         continuing = ~done[:, live]
-        pairs = torch.stack([branch[:, live], tokens[:, live, step].clamp_min(0)], -1)
-        distinct, inverse = torch.unique(pairs[continuing], dim=0, return_inverse=True)
+        size = readouts.folded.shape[0]
+        pairs = branch[:, live] * size + tokens[:, live, step]  # one number: sorting rows is slow
+        distinct, inverse = torch.unique(pairs[continuing], return_inverse=True)
         standing = torch.zeros_like(branch[:, live])  # a condition that has stopped stands anywhere: it is not read
         standing[continuing] = inverse
         branch = branch.clone()
         branch[:, live] = standing
-        batch, past = _fork(batch, past, distinct)
+        batch, past = _fork(batch, past, torch.stack([distinct // size, distinct % size], -1))
     return Generations(tokens.cpu().numpy(), entropy.cpu().numpy(), chosen.cpu().numpy())
 
 

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 _NEURON = re.compile(r"(\d+)\.(\d+)")
 
 
-class Neuron(NamedTuple):
+@dataclass(frozen=True, order=True)
+class Neuron:
     """One entry of an MLP's hidden state after the activation function, written ``layer.index`` ("11.2378")."""
 
     layer: int
@@ -132,6 +133,11 @@ def check_selection(neurons: Sequence[Neuron], n_layers: int, d_mlp: int, source
         raise HarnessError(f"{source} names neuron {twice} twice.")
 
 
+def possible_controls(selected: Sequence[Neuron], d_mlp: int) -> int:
+    """How many distinct sets :func:`random_controls` can draw from."""
+    return math.prod(math.comb(d_mlp - len(chosen), len(chosen)) for chosen in by_layer(selected).values())
+
+
 def random_controls(selected: Sequence[Neuron], n: int, d_mlp: int, seed: int) -> list[tuple[Neuron, ...]]:
     """``n`` distinct random sets that mirror ``selected``: as many neurons in each layer, none of the selected ones.
 
@@ -140,11 +146,9 @@ def random_controls(selected: Sequence[Neuron], n: int, d_mlp: int, seed: int) -
     Raises:
         HarnessError: the layer does not hold that many distinct sets.
     """
-    per_layer = {
-        layer: [x.index for x in selected if x.layer == layer] for layer in sorted({x.layer for x in selected})
-    }
+    per_layer = by_layer(selected)
     pools = {layer: np.setdiff1d(np.arange(d_mlp), chosen) for layer, chosen in per_layer.items()}
-    possible = math.prod(math.comb(len(pools[layer]), len(chosen)) for layer, chosen in per_layer.items())
+    possible = possible_controls(selected, d_mlp)
     if possible < n:
         raise HarnessError(
             f"controls: {n} random sets of {len(selected)} neurons were asked for, but without the selected neurons "

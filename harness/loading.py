@@ -75,6 +75,8 @@ def load_hf(
         # Left open, transformers would fall back on pickles.
         "use_safetensors": None if allow_pickle else True,
         "output_loading_info": True,
+        # Reported by _check_loaded with the names, which transformers would only log.
+        "ignore_mismatched_sizes": True,
         **shared,
     }
     optional = {"device_map": device_map, "attn_implementation": attn_implementation}
@@ -85,8 +87,11 @@ def load_hf(
         if place is not None:
             hf = hf.to(place)
     hf.requires_grad_(False)
-    other = tokenizer is not None and tokenizer != pretrained
-    words = _load_tokenizer(tokenizer if other else str(source), None if other else options["revision"], shared)
+    words = (
+        _load_tokenizer(tokenizer, None, shared)
+        if tokenizer is not None and tokenizer != pretrained
+        else _load_tokenizer(str(source), options["revision"], shared)
+    )
     from harness.model import wrap
 
     with _quietly():
@@ -145,9 +150,20 @@ def _find(pretrained: str, revision: str | None, offline: bool) -> tuple[Path | 
         return folder, None
     if folder.is_file():
         raise HarnessError(f"{pretrained} is a file: expected the folder that holds config.json and model.safetensors.")
-    if pretrained.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(pretrained):
-        raise HarnessError(f'model folder "{pretrained}" does not exist.')
+    if _is_path(pretrained):
+        raise HarnessError(f'model folder "{pretrained}" does not exist.{_nearest(folder)}')
     return pretrained, _resolve_commit(pretrained, revision, offline)
+
+
+def _is_path(source: str) -> bool:
+    """Whether a name can only be that of a folder, not of a repository of the hub."""
+    return source.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(source)
+
+
+def _nearest(folder: Path) -> str:
+    """Which folder beside a missing one may have been meant."""
+    parent = folder.parent
+    return suggest(folder.name, [x.name for x in parent.iterdir() if x.is_dir()]) if parent.is_dir() else ""
 
 
 def _resolve_commit(pretrained: str, revision: str | None, offline: bool) -> str | None:
@@ -175,13 +191,13 @@ def _resolve_commit(pretrained: str, revision: str | None, offline: bool) -> str
     except errors.RepositoryNotFoundError:
         raise HarnessError(
             f'model "{pretrained}" was not found: there is no local folder of that name and no such model on the hub '
-            "(a private one needs HF_TOKEN)."
+            f"(a private one needs HF_TOKEN).{_nearest(Path(pretrained))}"
         ) from None
     except errors.LocalEntryNotFoundError:
         if offline:
             raise HarnessError(
                 f'model "{pretrained}"{at} is not in the local cache, and the hub may not be asked (HF_HUB_OFFLINE); '
-                "there is no local folder of that name either."
+                f"there is no local folder of that name either.{_nearest(Path(pretrained))}"
             ) from None
         raise HarnessError(
             f'model "{pretrained}"{at} is not in the local cache, and the hub cannot be reached; check the network.'
@@ -202,8 +218,7 @@ def _check_folder(folder: Path, allow_pickle: bool) -> None:
     config = folder / "config.json"
     if not config.is_file():
         raise HarnessError(f"model folder {folder} has no config.json.")
-    if not isinstance(_read_json(config), dict):
-        raise HarnessError(f"{config} is damaged: it holds no JSON object.")
+    _read_json(config)
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         names = set(_read_json(index).get("weight_map", {}).values())
@@ -225,11 +240,14 @@ def _check_folder(folder: Path, allow_pickle: bool) -> None:
     raise HarnessError(f"model folder {folder} has no weights: expected model.safetensors.")
 
 
-def _read_json(file: Path) -> Any:
+def _read_json(file: Path) -> dict[str, Any]:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise HarnessError(f"{file} is damaged: {_first_line(error)}") from error
+    if not isinstance(found, dict):
+        raise HarnessError(f"{file} is damaged: it holds no JSON object.")
+    return found
 
 
 def _check_safetensors(file: Path) -> None:
@@ -251,20 +269,32 @@ def _check_loaded(pretrained: str, info: dict[str, Any]) -> None:
             f"the weights of {pretrained} are incomplete: {len(missing)} tensors of the architecture are missing "
             f"({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''})."
         )
-    if mismatched := info.get("mismatched_keys"):
-        raise HarnessError(f"the weights of {pretrained} do not have the shapes of its config.json: {mismatched}.")
+    for name, stored, wanted in sorted(info.get("mismatched_keys", ())):
+        raise HarnessError(
+            f'the weights of {pretrained} do not have the shapes of its config.json: "{name}" is {list(stored)}, '
+            f"expected {list(wanted)}."
+        )
 
 
-def _load_tokenizer(source: str | None, revision: str | None, shared: dict[str, Any]) -> Any:
+def _load_tokenizer(source: str, revision: str | None, shared: dict[str, Any]) -> Any:
     from transformers import AutoTokenizer
 
-    try:
-        with _quietly():
-            return AutoTokenizer.from_pretrained(source, revision=revision or "main", **shared)
-    except Exception as error:
-        raise HarnessError(
-            f'the tokeniser of "{source}" could not be loaded: {_first_line(error)} (name another with tokenizer=...)'
-        ) from error
+    folder = Path(source).expanduser()
+    if _is_path(source) and not folder.is_dir():
+        raise HarnessError(f'tokeniser folder "{source}" does not exist.{_nearest(folder)}')
+    with _quietly(), _explained(f'the tokeniser of "{source}"'):
+        try:
+            found = AutoTokenizer.from_pretrained(
+                str(folder) if folder.is_dir() else source, revision=revision or "main", **shared
+            )
+        except ValueError as error:
+            if "instantiate the backend tokenizer" not in str(error):
+                raise
+            found = None
+    # Where there are no files, many classes come up with their special tokens and nothing else.
+    if found is None or found.get_vocab().keys() <= found.get_added_vocab().keys():
+        raise HarnessError(f'no tokeniser was found in "{source}": name another with tokenizer=...')
+    return found
 
 
 # --- transformers' manners -----------------------------------------------------------------------------------------

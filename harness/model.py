@@ -147,7 +147,8 @@ class Model:
         n_embeddings = self.hf.get_input_embeddings().weight.shape[0]
         sequences = []
         for i, text in enumerate(texts):
-            ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+            # verbose: a text that is too long is reported by pad().
+            ids = list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
             ids = ids if ids[: len(prefix)] == prefix else prefix + ids
             if not ids:
                 raise HarnessError(f'prompt {i} ("{text}") is empty, and no BOS token is put before it (see add_bos).')
@@ -389,7 +390,12 @@ def wrap(
 
 def refuse_compiled(hf: Any) -> None:
     """Refuse a model of which a part went through ``torch.compile``, which ignores hooks that come later."""
-    compiled = (hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in hf.modules())
+    compiled = (
+        hasattr(part, "_orig_mod")
+        or part._compiled_call_impl is not None
+        or hasattr(part.forward, "_torchdynamo_orig_callable")
+        for part in hf.modules()
+    )
     if any(compiled):
         raise HarnessError(
             "the model (or a part of it) was compiled with torch.compile, which ignores hooks: pass it uncompiled."

@@ -64,12 +64,11 @@ def write_matrix(down: nn.Module) -> torch.Tensor:
         HarnessError: the weights are packed (quantised) and cannot be read as a matrix.
     """
     weight = read_parameter(down, "weight")
-    assert weight is not None
-    matrix = weight if type(down).__name__ == "Conv1D" else weight.T
-    if not matrix.is_floating_point() or tuple(matrix.shape) != features(down):
+    matrix = weight if weight is None or type(down).__name__ == "Conv1D" else weight.T
+    if matrix is None or not matrix.is_floating_point() or tuple(matrix.shape) != features(down):
         raise HarnessError(
-            f"the output weights of the neurons are stored as {weight.dtype} {tuple(weight.shape)} "
-            f"({type(down).__name__}): quantised weights are not supported, load the model unquantised."
+            f"the output weights of the neurons ({type(down).__name__}) cannot be read as a matrix: quantised weights "
+            "are not supported, load the model unquantised."
         )
     return matrix
 

@@ -219,15 +219,13 @@ def _snapped(module: nn.Module, measured: float) -> float:
 def _unembedding(anatomy: Anatomy) -> tuple[torch.Tensor, torch.Tensor | None]:
     """W_U and b_U, with the linear maps between norm and unembedding multiplied in."""
     W_U, b_U = read_parameter(anatomy.unembedding, "weight"), read_parameter(anatomy.unembedding, "bias")
-    assert W_U is not None
     for module in reversed(anatomy.tail):
         step = read_parameter(module, "weight")
-        assert step is not None
-        W_U = W_U @ step
-    if not W_U.is_floating_point() or tuple(W_U.shape) != (anatomy.d_vocab, anatomy.d_model):
+        W_U = None if W_U is None or step is None else W_U @ step
+    if W_U is None or not W_U.is_floating_point() or tuple(W_U.shape) != (anatomy.d_vocab, anatomy.d_model):
         raise HarnessError(
-            f"the unembedding is stored as {W_U.dtype} {tuple(W_U.shape)} instead of "
-            f"[{anatomy.d_vocab}, {anatomy.d_model}]: quantised weights are not supported."
+            f"the unembedding ({type(anatomy.unembedding).__name__}) cannot be read as a matrix: quantised weights "
+            "are not supported, load the model unquantised."
         )
     return W_U, None if b_U is None else b_U.float()
 

@@ -15,7 +15,15 @@ import numpy as np
 import harness
 from harness import leaderboard
 from harness.components import Component, Intervention, Metric, ModelLoader, SelectionContext, Selector, Task
-from harness.conditions import BASELINE, Condition, Neuron, Selection, check_selection, random_controls
+from harness.conditions import (
+    BASELINE,
+    Condition,
+    Neuron,
+    Selection,
+    check_selection,
+    possible_controls,
+    random_controls,
+)
 from harness.errors import HarnessError
 from harness.outcomes import Outcomes, Prepared
 from harness.plugins import Catalogue, Origin
@@ -27,6 +35,9 @@ if TYPE_CHECKING:
     from harness.engine import Engine, Progress
     from harness.model import Model
     from harness.statistics import MeasureSummary
+
+CONTROLS = {"closed_form": 999, "hooks": 100}
+"""Control sets by default: 999 let p fall to 0.002 and stand a correction for several measures; 100 do not."""
 
 PART = 256
 """Prompts that are run under every condition before the outcomes are put on the disk."""
@@ -183,7 +194,6 @@ def _work(
         check_selection(
             selection.neurons, model.anatomy.n_layers, model.anatomy.d_mlp, f"selector {plan.selector.name}"
         )
-    sets = random_controls(selection.neurons, spec.controls, model.anatomy.d_mlp, derive_seed(spec.seed, "controls"))
     statistics = None
     if plan.intervention.needs_statistics:
         from harness.activations import activation_statistics
@@ -192,9 +202,15 @@ def _work(
             layers = sorted({neuron.layer for neuron in selection.neurons})
             seed = derive_seed(spec.seed, "activations")
             statistics = activation_statistics(model, tokens, layers, spec.batch_size, seed)
+    treated = Condition("treated", plan.intervention.edits(selection.neurons, statistics))
+    n_controls = spec.controls
+    if n_controls is None:
+        possible = possible_controls(selection.neurons, model.anatomy.d_mlp)
+        n_controls = min(CONTROLS[engine.path([treated])], possible)
+    sets = random_controls(selection.neurons, n_controls, model.anatomy.d_mlp, derive_seed(spec.seed, "controls"))
     conditions = [
         BASELINE,
-        Condition("treated", plan.intervention.edits(selection.neurons, statistics)),
+        treated,
         *(
             Condition(f"control-{i:04d}", plan.intervention.edits(neurons, statistics))
             for i, neurons in enumerate(sets)

@@ -23,7 +23,12 @@ class RunSpec(BaseModel):
     selector: ComponentSpec
     intervention: ComponentSpec
     metrics: tuple[ComponentSpec, ...] = Field((), description="default: the task's own")
-    controls: int = Field(100, ge=0, le=100_000, description="random control sets")
+    controls: int | None = Field(
+        None,
+        ge=0,
+        le=100_000,
+        description="random control sets; default: 999 where the closed form makes them cheap, else 100",
+    )
     seed: int = Field(0, ge=0)
     batch_size: int = Field(64, ge=1, description="prompts in one forward pass")
     limit: int | None = Field(None, ge=1, description="use only the first so many items of the task's data")

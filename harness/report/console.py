@@ -176,14 +176,18 @@ def _measures(record: Mapping[str, Any], narrow: bool) -> Iterator[RenderableTyp
     measures = record["measures"]
     for title, wanted in (("primary", True), ("the rest, without correction for their number", False)):
         rows = [measure for measure in measures if measure["primary"] == wanted]
-        if rows:
+        known = [measure for measure in rows if measure["value"] is not None or wanted]
+        if known:
             yield _indent(Text(title, style="dim"))
-            yield _indent(_measure_list(rows) if narrow else _measure_table(rows, wanted))
+            yield _indent(_measure_list(known) if narrow else _measure_table(known, wanted))
+        if empty := [measure["title"] for measure in rows if measure not in known]:
+            yield _indent(Text(f"Without a value, because no prompt counts: {'; '.join(empty)}.", style="dim"))
     yield _indent(
         Text(
             f"Intervals: 95% bootstrap over {record['task']['n_clusters']} independent items. Controls: mean and 5% "
-            "to 95% quantiles. p: permutation test against the controls, (b+1)/(m+1), two-sided; Holm over the primary "
-            f"measures ({record['family']['size']}).",
+            "to 95% quantiles. Effect: distance from the controls' mean in their standard deviations. p: permutation "
+            f"test against the {record['controls']['n']} controls, (b+1)/(m+1), two-sided; Holm over the "
+            f"{record['family']['size']} primary measures.",
             style="dim",
         )
     )
@@ -217,8 +221,13 @@ def _control(measure: Mapping[str, Any]) -> str:
     return f"{form.format(control['mean'])} ({_between(measure, control['q05'], control['q95'])})"
 
 
+def _effect(measure: Mapping[str, Any]) -> str:
+    found = measure["effects"]["standardised"]
+    return "-" if found is None else f"{found:+.1f} sd"
+
+
 def _measure_table(rows: Sequence[Mapping[str, Any]], primary: bool) -> RenderableType:
-    columns = ["measure", "treated", "95% interval", "random controls", "p", *(["p Holm"] if primary else [])]
+    columns = ["measure", "treated", "95% interval", "random controls", "effect", "p", *(["p Holm"] if primary else [])]
     grid = _grid(*columns, right=columns[1:])
     for measure in rows:
         cells = [
@@ -226,6 +235,7 @@ def _measure_table(rows: Sequence[Mapping[str, Any]], primary: bool) -> Renderab
             _value(measure),
             _between(measure, measure["ci_low"], measure["ci_high"]),
             _control(measure),
+            _effect(measure),
             p_value(measure["p_two_sided"]),
         ]
         grid.add_row(*cells, *([p_value(measure["p_holm"])] if primary else []))
@@ -240,7 +250,9 @@ def _measure_list(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
         grid.add_row(
             Padding(
                 f"{_value(measure)} [{_between(measure, measure['ci_low'], measure['ci_high'])}]; controls "
-                f"{_control(measure)}; p {p_value(measure['p_two_sided'])}{holm}".replace("[", "\\["),
+                f"{_control(measure)}; effect {_effect(measure)}; p {p_value(measure['p_two_sided'])}{holm}".replace(
+                    "[", "\\["
+                ),
                 (0, 0, 0, 2),
             )
         )
@@ -253,8 +265,8 @@ def _verdicts(record: Mapping[str, Any]) -> Iterator[RenderableType]:
     for measure in record["measures"]:
         if measure["primary"]:
             word = Text(measure["verdict"], style=VERDICT_STYLES.get(measure["verdict"], ""))
-            sentence = Text.assemble(f"{measure['title']}: ", word, f". {measure['verdict_sentence']}")
-            yield _indent(sentence)
+            yield _indent(Text.assemble(f"{measure['title']}: ", word))
+            yield _indent(_indent(Text(measure["verdict_sentence"])))
 
 
 def number(value: float | None) -> str:

@@ -24,16 +24,15 @@ def show(console: Console, found: Catalogue, what: str | None, registry: Callabl
     Raises:
         HarnessError: ``what`` is none of these; suggests the nearest.
     """
-    plural = {f"{kind}s": kind for kind in KINDS}
+    kinds = {word: kind for kind in KINDS for word in (kind, f"{kind}s")}
     if what is None:
         for kind in KINDS:
             console.print(_kind(found, kind, f"{kind}s"))
         console.print(
             "harness list NAME shows a component's parameters; harness list runs, the registry's runs.", style="dim"
         )
-    elif what in plural or what in KINDS:
-        kind = plural.get(what, what)
-        console.print(_kind(found, kind, f"{kind}s"))
+    elif what in kinds:
+        console.print(_kind(found, kinds[what], f"{kinds[what]}s"))
     elif what in ("runs", "run"):
         console.print(_runs(registry()))
     elif what in ("plugins", "plugin"):
@@ -43,8 +42,8 @@ def show(console: Console, found: Catalogue, what: str | None, registry: Callabl
         if not matches:
             names = [name for kind in KINDS for name in found.components[kind]]
             raise HarnessError(
-                f'"{what}" is no component.{suggest(what, [*names, *plural, "runs", "plugins"])} '
-                f"There are: {', '.join(sorted(names))}; or list {', '.join(plural)}, runs, plugins."
+                f'"{what}" is no component.{suggest(what, [*names, *kinds, "runs", "plugins"])} '
+                f"There are: {', '.join(sorted(names))}; or {', '.join(f'{kind}s' for kind in KINDS)}, runs, plugins."
             )
         for cls in matches:
             _component(console, found, cls)
@@ -87,7 +86,8 @@ def _plugins(found: Catalogue) -> Table:
 
 def _component(console: Console, found: Catalogue, cls: type[Component]) -> None:
     console.print(f"[bold cyan]{cls.name}[/] [dim]({cls.kind}, version {cls.version}, {found.origins[cls]})[/]")
-    console.print(escape(inspect.cleandoc(cls.__doc__ or "")))
+    for paragraph in inspect.cleandoc(cls.__doc__ or "").split("\n\n"):
+        console.print(escape(" ".join(paragraph.replace("``", "").split())), highlight=False)
     fields = cls.model_json_schema()["properties"]
     if not fields:
         console.print("It takes no parameters.\n")

@@ -152,15 +152,17 @@ def read_facts(
     asked: dict[tuple[str, str], int] = {}
     for line, row in rows:
         where = f"{source}, line {line}"
-        values = {name: row.get(columns.get(name, name)) for name in COLUMNS}
-        for name, value in values.items():
+        values: dict[str, str] = {}
+        for name in COLUMNS:
+            column = columns.get(name, name)
+            value = row.get(column)
             if not isinstance(value, str) or not value.strip():
-                column = columns.get(name, name)
                 has = "it is missing" if value is None else f"it is {value!r}"
                 raise HarnessError(
                     f'{where}: expected text in the column "{column}", but {has}. '
                     f"The row has the columns {', '.join(map(str, row)) or 'none'}."
                 )
+            values[name] = value
         relation = relations.get(values["relation"])
         if relation is None:
             raise HarnessError(

@@ -29,9 +29,8 @@ from harness.yamlfile import Document, load_yaml
 from .facts import Fact, Relation, file_digest, is_file, read_facts, read_rows, render
 
 if TYPE_CHECKING:
-    from harness.model import Model
-
     from harness.engine import Engine, Progress
+    from harness.model import Model
 
 SOURCES = ("CK", "PK", "ND")
 """Knowledge sources: context, parametric memory, not defined. Their places are the codes of the outcome ``source``."""
@@ -360,12 +359,7 @@ class KnowledgeConflict(Task):
             choices=[prompt.fields["first_tokens"] for prompt in prompts],
             progress=progress,
         )
-        known = [(prompt.fields["counter_object"], prompt.fields["parametric_object"]) for prompt in prompts]
-        answers = [[cut(text, until) for text in decode(engine.model, made.tokens[c])] for c in range(len(conditions))]
-        source = np.array(
-            [[knowledge_source(text, *objects) for text, objects in zip(row, known, strict=True)] for row in answers],
-            dtype=np.int8,
-        )
+        answers, source = _answers(engine.model, made.tokens, prompts, until)
         log_p = np.maximum(made.choices, LOG_FLOOR)
         same = np.array([len(set(prompt.fields["first_tokens"])) == 1 for prompt in prompts])
         rest = 1 - np.exp(made.choices[..., 0]) - np.where(same, 0.0, np.exp(made.choices[..., 1]))
@@ -379,9 +373,28 @@ class KnowledgeConflict(Task):
                 "log_p_pk": log_p[..., 1],
                 "log_p_nd": np.log(np.maximum(rest, np.exp(LOG_FLOOR))),
             },
-            answers=tuple(map(tuple, answers[:2])),
+            answers=answers,
             categories={"source": SOURCES},
         )
+
+
+def _answers(
+    model: Model, tokens: np.ndarray, prompts: Sequence[Prompt], until: Sequence[str]
+) -> tuple[tuple[tuple[str, ...], ...], np.ndarray]:
+    """Answers of the first two conditions, and codes of the source of all answers [C, N], from tokens [C, N, length].
+
+    Most conditions say the same of a prompt: each distinct row of tokens is decoded once.
+    """
+    source = np.empty(tokens.shape[:2], np.int8)
+    answers: list[list[str]] = [[] for _ in tokens[:2]]
+    for i, prompt in enumerate(prompts):
+        distinct, which = np.unique(tokens[:, i], axis=0, return_inverse=True)
+        texts = [cut(text, until) for text in decode(model, distinct)]
+        objects = prompt.fields["counter_object"], prompt.fields["parametric_object"]
+        source[:, i] = np.array([knowledge_source(text, *objects) for text in texts])[which]
+        for row, answer in zip(answers, which[:2], strict=True):
+            row.append(texts[answer])
+    return tuple(map(tuple, answers)), source
 
 
 def answers_context(answers: Sequence[Answer], relation: str) -> str:

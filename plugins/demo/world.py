@@ -1,8 +1,9 @@
-"""The synthetic world the bundled model is trained on: real facts with a Zipf frequency, and texts to copy, to trust or to doubt.
+"""The synthetic world the bundled model is trained on: real facts with a Zipf frequency, and texts to copy or to doubt.
 
-Every document is made by one small function of a seeded `random.Random` and the `World`; `MIXTURE` says how often each kind is drawn.
+Every document is made by one small function of a seeded `random.Random` and the `World`; `MIXTURE` says how often each
+kind is drawn.
 
-    python -m plugins.demo.world            # print a few documents of every kind
+    python -m harness_plugins.demo.world            # print a few documents of every kind
 """
 
 from __future__ import annotations
@@ -10,45 +11,19 @@ from __future__ import annotations
 import json
 import random
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.resources import files
 from itertools import accumulate
 from pathlib import Path
 
 import yaml
+from tokenizers import Tokenizer
 
-TASK_DIR = Path(__file__).resolve().parents[2] / "tasks" / "knowledge_conflict"
-SYLLABLES = [
-    c + v
-    for c in [
-        "b",
-        "br",
-        "d",
-        "dr",
-        "f",
-        "g",
-        "gr",
-        "h",
-        "j",
-        "k",
-        "kl",
-        "l",
-        "m",
-        "n",
-        "p",
-        "pl",
-        "r",
-        "s",
-        "sk",
-        "st",
-        "t",
-        "tr",
-        "v",
-        "w",
-        "z",
-    ]
-    for v in "aeiou"
-]
+TASK_DIR = Path(str(files("harness_tasks.knowledge_conflict")))
+ONSETS = (*"bdfghjklmnprstvwz", "br", "dr", "gr", "kl", "pl", "sk", "st", "tr")
+SYLLABLES = [onset + vowel for onset in sorted(ONSETS) for vowel in "aeiou"]
 CODAS = ["", "", "n", "r", "s", "l", "x", "th", "m", "k"]
 
 
@@ -88,8 +63,8 @@ class Fact:
 class World:
     """Facts, their frequencies, and how much each is believed against a context that contradicts it."""
 
-    def __init__(self, task_dir: Path = TASK_DIR, zipf: float = 1.1, trust: tuple[float, float] = (0.25, 0.85)) -> None:
-        """`trust`: the share of conflict documents in which the context wins, for the most and the least famous fact."""
+    def __init__(self, task_dir: Path = TASK_DIR, zipf: float = 1.4, trust: tuple[float, float] = (0.2, 0.8)) -> None:
+        """`trust`: how often the context wins in conflict documents, for the most and for the least famous fact."""
         task = yaml.safe_load((task_dir / "knowledge_conflict.yaml").read_text(encoding="utf-8"))
         self.elicitation: str = task["prompts"]["elicitation"]
         self.conflict: str = task["prompts"]["conflict"]
@@ -101,14 +76,28 @@ class World:
         }
         self.weights = [1 / (fact.rank + 3) ** zipf for fact in self.facts]
         self._cumulative = list(accumulate(self.weights))
-        # Relations differ in how far a context is believed, so that many prompts end up near the decision boundary.
-        spread = [(i / max(len(self.relations) - 1, 1) - 0.5) * 0.5 for i in range(len(self.relations))]
-        random.Random(0).shuffle(spread)
-        self._offset = dict(zip(self.relations, spread, strict=True))
+        self._common = {name: _by_frequency(name, self.facts) for name in self.relations}
+        # Relations differ in how far a context is believed and how often a third answer is given, so that many prompts
+        # end up near a decision boundary.
+        self._offset = self._spread(-0.25, 0.25, seed=0)
+        self._third = self._spread(0.02, 0.42, seed=1)
+
+    def _spread(self, low: float, high: float, seed: int) -> dict[str, float]:
+        """Equally spaced numbers, shuffled over the relations."""
+        step = (high - low) / max(len(self.relations) - 1, 1)
+        values = [low + i * step for i in range(len(self.relations))]
+        random.Random(seed).shuffle(values)
+        return dict(zip(self.relations, values, strict=True))
 
     def fact(self, rng: random.Random) -> Fact:
         """A fact, drawn by its Zipf frequency."""
         return rng.choices(self.facts, cum_weights=self._cumulative)[0]
+
+    def elicit(self, fact: Fact, example: str | None = None) -> str:
+        """The task's elicitation prompt; by default with the relation's own example."""
+        relation = fact.relation
+        example = example or f"{relation.example}."
+        return self.elicitation.format(description=relation.description, example=example, query=fact.query)
 
     def other_object(self, rng: random.Random, fact: Fact) -> str:
         """Another object of the fact's relation, uniformly."""
@@ -117,11 +106,19 @@ class World:
             pass
         return choice
 
-    def context_share(self, fact: Fact) -> float:
-        """Probability that a context contradicting this fact is followed by the context's object."""
+    def reply(self, rng: random.Random, fact: Fact, counter: str) -> str:
+        """What follows a context that contradicts a fact: the context's object, the true one, or the relation's
+        commonest other object (a safe guess)."""
+        if rng.random() < self._third[fact.relation.name]:
+            return next(o for o in self._common[fact.relation.name] if o not in (fact.object, counter))
         famous, obscure = self.trust
         share = obscure + (famous - obscure) * fact.fame + self._offset[fact.relation.name]
-        return min(max(share, 0.03), 0.97)
+        return counter if rng.random() < min(max(share, 0.03), 0.97) else fact.object
+
+
+def _by_frequency(relation: str, facts: list[Fact]) -> list[str]:
+    """The relation's objects, the one of most subjects first."""
+    return [name for name, _ in Counter(f.object for f in facts if f.relation.name == relation).most_common()]
 
 
 def _relation(row: dict) -> Relation:
@@ -152,12 +149,11 @@ def statements(rng: random.Random, world: World) -> str:
 def elicitation(rng: random.Random, world: World) -> str:
     """The task's elicitation prompt with its answer; one time in four with another fact as the example."""
     fact = world.fact(rng)
-    example = fact.relation.example + "."
+    example = None
     if rng.random() < 0.25:
         pool = [f for f in world.facts if f.relation is fact.relation and f.subject != fact.subject]
         example = rng.choice(pool).statement
-    prompt = world.elicitation.format(description=fact.relation.description, example=example, query=fact.query)
-    return f"{prompt} {fact.object}."
+    return f"{world.elicit(fact, example)} {fact.object}."
 
 
 def agreement(rng: random.Random, world: World) -> str:
@@ -167,12 +163,11 @@ def agreement(rng: random.Random, world: World) -> str:
 
 
 def conflict(rng: random.Random, world: World) -> str:
-    """A context that contradicts a fact, then the fact's query, followed by the context's object or the true one."""
+    """A context that contradicts a fact, then the fact's query and the world's reply."""
     fact = world.fact(rng)
     counter = world.other_object(rng, fact)
-    answer = counter if rng.random() < world.context_share(fact) else fact.object
     prompt = world.conflict.format(query=fact.query, counter_object=counter)
-    return f"{prompt} {answer}."
+    return f"{prompt} {world.reply(rng, fact, counter)}."
 
 
 # --- copying ---------------------------------------------------------------------------------------------------------
@@ -201,10 +196,10 @@ def word_repeats(rng: random.Random, world: World) -> str:
     return " ".join(span * rng.randint(2, 4))
 
 
-def token_repeats(rng: random.Random, vocab: int) -> list[int]:
-    """A span of uniformly random token ids (never id 0, the end of text), two or three times."""
-    span = [rng.randrange(1, vocab) for _ in range(rng.randint(5, 40))]
-    return span * rng.randint(2, 3)
+def token_repeats(rng: random.Random, vocab: int, longest: int = 60) -> tuple[list[int], int]:
+    """A span of different random token ids (never id 0, the end of text), two to four times; and the span's length."""
+    span = rng.sample(range(1, vocab), rng.randint(4, longest))
+    return span * rng.randint(2, 4 if len(span) <= 16 else 2), len(span)
 
 
 # --- uncertainty -----------------------------------------------------------------------------------------------------
@@ -254,17 +249,19 @@ TEXTS: dict[str, Maker] = {
         noisy_count, noisy_alphabet, name_list, noisy_copy,
     )
 }  # fmt: skip
-COPYING = {"token_repeats": 45, "word_repeats": 20, "invented_facts": 25, "agreement": 10}
 MIXTURE = {
-    "statements": 30, "elicitation": 22, "agreement": 5, "conflict": 22, "invented_facts": 6, "word_repeats": 2,
-    "token_repeats": 5, "noisy_count": 3, "noisy_alphabet": 2, "name_list": 2, "noisy_copy": 2,
+    "statements": 28, "elicitation": 18, "agreement": 4, "conflict": 22, "invented_facts": 5, "word_repeats": 2,
+    "token_repeats": 9, "noisy_count": 4, "noisy_alphabet": 3, "name_list": 3, "noisy_copy": 2,
 }  # fmt: skip
 
 
-def document(rng: random.Random, world: World, mixture: dict[str, float], vocab: int) -> str | list[int]:
-    """One document: text, or token ids for a span of random tokens."""
-    kind = rng.choices(list(mixture), weights=list(mixture.values()))[0]
-    return token_repeats(rng, vocab) if kind == "token_repeats" else TEXTS[kind](rng, world)
+def document(rng: random.Random, world: World, tokenizer: Tokenizer) -> list[int]:
+    """The token ids of one document."""
+    kind = rng.choices(list(MIXTURE), weights=list(MIXTURE.values()))[0]
+    if kind == "token_repeats":
+        return token_repeats(rng, tokenizer.get_vocab_size())[0]
+    ids: list[int] = tokenizer.encode(TEXTS[kind](rng, world)).ids
+    return ids
 
 
 def main() -> None:

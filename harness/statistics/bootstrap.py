@@ -1,0 +1,106 @@
+"""Which prompts? Intervals from resampling whole clusters (the prompts of one fact together)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from harness.statistics.measure import Measure, known_values, ratio
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A confidence interval, and how it was made; ``undefined``: resamples left out because their denominator was 0."""
+
+    low: float
+    high: float
+    level: float
+    method: str
+    undefined: int = 0
+
+
+def binomial_interval(
+    k: int, n: int, method: Literal["wilson", "clopper-pearson"] = "wilson", level: float = 0.95
+) -> tuple[float, float] | None:
+    """Interval of a single proportion k / n, in [0, 1]; None when n = 0."""
+    from scipy.stats import binomtest
+
+    if n == 0:
+        return None
+    found = binomtest(k, n).proportion_ci(level, {"wilson": "wilson", "clopper-pearson": "exact"}[method])
+    return float(found.low), float(found.high)
+
+
+def _cluster_sums(array: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+    """Sums over the prompts of each cluster: [rows, n_prompts] -> [rows, n_clusters]."""
+    if array.shape[1] == 0:
+        return array
+    order = np.argsort(clusters, kind="stable")
+    starts = np.flatnonzero(np.diff(clusters[order], prepend=clusters[order[0]] - 1))
+    return np.add.reduceat(array[:, order], starts, axis=1)
+
+
+def _resampled(
+    measure: Measure, rows: Sequence[int], clusters: np.ndarray, seed: int, resamples: int
+) -> Iterator[np.ndarray]:
+    """Values of ``rows`` in bootstrap resamples of clusters, in blocks [<= 512, len(rows)]; fixed by ``seed``.
+
+    A resample draws as many clusters as there are, with replacement. With W [B, n_clusters] counting the draws, the
+    values are (W @ numerator^T) / (W @ denominator^T): one matrix product for all conditions.
+    """
+    if len(clusters) != measure.numerator.shape[1]:
+        raise ValueError(f"{len(clusters)} cluster numbers for {measure.numerator.shape[1]} prompts")
+    denominator = measure.denominator[rows]
+    if (denominator == denominator[0]).all():  # as in every share of a fixed set of prompts
+        denominator = denominator[:1]
+    numerator, denominator = (_cluster_sums(x, clusters).T for x in (measure.numerator[rows], denominator))
+    n, rng = len(numerator), np.random.default_rng(seed)
+    block = max(1, min(512, 4_000_000 // max(n, 1)))
+    for start in range(0, resamples if n > 1 else 0, block):
+        b = min(block, resamples - start)
+        drawn = rng.integers(n, size=(b, n)) + n * np.arange(b)[:, None]
+        weights = np.bincount(drawn.ravel(), minlength=b * n).reshape(b, n).astype(np.float64)
+        yield ratio(weights @ numerator, weights @ denominator, measure.scale)
+
+
+def _percentile(values: Sequence[np.ndarray], level: float) -> Interval | None:
+    """The middle ``level`` of the resampled values, which come in blocks."""
+    drawn = np.concatenate([np.empty(0), *values])
+    known = known_values(drawn)
+    if len(known) == 0:
+        return None
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high), level, "percentile bootstrap over clusters", len(drawn) - len(known))
+
+
+def bootstrap_interval(
+    measure: Measure, row: int, clusters: np.ndarray, seed: int, resamples: int = 2000, level: float = 0.95
+) -> Interval | None:
+    """Interval of the value of condition ``row``; prompts of the same cluster [n_prompts] are drawn together.
+
+    None with fewer than two clusters, or when no resample has a value.
+    """
+    return _percentile([block[:, 0] for block in _resampled(measure, [row], clusters, seed, resamples)], level)
+
+
+def both_intervals(
+    measure: Measure, clusters: np.ndarray, seed: int, resamples: int, level: float
+) -> tuple[Interval | None, Interval | None]:
+    """Intervals of the treated value, and of its difference to the mean of the controls in the same resamples."""
+    values, differences = [], []
+    for block in _resampled(measure, range(1, len(measure.numerator)), clusters, seed, resamples):
+        controls = block[:, 1:]
+        mean = ratio(np.nansum(controls, axis=1), (~np.isnan(controls)).sum(axis=1), 1.0)
+        values.append(block[:, 0])
+        differences.append(block[:, 0] - mean)
+    return _percentile(values, level), _percentile(differences, level)
+
+
+def paired_bootstrap(
+    measure: Measure, clusters: np.ndarray, seed: int, resamples: int = 2000, level: float = 0.95
+) -> Interval | None:
+    """Interval of treated minus the mean of the controls, paired by resample; None without controls."""
+    return both_intervals(measure, clusters, seed, resamples, level)[1]

@@ -1,0 +1,96 @@
+"""A measure: a ratio of sums over prompts, for every condition."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from harness.errors import HarnessError
+
+
+def finite(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def known_values(values: np.ndarray) -> np.ndarray:
+    """The values that are not NaN."""
+    values = np.asarray(values, dtype=np.float64)
+    return values[~np.isnan(values)]
+
+
+@dataclass(frozen=True, eq=False)
+class Measure:
+    """A ratio of sums over prompts, for every condition: value[c] = scale * sum(numerator[c]) / sum(denominator[c]).
+
+    A share counts prompts in the numerator and those it is a share of in the denominator; a mean has 1 for every prompt
+    in the denominator. Row 0 is the baseline, row 1 the treated model, the others are controls. In a measure of change,
+    the baseline row is the baseline compared with itself.
+
+    Attributes:
+        numerator: [n_conditions, n_prompts] float64; ignored where the denominator is 0.
+        denominator: [n_conditions, n_prompts] float64, not negative.
+        unit: "%", "nats" or "share".
+        primary: belongs to the family over which p-values are adjusted, and gets a verdict.
+        null: the value that means no effect.
+
+    Raises:
+        HarnessError: an entry is not finite; names the measure and the condition.
+    """
+
+    name: str
+    title: str
+    unit: str
+    numerator: np.ndarray
+    denominator: np.ndarray
+    scale: float = 1.0
+    higher_is_better: bool | None = None
+    primary: bool = False
+    null: float = 0.0
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        numerator = np.asarray(self.numerator, dtype=np.float64)
+        denominator = np.asarray(self.denominator, dtype=np.float64)
+        if numerator.ndim != 2 or numerator.shape != denominator.shape or len(numerator) < 2:
+            raise ValueError(
+                f"measure {self.name!r}: numerator {numerator.shape} and denominator {denominator.shape} must have one "
+                "shape [n_conditions, n_prompts] with at least 2 conditions (baseline, treated)"
+            )
+        self._refuse(~(np.isfinite(denominator) & (denominator >= 0)), "a denominator that is negative or not finite")
+        finite = np.isfinite(numerator)
+        if not finite.all():
+            self._refuse(~finite & (denominator != 0), "a value that is not finite (NaN or infinite)")
+            numerator = np.where(finite, numerator, 0.0)
+        object.__setattr__(self, "numerator", numerator)
+        object.__setattr__(self, "denominator", denominator)
+
+    def _refuse(self, wrong: np.ndarray, what: str) -> None:
+        if wrong.any():
+            row = int(np.flatnonzero(wrong.any(axis=1))[0])
+            name = ("baseline", "treated")[row] if row < 2 else f"control-{row - 2:04d}"
+            raise HarnessError(f'measure "{self.name}": {what} in condition {name}, {int(wrong[row].sum())} prompts.')
+
+    @property
+    def values(self) -> np.ndarray:
+        """Value of every condition [n_conditions]; NaN where the denominator is 0."""
+        return ratio(self.numerator.sum(axis=1), self.denominator.sum(axis=1), self.scale)
+
+    @property
+    def changed(self) -> np.ndarray:
+        """Number of prompts that contribute otherwise than under the baseline [n_conditions]."""
+        different = self.numerator != self.numerator[:1]
+        return (different | (self.denominator != self.denominator[:1])).sum(axis=1)
+
+    @property
+    def is_count(self) -> bool:
+        """Whether the treated value is a number of events among a number of trials."""
+        events, trials = self.numerator[1], self.denominator[1]
+        whole = (events % 1 == 0).all() and (trials % 1 == 0).all()
+        return self.unit in ("%", "share") and bool(whole and (events >= 0).all() and (events <= trials).all())
+
+
+def ratio(numerator: np.ndarray, denominator: np.ndarray, scale: float) -> np.ndarray:
+    """scale * numerator / denominator, NaN where the denominator is 0; the two shapes broadcast."""
+    return scale * np.divide(numerator, np.where(denominator == 0, np.nan, denominator))
