@@ -302,18 +302,16 @@ def _load_tokenizer(source: str, revision: str | None, shared: dict[str, Any]) -
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """No progress bars and no log lines from transformers within the block; its settings are put back."""
+    """No progress bars and no log lines from transformers and the hub within the block; settings are put back."""
     import warnings
 
     from huggingface_hub import utils as hub
     from transformers.utils import logging
 
-    verbosity, bars, hub_bars = (
-        logging.get_verbosity(),
-        logging.is_progress_bar_enabled(),
-        hub.are_progress_bars_disabled(),
-    )
+    verbosity, hub_verbosity = logging.get_verbosity(), hub.logging.get_verbosity()
+    bars, hub_bars = logging.is_progress_bar_enabled(), hub.are_progress_bars_disabled()
     logging.set_verbosity(logging.CRITICAL)
+    hub.logging.set_verbosity(hub.logging.CRITICAL)
     logging.disable_progress_bar()
     if not hub_bars:
         hub.disable_progress_bars()
@@ -323,6 +321,7 @@ def _quietly() -> Iterator[None]:
             yield
     finally:
         logging.set_verbosity(verbosity)
+        hub.logging.set_verbosity(hub_verbosity)
         if bars:
             logging.enable_progress_bar()
         if not hub_bars:

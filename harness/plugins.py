@@ -101,7 +101,9 @@ class Catalogue:
         if name in known:
             return known[name]
         elsewhere = [other for other in KINDS if name in self.components[other]]
-        hint = suggest(name, known) or (f" ({name} is a {elsewhere[0]}.)" if elsewhere else "")
+        hint = suggest(name, known)
+        if elsewhere and not hint:
+            hint = f" ({name} is {'an' if elsewhere[0] == 'intervention' else 'a'} {elsewhere[0]}.)"
         broken = f" Not loaded: {'; '.join(map(str, self.broken))}." if self.broken else ""
         raise HarnessError(
             f'{field}: no {kind} is called "{name}".{hint} There are: {", ".join(sorted(known))}.{broken}'

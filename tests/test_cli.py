@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 Harness = Callable[..., tuple[int, str, str]]
 
@@ -274,7 +275,7 @@ def test_a_dry_run_writes_nothing(small_facts: Path, tmp_path: Path, harness: Ha
     [
         ({"task": "knowlege_conflict"}, 'no task is called "knowlege_conflict". Did you mean "knowledge_conflict"?'),
         ({"selector": "entropi"}, 'no selector is called "entropi". Did you mean "entropy"?'),
-        ({"selector": "mean"}, 'no selector is called "mean". (mean is a intervention.)'),
+        ({"selector": "mean"}, 'no selector is called "mean". (mean is an intervention.)'),
         ({"intervention": "meen"}, 'no intervention is called "meen". Did you mean "mean"?'),
         ({"model": "dmo"}, '"dmo" is no loader, no model of the registry and no folder. Did you mean "demo"?'),
         ({"metric": "conversion"}, 'no metric is called "conversion"'),
@@ -310,6 +311,58 @@ def test_mistakes_are_one_sentence_and_exit_code_2(
     assert says in err
     assert not list((tmp_path / "out").glob("**/result.json"))
     assert not (tmp_path / "out" / "leaderboard.jsonl").exists()
+
+
+def damaged(folder: Path, kind: str) -> None:
+    """Damage a copy of the bundled model."""
+    weights = folder / "model.safetensors"
+    if kind == "no config":
+        (folder / "config.json").unlink()
+    elif kind == "config is no JSON":
+        (folder / "config.json").write_text("{")
+    elif kind == "no weights":
+        weights.unlink()
+    elif kind == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-1000])
+    elif kind == "no tokeniser":
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            (folder / name).unlink()
+    else:
+        tensors = load_file(weights)
+        name = next(name for name in tensors if "embed_out" in name or "lm_head" in name)
+        if kind == "NaN in weights":
+            tensors[name][3, 5] = float("nan")
+        elif kind == "infinite logits":
+            tensors[name] *= 1e38
+        elif kind == "a tensor is missing":
+            del tensors[name]
+        save_file(tensors, weights, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("no config", "has no config.json"),
+        ("config is no JSON", "config.json is damaged"),
+        ("no weights", "has no weights: expected model.safetensors"),
+        ("truncated", "model.safetensors is damaged or truncated"),
+        ("no tokeniser", "tokeniser"),
+        ("NaN in weights", "holds 1 values that are NaN or infinite"),
+        ("infinite logits", "logits that are not finite"),
+        ("a tensor is missing", "1 tensors of the architecture are missing"),
+    ],
+)
+def test_damaged_models_are_refused(kind: str, says: str, small_facts: Path, tmp_path: Path, harness: Harness) -> None:
+    from importlib.resources import files as resources
+
+    shutil.copytree(str(resources("harness_plugins.demo") / "weights"), tmp_path / "model")
+    damaged(tmp_path / "model", kind)
+    code, out, err = harness(*arguments(small_facts, tmp_path / "out", model=str(tmp_path / "model")))
+    assert code == 2
+    assert out == ""
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert says in err
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
 def test_a_task_left_without_prompts_says_which_filter_took_them(tmp_path: Path, harness: Harness) -> None:

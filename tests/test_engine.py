@@ -15,7 +15,7 @@ from harness.engine import Generations, HookEngine, Scores, under
 from harness.errors import HarnessError
 from harness.model import Model
 
-CLOSED = [name for name, family in FAMILIES.items() if family.direct_write]
+CLOSED = [name for name in FAMILIES if name != "opt_350m"]
 
 
 def some_prompts(seed: int, n: int = 6, longest: int = 9) -> list[list[int]]:
@@ -58,8 +58,8 @@ def test_the_engine_equals_hooks(family: str) -> None:
     model = tiny(family)
     prompts, conditions = some_prompts(1), some_conditions(model, 2)
     fast, hooks = ClosedFormEngine(model, batch_size=4), HookEngine(model, batch_size=4)
-    expected = "hooks" if family not in CLOSED or model.anatomy.residual_multiplier != 1 else "closed_form"
-    if model.readout.norm_module is not None:
+    expected = "closed_form" if family in CLOSED else "hooks"
+    if True:
         assert fast.path(conditions) == expected
     choices = [[3, 4]] * len(prompts)
     stop = frozenset(range(0, 300, 9))

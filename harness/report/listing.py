@@ -95,7 +95,8 @@ def _component(console: Console, found: Catalogue, cls: type[Component]) -> None
     table = _table("\nparameters", "name", "type", "default", "what it is")
     for name, field in fields.items():
         info = cls.model_fields[name]
-        default = "required" if info.is_required() else str(info.get_default(call_default_factory=True))
+        value = None if info.is_required() else info.get_default(call_default_factory=True)
+        default = "required" if info.is_required() else "" if value in (None, {}) else str(value)
         table.add_row(name, escape(_type(field)), escape(default), escape(field.get("description", "")))
     console.print(table)
     example = next((f"{cls.name}:{name}=..." for name in fields), cls.name)
@@ -103,9 +104,9 @@ def _component(console: Console, found: Catalogue, cls: type[Component]) -> None
 
 
 def _type(field: dict[str, Any]) -> str:
-    """A JSON-schema type in words: ``integer >= 1 or null``."""
+    """A JSON-schema type in words: ``integer >= 1``; that a parameter may be left out is not said."""
     if "anyOf" in field:
-        return " or ".join(_type(option) for option in field["anyOf"])
+        return " or ".join(_type(option) for option in field["anyOf"] if option != {"type": "null"})
     if "enum" in field:
         return " | ".join(map(str, field["enum"]))
     words = str(field.get("type", "any"))

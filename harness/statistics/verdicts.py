@@ -61,10 +61,12 @@ def summarise(
     values, changed = measure.values, measure.changed
     treated, controls = float(values[1]), values[2:]
     interval, difference_interval = both_intervals(measure, clusters, seed, resamples, level)
+    counting = len(np.unique(clusters[measure.denominator[1] > 0]))
+    if counting < 2:
+        interval = None  # a single cluster has no spread to resample
     events, trials = float(measure.numerator[1].sum()), float(measure.denominator[1].sum())
     if measure.is_count and trials and events in (0, trials):
-        n = len(np.unique(clusters[measure.denominator[1] > 0]))
-        low, high = binomial_interval(n if events else 0, n, "clopper-pearson", level) or (0.0, 1.0)
+        low, high = binomial_interval(counting if events else 0, counting, "clopper-pearson", level) or (0.0, 1.0)
         interval = Interval(measure.scale * low, measure.scale * high, level, "Clopper-Pearson, clusters as trials")
     return MeasureSummary(
         name=measure.name,

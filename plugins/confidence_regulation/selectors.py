@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+LOOSEN = {
+    "rho_logit_var": "Lower min_rho or top, or raise null_dims",
+    "norm_logit_var": "Lower norm_quantile or top",
+    "rho": "Lower top",
+}
+"""What to do when a rule lets too few neurons pass."""
+
+
 class Entropy(Selector):
     """Entropy neurons: large output weights that write into the null space of the unembedding.
 
@@ -45,7 +53,8 @@ class Entropy(Selector):
             raise HarnessError(
                 f"selector entropy: null_dims={self.null_dims} must be below d_model = {model.anatomy.d_model}."
             )
-        k, why = (self.null_dims, "as asked") if self.null_dims else suggest_null_dims(geometry.singular_values)
+        suggested = suggest_null_dims(geometry.singular_values, geometry.trivial)
+        k, why = (self.null_dims, "as asked") if self.null_dims else suggested
         scores = neuron_scores(geometry, write_directions(model, layer), k)
         chosen, rule = self._choose(scores)
         return Selection(
@@ -69,6 +78,8 @@ class Entropy(Selector):
             HarnessError: fewer neurons pass the threshold than were asked for; says how many do.
         """
         alive = scores["norm"] > 0
+        if not alive.any():
+            raise HarnessError("selector entropy: no neuron of the layer writes anything; choose another layer.")
         if self.rule == "rho":
             keep, order, rule = alive, -scores["rho"], f"the {self.top} neurons with the highest rho"
         elif self.rule == "rho_logit_var":
@@ -84,6 +95,6 @@ class Entropy(Selector):
             most = f"; the highest rho is {np.nanmax(scores['rho']):.3f}" if self.rule == "rho_logit_var" else ""
             raise HarnessError(
                 f"selector entropy: only {len(passing)} neurons pass the rule {self.rule}, {self.top} were asked "
-                f"for{most}. Lower min_rho or top, or raise null_dims."
+                f"for{most}. {LOOSEN[self.rule]}."
             )
         return passing[np.argsort(order[passing], kind="stable")][: self.top], rule

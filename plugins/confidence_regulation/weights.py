@@ -23,6 +23,8 @@ class UnembeddingGeometry:
         directions: float64 [d_model, d_model], right-singular vectors as columns, in the same order.
         moment: float64 [d_model, d_model], mean over the vocabulary of u u^T, u = W_U[v] / ||W_U[v]||.
         mean: float64 [d_model], mean over the vocabulary of u.
+        trivial: how many of the last directions are null by construction: 1 (the constant vector) where a LayerNorm
+            precedes W_U, else 0. They count among the null dimensions, but say nothing of the model.
         processing: what was done to the weights first, in words.
     """
 
@@ -30,6 +32,7 @@ class UnembeddingGeometry:
     directions: np.ndarray
     moment: np.ndarray
     mean: np.ndarray
+    trivial: int
     processing: str
 
 
@@ -64,6 +67,7 @@ def unembedding_geometry(model: Model) -> UnembeddingGeometry:
         directions=vectors.flip(1).cpu().numpy(),
         moment=(moment / len(folded)).cpu().numpy(),
         mean=(mean / len(folded)).cpu().numpy(),
+        trivial=int(readout.centre_writes),
         processing="; ".join(steps),
     )
 
@@ -99,19 +103,20 @@ def neuron_scores(geometry: UnembeddingGeometry, w_out: np.ndarray, null_dims: i
     return {"rho": rho, "logit_var": np.where(norm > 0, np.maximum(variance, 0.0), np.nan), "norm": norm}
 
 
-def suggest_null_dims(singular_values: np.ndarray) -> tuple[int, str]:
+def suggest_null_dims(singular_values: np.ndarray, trivial: int = 0) -> tuple[int, str]:
     """How many bottom singular directions form the effective null space, and why.
 
     The place of the largest relative drop in the bottom tenth of the spectrum, if neighbouring values differ there by a
     factor of 1.5 or more; else 1% of d_model, as in Stolfo et al. (12 of 768 is the paper's choice for GPT-2 small).
+    The drop to the ``trivial`` last directions, which are null by construction, is passed over.
     """
     d = len(singular_values)
     widest = max(1, d // 10)
     tail = np.maximum(singular_values[d - widest - 1 :], singular_values[0] * 1e-8)
-    drops = tail[:-1] / tail[1:]
-    best = int(np.argmax(drops))
-    if drops[best] >= 1.5:
+    drops = (tail[:-1] / tail[1:])[: widest - trivial]
+    best = int(np.argmax(drops)) if len(drops) else 0
+    if len(drops) and drops[best] >= 1.5:
         k = widest - best
         return k, f"the spectrum of W_U drops by a factor of {drops[best]:.3g} before its last {k} directions"
-    k = max(1, round(d / 100))
+    k = max(1 + trivial, round(d / 100))
     return k, f"1% of d_model = {d} (no drop of a factor of 1.5 or more in the spectrum's last tenth)"

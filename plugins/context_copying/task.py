@@ -237,6 +237,7 @@ class KnowledgeConflict(Task):
         Raises:
             HarnessError: nothing is left.
         """
+        before = len(steps)
         similarity = float(_get(document, "overlap_similarity"))
         wanted = self._int(document, "counter_objects", self.counter_objects)
 
@@ -276,7 +277,7 @@ class KnowledgeConflict(Task):
             lambda x: len(objects[x.fact.relation.name]) > wanted,
         )
         if not answers:
-            worst = max(steps[1:], key=lambda step: step.dropped)
+            worst = max(steps[before:], key=lambda step: step.dropped)
             raise HarnessError(
                 "task knowledge_conflict: no prompt is left after the filters; "
                 f'most ({worst.dropped}) were dropped because {worst.why} (step "{worst.name}").'

@@ -254,6 +254,7 @@ def entropy_neurons(model: Any, tokenizer: Any, world: World, null_dims: int = 1
     w_u = unembedding * norm.weight  # [vocab, d], with the norm's gain
     bias = unembedding @ norm.bias
     w_u = w_u - w_u.mean(0)
+    w_u = w_u - w_u.mean(1, keepdim=True)  # what it reads is centred: the constant direction is part of its null space
     w_out = model.gpt_neox.layers[-1].mlp.dense_4h_to_h.weight.T  # [m, d]
     w_out = w_out - w_out.mean(1, keepdim=True)
     null = torch.linalg.svd(w_u, full_matrices=False).Vh[-null_dims:]  # [k, d]

@@ -3,7 +3,7 @@
 Every document is made by one small function of a seeded `random.Random` and the `World`; `MIXTURE` says how often each
 kind is drawn.
 
-    python -m harness_plugins.demo.world            # print a few documents of every kind
+    python -m harness_plugins.demo.world            # print a document of every kind
 """
 
 from __future__ import annotations
@@ -268,8 +268,7 @@ def main() -> None:
     rng, world = random.Random(0), World(Path(sys.argv[1]) if len(sys.argv) > 1 else TASK_DIR)
     print(f"{len(world.facts)} facts, {len(world.relations)} relations")
     for kind, maker in TEXTS.items():
-        for _ in range(3):
-            print(f"[{kind}] {maker(rng, world)!r}")
+        print(f"[{kind}] {maker(rng, world)!r}")
 
 
 if __name__ == "__main__":

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, Family, greedy, tiny
+import transformers
+from families import FAMILIES, Family, greedy, tiny, tiny_hf, tokenizer
 
-from harness.model import Model
+from harness.model import Model, wrap
 
 PROMPTS = ("The capital of France is", "a", "Bees make hon")
 NEURONS = {3: 0.0, 17: 2.5}
@@ -52,7 +53,7 @@ def fix_neurons(activations: torch.Tensor) -> torch.Tensor:
 
 
 def with_fixed_neurons(model: Model, layer: int) -> Any:
-    """A copy of the ``transformers`` model with the edit in its weights: rows of w_out zeroed, constants in the bias."""
+    """A copy of the ``transformers`` model, edited in its weights: rows of w_out zeroed, constants in the bias."""
     path = {id(module): path for path, module in model.hf.named_modules()}[id(model.anatomy.down_projections[layer])]
     hf = copy.deepcopy(model.hf)
     down = hf.get_submodule(path)
@@ -72,6 +73,7 @@ def test_it_has_the_properties_of_its_family(model: Model, spec: Family) -> None
     assert model.readout.norm == spec.norm
     assert model.anatomy.parallel == spec.parallel
     assert model.anatomy.direct_write == spec.direct_write
+    assert model.anatomy.residual_multiplier == spec.options.get("residual_multiplier", 1.0)
 
 
 def test_counts_match_the_configuration_and_the_cache(model: Model) -> None:
@@ -124,6 +126,11 @@ def test_the_readout_gives_the_models_logits(model: Model) -> None:
     assert close(model.readout.logits(captured.residual), logits)
     denominator = model.readout.denominator(captured.residual)
     assert close(model.readout.logits(captured.residual, denominator), logits), "the explicit formula"
+
+
+def test_scale_and_cap_of_logits_are_exactly_those_of_the_configuration(model: Model) -> None:
+    stated = {"granite": (1 / 8, None), "cohere": (0.25, None), "cohere2": (0.25, None), "gemma2": (1.0, 0.5)}
+    assert (model.readout.scale, model.readout.cap) == stated.get(model.name, (1.0, None))
 
 
 def test_the_folded_unembedding_gives_the_same_logits_up_to_a_constant(model: Model) -> None:
@@ -210,3 +217,22 @@ def test_several_tokens_may_follow_the_cache_at_once(model: Model) -> None:
     logits = model.forward(batch.extend(torch.tensor(answers)), past=past, logits_to_keep=n).logits
     for row, ids in enumerate(prompts):
         assert close(logits[row], plain_logits(model.hf, ids + answers[row])[-n:])
+
+
+class Bare(transformers.LlamaForCausalLM):
+    """As code that comes with a model may be: it takes neither positions nor ``logits_to_keep``."""
+
+    def forward(self, input_ids: Any, attention_mask: Any = None, past_key_values: Any = None, use_cache: Any = None):
+        return super().forward(input_ids, attention_mask, past_key_values=past_key_values, use_cache=use_cache)
+
+
+def test_models_that_do_not_take_every_option() -> None:
+    hf = tiny_hf("llama")
+    hf.__class__ = Bare
+    model = wrap(hf, tokenizer(), "bare")
+    sequences = model.encode(PROMPTS)
+    assert model.forward(model.pad(sequences), logits_to_keep=2).logits.shape == (3, 2, model.anatomy.d_vocab)
+    assert (
+        model.forward(model.pad(sequences), logits_to_keep=0).logits.shape[:2] == model.pad(sequences).input_ids.shape
+    )
+    assert greedy(model, sequences, 4) == greedy(tiny("llama"), sequences, 4)

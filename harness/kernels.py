@@ -1,0 +1,209 @@
+"""Best token, normaliser and entropy of many distributions that differ by a few columns, without storing them.
+
+A :class:`System` says what the logits are; on the CPU one compiled loop (numba) makes the logits of a condition in the
+processor's cache, reduces them and forgets them; elsewhere torch does it in blocks. Both return the same numbers to
+float32 precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+
+from harness.errors import HarnessError
+
+BLOCK_BYTES = 32 * 2**20
+"""Size of one block of logits where torch makes them."""
+
+CANDIDATES = 64
+"""Tokens of a branch that are tried first when only the best token is wanted."""
+
+SLACK = 1e-5
+"""Relative margin by which a candidate must beat the bound on all others: far above the rounding of float32."""
+
+
+@dataclass(frozen=True)
+class System:
+    """The logits of C conditions at R places each, which stand on B branches (distinct token prefixes):
+
+        l[c, r] = cap((base[b] + share[c, r] * second[b] + sum_j delta[c, r, j] * columns[indices[c, j]])
+                       * scale[c, r] + constant),      b = at[c, r],      cap(l) = cap * tanh(l / cap)
+
+    Attributes (float32 unless said otherwise):
+        base: [B, V]. second: [B, V] or None. columns: [m, V]. constant: [V].
+        indices: int64 [C, k]. delta: [C, R, k]. scale, share: [C, R]. at: int64 [C, R].
+    """
+
+    base: torch.Tensor
+    second: torch.Tensor | None
+    columns: torch.Tensor
+    constant: torch.Tensor
+    indices: torch.Tensor
+    delta: torch.Tensor
+    scale: torch.Tensor
+    share: torch.Tensor | None
+    at: torch.Tensor
+    cap: float | None = None
+
+    def __post_init__(self) -> None:
+        for array in (self.base, self.second, self.delta, self.scale, self.share):
+            if array is not None and not torch.isfinite(array).all():
+                raise not_finite()
+
+    def gather(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Logits [C, R, n] of tokens [C, R, n]."""
+        logits = self.base[self.at[..., None], tokens]
+        if self.second is not None and self.share is not None:
+            logits = logits + self.share[..., None] * self.second[self.at[..., None], tokens]
+        for j in range(self.indices.shape[1]):
+            logits = logits + self.delta[..., j, None] * self.columns[self.indices[:, j, None, None], tokens]
+        return self._finish(logits * self.scale[..., None] + self.constant[tokens])
+
+    def blocks(self) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Logits [c, R, V], a block of conditions at a time."""
+        n, rows = self.at.shape
+        step = max(1, BLOCK_BYTES // (4 * max(rows, 1) * self.base.shape[1]))
+        for start in range(0, n, step):
+            here = slice(start, min(start + step, n))
+            logits = self.base[self.at[here]]
+            if self.second is not None and self.share is not None:
+                logits = torch.addcmul(logits, self.share[here, :, None], self.second[self.at[here]])
+            logits = torch.baddbmm(logits, self.delta[here], self.columns[self.indices[here]])
+            yield here, self._finish(torch.addcmul(self.constant, logits, self.scale[here, :, None]))
+
+    def _finish(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Of every distribution [C, R]: the best token (ties to the smaller id), log sum exp l, entropy in nats, and how
+    many tokens have a logit of at least the target's."""
+
+    best: torch.Tensor
+    normaliser: torch.Tensor
+    entropy: torch.Tensor
+    reached: torch.Tensor
+
+
+def not_finite() -> HarnessError:
+    return HarnessError("the model's logits are not finite under some condition (NaN or infinity).")
+
+
+def summarise(system: System, target: torch.Tensor | None = None) -> Summary:
+    """Summaries of all distributions; ``target``: tokens [R] whose logits ``reached`` compares with; else it is 0.
+
+    Raises:
+        HarnessError: a distribution is not finite.
+    """
+    shape = system.at.shape
+    if target is None:
+        target = torch.full(shape[1:], -1, device=system.base.device)
+    if system.at.numel() == 0:
+        empty = torch.zeros(shape, device=system.base.device)
+        return Summary(empty.long(), empty, empty, empty.long())
+    found = (_summarise_numba if _compiled(system) else _summarise_torch)(system, target)
+    if not torch.isfinite(found.normaliser).all() or not torch.isfinite(found.entropy).all():
+        raise not_finite()
+    return found
+
+
+def choose(system: System) -> torch.Tensor:
+    """Best token of all distributions, int64 [C, R]; ties to the smaller id."""
+    if not _compiled(system) or system.at.numel() == 0:
+        return summarise(system).best
+    return _choose_numba(system)
+
+
+def _compiled(system: System) -> bool:
+    return system.base.device.type == "cpu" and system.cap is None
+
+
+# -- torch -----------------------------------------------------------------------------------------------------------
+
+
+def _summarise_torch(system: System, target: torch.Tensor) -> Summary:
+    found = Summary(*(torch.empty(system.at.shape, device=system.base.device, dtype=t) for t in _TYPES))
+    for here, logits in system.blocks():
+        top, best = logits.max(-1, keepdim=True)
+        shifted = (logits - top).clamp_min_(-1e4)  # a weight of 0 contributes 0, not 0 * -inf
+        weights = shifted.exp()
+        total = weights.sum(-1)
+        found.best[here] = best[..., 0]
+        found.normaliser[here] = total.log() + top[..., 0]
+        # With p = softmax(l) and m = max l: H = log Z - sum p (l - m), Z = sum exp(l - m).
+        found.entropy[here] = total.log() - (weights * shifted).sum(-1) / total
+        own = logits.gather(-1, target.clamp_min(0).expand(len(logits), -1)[..., None])
+        found.reached[here] = torch.where(target >= 0, (logits >= own).sum(-1), 0)
+    return found
+
+
+_TYPES = (torch.int64, torch.float32, torch.float32, torch.int64)
+
+
+# -- numba -----------------------------------------------------------------------------------------------------------
+
+
+def _arrays(system: System) -> tuple[Any, ...]:
+    """The system as contiguous numpy arrays; an absent second base is an array without rows."""
+    none = torch.zeros(0, system.base.shape[1])
+    second = none if system.second is None else system.second
+    share = torch.zeros(system.at.shape) if system.share is None else system.share
+    parts = (system.base, second, system.columns, system.constant, system.indices, system.delta, system.scale, share)
+    return tuple(part.contiguous().numpy() for part in (*parts, system.at))
+
+
+def _summarise_numba(system: System, target: torch.Tensor) -> Summary:
+    found = Summary(*(torch.empty(system.at.shape, dtype=t) for t in _TYPES))
+    out = (found.best, found.normaliser, found.entropy, found.reached)
+    _kernels()[0](*_arrays(system), target.contiguous().numpy(), *(part.numpy() for part in out))
+    return found
+
+
+def _choose_numba(system: System) -> torch.Tensor:
+    """The candidates of a branch are its best tokens at the branch's mean scale; all other tokens are bounded at once:
+
+        l[v] <= U + B |scale - mean scale| + scale (S |share - mean share| + sum_j |delta_j| max_v |columns_j|)
+
+    with U, B, S the largest logit, base and second base outside of the candidates. Where the best candidate does not
+    beat the bound, the whole vocabulary is looked at.
+    """
+    branches, n_tokens = system.base.shape
+    at = system.at.reshape(-1)
+    seen = torch.bincount(at, minlength=branches).clamp_min(1)
+    scale = torch.zeros(branches).index_add_(0, at, system.scale.reshape(-1)) / seen
+    base, share = system.base, torch.zeros(branches)
+    if system.second is not None and system.share is not None:
+        share = torch.zeros(branches).index_add_(0, at, system.share.reshape(-1)) / seen
+        base = base + share[:, None] * system.second
+    logits = torch.addcmul(system.constant, base, scale[:, None])
+    n = min(CANDIDATES, n_tokens)
+    candidates = logits.topk(n, sorted=False).indices.sort().values  # ascending, so that ties go to the smaller id
+    rest = torch.ones_like(logits, dtype=torch.bool).scatter_(1, candidates, False)
+
+    def outside(values: torch.Tensor) -> torch.Tensor:
+        return values.masked_fill(~rest, float("-inf")).amax(-1) if n < n_tokens else torch.full((branches,), -1e30)
+
+    second = torch.zeros(branches) if system.second is None else outside(system.second.abs())
+    bounds = torch.stack([outside(logits), outside(base.abs()), second, scale, share], 1)
+    reach = system.columns.abs().amax(1) if len(system.columns) else torch.zeros(0)
+    best = torch.empty(system.at.shape, dtype=torch.int64)
+    extra = tuple(part.contiguous().numpy() for part in (candidates, bounds, reach, best))
+    if not _kernels()[1](*_arrays(system), *extra, SLACK):
+        raise not_finite()
+    return best
+
+
+@cache
+def _kernels() -> tuple[Any, Any]:
+    """The compiled loops; set to as many threads as torch uses."""
+    import numba
+
+    from harness import compiled
+
+    numba.set_num_threads(max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)))  # type: ignore[attr-defined]
+    return compiled.summarise, compiled.choose

@@ -1,0 +1,72 @@
+"""What the README and CONTRIBUTING say of commands, components and the example plugin is true."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from harness.cli import app
+from harness.components import parse_spec
+from harness.plugins import catalogue
+from harness.registry import load_registry
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_table_of_components_is_complete() -> None:
+    """Every component has its name in the README's table, and the table names no other."""
+    found = catalogue()
+    for kind, components in found.components.items():
+        own = {name for name, cls in components.items() if found.origins[cls].distribution == "neuron-harness"}
+        [row] = [line for line in README.splitlines() if line.startswith(f"| {kind}s |")]
+        named = {name for name in re.findall(r"`([a-z_]+)`", row)}
+        assert named == own, kind
+
+
+def test_options_that_the_readme_names_exist() -> None:
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    known = {option for command in commands.values() for param in command.params for option in param.opts}
+    assert set(re.findall(r"(?<![\w-])(--[a-z_]+)", README)) - {"--check"} <= known
+
+
+def test_commands_of_the_readme_parse() -> None:
+    """Every `harness eval` line is validated as far as possible without a model."""
+    lines = [line for line in README.splitlines() if line.startswith("harness eval")]
+    assert len(lines) >= 3
+    for line in lines:
+        words = [word for word in shlex.split(line.split("#")[0]) if word != "..."]
+        parser = get_command(app).commands["eval"]  # type: ignore[attr-defined]
+        context = parser.make_context("eval", words[2:], resilient_parsing=True)
+        if context.params["selector"]:
+            spec = parse_spec(context.params["selector"], "--selector")
+            assert catalogue().build("selector", spec, "--selector").name == spec.name
+
+
+def test_runs_that_the_readme_names_exist() -> None:
+    runs = load_registry(ROOT / "registry.yaml").runs
+    named = {word for line in re.findall(r"`harness run ([a-z][a-z0-9-]*)`", README) for word in line.split()}
+    assert named <= set(runs)
+    assert named
+
+
+def test_the_plugin_of_contributing_is_the_example() -> None:
+    """The class in CONTRIBUTING.md is that of tests/plugin_example, which a test installs and runs."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"```python\n(.*?)```", text, re.S)
+    names: dict[str, object] = {}
+    exec(compile(code, "CONTRIBUTING.md", "exec"), names)
+    selector = names["Loudest"]
+    example = (ROOT / "tests" / "plugin_example" / "harness_loudest.py").read_text(encoding="utf-8")
+    assert selector.name == "loudest" and "class Loudest(Selector)" in example  # type: ignore[attr-defined]
+    assert names["harness_selectors"]() == [selector]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("target", ["demo", "test"])
+def test_make_targets_exist(target: str) -> None:
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M)
+    assert f"make {target}" in README

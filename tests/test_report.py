@@ -1,0 +1,78 @@
+"""The console report of a fixed record, as golden text: wide, narrow, and with what can be missing missing.
+
+After a change that is meant: ``UPDATE_GOLDEN=1 python -m pytest tests/test_report.py``, and read the difference.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from harness.report.console import show
+
+GOLDEN = Path(__file__).resolve().parent / "golden"
+
+
+@pytest.fixture
+def record() -> dict[str, Any]:
+    return json.loads((GOLDEN / "record.json").read_text(encoding="utf-8"))
+
+
+def printed(record: dict[str, Any], width: int, **options: Any) -> str:
+    console = Console(file=io.StringIO(), width=width, highlight=False, **options)
+    show(console, record, Path("reports/example"))
+    return "".join(line.rstrip() + "\n" for line in console.file.getvalue().splitlines())  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("name", "width"), [("wide", 120), ("narrow", 60)])
+def test_report_is_as_it_was(record: dict[str, Any], name: str, width: int) -> None:
+    path, text = GOLDEN / f"report_{name}.txt", printed(record, width)
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
+    assert max(map(len, text.splitlines())) <= width
+
+
+def test_colour_changes_nothing_but_colour(record: dict[str, Any]) -> None:
+    coloured = printed(record, 120, force_terminal=True, color_system="truecolor")
+    assert "\x1b[" in coloured
+    bare = "".join(line.rstrip() + "\n" for line in re.sub(r"\x1b\[[0-9;]*m", "", coloured).splitlines())
+    assert bare == printed(record, 120)
+
+
+def test_every_line_of_the_report_is_explained(record: dict[str, Any]) -> None:
+    """The README has a paragraph for every section, and names every primary measure and verdict."""
+    readme = (GOLDEN.parents[1] / "README.md").read_text(encoding="utf-8")
+    for title in ("Prompts", "Selected neurons", "Before and after", "Effects beside the random controls", "Verdicts"):
+        assert f"**{title}.**" in readme and title in printed(record, 120)
+    for step in record["task"]["steps"]:
+        assert f"*{step['name']}*" in readme or step["name"] == "facts"
+    for word in ("supported", "not distinguishable from random neurons", "underpowered", "model broken"):
+        assert f"*{word}*" in readme
+    for measure in record["measures"]:
+        if measure["primary"] and "conversion" not in measure["title"]:
+            assert f"*{measure['title']}*" in readme, measure["title"]
+
+
+def test_a_broken_model_and_no_controls_are_said(record: dict[str, Any]) -> None:
+    broken = copy.deepcopy(record)
+    broken["broken"] = "92% of the treated answers come from neither"
+    for measure in broken["measures"]:
+        if measure["primary"]:
+            measure |= {"verdict": "model broken", "verdict_sentence": "Not interpreted."}
+        measure |= {"controls": None, "p_two_sided": None, "p_holm": None}
+        measure["effects"] = dict.fromkeys(measure["effects"])
+    for table in broken["tables"]:
+        table["control_mean"] = None
+    broken["controls"]["n"] = 0
+    text = printed(broken, 120)
+    assert "Model broken: 92% of the treated answers come from neither." in text
+    assert not re.search(r"\b(None|nan|inf)\b", text)

@@ -1,0 +1,156 @@
+"""Plugins of strangers: installed with pip, found through entry points, used in a run, put aside when they break."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+EXAMPLE = Path(__file__).parent / "plugin_example"
+
+
+def harness(folder: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """``python -m harness`` in another process, with the packages of ``folder`` beside the installed ones."""
+    given = {**os.environ, "PYTHONPATH": str(folder), "COLUMNS": "300", **environment}
+    command = [sys.executable, "-m", "harness", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=given, cwd=folder)
+
+
+def package(folder: Path, name: str, module: str, code: str | None) -> None:
+    """An installed distribution, version 9.9: its module (none if ``code`` is None) and its metadata."""
+    if code is not None:
+        (folder / f"{module}.py").write_text(code)
+    info = folder / f"{name.replace('-', '_')}-9.9.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 9.9\n")
+    (info / "entry_points.txt").write_text(f"[harness]\n{module} = {module}\n")
+
+
+def selector(name: str) -> str:
+    return f'''
+from harness import hookimpl
+from harness.components import Selector
+
+
+class Mine(Selector):
+    """A stranger's selector."""
+
+    name = "{name}"
+
+    def select(self, context):
+        raise RuntimeError("never called")
+
+
+@hookimpl
+def harness_selectors():
+    return [Mine]
+'''
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder into which pip has installed the example plugin, offline."""
+    source = tmp_path_factory.mktemp("source") / "plugin"
+    shutil.copytree(EXAMPLE, source, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
+    target = tmp_path_factory.mktemp("site")
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
+    command = [sys.executable, "-m", "pip", "install", *options, "--target", str(target), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (target / "harness_loudest-1.2.3.dist-info" / "entry_points.txt").is_file()
+    return target
+
+
+def test_an_installed_plugin_is_listed(installed: Path) -> None:
+    done = harness(installed, "list", "plugins")
+    assert (done.returncode, done.stderr) == (0, "")
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("loudest")]
+    assert line.split() == ["loudest", "harness-loudest", "1.2.3", "selector", "loudest,", "metric", "confident"]
+    shown = harness(installed, "list", "loudest").stdout
+    assert "harness-loudest 1.2.3" in shown and "number of neurons" in shown
+    assert "loudest" not in harness(installed, "list", "plugins", HARNESS_LOAD_PLUGINS="").stdout
+
+
+def test_an_installed_plugin_is_used_in_a_run_and_recorded(installed: Path, small_facts: Path, tmp_path: Path) -> None:
+    done = harness(
+        installed, "eval", "--task", f"knowledge_conflict:data={small_facts}", "--selector", "loudest:top=2",
+        "--intervention", "mean", "--metric", "confident:below=0.5", "--controls", 5, "--limit", 40,
+        "--output_path", tmp_path, "--quiet",
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    [result] = tmp_path.glob("*/result.json")
+    record = json.loads(result.read_text())
+    components = record["identity"]["components"]
+    assert components["selector"] == {
+        "name": "loudest", "version": "1", "params": {"top": 2},
+        "distribution": "harness-loudest", "distribution_version": "1.2.3",
+    }  # fmt: skip
+    [metric] = components["metrics"]
+    assert (metric["name"], metric["distribution"], metric["distribution_version"]) == (
+        "confident", "harness-loudest", "1.2.3",
+    )  # fmt: skip
+    assert metric["params"] == {"below": 0.5}
+    assert components["task"]["distribution"] == "neuron-harness"
+    # What it computed is in the record, and follows from the samples.
+    [measure] = record["measures"]
+    samples = [json.loads(line) for line in (result.parent / "samples.jsonl").read_text().splitlines()]
+    treated = [row["entropy"] < 0.5 for row in samples if row["condition"] == "treated"]
+    assert measure["name"] == "confident" and measure["verdict"]
+    assert measure["value"] == pytest.approx(100 * sum(treated) / len(treated))
+    neurons = [json.loads(line) for line in (result.parent / "neurons.jsonl").read_text().splitlines()]
+    loudest = sorted(neurons, key=lambda row: -row["norm"])[:2]
+    assert {row["neuron"] for row in loudest} == {row["neuron"] for row in neurons if row["selected"]}
+    [row] = [json.loads(line) for line in (tmp_path / "leaderboard.jsonl").read_text().splitlines()]
+    assert row["selector_distribution"] == "harness-loudest"
+    assert "confident" in done.stdout or "entropy below 0.5 nats" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("import no_such_module_of_anybody\n", "ModuleNotFoundError"),
+        ("def broken(:\n", "SyntaxError"),
+        ("raise ValueError('not today')\n", "ValueError: not today"),
+        (None, "ModuleNotFoundError"),
+    ],
+)
+def test_a_broken_plugin_is_named_and_the_rest_works(tmp_path: Path, code: str | None, says: str) -> None:
+    package(tmp_path, "harness-broken", "harness_broken", code)
+    package(tmp_path, "harness-good", "harness_good", selector("good"))
+    done = harness(tmp_path, "list", "selectors")
+    assert done.returncode == 0
+    assert {"entropy", "random", "good"} <= {line.split()[0] for line in done.stdout.splitlines() if line.strip()}
+    assert "harness_broken of harness-broken 9.9" in done.stderr and says in done.stderr
+    assert "Traceback" not in done.stderr
+    listed = harness(tmp_path, "list", "plugins").stdout
+    assert "harness-broken" in listed and says in listed
+    strict = harness(tmp_path, "list", HARNESS_STRICT_PLUGINS="1")
+    assert strict.returncode == 2
+    assert strict.stderr.startswith("error: ") and "harness-broken" in strict.stderr
+    assert harness(tmp_path, "list", HARNESS_LOAD_PLUGINS="harness-good").stderr == ""
+
+
+def test_a_clash_of_names_names_both_packages_and_ours_stays(tmp_path: Path) -> None:
+    package(tmp_path, "harness-twin", "harness_twin", selector("entropy"))
+    done = harness(tmp_path, "list", "entropy")
+    assert done.returncode == 0
+    assert "rho_logit_var" in done.stdout
+    assert "harness-twin 9.9" in done.stderr and "neuron-harness" in done.stderr
+    assert 'the selector "entropy" is already provided by' in done.stderr
+
+
+def test_two_strangers_with_one_name(tmp_path: Path) -> None:
+    for name in ("alpha", "beta"):
+        package(tmp_path, f"harness-{name}", f"harness_{name}", selector("shared"))
+    done = harness(tmp_path, "list", "selectors")
+    assert done.returncode == 0
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("shared")]
+    assert line.split()[-1] == "harness-alpha"  # in the order of their names, wherever they were installed first
+    assert "harness-alpha 9.9" in done.stderr and "harness-beta 9.9" in done.stderr
