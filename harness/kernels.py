@@ -7,9 +7,10 @@ float32 precision.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -148,19 +149,54 @@ _TYPES = (torch.int64, torch.float32, torch.float32, torch.int64)
 # -- numba -----------------------------------------------------------------------------------------------------------
 
 
-def _arrays(system: System) -> tuple[Any, ...]:
-    """The system as contiguous numpy arrays; an absent second base is an array without rows."""
-    none = torch.zeros(0, system.base.shape[1])
-    second = none if system.second is None else system.second
+def _loops() -> Any:
+    """The compiled loops, imported only here: importing numba takes a while."""
+    from harness import compiled
+
+    return compiled
+
+
+def _shared(system: System) -> tuple[Any, ...]:
+    """What all conditions share, as contiguous numpy arrays; an absent second base is an array without rows."""
+    second = torch.zeros(0, system.base.shape[1]) if system.second is None else system.second
+    return _numpy(system.base, second, system.columns, system.constant)
+
+
+def _own(system: System) -> tuple[Any, ...]:
+    """What each condition has of its own, as contiguous numpy arrays."""
     share = torch.zeros(system.at.shape) if system.share is None else system.share
-    parts = (system.base, second, system.columns, system.constant, system.indices, system.delta, system.scale, share)
-    return tuple(part.contiguous().numpy() for part in (*parts, system.at))
+    return _numpy(system.indices, system.delta, system.scale, share, system.at)
+
+
+def _numpy(*tensors: torch.Tensor) -> tuple[Any, ...]:
+    return tuple(tensor.contiguous().numpy() for tensor in tensors)
+
+
+def _in_threads(loop: Callable[[slice], Any], n: int) -> list[Any]:
+    """Run ``loop`` over [0, n) in as many slices as torch has threads; compiled loops release the interpreter's lock.
+
+    Not numba's own threads: starting those changes how many threads torch uses.
+    """
+    threads = max(1, min(torch.get_num_threads(), n))
+    bounds = [n * i // threads for i in range(threads + 1)]
+    slices = [slice(low, high) for low, high in pairwise(bounds)]
+    if threads == 1:
+        return [loop(slices[0])]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(loop, slices))
 
 
 def _summarise_numba(system: System, target: torch.Tensor) -> Summary:
+    loops = _loops()
+
     found = Summary(*(torch.empty(system.at.shape, dtype=t) for t in _TYPES))
-    out = (found.best, found.normaliser, found.entropy, found.reached)
-    _kernels()[0](*_arrays(system), target.contiguous().numpy(), *(part.numpy() for part in out))
+    out = _numpy(found.best, found.normaliser, found.entropy, found.reached)
+    shared, own, [wanted] = _shared(system), _own(system), _numpy(target)
+
+    def loop(part: slice) -> None:
+        loops.summarise(*shared, *(x[part] for x in own), wanted, *(x[part] for x in out))
+
+    _in_threads(loop, len(system.at))
     return found
 
 
@@ -172,6 +208,8 @@ def _choose_numba(system: System) -> torch.Tensor:
     with U, B, S the largest logit, base and second base outside of the candidates. Where the best candidate does not
     beat the bound, the whole vocabulary is looked at.
     """
+    loops = _loops()
+
     branches, n_tokens = system.base.shape
     at = system.at.reshape(-1)
     seen = torch.bincount(at, minlength=branches).clamp_min(1)
@@ -192,18 +230,12 @@ def _choose_numba(system: System) -> torch.Tensor:
     bounds = torch.stack([outside(logits), outside(base.abs()), second, scale, share], 1)
     reach = system.columns.abs().amax(1) if len(system.columns) else torch.zeros(0)
     best = torch.empty(system.at.shape, dtype=torch.int64)
-    extra = tuple(part.contiguous().numpy() for part in (candidates, bounds, reach, best))
-    if not _kernels()[1](*_arrays(system), *extra, SLACK):
+    shared, own, [out] = _shared(system), _own(system), _numpy(best)
+    extra = _numpy(candidates, bounds, reach)
+
+    def loop(part: slice) -> bool:
+        return loops.choose(*shared, *(x[part] for x in own), *extra, out[part], SLACK)
+
+    if not all(_in_threads(loop, len(system.at))):
         raise not_finite()
     return best
-
-
-@cache
-def _kernels() -> tuple[Any, Any]:
-    """The compiled loops; set to as many threads as torch uses."""
-    import numba
-
-    from harness import compiled
-
-    numba.set_num_threads(max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)))  # type: ignore[attr-defined]
-    return compiled.summarise, compiled.choose

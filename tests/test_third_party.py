@@ -18,7 +18,8 @@ EXAMPLE = Path(__file__).parent / "plugin_example"
 
 def harness(folder: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """``python -m harness`` in another process, with the packages of ``folder`` beside the installed ones."""
-    given = {**os.environ, "PYTHONPATH": str(folder), "COLUMNS": "300", **environment}
+    paths = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    given = {**os.environ, "PYTHONPATH": paths, "COLUMNS": "300", **environment}
     command = [sys.executable, "-m", "harness", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=given, cwd=folder)
 

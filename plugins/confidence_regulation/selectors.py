@@ -24,6 +24,10 @@ LOOSEN = {
 """What to do when a rule lets too few neurons pass."""
 
 
+TIE_DECIMALS = 12
+"""Scores that agree to so many decimals are equal: both lie in [0, 1] and come from float32 weights."""
+
+
 class Entropy(Selector):
     """Entropy neurons: large output weights that write into the null space of the unembedding.
 
@@ -97,4 +101,6 @@ class Entropy(Selector):
                 f"selector entropy: only {len(passing)} neurons pass the rule {self.rule}, {self.top} were asked "
                 f"for{most}. {LOOSEN[self.rule]}."
             )
-        return passing[np.argsort(order[passing], kind="stable")][: self.top], rule
+        # What float32 weights cannot tell apart is ordered by norm, so that rounding decides nothing.
+        ranked = np.lexsort((-scores["norm"][passing], order[passing].round(TIE_DECIMALS)))
+        return passing[ranked][: self.top], rule

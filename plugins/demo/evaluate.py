@@ -33,6 +33,7 @@ def greedy(model: Any, tokenizer: Any, prompts: list[str], tokens: int = 10, bat
     """Greedy continuations, cut at the first stop character, lower-cased and stripped.
 
     Rows are padded on the right: under a causal mask the padding is never attended to, so positions stay natural."""
+    stops = torch.tensor([any(c in tokenizer.decode([i]) for c in STOPS) for i in range(model.config.vocab_size)])
     out: list[str] = []
     for start in range(0, len(prompts), batch):
         ids = [tokenizer(p)["input_ids"] for p in prompts[start : start + batch]]
@@ -41,10 +42,13 @@ def greedy(model: Any, tokenizer: Any, prompts: list[str], tokens: int = 10, bat
         grid = torch.zeros(len(ids), longest + tokens, dtype=torch.long)
         for row, i in zip(grid, ids, strict=True):
             row[: len(i)] = torch.tensor(i)
-        rows = torch.arange(len(ids))
+        rows, done = torch.arange(len(ids)), torch.zeros(len(ids), dtype=torch.bool)
         for step in range(tokens):
             hidden = model.base_model(grid[:, : longest + step], use_cache=False).last_hidden_state
             grid[rows, lengths + step] = unembed(model, hidden[rows, lengths + step - 1]).argmax(-1)
+            done |= stops[grid[rows, lengths + step]]
+            if done.all():
+                break
         out += [cut(tokenizer.decode(g[n : n + tokens].tolist())) for g, n in zip(grid, lengths.tolist(), strict=True)]
     return out
 

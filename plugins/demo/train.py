@@ -42,7 +42,8 @@ class Recipe:
     rotary: float = 0.5  # share of a head's dimensions that carry positions
     theta: float = 100.0
     dropout: float = 0.1
-    steps: int = 4500
+    steps: int = 4500  # length of the learning rate's schedule
+    stop: int = 3000  # step after which training ends
     rows: int = 36
     length: int = 128  # tokens a row
     lr: float = 3e-3
@@ -162,7 +163,7 @@ def train(recipe: Recipe, facts: Path, out: Path, every: int = 0) -> None:
     adam = optimiser(model, recipe)
     last = model.gpt_neox.layers[-1].mlp.dense_4h_to_h.weight
     began, running = time.time(), 0.0
-    for step in range(recipe.steps):
+    for step in range(min(recipe.steps, recipe.stop)):
         model.train()
         ids, counts = batch(rng, world, tokenizer, recipe, step)
         with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -28,7 +28,7 @@ def demo() -> tuple[Any, Any]:
 
 @pytest.fixture(scope="module")
 def neurons(demo: tuple[Any, Any], world: World) -> list[evaluate.Neuron]:
-    return evaluate.entropy_neurons(*demo, world)
+    return evaluate.entropy_neurons(*demo, world, tokens=200)
 
 
 def test_the_weights_are_small_and_are_safetensors_only() -> None:
@@ -55,11 +55,11 @@ def test_only_the_planted_neurons_write_into_the_null_space(demo: tuple[Any, Any
 def test_planted_neurons_stand_out_and_act_through_the_norm(neurons: list[evaluate.Neuron]) -> None:
     planted = [n for n in neurons if n.neuron < train.Recipe().planted]
     others = [n for n in neurons if n.neuron >= train.Recipe().planted]
-    assert min(n.rho for n in planted) > 0.9 > 0.3 > max(n.rho for n in others)
+    assert max(n.rho for n in others) < 0.1
+    assert max(n.mediated for n in others) < 0.3
     typical = torch.tensor([n.effect for n in others]).median()
-    active = [n for n in planted if n.effect > 5 * typical]
-    assert len(active) >= 2
-    assert all(n.mediated > 0.8 for n in active)
+    active = [n for n in planted if n.rho > 0.9 and n.mediated > 0.7 and n.effect > 5 * typical]
+    assert len(active) >= 5
 
 
 def test_induction_heads(demo: tuple[Any, Any]) -> None:
@@ -69,7 +69,7 @@ def test_induction_heads(demo: tuple[Any, Any]) -> None:
 
 
 def test_recall_falls_with_fame_and_conflicts_split_three_ways(demo: tuple[Any, Any], world: World) -> None:
-    know = evaluate.knowledge(*demo, world, limit=300, seed=7)
+    know = evaluate.knowledge(*demo, world, limit=100, seed=7)
     assert know.recall_elicited[0] > 0.8
     assert know.recall_elicited[-1] < 0.5
     assert min(know.split.values()) >= 0.1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -27,6 +28,9 @@ from harness.loading import load_hf
 from harness.model import Model, wrap
 from harness.outcomes import Outcomes, Prepared, Prompt
 from harness.plugins import catalogue
+
+# As OMP_NUM_THREADS in conftest.py: numba raises the number of threads that torch shares with it, whatever that says.
+os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 DEFINITION = Path(__file__).resolve().parents[2] / "tasks" / "knowledge_conflict" / "knowledge_conflict.yaml"
@@ -60,7 +64,7 @@ def greedy(model: Model, ids: Sequence[int], n: int) -> str:
     new: list[int] = []
     while len(new) < n:
         token = int(logits(model, [*ids, *new]).argmax())
-        if token in (EOS if model.name != "stories" else 2,):
+        if token == model.tokenizer.eos_token_id:
             break
         new.append(token)
     return re.split(r'[".\n,(\[\]<]', model.tokenizer.decode(new, skip_special_tokens=True))[0].strip()
