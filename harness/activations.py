@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,6 +40,8 @@ class ActivationStatistics:
     minimum: dict[int, np.ndarray]
     maximum: dict[int, np.ndarray]
     sample: dict[int, np.ndarray]
+    _known: dict[tuple[str, Neuron], float] = field(default_factory=dict, repr=False, compare=False)
+    """Medians and modes that were asked for before: control sets share neurons, and a mode takes a sort."""
 
     def value(self, name: str, neurons: Sequence[Neuron]) -> list[float]:
         """One statistic (``mean``, ``sd``, ``minimum``, ``maximum``, ``median``, ``mode``) of each neuron.
@@ -47,21 +49,19 @@ class ActivationStatistics:
         Raises:
             HarnessError: a value is not finite; names the neuron and the statistic.
         """
-        per_neuron = {"median": self._median, "mode": self._mode}.get(name)
-        if per_neuron is not None:
-            values = [per_neuron(neuron) for neuron in neurons]
-        else:
-            values = [float(getattr(self, name)[neuron.layer][neuron.index]) for neuron in neurons]
+        values = [self._one(name, neuron) for neuron in neurons]
         for neuron, value in zip(neurons, values, strict=True):
             if not np.isfinite(value):
                 raise HarnessError(f"the {name} of neuron {neuron}'s activations is {value}, which is not finite.")
         return values
 
-    def _median(self, neuron: Neuron) -> float:
-        return float(np.median(self.sample[neuron.layer][:, neuron.index].astype(np.float64)))
-
-    def _mode(self, neuron: Neuron) -> float:
-        return half_sample_mode(self.sample[neuron.layer][:, neuron.index].astype(np.float64))
+    def _one(self, name: str, neuron: Neuron) -> float:
+        if name not in ("median", "mode"):
+            return float(getattr(self, name)[neuron.layer][neuron.index])
+        if (name, neuron) not in self._known:
+            values = self.sample[neuron.layer][:, neuron.index].astype(np.float64)
+            self._known[name, neuron] = float(np.median(values)) if name == "median" else half_sample_mode(values)
+        return self._known[name, neuron]
 
 
 def half_sample_mode(values: np.ndarray) -> float:

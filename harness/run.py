@@ -25,7 +25,7 @@ from harness.conditions import (
     random_controls,
 )
 from harness.errors import HarnessError
-from harness.outcomes import Outcomes, Prepared
+from harness.outcomes import Outcomes, Prepared, Table
 from harness.plugins import Catalogue, Origin
 from harness.results import SCHEMA_VERSION, RunFolder, clean, digest, read_json, sample_rows, writing
 from harness.spec import RunSpec
@@ -311,14 +311,17 @@ def _scores(plan: Plan, outcomes: Outcomes, seed: int) -> dict[str, Any]:
     """Every metric's measures beside their controls, tables with tests, and a verdict for each primary measure."""
     from harness.statistics import adjust, summarise, verdict
 
-    measured = [(metric, metric.measure(outcomes)) for metric in plan.metrics]
-    broken = next((m.broken for _, m in measured if m.broken), None)
     clusters = outcomes.clusters
-    summaries: list[tuple[str, MeasureSummary]] = [
-        (metric.name, summarise(measure, clusters, seed, resamples=plan.spec.resamples))
-        for metric, m in measured
-        for measure in m.measures
-    ]
+    summaries: list[tuple[str, MeasureSummary]] = []
+    tables: list[dict[str, Any]] = []
+    remarks: list[str] = []
+    broken: str | None = None
+    for metric in plan.metrics:  # one after another: the arrays of a metric are large
+        found = metric.measure(outcomes)
+        summaries += [(metric.name, summarise(x, clusters, seed, plan.spec.resamples)) for x in found.measures]
+        tables += [_table(metric, table) for table in found.tables]
+        remarks += found.remarks
+        broken = broken or found.broken
     primary = [summary for _, summary in summaries if summary.primary]
     holm = dict(zip((x.name for x in primary), adjust([x.test.p_two_sided for x in primary], "holm"), strict=True))
     benjamini = dict(zip((x.name for x in primary), adjust([x.test.p_two_sided for x in primary], "bh"), strict=True))
@@ -326,12 +329,12 @@ def _scores(plan: Plan, outcomes: Outcomes, seed: int) -> dict[str, Any]:
     for metric_name, summary in summaries:
         row = {"metric": metric_name, **summary.to_dict()}
         if summary.primary:
-            found = verdict(summary, holm[summary.name], broken=broken)
+            said = verdict(summary, holm[summary.name], broken=broken)
             row |= {
                 "p_holm": holm[summary.name],
                 "p_bh": benjamini[summary.name],
-                "verdict": found.word,
-                "verdict_sentence": found.sentence,
+                "verdict": said.word,
+                "verdict_sentence": said.sentence,
             }
         measures.append(row)
     return {
@@ -340,21 +343,21 @@ def _scores(plan: Plan, outcomes: Outcomes, seed: int) -> dict[str, Any]:
             "adjusted": "Holm and Benjamini-Hochberg over the primary measures of this run",
             "size": len(primary),
         },
-        "tables": [
-            {
-                "metric": metric.name,
-                "name": table.name,
-                "title": table.title,
-                "categories": table.categories,
-                "treated": table.treated,
-                "control_mean": table.controls.mean(axis=0) if len(table.controls) else None,
-                "tests": table.tests.to_dict() if table.tests else None,
-            }
-            for metric, m in measured
-            for table in m.tables
-        ],
-        "remarks": [remark for _, m in measured for remark in m.remarks],
+        "tables": tables,
+        "remarks": remarks,
         "broken": broken,
+    }
+
+
+def _table(metric: Metric, table: Table) -> dict[str, Any]:
+    return {
+        "metric": metric.name,
+        "name": table.name,
+        "title": table.title,
+        "categories": table.categories,
+        "treated": table.treated,
+        "control_mean": table.controls.mean(axis=0) if len(table.controls) else None,
+        "tests": table.tests.to_dict() if table.tests else None,
     }
 
 

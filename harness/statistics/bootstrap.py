@@ -37,10 +37,10 @@ def binomial_interval(
 def _cluster_sums(array: np.ndarray, clusters: np.ndarray) -> np.ndarray:
     """Sums over the prompts of each cluster: [rows, n_prompts] -> [rows, n_clusters]."""
     if array.shape[1] == 0:
-        return array
+        return array.astype(np.float64)
     order = np.argsort(clusters, kind="stable")
     starts = np.flatnonzero(np.diff(clusters[order], prepend=clusters[order[0]] - 1))
-    return np.add.reduceat(array[:, order], starts, axis=1)
+    return np.add.reduceat(array[:, order], starts, axis=1, dtype=np.float64)
 
 
 def _resampled(

@@ -29,8 +29,9 @@ class Measure:
     the baseline row is the baseline compared with itself.
 
     Attributes:
-        numerator: [n_conditions, n_prompts] float64; ignored where the denominator is 0.
-        denominator: [n_conditions, n_prompts] float64, not negative.
+        numerator: [n_conditions, n_prompts] of booleans or numbers, summed in float64; ignored where the denominator
+            is 0.
+        denominator: [n_conditions, n_prompts] of booleans or numbers, not negative; may be a broadcast view.
         unit: "%", "nats" or "share".
         primary: belongs to the family over which p-values are adjusted, and gets a verdict.
         null: the value that means no effect.
@@ -51,8 +52,7 @@ class Measure:
     description: str = ""
 
     def __post_init__(self) -> None:
-        numerator = np.asarray(self.numerator, dtype=np.float64)
-        denominator = np.asarray(self.denominator, dtype=np.float64)
+        numerator, denominator = np.asarray(self.numerator), np.asarray(self.denominator)
         if numerator.ndim != 2 or numerator.shape != denominator.shape or len(numerator) < 2:
             raise ValueError(
                 f"measure {self.name!r}: numerator {numerator.shape} and denominator {denominator.shape} must have one "
@@ -75,7 +75,8 @@ class Measure:
     @property
     def values(self) -> np.ndarray:
         """Value of every condition [n_conditions]; NaN where the denominator is 0."""
-        return ratio(self.numerator.sum(axis=1), self.denominator.sum(axis=1), self.scale)
+        events, trials = (array.sum(axis=1, dtype=np.float64) for array in (self.numerator, self.denominator))
+        return ratio(events, trials, self.scale)
 
     @property
     def changed(self) -> np.ndarray:

@@ -17,9 +17,8 @@ from harness.outcomes import Measurement, Table
 from .task import SOURCES
 
 if TYPE_CHECKING:
-    from harness.statistics import Measure
-
     from harness.outcomes import Outcomes
+    from harness.statistics import Measure
 
 NAMES = {"CK": "context", "PK": "memory", "ND": "neither"}
 
@@ -34,8 +33,8 @@ def _measure(
         name=name,
         title=title,
         unit=unit,
-        numerator=np.broadcast_to(numerator, shape).astype(float),
-        denominator=np.broadcast_to(denominator, shape).astype(float),
+        numerator=np.broadcast_to(numerator, shape),
+        denominator=np.broadcast_to(denominator, shape),
         scale=100.0 if unit == "%" else 1.0,
         **rest,  # type: ignore[arg-type]
     )
@@ -110,7 +109,7 @@ class ConversionRatios(Metric):
             "global transition score",
             "%",
             before != source,
-            np.ones_like(source),
+            np.ones(source.shape, bool),
             primary=True,
             description="prompts whose knowledge source changed",
         )
@@ -142,7 +141,7 @@ class EntropyChange(Metric):
             "change of entropy",
             "nats",
             change,
-            np.ones_like(change),
+            np.ones(change.shape, bool),
             primary=True,
             description="mean change of the entropy of the first answer token",
         )
