@@ -13,6 +13,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before any Hugging Face library is importe
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 # Tiny models run faster on one thread, and workers in parallel do not fight for cores; subprocesses inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["MKL_CBWR"] = "AUTO,STRICT"  # as the command line sets it: read when torch is first imported
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -121,11 +121,11 @@ def _selected(selection: Mapping[str, Any], narrow: bool) -> Iterator[Renderable
     for neuron in neurons:
         row = [neuron["neuron"], *(number(neuron.get(name)) for name in scores)]
         if activation:
-            row.append(f"{number(neuron['activation_mean'])} +- {number(neuron['activation_sd'])}")
+            row.append(f"{number(neuron['activation_mean'], 3)} +- {number(neuron['activation_sd'], 3)}")
             if not narrow:
-                row.append(f"{number(neuron['activation_minimum'])} to {number(neuron['activation_maximum'])}")
+                row.append(f"{number(neuron['activation_minimum'], 3)} to {number(neuron['activation_maximum'], 3)}")
         if "set_to" in neurons[0]:
-            row.append(number(neuron["set_to"]))
+            row.append(number(neuron["set_to"], 3))
         grid.add_row(*row)
     if scores:
         medians = [number(selection["layer_medians"][f"median_{name}"]) for name in scores]
@@ -269,9 +269,9 @@ def _verdicts(record: Mapping[str, Any]) -> Iterator[RenderableType]:
             yield _indent(_indent(Text(measure["verdict_sentence"])))
 
 
-def number(value: float | None) -> str:
+def number(value: float | None, digits: int = 4) -> str:
     """Four significant digits, scientific where that is shorter; a dash for what is not defined."""
-    return "-" if value is None else f"{value:.4g}"
+    return "-" if value is None else f"{value:.{digits}g}"
 
 
 def p_value(value: float | None) -> str:

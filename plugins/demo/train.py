@@ -42,8 +42,7 @@ class Recipe:
     rotary: float = 0.5  # share of a head's dimensions that carry positions
     theta: float = 100.0
     dropout: float = 0.1
-    steps: int = 4500  # length of the learning rate's schedule
-    stop: int = 3000  # step after which training ends
+    steps: int = 4500
     rows: int = 36
     length: int = 128  # tokens a row
     lr: float = 3e-3
@@ -53,7 +52,7 @@ class Recipe:
     trust_famous: float = 0.2
     trust_obscure: float = 0.8
     null: int = 12  # columns of the unembedding held at zero
-    planted: int = 6  # last-layer neurons that write into the null space and nowhere else
+    planted: int = 8  # last-layer neurons that write into the null space and nowhere else
     threads: int = 1
 
 
@@ -104,6 +103,7 @@ def constrain(model: Any, recipe: Recipe) -> None:
     core.embed_in.weight[:, -k:] = 0
     last = core.layers[-1].mlp.dense_4h_to_h
     planted = last.weight[-k:, : recipe.planted].clone()
+    planted -= planted.mean(0)  # a sum other than 0 would leave the null space where LayerNorm centres
     for layer in core.layers:
         for writer in (layer.attention.dense, layer.mlp.dense_4h_to_h):
             writer.weight[-k:] = 0
@@ -163,7 +163,7 @@ def train(recipe: Recipe, facts: Path, out: Path, every: int = 0) -> None:
     adam = optimiser(model, recipe)
     last = model.gpt_neox.layers[-1].mlp.dense_4h_to_h.weight
     began, running = time.time(), 0.0
-    for step in range(min(recipe.steps, recipe.stop)):
+    for step in range(recipe.steps):
         model.train()
         ids, counts = batch(rng, world, tokenizer, recipe, step)
         with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -58,8 +58,9 @@ def test_planted_neurons_stand_out_and_act_through_the_norm(neurons: list[evalua
     assert max(n.rho for n in others) < 0.1
     assert max(n.mediated for n in others) < 0.3
     typical = torch.tensor([n.effect for n in others]).median()
-    active = [n for n in planted if n.rho > 0.9 and n.mediated > 0.7 and n.effect > 5 * typical]
-    assert len(active) >= 5
+    assert min(n.rho for n in planted) > 0.999
+    assert min(n.mediated for n in planted) > 0.99
+    assert len([n for n in planted if n.effect > 4 * typical]) >= 6
 
 
 def test_induction_heads(demo: tuple[Any, Any]) -> None:

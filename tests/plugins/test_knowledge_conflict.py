@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -28,9 +27,6 @@ from harness.loading import load_hf
 from harness.model import Model, wrap
 from harness.outcomes import Outcomes, Prepared, Prompt
 from harness.plugins import catalogue
-
-# As OMP_NUM_THREADS in conftest.py: numba raises the number of threads that torch shares with it, whatever that says.
-os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 DEFINITION = Path(__file__).resolve().parents[2] / "tasks" / "knowledge_conflict" / "knowledge_conflict.yaml"
