@@ -55,7 +55,13 @@ def test_every_line_of_the_report_is_explained(record: dict[str, Any]) -> None:
         assert f"**{title}.**" in readme and title in printed(record, 120)
     for step in record["task"]["steps"]:
         assert f"*{step['name']}*" in readme or step["name"] == "facts"
-    for word in ("supported", "not distinguishable from random neurons", "underpowered", "model broken"):
+    for word in (
+        "supported",
+        "less than random neurons",
+        "not distinguishable from random neurons",
+        "underpowered",
+        "model broken",
+    ):
         assert f"*{word}*" in readme
     for measure in record["measures"]:
         if measure["primary"] and "conversion" not in measure["title"]:

@@ -18,7 +18,12 @@ from rich.table import Table
 from rich.text import Text
 
 NARROW = 100
-VERDICT_STYLES = {"supported": "bold green", "model broken": "bold red", "underpowered": "yellow"}
+VERDICT_STYLES = {
+    "supported": "bold green",
+    "less than random neurons": "magenta",
+    "model broken": "bold red",
+    "underpowered": "yellow",
+}
 
 
 def show(console: Console, record: Mapping[str, Any], path: Path) -> None:
@@ -111,30 +116,36 @@ def _selected(selection: Mapping[str, Any], narrow: bool) -> Iterator[Renderable
     yield _indent(escape(f"Rule: {selection['rule']}."))
     neurons = selection["neurons"]
     scores = [name.removeprefix("median_") for name in selection["layer_medians"]]
-    activation = "activation_mean" in neurons[0]
-    columns = ["neuron", *scores]
-    if activation:
-        columns += ["mean +- sd", *([] if narrow else ["range"])]
-    if "set_to" in neurons[0]:
-        columns += ["set to"]
-    grid = _grid(*columns, right=columns[1:])
-    for neuron in neurons:
-        row = [neuron["neuron"], *(number(neuron.get(name)) for name in scores)]
-        if activation:
-            row.append(f"{number(neuron['activation_mean'], 3)} +- {number(neuron['activation_sd'], 3)}")
-            if not narrow:
-                row.append(f"{number(neuron['activation_minimum'], 3)} to {number(neuron['activation_maximum'], 3)}")
-        if "set_to" in neurons[0]:
-            row.append(number(neuron["set_to"], 3))
-        grid.add_row(*row)
+    rows = [_neuron(neuron, scores) for neuron in neurons]
     if scores:
-        medians = [number(selection["layer_medians"][f"median_{name}"]) for name in scores]
-        grid.add_row("layer median", *medians, style="dim")
-    yield _indent(grid)
+        medians = {name: number(selection["layer_medians"][f"median_{name}"]) for name in scores}
+        rows.append({"neuron": "layer median", **medians})
+    columns = list(rows[0])
+    if narrow:
+        for row in rows:
+            cells = ", ".join(f"{key} {value}" for key, value in row.items() if key not in ("neuron", "range"))
+            yield _indent(Text(f"{row['neuron']}: {cells}" if cells else row["neuron"]))
+    else:
+        grid = _grid(*columns, right=columns[1:])
+        for row in rows:
+            style = "dim" if row["neuron"] == "layer median" else None
+            grid.add_row(*(row.get(column, "") for column in columns), style=style)
+        yield _indent(grid)
     if selection["details"].get("processing"):
         yield _indent(Text(f"Scores after: {selection['details']['processing']}.", style="dim"))
-    if activation:
+    if selection["activation_positions"] is not None:
         yield _indent(Text(f"Activations over {selection['activation_positions']} prompt positions.", style="dim"))
+
+
+def _neuron(neuron: Mapping[str, Any], scores: Sequence[str]) -> dict[str, str]:
+    """Cells of a selected neuron, by column."""
+    cells = {"neuron": neuron["neuron"], **{name: number(neuron.get(name)) for name in scores}}
+    if "activation_mean" in neuron:
+        mean, sd, low, high = (number(neuron[f"activation_{name}"]) for name in ("mean", "sd", "minimum", "maximum"))
+        cells |= {"mean +- sd": f"{mean} +- {sd}", "range": f"{low} to {high}"}
+    if "set_to" in neuron:
+        cells["set to"] = number(neuron["set_to"])
+    return cells
 
 
 def _table(table: Mapping[str, Any]) -> RenderableType:
@@ -269,9 +280,9 @@ def _verdicts(record: Mapping[str, Any]) -> Iterator[RenderableType]:
             yield _indent(_indent(Text(measure["verdict_sentence"])))
 
 
-def number(value: float | None, digits: int = 4) -> str:
-    """Four significant digits, scientific where that is shorter; a dash for what is not defined."""
-    return "-" if value is None else f"{value:.{digits}g}"
+def number(value: float | None) -> str:
+    """Three significant digits, scientific where that is shorter; a dash for what is not defined."""
+    return "-" if value is None else f"{value:.3g}"
 
 
 def p_value(value: float | None) -> str:

@@ -93,7 +93,8 @@ def summarise(
 @dataclass(frozen=True)
 class Verdict:
     word: str
-    """"supported", "not distinguishable from random neurons", "underpowered" or "model broken"."""
+    """"supported", "less than random neurons", "not distinguishable from random neurons", "underpowered" or "model
+    broken"."""
     sentence: str
 
 
@@ -109,7 +110,8 @@ def verdict(
     1. "model broken": ``broken`` says why.
     2. "underpowered": no value; fewer than 10 prompts changed, both under treatment and under the average control; or
        too few controls: 2 / (m + 1) >= alpha, or the value lies beyond all of them and the adjusted p is >= alpha yet.
-    3. "supported": adjusted p < alpha and the interval of treated minus controls lies on the tested side of 0.
+    3. "supported": adjusted p < alpha, and the interval of treated minus controls lies on the tested side of 0;
+       "less than random neurons" when the treated value is then nearer to no effect than the controls' mean.
     4. "not distinguishable from random neurons".
 
     ``n_changed`` replaces the number of changed prompts that the summary counted.
@@ -141,10 +143,9 @@ def verdict(
         apart = interval.low > 0 if test.b_greater < test.b_less else interval.high < 0
     numbers += ")"
     if apart and p_adjusted < alpha:
-        less = abs(summary.value - summary.null) < abs(mean - summary.null)
-        return say(
-            "supported", f"{numbers}; the selected neurons change it {'less' if less else 'more'} than random ones"
-        )
+        if abs(summary.value - summary.null) < abs(mean - summary.null):
+            return say("less than random neurons", numbers)
+        return say("supported", numbers)
     if apart and min(test.b_greater, test.b_less) == 0:
         return say("underpowered", f"{numbers}: beyond every random set, but too few sets for the number of measures")
     return say("not distinguishable from random neurons", numbers)
