@@ -128,6 +128,11 @@ class RunFolder:
             self._unfinished.mkdir(parents=True, exist_ok=True)
         write_bytes(self._unfinished / "writable", b"")
 
+    def abandon(self) -> None:
+        """Leave nothing behind of a run that failed before a part of it was finished."""
+        if not self.complete and not list(self._unfinished.glob("part-*.safetensors")):
+            shutil.rmtree(self.path, ignore_errors=True)
+
     def save_prepared(self, prepared: Prepared) -> None:
         """Keep the prepared prompts, so that a resumed run need not ask the model again."""
         write_json(

@@ -153,6 +153,9 @@ def execute(plan: Plan, output: Path, reporter: Reporter, command: str, fresh: b
         folder.finish(files, outcomes, record)
         leaderboard.append(output / "leaderboard.jsonl", _rows(record, provenance))
         return Finished(folder.path, clean(record), reused=False)
+    except HarnessError:
+        folder.abandon()
+        raise
     finally:
         lock.release()
 

@@ -122,7 +122,7 @@ def test_a_killed_writer_costs_at_most_its_own_row(tmp_path: Path) -> None:
         writer.stdout.readline()
     time.sleep(0.01)
     writer.send_signal(signal.SIGKILL)
-    writer.wait()
+    writer.communicate()
     leaderboard.append(path, [{"row_id": "after"}])
     ids = [row["row_id"] for row in leaderboard.read(path)]
     assert ids[-1] == "after"
