@@ -19,7 +19,7 @@ f32 = np.float32
 
 @njit(inline="always", fastmath=FLAGS, cache=True, error_model="numpy")
 def exp(x: Any) -> Any:
-    """e^x for -1e4 <= x <= 0, relative error below 3e-7: 2^n times a polynomial for the fraction; vectorises."""
+    """e^x for x <= 88, relative error below 3e-7: 2^n times a polynomial for the fraction; vectorises."""
     t = max(x * f32(1.4426950408889634), f32(-126.0))
     n = np.floor(t + f32(0.5))
     f = t - n  # in [-0.5, 0.5], where six terms of the Taylor series of 2^f do
@@ -30,7 +30,7 @@ def exp(x: Any) -> Any:
     p = p * f + f32(2.4022651e-1)
     p = p * f + f32(6.9314718e-1)
     p = p * f + f32(1.0)
-    return p * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(f32)
+    return p * np.int32((n + f32(127.0)) * f32(8388608.0)).view(f32)  # n + 127 in the place of a float's exponent
 
 
 @njit(inline="always", fastmath=FLAGS, cache=True, error_model="numpy")
@@ -143,3 +143,143 @@ def choose(
                 wrong += chosen < 0 or not np.isfinite(top)
             best[c, r] = max(chosen, 0)
     return wrong == 0
+
+
+TILE = 2048
+"""Tokens of the vocabulary that are worked on together: a column's stretch stays in the cache for all places."""
+
+SMALL = 0.125
+"""Largest change of a logit for which e^x - 1 is taken from its series, whose error is then below float32's."""
+
+WILD = 40.0
+"""Largest change of a logit for which sums relative to the baseline are safe in float32."""
+
+
+@njit(inline="always", fastmath=FLAGS, cache=True, error_model="numpy")
+def expm1_small(x: Any) -> Any:
+    """e^x - 1 for |x| <= SMALL."""
+    p = f32(1 / 120) * x + f32(1 / 24)
+    p = p * x + f32(1 / 6)
+    p = p * x + f32(0.5)
+    return (p * x + f32(1.0)) * x
+
+
+@njit(inline="always", fastmath=FLAGS, cache=True, error_model="numpy")
+def largest(values: Any) -> Any:
+    """Largest magnitude in an array."""
+    top = f32(0)
+    for v in range(values.shape[0]):
+        top = max(top, abs(values[v]))
+    return top
+
+
+@njit(inline="always", fastmath=FLAGS, cache=True, error_model="numpy")
+def add_changes(change: Any, p: Any, log_p: Any, small: Any, grown: Any, spread: Any, moved: Any, sums: Any) -> None:
+    """Add to ``sums`` [3] over a tile: sum p (e^x - 1), sum p (e^x (l + x) - l), sum p x; x: ``change``, l: ``log_p``.
+
+    ``grown``, ``spread`` and ``moved`` are scratch arrays [LANES].
+    """
+    n = change.shape[0]
+    whole = n // LANES * LANES
+    grown[:], spread[:], moved[:] = f32(0), f32(0), f32(0)
+    if small:
+        for start in range(0, whole, LANES):
+            for lane in range(LANES):
+                x, w, old = change[start + lane], p[start + lane], log_p[start + lane]
+                q = w * expm1_small(x)
+                shift = w * x
+                grown[lane] += q
+                moved[lane] += shift
+                spread[lane] += q * (old + x) + shift
+    else:
+        for start in range(0, whole, LANES):
+            for lane in range(LANES):
+                x, w, old = change[start + lane], p[start + lane], log_p[start + lane]
+                q = w * exp(x) - w
+                shift = w * x
+                grown[lane] += q
+                moved[lane] += shift
+                spread[lane] += q * (old + x) + shift
+    for v in range(whole, n):
+        x, w = change[v], p[v]
+        q = w * (expm1_small(x) if small else exp(x) - f32(1))
+        grown[0] += q
+        moved[0] += w * x
+        spread[0] += q * (log_p[v] + x) + w * x
+    for lane in range(LANES):
+        sums[0] += grown[lane]
+        sums[1] += spread[lane]
+        sums[2] += moved[lane]
+
+
+@njit(inline="always", fastmath=FLAGS, cache=True, error_model="numpy")
+def write_change(
+    base: Any, push: Any, second: Any, extra: Any, kappa: Any, beta: Any, theta: Any, eta: Any, out: Any
+) -> None:
+    """Change of the logits on a tile: kappa base + beta push + theta second + eta extra."""
+    if kappa == 0:
+        for v in range(out.shape[0]):
+            out[v] = beta * push[v]
+    else:
+        for v in range(out.shape[0]):
+            out[v] = kappa * base[v] + beta * push[v]
+    if theta != 0:
+        for v in range(out.shape[0]):
+            out[v] += theta * second[v]
+    if eta != 0:
+        for v in range(out.shape[0]):
+            out[v] += eta * extra[v]
+
+
+@njit(nogil=True, fastmath=FLAGS, cache=True, error_model="numpy")
+def changes(
+    base: Any, second: Any, columns: Any, extra: Any, log_p: Any, p: Any, reach: Any, indices: Any, delta: Any,
+    kappa: Any, beta: Any, theta: Any, eta: Any, sums: Any, wild: Any,
+) -> None:  # fmt: skip
+    """Sums over the vocabulary of how conditions change the baseline's distribution p at R places.
+
+    base, log_p, p: [R, V]. second: [R, V] or [0, V]. columns: [m, V]. extra: [V] or [0]. reach [m]: largest magnitude
+    of each column. indices: [C, k]. delta: [C, R, k]. kappa, beta, theta, eta: [C, R, E], see
+    :func:`write_change`, with push = sum_j delta_j columns_j. sums: float64 [C, R, E, 3], see :func:`add_changes`.
+    wild [C, R, E] is set where a change may exceed ``WILD``; sums are then meaningless.
+    """
+    n, width = indices.shape
+    rows, size = base.shape
+    push, change = np.empty(TILE, f32), np.empty(TILE, f32)
+    a, b, c_ = np.empty(LANES, f32), np.empty(LANES, f32), np.empty(LANES, f32)
+    most, most_second = np.empty(rows, f32), np.zeros(rows, f32)
+    for start in range(0, size, TILE):
+        stop = min(size, start + TILE)
+        length = stop - start
+        most_extra = largest(extra[start:stop]) if extra.shape[0] else f32(0)
+        for r in range(rows):
+            most[r] = largest(base[r, start:stop])
+            if second.shape[0]:
+                most_second[r] = largest(second[r, start:stop])
+        for c in range(n):
+            for r in range(rows):
+                pushed = f32(0)
+                for j in range(width):
+                    pushed += abs(delta[c, r, j]) * reach[indices[c, j]]
+                if pushed == 0 and width > 0 and kappa[c, r, 0] == 0:
+                    continue
+                push[:length] = f32(0)
+                for j in range(width):
+                    d, column = delta[c, r, j], columns[indices[c, j]]
+                    for v in range(length):
+                        push[v] += d * column[start + v]
+                for e in range(kappa.shape[2]):
+                    bound = abs(kappa[c, r, e]) * most[r] + abs(beta[c, r, e]) * pushed
+                    bound += abs(theta[c, r, e]) * most_second[r] + abs(eta[c, r, e]) * most_extra
+                    if not bound <= f32(WILD):
+                        wild[c, r, e] = True
+                        continue
+                    write_change(
+                        base[r, start:stop], push, second[r, start:stop] if second.shape[0] else push,
+                        extra[start:stop] if extra.shape[0] else push, kappa[c, r, e], beta[c, r, e], theta[c, r, e],
+                        eta[c, r, e], change[:length],
+                    )  # fmt: skip
+                    add_changes(
+                        change[:length], p[r, start:stop], log_p[r, start:stop], bound <= f32(SMALL), a, b, c_,
+                        sums[c, r, e],
+                    )  # fmt: skip

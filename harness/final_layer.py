@@ -70,7 +70,7 @@ class Observed:
 class FinalLayer:
     """All conditions' logits from the final residual and the last layer's activations."""
 
-    def __init__(self, model: Model, conditions: Sequence[Condition]) -> None:
+    def __init__(self, model: Model, conditions: Sequence[Condition], column_bytes: int | None = None) -> None:
         self.model, self.n = model, len(conditions)
         self.layer, readout, anatomy = model.anatomy.n_layers - 1, model.readout, model.anatomy
         self.folded = readout.folded_unembedding(fold=True, centre=False)
@@ -86,11 +86,11 @@ class FinalLayer:
             self.written = self.w_out * self.post_norm[1]
         if readout.centre_writes:
             self.written = self.written - self.written.mean(1, keepdim=True)
-        self.parts = list(self._split(conditions))
+        self.parts = list(self._split(conditions, column_bytes or COLUMN_BYTES))
 
-    def _split(self, conditions: Sequence[Condition]) -> Iterator[Part]:
-        """Parts of consecutive conditions whose columns fit in ``COLUMN_BYTES``; at least one condition each."""
-        room = max(1, COLUMN_BYTES // (4 * len(self.folded)))
+    def _split(self, conditions: Sequence[Condition], column_bytes: int) -> Iterator[Part]:
+        """Parts of consecutive conditions whose columns fit in ``column_bytes``; at least one condition each."""
+        room = max(1, column_bytes // (4 * len(self.folded)))
         start, used = 0, set[int]()
         for stop, condition in enumerate(conditions):
             own = {i for edit in condition.edits for i in edit.indices}
@@ -109,6 +109,10 @@ class FinalLayer:
         found = Observed(found.residual.to(self.device).float(), found.neurons.to(self.device).float())
         return found, getattr(out, "past_key_values", None)
 
+    def base(self, seen: Observed) -> Base:
+        """What all conditions share at some places."""
+        return Base(self, seen)
+
     def systems(self, seen: Observed, at: torch.Tensor | None = None) -> Iterator[tuple[slice, System]]:
         """The logits of every condition, a part of the conditions at a time.
 
@@ -118,13 +122,13 @@ class FinalLayer:
         """
         if at is None:
             at = torch.arange(len(seen.residual), device=self.device).expand(self.n, -1)
-        base = _Base(self, seen)
+        base = self.base(seen)
         for part in self.parts:
             here = slice(part.start, part.start + part.n)
             yield here, part.system(base, at[here])
 
 
-class _Base:
+class Base:
     """What all conditions share at B places, centred as the final norm centres."""
 
     def __init__(self, final: FinalLayer, seen: Observed) -> None:
@@ -199,7 +203,7 @@ class Part:
                     place = end
         return torch.where(self.filled[:, None, :], new - now, 0.0)
 
-    def system(self, base: _Base, at: torch.Tensor) -> System:
+    def system(self, base: Base, at: torch.Tensor) -> System:
         """The logits of these conditions where they stand, ``at`` [C, R]."""
         readout, width = self.final.model.readout, self.final.model.anatomy.d_model
         delta = self._deltas(base.neurons, at)

@@ -149,7 +149,7 @@ _TYPES = (torch.int64, torch.float32, torch.float32, torch.int64)
 # -- numba -----------------------------------------------------------------------------------------------------------
 
 
-def _loops() -> Any:
+def loops() -> Any:
     """The compiled loops, imported only here: importing numba takes a while."""
     from harness import compiled
 
@@ -172,7 +172,7 @@ def _numpy(*tensors: torch.Tensor) -> tuple[Any, ...]:
     return tuple(tensor.contiguous().numpy() for tensor in tensors)
 
 
-def _in_threads(loop: Callable[[slice], Any], n: int) -> list[Any]:
+def in_threads(loop: Callable[[slice], Any], n: int) -> list[Any]:
     """Run ``loop`` over [0, n) in as many slices as torch has threads; compiled loops release the interpreter's lock.
 
     Not numba's own threads: starting those changes how many threads torch uses.
@@ -187,16 +187,16 @@ def _in_threads(loop: Callable[[slice], Any], n: int) -> list[Any]:
 
 
 def _summarise_numba(system: System, target: torch.Tensor) -> Summary:
-    loops = _loops()
+    compiled = loops()
 
     found = Summary(*(torch.empty(system.at.shape, dtype=t) for t in _TYPES))
     out = _numpy(found.best, found.normaliser, found.entropy, found.reached)
     shared, own, [wanted] = _shared(system), _own(system), _numpy(target)
 
     def loop(part: slice) -> None:
-        loops.summarise(*shared, *(x[part] for x in own), wanted, *(x[part] for x in out))
+        compiled.summarise(*shared, *(x[part] for x in own), wanted, *(x[part] for x in out))
 
-    _in_threads(loop, len(system.at))
+    in_threads(loop, len(system.at))
     return found
 
 
@@ -208,7 +208,7 @@ def _choose_numba(system: System) -> torch.Tensor:
     with U, B, S the largest logit, base and second base outside of the candidates. Where the best candidate does not
     beat the bound, the whole vocabulary is looked at.
     """
-    loops = _loops()
+    compiled = loops()
 
     branches, n_tokens = system.base.shape
     at = system.at.reshape(-1)
@@ -234,8 +234,8 @@ def _choose_numba(system: System) -> torch.Tensor:
     extra = _numpy(candidates, bounds, reach)
 
     def loop(part: slice) -> bool:
-        return loops.choose(*shared, *(x[part] for x in own), *extra, out[part], SLACK)
+        return compiled.choose(*shared, *(x[part] for x in own), *extra, out[part], SLACK)
 
-    if not all(_in_threads(loop, len(system.at))):
+    if not all(in_threads(loop, len(system.at))):
         raise not_finite()
     return best

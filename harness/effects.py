@@ -1,0 +1,239 @@
+"""Total and direct effects of last-layer edits on every token of a text: sweeps over thousands of conditions.
+
+For every condition and token: change of the loss, change of the entropy, KL divergence from the untouched model, with
+
+    total             the plain edit                                                              (TE, arXiv 2406.16254)
+    frozen_norm       the final norm divides by the untouched model's denominator                 (DE_LN)
+    frozen_unigram    the logits keep the untouched model's component along log p_freq            (DE_freq)
+
+The logits of a condition are the baseline's plus a few fixed vectors with scalar factors (:mod:`harness.final_layer`):
+no condition is multiplied by the unembedding, and no condition's logits are stored. What is summed over the vocabulary
+is the *change* of each probability, so that small effects keep their digits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from harness.conditions import BASELINE
+from harness.engine import Progress, batches
+from harness.errors import HarnessError
+from harness.final_layer import FinalLayer, Observed, Part, fits
+from harness.logit_changes import Kind, Problem, Unigram, changes
+
+if TYPE_CHECKING:
+    from harness.conditions import Condition
+    from harness.model import Model
+
+MEMORY_BYTES = 2 * 2**30
+"""Default for the memory above the model, results not counted."""
+
+
+@dataclass(frozen=True)
+class Effects:
+    """Effects of C conditions on T tokens; what is not asked for by ``kinds`` is absent.
+
+    Attributes:
+        conditions: names.
+        prompt, position: int64 [T], which prompt and which of its tokens is predicted.
+        loss, entropy: float32 [T], of the untouched model, nats.
+        loss_change, entropy_change: kind -> float32 [C, T], nats.
+        kl: kind -> float32 [C, T], KL(untouched || condition), nats.
+        kl_unigram, kl_unigram_change: KL(p_freq || model), [T] and kind -> [C, T]; None without a unigram distribution.
+    """
+
+    conditions: tuple[str, ...]
+    prompt: np.ndarray
+    position: np.ndarray
+    loss: np.ndarray
+    entropy: np.ndarray
+    loss_change: dict[str, np.ndarray]
+    entropy_change: dict[str, np.ndarray]
+    kl: dict[str, np.ndarray]
+    kl_unigram: np.ndarray | None
+    kl_unigram_change: dict[str, np.ndarray] | None
+
+    def size(self, kind: Kind = "total") -> np.ndarray:
+        """Mean absolute change of the loss [C]: TE, DE_LN or DE_freq."""
+        return np.abs(self.loss_change[kind]).mean(axis=1, dtype=np.float64)
+
+    def mediated(self, frozen: Kind = "frozen_norm") -> np.ndarray:
+        """1 - DE / TE [C]: the share of the effect that goes through what ``frozen`` freezes; NaN without effect."""
+        total = self.size("total")
+        return 1 - self.size(frozen) / np.where(total == 0, np.nan, total)
+
+
+@torch.no_grad()
+def effects(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    conditions: Sequence[Condition],
+    kinds: Sequence[Kind] = ("total", "frozen_norm"),
+    positions: Sequence[Sequence[bool]] | None = None,
+    unigram: np.ndarray | None = None,
+    memory_bytes: int = MEMORY_BYTES,
+    batch_size: int = 64,
+    progress: Progress | None = None,
+) -> Effects:
+    """Effects of conditions that edit neurons of the last layer.
+
+    Args:
+        positions: for every prompt and each of its tokens but the first, whether to keep it; default: all.
+        unigram: counts or probabilities of the tokens [d_vocab], all positive; needed by ``frozen_unigram``.
+        memory_bytes: for columns, logits and activations together; results come on top.
+
+    Raises:
+        HarnessError: the conditions edit anything else than the last layer's neurons, the closed form does not hold for
+            the model, ``frozen_unigram`` without ``unigram``, or nothing to keep.
+    """
+    if not fits(model, conditions):
+        raise HarnessError(
+            "effects: every condition must edit neurons of the last layer of a model with a closed form."
+        )
+    frequencies = _unigram(unigram, model) if unigram is not None else None
+    if frequencies is None and "frozen_unigram" in kinds:
+        raise HarnessError("effects: frozen_unigram needs the unigram distribution of the corpus.")
+    kept = _kept(prompts, positions)
+    prompt = np.repeat(np.arange(len(prompts)), [len(rows) for rows in kept])
+    position = np.concatenate([*kept, np.zeros(0, np.int64)]).astype(np.int64)
+    if not len(prompt):
+        raise HarnessError("effects: no token is left to measure effects on.")
+    first = np.concatenate([[0], np.cumsum([len(rows) for rows in kept])])
+    final = FinalLayer(model, conditions, column_bytes=memory_bytes // 2)
+    work = _Work(final, tuple(kinds), frequencies, memory_bytes // 8)
+    out = _empty(conditions, prompt, position, tuple(kinds), frequencies is not None)
+    for rows in _groups(final, prompts, kept, memory_bytes // 4):
+        seen, target, place = _observe(final, prompts, kept, rows, first, batch_size)
+        for part in final.parts:
+            for chunk in work.chunks(len(target)):
+                work.measure(part, seen[chunk], target[chunk], out, place[chunk.cpu().numpy()])
+        if progress:
+            progress(len(rows) * len(conditions))
+    return out
+
+
+def _unigram(counts: np.ndarray, model: Model) -> Unigram:
+    counts = np.asarray(counts, dtype=np.float64)
+    if counts.shape != (model.anatomy.d_vocab,) or not (counts > 0).all():
+        raise HarnessError(
+            f"effects: the unigram distribution needs {model.anatomy.d_vocab} positive counts, one a token "
+            "(add 1 where a token was not seen)."
+        )
+    p = torch.from_numpy(counts / counts.sum()).to(model.readout.W_U.device)
+    return Unigram(p, p.log() - p.log().mean())
+
+
+def _kept(prompts: Sequence[Sequence[int]], positions: Sequence[Sequence[bool]] | None) -> list[np.ndarray]:
+    """Places of the predicted tokens of each prompt that are kept, from 1."""
+    if positions is None:
+        return [np.arange(1, len(tokens)) for tokens in prompts]
+    for i, (tokens, keep) in enumerate(zip(prompts, positions, strict=True)):
+        if len(keep) != len(tokens) - 1:
+            raise HarnessError(f"effects: prompt {i} has {len(tokens) - 1} predicted tokens, positions {len(keep)}.")
+    return [1 + np.flatnonzero(np.asarray(keep, dtype=bool)) for keep in positions]
+
+
+def _empty(
+    conditions: Sequence[Condition], prompt: np.ndarray, position: np.ndarray, kinds: tuple[Kind, ...], unigram: bool
+) -> Effects:
+    def many() -> dict[str, np.ndarray]:
+        return {kind: np.zeros((len(conditions), len(prompt)), np.float32) for kind in kinds}
+
+    one = np.zeros((3, len(prompt)), np.float32)
+    return Effects(
+        conditions=tuple(condition.name for condition in conditions),
+        prompt=prompt,
+        position=position,
+        loss=one[0],
+        entropy=one[1],
+        loss_change=many(),
+        entropy_change=many(),
+        kl=many(),
+        kl_unigram=one[2] if unigram else None,
+        kl_unigram_change=many() if unigram else None,
+    )
+
+
+def _groups(
+    final: FinalLayer, prompts: Sequence[Sequence[int]], kept: Sequence[np.ndarray], room: int
+) -> Iterator[list[int]]:
+    """Prompts whose residuals and activations fit in ``room`` bytes together; all, where the columns are made once."""
+    each = 4 * (final.model.anatomy.d_model + final.model.anatomy.d_mlp)
+    group: list[int] = []
+    used = 0
+    for i in np.argsort([len(tokens) for tokens in prompts], kind="stable").tolist():
+        if len(kept[i]) == 0:
+            continue
+        if group and used + each * len(kept[i]) > room:
+            yield group
+            group, used = [], 0
+        group.append(i)
+        used += each * len(kept[i])
+    if group:
+        yield group
+
+
+def _observe(
+    final: FinalLayer,
+    prompts: Sequence[Sequence[int]],
+    kept: Sequence[np.ndarray],
+    rows: Sequence[int],
+    first: np.ndarray,
+    batch_size: int,
+) -> tuple[Observed, torch.Tensor, np.ndarray]:
+    """What predicts the kept tokens of some prompts, these tokens [t], and their places in the results [t]."""
+    residuals, neurons, targets, places = [], [], [], []
+    for batch_rows in batches([prompts[row] for row in rows], batch_size):
+        chosen = [rows[i] for i in batch_rows]
+        batch = final.model.pad([list(prompts[row]) for row in chosen])
+        seen, _ = final.run(batch)
+        width = batch.input_ids.shape[1]
+        for i, row in enumerate(chosen):
+            ahead = torch.as_tensor(kept[row] + width - len(prompts[row]), device=final.device)
+            residuals.append(seen.residual[i, ahead - 1])
+            neurons.append(seen.neurons[i, ahead - 1])
+            targets.append(batch.input_ids[i].to(final.device)[ahead])
+            places.append(np.arange(first[row], first[row + 1]))
+    return Observed(torch.cat(residuals), torch.cat(neurons)), torch.cat(targets), np.concatenate(places)
+
+
+class _Work:
+    """The inner loops of a sweep."""
+
+    def __init__(self, final: FinalLayer, kinds: tuple[Kind, ...], unigram: Unigram | None, room: int) -> None:
+        self.final, self.kinds, self.unigram = final, kinds, unigram
+        self.untouched = Part(final, [BASELINE], 0)
+        # A place has its base, its logits in both precisions and its probabilities at once.
+        self.step = max(1, min(256, room // (4 * 8 * len(final.folded))))
+
+    def chunks(self, n: int) -> Iterator[torch.Tensor]:
+        for start in range(0, n, self.step):
+            yield torch.arange(start, min(start + self.step, n), device=self.final.device)
+
+    def measure(self, part: Part, seen: Observed, target: torch.Tensor, out: Effects, place: np.ndarray) -> None:
+        """Fill the results of a part of the conditions at some places."""
+        base = self.final.base(seen)
+        own = torch.arange(len(target), device=self.final.device)
+        before = self.untouched.system(base, own[None])
+        problem = Problem(part.system(base, own.expand(part.n, -1)), before, self.kinds, target, self.unigram)
+        found = changes(problem)
+        here = np.ix_(np.arange(part.start, part.start + part.n), place)
+        out.loss[place], out.entropy[place] = problem.loss.cpu().numpy(), problem.entropy.cpu().numpy()
+        if self.unigram is not None and out.kl_unigram is not None:
+            p = self.unigram.p
+            out.kl_unigram[place] = ((p * p.log()).sum() - problem.log_p.double() @ p).cpu().numpy()
+        for e, kind in enumerate(self.kinds):
+            grown, spread, moved, target_change, unigram_change = (x[..., e] for x in found)
+            log_z = torch.log1p(grown)  # relative to the untouched normaliser
+            out.loss_change[kind][here] = (log_z - target_change).cpu().numpy()
+            # H = log Z - sum p l, and sum p l was -H before.
+            mean = (spread - problem.entropy) / (1 + grown)
+            out.entropy_change[kind][here] = (log_z - mean - problem.entropy).cpu().numpy()
+            out.kl[kind][here] = (log_z - moved).clamp_min(0).cpu().numpy()
+            if out.kl_unigram_change is not None:
+                out.kl_unigram_change[kind][here] = (log_z - unigram_change).cpu().numpy()

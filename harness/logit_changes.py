@@ -1,0 +1,225 @@
+"""How conditions change the distributions of the untouched model: the sums that effects are made of.
+
+With p the untouched distribution, l = log p, and x the change of the logits under a condition (one vector for each kind
+of effect), everything follows from
+
+    sum p (e^x - 1),   sum p (e^x (l + x) - l),   sum p x,   x of the target,   sum p_freq x
+
+and x is a sum of a few fixed vectors, x = kappa base + beta push + theta second + eta direction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+
+from harness.kernels import System, in_threads, loops, not_finite
+
+Kind = Literal["total", "frozen_norm", "frozen_unigram"]
+
+BLOCK_BYTES = 64 * 2**20
+"""Size of one block of changes where torch makes them."""
+
+Found = tuple[torch.Tensor, ...]
+"""The five sums above, float64 [C, R, E] each, E kinds of effects."""
+
+
+@dataclass(frozen=True)
+class Unigram:
+    """A unigram distribution: its probabilities, and the centred log-probabilities (the direction), float64 [V]."""
+
+    p: torch.Tensor
+    direction: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Conditions (``system`` [C, R]) beside the untouched model (``before`` [1, R]) at R places with targets [R]."""
+
+    system: System
+    before: System
+    kinds: tuple[Kind, ...]
+    target: torch.Tensor
+    unigram: Unigram | None
+
+    @cached_property
+    def log_p(self) -> torch.Tensor:
+        """Log-probabilities of the untouched model, float32 [R, V]."""
+        [(_, logits)] = self.before.blocks()
+        return (logits[0] - logits[0].double().logsumexp(-1, keepdim=True)).float()
+
+    @cached_property
+    def p(self) -> torch.Tensor:
+        """Probabilities of the untouched model, float32 [R, V]."""
+        return self.log_p.exp()
+
+    @cached_property
+    def loss(self) -> torch.Tensor:
+        """Float64 [R]."""
+        return -self.log_p.gather(-1, self.target[:, None])[:, 0].double()
+
+    @cached_property
+    def entropy(self) -> torch.Tensor:
+        """Float64 [R]."""
+        return -torch.linalg.vecdot(self.p, self.log_p).double()
+
+    @cached_property
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """kappa, beta and theta, float64 [C, R, E]: what multiplies base, push and second."""
+        scale, scale0, zero = (
+            self.system.scale.double(),
+            self.before.scale.double(),
+            torch.zeros_like(self.system.scale),
+        )
+        found = []
+        for kind in self.kinds:
+            s = scale0.expand_as(scale) if kind == "frozen_norm" else scale
+            theta = zero.double()
+            if self.system.share is not None and self.before.share is not None:
+                theta = s * self.system.share.double() - scale0 * self.before.share.double()
+            found.append((s - scale0, s, theta))
+        kappa, beta, theta = (torch.stack(x, -1) for x in zip(*found, strict=True))
+        return kappa, beta, theta
+
+    def along(self, vector: torch.Tensor) -> torch.Tensor:
+        """Inner product [C, R, E] of x, but for its part along the direction, with a vector [V]; float64."""
+        kappa, beta, theta = self.factors
+        system = self.system
+        push = (system.delta.double() * _dot(system.columns, vector)[system.indices][:, None]).sum(-1)
+        found = kappa * _dot(system.base, vector)[system.at][..., None] + beta * push[..., None]
+        return found if system.second is None else found + theta * _dot(system.second, vector)[system.at][..., None]
+
+    @cached_property
+    def eta(self) -> torch.Tensor:
+        """Factor of the direction, float64 [C, R, E]: takes back what x has along it where that is frozen."""
+        found = torch.zeros_like(self.factors[0])
+        if self.unigram is not None and "frozen_unigram" in self.kinds:
+            e = self.kinds.index("frozen_unigram")
+            direction = self.unigram.direction
+            found[..., e] = -self.along(direction)[..., e] / direction.square().sum()
+        return found
+
+    def part(self, conditions: torch.Tensor) -> Problem:
+        """The same for some of the conditions."""
+        system = self.system
+        share = None if system.share is None else system.share[conditions]
+        some = replace(
+            system,
+            indices=system.indices[conditions],
+            delta=system.delta[conditions],
+            scale=system.scale[conditions],
+            share=share,
+            at=system.at[conditions],
+        )
+        return replace(self, system=some)
+
+
+def _dot(rows: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+    """Inner products [n] of rows [n, V] with a vector [V], in float64, without a float64 copy of all rows."""
+    return torch.cat([rows.new_zeros(0).double(), *(block.double() @ vector for block in rows.split(256))])
+
+
+def changes(problem: Problem) -> Found:
+    """The five sums of every condition, place and kind.
+
+    Raises:
+        HarnessError: an edit makes the logits overflow.
+    """
+    if problem.system.cap is not None or problem.system.base.device.type != "cpu":
+        return changes_plain(problem)
+    found, wild = _changes_compiled(problem)
+    rows = torch.from_numpy(np.flatnonzero(wild.any((1, 2))))
+    if len(rows):  # changes too large for sums relative to the untouched distribution in float32
+        for all_, some in zip(found, changes_plain(problem.part(rows)), strict=True):
+            all_[rows] = some
+    return found
+
+
+def changes_plain(problem: Problem) -> Found:
+    """The definition, in float64, a block of conditions at a time; for soft caps, other devices and huge changes."""
+    n, rows = problem.system.at.shape
+    size = problem.system.base.shape[1]
+    step = max(1, BLOCK_BYTES // (8 * 4 * max(rows, 1) * size))
+    parts = [
+        _block_plain(problem.part(torch.arange(start, min(start + step, n), device=problem.system.at.device)))
+        for start in range(0, n, step)
+    ]
+    return tuple(torch.cat(x) for x in zip(*parts, strict=True))
+
+
+def _block_plain(problem: Problem) -> Found:
+    system, found = problem.system, []
+    uncapped = replace(problem.before, cap=None)
+    [(_, z0)] = uncapped.blocks()
+    z0, log_p = z0[0].double(), problem.log_p.double()
+    p = log_p.exp()
+    push = torch.einsum("crk,ckv->crv", system.delta.double(), system.columns[system.indices].double())
+    kappa, beta, theta = problem.factors
+    for e, kind in enumerate(problem.kinds):
+        x = kappa[..., e, None] * system.base[system.at].double() + beta[..., e, None] * push
+        if system.second is not None:
+            x = x + theta[..., e, None] * system.second[system.at].double()
+        if system.cap is not None:
+            x = system.cap * (torch.tanh((z0 + x) / system.cap) - torch.tanh(z0 / system.cap))
+        if kind == "frozen_unigram" and problem.unigram is not None:
+            v = problem.unigram.direction
+            x = x - (x @ v / v.square().sum())[..., None] * v
+        if not torch.isfinite(x).all() or float((log_p + x).max()) > 700:
+            raise not_finite()
+        grown = torch.exp(log_p + x) - p
+        target = x.gather(-1, problem.target.expand(len(x), -1)[..., None])[..., 0]
+        frequent = torch.zeros_like(target) if problem.unigram is None else x @ problem.unigram.p
+        found.append(
+            ((p * torch.expm1(x)).sum(-1), (grown * (log_p + x) + p * x).sum(-1), (p * x).sum(-1), target, frequent)
+        )
+    return tuple(torch.stack(x, -1) for x in zip(*found, strict=True))
+
+
+def _changes_compiled(problem: Problem) -> tuple[Found, np.ndarray]:
+    """By the compiled loop; also, bool [C, R, E], where its sums mean nothing because a change is too large."""
+    system, (kappa, beta, theta), eta = problem.system, problem.factors, problem.eta
+    n, rows, kinds = kappa.shape
+    sums, wild = np.zeros((n, rows, kinds, 3)), np.zeros((n, rows, kinds), bool)
+    second = torch.zeros(0, system.base.shape[1]) if system.second is None else system.second
+    extra = torch.zeros(0) if problem.unigram is None else problem.unigram.direction.float()
+    columns = system.columns.numpy()
+    reach = np.abs(columns).max(1) if len(columns) else np.zeros(0, np.float32)
+    per_place = [x.contiguous().numpy() for x in (system.base, problem.log_p, problem.p)]
+    per_pair = [x.float().contiguous().numpy() for x in (system.delta, kappa, beta, theta, eta)]
+
+    def loop(here: slice) -> None:
+        base, log_p, p = (x[here] for x in per_place)
+        delta, *factors = (np.ascontiguousarray(x[:, here]) for x in per_pair)
+        own, flags = np.zeros((n, len(base), kinds, 3)), np.zeros((n, len(base), kinds), bool)
+        two = second[here] if len(second) else second
+        loops().changes(
+            base, two.numpy(), columns, extra.numpy(), log_p, p, reach, system.indices.numpy(), delta, *factors, own,
+            flags,
+        )  # fmt: skip
+        sums[:, here], wild[:, here] = own, flags
+
+    in_threads(loop, rows)
+    grown, spread, moved = (torch.from_numpy(np.ascontiguousarray(sums[..., i])) for i in range(3))
+    return (grown, spread, moved, _at_target(problem), _along_unigram(problem)), wild
+
+
+def _at_target(problem: Problem) -> torch.Tensor:
+    """x of the target [C, R, E]."""
+    system, (kappa, beta, theta), target = problem.system, problem.factors, problem.target
+    rows = torch.arange(len(target))
+    push = (system.delta.double() * system.columns[system.indices[:, None, :], target[None, :, None]].double()).sum(-1)
+    found = kappa * system.base[rows, target].double()[:, None] + beta * push[..., None]
+    if system.second is not None:
+        found = found + theta * system.second[rows, target].double()[:, None]
+    return found if problem.unigram is None else found + problem.eta * problem.unigram.direction[target][:, None]
+
+
+def _along_unigram(problem: Problem) -> torch.Tensor:
+    """sum p_freq x [C, R, E]."""
+    if problem.unigram is None:
+        return torch.zeros_like(problem.factors[0])
+    return problem.along(problem.unigram.p) + problem.eta * (problem.unigram.direction @ problem.unigram.p)
