@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test fast lint train clean
+.PHONY: demo test fast lint bench train clean
 
 demo: $(READY)  ## set up, then run the main job on the bundled model
 	$(BIN)/harness eval --task knowledge_conflict --selector entropy --intervention mean
@@ -19,6 +19,10 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(READY)  ## the figures of benchmarks/README.md
+	$(BIN)/python benchmarks/generation.py
+	$(BIN)/python benchmarks/sweep.py
 
 train: $(READY)  ## train the bundled model again (under an hour on two cores)
 	$(BIN)/python -m harness_plugins.demo.train --out plugins/demo/weights

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from harness_plugins.context_copying.task import stop_tokens
 
 from harness.closed_form import ClosedFormEngine
 from harness.conditions import BASELINE, Condition, Neuron, SetNeurons, random_controls
@@ -40,23 +41,28 @@ def timed(work: Callable[[], Any]) -> float:
     return statistics.median(times)
 
 
-def demo() -> tuple[Model, list[tuple[int, ...]]]:
-    """The bundled model with prompts of its own task."""
+Setting = tuple[Model, list[tuple[int, ...]], frozenset[int]]
+"""A model, prompts, and the tokens that end an answer."""
+
+
+def demo() -> Setting:
+    """The bundled model with the prompts and stop tokens of its own task."""
     found = catalogue()
     model = found.components["model"]["demo"]().load()
     task = found.components["task"]["knowledge_conflict"]()
     prepared = task.prepare(ClosedFormEngine(model, 64), None, 0)
-    return model, [prompt.tokens for prompt in prepared.prompts]
+    stop = stop_tokens(model, ['"', ".", "\n", ",", "(", "[", "]", "<"])
+    return model, [prompt.tokens for prompt in prepared.prompts], stop
 
 
-def gpt2_small() -> tuple[Model, list[tuple[int, ...]]]:
-    """Random weights in the shape of GPT-2 small (V 50,257, d 768, 12 layers), random prompts of 20 to 30 tokens."""
+def gpt2_small() -> Setting:
+    """Random weights in GPT-2 small's shape (V 50,257, d 768, 12 layers), prompts of 20 to 30 tokens, no stops."""
     torch.manual_seed(0)
     hf = transformers.GPT2LMHeadModel(transformers.GPT2Config()).eval().requires_grad_(False)
     tokenizer = found_tokenizer()
     rng = np.random.default_rng(0)
     prompts = [tuple(rng.integers(0, 50257, rng.integers(20, 31)).tolist()) for _ in range(4096)]
-    return wrap(hf, tokenizer, "gpt2-small shape, random weights"), prompts
+    return wrap(hf, tokenizer, "gpt2-small shape, random weights"), prompts, frozenset()
 
 
 def found_tokenizer() -> Any:
@@ -64,8 +70,9 @@ def found_tokenizer() -> Any:
     return catalogue().components["model"]["demo"]().load().tokenizer
 
 
-def measure(model: Model, prompts: list[tuple[int, ...]], hooked: int, controls: tuple[int, ...]) -> dict[str, Any]:
+def measure(setting: Setting, hooked: int, controls: tuple[int, ...]) -> dict[str, Any]:
     """Times over one un-ablated generation of the same prompts, and over the hook loop."""
+    model, prompts, stop = setting
     layer, d_mlp = model.anatomy.n_layers - 1, model.anatomy.d_mlp
     rng = np.random.default_rng(0)
     selected = [Neuron(layer, int(i)) for i in rng.choice(d_mlp, 6, replace=False)]
@@ -79,18 +86,18 @@ def measure(model: Model, prompts: list[tuple[int, ...]], hooked: int, controls:
     all_conditions = [BASELINE, condition("treated", selected)]
     all_conditions += [condition(f"control-{i}", neurons) for i, neurons in enumerate(sets)]
     hooks, fast, tokens = HookEngine(model, 64), ClosedFormEngine(model, 64), 10
-    plain = timed(lambda: hooks.generate(prompts, [BASELINE], tokens))
+    plain = timed(lambda: hooks.generate(prompts, [BASELINE], tokens, stop))
     row: dict[str, Any] = {"model": model.name, "prompts": len(prompts), "baseline seconds": plain}
     few = all_conditions[: hooked + 1]
     start = time.perf_counter()
-    by_hooks = hooks.generate(prompts, few, tokens)
+    by_hooks = hooks.generate(prompts, few, tokens, stop)
     each = (time.perf_counter() - start) / len(few)
-    by_form = fast.generate(prompts, few, tokens)
+    by_form = fast.generate(prompts, few, tokens, stop)
     row["same tokens"] = float((by_hooks.tokens == by_form.tokens).all(-1).mean())
     row["entropy difference"] = float(abs(by_hooks.entropy - by_form.entropy).max())
     for n in controls:
         conditions = all_conditions[: n + 2]
-        seconds = timed(lambda conditions=conditions: fast.generate(prompts, conditions, tokens))  # type: ignore[misc]
+        seconds = timed(lambda conditions=conditions: fast.generate(prompts, conditions, tokens, stop))  # type: ignore[misc]
         row[f"{n} controls over baseline"] = seconds / plain
         row[f"hook loop over {n} controls"] = each * len(conditions) / seconds
     last, first = max(controls), min(controls)
@@ -108,8 +115,8 @@ def main() -> None:
     args = parser.parse_args()
     rows = []
     for make, controls, share in ((demo, (100, 999), 1), (gpt2_small, (10, 100), 8)):
-        model, prompts = make()
-        rows.append(measure(model, prompts[: args.prompts // share], args.hooked, controls))
+        model, prompts, stop = make()
+        rows.append(measure((model, prompts[: args.prompts // share], stop), args.hooked, controls))
         for key, value in rows[-1].items():
             print(f"{key:>32}  {value:.4g}" if isinstance(value, float) else f"{key:>32}  {value}", flush=True)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, Python {sys.version.split()[0]}")

@@ -20,7 +20,7 @@ from harness.errors import HarnessError
 BLOCK_BYTES = 32 * 2**20
 """Size of one block of logits where torch makes them."""
 
-CANDIDATES = 64
+CANDIDATES = 16
 """Tokens of a branch that are tried first when only the best token is wanted."""
 
 SLACK = 1e-5
