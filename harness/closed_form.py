@@ -3,7 +3,8 @@
 Such an edit changes nothing but the last residual vector: keys, values and every earlier layer depend on the tokens
 alone. So the model runs once per distinct token prefix, and every condition is evaluated there in closed form
 (:mod:`harness.final_layer`). Generation walks a tree of prefixes that forks only where two conditions choose different
-tokens. Whatever does not fit (earlier layers, overlapping edits) is run with hooks.
+tokens. Whatever does not fit (earlier layers, heads, overlapping edits) is run with hooks, many conditions in one pass
+(:mod:`harness.batched`).
 
 A model in half precision runs in half precision up to its last residual vector; from there on everything is float32.
 """
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from harness.engine import Generations, HookEngine, Progress, Scores, batches
+from harness.batched import BatchedEngine
+from harness.engine import Generations, Progress, Scores, batches
 from harness.final_layer import FinalLayer, fits
 from harness.kernels import choose, summarise
 
@@ -25,14 +27,14 @@ if TYPE_CHECKING:
     from harness.model import Batch
 
 
-class ClosedFormEngine(HookEngine):
-    """Equals :class:`HookEngine` to float32 precision, and is chosen by itself wherever it is valid."""
+class ClosedFormEngine(BatchedEngine):
+    """Equals :class:`harness.engine.HookEngine` to float32 precision, and is chosen by itself wherever it is valid."""
 
     name = "closed_form"
 
     def path(self, conditions: Sequence[Condition]) -> str:
-        """How these conditions are run: ``closed_form``, or ``hooks`` where the closed form is not valid."""
-        return "closed_form" if fits(self.model, conditions) else "hooks"
+        """How these conditions are run: ``closed_form``, or ``batched`` where the closed form is not valid."""
+        return "closed_form" if fits(self.model, conditions) else super().path(conditions)
 
     @torch.no_grad()
     def generate(
@@ -44,7 +46,7 @@ class ClosedFormEngine(HookEngine):
         choices: Sequence[Sequence[int]] | None = None,
         progress: Progress | None = None,
     ) -> Generations:
-        """Greedy continuations; see :meth:`HookEngine.generate`."""
+        """Greedy continuations; see :meth:`harness.engine.HookEngine.generate`."""
         if not fits(self.model, conditions):
             return super().generate(prompts, conditions, max_new_tokens, stop, choices, progress)
         asked = np.array(choices, dtype=np.int64) if choices else np.zeros((len(prompts), 0), np.int64)
@@ -63,31 +65,26 @@ class ClosedFormEngine(HookEngine):
     def score(
         self, prompts: Sequence[Sequence[int]], conditions: Sequence[Condition], progress: Progress | None = None
     ) -> Scores:
-        """Loss, entropy and rank of every token but the first; see :meth:`HookEngine.score`."""
+        """Loss, entropy and rank of every token but the first; see :meth:`harness.engine.HookEngine.score`."""
         if not fits(self.model, conditions):
             return super().score(prompts, conditions, progress)
-        lengths = np.array([len(tokens) for tokens in prompts])
-        first = np.concatenate([[0], np.cumsum(lengths - 1)])
-        shape = (len(conditions), int(first[-1]))
-        loss, uncertainty, rank = np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64)
+        scores = Scores.empty([len(tokens) for tokens in prompts], len(conditions))
         final = FinalLayer(self.model, conditions)
         for rows in batches(prompts, self.batch_size):
             batch = self.model.pad([list(prompts[row]) for row in rows])
             seen, _ = final.run(batch)
             predicting = batch.attention_mask[:, :-1].bool()  # every real position but the last of each prompt
             target = batch.input_ids[:, 1:][predicting].to(final.device)
-            place = np.concatenate([np.arange(first[row], first[row + 1]) for row in rows])
+            place = scores.columns(rows)
             for here, system in final.systems(seen[:, :-1][predicting.to(final.device)]):
                 own = system.gather(target.expand(len(system.at), -1)[..., None])[..., 0]
                 found = summarise(system, target)
-                loss[here, place] = (found.normaliser - own).double().cpu().numpy()
-                uncertainty[here, place] = found.entropy.double().cpu().numpy()
-                rank[here, place] = (found.reached - 1).cpu().numpy()
+                scores.loss[here, place] = (found.normaliser - own).double().cpu().numpy()
+                scores.entropy[here, place] = found.entropy.double().cpu().numpy()
+                scores.rank[here, place] = (found.reached - 1).cpu().numpy()
             if progress:
                 progress(len(rows) * len(conditions))
-        prompt = np.repeat(np.arange(len(prompts)), lengths - 1)
-        position = np.concatenate([np.arange(1, n) for n in lengths]) if len(lengths) else np.zeros(0, np.int64)
-        return Scores(prompt, position, loss, uncertainty, rank)
+        return scores
 
 
 def _generate_tree(
@@ -131,7 +128,7 @@ def _generate_tree(
             break
         live = (~done).any(0).nonzero()[:, 0]
         continuing = ~done[:, live]
-        size = len(final.folded)
+        size = final.n_tokens
         pairs = branch[:, live] * size + tokens[:, live, step]  # one number: sorting rows is slow
         distinct, inverse = torch.unique(pairs[continuing], return_inverse=True)
         standing = torch.zeros_like(branch[:, live])  # a condition that has stopped stands anywhere: it is not read
@@ -148,6 +145,8 @@ def _fork(batch: Batch, past: object, distinct: torch.Tensor) -> tuple[Batch, ob
 
     device = batch.input_ids.device
     parent, token = distinct[:, 0].to(device), distinct[:, 1].to(device)
+    if torch.equal(parent, torch.arange(len(batch.input_ids), device=device)):  # no fork, no end: as in most steps
+        return batch.extend(token[:, None]), past
     past.reorder_cache(parent)  # type: ignore[attr-defined]
     kept = Batch(batch.input_ids[parent], batch.attention_mask[parent], batch.position_ids[parent])
     return kept.extend(token[:, None]), past

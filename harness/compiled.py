@@ -234,14 +234,15 @@ def write_change(
 @njit(nogil=True, fastmath=FLAGS, cache=True, error_model="numpy")
 def changes(
     base: Any, second: Any, columns: Any, extra: Any, log_p: Any, p: Any, reach: Any, indices: Any, delta: Any,
-    kappa: Any, beta: Any, theta: Any, eta: Any, sums: Any, wild: Any,
+    kappa: Any, beta: Any, theta: Any, eta: Any, wanted: Any, sums: Any, wild: Any,
 ) -> None:  # fmt: skip
     """Sums over the vocabulary of how conditions change the baseline's distribution p at R places.
 
     base, log_p, p: [R, V]. second: [R, V] or [0, V]. columns: [m, V]. extra: [V] or [0]. reach [m]: largest magnitude
     of each column. indices: [C, k]. delta: [C, R, k]. kappa, beta, theta, eta: [C, R, E], see
     :func:`write_change`, with push = sum_j delta_j columns_j. sums: float64 [C, R, E, 3], see :func:`add_changes`.
-    wild [C, R, E] is set where a change may exceed ``WILD``; sums are then meaningless.
+    Only pairs that are ``wanted`` [C, R] are done. wild [C, R, E] is set where a change may exceed ``WILD``; sums are
+    then meaningless.
     """
     n, width = indices.shape
     rows, size = base.shape
@@ -258,6 +259,8 @@ def changes(
                 most_second[r] = largest(second[r, start:stop])
         for c in range(n):
             for r in range(rows):
+                if not wanted[c, r]:
+                    continue
                 pushed = f32(0)
                 for j in range(width):
                     pushed += abs(delta[c, r, j]) * reach[indices[c, j]]

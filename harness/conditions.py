@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -49,6 +49,7 @@ class Edit(Protocol):
     """A change of some neurons of one layer, a pure function of these neurons' activations.
 
     Being elementwise in the activations is what lets an engine evaluate many edits of the final layer in closed form.
+    An edit of something else says so in an attribute ``site`` (see :func:`site_of`).
     """
 
     @property
@@ -70,8 +71,22 @@ class SetNeurons:
     indices: tuple[int, ...]
     values: tuple[float, ...]
 
+    site: ClassVar[str] = "neurons"
+
     def apply(self, activations: torch.Tensor) -> torch.Tensor:
         return activations.new_tensor(self.values).expand_as(activations)
+
+
+def site_of(edit: Edit) -> str:
+    """What an edit changes: "neurons", which is meant where it does not say, or "heads" (:mod:`harness.heads`).
+
+    Raises:
+        HarnessError: it names anything else.
+    """
+    site = getattr(edit, "site", "neurons")
+    if site not in ("neurons", "heads"):
+        raise HarnessError(f'an edit of layer {edit.layer} has the site "{site}": neurons and heads can be edited.')
+    return str(site)
 
 
 @dataclass(frozen=True)

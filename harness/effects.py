@@ -14,8 +14,8 @@ is the *change* of each probability, so that small effects keep their digits.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -23,8 +23,9 @@ import torch
 from harness.conditions import BASELINE
 from harness.engine import Progress, batches
 from harness.errors import HarnessError
+from harness.expansion import changes_fast, expands
 from harness.final_layer import FinalLayer, Observed, Part, fits
-from harness.logit_changes import Kind, Problem, Unigram, changes
+from harness.logit_changes import Found, Kind, Problem, Unigram, changes
 
 if TYPE_CHECKING:
     from harness.conditions import Condition
@@ -44,6 +45,7 @@ class Effects:
         loss, entropy: float32 [T], of the untouched model, nats.
         loss_change, entropy_change: kind -> float32 [C, T], nats.
         kl: kind -> float32 [C, T], KL(untouched || condition), nats.
+        exact_share: share of the (condition, token) pairs that were evaluated exactly; 1 unless ``method="fast"``.
         kl_unigram, kl_unigram_change: KL(p_freq || model), [T] and kind -> [C, T]; None without a unigram distribution.
     """
 
@@ -57,6 +59,7 @@ class Effects:
     kl: dict[str, np.ndarray]
     kl_unigram: np.ndarray | None
     kl_unigram_change: dict[str, np.ndarray] | None
+    exact_share: float = 1.0
 
     def size(self, kind: Kind = "total") -> np.ndarray:
         """Mean absolute change of the loss [C]: TE, DE_LN or DE_freq."""
@@ -78,6 +81,8 @@ def effects(
     unigram: np.ndarray | None = None,
     memory_bytes: int = MEMORY_BYTES,
     batch_size: int = 64,
+    method: Literal["exact", "fast"] = "exact",
+    tolerance: float = 1e-4,
     progress: Progress | None = None,
 ) -> Effects:
     """Effects of conditions that edit neurons of the last layer.
@@ -85,6 +90,8 @@ def effects(
     Args:
         positions: for every prompt and each of its tokens but the first, whether to keep it; default: all.
         unigram: counts or probabilities of the tokens [d_vocab], all positive; needed by ``frozen_unigram``.
+        method: "exact" to float32, or "fast": single neurons by moments (:mod:`harness.expansion`) where the bound on
+            the error, in nats, is at most ``tolerance``; the others exactly.
         memory_bytes: for columns, logits and activations together; results come on top.
 
     Raises:
@@ -105,16 +112,18 @@ def effects(
         raise HarnessError("effects: no token is left to measure effects on.")
     first = np.concatenate([[0], np.cumsum([len(rows) for rows in kept])])
     final = FinalLayer(model, conditions, column_bytes=memory_bytes // 2)
-    work = _Work(final, tuple(kinds), frequencies, memory_bytes // 8)
+    work = _Work(final, tuple(kinds), frequencies, memory_bytes // 8, tolerance if method == "fast" else None)
     out = _empty(conditions, prompt, position, tuple(kinds), frequencies is not None)
     for rows in _groups(final, prompts, kept, memory_bytes // 4):
         seen, target, place = _observe(final, prompts, kept, rows, first, batch_size)
         for part in final.parts:
             for chunk in work.chunks(len(target)):
                 work.measure(part, seen[chunk], target[chunk], out, place[chunk.cpu().numpy()])
+            if len(final.parts) > 1:
+                part.release()
         if progress:
             progress(len(rows) * len(conditions))
-    return out
+    return replace(out, exact_share=work.exact / work.pairs)
 
 
 def _unigram(counts: np.ndarray, model: Model) -> Unigram:
@@ -205,15 +214,28 @@ def _observe(
 class _Work:
     """The inner loops of a sweep."""
 
-    def __init__(self, final: FinalLayer, kinds: tuple[Kind, ...], unigram: Unigram | None, room: int) -> None:
-        self.final, self.kinds, self.unigram = final, kinds, unigram
+    def __init__(
+        self,
+        final: FinalLayer,
+        kinds: tuple[Kind, ...],
+        unigram: Unigram | None,
+        room: int,
+        tolerance: float | None,
+    ) -> None:
+        self.final, self.kinds, self.unigram, self.tolerance = final, kinds, unigram, tolerance
+        self.pairs, self.exact = 0, 0.0
         self.untouched = Part(final, [BASELINE], 0)
-        # A place has its base, its logits in both precisions and its probabilities at once.
-        self.step = max(1, min(256, room // (4 * 8 * len(final.folded))))
+        # A place has its base, its logits in both precisions, its probabilities and, for moments, their products.
+        self.step = max(1, min(256, room // (4 * (8 if tolerance is None else 24) * final.n_tokens)))
 
     def chunks(self, n: int) -> Iterator[torch.Tensor]:
         for start in range(0, n, self.step):
             yield torch.arange(start, min(start + self.step, n), device=self.final.device)
+
+    def _changes(self, problem: Problem) -> tuple[Found, float]:
+        if self.tolerance is None or not expands(problem):
+            return changes(problem), 1.0
+        return changes_fast(problem, self.tolerance)
 
     def measure(self, part: Part, seen: Observed, target: torch.Tensor, out: Effects, place: np.ndarray) -> None:
         """Fill the results of a part of the conditions at some places."""
@@ -221,7 +243,9 @@ class _Work:
         own = torch.arange(len(target), device=self.final.device)
         before = self.untouched.system(base, own[None])
         problem = Problem(part.system(base, own.expand(part.n, -1)), before, self.kinds, target, self.unigram)
-        found = changes(problem)
+        found, share = self._changes(problem)
+        self.pairs += part.n * len(target)
+        self.exact += share * part.n * len(target)
         here = np.ix_(np.arange(part.start, part.start + part.n), place)
         out.loss[place], out.entropy[place] = problem.loss.cpu().numpy(), problem.entropy.cpu().numpy()
         if self.unigram is not None and out.kl_unigram is not None:

@@ -1,24 +1,28 @@
 """Score and generate the same prompts under many conditions.
 
-The plain meaning of both verbs: run the model once per condition, with forward hooks that edit the neurons. That is
-what :class:`HookEngine` does, for any layer of any supported model; it is the oracle for faster engines.
+The plain meaning of both verbs: run the model once per condition, with forward hooks that edit neurons and heads. That
+is what :class:`HookEngine` does, for any layer of any supported model; it is the oracle for faster engines.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import torch
 
+from harness.conditions import site_of
 from harness.errors import HarnessError
+from harness.heads import HeadEdit, HeadEditor, check_heads, watch_starts
 
 if TYPE_CHECKING:
     from harness.conditions import Condition, Edit
-    from harness.model import Model
+    from harness.heads import Starts
+    from harness.model import Batch, Model
 
 Progress = Callable[[int], None]
 """Called with a number of newly finished (condition, prompt) pairs."""
@@ -56,6 +60,20 @@ class Scores:
     entropy: np.ndarray
     rank: np.ndarray
 
+    @classmethod
+    def empty(cls, lengths: Sequence[int], n_conditions: int) -> Scores:
+        """Scores of prompts of these lengths, to be filled in."""
+        n = np.array(lengths, dtype=np.int64)
+        prompt = np.repeat(np.arange(len(n)), n - 1)
+        position = np.concatenate([np.zeros(0, np.int64), *[np.arange(1, length) for length in n]])
+        shape = (n_conditions, len(prompt))
+        return cls(prompt, position, np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64))
+
+    def columns(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """The columns of these prompts, one prompt after another."""
+        start, stop = np.searchsorted(self.prompt, rows), np.searchsorted(self.prompt, rows, side="right")
+        return np.concatenate([np.zeros(0, np.int64), *map(np.arange, start, stop)])
+
 
 class Engine(Protocol):
     """Runs the same prompts under many conditions; every implementation equals :class:`HookEngine`."""
@@ -83,24 +101,55 @@ class Engine(Protocol):
     ) -> Generations: ...
 
 
-def editor(edit: Edit) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A function of a layer's activations [..., d_mlp] that makes the edit and leaves the other neurons alone."""
+InPlace = Callable[[torch.Tensor], None]
+"""Writes an edit into activations [batch, pos, d_mlp], or heads' outputs [batch, pos, n_heads, d_head]."""
+
+
+def writer(model: Model, edit: Edit, starts: Starts, part: tuple[int, int] = (0, 1)) -> InPlace:
+    """A function that makes the edit in place and leaves the other neurons, or heads, alone.
+
+    Args:
+        starts: where the rows of the running pass begin.
+        part: (i, n), the function is called with the i-th of n equal parts of the running pass's rows.
+    """
+    if site_of(edit) == "heads":
+        check_heads(cast(HeadEdit, edit), model.anatomy.n_heads)
+        return HeadEditor(cast(HeadEdit, edit), starts, part)
     indices = list(edit.indices)
 
-    def change(activations: torch.Tensor) -> torch.Tensor:
-        edited = activations.clone()
-        edited[..., indices] = edit.apply(activations[..., indices])
-        return edited
+    def write(activations: torch.Tensor) -> None:
+        activations[..., indices] = edit.apply(activations[..., indices]).to(activations)
 
-    return change
+    return write
+
+
+def edit_site(
+    model: Model, site: str, layer: int, change: Callable[[torch.Tensor], torch.Tensor]
+) -> AbstractContextManager[None]:
+    """Within the block, the layer's neurons or heads are those that ``change`` makes of them."""
+    return (model.edit_heads if site == "heads" else model.edit_neurons)(layer, change)
 
 
 @contextlib.contextmanager
 def under(model: Model, condition: Condition) -> Iterator[None]:
-    """Within the block, the model runs under ``condition``."""
+    """Within the block, the model runs under ``condition``.
+
+    Heads may be edited in passes that continue a cache if the cache was begun within the block.
+    """
+
+    def copied(write: InPlace) -> Callable[[torch.Tensor], torch.Tensor]:
+        def change(activations: torch.Tensor) -> torch.Tensor:
+            edited = activations.clone()
+            write(edited)
+            return edited
+
+        return change
+
     with contextlib.ExitStack() as stack:
+        starts = stack.enter_context(watch_starts(model))
         for edit in condition.edits:
-            stack.enter_context(model.edit_neurons(edit.layer, editor(edit)))
+            change = copied(writer(model, edit, starts))
+            stack.enter_context(edit_site(model, site_of(edit), edit.layer, change))
         yield
 
 
@@ -109,15 +158,16 @@ def entropy(log_probs: torch.Tensor) -> torch.Tensor:
     return torch.special.entr(log_probs.exp()).sum(-1)
 
 
-def log_softmax(logits: torch.Tensor, condition: Condition) -> torch.Tensor:
-    """Log-probabilities in float32.
+def log_softmax(logits: torch.Tensor, conditions: Sequence[Condition]) -> torch.Tensor:
+    """Log-probabilities in float32; the rows of the logits are cut into equal parts, one for each condition.
 
     Raises:
         HarnessError: a logit is NaN or +inf, or all are -inf: there is no distribution to speak of.
     """
     result = torch.log_softmax(logits.float(), dim=-1)
     if torch.isnan(result).any():
-        raise HarnessError(f'the model\'s logits are not finite under condition "{condition.name}" (NaN or infinity).')
+        bad = next(c for c, part in zip(conditions, result.chunk(len(conditions)), strict=True) if part.isnan().any())
+        raise HarnessError(f'the model\'s logits are not finite under condition "{bad.name}" (NaN or infinity).')
     return result
 
 
@@ -145,29 +195,24 @@ class HookEngine:
         self, prompts: Sequence[Sequence[int]], conditions: Sequence[Condition], progress: Progress | None = None
     ) -> Scores:
         """Loss, entropy and rank of every token but the first, under every condition."""
-        lengths = np.array([len(tokens) for tokens in prompts])
-        first = np.concatenate([[0], np.cumsum(lengths - 1)])
-        shape = (len(conditions), int(first[-1]))
-        loss, uncertainty, rank = np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64)
+        scores = Scores.empty([len(tokens) for tokens in prompts], len(conditions))
         for c, condition in enumerate(conditions):
             for rows in batches(prompts, self.batch_size):
                 batch = self.model.pad([list(prompts[row]) for row in rows])
                 with under(self.model, condition):
                     logits = self.model.forward(batch, logits_to_keep=0).logits
                 for i, row in enumerate(rows):
-                    n = lengths[row]
-                    log_probs = log_softmax(logits[i, -n:-1] if n > 1 else logits[i, :0], condition)
+                    n = len(prompts[row])
+                    log_probs = log_softmax(logits[i, -n:-1] if n > 1 else logits[i, :0], [condition])
                     target = torch.as_tensor(list(prompts[row][1:]), device=logits.device)
                     right = log_probs.gather(-1, target[:, None])
-                    place = slice(first[row], first[row + 1])
-                    loss[c, place] = -right[:, 0].double().cpu().numpy()
-                    uncertainty[c, place] = entropy(log_probs).double().cpu().numpy()
-                    rank[c, place] = ((log_probs >= right).sum(-1) - 1).cpu().numpy()
+                    place = scores.columns([row])
+                    scores.loss[c, place] = -right[:, 0].double().cpu().numpy()
+                    scores.entropy[c, place] = entropy(log_probs).double().cpu().numpy()
+                    scores.rank[c, place] = ((log_probs >= right).sum(-1) - 1).cpu().numpy()
                 if progress:
                     progress(len(rows))
-        prompt = np.repeat(np.arange(len(prompts)), lengths - 1)
-        position = np.concatenate([np.arange(1, n) for n in lengths]) if len(lengths) else np.zeros(0, np.int64)
-        return Scores(prompt, position, loss, uncertainty, rank)
+        return scores
 
     @torch.no_grad()
     def generate(
@@ -192,8 +237,9 @@ class HookEngine:
         asked = torch.as_tensor(np.array(choices if choices else np.zeros((len(prompts), 0)), dtype=np.int64))
         for c, condition in enumerate(conditions):
             for rows in batches(prompts, self.batch_size):
+                batch = self.model.pad([list(prompts[row]) for row in rows])
                 with under(self.model, condition):
-                    new, log_probs = self._greedy([prompts[row] for row in rows], condition, max_new_tokens, stop)
+                    new, log_probs = self._greedy(batch, [condition], max_new_tokens, stop)
                 tokens[c, rows, : new.shape[1]] = new.cpu().numpy()
                 uncertainty[c, rows] = entropy(log_probs).double().cpu().numpy()
                 chosen[c, rows] = log_probs.gather(-1, asked[rows].to(log_probs.device)).double().cpu().numpy()
@@ -202,14 +248,18 @@ class HookEngine:
         return Generations(tokens, uncertainty, chosen)
 
     def _greedy(
-        self, prompts: Sequence[Sequence[int]], condition: Condition, max_new_tokens: int, stop: frozenset[int]
+        self, batch: Batch, conditions: Sequence[Condition], max_new_tokens: int, stop: frozenset[int], out: Any = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """New tokens [batch, <= max_new_tokens] with -1 after a stop, and the first token's log-probabilities."""
-        batch = self.model.pad([list(tokens) for tokens in prompts])
+        """New tokens [batch, <= max_new_tokens] with -1 after a stop, and the first token's log-probabilities.
+
+        The rows of the batch are equal parts, one for each condition, under which the model runs already. ``out``: what
+        the pass over the batch gave, if it was made.
+        """
         ends = torch.tensor(sorted(stop), dtype=torch.long, device=batch.input_ids.device)
-        done = torch.zeros(len(prompts), dtype=torch.bool, device=batch.input_ids.device)
-        out = self.model.forward(batch, logits_to_keep=1, use_cache=True)
-        first = log_softmax(out.logits[:, -1], condition)
+        done = torch.zeros(len(batch.input_ids), dtype=torch.bool, device=batch.input_ids.device)
+        if out is None:
+            out = self.model.forward(batch, logits_to_keep=1, use_cache=True)
+        first = log_softmax(out.logits[:, -1], conditions)
         log_probs, new = first, []
         for step in range(max_new_tokens):
             token = log_probs.argmax(-1)
@@ -219,5 +269,5 @@ class HookEngine:
                 break
             batch = batch.extend(token[:, None])
             out = self.model.forward(batch, past=out.past_key_values, logits_to_keep=1, use_cache=True)
-            log_probs = log_softmax(out.logits[:, -1], condition)
+            log_probs = log_softmax(out.logits[:, -1], conditions)
         return torch.stack(new, dim=1), first

@@ -21,13 +21,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.conditions import SetNeurons
+from harness.conditions import SetNeurons, site_of
 from harness.kernels import System
 from harness.readout import probe_norm
 
 if TYPE_CHECKING:
     from harness.conditions import Condition
     from harness.model import Batch, Model
+
+BLOCK_ROWS = 8192
+"""Rows of a half-precision unembedding that are held in float32 at once."""
 
 COLUMN_BYTES = 2**30
 """Memory for the columns of W w_out^T that are held at once; conditions that need more are run in several parts."""
@@ -46,6 +49,8 @@ def fits(model: Model, conditions: Sequence[Condition]) -> bool:
     if not straight:
         return False
     for condition in conditions:
+        if any(site_of(edit) != "neurons" for edit in condition.edits):
+            return False
         edited = [index for edit in condition.edits for index in edit.indices]
         if len(set(edited)) < len(edited) or any(edit.layer != anatomy.n_layers - 1 for edit in condition.edits):
             return False
@@ -73,9 +78,8 @@ class FinalLayer:
     def __init__(self, model: Model, conditions: Sequence[Condition], column_bytes: int | None = None) -> None:
         self.model, self.n = model, len(conditions)
         self.layer, readout, anatomy = model.anatomy.n_layers - 1, model.readout, model.anatomy
-        self.folded = readout.folded_unembedding(fold=True, centre=False)
+        self.device, self.n_tokens = readout.W_U.device, len(readout.W_U)
         self.constant = readout.folded_bias(centre=False) * readout.scale
-        self.device = self.folded.device
         self.w_out = model.w_out(self.layer).to(self.device)
         self.bias = model.down_bias(self.layer)
         self.post_norm = None
@@ -90,7 +94,7 @@ class FinalLayer:
 
     def _split(self, conditions: Sequence[Condition], column_bytes: int) -> Iterator[Part]:
         """Parts of consecutive conditions whose columns fit in ``column_bytes``; at least one condition each."""
-        room = max(1, column_bytes // (4 * len(self.folded)))
+        room = max(1, column_bytes // (4 * self.n_tokens))
         start, used = 0, set[int]()
         for stop, condition in enumerate(conditions):
             own = {i for edit in condition.edits for i in edit.indices}
@@ -99,7 +103,6 @@ class FinalLayer:
                 start, used = stop, set()
             used |= own
         yield Part(self, conditions[start:], start)
-        # Several parts would not fit together: each makes its columns when it needs them.
 
     def run(self, batch: Batch, past: object = None, use_cache: bool = False) -> tuple[Observed, object]:
         """One pass of the untouched model: what it leaves at every position [batch, pos, ...], and the cache."""
@@ -108,6 +111,16 @@ class FinalLayer:
         found = Observed(captured.residual, neurons[self.layer].view(*captured.residual.shape[:2], -1))
         found = Observed(found.residual.to(self.device).float(), found.neurons.to(self.device).float())
         return found, getattr(out, "past_key_values", None)
+
+    def project(self, x: torch.Tensor) -> torch.Tensor:
+        """x @ W^T, float32 [n, d_vocab], of vectors [n, d_model]; W, which is W_U times the gain, is never made."""
+        x, W_U = x * self.model.readout.gain, self.model.readout.W_U
+        if W_U.dtype == torch.float32:
+            return x @ W_U.T
+        out = x.new_empty(len(x), self.n_tokens)
+        for start in range(0, self.n_tokens, BLOCK_ROWS):
+            out[:, start : start + BLOCK_ROWS] = x @ W_U[start : start + BLOCK_ROWS].float().T
+        return out
 
     def base(self, seen: Observed) -> Base:
         """What all conditions share at some places."""
@@ -126,6 +139,8 @@ class FinalLayer:
         for part in self.parts:
             here = slice(part.start, part.start + part.n)
             yield here, part.system(base, at[here])
+            if len(self.parts) > 1:  # the columns of all parts would not fit
+                part.release()
 
 
 class Base:
@@ -148,8 +163,8 @@ class Base:
         if readout.centre_writes:
             x = x - x.mean(-1, keepdim=True)
             y = None if y is None else y - y.mean(-1, keepdim=True)
-        self.logits = x @ final.folded.T
-        self.second = None if y is None else y @ final.folded.T
+        self.logits = final.project(x)
+        self.second = None if y is None else final.project(y)
         self.x, self.y = x.double(), None if y is None else y.double()
 
 
@@ -171,7 +186,7 @@ class Part:
         values = [[v for e in c.edits for v in getattr(e, "values", ())] for c in conditions]
         self.values = _filled(values, width, 0.0, torch.float32, device) if constant else None
         self.written = final.written[self.used]
-        self._columns: torch.Tensor | None = None
+        self._columns: tuple[torch.Tensor, torch.Tensor] | None = None
         # Inner products of the written directions of one condition, [C, k, k].
         vectors = self.written.double()[self.indices]
         self.gram = vectors @ vectors.transpose(1, 2)
@@ -179,14 +194,17 @@ class Part:
         self.gram_own = None if raw is None else raw @ raw.transpose(1, 2)
 
     @property
-    def columns(self) -> torch.Tensor:
-        """W w_out^T of the neurons in use [m, d_vocab]; kept when it is the only part's."""
-        if self._columns is not None:
-            return self._columns
-        columns = self.written @ self.final.folded.T
-        if len(self.final.parts) == 1:
-            self._columns = columns
-        return columns
+    def columns(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """W w_out^T of the neurons in use [m, d_vocab], and the largest magnitude in each row [m]; see release()."""
+        if self._columns is None:
+            columns = self.final.project(self.written)
+            reach = torch.maximum(columns.amax(1), -columns.amin(1)) if len(columns) else columns.new_zeros(0)
+            self._columns = columns, reach
+        return self._columns
+
+    def release(self) -> None:
+        """Forget the columns; they are made again when they are needed."""
+        self._columns = None
 
     def _deltas(self, neurons: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
         """Change of the edited activations [C, R, k]; neurons [B, d_mlp]."""
@@ -232,7 +250,8 @@ class Part:
         return System(
             base=base.logits,
             second=base.second,
-            columns=self.columns,
+            columns=self.columns[0],
+            reach=self.columns[1],
             constant=self.final.constant,
             indices=self.indices,
             delta=delta,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -36,6 +37,7 @@ class System:
 
     Attributes (float32 unless said otherwise):
         base: [B, V]. second: [B, V] or None. columns: [m, V]. constant: [V].
+        reach: [m], the largest magnitude in each column; made where it is not given.
         indices: int64 [C, k]. delta: [C, R, k]. scale, share: [C, R]. at: int64 [C, R].
     """
 
@@ -49,11 +51,19 @@ class System:
     share: torch.Tensor | None
     at: torch.Tensor
     cap: float | None = None
+    reach: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         for array in (self.base, self.second, self.delta, self.scale, self.share):
             if array is not None and not torch.isfinite(array).all():
                 raise not_finite()
+
+    @property
+    def largest(self) -> torch.Tensor:
+        """Largest magnitude in each column [m]."""
+        if self.reach is not None:
+            return self.reach
+        return self.columns.abs().amax(1) if len(self.columns) else self.columns.new_zeros(0)
 
     def gather(self, tokens: torch.Tensor) -> torch.Tensor:
         """Logits [C, R, n] of tokens [C, R, n]."""
@@ -172,6 +182,11 @@ def _numpy(*tensors: torch.Tensor) -> tuple[Any, ...]:
     return tuple(tensor.contiguous().numpy() for tensor in tensors)
 
 
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads)
+
+
 def in_threads(loop: Callable[[slice], Any], n: int) -> list[Any]:
     """Run ``loop`` over [0, n) in as many slices as torch has threads; compiled loops release the interpreter's lock.
 
@@ -182,8 +197,7 @@ def in_threads(loop: Callable[[slice], Any], n: int) -> list[Any]:
     slices = [slice(low, high) for low, high in pairwise(bounds)]
     if threads == 1:
         return [loop(slices[0])]
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(loop, slices))
+    return list(_pool(threads).map(loop, slices))
 
 
 def _summarise_numba(system: System, target: torch.Tensor) -> Summary:
@@ -228,10 +242,9 @@ def _choose_numba(system: System) -> torch.Tensor:
 
     second = torch.zeros(branches) if system.second is None else outside(system.second.abs())
     bounds = torch.stack([outside(logits), outside(base.abs()), second, scale, share], 1)
-    reach = system.columns.abs().amax(1) if len(system.columns) else torch.zeros(0)
     best = torch.empty(system.at.shape, dtype=torch.int64)
     shared, own, [out] = _shared(system), _own(system), _numpy(best)
-    extra = _numpy(candidates, bounds, reach)
+    extra = _numpy(candidates, bounds, system.largest)
 
     def loop(part: slice) -> bool:
         return compiled.choose(*shared, *(x[part] for x in own), *extra, out[part], SLACK)

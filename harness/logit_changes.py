@@ -103,6 +103,11 @@ class Problem:
             found[..., e] = -self.along(direction)[..., e] / direction.square().sum()
         return found
 
+    @property
+    def compiled(self) -> bool:
+        """Whether the compiled loop can do it."""
+        return self.system.cap is None and self.system.base.device.type == "cpu"
+
     def part(self, conditions: torch.Tensor) -> Problem:
         """The same for some of the conditions."""
         system = self.system
@@ -123,15 +128,18 @@ def _dot(rows: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
     return torch.cat([rows.new_zeros(0).double(), *(block.double() @ vector for block in rows.split(256))])
 
 
-def changes(problem: Problem) -> Found:
+def changes(problem: Problem, wanted: np.ndarray | None = None) -> Found:
     """The five sums of every condition, place and kind.
+
+    Args:
+        wanted: bool [C, R], pairs to be done; the others are left at 0.
 
     Raises:
         HarnessError: an edit makes the logits overflow.
     """
-    if problem.system.cap is not None or problem.system.base.device.type != "cpu":
+    if not problem.compiled:
         return changes_plain(problem)
-    found, wild = _changes_compiled(problem)
+    found, wild = _changes_compiled(problem, wanted)
     rows = torch.from_numpy(np.flatnonzero(wild.any((1, 2))))
     if len(rows):  # changes too large for sums relative to the untouched distribution in float32
         for all_, some in zip(found, changes_plain(problem.part(rows)), strict=True):
@@ -179,15 +187,15 @@ def _block_plain(problem: Problem) -> Found:
     return tuple(torch.stack(x, -1) for x in zip(*found, strict=True))
 
 
-def _changes_compiled(problem: Problem) -> tuple[Found, np.ndarray]:
+def _changes_compiled(problem: Problem, wanted: np.ndarray | None = None) -> tuple[Found, np.ndarray]:
     """By the compiled loop; also, bool [C, R, E], where its sums mean nothing because a change is too large."""
     system, (kappa, beta, theta), eta = problem.system, problem.factors, problem.eta
     n, rows, kinds = kappa.shape
     sums, wild = np.zeros((n, rows, kinds, 3)), np.zeros((n, rows, kinds), bool)
     second = torch.zeros(0, system.base.shape[1]) if system.second is None else system.second
     extra = torch.zeros(0) if problem.unigram is None else problem.unigram.direction.float()
-    columns = system.columns.numpy()
-    reach = np.abs(columns).max(1) if len(columns) else np.zeros(0, np.float32)
+    columns, reach, indices = (x.numpy() for x in (system.columns, system.largest, system.indices))
+    wanted = np.ones((n, rows), bool) if wanted is None else wanted
     per_place = [x.contiguous().numpy() for x in (system.base, problem.log_p, problem.p)]
     per_pair = [x.float().contiguous().numpy() for x in (system.delta, kappa, beta, theta, eta)]
 
@@ -197,8 +205,8 @@ def _changes_compiled(problem: Problem) -> tuple[Found, np.ndarray]:
         own, flags = np.zeros((n, len(base), kinds, 3)), np.zeros((n, len(base), kinds), bool)
         two = second[here] if len(second) else second
         loops().changes(
-            base, two.numpy(), columns, extra.numpy(), log_p, p, reach, system.indices.numpy(), delta, *factors, own,
-            flags,
+            base, two.numpy(), columns, extra.numpy(), log_p, p, reach, indices, delta, *factors,
+            np.ascontiguousarray(wanted[:, here]), own, flags,
         )  # fmt: skip
         sums[:, here], wild[:, here] = own, flags
 

@@ -1,13 +1,14 @@
-"""A causal language model with its tokeniser, and the hooks with which neurons are read and edited."""
+"""A causal language model with its tokeniser, and the hooks with which neurons and heads are read and edited."""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -15,11 +16,27 @@ from torch import nn
 from harness import identity
 from harness.anatomy import Anatomy, locate
 from harness.errors import HarnessError
-from harness.modules import down_bias, input_device, layer_input, on_final_residual, text_config, write_matrix
+from harness.modules import (
+    down_bias,
+    input_device,
+    layer_input,
+    linear_features,
+    on_final_residual,
+    text_config,
+    write_matrix,
+)
 from harness.readout import Readout, read_out
 
-NeuronEdit = Callable[[torch.Tensor], torch.Tensor]
-"""Takes activations [batch, pos, d_mlp], returns new ones of the same shape; must not write into its argument."""
+ActivationEdit = Callable[[torch.Tensor], torch.Tensor]
+"""Takes activations [batch, pos, ...], returns new ones of the same shape; must not write into its argument."""
+
+
+class _Site(NamedTuple):
+    """A place where activations are read and edited: the input of a linear map, whose last axis is ``width``."""
+
+    projection: nn.Module
+    width: tuple[int, ...]
+    name: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +58,10 @@ class Batch:
         mask = torch.cat([self.attention_mask, torch.ones_like(tokens)], dim=1)
         positions = self.position_ids[:, -1:] + 1 + torch.arange(tokens.shape[1], device=tokens.device)
         return Batch(tokens, mask, positions)
+
+    def tile(self, n: int) -> Batch:
+        """``n`` copies of the batch, one after another along the batch dimension."""
+        return Batch(*(x.repeat(n, 1) for x in (self.input_ids, self.attention_mask, self.position_ids)))
 
 
 @dataclass
@@ -191,6 +212,11 @@ class Model:
     def _accepts(self) -> frozenset[str]:
         return frozenset(inspect.signature(self.hf.forward).parameters)
 
+    @property
+    def keeps_last_logits(self) -> bool:
+        """Whether a pass can spare the logits of all but the last positions."""
+        return "logits_to_keep" in self._accepts
+
     def forward(
         self, batch: Batch, past: Any = None, logits_to_keep: int = 1, use_cache: bool = False, **options: Any
     ) -> Any:
@@ -239,8 +265,7 @@ class Model:
             raise HarnessError(f"{self.name} has layers 0 to {self.anatomy.n_layers - 1}, there is no layer {layer}.")
         return self.anatomy.down_projections[layer]
 
-    @contextlib.contextmanager
-    def edit_neurons(self, layer: int, fn: NeuronEdit) -> Iterator[None]:
+    def edit_neurons(self, layer: int, fn: ActivationEdit) -> AbstractContextManager[None]:
         """Within the block, every forward pass replaces the layer's activations by ``fn(activations)``.
 
         ``fn`` sees [batch, pos, d_mlp], padding positions included, and must return the same shape; its result is cast
@@ -250,28 +275,9 @@ class Model:
             HarnessError: ``fn`` returns another shape; the block ran no forward pass through the layer; the model was
                 compiled (``torch.compile`` ignores hooks).
         """
-        fired = 0
+        return self._edit(self._neurons, layer, fn)
 
-        def hook(activations: torch.Tensor) -> torch.Tensor:
-            nonlocal fired
-            fired += 1
-            edited = fn(activations)
-            if edited.shape != activations.shape:
-                raise HarnessError(
-                    f"an edit of layer {layer} returned shape {tuple(edited.shape)} for activations of shape "
-                    f"{tuple(activations.shape)}."
-                )
-            return edited.to(activations)
-
-        with self._at_neurons(layer, hook):
-            yield
-        if not fired:
-            raise HarnessError(
-                f"an edit of layer {layer} of {self.name} had no effect: no forward pass ran through it."
-            )
-
-    @contextlib.contextmanager
-    def capture_neurons(self, layers: int | Sequence[int]) -> Iterator[dict[int, torch.Tensor]]:
+    def capture_neurons(self, layers: int | Sequence[int]) -> AbstractContextManager[dict[int, torch.Tensor]]:
         """Within the block, ``captured[layer]`` is the activations [batch, pos, d_mlp] of the last forward pass.
 
         Inside a block of :meth:`edit_neurons` it holds the edited activations, around one the unedited.
@@ -279,6 +285,69 @@ class Model:
         Raises:
             HarnessError: the block ran no forward pass through a layer.
         """
+        return self._capture(self._neurons, layers)
+
+    # --- heads -----------------------------------------------------------------------------------------------------
+
+    def edit_heads(self, layer: int, fn: ActivationEdit) -> AbstractContextManager[None]:
+        """Within the block, every forward pass replaces the outputs of the layer's heads by ``fn(outputs)``.
+
+        A head's output is its attention pattern times its values, before the output projection, whatever attention
+        implementation computed it. ``fn`` sees [batch, pos, n_heads, d_head]; otherwise as :meth:`edit_neurons`.
+
+        Raises:
+            HarnessError: as :meth:`edit_neurons`; the output projection does not read n_heads * d_head numbers.
+        """
+        return self._edit(self._heads, layer, fn)
+
+    def capture_heads(self, layers: int | Sequence[int]) -> AbstractContextManager[dict[int, torch.Tensor]]:
+        """Within the block, ``captured[layer]`` is the heads' outputs [batch, pos, n_heads, d_head] of the last pass.
+
+        Raises:
+            HarnessError: as :meth:`capture_neurons`; the output projection does not read n_heads * d_head numbers.
+        """
+        return self._capture(self._heads, layers)
+
+    # --- neurons and heads -----------------------------------------------------------------------------------------
+
+    def _neurons(self, layer: int) -> _Site:
+        return _Site(self._down(layer), (self.anatomy.d_mlp,), f"layer {layer}")
+
+    def _heads(self, layer: int) -> _Site:
+        self._down(layer)  # refuses a layer that there is not
+        projection, anatomy = self.anatomy.attention_outputs[layer], self.anatomy
+        width = linear_features(projection)[0]
+        if width != anatomy.n_heads * anatomy.d_head:
+            raise HarnessError(
+                f"the heads of layer {layer} of {self.name} cannot be told apart: the attention output projection "
+                f"reads {width} numbers, which is not {anatomy.n_heads} heads of width {anatomy.d_head}."
+            )
+        return _Site(projection, (anatomy.n_heads, anatomy.d_head), f"the heads of layer {layer}")
+
+    @contextlib.contextmanager
+    def _edit(self, find: Callable[[int], _Site], layer: int, fn: ActivationEdit) -> Iterator[None]:
+        refuse_compiled(self.hf)
+        site, fired = find(layer), 0
+
+        def hook(activations: torch.Tensor) -> torch.Tensor:
+            nonlocal fired
+            fired += 1
+            edited = fn(activations)
+            if edited.shape != activations.shape:
+                raise HarnessError(
+                    f"an edit of {site.name} returned shape {tuple(edited.shape)} for activations of shape "
+                    f"{tuple(activations.shape)}."
+                )
+            return edited.to(activations)
+
+        with self._at(site, layer, hook):
+            yield
+        if not fired:
+            raise HarnessError(f"an edit of {site.name} of {self.name} had no effect: no forward pass ran through it.")
+
+    @contextlib.contextmanager
+    def _capture(self, find: Callable[[int], _Site], layers: int | Sequence[int]) -> Iterator[dict[int, torch.Tensor]]:
+        refuse_compiled(self.hf)
         wanted = [layers] if isinstance(layers, int) else list(layers)
         captured: dict[int, torch.Tensor] = {}
 
@@ -288,13 +357,40 @@ class Model:
 
             return hook
 
+        sites = {layer: find(layer) for layer in wanted}
         with contextlib.ExitStack() as stack:
-            for layer in wanted:
-                stack.enter_context(self._at_neurons(layer, keep(layer)))
+            for layer, site in sites.items():
+                stack.enter_context(self._at(site, layer, keep(layer)))
             yield captured
-        for layer in wanted:
+        for layer, site in sites.items():
             if layer not in captured:
-                raise HarnessError(f"nothing was captured: no forward pass ran through layer {layer} of {self.name}.")
+                raise HarnessError(f"nothing was captured: no forward pass ran through {site.name} of {self.name}.")
+
+    @contextlib.contextmanager
+    def _at(self, site: _Site, layer: int, fn: Callable[[torch.Tensor], torch.Tensor | None]) -> Iterator[None]:
+        """Call ``fn`` with the input [batch, pos, *width] of each pass; a tensor that it returns replaces it."""
+        shape = (0, 0)
+
+        def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
+            nonlocal shape
+            shape = tuple(layer_input(args, kwargs).shape[:2])  # type: ignore[assignment]
+
+        def hook(module: nn.Module, args: Any) -> Any:
+            x = args[0]
+            if x.dim() == 2 and x.shape[0] != shape[0] * shape[1]:
+                raise HarnessError(f"{site.name} flattens its activations and the batch's shape cannot be recovered.")
+            rows = x if x.dim() == 3 else x.view(*shape, -1)
+            new = fn(rows.unflatten(-1, site.width))
+            return None if new is None else (new.reshape(x.shape), *args[1:])
+
+        with contextlib.ExitStack() as stack:
+            # Some projections see [batch * pos, width] (the MLP of OPT): what enters the layer tells the two apart.
+            entered = self.anatomy.layers[layer].register_forward_pre_hook(enter, with_kwargs=True)
+            stack.callback(entered.remove)
+            stack.callback(site.projection.register_forward_pre_hook(hook).remove)
+            yield
+
+    # --- residual stream -------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def capture_residual(self) -> Iterator[Captured]:
@@ -319,30 +415,6 @@ class Model:
             undo()
         if not fired:
             raise HarnessError(f"nothing was captured: no forward pass ran through {self.name}.")
-
-    @contextlib.contextmanager
-    def _at_neurons(self, layer: int, fn: Callable[[torch.Tensor], torch.Tensor | None]) -> Iterator[None]:
-        """Call ``fn`` with the activations [batch, pos, d_mlp] of each pass; a tensor that it returns replaces them."""
-        refuse_compiled(self.hf)
-        down, shape = self._down(layer), (0, 0)
-
-        def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
-            nonlocal shape
-            shape = tuple(layer_input(args, kwargs).shape[:2])  # type: ignore[assignment]
-
-        def hook(module: nn.Module, args: Any) -> Any:
-            x = args[0]
-            if x.dim() == 2 and x.shape[0] != shape[0] * shape[1]:
-                raise HarnessError(f"layer {layer} flattens its activations and the batch's shape cannot be recovered.")
-            new = fn(x if x.dim() == 3 else x.view(*shape, -1))
-            return None if new is None else (new.reshape(x.shape), *args[1:])
-
-        with contextlib.ExitStack() as stack:
-            if self.anatomy.flattened:
-                entered = self.anatomy.layers[layer].register_forward_pre_hook(enter, with_kwargs=True)
-                stack.callback(entered.remove)
-            stack.callback(down.register_forward_pre_hook(hook).remove)
-            yield
 
 
 def wrap(

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from harness.model import Model
     from harness.statistics import MeasureSummary
 
-CONTROLS = {"closed_form": 999, "hooks": 100}
+CONTROLS = {"closed_form": 999, "batched": 100, "hooks": 100}
 """Control sets by default: 999 let p fall to 0.002 and stand a correction for several measures; 100 do not."""
 
 PART = 256

@@ -27,7 +27,7 @@ def test_what_is_no_neuron_is_refused(text: str) -> None:
 
 @given(st.data())
 def test_controls_mirror_the_selection_and_never_touch_it(data: st.DataObject) -> None:
-    d_mlp = data.draw(st.integers(8, 40))
+    d_mlp = data.draw(st.integers(10, 40))
     selected = data.draw(
         st.lists(st.builds(Neuron, st.integers(0, 2), st.integers(0, d_mlp - 1)), min_size=1, max_size=4, unique=True)
     )

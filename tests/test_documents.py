@@ -70,3 +70,16 @@ def test_the_plugin_of_contributing_is_the_example() -> None:
 def test_make_targets_exist(target: str) -> None:
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M)
     assert f"make {target}" in README
+
+
+def test_the_python_example_of_the_readme_runs() -> None:
+    """On the bundled model, whose planted neurons act through the final norm alone."""
+    import harness_plugins.demo
+
+    [code] = re.findall(r"```python\n(.*?)```", README, re.S)
+    weights = Path(harness_plugins.demo.__file__).parent / "weights"
+    names: dict[str, object] = {}
+    exec(code.replace('load_hf("openai-community/gpt2")', f"load_hf({str(weights)!r})"), names)
+    mediated = names["found"].mediated("frozen_norm")  # type: ignore[attr-defined]
+    assert mediated.shape == (512,)
+    assert mediated[:8].min() > 0.99 and mediated[8:].mean() < 0.5

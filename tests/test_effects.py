@@ -189,3 +189,41 @@ def test_mistakes(change: dict[str, object], says: str) -> None:
     given = {"prompts": [[1, 2, 3]], "conditions": some_conditions(model, 0, n=1)[1:], **change}
     with pytest.raises(HarnessError, match=says):
         effects(model, **given)  # type: ignore[arg-type]
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.sampled_from(["gpt2", "llama", "gpt_neox", "opt"]),
+    st.integers(0, 10_000),
+    st.sampled_from([1e-3, 0.1, 1.0, 10.0]),
+    st.sampled_from([1e-3, 1e-5, 0.0]),
+)
+def test_the_fast_method_keeps_its_tolerance(family: str, seed: int, size: float, tolerance: float) -> None:
+    model = tiny(family)
+    rng = np.random.default_rng(seed)
+    last, prompts = model.anatomy.n_layers - 1, some_prompts(seed, n=4, longest=12)
+    if all(len(prompt) == 1 for prompt in prompts):
+        return
+    conditions = [Condition(f"{i}", (SetNeurons(last, (i,), (float(rng.normal(scale=size)),)),)) for i in range(20)]
+    exact = effects(model, prompts, conditions)
+    fast = effects(model, prompts, conditions, method="fast", tolerance=tolerance)
+    assert exact.exact_share == 1
+    for kind in ("total", "frozen_norm"):
+        for a, b in ((fast.loss_change, exact.loss_change), (fast.entropy_change, exact.entropy_change)):
+            # An error of log Z enters the entropy once more with the mean of l.
+            np.testing.assert_allclose(a[kind], b[kind], atol=(2 + scale(model, prompts)) * tolerance + 1e-5)
+        np.testing.assert_allclose(fast.kl[kind], exact.kl[kind], atol=tolerance + 1e-5)
+    if tolerance == 0.0:
+        assert fast.exact_share > 0.9
+
+
+def test_the_fast_method_expands_what_is_small() -> None:
+    model = tiny("gpt2")
+    last = model.anatomy.n_layers - 1
+    with torch.no_grad():
+        model.anatomy.down_projections[last].weight *= 0.05
+    conditions = [Condition(f"{i}", (SetNeurons(last, (i,), (0.0,)),)) for i in range(30)]
+    fast = effects(model, some_prompts(3), conditions, method="fast", tolerance=1e-4)
+    exact = effects(model, some_prompts(3), conditions)
+    assert fast.exact_share < 0.1
+    np.testing.assert_allclose(fast.size(), exact.size(), rtol=2e-3, atol=1e-7)

@@ -59,7 +59,7 @@ def test_the_engine_equals_hooks(family: str) -> None:
     model = tiny(family)
     prompts, conditions = some_prompts(1), some_conditions(model, 2)
     fast, hooks = ClosedFormEngine(model, batch_size=4), HookEngine(model, batch_size=4)
-    expected = "closed_form" if family in CLOSED else "hooks"
+    expected = "closed_form" if family in CLOSED else "batched"
     assert fast.path(conditions) == expected
     choices = [[3, 4]] * len(prompts)
     stop = frozenset(range(0, 300, 9))
@@ -143,13 +143,13 @@ def test_edits_may_depend_on_the_activations_and_may_be_mixed() -> None:
     same_scores(fast.score(prompts, conditions), hooks.score(prompts, conditions))
 
 
-def test_what_the_closed_form_does_not_cover_goes_through_hooks() -> None:
+def test_what_the_closed_form_does_not_cover_goes_through_batched_hooks() -> None:
     model = tiny("gpt2")
     last = model.anatomy.n_layers - 1
     fast = ClosedFormEngine(model)
-    assert fast.path([Condition("early", (SetNeurons(0, (1,), (0.0,)),))]) == "hooks"
+    assert fast.path([Condition("early", (SetNeurons(0, (1,), (0.0,)),))]) == "batched"
     twice = (SetNeurons(last, (1,), (0.0,)), Scale(last, (1,), 2.0))
-    assert fast.path([Condition("twice", twice)]) == "hooks"
+    assert fast.path([Condition("twice", twice)]) == "batched"
     conditions = some_conditions(model, 0, n=2, layer=0)
     prompts = some_prompts(2)
     same_generations(fast.generate(prompts, conditions, 3), HookEngine(model).generate(prompts, conditions, 3))

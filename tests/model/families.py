@@ -131,14 +131,19 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def tiny_hf(family: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
-    """A random ``transformers`` model of the family in evaluation mode."""
+def tiny_hf(family: str, dtype: torch.dtype = torch.float32, seed: int = 0, attention: str | None = None) -> Any:
+    """A random ``transformers`` model of the family in evaluation mode.
+
+    Args:
+        attention: the implementation, "eager" or "sdpa"; by default the family's own choice.
+    """
     spec = FAMILIES[family]
     config = getattr(transformers, spec.config)(
         **{"vocab_size": D_VOCAB, "bos_token_id": BOS, "eos_token_id": EOS, **spec.options}
     )
     torch.manual_seed(seed)
-    hf = transformers.AutoModelForCausalLM.from_config(config).float()
+    options = {"attn_implementation": attention} if attention else {}
+    hf = transformers.AutoModelForCausalLM.from_config(config, **options).float()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in hf.parameters():

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from families import tiny, tiny_hf, tokenizer
 
+from harness.batched import BatchedEngine
+from harness.conditions import Condition
+from harness.engine import HookEngine
+from harness.heads import AttendFirst
 from harness.model import Model, wrap
+from harness.sharing import can_resume
 
 
 @pytest.fixture(params=["gpt2", "llama", "falcon"])
@@ -43,3 +49,14 @@ def test_edits_are_honoured(offloaded: Model, whole: Model) -> None:
         assert torch.allclose(model.readout.logits(captured.residual), logits, atol=1e-5)
         outputs.append(logits)
     assert torch.allclose(*outputs, atol=1e-6)
+
+
+def test_layers_that_are_skipped_are_put_back(offloaded: Model, whole: Model) -> None:
+    """accelerate has its own forward() on every layer; batched passes skip layers, and leave them as they were."""
+    prompts, conditions = [[1, 2, 3], [4, 5]], [Condition("c", (AttendFirst(2, (0, 1)),))] * 2
+    forwards = [layer.forward for layer in offloaded.anatomy.layers]
+    for _ in range(2):
+        found = BatchedEngine(offloaded).generate(prompts, conditions, 3)
+        np.testing.assert_array_equal(found.tokens, HookEngine(whole).generate(prompts, conditions, 3).tokens)
+    assert [layer.forward for layer in offloaded.anatomy.layers] == forwards
+    assert can_resume(offloaded, 2, cache=True)

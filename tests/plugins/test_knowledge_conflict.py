@@ -475,7 +475,7 @@ def test_earlier_layers_are_treated_with_hooks(tmp_path: Path) -> None:
     prompts = task.prepare(runner, None, 0).prompts[-20:]
     edits = [None, SetNeurons(0, (5, 6), (4.0, -4.0))]
     conditions = [BASELINE, Condition("treated", (edits[1],))]  # type: ignore[arg-type]
-    assert runner.path(conditions) == "hooks"
+    assert runner.path(conditions) == "batched"
     check_observed(model, task.observe(runner, prompts, conditions), prompts, edits, n)
 
 
