@@ -83,6 +83,9 @@ def evaluate(
         typer.Option("--controls", help="Random control sets; default: 999 where they are cheap, else 100."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of everything random.")] = 0,
+    engine: Annotated[
+        str, typer.Option("--engine", help="auto: the fastest that is exact; hooks: a hooked pass for each condition.")
+    ] = "auto",
     batch_size: Annotated[
         int, typer.Option("--batch_size", "--batch-size", "-b", help="Prompts in a forward pass.")
     ] = 64,
@@ -124,6 +127,7 @@ def evaluate(
             metrics=tuple(parse_spec(item, "--metric") for item in metric or ()),
             controls=controls,
             seed=seed,
+            engine=engine,  # type: ignore[arg-type]  # validated
             batch_size=batch_size,
             limit=limit,
             resamples=resamples,

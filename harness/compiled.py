@@ -286,3 +286,36 @@ def changes(
                         change[:length], p[r, start:stop], log_p[r, start:stop], bound <= f32(SMALL), a, b, c_,
                         sums[c, r, e],
                     )  # fmt: skip
+
+
+@njit(nogil=True, fastmath=FLAGS, cache=True, error_model="numpy")
+def ranks(
+    base: Any, second: Any, columns: Any, extra: Any, log_p: Any, indices: Any, delta: Any, kappa: Any, beta: Any,
+    theta: Any, eta: Any, target: Any, rank: Any, best: Any,
+) -> None:  # fmt: skip
+    """Fill ``rank`` of the target [R] (how many other tokens have at least its logit) and ``best`` token, [C, R, E]."""
+    n, width = indices.shape
+    rows, size = base.shape
+    push, values = np.empty(size, f32), np.empty(size, f32)
+    for c in range(n):
+        for r in range(rows):
+            push[:] = f32(0)
+            for j in range(width):
+                d, column = delta[c, r, j], columns[indices[c, j]]
+                for v in range(size):
+                    push[v] += d * column[v]
+            for e in range(kappa.shape[2]):
+                write_change(
+                    base[r], push, second[r] if second.shape[0] else push, extra if extra.shape[0] else push,
+                    kappa[c, r, e], beta[c, r, e], theta[c, r, e], eta[c, r, e], values,
+                )  # fmt: skip
+                top = f32(-3.4e38)
+                for v in range(size):
+                    value = values[v] + log_p[r, v]
+                    values[v] = value
+                    top = max(top, value)
+                wanted, count = values[target[r]], -1
+                for v in range(size):
+                    count += values[v] >= wanted
+                rank[c, r, e] = count
+                best[c, r, e] = first(values, top)

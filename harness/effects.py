@@ -26,6 +26,7 @@ from harness.errors import HarnessError
 from harness.expansion import changes_fast, expands
 from harness.final_layer import FinalLayer, Observed, Part, fits
 from harness.logit_changes import Found, Kind, Problem, Unigram, changes
+from harness.logit_changes import ranks as ranks_of
 
 if TYPE_CHECKING:
     from harness.conditions import Condition
@@ -45,6 +46,8 @@ class Effects:
         loss, entropy: float32 [T], of the untouched model, nats.
         loss_change, entropy_change: kind -> float32 [C, T], nats.
         kl: kind -> float32 [C, T], KL(untouched || condition), nats.
+        rank, best: kind -> int64 [C + 1, T]: rank of the right token (0: the most likely one; ties count against it),
+            and the most likely token; the last row is the untouched model. None unless ``ranks`` was asked for.
         exact_share: share of the (condition, token) pairs that were evaluated exactly; 1 unless ``method="fast"``.
         kl_unigram, kl_unigram_change: KL(p_freq || model), [T] and kind -> [C, T]; None without a unigram distribution.
     """
@@ -59,6 +62,8 @@ class Effects:
     kl: dict[str, np.ndarray]
     kl_unigram: np.ndarray | None
     kl_unigram_change: dict[str, np.ndarray] | None
+    rank: dict[str, np.ndarray] | None
+    best: dict[str, np.ndarray] | None
     exact_share: float = 1.0
 
     def size(self, kind: Kind = "total") -> np.ndarray:
@@ -83,6 +88,7 @@ def effects(
     batch_size: int = 64,
     method: Literal["exact", "fast"] = "exact",
     tolerance: float = 1e-4,
+    ranks: bool = False,
     progress: Progress | None = None,
 ) -> Effects:
     """Effects of conditions that edit neurons of the last layer.
@@ -92,6 +98,7 @@ def effects(
         unigram: counts or probabilities of the tokens [d_vocab], all positive; needed by ``frozen_unigram``.
         method: "exact" to float32, or "fast": single neurons by moments (:mod:`harness.expansion`) where the bound on
             the error, in nats, is at most ``tolerance``; the others exactly.
+        ranks: also the rank of the right token and the most likely token, which costs about as much again.
         memory_bytes: for columns, logits and activations together; results come on top.
 
     Raises:
@@ -111,9 +118,10 @@ def effects(
     if not len(prompt):
         raise HarnessError("effects: no token is left to measure effects on.")
     first = np.concatenate([[0], np.cumsum([len(rows) for rows in kept])])
-    final = FinalLayer(model, conditions, column_bytes=memory_bytes // 2)
+    # The untouched model as one more condition: its ranks come the same way.
+    final = FinalLayer(model, [*conditions, BASELINE] if ranks else conditions, column_bytes=memory_bytes // 2)
     work = _Work(final, tuple(kinds), frequencies, memory_bytes // 8, tolerance if method == "fast" else None)
-    out = _empty(conditions, prompt, position, tuple(kinds), frequencies is not None)
+    out = _empty(conditions, prompt, position, tuple(kinds), frequencies is not None, ranks)
     for rows in _groups(final, prompts, kept, memory_bytes // 4):
         seen, target, place = _observe(final, prompts, kept, rows, first, batch_size)
         for part in final.parts:
@@ -148,10 +156,18 @@ def _kept(prompts: Sequence[Sequence[int]], positions: Sequence[Sequence[bool]] 
 
 
 def _empty(
-    conditions: Sequence[Condition], prompt: np.ndarray, position: np.ndarray, kinds: tuple[Kind, ...], unigram: bool
+    conditions: Sequence[Condition],
+    prompt: np.ndarray,
+    position: np.ndarray,
+    kinds: tuple[Kind, ...],
+    unigram: bool,
+    ranks: bool,
 ) -> Effects:
     def many() -> dict[str, np.ndarray]:
         return {kind: np.zeros((len(conditions), len(prompt)), np.float32) for kind in kinds}
+
+    def tokens() -> dict[str, np.ndarray]:
+        return {kind: np.zeros((len(conditions) + 1, len(prompt)), np.int64) for kind in kinds}
 
     one = np.zeros((3, len(prompt)), np.float32)
     return Effects(
@@ -165,6 +181,8 @@ def _empty(
         kl=many(),
         kl_unigram=one[2] if unigram else None,
         kl_unigram_change=many() if unigram else None,
+        rank=tokens() if ranks else None,
+        best=tokens() if ranks else None,
     )
 
 
@@ -246,13 +264,19 @@ class _Work:
         found, share = self._changes(problem)
         self.pairs += part.n * len(target)
         self.exact += share * part.n * len(target)
-        here = np.ix_(np.arange(part.start, part.start + part.n), place)
+        if out.rank is not None and out.best is not None:
+            rows = np.ix_(np.arange(part.start, part.start + part.n), place)
+            for results, array in zip((out.rank, out.best), ranks_of(problem), strict=True):
+                for e, kind in enumerate(self.kinds):
+                    results[kind][rows] = array[..., e].cpu().numpy()
+        n = min(part.n, len(out.conditions) - part.start)  # without the untouched model
+        here = np.ix_(np.arange(part.start, part.start + n), place)
         out.loss[place], out.entropy[place] = problem.loss.cpu().numpy(), problem.entropy.cpu().numpy()
         if self.unigram is not None and out.kl_unigram is not None:
             p = self.unigram.p
             out.kl_unigram[place] = ((p * p.log()).sum() - problem.log_p.double() @ p).cpu().numpy()
         for e, kind in enumerate(self.kinds):
-            grown, spread, moved, target_change, unigram_change = (x[..., e] for x in found)
+            grown, spread, moved, target_change, unigram_change = (x[:n, :, e] for x in found)
             log_z = torch.log1p(grown)  # relative to the untouched normaliser
             out.loss_change[kind][here] = (log_z - target_change).cpu().numpy()
             # H = log Z - sum p l, and sum p l was -H before.

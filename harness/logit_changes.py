@@ -10,6 +10,7 @@ and x is a sum of a few fixed vectors, x = kappa base + beta push + theta second
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -159,12 +160,32 @@ def changes_plain(problem: Problem) -> Found:
     return tuple(torch.cat(x) for x in zip(*parts, strict=True))
 
 
-def _block_plain(problem: Problem) -> Found:
-    system, found = problem.system, []
+def ranks(problem: Problem) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rank of the target (how many other tokens have at least its logit) and the best token, int64 [C, R, E] each."""
+    if problem.compiled:
+        return _ranks_compiled(problem)
+    system = problem.system
+    step = max(1, BLOCK_BYTES // (8 * 4 * system.at.shape[1] * system.base.shape[1]))
+    rank, best = [], []
+    for start in range(0, len(system.at), step):
+        rows = torch.arange(start, min(start + step, len(system.at)), device=system.at.device)
+        logits = [problem.log_p.double() + change for change in _logit_changes(problem.part(rows))]
+        own = [y.gather(-1, problem.target.expand(len(y), -1)[..., None]) for y in logits]
+        rank.append(torch.stack([(y >= o).sum(-1) - 1 for y, o in zip(logits, own, strict=True)], -1))
+        best.append(torch.stack([y.argmax(-1) for y in logits], -1))
+    return torch.cat(rank), torch.cat(best)
+
+
+def _logit_changes(problem: Problem) -> Iterator[torch.Tensor]:
+    """x of every kind in turn, float64 [C, R, V].
+
+    Raises:
+        HarnessError: it is not finite.
+    """
+    system = problem.system
     uncapped = replace(problem.before, cap=None)
-    [(_, z0)] = uncapped.blocks()
-    z0, log_p = z0[0].double(), problem.log_p.double()
-    p = log_p.exp()
+    [(_, logits)] = uncapped.blocks()
+    z0, log_p = logits[0].double(), problem.log_p.double()
     push = torch.einsum("crk,ckv->crv", system.delta.double(), system.columns[system.indices].double())
     kappa, beta, theta = problem.factors
     for e, kind in enumerate(problem.kinds):
@@ -178,6 +199,13 @@ def _block_plain(problem: Problem) -> Found:
             x = x - (x @ v / v.square().sum())[..., None] * v
         if not torch.isfinite(x).all() or float((log_p + x).max()) > 700:
             raise not_finite()
+        yield x
+
+
+def _block_plain(problem: Problem) -> Found:
+    log_p, found = problem.log_p.double(), []
+    p = log_p.exp()
+    for x in _logit_changes(problem):
         grown = torch.exp(log_p + x) - p
         target = x.gather(-1, problem.target.expand(len(x), -1)[..., None])[..., 0]
         frequent = torch.zeros_like(target) if problem.unigram is None else x @ problem.unigram.p
@@ -213,6 +241,24 @@ def _changes_compiled(problem: Problem, wanted: np.ndarray | None = None) -> tup
     in_threads(loop, rows)
     grown, spread, moved = (torch.from_numpy(np.ascontiguousarray(sums[..., i])) for i in range(3))
     return (grown, spread, moved, _at_target(problem), _along_unigram(problem)), wild
+
+
+def _ranks_compiled(problem: Problem) -> tuple[torch.Tensor, torch.Tensor]:
+    system, (kappa, beta, theta) = problem.system, problem.factors
+    shape = tuple(kappa.shape)
+    rank, best = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    second = torch.zeros(0, system.base.shape[1]) if system.second is None else system.second
+    extra = torch.zeros(0) if problem.unigram is None else problem.unigram.direction.float()
+    shared = [x.contiguous().numpy() for x in (system.base, second, system.columns, extra, problem.log_p)]
+    own = [x.contiguous().numpy() for x in (system.indices, system.delta)]
+    own += [x.float().contiguous().numpy() for x in (kappa, beta, theta, problem.eta)]
+    target = problem.target.contiguous().numpy()
+
+    def loop(here: slice) -> None:
+        loops().ranks(*shared, *(x[here] for x in own), target, rank[here], best[here])
+
+    in_threads(loop, shape[0])
+    return torch.from_numpy(rank), torch.from_numpy(best)
 
 
 def _at_target(problem: Problem) -> torch.Tensor:

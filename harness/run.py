@@ -124,6 +124,7 @@ def execute(plan: Plan, output: Path, reporter: Reporter, command: str, fresh: b
     from filelock import FileLock
 
     from harness.closed_form import ClosedFormEngine
+    from harness.engine import HookEngine
 
     with writing(output):
         output.mkdir(parents=True, exist_ok=True)
@@ -142,7 +143,8 @@ def execute(plan: Plan, output: Path, reporter: Reporter, command: str, fresh: b
             leaderboard.append(output / "leaderboard.jsonl", _rows(record, read_json(folder.path / "provenance.json")))
             return Finished(folder.path, record, reused=True)
         folder.open(fresh)
-        engine = ClosedFormEngine(model, plan.spec.batch_size)
+        engines = {"auto": ClosedFormEngine, "hooks": HookEngine}
+        engine = engines[plan.spec.engine](model, plan.spec.batch_size)
         record, outcomes, selection = _work(plan, engine, folder, identity, run_id, reporter)
         provenance = _provenance(command, started, record)
         files = {
@@ -170,6 +172,7 @@ def _identity(plan: Plan, model: Model) -> dict[str, Any]:
         "components": plan.components(),
         "data_sha256": plan.task.data_digest(),
         "controls": spec.controls,
+        "engine": spec.engine,
         "seed": spec.seed,
         "limit": spec.limit,
         "batch_size": spec.batch_size,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -30,6 +30,9 @@ class RunSpec(BaseModel):
         description="random control sets; default: 999 where the closed form makes them cheap, else 100",
     )
     seed: int = Field(0, ge=0)
+    engine: Literal["auto", "hooks"] = Field(
+        "auto", description="auto: the fastest one that is exact; hooks: one hooked pass for each condition"
+    )
     batch_size: int = Field(64, ge=1, description="prompts in one forward pass")
     limit: int | None = Field(None, ge=1, description="use only the first so many items of the task's data")
     resamples: int = Field(2000, ge=100, le=1_000_000, description="bootstrap resamples over prompts")

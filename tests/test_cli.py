@@ -245,6 +245,20 @@ def test_a_killed_process_is_continued(small_facts: Path, tmp_path: Path, harnes
     assert all(killed[name] == whole[name] for name in whole if name != "provenance.json")
 
 
+def test_the_hook_engine_finds_the_same(small_facts: Path, tmp_path: Path, harness: Harness) -> None:
+    records = {}
+    for engine in ("auto", "hooks"):
+        given = arguments(small_facts, tmp_path / engine, "--json", engine=engine, controls="6", limit="30")
+        code, out, err = harness(*given)
+        assert code == 0, err
+        records[engine] = json.loads(out)
+    assert (records["auto"]["engine"], records["hooks"]["engine"]) == ("closed_form", "hooks")
+    assert records["auto"]["tables"] == records["hooks"]["tables"]
+    for one, other in zip(records["auto"]["measures"], records["hooks"]["measures"], strict=True):
+        assert one["value"] == pytest.approx(other["value"], abs=1e-4)
+        assert one["p_two_sided"] == other["p_two_sided"]
+
+
 def test_a_registry_run(small_facts: Path, tmp_path: Path, harness: Harness) -> None:
     registry = tmp_path / "registry.yaml"
     registry.write_text(

@@ -140,6 +140,36 @@ def test_small_memory_gives_the_same_numbers() -> None:
         np.testing.assert_allclose(whole.loss_change[kind], small.loss_change[kind], atol=1e-5)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "olmo2"])
+def test_ranks_and_best_tokens(family: str) -> None:
+    model = tiny(family)
+    prompts, conditions = some_prompts(4), some_conditions(model, 5, n=5)[1:]
+    found = effects(model, prompts, conditions, KINDS, unigram=counts(model), ranks=True)
+    assert found.rank is not None and found.best is not None
+    scores = HookEngine(model).score(prompts, [*conditions, BASELINE])
+    assert (found.rank["total"] != scores.rank).mean() < 0.02  # two tokens as likely to float32 precision
+    assert (found.rank["frozen_norm"][-1] == found.rank["total"][-1]).all()
+    v = np.log(counts(model))
+    v -= v.mean()
+    column = 0
+    for prompt in prompts:
+        n = len(prompt) - 1
+        if n == 0:
+            continue
+        x0 = residuals(model, BASELINE, prompt)
+        l0 = model.readout.logits(x0).double().numpy()
+        for c, condition in enumerate([*conditions, BASELINE]):
+            x = residuals(model, condition, prompt)
+            total = model.readout.logits(x).double().numpy()
+            frozen = model.readout.logits(x, model.readout.denominator(x0)).double().numpy()
+            back = total + ((l0 - total) @ v / (v @ v))[:, None] * v
+            for kind, logits in (("total", total), ("frozen_norm", frozen), ("frozen_unigram", back)):
+                best = found.best[kind][c, column : column + n]
+                picked = np.take_along_axis(logits, best[:, None], 1)[:, 0]
+                assert (logits.max(1) - picked).max() <= 1e-5 * np.abs(logits).max()
+        column += n
+
+
 def test_positions_and_order() -> None:
     model = tiny("gpt2")
     prompts, conditions = [[5, 6, 7, 8], [9], [10, 11, 12]], some_conditions(model, 0, n=3)[1:]

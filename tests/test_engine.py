@@ -194,6 +194,30 @@ def test_identical_logits_choose_the_first_token() -> None:
         np.testing.assert_allclose(made.entropy, np.log(model.anatomy.d_vocab), rtol=1e-6)
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_a_residual_of_zero_norm_and_dead_neurons(family: str) -> None:
+    """The untouched residual vanishes, so that the norm's eps decides; some edited neurons write nothing."""
+    model = tiny(family)
+    last = model.anatomy.n_layers - 1
+    with torch.no_grad():
+        model.hf.get_input_embeddings().weight.zero_()
+        model.anatomy.down_projections[last].weight[:, 4:8] = 0  # [d_model, d_mlp]
+    shared = SetNeurons(last, (1, 4), (2.0, 9.0))
+    conditions = [
+        BASELINE,
+        Condition("dead", (SetNeurons(last, (5, 6), (3.0, -3.0)),)),
+        Condition("one", (shared,)),
+        Condition("the same neuron in another set", (SetNeurons(last, (1, 7, 2), (2.0, 1.0, 1e-6)),)),
+        *some_conditions(model, 3)[1:],
+    ]
+    prompts = some_prompts(4)
+    fast, hooks = ClosedFormEngine(model, 3), HookEngine(model, 3)
+    assert fast.path(conditions) == "closed_form"
+    same_scores(fast.score(prompts, conditions), hooks.score(prompts, conditions))
+    made, expected = (engine.generate(prompts, conditions, 4) for engine in (fast, hooks))
+    np.testing.assert_array_equal(made.tokens, expected.tokens)
+
+
 def test_prompts_may_end_at_once_and_others_go_on() -> None:
     model = tiny("llama")
     prompts, conditions = some_prompts(5), some_conditions(model, 6)
