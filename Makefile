@@ -22,6 +22,7 @@ lint: $(READY)
 
 bench: $(READY)  ## the figures of benchmarks/README.md
 	$(BIN)/python benchmarks/generation.py
+	$(BIN)/python benchmarks/sites.py
 	$(BIN)/python benchmarks/sweep.py
 
 train: $(READY)  ## train the bundled model again (under an hour on two cores)

@@ -1,0 +1,72 @@
+"""Edits of earlier layers and of heads: conditions batched along the batch dimension against the hook loop.
+
+    python benchmarks/sites.py [--conditions 100]
+
+The bundled model (4 layers) and prompts of its own task. Best of two each; ratios of times of this run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from generation import demo
+
+from harness.batched import BatchedEngine
+from harness.conditions import BASELINE, Condition, SetNeurons
+from harness.engine import HookEngine
+from harness.heads import SetHeads
+from harness.model import Model
+
+
+def best(work: Callable[[], Any]) -> float:
+    """Wall-clock seconds of the faster of two calls."""
+    times = []
+    for _ in range(2):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def some_conditions(model: Model, site: str, layer: int, n: int) -> list[Condition]:
+    """The baseline and n random edits of one layer: six neurons each, or one head."""
+    rng, anatomy = np.random.default_rng(0), model.anatomy
+    found = [BASELINE]
+    for i in range(n):
+        if site == "neurons":
+            indices = tuple(map(int, rng.choice(anatomy.d_mlp, 6, replace=False)))
+            found.append(Condition(f"{i}", (SetNeurons(layer, indices, tuple(rng.normal(size=6).tolist())),)))
+        else:
+            values = (tuple(rng.normal(size=anatomy.d_head).tolist()),)
+            found.append(Condition(f"{i}", (SetHeads(layer, (int(rng.integers(anatomy.n_heads)),), values),)))
+    return found
+
+
+def times(
+    engine: HookEngine, prompts: list[tuple[int, ...]], conditions: list[Condition], stop: frozenset[int]
+) -> tuple[float, float]:
+    """Seconds of score and of generate."""
+    score = best(lambda: engine.score(prompts, conditions))
+    return score, best(lambda: engine.generate(prompts, conditions, 10, stop))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--conditions", type=int, default=100)
+    args = parser.parse_args()
+    model, prompts, stop = demo()
+    for n, layer, site in ((8, 2, "neurons"), (8, 1, "neurons"), (8, 2, "heads"), (32, 2, "neurons")):
+        given = prompts[:n], some_conditions(model, site, layer, args.conditions)
+        hooks, batched = (times(engine(model, 64), *given, stop) for engine in (HookEngine, BatchedEngine))
+        ratios = [slow / fast for slow, fast in zip(hooks, batched, strict=True)]
+        print(f"{n} prompts, {site} of layer {layer}: score {ratios[0]:.2f}x, generate {ratios[1]:.2f}x", flush=True)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+
+
+if __name__ == "__main__":
+    main()
