@@ -8,7 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
+settings.register_profile("patient", deadline=None)  # no test may fail because a machine is slow
+settings.load_profile("patient")
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any Hugging Face library is imported: no test may reach for the network
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 # Tiny models run faster on one thread, and workers in parallel do not fight for cores; subprocesses inherit it.
