@@ -20,6 +20,7 @@ from harness.engine import (
     InPlace,
     Progress,
     Scores,
+    asked_tokens,
     batches,
     edit_site,
     entropy,
@@ -94,10 +95,8 @@ class BatchedEngine(HookEngine):
         progress: Progress | None = None,
     ) -> Generations:
         """Greedy continuations; see :meth:`HookEngine.generate`."""
-        asked = np.array(choices, dtype=np.int64) if choices else np.zeros((len(prompts), 0), np.int64)
-        shape = (len(conditions), len(prompts))
-        tokens = np.full((*shape, max_new_tokens), -1, np.int64)
-        uncertainty, chosen = np.zeros(shape), np.zeros((*shape, asked.shape[1]))
+        asked = asked_tokens(choices, len(prompts))
+        made = Generations.empty(len(conditions), len(prompts), max_new_tokens, asked.shape[1])
         untouched, by_layer = _by_earliest(conditions)
         shared = self._shared(by_layer, cache=True)
         for rows in batches(prompts, self.batch_size):
@@ -119,12 +118,12 @@ class BatchedEngine(HookEngine):
                         new, log_probs = self._greedy(tiled, here, max_new_tokens, stop, out)
                     place = np.array(block)[:, None], rows
                     found = log_probs.gather(-1, wanted.repeat(n, 1).to(log_probs.device))
-                    tokens[..., : new.shape[-1]][place] = new.view(n, len(rows), -1).cpu().numpy()
-                    uncertainty[place] = entropy(log_probs).view(n, -1).double().cpu().numpy()
-                    chosen[place] = found.view(n, len(rows), -1).double().cpu().numpy()
+                    made.tokens[..., : new.shape[-1]][place] = new.view(n, len(rows), -1).cpu().numpy()
+                    made.entropy[place] = entropy(log_probs).view(n, -1).double().cpu().numpy()
+                    made.choices[place] = found.view(n, len(rows), -1).double().cpu().numpy()
                     if progress:
                         progress(len(rows) * n)
-        return Generations(tokens, uncertainty, chosen)
+        return made
 
     @torch.no_grad()
     def score(
@@ -191,10 +190,6 @@ def _by_earliest(conditions: Sequence[Condition]) -> tuple[list[int], dict[int, 
 
 def _say(scores: Scores, c: int, place: np.ndarray, logits: torch.Tensor, batch: Batch, condition: Condition) -> None:
     """Fill in the columns ``place`` of condition c; logits [batch, pos, d_vocab]."""
-    predicting = batch.attention_mask[:, :-1].bool()  # every real position but the last of each prompt
-    target = batch.input_ids[:, 1:][predicting].to(logits.device)
-    log_probs = log_softmax(logits[:, :-1][predicting.to(logits.device)], [condition])
-    right = log_probs.gather(-1, target[:, None])
-    scores.loss[c, place] = -right[:, 0].double().cpu().numpy()
-    scores.entropy[c, place] = entropy(log_probs).double().cpu().numpy()
-    scores.rank[c, place] = ((log_probs >= right).sum(-1) - 1).cpu().numpy()
+    predicting, target = (x.to(logits.device) for x in batch.predictions())
+    log_probs = log_softmax(logits[:, :-1][predicting], [condition])
+    scores.fill(c, place, log_probs, target)

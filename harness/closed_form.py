@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from harness.batched import BatchedEngine
-from harness.engine import Generations, Progress, Scores, batches
+from harness.engine import Generations, Progress, Scores, asked_tokens, batches
 from harness.final_layer import FinalLayer, fits
 from harness.kernels import choose, summarise
 
@@ -49,17 +49,15 @@ class ClosedFormEngine(BatchedEngine):
         """Greedy continuations; see :meth:`harness.engine.HookEngine.generate`."""
         if not fits(self.model, conditions):
             return super().generate(prompts, conditions, max_new_tokens, stop, choices, progress)
-        asked = np.array(choices, dtype=np.int64) if choices else np.zeros((len(prompts), 0), np.int64)
-        shape = (len(conditions), len(prompts))
-        tokens = np.full((*shape, max_new_tokens), -1, np.int64)
-        entropy, chosen = np.zeros(shape), np.zeros((*shape, asked.shape[1]))
+        asked = asked_tokens(choices, len(prompts))
+        made = Generations.empty(len(conditions), len(prompts), max_new_tokens, asked.shape[1])
         final = FinalLayer(self.model, conditions)
         for rows in batches(prompts, self.batch_size):
-            made = _generate_tree(final, [prompts[row] for row in rows], asked[rows], max_new_tokens, stop)
-            tokens[:, rows], entropy[:, rows], chosen[:, rows] = made.tokens, made.entropy, made.choices
+            part = _generate_tree(final, [prompts[row] for row in rows], asked[rows], max_new_tokens, stop)
+            made.tokens[:, rows], made.entropy[:, rows], made.choices[:, rows] = part.tokens, part.entropy, part.choices
             if progress:
                 progress(len(rows) * len(conditions))
-        return Generations(tokens, entropy, chosen)
+        return made
 
     @torch.no_grad()
     def score(
@@ -73,10 +71,9 @@ class ClosedFormEngine(BatchedEngine):
         for rows in batches(prompts, self.batch_size):
             batch = self.model.pad([list(prompts[row]) for row in rows])
             seen, _ = final.run(batch)
-            predicting = batch.attention_mask[:, :-1].bool()  # every real position but the last of each prompt
-            target = batch.input_ids[:, 1:][predicting].to(final.device)
+            predicting, target = (x.to(final.device) for x in batch.predictions())
             place = scores.columns(rows)
-            for here, system in final.systems(seen[:, :-1][predicting.to(final.device)]):
+            for here, system in final.systems(seen[:, :-1][predicting]):
                 own = system.gather(target.expand(len(system.at), -1)[..., None])[..., 0]
                 found = summarise(system, target)
                 scores.loss[here, place] = (found.normaliser - own).double().cpu().numpy()

@@ -213,6 +213,16 @@ def add_changes(change: Any, p: Any, log_p: Any, small: Any, grown: Any, spread:
 
 
 @njit(inline="always", fastmath=FLAGS, cache=True, error_model="numpy")
+def write_push(columns: Any, indices: Any, delta: Any, start: int, out: Any) -> None:
+    """Write sum_j delta_j columns_j, from token ``start`` of the vocabulary on."""
+    out[:] = f32(0)
+    for j in range(indices.shape[0]):
+        d, column = delta[j], columns[indices[j]]
+        for v in range(out.shape[0]):
+            out[v] += d * column[start + v]
+
+
+@njit(inline="always", fastmath=FLAGS, cache=True, error_model="numpy")
 def write_change(
     base: Any, push: Any, second: Any, extra: Any, kappa: Any, beta: Any, theta: Any, eta: Any, out: Any
 ) -> None:
@@ -233,8 +243,8 @@ def write_change(
 
 @njit(nogil=True, fastmath=FLAGS, cache=True, error_model="numpy")
 def changes(
-    base: Any, second: Any, columns: Any, extra: Any, log_p: Any, p: Any, reach: Any, indices: Any, delta: Any,
-    kappa: Any, beta: Any, theta: Any, eta: Any, wanted: Any, sums: Any, wild: Any,
+    base: Any, second: Any, columns: Any, extra: Any, log_p: Any, indices: Any, delta: Any, kappa: Any, beta: Any,
+    theta: Any, eta: Any, p: Any, reach: Any, wanted: Any, sums: Any, wild: Any,
 ) -> None:  # fmt: skip
     """Sums over the vocabulary of how conditions change the baseline's distribution p at R places.
 
@@ -266,11 +276,7 @@ def changes(
                     pushed += abs(delta[c, r, j]) * reach[indices[c, j]]
                 if pushed == 0 and width > 0 and kappa[c, r, 0] == 0:
                     continue
-                push[:length] = f32(0)
-                for j in range(width):
-                    d, column = delta[c, r, j], columns[indices[c, j]]
-                    for v in range(length):
-                        push[v] += d * column[start + v]
+                write_push(columns, indices[c], delta[c, r], start, push[:length])
                 for e in range(kappa.shape[2]):
                     bound = abs(kappa[c, r, e]) * most[r] + abs(beta[c, r, e]) * pushed
                     bound += abs(theta[c, r, e]) * most_second[r] + abs(eta[c, r, e]) * most_extra
@@ -294,16 +300,12 @@ def ranks(
     theta: Any, eta: Any, target: Any, rank: Any, best: Any,
 ) -> None:  # fmt: skip
     """Fill ``rank`` of the target [R] (how many other tokens have at least its logit) and ``best`` token, [C, R, E]."""
-    n, width = indices.shape
+    n = indices.shape[0]
     rows, size = base.shape
     push, values = np.empty(size, f32), np.empty(size, f32)
     for c in range(n):
         for r in range(rows):
-            push[:] = f32(0)
-            for j in range(width):
-                d, column = delta[c, r, j], columns[indices[c, j]]
-                for v in range(size):
-                    push[v] += d * column[v]
+            write_push(columns, indices[c], delta[c, r], 0, push)
             for e in range(kappa.shape[2]):
                 write_change(
                     base[r], push, second[r] if second.shape[0] else push, extra if extra.shape[0] else push,

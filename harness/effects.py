@@ -260,7 +260,7 @@ class _Work:
         base = self.final.base(seen)
         own = torch.arange(len(target), device=self.final.device)
         before = self.untouched.system(base, own[None])
-        problem = Problem(part.system(base, own.expand(part.n, -1)), before, self.kinds, target, self.unigram)
+        problem = Problem.of(part.system(base, own.expand(part.n, -1)), before, self.kinds, target, self.unigram)
         found, share = self._changes(problem)
         self.pairs += part.n * len(target)
         self.exact += share * part.n * len(target)

@@ -42,6 +42,13 @@ class Generations:
     entropy: np.ndarray
     choices: np.ndarray
 
+    @classmethod
+    def empty(cls, n_conditions: int, n_prompts: int, max_new_tokens: int, n_choices: int) -> Generations:
+        """Continuations to be filled in; no token yet."""
+        shape = (n_conditions, n_prompts)
+        tokens = np.full((*shape, max_new_tokens), -1, np.int64)
+        return cls(tokens, np.zeros(shape), np.zeros((*shape, n_choices)))
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -68,6 +75,13 @@ class Scores:
         position = np.concatenate([np.zeros(0, np.int64), *[np.arange(1, length) for length in n]])
         shape = (n_conditions, len(prompt))
         return cls(prompt, position, np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64))
+
+    def fill(self, c: int, place: np.ndarray, log_probs: torch.Tensor, target: torch.Tensor) -> None:
+        """Fill in the columns ``place`` [n] of condition c; log_probs [n, d_vocab], target [n]."""
+        right = log_probs.gather(-1, target[:, None])
+        self.loss[c, place] = -right[:, 0].double().cpu().numpy()
+        self.entropy[c, place] = entropy(log_probs).double().cpu().numpy()
+        self.rank[c, place] = ((log_probs >= right).sum(-1) - 1).cpu().numpy()
 
     def columns(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """The columns of these prompts, one prompt after another."""
@@ -171,6 +185,11 @@ def log_softmax(logits: torch.Tensor, conditions: Sequence[Condition]) -> torch.
     return result
 
 
+def asked_tokens(choices: Sequence[Sequence[int]] | None, n_prompts: int) -> np.ndarray:
+    """``choices`` of generate, int64 [n_prompts, n_choices]; without them n_choices is 0."""
+    return np.array(choices, dtype=np.int64) if choices else np.zeros((n_prompts, 0), np.int64)
+
+
 def batches(prompts: Sequence[Sequence[int]], size: int) -> Iterator[np.ndarray]:
     """Indices of the prompts in batches of similar length (less padding), in a fixed order."""
     order = np.argsort([len(tokens) for tokens in prompts], kind="stable")
@@ -205,11 +224,7 @@ class HookEngine:
                     n = len(prompts[row])
                     log_probs = log_softmax(logits[i, -n:-1] if n > 1 else logits[i, :0], [condition])
                     target = torch.as_tensor(list(prompts[row][1:]), device=logits.device)
-                    right = log_probs.gather(-1, target[:, None])
-                    place = scores.columns([row])
-                    scores.loss[c, place] = -right[:, 0].double().cpu().numpy()
-                    scores.entropy[c, place] = entropy(log_probs).double().cpu().numpy()
-                    scores.rank[c, place] = ((log_probs >= right).sum(-1) - 1).cpu().numpy()
+                    scores.fill(c, scores.columns([row]), log_probs, target)
                 if progress:
                     progress(len(rows))
         return scores
@@ -230,22 +245,20 @@ class HookEngine:
             stop: generation of a prompt ends with the first of these tokens (it is kept).
             choices: for every prompt, equally many token ids whose log-probability as first new token is wanted.
         """
-        n_choices = len(choices[0]) if choices else 0
-        tokens = np.full((len(conditions), len(prompts), max_new_tokens), -1, np.int64)
-        uncertainty = np.zeros((len(conditions), len(prompts)))
-        chosen = np.zeros((len(conditions), len(prompts), n_choices))
-        asked = torch.as_tensor(np.array(choices if choices else np.zeros((len(prompts), 0)), dtype=np.int64))
+        asked = asked_tokens(choices, len(prompts))
+        made = Generations.empty(len(conditions), len(prompts), max_new_tokens, asked.shape[1])
         for c, condition in enumerate(conditions):
             for rows in batches(prompts, self.batch_size):
                 batch = self.model.pad([list(prompts[row]) for row in rows])
                 with under(self.model, condition):
                     new, log_probs = self._greedy(batch, [condition], max_new_tokens, stop)
-                tokens[c, rows, : new.shape[1]] = new.cpu().numpy()
-                uncertainty[c, rows] = entropy(log_probs).double().cpu().numpy()
-                chosen[c, rows] = log_probs.gather(-1, asked[rows].to(log_probs.device)).double().cpu().numpy()
+                wanted = torch.as_tensor(asked[rows], device=log_probs.device)
+                made.tokens[c, rows, : new.shape[1]] = new.cpu().numpy()
+                made.entropy[c, rows] = entropy(log_probs).double().cpu().numpy()
+                made.choices[c, rows] = log_probs.gather(-1, wanted).double().cpu().numpy()
                 if progress:
                     progress(len(rows))
-        return Generations(tokens, uncertainty, chosen)
+        return made
 
     def _greedy(
         self, batch: Batch, conditions: Sequence[Condition], max_new_tokens: int, stop: frozenset[int], out: Any = None

@@ -65,6 +65,11 @@ class System:
             return self.reach
         return self.columns.abs().amax(1) if len(self.columns) else self.columns.new_zeros(0)
 
+    @property
+    def second_rows(self) -> torch.Tensor:
+        """The second base; where there is none, an array without rows, as compiled loops want it."""
+        return self.base.new_zeros(0, self.base.shape[1]) if self.second is None else self.second
+
     def gather(self, tokens: torch.Tensor) -> torch.Tensor:
         """Logits [C, R, n] of tokens [C, R, n]."""
         logits = self.base[self.at[..., None], tokens]
@@ -167,18 +172,18 @@ def loops() -> Any:
 
 
 def _shared(system: System) -> tuple[Any, ...]:
-    """What all conditions share, as contiguous numpy arrays; an absent second base is an array without rows."""
-    second = torch.zeros(0, system.base.shape[1]) if system.second is None else system.second
-    return _numpy(system.base, second, system.columns, system.constant)
+    """What all conditions share."""
+    return as_numpy(system.base, system.second_rows, system.columns, system.constant)
 
 
 def _own(system: System) -> tuple[Any, ...]:
-    """What each condition has of its own, as contiguous numpy arrays."""
+    """What each condition has of its own."""
     share = torch.zeros(system.at.shape) if system.share is None else system.share
-    return _numpy(system.indices, system.delta, system.scale, share, system.at)
+    return as_numpy(system.indices, system.delta, system.scale, share, system.at)
 
 
-def _numpy(*tensors: torch.Tensor) -> tuple[Any, ...]:
+def as_numpy(*tensors: torch.Tensor) -> tuple[Any, ...]:
+    """The tensors as contiguous numpy arrays, without a copy where they are contiguous."""
     return tuple(tensor.contiguous().numpy() for tensor in tensors)
 
 
@@ -204,8 +209,8 @@ def _summarise_numba(system: System, target: torch.Tensor) -> Summary:
     compiled = loops()
 
     found = Summary(*(torch.empty(system.at.shape, dtype=t) for t in _TYPES))
-    out = _numpy(found.best, found.normaliser, found.entropy, found.reached)
-    shared, own, [wanted] = _shared(system), _own(system), _numpy(target)
+    out = as_numpy(found.best, found.normaliser, found.entropy, found.reached)
+    shared, own, [wanted] = _shared(system), _own(system), as_numpy(target)
 
     def loop(part: slice) -> None:
         compiled.summarise(*shared, *(x[part] for x in own), wanted, *(x[part] for x in out))
@@ -243,8 +248,8 @@ def _choose_numba(system: System) -> torch.Tensor:
     second = torch.zeros(branches) if system.second is None else outside(system.second.abs())
     bounds = torch.stack([outside(logits), outside(base.abs()), second, scale, share], 1)
     best = torch.empty(system.at.shape, dtype=torch.int64)
-    shared, own, [out] = _shared(system), _own(system), _numpy(best)
-    extra = _numpy(candidates, bounds, system.largest)
+    shared, own, [out] = _shared(system), _own(system), as_numpy(best)
+    extra = as_numpy(candidates, bounds, system.largest)
 
     def loop(part: slice) -> bool:
         return compiled.choose(*shared, *(x[part] for x in own), *extra, out[part], SLACK)

@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from harness.kernels import System, in_threads, loops, not_finite
+from harness.kernels import System, as_numpy, in_threads, loops, not_finite
 
 Kind = Literal["total", "frozen_norm", "frozen_unigram"]
 
@@ -46,12 +46,16 @@ class Problem:
     kinds: tuple[Kind, ...]
     target: torch.Tensor
     unigram: Unigram | None
+    log_p: torch.Tensor
+    """Log-probabilities of the untouched model, float32 [R, V]."""
 
-    @cached_property
-    def log_p(self) -> torch.Tensor:
-        """Log-probabilities of the untouched model, float32 [R, V]."""
-        [(_, logits)] = self.before.blocks()
-        return (logits[0] - logits[0].double().logsumexp(-1, keepdim=True)).float()
+    @classmethod
+    def of(
+        cls, system: System, before: System, kinds: tuple[Kind, ...], target: torch.Tensor, unigram: Unigram | None
+    ) -> Problem:
+        [(_, logits)] = before.blocks()
+        log_p = (logits[0] - logits[0].double().logsumexp(-1, keepdim=True)).float()
+        return cls(system, before, kinds, target, unigram, log_p)
 
     @cached_property
     def p(self) -> torch.Tensor:
@@ -109,6 +113,13 @@ class Problem:
         """Whether the compiled loop can do it."""
         return self.system.cap is None and self.system.base.device.type == "cpu"
 
+    def blocks(self) -> Iterator[Problem]:
+        """Parts of the conditions whose changes fit in ``BLOCK_BYTES``."""
+        n, rows = self.system.at.shape
+        step = max(1, BLOCK_BYTES // (8 * 4 * max(rows, 1) * self.system.base.shape[1]))
+        for start in range(0, n, step):
+            yield self.part(torch.arange(start, min(start + step, n), device=self.system.at.device))
+
     def part(self, conditions: torch.Tensor) -> Problem:
         """The same for some of the conditions."""
         system = self.system
@@ -150,13 +161,7 @@ def changes(problem: Problem, wanted: np.ndarray | None = None) -> Found:
 
 def changes_plain(problem: Problem) -> Found:
     """The definition, in float64, a block of conditions at a time; for soft caps, other devices and huge changes."""
-    n, rows = problem.system.at.shape
-    size = problem.system.base.shape[1]
-    step = max(1, BLOCK_BYTES // (8 * 4 * max(rows, 1) * size))
-    parts = [
-        _block_plain(problem.part(torch.arange(start, min(start + step, n), device=problem.system.at.device)))
-        for start in range(0, n, step)
-    ]
+    parts = [_block_plain(part) for part in problem.blocks()]
     return tuple(torch.cat(x) for x in zip(*parts, strict=True))
 
 
@@ -164,13 +169,10 @@ def ranks(problem: Problem) -> tuple[torch.Tensor, torch.Tensor]:
     """Rank of the target (how many other tokens have at least its logit) and the best token, int64 [C, R, E] each."""
     if problem.compiled:
         return _ranks_compiled(problem)
-    system = problem.system
-    step = max(1, BLOCK_BYTES // (8 * 4 * system.at.shape[1] * system.base.shape[1]))
     rank, best = [], []
-    for start in range(0, len(system.at), step):
-        rows = torch.arange(start, min(start + step, len(system.at)), device=system.at.device)
-        logits = [problem.log_p.double() + change for change in _logit_changes(problem.part(rows))]
-        own = [y.gather(-1, problem.target.expand(len(y), -1)[..., None]) for y in logits]
+    for part in problem.blocks():
+        logits = [part.log_p.double() + change for change in _logit_changes(part)]
+        own = [y.gather(-1, part.target.expand(len(y), -1)[..., None]) for y in logits]
         rank.append(torch.stack([(y >= o).sum(-1) - 1 for y, o in zip(logits, own, strict=True)], -1))
         best.append(torch.stack([y.argmax(-1) for y in logits], -1))
     return torch.cat(rank), torch.cat(best)
@@ -215,44 +217,35 @@ def _block_plain(problem: Problem) -> Found:
     return tuple(torch.stack(x, -1) for x in zip(*found, strict=True))
 
 
+def _compiled_arrays(problem: Problem) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+    """What all conditions share (base, second, columns, extra, log p), and what each has of its own (indices, delta,
+    kappa, beta, theta, eta), as the compiled loops take them."""
+    system = problem.system
+    extra = torch.zeros(0) if problem.unigram is None else problem.unigram.direction.float()
+    shared = as_numpy(system.base, system.second_rows, system.columns, extra, problem.log_p)
+    factors = (x.float() for x in (*problem.factors, problem.eta))
+    return shared, as_numpy(system.indices, system.delta, *factors)
+
+
 def _changes_compiled(problem: Problem, wanted: np.ndarray | None = None) -> tuple[Found, np.ndarray]:
     """By the compiled loop; also, bool [C, R, E], where its sums mean nothing because a change is too large."""
-    system, (kappa, beta, theta), eta = problem.system, problem.factors, problem.eta
-    n, rows, kinds = kappa.shape
-    sums, wild = np.zeros((n, rows, kinds, 3)), np.zeros((n, rows, kinds), bool)
-    second = torch.zeros(0, system.base.shape[1]) if system.second is None else system.second
-    extra = torch.zeros(0) if problem.unigram is None else problem.unigram.direction.float()
-    columns, reach, indices = (x.numpy() for x in (system.columns, system.largest, system.indices))
-    wanted = np.ones((n, rows), bool) if wanted is None else wanted
-    per_place = [x.contiguous().numpy() for x in (system.base, problem.log_p, problem.p)]
-    per_pair = [x.float().contiguous().numpy() for x in (system.delta, kappa, beta, theta, eta)]
+    shape = tuple(problem.factors[0].shape)
+    sums, wild = np.zeros((*shape, 3)), np.zeros(shape, bool)
+    wanted = np.ones(shape[:2], bool) if wanted is None else wanted
+    (shared, own), (p, reach) = _compiled_arrays(problem), as_numpy(problem.p, problem.system.largest)
 
     def loop(here: slice) -> None:
-        base, log_p, p = (x[here] for x in per_place)
-        delta, *factors = (np.ascontiguousarray(x[:, here]) for x in per_pair)
-        own, flags = np.zeros((n, len(base), kinds, 3)), np.zeros((n, len(base), kinds), bool)
-        two = second[here] if len(second) else second
-        loops().changes(
-            base, two.numpy(), columns, extra.numpy(), log_p, p, reach, indices, delta, *factors,
-            np.ascontiguousarray(wanted[:, here]), own, flags,
-        )  # fmt: skip
-        sums[:, here], wild[:, here] = own, flags
+        loops().changes(*shared, *(x[here] for x in own), p, reach, wanted[here], sums[here], wild[here])
 
-    in_threads(loop, rows)
+    in_threads(loop, shape[0])
     grown, spread, moved = (torch.from_numpy(np.ascontiguousarray(sums[..., i])) for i in range(3))
     return (grown, spread, moved, _at_target(problem), _along_unigram(problem)), wild
 
 
 def _ranks_compiled(problem: Problem) -> tuple[torch.Tensor, torch.Tensor]:
-    system, (kappa, beta, theta) = problem.system, problem.factors
-    shape = tuple(kappa.shape)
+    shape = tuple(problem.factors[0].shape)
     rank, best = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    second = torch.zeros(0, system.base.shape[1]) if system.second is None else system.second
-    extra = torch.zeros(0) if problem.unigram is None else problem.unigram.direction.float()
-    shared = [x.contiguous().numpy() for x in (system.base, second, system.columns, extra, problem.log_p)]
-    own = [x.contiguous().numpy() for x in (system.indices, system.delta)]
-    own += [x.float().contiguous().numpy() for x in (kappa, beta, theta, problem.eta)]
-    target = problem.target.contiguous().numpy()
+    (shared, own), [target] = _compiled_arrays(problem), as_numpy(problem.target)
 
     def loop(here: slice) -> None:
         loops().ranks(*shared, *(x[here] for x in own), target, rank[here], best[here])

@@ -53,6 +53,12 @@ class Batch:
     attention_mask: torch.Tensor
     position_ids: torch.Tensor
 
+    def predictions(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where a token of the batch is predicted, bool [batch, pos - 1] (every real position but each row's last), and
+        these tokens, int64 [n], row by row."""
+        predicting = self.attention_mask[:, :-1].bool()
+        return predicting, self.input_ids[:, 1:][predicting]
+
     def extend(self, tokens: torch.Tensor) -> Batch:
         """The batch that continues this one with ``tokens`` [batch, n], for a forward pass with this one's cache."""
         mask = torch.cat([self.attention_mask, torch.ones_like(tokens)], dim=1)
