@@ -22,6 +22,7 @@ lint: $(READY)
 
 bench: $(READY)  ## the figures of benchmarks/README.md
 	$(BIN)/python benchmarks/generation.py
+	$(BIN)/python benchmarks/loops.py
 	$(BIN)/python benchmarks/sites.py
 	$(BIN)/python benchmarks/sweep.py
 
