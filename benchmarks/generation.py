@@ -22,7 +22,8 @@ import transformers
 from harness_plugins.context_copying.task import stop_tokens
 
 from harness.closed_form import ClosedFormEngine
-from harness.conditions import BASELINE, Condition, Neuron, SetNeurons, random_controls
+from harness.conditions import BASELINE, Condition, Neuron, SetNeurons
+from harness.controls import random_controls
 from harness.engine import HookEngine
 from harness.model import Model, wrap
 from harness.plugins import catalogue
@@ -82,7 +83,8 @@ def measure(setting: Setting, hooked: int, controls: tuple[int, ...]) -> dict[st
         indices = tuple(neuron.index for neuron in neurons)
         return Condition(name, (SetNeurons(layer, indices, tuple(float(means[i]) for i in indices)),))
 
-    sets = random_controls(selected, max(controls), d_mlp, 0)
+    pool = {layer: sorted({*range(d_mlp)} - {neuron.index for neuron in selected})}
+    sets = random_controls(selected, max(controls), pool, 0)
     all_conditions = [BASELINE, condition("treated", selected)]
     all_conditions += [condition(f"control-{i}", neurons) for i, neurons in enumerate(sets)]
     hooks, fast, tokens = HookEngine(model, 64), ClosedFormEngine(model, 64), 10

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,19 @@ class ActivationStatistics:
             values = self.sample[neuron.layer][:, neuron.index].astype(np.float64)
             self._known[name, neuron] = float(np.median(values)) if name == "median" else half_sample_mode(values)
         return self._known[name, neuron]
+
+
+@dataclass(frozen=True)
+class HeadStatistics:
+    """Mean outputs of all heads of some layers over the real positions of a corpus.
+
+    Attributes:
+        n: number of positions.
+        mean: layer -> float64 [n_heads, d_head].
+    """
+
+    n: int
+    mean: dict[int, np.ndarray]
 
 
 def half_sample_mode(values: np.ndarray) -> float:
@@ -130,8 +144,17 @@ class _Reservoir:
         return self.rows[0]
 
 
+Spans = Sequence[tuple[int, int]]
+"""The part (start, stop) of each prompt's tokens that counts; longer prompts than ``stop`` are cut off there."""
+
+
 def activation_statistics(
-    model: Model, prompts: Sequence[Sequence[int]], layers: Sequence[int], batch_size: int, seed: int
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    layers: Sequence[int],
+    batch_size: int,
+    seed: int,
+    spans: Spans | None = None,
 ) -> ActivationStatistics:
     """One pass of the untouched model over ``prompts`` (token ids), for all neurons of ``layers``.
 
@@ -141,28 +164,16 @@ def activation_statistics(
     Raises:
         HarnessError: an activation is not finite.
     """
-    import torch
-
     d_mlp = model.anatomy.d_mlp
     capacity = max(1000, SAMPLE_BYTES // (4 * d_mlp * len(layers)))
     moments = {layer: _Moments(d_mlp) for layer in layers}
     rng = np.random.default_rng(seed)
     reservoir = _Reservoir(capacity)
-    for start in range(0, len(prompts), batch_size):
-        batch = model.pad([list(tokens) for tokens in prompts[start : start + batch_size]])
-        real = batch.attention_mask.bool()
-        with torch.no_grad(), model.capture_neurons(layers) as captured:
-            model.forward(batch)
-        found = {}
-        for layer in layers:
-            x = captured[layer][real].float()
-            if not torch.isfinite(x).all():
-                raise HarnessError(
-                    f"neuron activations of layer {layer} are not finite (NaN or infinity in the model)."
-                )
+    for found in _passes(model, prompts, layers, batch_size, spans, model.capture_neurons, "neuron activations"):
+        for layer, x in found.items():
             moments[layer].add(x)
-            found[layer] = x.cpu().numpy()
-        reservoir.add(rng.random(int(real.sum())), found)
+        rows = {layer: x.cpu().numpy() for layer, x in found.items()}
+        reservoir.add(rng.random(len(rows[layers[0]])), rows)
     return ActivationStatistics(
         n=moments[layers[0]].n,
         mean={layer: m.mean for layer, m in moments.items()},
@@ -171,3 +182,48 @@ def activation_statistics(
         maximum={layer: m.maximum for layer, m in moments.items()},
         sample=reservoir.sample(),
     )
+
+
+def head_statistics(
+    model: Model, prompts: Sequence[Sequence[int]], layers: Sequence[int], batch_size: int, spans: Spans | None = None
+) -> HeadStatistics:
+    """Mean outputs of the heads of ``layers`` in the untouched model over ``prompts`` (token ids).
+
+    Raises:
+        HarnessError: an output is not finite.
+    """
+    shape = (model.anatomy.n_heads, model.anatomy.d_head)
+    n, total = 0, {layer: np.zeros(shape) for layer in layers}
+    for found in _passes(model, prompts, layers, batch_size, spans, model.capture_heads, "outputs of heads"):
+        n += len(found[layers[0]])
+        for layer, x in found.items():
+            total[layer] += x.double().sum(0).cpu().numpy()
+    return HeadStatistics(n, {layer: x / max(n, 1) for layer, x in total.items()})
+
+
+def _passes(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    layers: Sequence[int],
+    batch_size: int,
+    spans: Spans | None,
+    capture: Callable[[Sequence[int]], AbstractContextManager[dict[int, torch.Tensor]]],
+    what: str,
+) -> Iterator[dict[int, torch.Tensor]]:
+    """What ``capture`` sees at the positions that count, layer -> float32 [positions, ...], a batch at a time."""
+    import torch
+
+    for start in range(0, len(prompts), batch_size):
+        rows = range(start, min(start + batch_size, len(prompts)))
+        parts = [(0, len(prompts[i])) if spans is None else spans[i] for i in rows]
+        batch = model.pad([list(prompts[i])[:stop] for i, (_, stop) in zip(rows, parts, strict=True)])
+        wanted = batch.attention_mask.bool()
+        for row, (first, stop) in enumerate(parts):
+            wanted[row, : wanted.shape[1] - min(stop, len(prompts[start + row])) + first] = False
+        with torch.no_grad(), capture(layers) as captured:
+            model.forward(batch)
+        found = {layer: captured[layer][wanted].float() for layer in layers}
+        for layer, x in found.items():
+            if not torch.isfinite(x).all():
+                raise HarnessError(f"{what} of layer {layer} are not finite (NaN or infinity in the model).")
+        yield found

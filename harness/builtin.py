@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
 
 from harness import hookimpl
-from harness.components import ModelLoader, SelectionContext, Selector
+from harness.components import Intervention, ModelLoader, SelectionContext, Selector
 from harness.conditions import Neuron, Selection
 from harness.errors import HarnessError
 
 if TYPE_CHECKING:
+    from harness.conditions import Edit, Unit
     from harness.model import Model
 
 
@@ -102,6 +104,16 @@ class Neurons(Selector):
         return Selection(neurons=chosen, rule=f"the {len(chosen)} neurons named by the user")
 
 
+class Nothing(Intervention):
+    """Edits nothing; what tasks that only look at neurons run under."""
+
+    name = "none"
+    needs_statistics = False
+
+    def edits(self, neurons: Sequence[Unit], statistics: object) -> tuple[Edit, ...]:
+        return ()
+
+
 @hookimpl
 def harness_model_loaders() -> list[type[ModelLoader]]:
     return [HuggingFace]
@@ -110,3 +122,8 @@ def harness_model_loaders() -> list[type[ModelLoader]]:
 @hookimpl
 def harness_selectors() -> list[type[Selector]]:
     return [Random, Neurons]
+
+
+@hookimpl
+def harness_interventions() -> list[type[Intervention]]:
+    return [Nothing]

@@ -64,7 +64,10 @@ def evaluate(
     selector: Annotated[
         str, typer.Option("--selector", "-s", help="Selector, for example entropy:top=6,null_dims=12.")
     ],
-    intervention: Annotated[str, typer.Option("--intervention", "-i", help="Intervention, for example mean.")],
+    intervention: Annotated[
+        str | None,
+        typer.Option("--intervention", "-i", help="Intervention, for example mean; none where the task edits nothing."),
+    ] = None,
     model: Annotated[
         str, typer.Option("--model", "-m", help="Loader (demo, hf), a model of the registry, a hub id or a folder.")
     ] = "demo",
@@ -82,6 +85,10 @@ def evaluate(
         int | None,
         typer.Option("--controls", help="Random control sets; default: 999 where they are cheap, else 100."),
     ] = None,
+    match: Annotated[
+        str,
+        typer.Option("--match", help="Controls resemble the selected neurons: none, in norm, or in activation."),
+    ] = "none",
     seed: Annotated[int, typer.Option("--seed", help="Seed of everything random.")] = 0,
     engine: Annotated[
         str, typer.Option("--engine", help="auto: the fastest that is exact; hooks: a hooked pass for each condition.")
@@ -116,16 +123,18 @@ def evaluate(
     models = load_registry(path).models if path.is_file() or registry else {}
     loader = _model(model, model_args, device, found, models)
     asked = parse_spec(task, "--task")
-    chosen, change = parse_spec(selector, "--selector"), parse_spec(intervention, "--intervention")
+    chosen = parse_spec(selector, "--selector")
+    change = None if intervention is None else parse_spec(intervention, "--intervention")
     try:
         spec = RunSpec(
-            name=name or "-".join([_short(loader), asked.name, chosen.name, change.name]),
+            name=name or "-".join([_short(loader), asked.name, chosen.name, *([change.name] if change else [])]),
             model=loader,
             task=asked,
             selector=chosen,
             intervention=change,
             metrics=tuple(parse_spec(item, "--metric") for item in metric or ()),
             controls=controls,
+            match=match,  # type: ignore[arg-type]  # validated
             seed=seed,
             engine=engine,  # type: ignore[arg-type]  # validated
             batch_size=batch_size,

@@ -1,4 +1,4 @@
-"""The five kinds of components, and how one is written down: ``entropy:top=6,null_dims=12``.
+"""The six kinds of components, and how one is written down: ``entropy:top=6,null_dims=12``.
 
 A component is a pydantic model. Its fields are its parameters: their types, bounds, defaults and descriptions are what
 ``harness list NAME`` prints, what a specification is validated by, and what the result record stores.
@@ -10,24 +10,23 @@ from __future__ import annotations
 import abc
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo, WithJsonSchema
 
 from harness.errors import HarnessError, suggest
 
 if TYPE_CHECKING:
-    from harness.activations import ActivationStatistics
-    from harness.conditions import Condition, Edit, Neuron, Selection
+    from harness.conditions import Condition, Edit, Frozen, Selection, Unit
     from harness.engine import Engine, Progress
     from harness.model import Model
-    from harness.outcomes import Measurement, Outcomes, Prepared, Prompt
+    from harness.outcomes import Figure, Measurement, Outcomes, Prepared, Prompt
 
-Kind = Literal["model", "selector", "intervention", "task", "metric"]
-KINDS: tuple[Kind, ...] = ("model", "selector", "intervention", "task", "metric")
+Kind = Literal["model", "corpus", "selector", "intervention", "task", "metric"]
+KINDS: tuple[Kind, ...] = ("model", "corpus", "selector", "intervention", "task", "metric")
 
 
 class Component(BaseModel, abc.ABC):
@@ -36,10 +35,10 @@ class Component(BaseModel, abc.ABC):
     Class attributes:
         name: what users type; unique within its kind.
         version: raise it when results of the same parameters change; it is part of a run's identity.
-        kind: set by the five subclasses below.
+        kind: set by the six subclasses below.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     name: ClassVar[str]
     version: ClassVar[str] = "1"
@@ -52,7 +51,13 @@ class Component(BaseModel, abc.ABC):
 
     def identity(self) -> dict[str, Any]:
         """What a run depends on: name, version and every parameter with its value."""
-        return {"name": self.name, "version": self.version, "params": self.model_dump(mode="json")}
+        params = self.model_dump(mode="json")
+        nested = {key: value for key in params if isinstance(value := getattr(self, key), Component)}
+        return {
+            "name": self.name,
+            "version": self.version,
+            "params": params | {key: value.identity() for key, value in nested.items()},
+        }
 
 
 class ModelLoader(Component):
@@ -65,6 +70,20 @@ class ModelLoader(Component):
         """Return the model with its tokenizer, in evaluation mode on its device."""
 
 
+def _nested(kind: Kind) -> BeforeValidator:
+    """Accept another component as a user writes it: its name, ``name:key=value``, or a mapping with its name."""
+
+    def found(value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, Component):
+            return value
+        from harness.plugins import catalogue
+
+        field = f"parameter {info.field_name}"
+        return catalogue().build(kind, parse_spec(value, field), field)
+
+    return BeforeValidator(found)
+
+
 @dataclass(frozen=True)
 class SelectionContext:
     """What a selector may look at: the model, an engine on it, the task's prompts as token ids, and a seed."""
@@ -75,8 +94,22 @@ class SelectionContext:
     seed: int
 
 
+class Corpus(Component):
+    """Texts: what unigram distributions are counted on, and what analyses over plain text read."""
+
+    kind = "corpus"
+
+    @abc.abstractmethod
+    def documents(self) -> Iterable[str]:
+        """The texts, one after another, in the same order every time."""
+
+    @abc.abstractmethod
+    def data_digest(self) -> str:
+        """sha256 of what the texts depend on; part of a run's identity."""
+
+
 class Selector(Component):
-    """Chooses neurons."""
+    """Chooses neurons, or heads."""
 
     kind = "selector"
 
@@ -84,17 +117,38 @@ class Selector(Component):
     def select(self, context: SelectionContext) -> Selection:
         """Return the chosen neurons with the scores and the rule that chose them."""
 
+    def figures(self, selection: Selection) -> tuple[Figure, ...]:
+        """Figures of what :meth:`select` returned."""
+        return ()
+
+
+AnyCorpus = Annotated[Corpus, _nested("corpus"), WithJsonSchema({"type": "corpus"})]
+"""Type of a parameter that is a corpus: ``corpus: AnyCorpus = Field("world", description=...)``."""
+
+AnySelector = Annotated[Selector, _nested("selector"), WithJsonSchema({"type": "selector"})]
+"""Type of a parameter that is a selector."""
+
 
 class Intervention(Component):
-    """Says how chosen neurons are edited."""
+    """Says how chosen neurons, or heads, are edited."""
 
     kind = "intervention"
+    site: ClassVar[str] = "neurons"
+    """What it edits: "neurons" or "heads"."""
     needs_statistics: ClassVar[bool] = True
-    """Whether :meth:`edits` wants the neurons' activation statistics."""
+    """Whether :meth:`edits` wants the activation statistics of the neurons, or heads."""
 
     @abc.abstractmethod
-    def edits(self, neurons: Sequence[Neuron], statistics: ActivationStatistics | None) -> tuple[Edit, ...]:
-        """Return the edits (one or more a layer) that treat exactly these neurons."""
+    def edits(self, neurons: Sequence[Any], statistics: Any) -> tuple[Edit, ...]:
+        """Return the edits (one or more a layer) that treat exactly these neurons, or heads.
+
+        ``statistics``: their :class:`harness.activations.ActivationStatistics`, or ``HeadStatistics`` of heads; None
+        unless ``needs_statistics``.
+        """
+
+    def frozen(self, model: Model) -> Frozen | None:
+        """What keeps the untouched model's value while the edits act (direct effects); by default nothing."""
+        return None
 
 
 class Task(Component):
@@ -103,6 +157,23 @@ class Task(Component):
     kind = "task"
     default_metrics: ClassVar[tuple[str, ...]] = ()
     """Names of the metrics that are computed when the user names none."""
+    intervenes: ClassVar[bool] = True
+    """Whether conditions edit anything. A task that does not takes no intervention; its conditions name the neurons
+    (``condition.units``) that are looked at."""
+
+    def reference(self, prompts: Sequence[Prompt], site: str) -> Sequence[tuple[int, int]] | None:
+        """The part (start, stop) of each prompt's tokens that activation statistics are taken over; None: all of it.
+
+        ``site``: whether they are statistics of "neurons" or of "heads".
+        """
+        return None
+
+    def alone(self, selection: Selection, model: Model) -> Sequence[tuple[Unit, ...]]:
+        """Further sets of neurons, or heads, to treat beside the selection as a whole: each on its own, for example.
+
+        Their outcomes are in :attr:`harness.outcomes.Outcomes.alone`.
+        """
+        return ()
 
     @abc.abstractmethod
     def data_digest(self) -> str:
@@ -124,6 +195,9 @@ class Task(Component):
         progress: Progress | None = None,
     ) -> Outcomes:
         """Run these prompts under these conditions; called with consecutive parts of the prepared prompts.
+
+        The first two conditions are the baseline and the treated one; then come the controls, then those of
+        :meth:`alone`.
 
         ``progress`` is handed to the engine, which calls it with the number of (condition, prompt) pairs just finished.
         """

@@ -6,11 +6,10 @@ components under the intervention (``treated``) and the same intervention on ran
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 _NEURON = re.compile(r"(\d+)\.(\d+)")
+_HEAD = re.compile(r"L(\d+)H(\d+)")
 
 
 @dataclass(frozen=True, order=True)
@@ -43,6 +43,33 @@ class Neuron:
 
     def __str__(self) -> str:
         return f"{self.layer}.{self.index}"
+
+
+@dataclass(frozen=True, order=True)
+class Head:
+    """One attention head, written ``L5H1``: layer 5, head 1, both counted from 0."""
+
+    layer: int
+    index: int
+
+    @classmethod
+    def parse(cls, text: str) -> Head:
+        """Read ``"L5H1"``.
+
+        Raises:
+            HarnessError: the text is not of that form.
+        """
+        match = _HEAD.fullmatch(text.strip())
+        if match is None:
+            raise HarnessError(f'"{text}" is not a head: expected L, layer, H, index, for example L5H1.')
+        return cls(int(match[1]), int(match[2]))
+
+    def __str__(self) -> str:
+        return f"L{self.layer}H{self.index}"
+
+
+Unit: TypeAlias = Neuron | Head
+"""What is selected and edited."""
 
 
 class Edit(Protocol):
@@ -89,12 +116,35 @@ def site_of(edit: Edit) -> str:
     return str(site)
 
 
+@dataclass(frozen=True, eq=False)
+class Frozen:
+    """What keeps the untouched model's value while edits of the last layer's neurons act (direct effects, PAPERS A).
+
+    Attributes:
+        what: "final_norm" (the final norm divides by the untouched model's denominator: DE_LN) or "unigram" (the logits
+            keep the untouched model's component along log p_freq: DE_freq).
+        counts: [d_vocab], counts or probabilities of the tokens, all positive; with "unigram" only.
+    """
+
+    what: Literal["final_norm", "unigram"]
+    counts: np.ndarray | None = None
+
+
 @dataclass(frozen=True)
 class Condition:
-    """A name and the edits that are made together in one pass of the model; no edits is the untouched model."""
+    """A name and the edits that are made together in one pass of the model; no edits is the untouched model.
+
+    Attributes:
+        start: the edits act from this token of each prompt on (0: from its first).
+        frozen: what does not follow the edits, or None.
+        units: the neurons, or heads, that the condition is about; for tasks that look at them without editing.
+    """
 
     name: str
     edits: tuple[Edit, ...] = ()
+    start: int = 0
+    frozen: Frozen | None = None
+    units: tuple[Unit, ...] = ()
 
 
 BASELINE = Condition("baseline")
@@ -105,18 +155,20 @@ class Selection:
     """What a selector chose, and why.
 
     Attributes:
-        neurons: the chosen neurons, in the order of the selector's preference.
+        neurons: the chosen neurons (or heads), in the order of the selector's preference.
         scores: per-neuron columns over *all* candidates (``{"rho": [d_mlp], ...}``), for tables and figures.
         candidates: the neurons that the rows of ``scores`` describe.
         rule: one sentence that says how the choice was made, with every threshold that was in force.
         details: anything else worth recording (weight pre-processing, singular values ...), JSON values only.
+        pool: what controls are drawn from; None: all others of the same layers.
     """
 
-    neurons: tuple[Neuron, ...]
+    neurons: tuple[Unit, ...]
     rule: str
-    candidates: tuple[Neuron, ...] = ()
+    candidates: tuple[Unit, ...] = ()
     scores: Mapping[str, np.ndarray] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
+    pool: tuple[Unit, ...] | None = None
 
     def table(self) -> list[dict[str, Any]]:
         """One row per candidate: its name, whether it was selected, its scores."""
@@ -129,59 +181,29 @@ class Selection:
         ]
 
 
-def check_selection(neurons: Sequence[Neuron], n_layers: int, d_mlp: int, source: str) -> None:
-    """Refuse an empty selection, neurons that the model does not have, and neurons named twice.
+def check_selection(neurons: Sequence[Unit], n_layers: int, d_mlp: int, n_heads: int, source: str) -> None:
+    """Refuse an empty selection, neurons or heads that the model does not have or that are named twice, and a mixture.
 
     Raises:
         HarnessError: names the selector (``source``) and the first offending neuron.
     """
     if not neurons:
         raise HarnessError(f"{source} selected no neuron: loosen its thresholds (see `harness list` for them).")
-    for neuron in neurons:
-        if neuron.layer >= n_layers or neuron.index >= d_mlp:
+    for unit in neurons:
+        word, n = ("head", n_heads) if isinstance(unit, Head) else ("neuron", d_mlp)
+        if unit.layer >= n_layers or unit.index >= n:
             raise HarnessError(
-                f"{source} names neuron {neuron}, but the model has layers 0 to {n_layers - 1} "
-                f"with neurons 0 to {d_mlp - 1} each."
+                f"{source} names {word} {unit}, but the model has layers 0 to {n_layers - 1} "
+                f"with {word}s 0 to {n - 1} each."
             )
     if len(set(neurons)) < len(neurons):
-        twice = next(neuron for neuron in neurons if list(neurons).count(neuron) > 1)
-        raise HarnessError(f"{source} names neuron {twice} twice.")
+        twice = next(unit for unit in neurons if list(neurons).count(unit) > 1)
+        raise HarnessError(f"{source} names {type(twice).__name__.lower()} {twice} twice.")
+    if len({type(unit) for unit in neurons}) > 1:
+        raise HarnessError(f"{source} names both neurons and heads; choose one of the two.")
 
 
-def possible_controls(selected: Sequence[Neuron], d_mlp: int) -> int:
-    """How many distinct sets :func:`random_controls` can draw from."""
-    return math.prod(math.comb(d_mlp - len(chosen), len(chosen)) for chosen in by_layer(selected).values())
-
-
-def random_controls(selected: Sequence[Neuron], n: int, d_mlp: int, seed: int) -> list[tuple[Neuron, ...]]:
-    """``n`` distinct random sets that mirror ``selected``: as many neurons in each layer, none of the selected ones.
-
-    Sets are drawn uniformly; their members are sorted, so that equal sets are equal tuples.
-
-    Raises:
-        HarnessError: the layer does not hold that many distinct sets.
-    """
-    per_layer = by_layer(selected)
-    pools = {layer: np.setdiff1d(np.arange(d_mlp), chosen) for layer, chosen in per_layer.items()}
-    possible = possible_controls(selected, d_mlp)
-    if possible < n:
-        raise HarnessError(
-            f"controls: {n} random sets of {len(selected)} neurons were asked for, but without the selected neurons "
-            f"only {possible} distinct sets exist; ask for at most {possible}."
-        )
-    rng = np.random.default_rng(seed)
-    sets: dict[tuple[Neuron, ...], None] = {}
-    while len(sets) < n:
-        drawn = (
-            Neuron(layer, int(index))
-            for layer, chosen in per_layer.items()
-            for index in np.sort(rng.choice(pools[layer], size=len(chosen), replace=False))
-        )
-        sets.setdefault(tuple(drawn))
-    return list(sets)
-
-
-def by_layer(neurons: Iterable[Neuron]) -> dict[int, list[int]]:
+def by_layer(neurons: Iterable[Unit]) -> dict[int, list[int]]:
     """Indices of the given neurons, grouped by layer, layers ascending."""
     grouped: dict[int, list[int]] = {}
     for neuron in sorted(neurons, key=lambda x: x.layer):

@@ -8,42 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 
+from harness.conditions import Head
 from harness.errors import HarnessError
 
 if TYPE_CHECKING:
     from harness.model import Model
-
-_HEAD = re.compile(r"L(\d+)H(\d+)")
-
-
-@dataclass(frozen=True, order=True)
-class Head:
-    """One attention head, written ``L5H1``: layer 5, head 1, both counted from 0."""
-
-    layer: int
-    index: int
-
-    @classmethod
-    def parse(cls, text: str) -> Head:
-        """Read ``"L5H1"``.
-
-        Raises:
-            HarnessError: the text is not of that form.
-        """
-        match = _HEAD.fullmatch(text.strip())
-        if match is None:
-            raise HarnessError(f'"{text}" is not a head: expected L, layer, H, index, for example L5H1.')
-        return cls(int(match[1]), int(match[2]))
-
-    def __str__(self) -> str:
-        return f"L{self.layer}H{self.index}"
 
 
 class HeadEdit(Protocol):

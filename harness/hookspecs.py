@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import pluggy
 
-from harness.components import Intervention, Metric, ModelLoader, Selector, Task
+from harness.components import Corpus, Intervention, Metric, ModelLoader, Selector, Task
 
 CONTRACT_VERSION = 1
 """Raised when a hook changes so that plugins must change; a plugin may state the one it was written for in
@@ -39,6 +39,11 @@ hookspec = pluggy.HookspecMarker("harness")
 @hookspec
 def harness_model_loaders() -> list[type[ModelLoader]]:  # type: ignore[empty-body]
     """Return model loaders: ``load()`` gives a :class:`harness.model.Model`."""
+
+
+@hookspec
+def harness_corpora() -> list[type[Corpus]]:  # type: ignore[empty-body]
+    """Return corpora: ``documents()`` gives texts."""
 
 
 @hookspec
@@ -58,11 +63,12 @@ def harness_tasks() -> list[type[Task]]:  # type: ignore[empty-body]
 
 @hookspec
 def harness_metrics() -> list[type[Metric]]:  # type: ignore[empty-body]
-    """Return metrics: ``measure(outcomes)`` gives measures as ratios of sums over prompts."""
+    """Return metrics: ``measure(outcomes)`` gives measures, tables and figures."""
 
 
 HOOKS: dict[str, str] = {
     "model": "harness_model_loaders",
+    "corpus": "harness_corpora",
     "selector": "harness_selectors",
     "intervention": "harness_interventions",
     "task": "harness_tasks",

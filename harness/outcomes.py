@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +11,9 @@ import numpy as np
 from harness.errors import HarnessError
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
+
+    from harness.conditions import Selection
     from harness.statistics import Measure, TableTests
 
 
@@ -63,6 +66,36 @@ class Prepared:
 
 
 @dataclass(frozen=True)
+class Series:
+    """Values by token, for a few conditions or neurons.
+
+    Attributes:
+        rows: what the rows are: names of conditions, or of neurons.
+        values: float32 [len(rows), N, longest], by prompt and token; NaN where there is none.
+    """
+
+    rows: tuple[str, ...]
+    values: np.ndarray
+
+    def __getitem__(self, row: str) -> np.ndarray:
+        """The values of one row [N, longest]."""
+        return self.values[self.rows.index(row)]
+
+
+@dataclass(frozen=True)
+class Alone:
+    """Outcomes of further sets that were treated beside the selection (each neuron on its own ...).
+
+    Attributes:
+        units: the S sets, as text ("3.17", "L2H1+L2H3").
+        values: named arrays of shape [S, N].
+    """
+
+    units: tuple[str, ...] = ()
+    values: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Outcomes:
     """What was observed for every condition and prompt.
 
@@ -72,6 +105,8 @@ class Outcomes:
         values: named arrays of shape [len(conditions), N].
         answers: generated texts of the first rows of ``conditions`` (baseline and treated): [<= 2][N].
         categories: for an integer array of ``values``, the names of its codes.
+        series: values by token, of some conditions.
+        alone: outcomes of the task's further sets. selection: what was selected. The run fills in both.
     """
 
     conditions: tuple[str, ...]
@@ -79,6 +114,9 @@ class Outcomes:
     values: Mapping[str, np.ndarray]
     answers: tuple[tuple[str, ...], ...] = ()
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    series: Mapping[str, Series] = field(default_factory=dict)
+    alone: Alone = field(default_factory=Alone)
+    selection: Selection | None = None
 
     def __post_init__(self) -> None:
         shape = (len(self.conditions), len(self.prompts))
@@ -116,7 +154,37 @@ class Outcomes:
                 tuple(answer for part in parts for answer in part.answers[row]) for row in range(len(first.answers))
             ),
             categories=first.categories,
+            series={name: _joined([part.series[name] for part in parts]) for name in first.series},
         )
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Everything that is numbers, by name, for a file."""
+        return {
+            **self.values,
+            **{f"alone {name}": array for name, array in self.alone.values.items()},
+            **{f"series {name}": series.values for name, series in self.series.items()},
+        }
+
+    def split(self, alone: Sequence[str], selection: Selection) -> Outcomes:
+        """The same with the last ``len(alone)`` conditions moved to ``alone``, under the names of their units."""
+        n = len(self.conditions) - len(alone)
+        return replace(
+            self,
+            conditions=self.conditions[:n],
+            values={name: array[:n] for name, array in self.values.items()},
+            alone=Alone(tuple(alone), {name: array[n:] for name, array in self.values.items()} if alone else {}),
+            selection=selection,
+        )
+
+
+def _joined(parts: Sequence[Series]) -> Series:
+    """Parts of one series, padded with NaN to the longest prompt."""
+    longest = max(part.values.shape[2] for part in parts)
+    padded = [
+        np.pad(part.values, ((0, 0), (0, 0), (0, longest - part.values.shape[2])), constant_values=np.nan)
+        for part in parts
+    ]
+    return Series(parts[0].rows, np.concatenate(padded, axis=1))
 
 
 @dataclass(frozen=True)
@@ -134,11 +202,41 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """What a metric found: measures (ratios of sums over prompts), tables of counts, remarks in words."""
+class Frame:
+    """A table of columns of equal length, written as CSV and, while it is short, shown in reports."""
 
-    measures: tuple[Measure, ...]
+    name: str
+    title: str
+    columns: Mapping[str, Sequence[Any] | np.ndarray]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure and the data it shows: written as PNG, SVG and CSV of one name.
+
+    Attributes:
+        name: of its files: letters, digits, ``-`` and ``_``.
+        title: one sentence that says what is to be seen, for captions.
+        data: columns of equal length: everything that is drawn.
+        draw: draws onto an empty matplotlib figure; the style is set around it (:mod:`harness.report.figures`).
+        size: width and height in inches; 3.35 is a column of a two-column paper, 6.9 a page.
+    """
+
+    name: str
+    title: str
+    data: Mapping[str, Sequence[Any] | np.ndarray]
+    draw: Callable[[Canvas], None]
+    size: tuple[float, float] = (3.35, 2.6)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a metric found: measures (functions of sums over prompts), tables, figures, remarks in words."""
+
+    measures: tuple[Measure, ...] = ()
     tables: tuple[Table, ...] = ()
+    frames: tuple[Frame, ...] = ()
+    figures: tuple[Figure, ...] = ()
     remarks: tuple[str, ...] = ()
     broken: str | None = None
     """A reason to distrust everything: the treated model no longer does the task at all."""

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import HarnessError
-from harness.outcomes import Outcomes, Prepared, Prompt, Step
+from harness.outcomes import Outcomes, Prepared, Prompt, Series, Step
 
 SCHEMA_VERSION = 1
 
@@ -158,18 +158,21 @@ class RunFolder:
     def save_part(self, start: int, part: Outcomes) -> None:
         """Keep the outcomes of the prompts from ``start`` on."""
         stem = self._unfinished / f"part-{start:08d}"
-        write_json(stem.with_suffix(".json"), {"answers": part.answers, "categories": part.categories})
-        _save_arrays(stem.with_suffix(".safetensors"), part.values)  # last: it marks the part as finished
+        rows = {name: series.rows for name, series in part.series.items()}
+        write_json(stem.with_suffix(".json"), {"answers": part.answers, "categories": part.categories, "series": rows})
+        _save_arrays(stem.with_suffix(".safetensors"), part.arrays())  # last: it marks the part as finished
 
     def load_part(self, start: int, prompts: tuple[Prompt, ...], conditions: tuple[str, ...]) -> Outcomes | None:
         stem = self._unfinished / f"part-{start:08d}"
         if not stem.with_suffix(".safetensors").is_file():
             return None
         rest = read_json(stem.with_suffix(".json"))
+        arrays = load_arrays(stem.with_suffix(".safetensors"))
         return Outcomes(
             conditions=conditions,
             prompts=prompts,
-            values=load_arrays(stem.with_suffix(".safetensors")),
+            values={name: array for name, array in arrays.items() if not name.startswith("series ")},
+            series={name: Series(tuple(rows), arrays[f"series {name}"]) for name, rows in rest["series"].items()},
             answers=tuple(map(tuple, rest["answers"])),
             categories={name: tuple(names) for name, names in rest["categories"].items()},
         )
@@ -178,7 +181,7 @@ class RunFolder:
         """Write everything, the record last, and clear away what only a resumed run needs."""
         for name, content in files.items():
             (write_jsonl if name.endswith(".jsonl") else write_json)(self.path / name, content)
-        _save_arrays(self.path / "outcomes.safetensors", outcomes.values)
+        _save_arrays(self.path / "outcomes.safetensors", outcomes.arrays())
         write_json(self.result, record)
         shutil.rmtree(self._unfinished, ignore_errors=True)
 

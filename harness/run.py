@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -14,30 +13,40 @@ import numpy as np
 
 import harness
 from harness import leaderboard
-from harness.components import Component, Intervention, Metric, ModelLoader, SelectionContext, Selector, Task
-from harness.conditions import (
-    BASELINE,
-    Condition,
-    Neuron,
-    Selection,
-    check_selection,
-    possible_controls,
-    random_controls,
+from harness.components import (
+    Component,
+    ComponentSpec,
+    Intervention,
+    Metric,
+    ModelLoader,
+    SelectionContext,
+    Selector,
+    Task,
 )
+from harness.conditions import BASELINE, Condition, Head, Neuron, Selection, Unit, check_selection, site_of
+from harness.controls import Controls, draw_controls
 from harness.errors import HarnessError
-from harness.outcomes import Outcomes, Prepared, Table
+from harness.outcomes import Figure, Frame, Outcomes, Prepared, Table
 from harness.plugins import Catalogue, Origin
+from harness.provenance import provenance
+from harness.report.figures import write_shown
 from harness.results import SCHEMA_VERSION, RunFolder, clean, digest, read_json, sample_rows, writing
 from harness.spec import RunSpec
 
 if TYPE_CHECKING:
-    from harness.activations import ActivationStatistics
+    from harness.activations import ActivationStatistics, HeadStatistics
     from harness.engine import Engine, Progress
     from harness.model import Model
     from harness.statistics import MeasureSummary
 
 CONTROLS = {"closed_form": 999, "batched": 100, "hooks": 100}
 """Control sets by default: 999 let p fall to 0.002 and stand a correction for several measures; 100 do not."""
+
+SHORT = 40
+"""Rows of a table that the record holds; longer ones are in their CSV file only."""
+
+NOTHING = ComponentSpec("none", {})
+"""The intervention of a task that looks at neurons and edits nothing."""
 
 PART = 256
 """Prompts that are run under every condition before the outcomes are put on the disk."""
@@ -86,24 +95,25 @@ def plan(spec: RunSpec, catalogue: Catalogue) -> Plan:
         HarnessError: an unknown component or a wrong parameter.
     """
     task = cast(Task, catalogue.build("task", spec.task, "--task"))
-    wanted = spec.metrics or tuple(map(_named, task.default_metrics))
+    wanted = spec.metrics or tuple(ComponentSpec(name, {}) for name in task.default_metrics)
+    if task.intervenes == (spec.intervention is None):
+        raise HarnessError(
+            f"--intervention: the task {task.name} needs one, for example mean."
+            if task.intervenes
+            else f"--intervention: the task {task.name} looks at neurons and edits nothing; leave it out."
+        )
+    edits = spec.intervention or NOTHING
     components = [
         model := cast(ModelLoader, catalogue.build("model", spec.model, "--model")),
         task,
         selector := cast(Selector, catalogue.build("selector", spec.selector, "--selector")),
-        intervention := cast(Intervention, catalogue.build("intervention", spec.intervention, "--intervention")),
+        intervention := cast(Intervention, catalogue.build("intervention", edits, "--intervention")),
         *(metrics := [cast(Metric, catalogue.build("metric", metric, "--metric")) for metric in wanted]),
     ]
     if not metrics:
         raise HarnessError(f"--metric: the task {task.name} has no metrics of its own; name at least one.")
     origins = {f"{x.kind} {x.name}": catalogue.origins[type(x)] for x in components}
     return Plan(spec, model, task, selector, intervention, tuple(metrics), origins)
-
-
-def _named(name: str) -> Any:
-    from harness.components import ComponentSpec
-
-    return ComponentSpec(name, {})
 
 
 @dataclass(frozen=True)
@@ -140,20 +150,25 @@ def execute(plan: Plan, output: Path, reporter: Reporter, command: str, fresh: b
     try:
         if folder.complete and not fresh:
             record = read_json(folder.result)
-            leaderboard.append(output / "leaderboard.jsonl", _rows(record, read_json(folder.path / "provenance.json")))
+            leaderboard.append(
+                output / "leaderboard.jsonl", leaderboard.rows_of(record, read_json(folder.path / "provenance.json"))
+            )
             return Finished(folder.path, record, reused=True)
         folder.open(fresh)
         engines = {"auto": ClosedFormEngine, "hooks": HookEngine}
         engine = engines[plan.spec.engine](model, plan.spec.batch_size)
-        record, outcomes, selection = _work(plan, engine, folder, identity, run_id, reporter)
-        provenance = _provenance(command, started, record)
+        record, outcomes, shown = _work(plan, engine, folder, identity, run_id, reporter)
+        assert outcomes.selection is not None
+        about = provenance(command, started, run_id)
         files = {
             "samples.jsonl": sample_rows(outcomes),
-            "neurons.jsonl": selection.table(),
-            "provenance.json": provenance,
+            "neurons.jsonl": outcomes.selection.table(),
+            "provenance.json": about,
         }
+        with reporter.stage("drawing figures", len(shown)) as advance:
+            write_shown(folder.path, shown, advance)
         folder.finish(files, outcomes, record)
-        leaderboard.append(output / "leaderboard.jsonl", _rows(record, provenance))
+        leaderboard.append(output / "leaderboard.jsonl", leaderboard.rows_of(record, about))
         return Finished(folder.path, clean(record), reused=False)
     except HarnessError:
         folder.abandon()
@@ -172,6 +187,7 @@ def _identity(plan: Plan, model: Model) -> dict[str, Any]:
         "components": plan.components(),
         "data_sha256": plan.task.data_digest(),
         "controls": spec.controls,
+        "match": spec.match,
         "engine": spec.engine,
         "seed": spec.seed,
         "limit": spec.limit,
@@ -182,7 +198,7 @@ def _identity(plan: Plan, model: Model) -> dict[str, Any]:
 
 def _work(
     plan: Plan, engine: Engine, folder: RunFolder, identity: Mapping[str, Any], run_id: str, reporter: Reporter
-) -> tuple[dict[str, Any], Outcomes, Selection]:
+) -> tuple[dict[str, Any], Outcomes, list[Frame | Figure]]:
     """Prompts, selection, conditions, outcomes, scores."""
     from harness.statistics import derive_seed
 
@@ -195,36 +211,27 @@ def _work(
     if not prepared.prompts:
         raise HarnessError(f"task {plan.task.name}: there are no prompts.")
     with reporter.stage("selecting neurons"):
-        tokens = [prompt.tokens for prompt in prepared.prompts]
-        selection = plan.selector.select(SelectionContext(model, engine, tokens, derive_seed(spec.seed, "selector")))
-        check_selection(
-            selection.neurons, model.anatomy.n_layers, model.anatomy.d_mlp, f"selector {plan.selector.name}"
-        )
-    statistics = None
-    if plan.intervention.needs_statistics:
-        from harness.activations import activation_statistics
+        selection = _select(plan, engine, prepared)
+    with reporter.stage("measuring activations"):
+        statistics = _statistics(plan, engine, prepared, selection)
+    frozen = plan.intervention.frozen(model)
 
-        with reporter.stage("measuring activations"):
-            layers = sorted({neuron.layer for neuron in selection.neurons})
-            seed = derive_seed(spec.seed, "activations")
-            statistics = activation_statistics(model, tokens, layers, spec.batch_size, seed)
-    treated = Condition("treated", plan.intervention.edits(selection.neurons, statistics))
-    n_controls = spec.controls
-    if n_controls is None:
-        possible = possible_controls(selection.neurons, model.anatomy.d_mlp)
-        n_controls = min(CONTROLS[engine.path([treated])], possible)
-    sets = random_controls(selection.neurons, n_controls, model.anatomy.d_mlp, derive_seed(spec.seed, "controls"))
+    def condition(name: str, units: Sequence[Unit]) -> Condition:
+        return Condition(name, plan.intervention.edits(units, statistics), frozen=frozen, units=tuple(units))
+
+    treated = condition("treated", selection.neurons)
+    controls = _controls(plan, engine, prepared, selection, treated)
+    alone = list(plan.task.alone(selection, model))
     conditions = [
         BASELINE,
         treated,
-        *(
-            Condition(f"control-{i:04d}", plan.intervention.edits(neurons, statistics))
-            for i, neurons in enumerate(sets)
-        ),
+        *(condition(f"control-{i:04d}", units) for i, units in enumerate(controls.sets)),
+        *(condition(f"alone-{i:05d}", units) for i, units in enumerate(alone)),
     ]
-    outcomes = _observe(plan, engine, folder, prepared, conditions, reporter)
+    found = _observe(plan, engine, folder, prepared, conditions, reporter)
+    outcomes = found.split(["+".join(map(str, units)) for units in alone], selection)
     with reporter.stage("computing statistics"):
-        scores = _scores(plan, outcomes, derive_seed(spec.seed, "bootstrap"))
+        scores, shown = _scores(plan, outcomes, derive_seed(spec.seed, "bootstrap"))
     record = {
         "schema_version": SCHEMA_VERSION,
         "run_id": run_id,
@@ -240,16 +247,63 @@ def _work(
             "steps": [step.to_dict() for step in prepared.steps],
             "details": prepared.details,
         },
-        "selection": _selection(plan, selection, statistics, conditions[1]),
-        "controls": {
-            "n": len(sets),
-            "match": "none",
-            "layers": sorted({neuron.layer for neuron in selection.neurons}),
-            "sets": [[str(neuron) for neuron in neurons] for neurons in sets],
-        },
+        "selection": _selection(plan, selection, statistics, treated),
+        "controls": controls.to_dict(),
         **scores,
     }
-    return record, outcomes, selection
+    return record, outcomes, shown
+
+
+def _select(plan: Plan, engine: Engine, prepared: Prepared) -> Selection:
+    from harness.statistics import derive_seed
+
+    anatomy, source = engine.model.anatomy, f"selector {plan.selector.name}"
+    tokens = [prompt.tokens for prompt in prepared.prompts]
+    context = SelectionContext(engine.model, engine, tokens, derive_seed(plan.spec.seed, "selector"))
+    selection = plan.selector.select(context)
+    check_selection(selection.neurons, anatomy.n_layers, anatomy.d_mlp, anatomy.n_heads, source)
+    chosen = "heads" if isinstance(selection.neurons[0], Head) else "neurons"
+    if plan.task.intervenes and chosen != plan.intervention.site:
+        raise HarnessError(
+            f"--intervention: {plan.intervention.name} edits {plan.intervention.site}, but the {source} chose {chosen}."
+        )
+    return selection
+
+
+def _statistics(
+    plan: Plan, engine: Engine, prepared: Prepared, selection: Selection
+) -> ActivationStatistics | HeadStatistics | None:
+    """Activation statistics of the selection's layers over the task's reference positions, where they are wanted."""
+    from harness.activations import activation_statistics, head_statistics
+    from harness.statistics import derive_seed
+
+    if not plan.intervention.needs_statistics:
+        return None
+    site, tokens = plan.intervention.site, [prompt.tokens for prompt in prepared.prompts]
+    spans = plan.task.reference(prepared.prompts, site)
+    layers = sorted({unit.layer for unit in (*selection.neurons, *(selection.pool or ()))})
+    if site == "heads":
+        return head_statistics(engine.model, tokens, layers, plan.spec.batch_size, spans)
+    seed = derive_seed(plan.spec.seed, "activations")
+    return activation_statistics(engine.model, tokens, layers, plan.spec.batch_size, seed, spans)
+
+
+def _controls(plan: Plan, engine: Engine, prepared: Prepared, selection: Selection, treated: Condition) -> Controls:
+    """As many sets as were asked for; by default as many as are cheap, and as the pool holds."""
+    from harness.statistics import derive_seed
+
+    spec = plan.spec
+    most = CONTROLS[engine.path([treated])] if spec.controls is None else None
+    return draw_controls(
+        engine.model,
+        selection,
+        spec.controls,
+        most,
+        spec.match,
+        [prompt.tokens for prompt in prepared.prompts],
+        spec.batch_size,
+        derive_seed(spec.seed, "controls"),
+    )
 
 
 def _observe(
@@ -278,30 +332,34 @@ def _observe(
 
 
 def _selection(
-    plan: Plan, selection: Selection, statistics: ActivationStatistics | None, treated: Condition
+    plan: Plan, selection: Selection, statistics: ActivationStatistics | HeadStatistics | None, treated: Condition
 ) -> dict[str, Any]:
     """The selected neurons with their scores, statistics and the values they are set to."""
+    from harness.activations import ActivationStatistics
+
     rows = {neuron: row for row, neuron in enumerate(selection.candidates)}
     values = {
         Neuron(edit.layer, index): value
         for edit in treated.edits
+        if site_of(edit) == "neurons"
         for index, value in zip(edit.indices, getattr(edit, "values", ()), strict=False)
     }
 
-    def entry(neuron: Neuron) -> dict[str, Any]:
+    def entry(neuron: Unit) -> dict[str, Any]:
         found: dict[str, Any] = {"neuron": str(neuron)}
         if neuron in rows:
             found |= {name: float(column[rows[neuron]]) for name, column in selection.scores.items()}
-        if statistics is not None:
+        if isinstance(statistics, ActivationStatistics) and isinstance(neuron, Neuron):
             names = ("mean", "sd", "minimum", "maximum")
             found |= {f"activation_{name}": statistics.value(name, [neuron])[0] for name in names}
-        if neuron in values:
+        if isinstance(neuron, Neuron) and neuron in values:
             found["set_to"] = values[neuron]
         return found
 
     medians = {f"median_{name}": float(np.nanmedian(column)) for name, column in selection.scores.items()}
     return {
         "selector": plan.selector.name,
+        "unit": "head" if isinstance(selection.neurons[0], Head) else "neuron",
         "intervention": plan.intervention.name,
         "intervention_summary": plan.intervention.summary(),
         "positions": "all",
@@ -313,10 +371,13 @@ def _selection(
     }
 
 
-def _scores(plan: Plan, outcomes: Outcomes, seed: int) -> dict[str, Any]:
-    """Every metric's measures beside their controls, tables with tests, and a verdict for each primary measure."""
+def _scores(plan: Plan, outcomes: Outcomes, seed: int) -> tuple[dict[str, Any], list[Frame | Figure]]:
+    """Every metric's measures beside their controls, tables with tests, a verdict for each primary measure; and what is
+    to be written beside the record."""
     from harness.statistics import adjust, summarise, verdict
 
+    assert outcomes.selection is not None
+    shown: list[Frame | Figure] = list(plan.selector.figures(outcomes.selection))
     clusters = outcomes.clusters
     summaries: list[tuple[str, MeasureSummary]] = []
     tables: list[dict[str, Any]] = []
@@ -326,6 +387,7 @@ def _scores(plan: Plan, outcomes: Outcomes, seed: int) -> dict[str, Any]:
         found = metric.measure(outcomes)
         summaries += [(metric.name, summarise(x, clusters, seed, plan.spec.resamples)) for x in found.measures]
         tables += [_table(metric, table) for table in found.tables]
+        shown += [*found.frames, *found.figures]
         remarks += found.remarks
         broken = broken or found.broken
     primary = [summary for _, summary in summaries if summary.primary]
@@ -343,16 +405,25 @@ def _scores(plan: Plan, outcomes: Outcomes, seed: int) -> dict[str, Any]:
                 "verdict_sentence": said.sentence,
             }
         measures.append(row)
-    return {
+    scores = {
         "measures": measures,
         "family": {
             "adjusted": "Holm and Benjamini-Hochberg over the primary measures of this run",
             "size": len(primary),
         },
         "tables": tables,
+        "frames": [_frame(item) for item in shown if isinstance(item, Frame)],
+        "figures": [{"name": item.name, "title": item.title} for item in shown if isinstance(item, Figure)],
         "remarks": remarks,
         "broken": broken,
     }
+    return scores, shown
+
+
+def _frame(frame: Frame) -> dict[str, Any]:
+    """A table as the record keeps it: with its rows while they are few."""
+    rows = [dict(zip(frame.columns, row, strict=True)) for row in zip(*frame.columns.values(), strict=True)]
+    return {"name": frame.name, "title": frame.title, "n": len(rows), "rows": rows if len(rows) <= SHORT else None}
 
 
 def _table(metric: Metric, table: Table) -> dict[str, Any]:
@@ -364,130 +435,4 @@ def _table(metric: Metric, table: Table) -> dict[str, Any]:
         "treated": table.treated,
         "control_mean": table.controls.mean(axis=0) if len(table.controls) else None,
         "tests": table.tests.to_dict() if table.tests else None,
-    }
-
-
-def _provenance(command: str, started: float, record: Mapping[str, Any]) -> dict[str, Any]:
-    """What may differ between two runs of the same bytes: when, where, how long, with which packages."""
-    import resource
-    from importlib.metadata import version
-
-    import torch
-
-    packages = ("neuron-harness", "torch", "transformers", "tokenizers", "numpy", "scipy", "safetensors")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {
-        "run_id": record["run_id"],
-        "command": command,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "wall_seconds": round(time.time() - started, 3),
-        "peak_memory_mib": peak // 1024,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "packages": {name: version(name) for name in packages},
-        "git": _git(),
-    }
-
-
-def _git() -> dict[str, Any] | None:
-    """Commit of the harness's own checkout, if it runs from one."""
-    import subprocess
-
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return None
-
-    def ask(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True).stdout.strip()
-
-    try:
-        return {"commit": ask("rev-parse", "HEAD") or None, "dirty": bool(ask("status", "--porcelain"))}
-    except OSError:  # no git on this machine
-        return None
-
-
-def _rows(record: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Leaderboard rows of a run: one for each measure, each self-contained, columns of stable types."""
-    identity = record["identity"]
-    components = identity["components"]
-    shared = {
-        "schema_version": SCHEMA_VERSION,
-        "run_id": record["run_id"],
-        "run": record["name"],
-        "time_utc": provenance["finished"],
-        "harness_version": identity["harness_version"],
-        "git_commit": (provenance["git"] or {}).get("commit"),
-        "git_dirty": (provenance["git"] or {}).get("dirty"),
-        "command": provenance["command"],
-        "model": identity["model"]["id"],
-        "model_revision": identity["model"]["commit"] or identity["model"]["revision"],
-        "weights_sha256": identity["model"]["weights_sha256"],
-        "tokenizer_sha256": identity["model"]["tokenizer_sha256"],
-        "dtype": identity["model"]["dtype"],
-        "device": identity["model"]["device"],
-        **{kind: components[kind]["name"] for kind in ("task", "selector", "intervention")},
-        **{
-            f"{kind}_{key}": clean(components[kind][source]) if key != "params" else _json(components[kind][source])
-            for kind in ("task", "selector", "intervention")
-            for key, source in (("version", "version"), ("params", "params"), ("distribution", "distribution"))
-        },
-        "data_sha256": identity["data_sha256"],
-        "n_prompts": record["task"]["n_prompts"],
-        "n_clusters": record["task"]["n_clusters"],
-        "neurons": [x["neuron"] for x in record["selection"]["neurons"]],
-        "engine": record["engine"],
-        "n_controls": record["controls"]["n"],
-        "control_match": record["controls"]["match"],
-        "seed": identity["seed"],
-        "limit": identity["limit"],
-        "hardware": provenance["accelerator"] or provenance["processor"],
-        "wall_seconds": provenance["wall_seconds"],
-    }
-    return [
-        {
-            "row_id": digest([record["run_id"], measure["metric"], measure["name"]])[:16],
-            **shared,
-            **_measure_row(measure),
-        }
-        for measure in record["measures"]
-    ]
-
-
-def _json(value: Any) -> str:
-    """Parameters as JSON text: a column of one type, whatever the component."""
-    from harness.results import canonical
-
-    return canonical(value)
-
-
-def _measure_row(measure: Mapping[str, Any]) -> dict[str, Any]:
-    keep = [
-        "metric",
-        "name",
-        "title",
-        "unit",
-        "higher_is_better",
-        "primary",
-        "baseline",
-        "value",
-        "count",
-        "denominator",
-        "ci_low",
-        "ci_high",
-        "p_greater",
-        "p_less",
-        "p_two_sided",
-        "quantile",
-        "p_holm",
-        "p_bh",
-        "verdict",
-    ]
-    control = measure["controls"]
-    return {("measure" if key == "name" else key): measure.get(key) for key in keep} | {
-        f"control_{key}": control.get(key) if control else None
-        for key in ("mean", "sd", "standard_error", "min", "q05", "q50", "q95", "max")
     }

@@ -21,13 +21,16 @@ class RunSpec(BaseModel):
     model: ComponentSpec = ComponentSpec("demo", {})
     task: ComponentSpec
     selector: ComponentSpec
-    intervention: ComponentSpec
+    intervention: ComponentSpec | None = Field(None, description="left out where the task only looks at neurons")
     metrics: tuple[ComponentSpec, ...] = Field((), description="default: the task's own")
     controls: int | None = Field(
         None,
         ge=0,
         le=100_000,
         description="random control sets; default: 999 where the closed form makes them cheap, else 100",
+    )
+    match: Literal["none", "norm", "activation"] = Field(
+        "none", description="controls resemble the selected neurons in their output weights' norm, or their activations"
     )
     seed: int = Field(0, ge=0)
     engine: Literal["auto", "hooks"] = Field(
@@ -40,7 +43,7 @@ class RunSpec(BaseModel):
     @field_validator(*COMPONENT_FIELDS, mode="before")
     @classmethod
     def _component(cls, value: Any) -> Any:
-        return parse_spec(value, "it")
+        return None if value is None else parse_spec(value, "it")
 
     @field_validator("metrics", mode="before")
     @classmethod

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.conditions import Neuron, check_selection, random_controls
+from harness.conditions import Neuron, check_selection
+from harness.controls import random_controls
 from harness.errors import HarnessError
 
 
@@ -25,13 +26,18 @@ def test_what_is_no_neuron_is_refused(text: str) -> None:
         Neuron.parse(text)
 
 
+def rest(selected: list[Neuron], d_mlp: int) -> dict[int, list[int]]:
+    """The neurons of the selected layers that are not selected."""
+    return {x.layer: [i for i in range(d_mlp) if Neuron(x.layer, i) not in selected] for x in selected}
+
+
 @given(st.data())
 def test_controls_mirror_the_selection_and_never_touch_it(data: st.DataObject) -> None:
     d_mlp = data.draw(st.integers(10, 40))
     selected = data.draw(
         st.lists(st.builds(Neuron, st.integers(0, 2), st.integers(0, d_mlp - 1)), min_size=1, max_size=4, unique=True)
     )
-    sets = random_controls(selected, 5, d_mlp, seed=3)
+    sets = random_controls(selected, 5, rest(selected, d_mlp), seed=3)
     assert len(set(sets)) == len(sets) == 5
     for neurons in sets:
         assert len(set(neurons)) == len(selected)
@@ -41,12 +47,13 @@ def test_controls_mirror_the_selection_and_never_touch_it(data: st.DataObject) -
 
 def test_controls_are_a_function_of_the_seed() -> None:
     selected = [Neuron(1, 0), Neuron(1, 5)]
-    assert random_controls(selected, 20, 64, seed=1) == random_controls(selected, 20, 64, seed=1)
-    assert random_controls(selected, 20, 64, seed=1) != random_controls(selected, 20, 64, seed=2)
+    pool = rest(selected, 64)
+    assert random_controls(selected, 20, pool, seed=1) == random_controls(selected, 20, pool, seed=1)
+    assert random_controls(selected, 20, pool, seed=1) != random_controls(selected, 20, pool, seed=2)
 
 
 def test_every_neuron_is_as_likely_as_any_other() -> None:
-    sets = random_controls([Neuron(0, 0), Neuron(0, 1)], 2000, 102, seed=0)
+    sets = random_controls([Neuron(0, 0), Neuron(0, 1)], 2000, {0: range(2, 102)}, seed=0)
     counts = [sum(Neuron(0, i) in chosen for chosen in sets) for i in range(2, 102)]
     assert min(counts) > 15  # 40 expected, standard deviation 6
     assert max(counts) < 70
@@ -54,16 +61,16 @@ def test_every_neuron_is_as_likely_as_any_other() -> None:
 
 def test_all_sets_that_exist_can_be_asked_for_and_not_one_more() -> None:
     selected = [Neuron(0, 0), Neuron(0, 1)]
-    assert len(random_controls(selected, 6, 6, seed=0)) == 6
+    assert len(random_controls(selected, 6, rest(selected, 6), seed=0)) == 6
     with pytest.raises(HarnessError, match="only 6 distinct sets exist; ask for at most 6"):
-        random_controls(selected, 7, 6, seed=0)
+        random_controls(selected, 7, rest(selected, 6), seed=0)
 
 
 def test_a_selection_must_exist_in_the_model() -> None:
-    check_selection([Neuron(1, 3)], 2, 4, "selector x")
+    check_selection([Neuron(1, 3)], 2, 4, 1, "selector x")
     with pytest.raises(HarnessError, match=r"selector x selected no neuron"):
-        check_selection([], 2, 4, "selector x")
+        check_selection([], 2, 4, 1, "selector x")
     with pytest.raises(HarnessError, match=r"names neuron 2\.3, but the model has layers 0 to 1"):
-        check_selection([Neuron(2, 3)], 2, 4, "selector x")
+        check_selection([Neuron(2, 3)], 2, 4, 1, "selector x")
     with pytest.raises(HarnessError, match=r"names neuron 1\.3 twice"):
-        check_selection([Neuron(1, 3), Neuron(1, 3)], 2, 4, "selector x")
+        check_selection([Neuron(1, 3), Neuron(1, 3)], 2, 4, 1, "selector x")

@@ -1,0 +1,51 @@
+"""What may differ between two runs of the same bytes."""
+
+from __future__ import annotations
+
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+
+def provenance(command: str, started: float, run_id: str) -> dict[str, Any]:
+    """What may differ between two runs of the same bytes: when, where, how long, with which packages."""
+    import resource
+    from importlib.metadata import version
+
+    import torch
+
+    packages = ("neuron-harness", "torch", "transformers", "tokenizers", "numpy", "scipy", "safetensors")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "run_id": run_id,
+        "command": command,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "wall_seconds": round(time.time() - started, 3),
+        "peak_memory_mib": peak // 1024,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "packages": {name: version(name) for name in packages},
+        "git": _git(),
+    }
+
+
+def _git() -> dict[str, Any] | None:
+    """Commit of the harness's own checkout, if it runs from one."""
+    import subprocess
+
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+
+    def ask(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True).stdout.strip()
+
+    try:
+        return {"commit": ask("rev-parse", "HEAD") or None, "dirty": bool(ask("status", "--porcelain"))}
+    except OSError:  # no git on this machine
+        return None
