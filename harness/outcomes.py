@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
     from harness.conditions import Selection
-    from harness.statistics import Measure, TableTests
+    from harness.statistics import AnyMeasure, TableTests
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Outcomes:
     Attributes:
         conditions: names of the conditions; row 0 is ``baseline``, row 1 ``treated``, the others are controls.
         prompts: the N prompts.
-        values: named arrays of shape [len(conditions), N].
+        values: named arrays of shape [len(conditions), N], or [len(conditions), N, k] for k numbers each.
         answers: generated texts of the first rows of ``conditions`` (baseline and treated): [<= 2][N].
         categories: for an integer array of ``values``, the names of its codes.
         series: values by token, of some conditions.
@@ -121,11 +121,11 @@ class Outcomes:
     def __post_init__(self) -> None:
         shape = (len(self.conditions), len(self.prompts))
         for name, array in self.values.items():
-            if array.shape != shape:
+            if array.shape[:2] != shape or array.ndim > 3:
                 raise ValueError(f"outcome {name!r} has shape {array.shape}, expected {shape}")
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """The array called ``name`` [n_conditions, n_prompts].
+        """The array called ``name`` [n_conditions, n_prompts, ...].
 
         Raises:
             HarnessError: the task did not observe it (a metric that does not fit the task).
@@ -233,7 +233,7 @@ class Figure:
 class Measurement:
     """What a metric found: measures (functions of sums over prompts), tables, figures, remarks in words."""
 
-    measures: tuple[Measure, ...] = ()
+    measures: tuple[AnyMeasure, ...] = ()
     tables: tuple[Table, ...] = ()
     frames: tuple[Frame, ...] = ()
     figures: tuple[Figure, ...] = ()

@@ -227,5 +227,6 @@ def sample_rows(outcomes: Outcomes) -> Iterator[dict[str, Any]]:
                     if name in outcomes.categories
                     else array[row, i]
                     for name, array in sorted(outcomes.values.items())
+                    if array.ndim == 2
                 },
             }

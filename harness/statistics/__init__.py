@@ -8,14 +8,16 @@ inside functions because importing them is slow.
 """
 
 from harness.statistics.bootstrap import Interval, binomial_interval, bootstrap_interval, paired_bootstrap
-from harness.statistics.measure import Measure
+from harness.statistics.measure import AnyMeasure, Functional, Measure
 from harness.statistics.permutation import PermutationTest, adjust, control_summary, effect_sizes, permutation_test
 from harness.statistics.seeds import derive_seed, generator
 from harness.statistics.tables import ChiSquare, McNemar, TableTests, conversion_ratios, table_tests, transition_table
 from harness.statistics.verdicts import MeasureSummary, Verdict, summarise, verdict
 
 __all__ = [
+    "AnyMeasure",
     "ChiSquare",
+    "Functional",
     "Interval",
     "McNemar",
     "Measure",

@@ -8,7 +8,10 @@ from typing import Literal
 
 import numpy as np
 
-from harness.statistics.measure import Measure, known_values, ratio
+from harness.statistics.measure import AnyMeasure, Functional, known_values, ratio
+
+FUNCTIONAL_CELLS = 8_000_000
+"""Resampled sums of a functional's terms that are held at once."""
 
 
 @dataclass(frozen=True)
@@ -43,27 +46,55 @@ def _cluster_sums(array: np.ndarray, clusters: np.ndarray) -> np.ndarray:
     return np.add.reduceat(array[:, order], starts, axis=1, dtype=np.float64)
 
 
+def _weights(n: int, seed: int, resamples: int, block: int) -> Iterator[np.ndarray]:
+    """How often each of n clusters is drawn in bootstrap resamples, in blocks [<= block, n]; fixed by ``seed``.
+
+    A resample draws as many clusters as there are, with replacement; the draws do not depend on the size of a block.
+    """
+    rng = np.random.default_rng(seed)
+    for start in range(0, resamples if n > 1 else 0, block):
+        b = min(block, resamples - start)
+        drawn = rng.integers(n, size=(b, n)) + n * np.arange(b)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=b * n).reshape(b, n).astype(np.float64)
+
+
 def _resampled(
-    measure: Measure, rows: Sequence[int], clusters: np.ndarray, seed: int, resamples: int
+    measure: AnyMeasure, rows: Sequence[int], clusters: np.ndarray, seed: int, resamples: int
 ) -> Iterator[np.ndarray]:
     """Values of ``rows`` in bootstrap resamples of clusters, in blocks [<= 512, len(rows)]; fixed by ``seed``.
 
-    A resample draws as many clusters as there are, with replacement. With W [B, n_clusters] counting the draws, the
-    values are (W @ numerator^T) / (W @ denominator^T): one matrix product for all conditions.
+    With W [B, n_clusters] counting the draws, the values of a ratio are (W @ numerator^T) / (W @ denominator^T): one
+    matrix product for all conditions; likewise the terms of a functional.
     """
+    if isinstance(measure, Functional):
+        yield from _resampled_functional(measure, rows, clusters, seed, resamples)
+        return
     if len(clusters) != measure.numerator.shape[1]:
         raise ValueError(f"{len(clusters)} cluster numbers for {measure.numerator.shape[1]} prompts")
     denominator = measure.denominator[rows]
     if (denominator == denominator[0]).all():  # as in every share of a fixed set of prompts
         denominator = denominator[:1]
     numerator, denominator = (_cluster_sums(x, clusters).T for x in (measure.numerator[rows], denominator))
-    n, rng = len(numerator), np.random.default_rng(seed)
-    block = max(1, min(512, 4_000_000 // max(n, 1)))
-    for start in range(0, resamples if n > 1 else 0, block):
-        b = min(block, resamples - start)
-        drawn = rng.integers(n, size=(b, n)) + n * np.arange(b)[:, None]
-        weights = np.bincount(drawn.ravel(), minlength=b * n).reshape(b, n).astype(np.float64)
+    for weights in _weights(len(numerator), seed, resamples, _block(len(numerator))):
         yield ratio(weights @ numerator, weights @ denominator, measure.scale)
+
+
+def _resampled_functional(
+    measure: Functional, rows: Sequence[int], clusters: np.ndarray, seed: int, resamples: int
+) -> Iterator[np.ndarray]:
+    terms = measure.terms[rows]
+    n_rows, n_prompts, n_terms = terms.shape
+    if len(clusters) != n_prompts:
+        raise ValueError(f"{len(clusters)} cluster numbers for {n_prompts} prompts")
+    sums = _cluster_sums(terms.transpose(0, 2, 1).reshape(n_rows * n_terms, n_prompts), clusters).T
+    block = min(_block(len(sums)), max(1, FUNCTIONAL_CELLS // sums.shape[1]))
+    for weights in _weights(len(sums), seed, resamples, block):
+        yield measure.function((weights @ sums).reshape(len(weights), n_rows, n_terms))
+
+
+def _block(n: int) -> int:
+    """Resamples that are made at once, of n clusters."""
+    return max(1, min(512, 4_000_000 // max(n, 1)))
 
 
 def _percentile(values: Sequence[np.ndarray], level: float) -> Interval | None:
@@ -77,7 +108,7 @@ def _percentile(values: Sequence[np.ndarray], level: float) -> Interval | None:
 
 
 def bootstrap_interval(
-    measure: Measure, row: int, clusters: np.ndarray, seed: int, resamples: int = 2000, level: float = 0.95
+    measure: AnyMeasure, row: int, clusters: np.ndarray, seed: int, resamples: int = 2000, level: float = 0.95
 ) -> Interval | None:
     """Interval of the value of condition ``row``; prompts of the same cluster [n_prompts] are drawn together.
 
@@ -87,11 +118,11 @@ def bootstrap_interval(
 
 
 def both_intervals(
-    measure: Measure, clusters: np.ndarray, seed: int, resamples: int, level: float
+    measure: AnyMeasure, clusters: np.ndarray, seed: int, resamples: int, level: float
 ) -> tuple[Interval | None, Interval | None]:
     """Intervals of the treated value, and of its difference to the mean of the controls in the same resamples."""
     values, differences = [], []
-    for block in _resampled(measure, range(1, len(measure.numerator)), clusters, seed, resamples):
+    for block in _resampled(measure, range(1, len(measure.values)), clusters, seed, resamples):
         controls = block[:, 1:]
         mean = ratio(np.nansum(controls, axis=1), (~np.isnan(controls)).sum(axis=1), 1.0)
         values.append(block[:, 0])
@@ -100,7 +131,7 @@ def both_intervals(
 
 
 def paired_bootstrap(
-    measure: Measure, clusters: np.ndarray, seed: int, resamples: int = 2000, level: float = 0.95
+    measure: AnyMeasure, clusters: np.ndarray, seed: int, resamples: int = 2000, level: float = 0.95
 ) -> Interval | None:
     """Interval of treated minus the mean of the controls, paired by resample; None without controls."""
     return both_intervals(measure, clusters, seed, resamples, level)[1]

@@ -1,9 +1,10 @@
-"""A measure: a ratio of sums over prompts, for every condition."""
+"""Measures: functions of sums over prompts, for every condition. Most are ratios."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -58,19 +59,15 @@ class Measure:
                 f"measure {self.name!r}: numerator {numerator.shape} and denominator {denominator.shape} must have one "
                 "shape [n_conditions, n_prompts] with at least 2 conditions (baseline, treated)"
             )
-        self._refuse(~(np.isfinite(denominator) & (denominator >= 0)), "a denominator that is negative or not finite")
+        refuse(
+            self.name, ~(np.isfinite(denominator) & (denominator >= 0)), "a denominator that is negative or not finite"
+        )
         finite = np.isfinite(numerator)
         if not finite.all():
-            self._refuse(~finite & (denominator != 0), "a value that is not finite (NaN or infinite)")
+            refuse(self.name, ~finite & (denominator != 0), "a value that is not finite (NaN or infinite)")
             numerator = np.where(finite, numerator, 0.0)
         object.__setattr__(self, "numerator", numerator)
         object.__setattr__(self, "denominator", denominator)
-
-    def _refuse(self, wrong: np.ndarray, what: str) -> None:
-        if wrong.any():
-            row = int(np.flatnonzero(wrong.any(axis=1))[0])
-            name = ("baseline", "treated")[row] if row < 2 else f"control-{row - 2:04d}"
-            raise HarnessError(f'measure "{self.name}": {what} in condition {name}, {int(wrong[row].sum())} prompts.')
 
     @property
     def values(self) -> np.ndarray:
@@ -85,6 +82,11 @@ class Measure:
         return (different | (self.denominator != self.denominator[:1])).sum(axis=1)
 
     @property
+    def counting(self) -> np.ndarray:
+        """Which prompts count under treatment: bool [n_prompts]."""
+        return np.asarray(self.denominator[1] > 0)
+
+    @property
     def is_count(self) -> bool:
         """Whether the treated value is a number of events among a number of trials."""
         events, trials = self.numerator[1], self.denominator[1]
@@ -92,6 +94,65 @@ class Measure:
         return self.unit in ("%", "share") and bool(whole and (events >= 0).all() and (events <= trials).all())
 
 
+def refuse(measure: str, wrong: np.ndarray, what: str) -> None:
+    """Raise for the first condition that has a wrong entry; wrong: bool [n_conditions, n_prompts]."""
+    if wrong.any():
+        row = int(np.flatnonzero(wrong.any(axis=1))[0])
+        name = ("baseline", "treated")[row] if row < 2 else f"control-{row - 2:04d}"
+        raise HarnessError(f'measure "{measure}": {what} in condition {name}, {int(wrong[row].sum())} prompts.')
+
+
 def ratio(numerator: np.ndarray, denominator: np.ndarray, scale: float) -> np.ndarray:
     """scale * numerator / denominator, NaN where the denominator is 0; the two shapes broadcast."""
     return scale * np.divide(numerator, np.where(denominator == 0, np.nan, denominator))
+
+
+@dataclass(frozen=True, eq=False)
+class Functional:
+    """A measure that is no ratio: value[c] = function(sums of the terms over prompts), for every condition.
+
+    Correlations, calibration errors and areas under curves are of this kind (:mod:`harness.statistics.functionals`).
+    Being functions of sums, they are resampled over prompts as ratios are.
+
+    Attributes:
+        terms: [n_conditions, n_prompts, n_terms] of numbers, summed in float64 over prompts.
+        function: takes sums [..., n_terms], returns values [...]; NaN where undefined.
+        other attributes: as those of :class:`Measure`.
+
+    Raises:
+        HarnessError: a term is not finite; names the measure and the condition.
+    """
+
+    name: str
+    title: str
+    unit: str
+    terms: np.ndarray
+    function: Callable[[np.ndarray], np.ndarray]
+    higher_is_better: bool | None = None
+    primary: bool = False
+    null: float = 0.0
+    description: str = ""
+    is_count = False
+
+    def __post_init__(self) -> None:
+        if self.terms.ndim != 3 or len(self.terms) < 2:
+            raise ValueError(f"measure {self.name!r}: terms {self.terms.shape} must be [>= 2, n_prompts, n_terms]")
+        refuse(self.name, ~np.isfinite(self.terms).all(axis=2), "a value that is not finite (NaN or infinite)")
+
+    @property
+    def values(self) -> np.ndarray:
+        """Value of every condition [n_conditions]; NaN where undefined."""
+        return self.function(self.terms.sum(axis=1, dtype=np.float64))
+
+    @property
+    def changed(self) -> np.ndarray:
+        """Number of prompts that contribute otherwise than under the baseline [n_conditions]."""
+        return (self.terms != self.terms[:1]).any(axis=2).sum(axis=1)
+
+    @property
+    def counting(self) -> np.ndarray:
+        """Which prompts count under treatment: bool [n_prompts]."""
+        return (self.terms[1] != 0).any(axis=1)
+
+
+AnyMeasure: TypeAlias = Measure | Functional

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from harness.statistics.bootstrap import Interval, binomial_interval, both_intervals
-from harness.statistics.measure import Measure, finite
+from harness.statistics.measure import AnyMeasure, Measure, finite
 from harness.statistics.permutation import PermutationTest, control_summary, effect_sizes, permutation_test
 from harness.statistics.tables import MIN_CHANGED
 
@@ -51,7 +51,7 @@ class MeasureSummary:
 
 
 def summarise(
-    measure: Measure, clusters: np.ndarray, seed: int, resamples: int = 2000, level: float = 0.95
+    measure: AnyMeasure, clusters: np.ndarray, seed: int, resamples: int = 2000, level: float = 0.95
 ) -> MeasureSummary:
     """Values, interval over prompts, controls, test and effect sizes of one measure.
 
@@ -61,11 +61,13 @@ def summarise(
     values, changed = measure.values, measure.changed
     treated, controls = float(values[1]), values[2:]
     interval, difference_interval = both_intervals(measure, clusters, seed, resamples, level)
-    counting = len(np.unique(clusters[measure.denominator[1] > 0]))
+    counting = len(np.unique(clusters[measure.counting]))
     if counting < 2:
         interval = None  # a single cluster has no spread to resample
-    events, trials = float(measure.numerator[1].sum()), float(measure.denominator[1].sum())
-    if measure.is_count and trials and events in (0, trials):
+    events = trials = None
+    if isinstance(measure, Measure):
+        events, trials = float(measure.numerator[1].sum()), float(measure.denominator[1].sum())
+    if isinstance(measure, Measure) and measure.is_count and trials and events in (0, trials):
         low, high = binomial_interval(counting if events else 0, counting, "clopper-pearson", level) or (0.0, 1.0)
         interval = Interval(measure.scale * low, measure.scale * high, level, "Clopper-Pearson, clusters as trials")
     return MeasureSummary(
@@ -78,7 +80,7 @@ def summarise(
         null=measure.null,
         baseline=finite(values[0]),
         value=finite(treated),
-        count=int(events) if measure.is_count else None,
+        count=int(events) if measure.is_count and events is not None else None,
         denominator=trials,
         n_changed=int(changed[1]),
         n_changed_controls=float(changed[2:].mean()) if len(controls) else None,
