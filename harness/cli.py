@@ -148,8 +148,14 @@ def evaluate(
 
 @app.command("run")
 def run(
-    names: Annotated[list[str] | None, typer.Argument(help="Runs of the registry; see `harness list runs`.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Runs, or suites of runs, of the registry; see `harness list runs`.")
+    ] = None,
     all_runs: Annotated[bool, typer.Option("--all", help="Every run of the registry.")] = False,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Run on this model, with the registry's settings for it.")
+    ] = None,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:0, mps; default: the best.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", "-L", help="Override the runs' limit.")] = None,
     output_path: Output = Path("reports"),
     registry: RegistryPath = None,
@@ -166,8 +172,9 @@ def run(
         raise HarnessError(
             f"name one or more runs, or pass --all; {known.path} has: {', '.join(known.runs) or 'none'}."
         )
-    specs = [spec for name in (names or list(known.runs)) for spec in known.find(name)]
-    specs = [_with_model(spec, found, known) for spec in specs]
+    _check_settings(known, found)
+    specs = [spec for name in (names or list(known.runs)) for spec in known.find(name, model)]
+    specs = [_with_model(spec, device, found, known) for spec in specs]
     if limit is not None:
         if limit < 1:
             raise HarnessError(f"--limit: expected at least 1, got {limit}.")
@@ -197,12 +204,8 @@ def report(
     debug: Debug = False,
 ) -> None:
     """Print the report of a finished run again."""
-    from harness.results import read_json
-
     path = run_folder / "result.json" if run_folder.is_dir() else run_folder
-    if not path.is_file():
-        raise HarnessError(f"{path}: there is no finished run here.")
-    _show(read_json(path), path.parent, as_json)
+    _show(_record(path), path.parent, as_json)
 
 
 # -- helpers -----------------------------------------------------------------------------------------------------------
@@ -248,9 +251,19 @@ def _model(name: str, arguments: str, device: str | None, found: Catalogue, mode
     return ComponentSpec(spec.name, {**spec.params, **given})
 
 
-def _with_model(spec: RunSpec, found: Catalogue, known: Registry) -> RunSpec:
+def _with_model(spec: RunSpec, device: str | None, found: Catalogue, known: Registry) -> RunSpec:
     """Replace the name of a registry model by its loader."""
-    return spec.model_copy(update={"model": _model(str(spec.model), "", None, found, known.models)})
+    return spec.model_copy(update={"model": _model(str(spec.model), "", device, found, known.models)})
+
+
+def _check_settings(known: Registry, found: Catalogue) -> None:
+    """Refuse settings for components that there are not: they would be passed over."""
+    names = {name for components in found.components.values() for name in components}
+    for model, components in known.settings.items():
+        for name in components:
+            if name not in names:
+                place = known.document.where("settings", model, name)
+                raise HarnessError(f'{place}: "{name}" is no component.{suggest(name, names)}')
 
 
 def _short(model: ComponentSpec) -> str:
@@ -285,6 +298,22 @@ def _run_all(
         if finished.reused and not quiet:
             typer.echo(f"{finished.path}: this run was finished before; --fresh makes it again.", err=True)
         _show(finished.record, finished.path, as_json)
+
+
+def _record(path: Path) -> Any:
+    """The record of a finished run.
+
+    Raises:
+        HarnessError: there is none, or it was written by another version of the harness.
+    """
+    from harness.results import SCHEMA_VERSION, read_json
+
+    if not path.is_file():
+        raise HarnessError(f"{path}: there is no finished run here.")
+    record = read_json(path)
+    if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
+        raise HarnessError(f"{path}: this is no record of schema {SCHEMA_VERSION}; make the run again.")
+    return record
 
 
 def _show(record: Any, path: Path, as_json: bool) -> None:

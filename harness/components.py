@@ -146,7 +146,11 @@ class Intervention(Component):
         unless ``needs_statistics``.
         """
 
-    def frozen(self, model: Model) -> Frozen | None:
+    def prepare(self, selection: Selection) -> Intervention:
+        """The intervention for what was selected; one that depends on the selector's scores overrides this."""
+        return self
+
+    def freeze(self, model: Model) -> Frozen | None:
         """What keeps the untouched model's value while the edits act (direct effects); by default nothing."""
         return None
 
@@ -160,6 +164,9 @@ class Task(Component):
     intervenes: ClassVar[bool] = True
     """Whether conditions edit anything. A task that does not takes no intervention; its conditions name the neurons
     (``condition.units``) that are looked at."""
+
+    positions_treated: ClassVar[str] = "all positions"
+    """Where edits act, for reports."""
 
     def reference(self, prompts: Sequence[Prompt], site: str) -> Sequence[tuple[int, int]] | None:
         """The part (start, stop) of each prompt's tokens that activation statistics are taken over; None: all of it.

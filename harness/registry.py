@@ -12,6 +12,10 @@
       copying-values:
         extends: copying                      # takes every key that it does not set itself
         intervention: [mean, median, mode]    # a list is an axis of a matrix: three runs
+    suites:
+      both: {description: a paper, runs: [copying, copying-values]}
+    settings:                                 # parameters of components that a run of this model leaves open
+      gpt2: {entropy: {null_dims: 12}}
 
 A list at model, task, selector, intervention, controls or seed is an axis; the runs of a matrix are named
 ``copying-values.mean``, ``copying-values.median`` ...
@@ -36,30 +40,55 @@ from harness.yamlfile import Document, load_yaml
 
 AXES = (*COMPONENT_FIELDS, "controls", "seed")
 FILENAME = "registry.yaml"
+KEYS = ("version", "models", "runs", "suites", "settings")
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Runs that belong together: all figures of a paper."""
+
+    description: str
+    runs: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Registry:
-    """Named models, and named runs, each with the specs that its matrix expands to."""
+    """Named models, named runs with the specs that their matrices expand to, and suites of runs."""
 
-    path: Path
+    document: Document
     models: Mapping[str, ComponentSpec]
     runs: Mapping[str, tuple[RunSpec, ...]]
+    suites: Mapping[str, Suite]
 
-    def find(self, name: str) -> tuple[RunSpec, ...]:
-        """The runs called ``name``: a whole matrix, or one run of it (``copying-values.mean``).
+    @property
+    def path(self) -> Path:
+        return self.document.path
+
+    @property
+    def settings(self) -> Mapping[str, Mapping[str, Any]]:
+        """Model -> component -> parameters."""
+        return _section(self.document, "settings")
+
+    def find(self, name: str, model: str | None = None) -> tuple[RunSpec, ...]:
+        """The runs called ``name``: a suite, a whole matrix, or one run of it (``copying-values.mean``).
+
+        Args:
+            model: run them on this model instead; the registry's settings for it are taken, if there are any.
 
         Raises:
             HarnessError: no such run; suggests the nearest.
         """
+        if name in self.suites:
+            return tuple(spec for run in self.suites[name].runs for spec in self.find(run, model))
         if name in self.runs:
-            return self.runs[name]
-        single = {spec.name: spec for specs in self.runs.values() for spec in specs}
-        if name in single:
-            return (single[name],)
-        known = ", ".join(self.runs) or "none"
+            return self.runs[name] if model is None else _expand(self.document, name, model)
+        owners = {spec.name: run for run, specs in self.runs.items() for spec in specs}
+        if name in owners:
+            return tuple(spec for spec in self.find(owners[name], model) if spec.name == name)
+        names = [*self.suites, *self.runs]
         raise HarnessError(
-            f'{self.path} has no run called "{name}".{suggest(name, [*self.runs, *single])} There are: {known}.'
+            f'{self.path} has no run called "{name}".{suggest(name, [*names, *owners])} There are: '
+            f"{', '.join(names) or 'none'}."
         )
 
 
@@ -76,18 +105,36 @@ def load_registry(path: Path) -> Registry:
         HarnessError: names file, line and place of the first mistake.
     """
     document = load_yaml(path)
-    unknown = [key for key in document.data if key not in ("version", "models", "runs")]
+    unknown = [key for key in document.data if key not in KEYS]
     if unknown:
         raise HarnessError(
-            f'{document.where(unknown[0])}: unknown key "{unknown[0]}".{suggest(unknown[0], ["models", "runs"])} '
-            "Expected: version, models, runs."
+            f'{document.where(unknown[0])}: unknown key "{unknown[0]}".{suggest(unknown[0], KEYS)} '
+            f"Expected: {', '.join(KEYS)}."
         )
     models = {
         name: parse_spec(value, document.where("models", name)) for name, value in _section(document, "models").items()
     }
-    entries = _section(document, "runs")
-    runs = {name: _expand(document, name, _inherit(document, entries, name, ())) for name in entries}
-    return Registry(path, models, runs)
+    for model, components in _section(document, "settings").items():
+        if not isinstance(components, dict) or not all(isinstance(x, dict) for x in components.values()):
+            place = document.where("settings", model)
+            raise HarnessError(
+                f"{place}: expected parameters by component, for example {{entropy: {{null_dims: 12}}}}."
+            )
+    runs = {name: _expand(document, name) for name in _section(document, "runs")}
+    suites = {name: _suite(document, name, runs) for name in _section(document, "suites")}
+    return Registry(document, models, runs, suites)
+
+
+def _suite(document: Document, name: str, runs: Mapping[str, Any]) -> Suite:
+    entry, place = document.data["suites"][name], document.where("suites", name)
+    if name in runs:
+        raise HarnessError(f"{place}: there is a run of this name; choose another.")
+    if not isinstance(entry, dict) or not isinstance(entry.get("runs"), list) or set(entry) - {"runs", "description"}:
+        raise HarnessError(f"{place}: expected runs (a list of names) and a description.")
+    for run in entry["runs"]:
+        if run not in runs:
+            raise HarnessError(f'{place}: there is no run called "{run}".{suggest(str(run), runs)}')
+    return Suite(str(entry.get("description", "")), tuple(entry["runs"]))
 
 
 def _section(document: Document, key: str) -> dict[str, Any]:
@@ -116,7 +163,11 @@ def _inherit(document: Document, entries: Mapping[str, Any], name: str, chain: t
     return {key: value for key, value in inherited.items() if key != "description"} | own
 
 
-def _expand(document: Document, name: str, entry: Mapping[str, Any]) -> tuple[RunSpec, ...]:
+def _expand(document: Document, name: str, model: str | None = None) -> tuple[RunSpec, ...]:
+    """The specs of a run, each point of its matrix one; ``model`` replaces its own."""
+    entry = _inherit(document, _section(document, "runs"), name, ())
+    if model is not None:
+        entry["model"] = model
     axes = [key for key in AXES if isinstance(entry.get(key), list)]
     for key in axes:
         if not entry[key]:
@@ -136,11 +187,16 @@ def _label(value: Any) -> str:
 
 
 def _spec(document: Document, name: str, values: Mapping[str, Any]) -> RunSpec:
-    for key in COMPONENT_FIELDS:
-        if key in values:
-            parse_spec(values[key], document.where("runs", name, key))
+    parsed = {
+        key: parse_spec(values[key], document.where("runs", name, key))
+        for key in COMPONENT_FIELDS
+        if values.get(key) is not None
+    }
+    settings = _section(document, "settings").get(str(parsed.get("model", "")), {})
+    for key, spec in parsed.items():
+        parsed[key] = ComponentSpec(spec.name, {**settings.get(spec.name, {}), **spec.params})
     try:
-        return RunSpec(**values)
+        return RunSpec(**{**values, **parsed})
     except ValidationError as error:
         first = error.errors()[0]["loc"]
         raise HarnessError(

@@ -25,7 +25,7 @@ import numpy as np
 from harness.errors import HarnessError
 from harness.outcomes import Outcomes, Prepared, Prompt, Series, Step
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def clean(value: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -212,9 +212,10 @@ def _work(
         raise HarnessError(f"task {plan.task.name}: there are no prompts.")
     with reporter.stage("selecting neurons"):
         selection = _select(plan, engine, prepared)
+    plan = replace(plan, intervention=plan.intervention.prepare(selection))
     with reporter.stage("measuring activations"):
         statistics = _statistics(plan, engine, prepared, selection)
-    frozen = plan.intervention.frozen(model)
+    frozen = plan.intervention.freeze(model)
 
     def condition(name: str, units: Sequence[Unit]) -> Condition:
         return Condition(name, plan.intervention.edits(units, statistics), frozen=frozen, units=tuple(units))
@@ -362,7 +363,8 @@ def _selection(
         "unit": "head" if isinstance(selection.neurons[0], Head) else "neuron",
         "intervention": plan.intervention.name,
         "intervention_summary": plan.intervention.summary(),
-        "positions": "all",
+        "pool": None if selection.pool is None else [str(unit) for unit in selection.pool],
+        "positions": plan.task.positions_treated,
         "rule": selection.rule,
         "neurons": [entry(neuron) for neuron in selection.neurons],
         "layer_medians": medians,

@@ -49,6 +49,34 @@ def test_a_list_is_an_axis_of_a_matrix(tmp_path: Path) -> None:
     assert registry.runs["many"][0].description == ""
 
 
+SUITE = (
+    GOOD
+    + """\
+suites:
+  paper:
+    description: all of it
+    runs: [one, many]
+settings:
+  small: {entropy: {top: 3, null_dims: 12}, mean: {}}
+"""
+)
+
+
+def test_a_suite_is_all_its_runs(tmp_path: Path) -> None:
+    registry = load_registry(write(tmp_path, SUITE))
+    assert [spec.name for spec in registry.find("paper")] == ["one", *(x.name for x in registry.runs["many"])]
+    assert registry.suites["paper"].description == "all of it"
+
+
+def test_settings_fill_in_what_a_run_of_the_model_leaves_open(tmp_path: Path) -> None:
+    registry = load_registry(write(tmp_path, SUITE))
+    [own], [other] = registry.find("one"), registry.find("one", model="small")
+    assert (own.model.name, dict(own.selector.params)) == ("demo", {"top": "6"})
+    assert (other.model.name, dict(other.selector.params)) == ("small", {"top": "6", "null_dims": "12"})
+    assert [x.selector.params.get("top") for x in registry.find("many", "small")] == ["3", "3", "3", "3"]
+    assert [x.name for x in registry.find("many.entropy.zero", "small")] == ["many.entropy.zero"]
+
+
 @pytest.mark.parametrize(
     ("text", "line", "says"),
     [
@@ -65,6 +93,10 @@ def test_a_list_is_an_axis_of_a_matrix(tmp_path: Path) -> None:
         (GOOD + "  bad:\n    extends: one\n    seed: -3\n", 17, "greater than or equal to 0"),
         (GOOD + "  bad:\n    extends: one\n    seed: []\n", 17, "the list is empty"),
         ("runs:\n  a:\n    selector: entropy\n    intervention: mean\n", 2, 'needs the parameter "task"'),
+        (SUITE.replace("runs: [one, many]", "runs: [one, mny]"), 16, 'no run called "mny". Did you mean "many"?'),
+        (SUITE.replace("  paper:", "  one:"), 16, "there is a run of this name"),
+        (SUITE.replace("runs: [one, many]", "run: [one]"), 16, "expected runs (a list of names)"),
+        (SUITE.replace("{entropy: {top: 3, null_dims: 12}, mean: {}}", "{entropy: 3}"), 20, "expected components"),
         ("runs: &x\n  a: *x\n", 1, "a cycle"),
         ("runs:\n  a: 3\n", 2, "expected a mapping"),
         ("- a\n", 1, "expected a mapping"),

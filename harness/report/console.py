@@ -17,7 +17,12 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from harness.report.numbers import between, cell, control, controls, effect, number, p_value, question, value
+
 NARROW = 100
+MOST_COLUMNS = 9
+"""Columns of a table that a terminal shows; the CSV file has them all."""
+
 VERDICT_STYLES = {
     "supported": "bold green",
     "less than random neurons": "magenta",
@@ -41,21 +46,27 @@ def _parts(record: Mapping[str, Any], path: Path, narrow: bool) -> Iterator[Rend
     yield from _question(record, names)
     yield _heading("Prompts")
     yield _steps(record["task"])
-    yield _heading(f"Selected neurons ({names['selector']})")
+    yield _heading(f"Selected {record['selection']['unit']}s ({names['selector']})")
     yield from _selected(record["selection"], narrow)
     for table in record["tables"]:
         yield _heading(f"Before and after: {table['title']}")
         yield _table(table)
         yield from _table_tests(table)
+    for frame in record["frames"]:
+        if frame["rows"]:
+            yield _heading(frame["title"])
+            yield _frame(frame)
     yield _heading("Effects beside the random controls")
     yield from _measures(record, narrow)
     yield _heading("Verdicts")
     yield from _verdicts(record)
     yield _heading("Files")
-    yield Padding(
+    tables = ", tables/" if record["frames"] else ""
+    figures = f", figures/ ({', '.join(x['name'] for x in record['figures'])})" if record["figures"] else ""
+    leaderboard = path.parent / "leaderboard.jsonl"
+    yield _indent(
         f"{escape(str(path))}/  result.json (this report), samples.jsonl, neurons.jsonl, outcomes.safetensors, "
-        f"provenance.json; one row a measure in {escape(str(path.parent / 'leaderboard.jsonl'))}",
-        (0, 0, 0, 2),
+        f"provenance.json{tables}{escape(figures)}; one row a measure in {escape(str(leaderboard))}"
     )
 
 
@@ -78,15 +89,10 @@ def _question(record: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[R
     model, selection = record["identity"]["model"], record["selection"]
     parameters = model["parameters"]
     size = f"{parameters / 1e9:.2f}B" if parameters >= 1e9 else f"{parameters / 1e6:.1f}M"
-    n = len(selection["neurons"])
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column()
-    grid.add_row(
-        "question",
-        f"What changes in {names['task']} when {n} {names['selector']} neurons are under "
-        f"{names['intervention']} ablation, and is it more than with {n} random neurons?",
-    )
+    grid.add_row("question", escape(question(record)))
     grid.add_row(
         "model",
         escape(
@@ -96,11 +102,10 @@ def _question(record: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[R
         ),
     )
     grid.add_row("task", escape(record["task"]["summary"]))
-    grid.add_row("treatment", escape(f"{selection['intervention_summary']} Applied at all positions."))
+    if names["intervention"] != "none":
+        grid.add_row("treatment", escape(f"{selection['intervention_summary']} Applied at {selection['positions']}."))
     grid.add_row(
-        "controls",
-        f"{record['controls']['n']} distinct random sets of {n} neurons of the same layer, none of them selected; "
-        f"seed {record['identity']['seed']}, engine {record['engine']}",
+        "controls", escape(f"{controls(record)}; seed {record['identity']['seed']}, engine {record['engine']}")
     )
     yield grid
 
@@ -183,6 +188,14 @@ def _table_tests(table: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield _indent(Text(f"Note: {tests['note']}.", style="dim"))
 
 
+def _frame(frame: Mapping[str, Any]) -> RenderableType:
+    columns = list(frame["rows"][0])[:MOST_COLUMNS]
+    grid = _grid(*columns, right=[name for name in columns if not isinstance(frame["rows"][0][name], str)])
+    for row in frame["rows"]:
+        grid.add_row(*(cell(row[name]) for name in columns))
+    return _indent(grid)
+
+
 def _measures(record: Mapping[str, Any], narrow: bool) -> Iterator[RenderableType]:
     measures = record["measures"]
     for title, wanted in (("primary", True), ("the rest, without correction for their number", False)):
@@ -206,47 +219,16 @@ def _measures(record: Mapping[str, Any], narrow: bool) -> Iterator[RenderableTyp
         yield _indent(Text(f"Note: {remark}.", style="dim"))
 
 
-def _value(measure: Mapping[str, Any], key: str = "value") -> str:
-    value = measure[key]
-    if value is None:
-        return "-"
-    text = f"{value:.2f}%" if measure["unit"] == "%" else f"{value:+.4f}"
-    counts = (
-        f" ({measure['count']}/{measure['denominator']:.0f})" if key == "value" and measure["count"] is not None else ""
-    )
-    return text + counts
-
-
-def _between(measure: Mapping[str, Any], low: float | None, high: float | None) -> str:
-    if low is None or high is None:
-        return "-"
-    form = "{:.2f}" if measure["unit"] == "%" else "{:+.4f}"
-    return f"{form.format(low)} to {form.format(high)}"
-
-
-def _control(measure: Mapping[str, Any]) -> str:
-    control = measure["controls"]
-    if not control or control["mean"] is None:
-        return "-"
-    form = "{:.2f}" if measure["unit"] == "%" else "{:+.4f}"
-    return f"{form.format(control['mean'])} ({_between(measure, control['q05'], control['q95'])})"
-
-
-def _effect(measure: Mapping[str, Any]) -> str:
-    found = measure["effects"]["standardised"]
-    return "-" if found is None else f"{found:+.1f} sd"
-
-
 def _measure_table(rows: Sequence[Mapping[str, Any]], primary: bool) -> RenderableType:
     columns = ["measure", "treated", "95% interval", "random controls", "effect", "p", *(["p Holm"] if primary else [])]
     grid = _grid(*columns, right=columns[1:])
     for measure in rows:
         cells = [
             escape(measure["title"]),
-            _value(measure),
-            _between(measure, measure["ci_low"], measure["ci_high"]),
-            _control(measure),
-            _effect(measure),
+            value(measure),
+            between(measure, measure["ci_low"], measure["ci_high"]),
+            control(measure),
+            effect(measure),
             p_value(measure["p_two_sided"]),
         ]
         grid.add_row(*cells, *([p_value(measure["p_holm"])] if primary else []))
@@ -260,8 +242,8 @@ def _measure_list(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
         grid.add_row(Text(measure["title"]))
         grid.add_row(
             Padding(
-                f"{_value(measure)} [{_between(measure, measure['ci_low'], measure['ci_high'])}]; controls "
-                f"{_control(measure)}; effect {_effect(measure)}; p {p_value(measure['p_two_sided'])}{holm}".replace(
+                f"{value(measure)} [{between(measure, measure['ci_low'], measure['ci_high'])}]; controls "
+                f"{control(measure)}; effect {effect(measure)}; p {p_value(measure['p_two_sided'])}{holm}".replace(
                     "[", "\\["
                 ),
                 (0, 0, 0, 2),
@@ -278,13 +260,3 @@ def _verdicts(record: Mapping[str, Any]) -> Iterator[RenderableType]:
             word = Text(measure["verdict"], style=VERDICT_STYLES.get(measure["verdict"], ""))
             yield _indent(Text.assemble(f"{measure['title']}: ", word))
             yield _indent(_indent(Text(measure["verdict_sentence"])))
-
-
-def number(value: float | None) -> str:
-    """Three significant digits, scientific where that is shorter; a dash for what is not defined."""
-    return "-" if value is None else f"{value:.3g}"
-
-
-def p_value(value: float | None) -> str:
-    """Two significant digits, or four places; a dash where there is no test."""
-    return "-" if value is None else (f"{value:.4f}" if value >= 0.001 else f"{value:.1e}")

@@ -34,7 +34,10 @@ def show(console: Console, found: Catalogue, what: str | None, registry: Callabl
     elif what in kinds:
         console.print(_kind(found, kinds[what], f"{kinds[what]}s"))
     elif what in ("runs", "run"):
-        console.print(_runs(registry()))
+        found_runs = registry()
+        console.print(_runs(found_runs))
+        if found_runs.suites:
+            console.print(_suites(found_runs))
     elif what in ("plugins", "plugin"):
         console.print(_plugins(found))
     else:
@@ -71,6 +74,13 @@ def _runs(registry: Registry) -> Table:
     table = _table(f"runs of {registry.path}", "name", "runs", "what it asks")
     for name, specs in registry.runs.items():
         table.add_row(name, str(len(specs)), escape(specs[0].description))
+    return table
+
+
+def _suites(registry: Registry) -> Table:
+    table = _table("suites of runs", "name", "what it is", "runs")
+    for name, suite in registry.suites.items():
+        table.add_row(name, escape(suite.description), ", ".join(suite.runs))
     return table
 
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 
-def moments(x: np.ndarray, y: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """The sums that :func:`pearson` takes, [..., 6]: n, x, y, xx, yy, xy over the last axis of x, y [..., n] where
-    ``kept`` (broadcast to them)."""
-    x, y = np.where(kept, x, 0.0), np.where(kept, y, 0.0)
-    count = np.broadcast_to(kept, x.shape).sum(-1, dtype=np.float64)
-    return np.stack([count, x.sum(-1), y.sum(-1), (x * x).sum(-1), (y * y).sum(-1), (x * y).sum(-1)], -1)
+def moments(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, ...]:
+    """What is summed for :func:`pearson`: 1, x, y, xx, yy, xy, float64 of the shape of x and y."""
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    return np.ones_like(x), x, y, x * x, y * y, x * y
 
 
 def pearson(sums: np.ndarray) -> np.ndarray:
-    """Pearson's r of sums [..., 6] of :func:`moments`; NaN without spread."""
+    """Pearson's r of sums [..., 6] of what :func:`moments` gives; NaN without spread."""
     n, x, y, xx, yy, xy = np.moveaxis(np.asarray(sums, np.float64), -1, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         spread_x, spread_y = xx - x * x / n, yy - y * y / n
@@ -23,22 +21,21 @@ def pearson(sums: np.ndarray) -> np.ndarray:
     return np.clip(r, -1.0, 1.0)
 
 
-def _per_bin(confidence: np.ndarray, weights: np.ndarray, bins: int) -> np.ndarray:
-    """Sums of weights [..., n] over equal bins of confidence [..., n] in [0, 1]: [..., bins]."""
-    place = np.minimum((confidence * bins).astype(np.int64), bins - 1).reshape(-1, confidence.shape[-1])
-    place += bins * np.arange(len(place))[:, None]
-    sums = np.bincount(place.ravel(), np.broadcast_to(weights, confidence.shape).ravel(), bins * len(place))
-    return sums.reshape(*confidence.shape[:-1], bins)
+def _per_bin(confidence: np.ndarray, weights: np.ndarray, group: np.ndarray, n: int, bins: int) -> np.ndarray:
+    """Sums of weights [C, T] by group (in 0 to n - 1) [T] and equal bins of confidence [C, T]: [C, n, bins]."""
+    place = np.minimum((confidence * bins).astype(np.int64), bins - 1) + bins * group
+    place += bins * n * np.arange(len(place))[:, None]
+    return np.bincount(place.ravel(), weights.ravel(), bins * n * len(place)).reshape(-1, n, bins)
 
 
-def reliability(confidence: np.ndarray, correct: np.ndarray, kept: np.ndarray, bins: int) -> np.ndarray:
-    """Sums in ``bins`` equal bins of confidence, float32 [..., 3 * bins]: predictions, confidence, right predictions.
+def reliability(confidence: np.ndarray, right: np.ndarray, group: np.ndarray, n: int, bins: int) -> np.ndarray:
+    """Sums in ``bins`` equal bins of confidence, float32 [C, n, 3 * bins]: predictions, confidence, right predictions.
 
     Args:
-        confidence: probability of the predicted token [..., n]. correct: bool. kept: bool, which of them count.
+        confidence: probability of the predicted token [C, T]. right: bool [C, T]. group: [T], the prompt, 0 to n - 1.
     """
-    weights = (kept, kept * confidence, kept & correct)
-    return np.concatenate([_per_bin(confidence, x, bins) for x in weights], -1).astype(np.float32)
+    weights = (np.ones(confidence.shape), confidence, right)
+    return np.concatenate([_per_bin(confidence, x, group, n, bins) for x in weights], -1).astype(np.float32)
 
 
 def expected_calibration_error(sums: np.ndarray) -> np.ndarray:
@@ -49,12 +46,11 @@ def expected_calibration_error(sums: np.ndarray) -> np.ndarray:
     return np.abs(correct - confidence).sum(-1) / np.where(total > 0, total, np.nan)
 
 
-def confidences(confidence: np.ndarray, correct: np.ndarray, kept: np.ndarray, bins: int) -> np.ndarray:
-    """How many wrong, and how many right, predictions lie in ``bins`` equal bins of confidence: uint16 [..., 2 * bins];
+def confidences(confidence: np.ndarray, right: np.ndarray, group: np.ndarray, n: int, bins: int) -> np.ndarray:
+    """How many wrong and how many right predictions lie in equal bins of confidence: uint16 [C, n, 2 * bins];
     arguments as of :func:`reliability`."""
-    return np.concatenate([_per_bin(confidence, kept & (correct == x), bins) for x in (False, True)], -1).astype(
-        np.uint16
-    )
+    counts = [_per_bin(confidence, x, group, n, bins) for x in (~right, right)]
+    return np.concatenate(counts, -1).astype(np.uint16)
 
 
 def auroc(sums: np.ndarray) -> np.ndarray:

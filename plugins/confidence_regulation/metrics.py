@@ -1,0 +1,323 @@
+"""Metrics of the tasks over plain text (PAPERS A): effects and mediated fractions, calibration, curves by position."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import Field
+
+from harness.components import Metric
+from harness.outcomes import Figure, Frame, Measurement
+
+if TYPE_CHECKING:
+    from harness.outcomes import Outcomes, Series
+    from harness.statistics import AnyMeasure
+
+
+def mean_of(outcomes: Outcomes, outcome: str, over: str = "tokens", **rest: Any) -> AnyMeasure:
+    """A measure that is the ratio of two outcomes' sums, by default a mean over tokens."""
+    from harness.statistics import Measure
+
+    rest = {"name": outcome, "unit": "nats", **rest}
+    return Measure(numerator=outcomes[outcome], denominator=outcomes[over], **rest)
+
+
+def mediated(outcomes: Outcomes, frozen: str, **rest: Any) -> AnyMeasure:
+    """1 - direct / total effect as a measure; without any effect it has no value."""
+    from harness.statistics import Measure
+
+    total = outcomes["total_effect"]
+    return Measure(
+        unit="share", numerator=total - outcomes[f"{frozen}_effect"], denominator=total, primary=True, **rest
+    )
+
+
+class Effects(Metric):
+    """Total and direct effects, mediated fractions, entropy, ranks, changed predictions; a table of all neurons."""
+
+    name = "mediation"
+
+    def measure(self, outcomes: Outcomes) -> Measurement:
+        frequency = "frozen_unigram_effect" in outcomes.values
+        measures = [
+            mean_of(
+                outcomes,
+                "total_effect",
+                title="total effect",
+                primary=True,
+                description="mean |change of the loss| of a token",
+            ),
+            mediated(
+                outcomes,
+                "frozen_norm",
+                name="norm_mediated",
+                title="share of the effect through the final norm",
+                description="1 - direct effect (denominator of the final norm held) / total effect",
+            ),
+            mean_of(
+                outcomes,
+                "entropy_change",
+                title="change of entropy",
+                primary=True,
+                description="mean change of the entropy of a prediction",
+            ),
+            mean_of(outcomes, "frozen_norm_effect", title="direct effect, final norm held"),
+            mean_of(outcomes, "loss_change", title="change of loss"),
+            mean_of(outcomes, "entropy_effect", title="mean |change of entropy|"),
+            mean_of(outcomes, "kl", title="KL(untouched || ablated)"),
+            mean_of(outcomes, "loss", title="loss", null=_baseline(outcomes, "loss")),
+            mean_of(outcomes, "entropy", title="entropy", null=_baseline(outcomes, "entropy")),
+            mean_of(
+                outcomes,
+                "reciprocal_rank",
+                title="reciprocal rank of the right token",
+                unit="share",
+                null=_baseline(outcomes, "reciprocal_rank"),
+            ),
+            mean_of(outcomes, "changed", title="changed predictions", unit="%", scale=100.0),
+        ]
+        if frequency:
+            measures += [
+                mediated(
+                    outcomes,
+                    "frozen_unigram",
+                    name="frequency_mediated",
+                    title="share of the effect through token frequencies",
+                    description="1 - direct effect (logits along log p_freq held) / total effect",
+                ),
+                mean_of(
+                    outcomes,
+                    "kl_unigram_change",
+                    title="change of KL(P_freq || P_model)",
+                    primary=True,
+                    description="mean change of the divergence of the token frequencies from the prediction",
+                ),
+                mean_of(outcomes, "frozen_unigram_effect", title="direct effect, frequencies held"),
+            ]
+        frames: tuple[Frame, ...] = ()
+        figures: tuple[Figure, ...] = ()
+        if outcomes.alone.units:
+            table = neurons_table(outcomes)
+            frames = (_strongest(outcomes, table), Frame("neurons", "Every neuron that was ablated alone", table))
+            figures = _neuron_figures(outcomes, table)
+        return Measurement(tuple(measures), frames=frames, figures=(*figures, *_token_figures(outcomes)))
+
+
+def _baseline(outcomes: Outcomes, name: str) -> float:
+    return float(outcomes[name][0].sum() / outcomes["tokens"][0].sum())
+
+
+def neurons_table(outcomes: Outcomes) -> dict[str, np.ndarray]:
+    """What the ablation of each neuron alone does, one row a neuron, with the scores that selected it."""
+    alone, selection = outcomes.alone, outcomes.selection
+    assert selection is not None
+    sums = {name: array.sum(axis=1, dtype=np.float64) for name, array in alone.values.items() if array.ndim == 2}
+    tokens, total = sums["tokens"], np.where(sums["total_effect"] > 0, sums["total_effect"], np.nan)
+    chosen = {str(unit) for unit in selection.neurons}
+    table = {
+        "neuron": np.array(alone.units),
+        "selected": np.array([unit in chosen for unit in alone.units]),
+        "total_effect": sums["total_effect"] / tokens,
+        "direct_effect": sums["frozen_norm_effect"] / tokens,
+        "norm_mediated": 1 - sums["frozen_norm_effect"] / total,
+    }
+    if "frozen_unigram_effect" in sums:
+        table |= {
+            "direct_effect_frequency": sums["frozen_unigram_effect"] / tokens,
+            "frequency_mediated": 1 - sums["frozen_unigram_effect"] / total,
+        }
+    for name in ("entropy_change", "entropy_effect", "loss_change", "kl", "kl_unigram_change"):
+        if name in sums:
+            table[name] = sums[name] / tokens
+    table["changed_share"] = sums["changed"] / tokens
+    table["reciprocal_rank_change"] = (sums["reciprocal_rank"] - outcomes["reciprocal_rank"][0].sum()) / tokens
+    rows = {str(unit): row for row, unit in enumerate(selection.candidates)}
+    places = [rows.get(unit, -1) for unit in alone.units]
+    for name, column in selection.scores.items():
+        column = np.append(np.asarray(column, float), np.nan)
+        table.setdefault(name, column[places])
+    return table
+
+
+def _strongest(outcomes: Outcomes, table: dict[str, np.ndarray], most: int = 12) -> Frame:
+    """The selected neurons, and the strongest of the others, in a table short enough for a report."""
+    assert outcomes.selection is not None
+    strongest = np.argsort(-table["total_effect"], kind="stable")
+    order = [*strongest[table["selected"][strongest]], *strongest[~table["selected"][strongest]]]
+    n = int(table["selected"].sum()) + max(3, most - int(table["selected"].sum()))
+    keep = ("neuron", "selected", "total_effect", "norm_mediated", "frequency_mediated", "entropy_change",
+            "kl_unigram_change", "loss_change", "changed_share", "rho", "norm")  # fmt: skip
+    columns = {name: table[name][order[:n]] for name in keep if name in table}
+    return Frame("strongest", "Each neuron ablated alone: the selected ones, then the strongest others", columns)
+
+
+def _neuron_figures(outcomes: Outcomes, table: dict[str, np.ndarray]) -> tuple[Figure, ...]:
+    from . import figures
+
+    names, selected = [str(x) for x in table["neuron"]], table["selected"]
+    alone = outcomes.alone.values
+    per_token = {name: alone[name] / np.maximum(alone["tokens"], 1) for name in alone if alone[name].ndim == 2}
+    total = per_token["total_effect"]
+    drawn = [
+        figures.total_direct(names, total, per_token["frozen_norm_effect"], selected, "final norm held"),
+        figures.entropy_argmax(
+            names, table["entropy_change"], table["changed_share"], table["norm_mediated"], selected
+        ),
+    ]
+    if "rho" in table:
+        drawn.append(
+            figures.mediated_rho(names, table["rho"], table["norm_mediated"], table["entropy_change"], selected)
+        )
+    if "frequency_mediated" in table:
+        drawn += [
+            figures.total_direct(names, total, per_token["frozen_unigram_effect"], selected, "frequencies held"),
+            figures.frequency_kl(names, table["frequency_mediated"], table["kl_unigram_change"], selected),
+        ]
+    return tuple(drawn)
+
+
+def _token_figures(outcomes: Outcomes) -> tuple[Figure, ...]:
+    from . import figures
+
+    loss, rank = outcomes.series["loss"], outcomes.series["reciprocal_rank"]
+    known = ~np.isnan(loss["baseline"])
+    before, after = (loss[row][known].astype(float) for row in ("baseline", "treated"))
+    return (figures.loss_change(before, after - before, rank["treated"][known].astype(float), "selected neurons"),)
+
+
+class Calibration(Metric):
+    """Is the confidence right? Expected calibration error, Brier score and AUROC of the predicted token's probability.
+
+    Calibration error: over 15 equal bins of confidence (Guo et al. 2017). AUROC: how often a right prediction is more
+    confident than a wrong one, confidence in 50 bins. Brier: mean squared difference of confidence and being right.
+    """
+
+    name = "calibration"
+
+    def measure(self, outcomes: Outcomes) -> Measurement:
+        from harness.statistics import Functional
+        from harness.statistics.functionals import auroc, expected_calibration_error
+
+        def functional(name: str, title: str, outcome: str, function: Any, **rest: Any) -> Functional:
+            terms = outcomes[outcome]
+            before = float(function(terms[0].sum(axis=0, dtype=np.float64)))
+            return Functional(name, title, "share", terms, function, null=before, **rest)
+
+        def mean(name: str, title: str, **rest: Any) -> AnyMeasure:
+            return mean_of(outcomes, name, title=title, unit="share", null=_baseline(outcomes, name), **rest)
+
+        measures = (
+            functional(
+                "ece",
+                "expected calibration error",
+                "reliability",
+                expected_calibration_error,
+                primary=True,
+                higher_is_better=False,
+                description="mean |accuracy - confidence| over 15 bins of confidence",
+            ),
+            functional("auroc", "AUROC of confidence", "confidences", auroc, higher_is_better=True),
+            mean("brier", "Brier score of the predicted token", higher_is_better=False),
+            mean("confidence", "confidence"),
+            mean("right", "accuracy", higher_is_better=True),
+        )
+        return Measurement(measures, figures=(self._reliability(outcomes["reliability"]),))
+
+    def _reliability(self, sums: np.ndarray) -> Figure:
+        from . import figures
+
+        counted = [x.sum(axis=0, dtype=np.float64) for x in sums[:2]]
+        return figures.reliability(*counted)
+
+
+class ByPosition(Metric):
+    """Loss and entropy of the predictions by position, untouched and treated, with standard errors over prompts."""
+
+    name = "by_position"
+    split: int | None = Field(None, ge=0, description="draw a line here; default: where the task's prompts repeat")
+
+    def measure(self, outcomes: Outcomes) -> Measurement:
+        from . import figures
+
+        split = self.split
+        if split is None:
+            split = next((prompt.fields["split"] for prompt in outcomes.prompts if "split" in prompt.fields), None)
+        frames, drawn = [], []
+        for name in ("entropy", "loss"):
+            if name in outcomes.series:
+                position, rows = curves(outcomes.series[name])
+                columns = {"position": position}
+                for row, (mean, error) in rows.items():
+                    columns |= {f"{row}_mean": mean, f"{row}_se": error}
+                frames.append(Frame(f"{name}_by_position", f"Mean {name} by position of the predicted token", columns))
+                drawn.append(figures.induction_curves(position, rows, split, name))
+        return Measurement(frames=tuple(frames), figures=tuple(drawn))
+
+
+def curves(series: Series) -> tuple[np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """Positions that some prompt has, and of every row the mean and its standard error over prompts there."""
+    known = ~np.isnan(series.values[0])
+    n = known.sum(axis=0)
+    position = np.flatnonzero(n > 1)
+    rows = {}
+    for row in series.rows:
+        values = series[row][:, position].astype(np.float64)
+        mean = np.nanmean(values, axis=0)
+        rows[row] = mean, np.nanstd(values, axis=0, ddof=1) / np.sqrt(n[position])
+    return position, rows
+
+
+class UnigramCorrelation(Metric):
+    """Correlation over tokens of KL(P_freq || P_model) with the entropy, and of their changes under the ablation."""
+
+    name = "unigram_correlation"
+
+    def measure(self, outcomes: Outcomes) -> Measurement:
+        from harness.statistics import Functional, bootstrap_interval
+        from harness.statistics.functionals import pearson
+
+        from . import figures
+
+        levels = outcomes["levels"]
+        before = float(pearson(levels[0].sum(axis=0)))
+        level = Functional(
+            "r_entropy_kl",
+            "correlation of entropy with KL(P_freq || P_model)",
+            "share",
+            levels,
+            pearson,
+            null=before,
+            description="Pearson's r over tokens; negative: nearer to the token frequencies where less certain",
+        )
+        # Of the untouched model nothing changes, and a correlation of nothing is none.
+        changes = Functional(
+            "r_changes",
+            "correlation of the changes of entropy and KL",
+            "share",
+            outcomes["changes"],
+            pearson,
+            primary=True,
+            description="Pearson's r over tokens of what the ablation changes",
+        )
+        measures = (
+            changes,
+            mean_of(outcomes, "kl_unigram_change", title="change of KL(P_freq || P_model)", primary=True),
+            mean_of(outcomes, "entropy_change", title="change of entropy", primary=True),
+            level,
+        )
+        interval = bootstrap_interval(level, 0, outcomes.clusters, seed=0)
+        between = f", 95% interval {interval.low:.3f} to {interval.high:.3f}" if interval else ""
+        tokens = int(outcomes["tokens"][0].sum())
+        remark = f"untouched model: r = {before:.3f} between entropy and KL(P_freq || P_model) over {tokens} tokens"
+        series = outcomes.series
+        known = ~np.isnan(series["entropy"]["baseline"])
+        entropy, kl = (
+            {row: series[name][row][known].astype(float) for row in series[name].rows}
+            for name in ("entropy", "kl_unigram")
+        )
+        drawn = (
+            figures.entropy_kl(entropy["baseline"], kl["baseline"], before),
+            figures.kl_entropy_changes(kl["treated"] - kl["baseline"], entropy["treated"] - entropy["baseline"]),
+        )
+        return Measurement(measures, figures=drawn, remarks=(remark + between,))

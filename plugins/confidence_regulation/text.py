@@ -1,0 +1,70 @@
+"""What the tasks over plain text share: sequences of a corpus as prompts, and sums over their tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import Field
+
+from harness.components import AnyCorpus, Task
+from harness.outcomes import Prompt, Series, Step
+
+if TYPE_CHECKING:
+    from harness.corpora import Sequence as Span
+
+    from harness.model import Model
+
+
+class TextTask(Task):
+    """Base of tasks whose prompts are sequences of a corpus."""
+
+    corpus: AnyCorpus = Field("world", description="texts; the half of their documents kept for evaluation is used")
+    sequences: int = Field(100, ge=1, description="how many sequences")
+    across_documents: bool = Field(True, description="join short documents, else a sequence is a part of one document")
+
+    def data_digest(self) -> str:
+        return self.corpus.data_digest()
+
+    def spans(self, model: Model, n: int, length: int, seed: int) -> tuple[list[Span], Step]:
+        """``n`` sequences of ``length`` tokens from documents that no selector has seen, and the step that says so."""
+        from harness.corpora import sequences
+
+        found = sequences(model, self.corpus, n, length, seed, part="evaluate", across_documents=self.across_documents)
+        joined = "documents joined" if self.across_documents else "each a part of one document"
+        why = f"of {length} tokens from the corpus {self.corpus.name}, evaluation half of its documents, {joined}"
+        return found, Step("sequences", len(found), n - len(found), why)
+
+
+def fit(model: Model, length: int) -> int:
+    """``length`` tokens, or as many as the model has positions."""
+    return length if model.n_positions is None else min(length, model.n_positions)
+
+
+def prompt_of(model: Model, i: int, tokens: Sequence[int], **fields: object) -> Prompt:
+    """A prompt of given tokens."""
+    return Prompt(
+        id=f"{i:05d}",
+        text=model.tokenizer.decode(list(tokens)),
+        tokens=tuple(int(token) for token in tokens),
+        cluster=f"{i:05d}",
+        fields=fields,
+    )
+
+
+def per_prompt(values: np.ndarray, prompt: np.ndarray, n: int) -> np.ndarray:
+    """Sums over the tokens of each prompt, float64 [..., n].
+
+    Args:
+        values: [..., T]. prompt: [T], the prompt of each token, in 0 to n - 1.
+    """
+    return values @ (prompt[:, None] == np.arange(n)).astype(np.float64)
+
+
+def by_token(rows: dict[str, np.ndarray], prompt: np.ndarray, position: np.ndarray, lengths: Sequence[int]) -> Series:
+    """Rows [T] of values by token as a series [rows, n_prompts, longest]; ``position``: the token's place."""
+    values = np.full((len(rows), len(lengths), max(lengths)), np.nan, np.float32)
+    for row, array in enumerate(rows.values()):
+        values[row, prompt, position] = array
+    return Series(tuple(rows), values)
