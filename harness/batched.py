@@ -2,6 +2,7 @@
 
 What lies before the earliest edited layer is the same under every condition of a block, and is run once for all of
 them (:mod:`harness.sharing`): in scoring, and for the prompts in generation. New tokens differ between conditions.
+Conditions that freeze something need two passes each, and are run one after another (:class:`HookEngine`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from harness.engine import (
     log_softmax,
     writer,
 )
+from harness.frozen import check_conditions
 from harness.heads import watch_starts
 from harness.sharing import Prefix, can_resume, capture_prefix, fill_cache, resume
 
@@ -65,7 +67,7 @@ def under_all(model: Model, conditions: Sequence[Condition]) -> Iterator[None]:
         places: dict[tuple[str, int], list[tuple[int, InPlace]]] = {}
         for part, condition in enumerate(conditions):
             for edit in condition.edits:
-                write = writer(model, edit, starts, part=(part, n))
+                write = writer(model, edit, starts, part=(part, n), start=condition.start)
                 places.setdefault((site_of(edit), edit.layer), []).append((part, write))
         for (site, layer), writes in places.items():
             stack.enter_context(edit_site(model, site, layer, change_parts(writes)))
@@ -95,6 +97,25 @@ class BatchedEngine(HookEngine):
         progress: Progress | None = None,
     ) -> Generations:
         """Greedy continuations; see :meth:`HookEngine.generate`."""
+        check_conditions(self.model, conditions)
+        made = Generations.empty(len(conditions), len(prompts), max_new_tokens, len(choices[0]) if choices else 0)
+        plain, frozen = _apart(conditions)
+        for members, run in ((plain, self._generate), (frozen, super().generate)):
+            if members:
+                here = [conditions[c] for c in members]
+                made.put(members, run(prompts, here, max_new_tokens, stop, choices, progress))
+        return made
+
+    def _generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        conditions: Sequence[Condition],
+        max_new_tokens: int,
+        stop: frozenset[int],
+        choices: Sequence[Sequence[int]] | None,
+        progress: Progress | None,
+    ) -> Generations:
+        """:meth:`generate` for conditions that freeze nothing."""
         asked = asked_tokens(choices, len(prompts))
         made = Generations.empty(len(conditions), len(prompts), max_new_tokens, asked.shape[1])
         untouched, by_layer = _by_earliest(conditions)
@@ -115,7 +136,7 @@ class BatchedEngine(HookEngine):
                             with resume(self.model, prefix, layer, n):
                                 out = self.model.forward(tiled, logits_to_keep=1, use_cache=True)
                             fill_cache(out.past_key_values, past, layer, n)
-                        new, log_probs = self._greedy(tiled, here, max_new_tokens, stop, out)
+                        new, log_probs = self._greedy(self.model.forward, tiled, here, max_new_tokens, stop, out)
                     place = np.array(block)[:, None], rows
                     found = log_probs.gather(-1, wanted.repeat(n, 1).to(log_probs.device))
                     made.tokens[..., : new.shape[-1]][place] = new.view(n, len(rows), -1).cpu().numpy()
@@ -129,7 +150,19 @@ class BatchedEngine(HookEngine):
     def score(
         self, prompts: Sequence[Sequence[int]], conditions: Sequence[Condition], progress: Progress | None = None
     ) -> Scores:
-        """Loss, entropy and rank of every token but the first; see :meth:`HookEngine.score`."""
+        """Loss, entropy, rank and confidence of every token but the first; see :meth:`HookEngine.score`."""
+        check_conditions(self.model, conditions)
+        scores = Scores.empty([len(tokens) for tokens in prompts], len(conditions))
+        plain, frozen = _apart(conditions)
+        for members, run in ((plain, self._score), (frozen, super().score)):
+            if members:
+                scores.put(members, run(prompts, [conditions[c] for c in members], progress))
+        return scores
+
+    def _score(
+        self, prompts: Sequence[Sequence[int]], conditions: Sequence[Condition], progress: Progress | None
+    ) -> Scores:
+        """:meth:`score` for conditions that freeze nothing."""
         scores = Scores.empty([len(tokens) for tokens in prompts], len(conditions))
         untouched, by_layer = _by_earliest(conditions)
         shared = self._shared(by_layer, cache=False)
@@ -173,6 +206,12 @@ class BatchedEngine(HookEngine):
         size = max(size, 1)
         for start in range(0, len(which), size):
             yield list(which[start : start + size])
+
+
+def _apart(conditions: Sequence[Condition]) -> tuple[list[int], list[int]]:
+    """Indices of the conditions that freeze nothing, and of those that freeze something."""
+    plain = [c for c, condition in enumerate(conditions) if condition.frozen is None]
+    return plain, [c for c, condition in enumerate(conditions) if condition.frozen is not None]
 
 
 def _by_earliest(conditions: Sequence[Condition]) -> tuple[list[int], dict[int, list[int]]]:

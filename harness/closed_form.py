@@ -3,7 +3,8 @@
 Such an edit changes nothing but the last residual vector: keys, values and every earlier layer depend on the tokens
 alone. So the model runs once per distinct token prefix, and every condition is evaluated there in closed form
 (:mod:`harness.final_layer`). Generation walks a tree of prefixes that forks only where two conditions choose different
-tokens. Whatever does not fit (earlier layers, heads, overlapping edits) is run with hooks, many conditions in one pass
+tokens. What a condition freezes stays as the untouched model has it on the condition's own tokens. Whatever does not
+fit (earlier layers, heads, overlapping edits, edits that start late) is run with hooks, many conditions in one pass
 (:mod:`harness.batched`).
 
 A model in half precision runs in half precision up to its last residual vector; from there on everything is float32.
@@ -20,6 +21,7 @@ import torch
 from harness.batched import BatchedEngine
 from harness.engine import Generations, Progress, Scores, asked_tokens, batches
 from harness.final_layer import FinalLayer, fits
+from harness.frozen import check_conditions
 from harness.kernels import choose, summarise
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ class ClosedFormEngine(BatchedEngine):
         """Greedy continuations; see :meth:`harness.engine.HookEngine.generate`."""
         if not fits(self.model, conditions):
             return super().generate(prompts, conditions, max_new_tokens, stop, choices, progress)
+        check_conditions(self.model, conditions)
         asked = asked_tokens(choices, len(prompts))
         made = Generations.empty(len(conditions), len(prompts), max_new_tokens, asked.shape[1])
         final = FinalLayer(self.model, conditions)
@@ -63,9 +66,10 @@ class ClosedFormEngine(BatchedEngine):
     def score(
         self, prompts: Sequence[Sequence[int]], conditions: Sequence[Condition], progress: Progress | None = None
     ) -> Scores:
-        """Loss, entropy and rank of every token but the first; see :meth:`harness.engine.HookEngine.score`."""
+        """Loss, entropy, rank and confidence of tokens; see :meth:`harness.engine.HookEngine.score`."""
         if not fits(self.model, conditions):
             return super().score(prompts, conditions, progress)
+        check_conditions(self.model, conditions)
         scores = Scores.empty([len(tokens) for tokens in prompts], len(conditions))
         final = FinalLayer(self.model, conditions)
         for rows in batches(prompts, self.batch_size):
@@ -79,6 +83,7 @@ class ClosedFormEngine(BatchedEngine):
                 scores.loss[here, place] = (found.normaliser - own).double().cpu().numpy()
                 scores.entropy[here, place] = found.entropy.double().cpu().numpy()
                 scores.rank[here, place] = (found.reached - 1).cpu().numpy()
+                scores.top[here, place] = found.top.double().cpu().numpy()
             if progress:
                 progress(len(rows) * len(conditions))
         return scores

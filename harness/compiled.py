@@ -68,9 +68,9 @@ def first(values: Any, wanted: Any) -> Any:
 @njit(nogil=True, fastmath=FLAGS, cache=True, error_model="numpy")
 def summarise(
     base: Any, second: Any, columns: Any, constant: Any, indices: Any, delta: Any, scale: Any, share: Any, at: Any,
-    target: Any, best: Any, normaliser: Any, entropy: Any, reached: Any,
+    target: Any, best: Any, normaliser: Any, entropy: Any, reached: Any, confidence: Any,
 ) -> None:  # fmt: skip
-    """Fill ``best``, ``normaliser``, ``entropy`` and ``reached`` [C, R]."""
+    """Fill ``best``, ``normaliser``, ``entropy``, ``reached`` and ``confidence`` (log p of the best token) [C, R]."""
     n, rows = at.shape
     whole = base.shape[1] // LANES * LANES
     values, totals, spreads = np.empty(base.shape[1], f32), np.empty(LANES, f32), np.empty(LANES, f32)
@@ -105,6 +105,7 @@ def summarise(
             normaliser[c, r] = np.log(total) + top
             entropy[c, r] = np.log(total) - spread / total
             reached[c, r] = count
+            confidence[c, r] = -np.log(total)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -297,9 +298,10 @@ def changes(
 @njit(nogil=True, fastmath=FLAGS, cache=True, error_model="numpy")
 def ranks(
     base: Any, second: Any, columns: Any, extra: Any, log_p: Any, indices: Any, delta: Any, kappa: Any, beta: Any,
-    theta: Any, eta: Any, target: Any, rank: Any, best: Any,
+    theta: Any, eta: Any, target: Any, rank: Any, best: Any, highest: Any,
 ) -> None:  # fmt: skip
-    """Fill ``rank`` of the target [R] (how many other tokens have at least its logit) and ``best`` token, [C, R, E]."""
+    """Fill ``rank`` of the target [R] (how many other tokens have at least its logit), the ``best`` token and its
+    ``highest`` l + x, [C, R, E]."""
     n = indices.shape[0]
     rows, size = base.shape
     push, values = np.empty(size, f32), np.empty(size, f32)
@@ -321,3 +323,4 @@ def ranks(
                     count += values[v] >= wanted
                 rank[c, r, e] = count
                 best[c, r, e] = first(values, top)
+                highest[c, r, e] = top

@@ -25,6 +25,7 @@ from harness.engine import Progress, batches
 from harness.errors import HarnessError
 from harness.expansion import changes_fast, expands
 from harness.final_layer import FinalLayer, Observed, Part, fits
+from harness.frozen import unigram_direction, unigram_probabilities
 from harness.logit_changes import Found, Kind, Problem, Unigram, changes
 from harness.logit_changes import ranks as ranks_of
 
@@ -48,6 +49,7 @@ class Effects:
         kl: kind -> float32 [C, T], KL(untouched || condition), nats.
         rank, best: kind -> int64 [C + 1, T]: rank of the right token (0: the most likely one; ties count against it),
             and the most likely token; the last row is the untouched model. None unless ``ranks`` was asked for.
+        top: kind -> float32 [C + 1, T], log-probability of the most likely token, rows as in ``best``.
         exact_share: share of the (condition, token) pairs that were evaluated exactly; 1 unless ``method="fast"``.
         kl_unigram, kl_unigram_change: KL(p_freq || model), [T] and kind -> [C, T]; None without a unigram distribution.
     """
@@ -64,6 +66,7 @@ class Effects:
     kl_unigram_change: dict[str, np.ndarray] | None
     rank: dict[str, np.ndarray] | None
     best: dict[str, np.ndarray] | None
+    top: dict[str, np.ndarray] | None
     exact_share: float = 1.0
 
     def size(self, kind: Kind = "total") -> np.ndarray:
@@ -88,7 +91,7 @@ def effects(
     batch_size: int = 64,
     method: Literal["exact", "fast"] = "exact",
     tolerance: float = 1e-4,
-    ranks: bool = False,
+    ranks: bool | Sequence[Kind] = False,
     progress: Progress | None = None,
 ) -> Effects:
     """Effects of conditions that edit neurons of the last layer.
@@ -98,20 +101,24 @@ def effects(
         unigram: counts or probabilities of the tokens [d_vocab], all positive; needed by ``frozen_unigram``.
         method: "exact" to float32, or "fast": single neurons by moments (:mod:`harness.expansion`) where the bound on
             the error, in nats, is at most ``tolerance``; the others exactly.
-        ranks: also the rank of the right token and the most likely token, which costs about as much again.
+        ranks: also the rank of the right token and the most likely token with its log-probability, under all kinds or
+            those that are named, which costs about as much again.
         memory_bytes: for columns, logits and activations together; results come on top.
 
     Raises:
-        HarnessError: the conditions edit anything else than the last layer's neurons, the closed form does not hold for
-            the model, ``frozen_unigram`` without ``unigram``, or nothing to keep.
+        HarnessError: the conditions edit anything else than the last layer's neurons, start late or freeze something
+            themselves, the closed form does not hold for the model, ``frozen_unigram`` without ``unigram`` (or where
+            all tokens are as frequent), or nothing to keep.
     """
+    _refuse_modified(conditions)
     if not fits(model, conditions):
         raise HarnessError(
             "effects: every condition must edit neurons of the last layer of a model with a closed form."
         )
-    frequencies = _unigram(unigram, model) if unigram is not None else None
-    if frequencies is None and "frozen_unigram" in kinds:
+    if unigram is None and "frozen_unigram" in kinds:
         raise HarnessError("effects: frozen_unigram needs the unigram distribution of the corpus.")
+    frequencies = _unigram(unigram, model, "frozen_unigram" in kinds) if unigram is not None else None
+    ranked = tuple(kinds if ranks is True else ranks or ())
     kept = _kept(prompts, positions)
     prompt = np.repeat(np.arange(len(prompts)), [len(rows) for rows in kept])
     position = np.concatenate([*kept, np.zeros(0, np.int64)]).astype(np.int64)
@@ -121,7 +128,7 @@ def effects(
     # The untouched model as one more condition: its ranks come the same way.
     final = FinalLayer(model, [*conditions, BASELINE] if ranks else conditions, column_bytes=memory_bytes // 2)
     work = _Work(final, tuple(kinds), frequencies, memory_bytes // 8, tolerance if method == "fast" else None)
-    out = _empty(conditions, prompt, position, tuple(kinds), frequencies is not None, ranks)
+    out = _empty(conditions, prompt, position, tuple(kinds), frequencies is not None, ranked)
     for rows in _groups(final, prompts, kept, memory_bytes // 4):
         seen, target, place = _observe(final, prompts, kept, rows, first, batch_size)
         for part in final.parts:
@@ -134,14 +141,20 @@ def effects(
     return replace(out, exact_share=work.exact / work.pairs)
 
 
-def _unigram(counts: np.ndarray, model: Model) -> Unigram:
-    counts = np.asarray(counts, dtype=np.float64)
-    if counts.shape != (model.anatomy.d_vocab,) or not (counts > 0).all():
-        raise HarnessError(
-            f"effects: the unigram distribution needs {model.anatomy.d_vocab} positive counts, one a token "
-            "(add 1 where a token was not seen)."
-        )
-    p = torch.from_numpy(counts / counts.sum()).to(model.readout.W_U.device)
+def _refuse_modified(conditions: Sequence[Condition]) -> None:
+    for condition in conditions:
+        if condition.frozen is not None or condition.start:
+            raise HarnessError(
+                f'effects: condition "{condition.name}" has a {"start" if condition.start else "frozen part"} of its '
+                "own; give plain conditions, and what is to be frozen as kinds."
+            )
+
+
+def _unigram(counts: np.ndarray, model: Model, freezes: bool) -> Unigram:
+    d_vocab, device = model.anatomy.d_vocab, model.readout.W_U.device
+    p = torch.from_numpy(unigram_probabilities(counts, d_vocab, "effects")).to(device)
+    if freezes:
+        return Unigram(p, torch.from_numpy(unigram_direction(counts, d_vocab, "effects")).to(device))
     return Unigram(p, p.log() - p.log().mean())
 
 
@@ -161,13 +174,13 @@ def _empty(
     position: np.ndarray,
     kinds: tuple[Kind, ...],
     unigram: bool,
-    ranks: bool,
+    ranked: tuple[Kind, ...],
 ) -> Effects:
     def many() -> dict[str, np.ndarray]:
         return {kind: np.zeros((len(conditions), len(prompt)), np.float32) for kind in kinds}
 
-    def tokens() -> dict[str, np.ndarray]:
-        return {kind: np.zeros((len(conditions) + 1, len(prompt)), np.int64) for kind in kinds}
+    def tokens(dtype: type) -> dict[str, np.ndarray] | None:
+        return {kind: np.zeros((len(conditions) + 1, len(prompt)), dtype) for kind in ranked} or None
 
     one = np.zeros((3, len(prompt)), np.float32)
     return Effects(
@@ -181,8 +194,9 @@ def _empty(
         kl=many(),
         kl_unigram=one[2] if unigram else None,
         kl_unigram_change=many() if unigram else None,
-        rank=tokens() if ranks else None,
-        best=tokens() if ranks else None,
+        rank=tokens(np.int64),
+        best=tokens(np.int64),
+        top=tokens(np.float32),
     )
 
 
@@ -242,7 +256,6 @@ class _Work:
     ) -> None:
         self.final, self.kinds, self.unigram, self.tolerance = final, kinds, unigram, tolerance
         self.pairs, self.exact = 0, 0.0
-        self.untouched = Part(final, [BASELINE], 0)
         # A place has its base, its logits in both precisions, its probabilities and, for moments, their products.
         self.step = max(1, min(256, room // (4 * (8 if tolerance is None else 24) * final.n_tokens)))
 
@@ -259,15 +272,19 @@ class _Work:
         """Fill the results of a part of the conditions at some places."""
         base = self.final.base(seen)
         own = torch.arange(len(target), device=self.final.device)
-        before = self.untouched.system(base, own[None])
+        before = self.final.untouched.system(base, own[None])
         problem = Problem.of(part.system(base, own.expand(part.n, -1)), before, self.kinds, target, self.unigram)
         found, share = self._changes(problem)
         self.pairs += part.n * len(target)
         self.exact += share * part.n * len(target)
-        if out.rank is not None and out.best is not None:
+        if out.rank is not None and out.best is not None and out.top is not None:
             rows = np.ix_(np.arange(part.start, part.start + part.n), place)
-            for results, array in zip((out.rank, out.best), ranks_of(problem), strict=True):
-                for e, kind in enumerate(self.kinds):
+            ranked: tuple[Kind, ...] = tuple(out.rank)  # type: ignore[arg-type]
+            rank, best, highest = ranks_of(problem if ranked == self.kinds else replace(problem, kinds=ranked))
+            grown = found[0][..., [self.kinds.index(kind) for kind in ranked]]
+            top = (highest - torch.log1p(grown)).clamp_max(0)
+            for results, array in zip((out.rank, out.best, out.top), (rank, best, top), strict=True):
+                for e, kind in enumerate(ranked):
                     results[kind][rows] = array[..., e].cpu().numpy()
         n = min(part.n, len(out.conditions) - part.start)  # without the untouched model
         here = np.ix_(np.arange(part.start, part.start + n), place)

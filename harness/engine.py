@@ -17,6 +17,7 @@ import torch
 
 from harness.conditions import site_of
 from harness.errors import HarnessError
+from harness.frozen import check_conditions, keep_component, unigram_direction
 from harness.heads import HeadEdit, HeadEditor, check_heads, watch_starts
 
 if TYPE_CHECKING:
@@ -49,6 +50,10 @@ class Generations:
         tokens = np.full((*shape, max_new_tokens), -1, np.int64)
         return cls(tokens, np.zeros(shape), np.zeros((*shape, n_choices)))
 
+    def put(self, members: Sequence[int], part: Generations) -> None:
+        """Fill in the conditions ``members`` with what was made of these alone."""
+        self.tokens[members], self.entropy[members], self.choices[members] = part.tokens, part.entropy, part.choices
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -59,6 +64,7 @@ class Scores:
         loss: float64 [n_conditions, n_tokens], -log p of the token, nats.
         entropy: float64 [n_conditions, n_tokens], nats, of the distribution that predicts the token.
         rank: int64 [n_conditions, n_tokens], 0 when the token is the most likely one (ties count against it).
+        top: float64 [n_conditions, n_tokens], log-probability of the most likely token: the model's confidence.
     """
 
     prompt: np.ndarray
@@ -66,6 +72,7 @@ class Scores:
     loss: np.ndarray
     entropy: np.ndarray
     rank: np.ndarray
+    top: np.ndarray
 
     @classmethod
     def empty(cls, lengths: Sequence[int], n_conditions: int) -> Scores:
@@ -74,7 +81,12 @@ class Scores:
         prompt = np.repeat(np.arange(len(n)), n - 1)
         position = np.concatenate([np.zeros(0, np.int64), *[np.arange(1, length) for length in n]])
         shape = (n_conditions, len(prompt))
-        return cls(prompt, position, np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64))
+        return cls(prompt, position, np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64), np.zeros(shape))
+
+    def put(self, members: Sequence[int], part: Scores) -> None:
+        """Fill in the conditions ``members`` with the scores of these alone."""
+        self.loss[members], self.entropy[members] = part.loss, part.entropy
+        self.rank[members], self.top[members] = part.rank, part.top
 
     def fill(self, c: int, place: np.ndarray, log_probs: torch.Tensor, target: torch.Tensor) -> None:
         """Fill in the columns ``place`` [n] of condition c; log_probs [n, d_vocab], target [n]."""
@@ -82,6 +94,7 @@ class Scores:
         self.loss[c, place] = -right[:, 0].double().cpu().numpy()
         self.entropy[c, place] = entropy(log_probs).double().cpu().numpy()
         self.rank[c, place] = ((log_probs >= right).sum(-1) - 1).cpu().numpy()
+        self.top[c, place] = log_probs.amax(-1).double().cpu().numpy()
 
     def columns(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """The columns of these prompts, one prompt after another."""
@@ -119,22 +132,39 @@ InPlace = Callable[[torch.Tensor], None]
 """Writes an edit into activations [batch, pos, d_mlp], or heads' outputs [batch, pos, n_heads, d_head]."""
 
 
-def writer(model: Model, edit: Edit, starts: Starts, part: tuple[int, int] = (0, 1)) -> InPlace:
+def writer(model: Model, edit: Edit, starts: Starts, part: tuple[int, int] = (0, 1), start: int = 0) -> InPlace:
     """A function that makes the edit in place and leaves the other neurons, or heads, alone.
 
     Args:
         starts: where the rows of the running pass begin.
         part: (i, n), the function is called with the i-th of n equal parts of the running pass's rows.
+        start: the edit acts from this token of each row on, counted from its first real token.
     """
     if site_of(edit) == "heads":
         check_heads(cast(HeadEdit, edit), model.anatomy.n_heads)
-        return HeadEditor(cast(HeadEdit, edit), starts, part)
+        return _from_token(start, HeadEditor(cast(HeadEdit, edit), starts, part), starts, part)
     indices = list(edit.indices)
 
     def write(activations: torch.Tensor) -> None:
         activations[..., indices] = edit.apply(activations[..., indices]).to(activations)
 
-    return write
+    return _from_token(start, write, starts, part)
+
+
+def _from_token(start: int, write: InPlace, starts: Starts, part: tuple[int, int]) -> InPlace:
+    """``write``, but what is before token ``start`` of each row stays as it was."""
+    if start == 0:
+        return write
+
+    def late(activations: torch.Tensor) -> None:
+        column = starts.column.view(part[1], -1)[part[0]].to(activations.device)
+        token = torch.arange(activations.shape[1], device=activations.device) - column[:, None]
+        before = activations.clone()
+        write(activations)  # all of it: an edit may remember what it sees at the first token
+        early = (token < start).view(*token.shape, *[1] * (activations.dim() - 2))
+        activations.copy_(torch.where(early, before, activations))
+
+    return late
 
 
 def edit_site(
@@ -146,9 +176,10 @@ def edit_site(
 
 @contextlib.contextmanager
 def under(model: Model, condition: Condition) -> Iterator[None]:
-    """Within the block, the model runs under ``condition``.
+    """Within the block, the model runs with the edits of ``condition``, which act from its start on.
 
-    Heads may be edited in passes that continue a cache if the cache was begun within the block.
+    Heads may be edited in passes that continue a cache if the cache was begun within the block. What the condition
+    freezes is left out: that takes a pass of the untouched model, too (:func:`passes`).
     """
 
     def copied(write: InPlace) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -162,9 +193,59 @@ def under(model: Model, condition: Condition) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         starts = stack.enter_context(watch_starts(model))
         for edit in condition.edits:
-            change = copied(writer(model, edit, starts))
+            change = copied(writer(model, edit, starts, start=condition.start))
             stack.enter_context(edit_site(model, site_of(edit), edit.layer, change))
         yield
+
+
+Forward = Callable[..., Any]
+"""``forward(batch, past, logits_to_keep, use_cache)`` as of :class:`harness.model.Model`; returns an object with
+``logits`` and ``past_key_values``."""
+
+
+@contextlib.contextmanager
+def passes(model: Model, condition: Condition) -> Iterator[Forward]:
+    """Within the block, a function that makes forward passes under ``condition``, with what it freezes frozen."""
+    if condition.frozen is not None:
+        yield FrozenPasses(model, condition).forward
+        return
+    with under(model, condition):
+        yield model.forward
+
+
+@dataclass(frozen=True)
+class _Passed:
+    """What a frozen pass gives: logits [batch, pos, d_vocab] and the caches of both its passes."""
+
+    logits: torch.Tensor
+    past_key_values: tuple[Any, Any]
+
+
+class FrozenPasses:
+    """Passes of the untouched and of the edited model over the same tokens, and the logits that follow from both."""
+
+    def __init__(self, model: Model, condition: Condition) -> None:
+        assert condition.frozen is not None
+        self.model, self.condition, self.frozen = model, condition, condition.frozen
+        self.direction: torch.Tensor | None = None
+        if self.frozen.what == "unigram":
+            v = unigram_direction(self.frozen.counts, model.anatomy.d_vocab, f'condition "{condition.name}"')
+            self.direction = torch.from_numpy(v)
+
+    def forward(self, batch: Batch, past: Any = None, logits_to_keep: int = 1, use_cache: bool = False) -> _Passed:
+        """One pass of each model; the logits are the model's own but for what is frozen (:mod:`harness.frozen`)."""
+        model, pasts = self.model, past or (None, None)
+        with model.capture_residual() as before:
+            untouched = model.forward(batch, pasts[0], logits_to_keep, use_cache)
+        with under(model, self.condition), model.capture_residual() as after:
+            edited = model.forward(batch, pasts[1], logits_to_keep, use_cache)
+        if self.direction is not None:
+            v = self.direction.to(edited.logits.device)
+            logits = keep_component(edited.logits, untouched.logits, v)
+        else:
+            x0, x = (seen.residual[:, -logits_to_keep:] for seen in (before, after))  # 0: all of them
+            logits = model.readout.logits(x, model.readout.denominator(x0))
+        return _Passed(logits, (getattr(untouched, "past_key_values", None), getattr(edited, "past_key_values", None)))
 
 
 def entropy(log_probs: torch.Tensor) -> torch.Tensor:
@@ -213,13 +294,14 @@ class HookEngine:
     def score(
         self, prompts: Sequence[Sequence[int]], conditions: Sequence[Condition], progress: Progress | None = None
     ) -> Scores:
-        """Loss, entropy and rank of every token but the first, under every condition."""
+        """Loss, entropy, rank and confidence of every token but the first, under every condition."""
+        check_conditions(self.model, conditions)
         scores = Scores.empty([len(tokens) for tokens in prompts], len(conditions))
         for c, condition in enumerate(conditions):
             for rows in batches(prompts, self.batch_size):
                 batch = self.model.pad([list(prompts[row]) for row in rows])
-                with under(self.model, condition):
-                    logits = self.model.forward(batch, logits_to_keep=0).logits
+                with passes(self.model, condition) as forward:
+                    logits = forward(batch, logits_to_keep=0).logits
                 for i, row in enumerate(rows):
                     n = len(prompts[row])
                     log_probs = log_softmax(logits[i, -n:-1] if n > 1 else logits[i, :0], [condition])
@@ -245,13 +327,14 @@ class HookEngine:
             stop: generation of a prompt ends with the first of these tokens (it is kept).
             choices: for every prompt, equally many token ids whose log-probability as first new token is wanted.
         """
+        check_conditions(self.model, conditions)
         asked = asked_tokens(choices, len(prompts))
         made = Generations.empty(len(conditions), len(prompts), max_new_tokens, asked.shape[1])
         for c, condition in enumerate(conditions):
             for rows in batches(prompts, self.batch_size):
                 batch = self.model.pad([list(prompts[row]) for row in rows])
-                with under(self.model, condition):
-                    new, log_probs = self._greedy(batch, [condition], max_new_tokens, stop)
+                with passes(self.model, condition) as forward:
+                    new, log_probs = self._greedy(forward, batch, [condition], max_new_tokens, stop)
                 wanted = torch.as_tensor(asked[rows], device=log_probs.device)
                 made.tokens[c, rows, : new.shape[1]] = new.cpu().numpy()
                 made.entropy[c, rows] = entropy(log_probs).double().cpu().numpy()
@@ -261,17 +344,24 @@ class HookEngine:
         return made
 
     def _greedy(
-        self, batch: Batch, conditions: Sequence[Condition], max_new_tokens: int, stop: frozenset[int], out: Any = None
+        self,
+        forward: Forward,
+        batch: Batch,
+        conditions: Sequence[Condition],
+        max_new_tokens: int,
+        stop: frozenset[int],
+        out: Any = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """New tokens [batch, <= max_new_tokens] with -1 after a stop, and the first token's log-probabilities.
 
-        The rows of the batch are equal parts, one for each condition, under which the model runs already. ``out``: what
-        the pass over the batch gave, if it was made.
+        Args:
+            forward: makes the passes; the rows of the batch are equal parts, one for each condition.
+            out: what the pass over the batch gave, if it was made.
         """
         ends = torch.tensor(sorted(stop), dtype=torch.long, device=batch.input_ids.device)
         done = torch.zeros(len(batch.input_ids), dtype=torch.bool, device=batch.input_ids.device)
         if out is None:
-            out = self.model.forward(batch, logits_to_keep=1, use_cache=True)
+            out = forward(batch, logits_to_keep=1, use_cache=True)
         first = log_softmax(out.logits[:, -1], conditions)
         log_probs, new = first, []
         for step in range(max_new_tokens):
@@ -281,6 +371,6 @@ class HookEngine:
             if done.all() or step + 1 == max_new_tokens:
                 break
             batch = batch.extend(token[:, None])
-            out = self.model.forward(batch, past=out.past_key_values, logits_to_keep=1, use_cache=True)
+            out = forward(batch, past=out.past_key_values, logits_to_keep=1, use_cache=True)
             log_probs = log_softmax(out.logits[:, -1], conditions)
         return torch.stack(new, dim=1), first

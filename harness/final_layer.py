@@ -11,17 +11,24 @@ a few neurons, hence the final residual x, and nothing else:
 
 so the logits are one or two base vectors plus a few columns of W w_out^T, with scalar factors that follow from inner
 products. Those are taken in float64, so that an edit which nearly cancels the residual does not lose its digits.
+
+A condition that freezes the final norm has the untouched residual's denominator. One that freezes the logits' component
+along v = log p_freq - mean(log p_freq) has one more column, v, whose factor takes back what the edit has changed of the
+component: l . v needs x . W^T v only. With a soft cap v is added to the capped logits (:mod:`harness.frozen`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
-from harness.conditions import SetNeurons, site_of
+from harness.conditions import BASELINE, SetNeurons, site_of
+from harness.frozen import unigram_direction
 from harness.kernels import System
 from harness.readout import probe_norm
 
@@ -38,7 +45,7 @@ COLUMN_BYTES = 2**30
 
 def fits(model: Model, conditions: Sequence[Condition]) -> bool:
     """Whether the closed form is valid: the last MLP's output enters the final residual as above, and the edits are of
-    the last layer's neurons only, no neuron twice in a condition."""
+    the last layer's neurons only, at all positions, no neuron twice in a condition."""
     anatomy = model.anatomy
     post_norm = anatomy.post_mlp_norms[-1]
     if post_norm is None:
@@ -49,7 +56,7 @@ def fits(model: Model, conditions: Sequence[Condition]) -> bool:
     if not straight:
         return False
     for condition in conditions:
-        if any(site_of(edit) != "neurons" for edit in condition.edits):
+        if any(site_of(edit) != "neurons" for edit in condition.edits) or (condition.edits and condition.start):
             return False
         edited = [index for edit in condition.edits for index in edit.indices]
         if len(set(edited)) < len(edited) or any(edit.layer != anatomy.n_layers - 1 for edit in condition.edits):
@@ -90,11 +97,17 @@ class FinalLayer:
             self.written = self.w_out * self.post_norm[1]
         if readout.centre_writes:
             self.written = self.written - self.written.mean(1, keepdim=True)
+        self.directions = Directions(self, conditions)
         self.parts = list(self._split(conditions, column_bytes or COLUMN_BYTES))
+
+    @cached_property
+    def untouched(self) -> Part:
+        """The untouched model as the only condition."""
+        return Part(self, [BASELINE], 0)
 
     def _split(self, conditions: Sequence[Condition], column_bytes: int) -> Iterator[Part]:
         """Parts of consecutive conditions whose columns fit in ``column_bytes``; at least one condition each."""
-        room = max(1, column_bytes // (4 * self.n_tokens))
+        room = max(1, column_bytes // (4 * self.n_tokens) - len(self.directions.v))
         start, used = 0, set[int]()
         for stop, condition in enumerate(conditions):
             own = {i for edit in condition.edits for i in edit.indices}
@@ -122,6 +135,13 @@ class FinalLayer:
             out[:, start : start + BLOCK_ROWS] = x @ W_U[start : start + BLOCK_ROWS].float().T
         return out
 
+    def scale(self, square: torch.Tensor) -> torch.Tensor:
+        """Factor on the logits by the final norm, float32, from the squared norm of the centred residual (float64)."""
+        readout = self.model.readout
+        if readout.norm == "none":
+            return torch.full_like(square, readout.scale).float()
+        return (readout.scale / (square.clamp_min(0) / self.model.anatomy.d_model + readout.eps).sqrt()).float()
+
     def base(self, seen: Observed) -> Base:
         """What all conditions share at some places."""
         return Base(self, seen)
@@ -143,12 +163,43 @@ class FinalLayer:
                 part.release()
 
 
+class Directions:
+    """The directions along which conditions freeze the logits: n distinct ones, mostly none or one.
+
+    Attributes (float64):
+        v: [n, d_vocab]. back: [n, d_model], W^T v.
+    """
+
+    def __init__(self, final: FinalLayer, conditions: Sequence[Condition]) -> None:
+        found: dict[int, np.ndarray] = {}
+        for condition in conditions:
+            frozen = condition.frozen
+            if frozen is not None and frozen.what == "unigram" and id(frozen.counts) not in found:
+                name = f'condition "{condition.name}"'
+                found[id(frozen.counts)] = unigram_direction(frozen.counts, final.n_tokens, name)
+        self._row = {key: row for row, key in enumerate(found)}
+        W_U = final.model.readout.W_U
+        self.v = torch.from_numpy(np.array([*found.values()]).reshape(-1, final.n_tokens)).to(final.device)
+        self.back = torch.zeros(len(found), W_U.shape[1], dtype=torch.float64, device=final.device)
+        if found:
+            for start in range(0, final.n_tokens, BLOCK_ROWS):
+                here = slice(start, start + BLOCK_ROWS)
+                self.back += self.v[:, here] @ W_U[here].double()
+            self.back *= final.model.readout.gain.double()
+
+    def rows(self, conditions: Sequence[Condition]) -> torch.Tensor:
+        """Row of each condition's direction, int64 [C]; -1 where it has none."""
+        frozen = (condition.frozen for condition in conditions)
+        rows = [self._row[id(f.counts)] if f is not None and f.what == "unigram" else -1 for f in frozen]
+        return torch.tensor(rows, dtype=torch.long, device=self.v.device)
+
+
 class Base:
     """What all conditions share at B places, centred as the final norm centres."""
 
     def __init__(self, final: FinalLayer, seen: Observed) -> None:
         readout = final.model.readout
-        self.neurons = seen.neurons
+        self.final, self.neurons = final, seen.neurons
         x, y = seen.residual, None
         self.own: torch.Tensor | None = None
         self.square_own = torch.zeros(0)
@@ -166,6 +217,16 @@ class Base:
         self.logits = final.project(x)
         self.second = None if y is None else final.project(y)
         self.x, self.y = x.double(), None if y is None else y.double()
+
+    @cached_property
+    def untouched(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of the untouched model: its square, as :meth:`Part.system` has it, and its share, float64 [B]; 0 without."""
+        square = self.x.square().sum(-1)
+        if self.final.post_norm is None or self.y is None:
+            return square, torch.zeros_like(square)
+        share = (self.square_own.clamp_min(0) / self.x.shape[1] + self.final.post_norm[0]).rsqrt()
+        inner = self.y.square().sum(-1)
+        return square + 2 * share * (self.x * self.y).sum(-1) + share.square() * inner, share
 
 
 class Part:
@@ -186,6 +247,10 @@ class Part:
         values = [[v for e in c.edits for v in getattr(e, "values", ())] for c in conditions]
         self.values = _filled(values, width, 0.0, torch.float32, device) if constant else None
         self.written = final.written[self.used]
+        norm_held = [c.frozen is not None and c.frozen.what == "final_norm" for c in conditions]
+        self.norm_held = torch.tensor(norm_held, device=device) if any(norm_held) else None
+        direction = final.directions.rows(conditions)
+        self.direction = direction if bool((direction >= 0).any()) else None
         self._columns: tuple[torch.Tensor, torch.Tensor] | None = None
         # Inner products of the written directions of one condition, [C, k, k].
         vectors = self.written.double()[self.indices]
@@ -195,9 +260,12 @@ class Part:
 
     @property
     def columns(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """W w_out^T of the neurons in use [m, d_vocab], and the largest magnitude in each row [m]; see release()."""
+        """W w_out^T of the neurons in use [m, d_vocab], then the directions along which conditions freeze the logits;
+        and the largest magnitude in each row; see release()."""
         if self._columns is None:
             columns = self.final.project(self.written)
+            if self.direction is not None:
+                columns = torch.cat([columns, self.final.directions.v.float()])
             reach = torch.maximum(columns.amax(1), -columns.amin(1)) if len(columns) else columns.new_zeros(0)
             self._columns = columns, reach
         return self._columns
@@ -244,10 +312,9 @@ class Part:
             inner = base.y.square().sum(-1)[at] + 2 * along(base.y, self.final.written) + pushed
             square = square + 2 * share * both + share.square() * inner
             delta = (share[..., None] * exact).float()
-        denominator = torch.ones_like(square)
-        if readout.norm != "none":
-            denominator = (square.clamp_min(0) / width + readout.eps).sqrt()
-        return System(
+        if self.norm_held is not None:
+            square = torch.where(self.norm_held[:, None], base.untouched[0][at], square)
+        system = System(
             base=base.logits,
             second=base.second,
             columns=self.columns[0],
@@ -255,11 +322,45 @@ class Part:
             constant=self.final.constant,
             indices=self.indices,
             delta=delta,
-            scale=(readout.scale / denominator).float(),
+            scale=self.final.scale(square),
             share=None if share is None else share.float(),
             at=at,
             cap=readout.cap,
         )
+        return system if self.direction is None else self._hold(system, base, self.direction)
+
+    def _hold(self, system: System, base: Base, direction: torch.Tensor) -> System:
+        """The same logits with the untouched model's component along each condition's direction (-1: none)."""
+        v, which = self.final.directions.v, direction.clamp_min(0)
+        held = (direction >= 0)[:, None]
+        if system.cap is None:
+            factor = self._lost(system, base, which) / v.square().sum(1)[which, None]
+            factor = torch.where(held, factor / system.scale.double(), 0.0).float()
+            indices = torch.cat([system.indices, len(self.used) + which[:, None]], 1)
+            return replace(system, indices=indices, delta=torch.cat([system.delta, factor[..., None]], -1))
+        # Behind a soft cap the component is that of the capped logits, which have to be made.
+        places = torch.arange(len(base.logits), device=v.device)[None]
+        [(_, untouched)] = self.final.untouched.system(base, places).blocks()
+        factor = torch.zeros_like(system.scale)
+        for c in held[:, 0].nonzero()[:, 0]:
+            own = v[which[c]]
+            before = torch.cat([rows.double() @ own for rows in untouched[0].split(256)])
+            [(_, logits)] = system.part(c[None]).blocks()
+            factor[c] = ((before[system.at[c]] - logits[0].double() @ own) / (own @ own)).float()
+        return replace(system, directions=v.float(), which=which, after=factor)
+
+    def _lost(self, system: System, base: Base, which: torch.Tensor) -> torch.Tensor:
+        """What the edits take of the logits along each condition's direction, (l0 - l) . v, float64 [C, R]."""
+        back, at = self.final.directions.back, (system.at, which[:, None])
+        square, share = base.untouched
+        pushes = (self.written.double() @ back.T)[self.indices, which[:, None]]  # [C, k]
+        mine = (base.x @ back.T)[at]
+        theirs = mine
+        if base.y is not None and system.share is not None:
+            second = (base.y @ back.T)[at]
+            mine, theirs = mine + system.share.double() * second, mine + share[system.at] * second
+        mine = mine + (system.delta.double() * pushes[:, None]).sum(-1)
+        return self.final.scale(square)[system.at].double() * theirs - system.scale.double() * mine
 
 
 def _filled(

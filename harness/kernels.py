@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -35,10 +35,13 @@ class System:
         l[c, r] = cap((base[b] + share[c, r] * second[b] + sum_j delta[c, r, j] * columns[indices[c, j]])
                        * scale[c, r] + constant),      b = at[c, r],      cap(l) = cap * tanh(l / cap)
 
+    and, where ``after`` is given, after[c, r] * directions[which[c]] on top: what is added to capped logits.
+
     Attributes (float32 unless said otherwise):
         base: [B, V]. second: [B, V] or None. columns: [m, V]. constant: [V].
         reach: [m], the largest magnitude in each column; made where it is not given.
         indices: int64 [C, k]. delta: [C, R, k]. scale, share: [C, R]. at: int64 [C, R].
+        directions: [n, V]. which: int64 [C]. after: [C, R]. The compiled loops do not know them.
     """
 
     base: torch.Tensor
@@ -52,9 +55,12 @@ class System:
     at: torch.Tensor
     cap: float | None = None
     reach: torch.Tensor | None = None
+    directions: torch.Tensor | None = None
+    which: torch.Tensor | None = None
+    after: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
-        for array in (self.base, self.second, self.delta, self.scale, self.share):
+        for array in (self.base, self.second, self.delta, self.scale, self.share, self.after):
             if array is not None and not torch.isfinite(array).all():
                 raise not_finite()
 
@@ -77,7 +83,10 @@ class System:
             logits = logits + self.share[..., None] * self.second[self.at[..., None], tokens]
         for j in range(self.indices.shape[1]):
             logits = logits + self.delta[..., j, None] * self.columns[self.indices[:, j, None, None], tokens]
-        return self._finish(logits * self.scale[..., None] + self.constant[tokens])
+        logits = self._capped(logits * self.scale[..., None] + self.constant[tokens])
+        if self.directions is None or self.which is None or self.after is None:
+            return logits
+        return logits + self.after[..., None] * self.directions[self.which[:, None, None], tokens]
 
     def blocks(self) -> Iterator[tuple[slice, torch.Tensor]]:
         """Logits [c, R, V], a block of conditions at a time."""
@@ -89,21 +98,38 @@ class System:
             if self.second is not None and self.share is not None:
                 logits = torch.addcmul(logits, self.share[here, :, None], self.second[self.at[here]])
             logits = torch.baddbmm(logits, self.delta[here], self.columns[self.indices[here]])
-            yield here, self._finish(torch.addcmul(self.constant, logits, self.scale[here, :, None]))
+            logits = self._capped(torch.addcmul(self.constant, logits, self.scale[here, :, None]))
+            if self.directions is not None and self.which is not None and self.after is not None:
+                logits = logits + self.after[here, :, None] * self.directions[self.which[here], None]
+            yield here, logits
 
-    def _finish(self, logits: torch.Tensor) -> torch.Tensor:
+    def part(self, conditions: torch.Tensor) -> System:
+        """The logits of some of the conditions, int64 [n] or bool [C]."""
+        return replace(
+            self,
+            indices=self.indices[conditions],
+            delta=self.delta[conditions],
+            scale=self.scale[conditions],
+            share=None if self.share is None else self.share[conditions],
+            at=self.at[conditions],
+            which=None if self.which is None else self.which[conditions],
+            after=None if self.after is None else self.after[conditions],
+        )
+
+    def _capped(self, logits: torch.Tensor) -> torch.Tensor:
         return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Of every distribution [C, R]: the best token (ties to the smaller id), log sum exp l, entropy in nats, and how
-    many tokens have a logit of at least the target's."""
+    """Of every distribution [C, R]: the best token (ties to the smaller id), log sum exp l, entropy in nats, how many
+    tokens have a logit of at least the target's, and the log-probability of the best token."""
 
     best: torch.Tensor
     normaliser: torch.Tensor
     entropy: torch.Tensor
     reached: torch.Tensor
+    top: torch.Tensor
 
 
 def not_finite() -> HarnessError:
@@ -121,7 +147,7 @@ def summarise(system: System, target: torch.Tensor | None = None) -> Summary:
         target = torch.full(shape[1:], -1, device=system.base.device)
     if system.at.numel() == 0:
         empty = torch.zeros(shape, device=system.base.device)
-        return Summary(empty.long(), empty, empty, empty.long())
+        return Summary(empty.long(), empty, empty, empty.long(), empty)
     found = (_summarise_numba if _compiled(system) else _summarise_torch)(system, target)
     if not torch.isfinite(found.normaliser).all() or not torch.isfinite(found.entropy).all():
         raise not_finite()
@@ -136,7 +162,7 @@ def choose(system: System) -> torch.Tensor:
 
 
 def _compiled(system: System) -> bool:
-    return system.base.device.type == "cpu" and system.cap is None
+    return system.base.device.type == "cpu" and system.cap is None and system.after is None
 
 
 # -- torch -----------------------------------------------------------------------------------------------------------
@@ -155,10 +181,11 @@ def _summarise_torch(system: System, target: torch.Tensor) -> Summary:
         found.entropy[here] = total.log() - (weights * shifted).sum(-1) / total
         own = logits.gather(-1, target.clamp_min(0).expand(len(logits), -1)[..., None])
         found.reached[here] = torch.where(target >= 0, (logits >= own).sum(-1), 0)
+        found.top[here] = -total.log()
     return found
 
 
-_TYPES = (torch.int64, torch.float32, torch.float32, torch.int64)
+_TYPES = (torch.int64, torch.float32, torch.float32, torch.int64, torch.float32)
 
 
 # -- numba -----------------------------------------------------------------------------------------------------------
@@ -209,7 +236,7 @@ def _summarise_numba(system: System, target: torch.Tensor) -> Summary:
     compiled = loops()
 
     found = Summary(*(torch.empty(system.at.shape, dtype=t) for t in _TYPES))
-    out = as_numpy(found.best, found.normaliser, found.entropy, found.reached)
+    out = as_numpy(found.best, found.normaliser, found.entropy, found.reached, found.top)
     shared, own, [wanted] = _shared(system), _own(system), as_numpy(target)
 
     def loop(part: slice) -> None:

@@ -122,17 +122,7 @@ class Problem:
 
     def part(self, conditions: torch.Tensor) -> Problem:
         """The same for some of the conditions."""
-        system = self.system
-        share = None if system.share is None else system.share[conditions]
-        some = replace(
-            system,
-            indices=system.indices[conditions],
-            delta=system.delta[conditions],
-            scale=system.scale[conditions],
-            share=share,
-            at=system.at[conditions],
-        )
-        return replace(self, system=some)
+        return replace(self, system=self.system.part(conditions))
 
 
 def _dot(rows: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
@@ -165,17 +155,19 @@ def changes_plain(problem: Problem) -> Found:
     return tuple(torch.cat(x) for x in zip(*parts, strict=True))
 
 
-def ranks(problem: Problem) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rank of the target (how many other tokens have at least its logit) and the best token, int64 [C, R, E] each."""
+def ranks(problem: Problem) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Rank of the target (how many other tokens have at least its logit) and the best token, int64 [C, R, E] each, and
+    this token's l + x, float64 [C, R, E]: its log-probability but for the change of the normaliser."""
     if problem.compiled:
         return _ranks_compiled(problem)
-    rank, best = [], []
+    rank, best, highest = [], [], []
     for part in problem.blocks():
         logits = [part.log_p.double() + change for change in _logit_changes(part)]
         own = [y.gather(-1, part.target.expand(len(y), -1)[..., None]) for y in logits]
         rank.append(torch.stack([(y >= o).sum(-1) - 1 for y, o in zip(logits, own, strict=True)], -1))
         best.append(torch.stack([y.argmax(-1) for y in logits], -1))
-    return torch.cat(rank), torch.cat(best)
+        highest.append(torch.stack([y.amax(-1) for y in logits], -1))
+    return torch.cat(rank), torch.cat(best), torch.cat(highest)
 
 
 def _logit_changes(problem: Problem) -> Iterator[torch.Tensor]:
@@ -242,16 +234,16 @@ def _changes_compiled(problem: Problem, wanted: np.ndarray | None = None) -> tup
     return (grown, spread, moved, _at_target(problem), _along_unigram(problem)), wild
 
 
-def _ranks_compiled(problem: Problem) -> tuple[torch.Tensor, torch.Tensor]:
+def _ranks_compiled(problem: Problem) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     shape = tuple(problem.factors[0].shape)
-    rank, best = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    rank, best, highest = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.float32)
     (shared, own), [target] = _compiled_arrays(problem), as_numpy(problem.target)
 
     def loop(here: slice) -> None:
-        loops().ranks(*shared, *(x[here] for x in own), target, rank[here], best[here])
+        loops().ranks(*shared, *(x[here] for x in own), target, rank[here], best[here], highest[here])
 
     in_threads(loop, shape[0])
-    return torch.from_numpy(rank), torch.from_numpy(best)
+    return torch.from_numpy(rank), torch.from_numpy(best), torch.from_numpy(highest).double()
 
 
 def _at_target(problem: Problem) -> torch.Tensor:

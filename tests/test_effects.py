@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from test_engine import some_conditions, some_prompts
 
 from harness import logit_changes
-from harness.conditions import BASELINE, Condition, SetNeurons
+from harness.conditions import BASELINE, Condition, Frozen, SetNeurons
 from harness.effects import Effects, effects
 from harness.engine import HookEngine, under
 from harness.errors import HarnessError
@@ -145,10 +145,22 @@ def test_ranks_and_best_tokens(family: str) -> None:
     model = tiny(family)
     prompts, conditions = some_prompts(4), some_conditions(model, 5, n=5)[1:]
     found = effects(model, prompts, conditions, KINDS, unigram=counts(model), ranks=True)
-    assert found.rank is not None and found.best is not None
+    assert found.rank is not None and found.best is not None and found.top is not None
     scores = HookEngine(model).score(prompts, [*conditions, BASELINE])
     assert (found.rank["total"] != scores.rank).mean() < 0.02  # two tokens as likely to float32 precision
     assert (found.rank["frozen_norm"][-1] == found.rank["total"][-1]).all()
+    np.testing.assert_allclose(found.top["total"], scores.top, atol=1e-4)
+    for kind in KINDS:
+        np.testing.assert_array_equal(found.top[kind][-1], found.top["total"][-1])
+        loss = np.concatenate([found.loss + found.loss_change[kind], found.loss[None]])
+        right = found.rank[kind] == 0
+        np.testing.assert_allclose(found.top[kind][right], -loss[right], atol=1e-5)
+        assert found.top[kind].dtype == np.float32 and (found.top[kind] <= 0).all()
+    some = effects(model, prompts, conditions, KINDS, unigram=counts(model), ranks=("frozen_norm",))
+    assert some.rank is not None and some.top is not None and list(some.rank) == ["frozen_norm"]
+    np.testing.assert_array_equal(some.rank["frozen_norm"], found.rank["frozen_norm"])
+    np.testing.assert_array_equal(some.top["frozen_norm"], found.top["frozen_norm"])
+    assert effects(model, prompts, conditions).top is None
     v = np.log(counts(model))
     v -= v.mean()
     column = 0
@@ -167,6 +179,8 @@ def test_ranks_and_best_tokens(family: str) -> None:
                 best = found.best[kind][c, column : column + n]
                 picked = np.take_along_axis(logits, best[:, None], 1)[:, 0]
                 assert (logits.max(1) - picked).max() <= 1e-5 * np.abs(logits).max()
+                confidence = -np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1))
+                np.testing.assert_allclose(found.top[kind][c, column : column + n], confidence, atol=1e-4)
         column += n
 
 
@@ -212,6 +226,10 @@ def test_a_neuron_that_writes_into_the_null_space_acts_through_the_norm_alone() 
         ({"positions": [[True]]}, "has 2 predicted tokens, positions 1"),
         ({"positions": [[False, False]]}, "no token is left"),
         ({"conditions": [Condition("early", (SetNeurons(0, (1,), (0.0,)),))]}, "last layer"),
+        ({"unigram": np.full(300, np.inf)}, "positive counts"),
+        ({"unigram": np.ones(300), "kinds": ("frozen_unigram",)}, "all tokens are as frequent"),
+        ({"conditions": [Condition("late", start=2)]}, '"late" has a start of its own'),
+        ({"conditions": [Condition("held", frozen=Frozen("final_norm"))]}, '"held" has a frozen part of its own'),
     ],
 )
 def test_mistakes(change: dict[str, object], says: str) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import final_layer
+from harness.batched import BatchedEngine
 from harness.closed_form import ClosedFormEngine
 from harness.conditions import BASELINE, Condition, SetNeurons
 from harness.engine import Generations, HookEngine, Scores, under
@@ -50,6 +51,7 @@ def same_scores(a: Scores, b: Scores) -> None:
     np.testing.assert_array_equal(a.position, b.position)
     np.testing.assert_allclose(a.loss, b.loss, atol=1e-4, rtol=1e-5)
     np.testing.assert_allclose(a.entropy, b.entropy, atol=2e-5)
+    np.testing.assert_allclose(a.top, b.top, atol=1e-4, rtol=1e-5)
     # A rank may differ where two tokens are as likely to float32 precision.
     assert (a.rank != b.rank).mean() < 0.01
 
@@ -99,6 +101,7 @@ def test_hooks_equal_one_prompt_at_a_time_without_a_cache(family: str) -> None:
                 assert scored.loss[c, column + t - 1] == pytest.approx(found, abs=1e-4)
                 better = int((logits[t - 1] > logits[t - 1, prompt[t]]).sum())
                 assert abs(int(scored.rank[c, column + t - 1]) - better) <= 1
+                assert scored.top[c, column + t - 1] == pytest.approx(float(log_probs[t - 1].max()), abs=1e-4)
         column += len(prompt) - 1
 
 
@@ -181,6 +184,30 @@ def test_conditions_that_do_not_fit_in_memory_are_run_in_parts(family: str, monk
     assert len(final_layer.FinalLayer(model, conditions).parts) > 3
     parts = ClosedFormEngine(model).generate(prompts, conditions, 5, choices=[[3]] * len(prompts))
     same_generations(whole, parts)
+
+
+@pytest.mark.parametrize("engine", [ClosedFormEngine, BatchedEngine, HookEngine])
+def test_confidence_is_that_of_the_most_likely_token(engine: type[HookEngine]) -> None:
+    model = tiny("llama")
+    prompts, conditions = some_prompts(6), some_conditions(model, 7, size=20.0)
+    said = HookEngine(model).generate(prompts, conditions, 2).tokens
+    prompts = [[*prompt, *said[i % 3, i].tolist()] for i, prompt in enumerate(prompts)]  # some tokens are right
+    scores = engine(model, 4).score(prompts, conditions)
+    right = scores.rank == 0
+    assert right.any() and (scores.top <= 0).all()
+    np.testing.assert_allclose(scores.top[right], -scores.loss[right], atol=1e-5)
+    assert (scores.top[~right] >= -scores.loss[~right]).all()
+    assert (np.exp(scores.top) >= np.exp(-scores.entropy) - 1e-6).all()  # the largest p is at least e^-H
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 10_000), st.integers(1, 40), st.sampled_from([0.1, 5.0, 200.0]))
+def test_filled_in_confidence_is_the_largest_log_probability(seed: int, n_tokens: int, size: float) -> None:
+    logits = torch.randn(5, n_tokens, generator=torch.Generator().manual_seed(seed)) * size
+    log_probs = torch.log_softmax(logits, -1)
+    scores = Scores.empty([6], 1)
+    scores.fill(0, np.arange(5), log_probs, torch.zeros(5, dtype=torch.long))
+    np.testing.assert_array_equal(scores.top[0], log_probs.numpy().max(1).astype(float))
 
 
 def test_identical_logits_choose_the_first_token() -> None:

@@ -44,7 +44,10 @@ def logits(system: System) -> torch.Tensor:
         found = found + system.share.double()[..., None] * system.second.double()[system.at]
     found = found + torch.einsum("crk,ckv->crv", system.delta.double(), system.columns.double()[system.indices])
     found = found * system.scale.double()[..., None] + system.constant.double()
-    return found if system.cap is None else torch.tanh(found / system.cap) * system.cap
+    found = found if system.cap is None else torch.tanh(found / system.cap) * system.cap
+    if system.after is not None and system.directions is not None and system.which is not None:
+        found = found + system.after.double()[..., None] * system.directions.double()[system.which][:, None]
+    return found
 
 
 def check(system: System, target: torch.Tensor) -> None:
@@ -57,6 +60,8 @@ def check(system: System, target: torch.Tensor) -> None:
     entropy = -(log_probs.exp() * log_probs).sum(-1)
     assert (found.entropy.double() - entropy).abs().max() <= 1e-5 * size + 1e-5
     best = expected.amax(-1)
+    assert (found.top.double() - log_probs.amax(-1)).abs().max() <= 1e-5 * size + 1e-5
+    assert (found.top <= 0).all()
     for chosen in (found.best, choose(system)):
         assert (best - expected.gather(-1, chosen[..., None])[..., 0]).max() <= 4e-6 * size
     own = expected.gather(-1, target.expand(len(expected), -1)[..., None])
@@ -85,6 +90,24 @@ def test_both_paths_equal_brute_force(
         patch.setattr(kernels, "_compiled", lambda system: False)
         patch.setattr(kernels, "BLOCK_BYTES", 4 * n_tokens * 5 * 2)
         check(system, target)
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 10_000), cap=st.sampled_from([None, 0.5, 5.0]), second=st.booleans())
+def test_what_is_added_to_capped_logits(seed: int, cap: float | None, second: bool) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    system = replace(
+        some_system(seed, second=second),
+        cap=cap,
+        directions=torch.randn(2, 333, generator=generator),
+        which=torch.randint(2, (7,), generator=generator),
+        after=torch.randn(7, 5, generator=generator),
+    )
+    target = torch.randint(333, (5,), generator=generator)
+    check(system, target)
+    some = torch.tensor([5, 0, 3])
+    np.testing.assert_allclose(logits(system.part(some)), logits(system)[some], atol=1e-12)
+    check(system.part(torch.arange(7) % 2 == 0), target)
 
 
 def test_ties_go_to_the_smaller_token() -> None:
@@ -139,7 +162,7 @@ def test_the_number_of_threads_changes_no_bit() -> None:
         for threads in (1, 2, 5):
             torch.set_num_threads(threads)
             one = summarise(system, target)
-            found.append([x.numpy().tobytes() for x in (one.best, one.normaliser, one.entropy, one.reached)])
+            found.append([x.numpy().tobytes() for x in (one.best, one.normaliser, one.entropy, one.reached, one.top)])
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)

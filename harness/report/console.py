@@ -20,7 +20,7 @@ from rich.text import Text
 from harness.report.numbers import between, cell, control, controls, effect, number, p_value, question, value
 
 NARROW = 100
-MOST_COLUMNS = 9
+MOST_COLUMNS, NARROW_COLUMNS = 8, 5
 """Columns of a table that a terminal shows; the CSV file has them all."""
 
 VERDICT_STYLES = {
@@ -55,7 +55,7 @@ def _parts(record: Mapping[str, Any], path: Path, narrow: bool) -> Iterator[Rend
     for frame in record["frames"]:
         if frame["rows"]:
             yield _heading(frame["title"])
-            yield _frame(frame)
+            yield _frame(frame, NARROW_COLUMNS if narrow else MOST_COLUMNS)
     yield _heading("Effects beside the random controls")
     yield from _measures(record, narrow)
     yield _heading("Verdicts")
@@ -188,8 +188,8 @@ def _table_tests(table: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield _indent(Text(f"Note: {tests['note']}.", style="dim"))
 
 
-def _frame(frame: Mapping[str, Any]) -> RenderableType:
-    columns = list(frame["rows"][0])[:MOST_COLUMNS]
+def _frame(frame: Mapping[str, Any], most: int) -> RenderableType:
+    columns = list(frame["rows"][0])[:most]
     grid = _grid(*columns, right=[name for name in columns if not isinstance(frame["rows"][0][name], str)])
     for row in frame["rows"]:
         grid.add_row(*(cell(row[name]) for name in columns))

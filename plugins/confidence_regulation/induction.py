@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -212,7 +212,7 @@ class InductionNatural(InductionTask):
                 found.append((span.tokens[: second + self.ngram + 2], first, second))
         if not found:
             raise HarnessError(
-                f"task {self.name}: none of {len(spans)} sequences has such an n-gram; raise candidates or lower ngram."
+                f"task {self.name}: none of {len(spans)} sequences repeats {self.ngram} tokens so; raise candidates or lower ngram."
             )
         kept = found[:wanted]
         steps.append(Step("wanted", len(kept), len(found) - len(kept), "the first of them"))
@@ -231,9 +231,9 @@ class InductionNatural(InductionTask):
 
 
 REPEAT_FILTERS = {
-    "repeat": "with an {n}-gram that occurs exactly twice, followed by another two tokens",
-    "distinct": "and without a token twice inside it",
-    "apart": "and with at least one token between the two occurrences",
+    "repeat": "in which {n} tokens in a row occur exactly twice, the second time followed by another two",
+    "distinct": "and are all different",
+    "apart": "and have at least one token between their two occurrences",
 }
 
 
@@ -309,25 +309,34 @@ class Induction(Metric):
         from . import figures
 
         entropy, natural = outcomes.series["entropy"], "first" in outcomes.prompts[0].fields
-        position, rows = curves(entropy)
-        changed = Series(entropy.rows[1:], entropy.values[1:] - entropy.values[:1])
-        drawn = []
-        activations = None
+        n = len(outcomes.prompts)
+        shown = {"entropy": (Series(("untouched", "treated"), entropy.values[:2]), "entropy (nats)")}
         if "activation" in outcomes.series:
-            activations = curves(outcomes.series["activation"])
+            shown["activation"] = outcomes.series["activation"], "activation"
         if natural:
-            n = len(position) // 2
-            places = [f"A{i}" for i in range(n - 1)]
-            labels = [*places, "B", *places, "X"]
-            both = {row: rows[row] for row in ("baseline", "treated")}
-            drawn.append(figures.natural_curves(labels, both, "entropy"))
-            if activations:
-                drawn.append(figures.natural_curves(labels, activations[1], "activation"))
-            return tuple(drawn)
+            ngram = entropy.values.shape[2] // 2 - 1
+            first = [f"A{i}" for i in range(ngram)]
+            places = [*first, "B", *first, "X"]
+            return tuple(
+                figures.natural_curves(places, series.rows, *stacked(series)[1:], text, n, f"natural_{name}")
+                for name, (series, text) in shown.items()
+            )
         split = outcomes.prompts[0].fields["split"]
-        units = changed.rows[1:] or changed.rows
-        place, change = curves(changed)
-        drawn.append(figures.entropy_by_position(place, {unit: change[unit] for unit in units}, split))
-        if activations:
-            drawn.append(figures.activation_curves(activations[0], activations[1], split))
+        changed = Series(entropy.rows[1:], entropy.values[1:] - entropy.values[:1])
+        if outcomes.alone.units:
+            changed = Series(changed.rows[1:], changed.values[1:])
+        drawn = [self._by_position(figures.entropy_by_position, changed, split, n)]
+        if "activation" in shown:
+            drawn.append(self._by_position(figures.activation_curves, shown["activation"][0], split, n))
         return tuple(drawn)
+
+    def _by_position(self, draw: Callable[..., Figure], series: Series, split: int, n: int) -> Figure:
+        position, mean, error = stacked(series)
+        return draw(position, series.rows, mean, error, split, n)
+
+
+def stacked(series: Series) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Positions [t] that some prompt has, and mean and standard error there [rows, t]."""
+    position, rows = curves(series)
+    mean, error = (np.array(x) for x in zip(*rows.values(), strict=True))
+    return position, mean, error

@@ -66,7 +66,7 @@ class EffectsTask(TextTask):
         """For every prompt and each of its tokens but the first, whether its prediction counts."""
         from harness.corpora import kept
 
-        return [kept(model, x.tokens, skip_first=self.skip_first, newlines=self.newlines) for x in prompts]
+        return [kept(model, x.tokens, skip_first=self.skip_first, newlines=not self.newlines) for x in prompts]
 
     def measured(
         self,
@@ -144,10 +144,9 @@ class Mediation(EffectsTask):
         blocks = []
         for block, method in ((conditions[1:first_alone], "exact"), (conditions[first_alone:], self.method)):
             if block:
-                options = {"batch_size": engine.batch_size, "method": method}
-                total = self.measured(model, prompts, block, ("total",), ranks=True, **options)
-                direct = self.measured(model, prompts, block, frozen, **options)
-                blocks.append((total, _sums(total, direct, frozen, n)))
+                options = {"batch_size": engine.batch_size, "method": method, "ranks": ("total",)}
+                found = self.measured(model, prompts, block, ("total", *frozen), **options)
+                blocks.append((found, _sums(found, frozen, n)))
         total = blocks[0][0]
         untouched = _untouched(total, n)
         values = {
@@ -168,7 +167,7 @@ class Mediation(EffectsTask):
         return Outcomes(names, tuple(prompts), values, series=series)
 
 
-def _sums(total: Effects, direct: Effects, frozen: Sequence[Kind], n: int) -> dict[str, np.ndarray]:
+def _sums(total: Effects, frozen: Sequence[Kind], n: int) -> dict[str, np.ndarray]:
     """Sums over the tokens of each prompt, by condition: [C, n], and the sums of calibration [C, n, k]."""
     assert total.rank is not None and total.best is not None and total.top is not None
     rank, best, top = total.rank["total"][:-1], total.best["total"], total.top["total"][:-1]
@@ -184,7 +183,7 @@ def _sums(total: Effects, direct: Effects, frozen: Sequence[Kind], n: int) -> di
         "entropy": total.entropy + entropy,
         "reciprocal_rank": 1 / (1 + rank),
         "changed": best[:-1] != best[-1:],
-        **{f"{kind}_effect": np.abs(direct.loss_change[kind]) for kind in frozen},
+        **{f"{kind}_effect": np.abs(total.loss_change[kind]) for kind in frozen},
     }
     if total.kl_unigram_change is not None:
         values["kl_unigram_change"] = total.kl_unigram_change["total"]

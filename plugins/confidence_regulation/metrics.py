@@ -8,10 +8,10 @@ import numpy as np
 from pydantic import Field
 
 from harness.components import Metric
-from harness.outcomes import Figure, Frame, Measurement
+from harness.outcomes import Figure, Frame, Measurement, Series
 
 if TYPE_CHECKING:
-    from harness.outcomes import Outcomes, Series
+    from harness.outcomes import Outcomes
     from harness.statistics import AnyMeasure
 
 
@@ -160,7 +160,7 @@ def _neuron_figures(outcomes: Outcomes, table: dict[str, np.ndarray]) -> tuple[F
     per_token = {name: alone[name] / np.maximum(alone["tokens"], 1) for name in alone if alone[name].ndim == 2}
     total = per_token["total_effect"]
     drawn = [
-        figures.total_direct(names, total, per_token["frozen_norm_effect"], selected, "final norm held"),
+        figures.total_direct(names, total, per_token["frozen_norm_effect"], selected, "direct effect, final norm held"),
         figures.entropy_argmax(
             names, table["entropy_change"], table["changed_share"], table["norm_mediated"], selected
         ),
@@ -171,7 +171,14 @@ def _neuron_figures(outcomes: Outcomes, table: dict[str, np.ndarray]) -> tuple[F
         )
     if "frequency_mediated" in table:
         drawn += [
-            figures.total_direct(names, total, per_token["frozen_unigram_effect"], selected, "frequencies held"),
+            figures.total_direct(
+                names,
+                total,
+                per_token["frozen_unigram_effect"],
+                selected,
+                "direct effect, frequencies held",
+                "total_direct_frequency",
+            ),
             figures.frequency_kl(names, table["frequency_mediated"], table["kl_unigram_change"], selected),
         ]
     return tuple(drawn)
@@ -227,8 +234,10 @@ class Calibration(Metric):
     def _reliability(self, sums: np.ndarray) -> Figure:
         from . import figures
 
-        counted = [x.sum(axis=0, dtype=np.float64) for x in sums[:2]]
-        return figures.reliability(*counted)
+        counted = sums[:2].sum(axis=1, dtype=np.float64)
+        n, confidence, right = np.split(counted, 3, axis=1)
+        filled = np.where(n > 0, n, np.nan)
+        return figures.reliability(np.linspace(0, 1, n.shape[1] + 1), confidence / filled, right / filled, n)
 
 
 class ByPosition(Metric):
@@ -243,16 +252,17 @@ class ByPosition(Metric):
         split = self.split
         if split is None:
             split = next((prompt.fields["split"] for prompt in outcomes.prompts if "split" in prompt.fields), None)
-        frames, drawn = [], []
+        frames, found, position = [], {}, np.zeros(0)
         for name in ("entropy", "loss"):
-            if name in outcomes.series:
-                position, rows = curves(outcomes.series[name])
-                columns = {"position": position}
-                for row, (mean, error) in rows.items():
-                    columns |= {f"{row}_mean": mean, f"{row}_se": error}
-                frames.append(Frame(f"{name}_by_position", f"Mean {name} by position of the predicted token", columns))
-                drawn.append(figures.induction_curves(position, rows, split, name))
-        return Measurement(frames=tuple(frames), figures=tuple(drawn))
+            series = outcomes.series[name]
+            position, rows = curves(Series(("baseline", "treated"), series.values[:2]))
+            found[name] = rows
+            columns = {"position": position}
+            for row, (mean, error) in rows.items():
+                columns |= {f"{row}_mean": mean, f"{row}_se": error}
+            frames.append(Frame(f"{name}_by_position", f"Mean {name} by position of the predicted token", columns))
+        drawn = figures.induction_curves(position, found, split, len(outcomes.prompts), "by_position")
+        return Measurement(frames=tuple(frames), figures=(drawn,))
 
 
 def curves(series: Series) -> tuple[np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class TextTask(Task):
     """Base of tasks whose prompts are sequences of a corpus."""
 
-    corpus: AnyCorpus = Field("world", description="texts; the half of their documents kept for evaluation is used")
+    corpus: AnyCorpus = Field("world", validate_default=True, description="texts; the half of their documents kept for evaluation is used")
     sequences: int = Field(100, ge=1, description="how many sequences")
     across_documents: bool = Field(True, description="join short documents, else a sequence is a part of one document")
 

@@ -1,0 +1,92 @@
+"""Several runs as one Markdown page with their figures: what is committed as a reference, or sent to a colleague."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.report.numbers import between, cell, control, controls, effect, p_value, question, value
+from harness.results import read_json, write_bytes, writing
+
+
+def export(runs: Sequence[Path], folder: Path, title: str, description: str, command: str) -> Path:
+    """Write ``README.md`` and the figures of finished runs to ``folder``; returns the page.
+
+    The page and the pictures are the same bytes whenever the runs are.
+
+    Raises:
+        HarnessError: a record is damaged, or the folder cannot be written.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("harness.report"), trim_blocks=False, keep_trailing_newline=True, autoescape=False
+    )
+    pages = [_run(run, folder) for run in runs]
+    text = environment.get_template("suite.md.j2").render(
+        runs=pages, title=title, description=description, command=command
+    )
+    page = folder / "README.md"
+    write_bytes(page, (re.sub(r"\n{3,}", "\n\n", text).strip() + "\n").encode())
+    return page
+
+
+def _run(path: Path, folder: Path) -> dict[str, Any]:
+    record = read_json(path / "result.json")
+    name, model, selection = record["name"], record["identity"]["model"], record["selection"]
+    figures = []
+    with writing(folder):
+        shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / name).mkdir(parents=True)
+        for figure in record["figures"]:
+            file = f"{figure['name']}.png"
+            shutil.copyfile(path / "figures" / file, folder / name / file)
+            figures.append({"title": _cell(figure["title"]), "file": f"{name}/{file}"})
+    return {
+        "name": name,
+        "anchor": re.sub(r"[^a-z0-9_-]", "", name.lower()),
+        "description": record["description"],
+        "record": record,
+        "question": question(record),
+        "model": f"{model['id']}, {model['parameters'] / 1e6:.1f}M parameters, weights {model['weights_sha256'][:12]}",
+        "treated": selection["intervention"] != "none",
+        "controls": controls(record),
+        "selected": ", ".join(unit["neuron"] for unit in selection["neurons"]),
+        "primary": [measure for measure in record["measures"] if measure["primary"]],
+        "rows": [_measure(measure) for measure in record["measures"]],
+        "frames": [_frame(frame) for frame in record["frames"] if frame["rows"]],
+        "figures": figures,
+    }
+
+
+def _measure(measure: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "title": _cell(measure["title"]),
+        "baseline": "-"
+        if measure["baseline"] is None
+        else value({**measure, "value": measure["baseline"], "count": None}),
+        "value": value(measure),
+        "interval": between(measure, measure["ci_low"], measure["ci_high"]),
+        "control": control(measure),
+        "effect": effect(measure),
+        "p": p_value(measure["p_two_sided"]),
+        "p_holm": p_value(measure["p_holm"]) if measure["primary"] else "",
+        "verdict": measure["verdict"] if measure["primary"] else "",
+    }
+
+
+def _frame(frame: Mapping[str, Any]) -> dict[str, Any]:
+    columns = list(frame["rows"][0])
+    return {
+        "title": frame["title"],
+        "columns": columns,
+        "rows": [[cell(row[x]) for x in columns] for row in frame["rows"]],
+    }
+
+
+def _cell(text: str) -> str:
+    """Text that may stand in a table."""
+    return text.replace("|", "\\|").replace("\n", " ")
