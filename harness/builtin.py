@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
 
 from harness import hookimpl
-from harness.components import Intervention, ModelLoader, SelectionContext, Selector
-from harness.conditions import Neuron, Selection
+from harness.components import Corpus, Intervention, ModelLoader, SelectionContext, Selector
+from harness.conditions import Head, Neuron, Selection
 from harness.errors import HarnessError
 
 if TYPE_CHECKING:
@@ -39,6 +40,78 @@ class HuggingFace(ModelLoader):
         from harness.loading import load_hf
 
         return load_hf(self.pretrained, **self.model_dump(exclude={"pretrained"}))
+
+
+STREAM_LIMIT = 10_000
+"""Documents that are read of a stream of the hub when the user names no limit: some have no practical end."""
+
+
+class Text(Corpus):
+    """Texts of local files (.txt, .jsonl, .json, .parquet) or of a dataset on the Hugging Face hub.
+
+    A folder is read with its subfolders, files in the order of their paths. What is compressed (.gz) is unpacked while
+    it is read.
+    """
+
+    name = "text"
+    path: str = Field(min_length=1, description="file, folder, or hub id (allenai/c4)")
+    config: str | None = Field(None, description="configuration of the hub dataset (en)")
+    split: str = Field("train", description="split of the hub dataset")
+    column: str = Field("text", description="column that holds the texts; .txt files have none")
+    sample_by: Literal["paragraph", "document", "line"] = Field(
+        "paragraph", description="what is one document of a .txt file: paragraphs stand between empty lines"
+    )
+    revision: str | None = Field(None, description="branch, tag or commit of the hub dataset")
+    streaming: bool = Field(True, description="read the hub dataset over the network, rather than download all of it")
+    limit: int | None = Field(
+        None, ge=1, description=f"first so many documents; default: all, of a stream of the hub {STREAM_LIMIT}"
+    )
+
+    def documents(self) -> Iterator[str]:
+        """The texts; raises HarnessError for what cannot be read, and where there is none."""
+        from harness.texts import is_local, read_hub, read_local
+
+        if is_local(self.path):
+            self._refuse_hub_parameters()
+            texts = read_local(self.path, self.column, self.sample_by)
+        else:
+            texts = read_hub(self.path, self.config, self.split, self.column, self.revision, self.streaming)
+        empty = True
+        for text in islice(texts, self._limit()):
+            empty = False
+            yield text
+        if empty:
+            raise HarnessError(f"corpus text: {self.path} holds no documents.")
+
+    def data_digest(self) -> str:
+        """sha256 of what is read: of local files' bytes; of a hub dataset's id, commit, configuration and split.
+
+        The commit is asked of the hub unless ``revision`` is a full commit: so only then is this possible offline.
+        """
+        from harness.results import digest
+        from harness.texts import files_digest, hub_commit, is_local, local_files
+
+        if is_local(self.path):
+            kind, files = local_files(self.path)
+            what: list[str | None] = [files_digest(files), self.sample_by if kind == "text" else self.column]
+        else:
+            what = [self.path, hub_commit(self.path, self.revision), self.config, self.split, self.column]
+        return digest([*what, self._limit()])
+
+    def _limit(self) -> int | None:
+        from harness.texts import is_local
+
+        return self.limit or (STREAM_LIMIT if self.streaming and not is_local(self.path) else None)
+
+    def _refuse_hub_parameters(self) -> None:
+        for name in ("config", "revision"):
+            if getattr(self, name) is not None:
+                raise HarnessError(f"corpus text: {self.path} is local; {name} is for datasets of the hub.")
+        if self.split != "train":
+            raise HarnessError(
+                f'corpus text: {self.path} is local and has only the split "train", not "{self.split}"; '
+                "name the files of the split as path."
+            )
 
 
 def resolve_layer(layer: int, n_layers: int, owner: str) -> int:
@@ -104,6 +177,28 @@ class Neurons(Selector):
         return Selection(neurons=chosen, rule=f"the {len(chosen)} neurons named by the user")
 
 
+class Heads(Selector):
+    """An explicit list of attention heads, such as [L2H2, L2H3]."""
+
+    name = "heads"
+    heads: tuple[str, ...] = Field(min_length=1, description="L, layer, H, index of every head")
+
+    @field_validator("heads", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        items = value.split("+") if isinstance(value, str) else value
+        for item in items if isinstance(items, list | tuple) else ():
+            try:
+                Head.parse(str(item))
+            except HarnessError as error:
+                raise ValueError(str(error)) from error
+        return items
+
+    def select(self, context: SelectionContext) -> Selection:
+        chosen = tuple(Head.parse(text) for text in self.heads)
+        return Selection(neurons=chosen, rule=f"the {len(chosen)} heads named by the user")
+
+
 class Nothing(Intervention):
     """Edits nothing; what tasks that only look at neurons run under."""
 
@@ -120,8 +215,13 @@ def harness_model_loaders() -> list[type[ModelLoader]]:
 
 
 @hookimpl
+def harness_corpora() -> list[type[Corpus]]:
+    return [Text]
+
+
+@hookimpl
 def harness_selectors() -> list[type[Selector]]:
-    return [Random, Neurons]
+    return [Random, Neurons, Heads]
 
 
 @hookimpl

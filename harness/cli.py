@@ -1,4 +1,4 @@
-"""The command line: ``harness eval | run | list | report``."""
+"""The command line: ``harness eval | run | unigrams | list | report``."""
 
 from __future__ import annotations
 
@@ -182,6 +182,46 @@ def run(
     _run_all(specs, found, output_path, fresh, as_json, quiet, dry_run)
 
 
+@app.command("unigrams")
+def unigrams(
+    corpus: Annotated[str, typer.Option("--corpus", "-c", help="Corpus, for example text:path=texts.jsonl.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File for the counts (.safetensors).")],
+    model: Annotated[str, typer.Option("--model", "-m", help="Model whose tokenizer counts; as for eval.")] = "demo",
+    model_args: Annotated[str, typer.Option("--model_args", "--model-args", "-a", help="Loader parameters.")] = "",
+    max_tokens: Annotated[
+        int | None, typer.Option("--max_tokens", "--max-tokens", min=1, help="Stop after so many tokens.")
+    ] = None,
+    registry: RegistryPath = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget an earlier or interrupted count.")] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Count how often each token occurs in a corpus; continues where it was interrupted."""
+    from harness.registry import default_path, load_registry
+
+    if output.suffix != ".safetensors":
+        raise HarnessError(f'--output: expected the name of a file that ends with .safetensors, got "{output}".')
+    found = _catalogue()
+    path = registry or default_path()
+    models = load_registry(path).models if path.is_file() or registry else {}
+    loader = found.build("model", _model(model, model_args, None, found, models), "--model")
+    texts = found.build("corpus", parse_spec(corpus, "--corpus"), "--corpus")
+
+    from harness.report.progress import ConsoleReporter
+    from harness.unigrams import count_to_file, summary
+
+    reporter = ConsoleReporter(Console(stderr=True), quiet)
+    try:
+        with reporter.stage("loading the model"):
+            loaded = loader.load()  # type: ignore[attr-defined]  # a model loader
+        with reporter.stage("counting tokens", max_tokens) as advance:
+            counted, reused = count_to_file(output, loaded, texts, max_tokens, fresh, advance)  # type: ignore[arg-type]
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command continues from the last checkpoint", err=True)
+        raise typer.Exit(130) from None
+    typer.echo(f"{summary(counted, loaded)}\n{'counted before' if reused else 'written'}: {output}")
+
+
 @app.command("list")
 def list_components(
     what: Annotated[
@@ -199,13 +239,30 @@ def list_components(
 
 @app.command("report")
 def report(
-    run_folder: Annotated[Path, typer.Argument(help="Folder of a finished run, or its result.json.")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Folder of a finished run (or its result.json); several with --markdown.")
+    ],
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", help="Write one page about these runs, with their figures, here.")
+    ] = None,
+    title: Annotated[str, typer.Option("--title", help="Title of the page.")] = "Runs",
+    description: Annotated[str, typer.Option("--description", help="A sentence under the title.")] = "",
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Print the report of a finished run again."""
-    path = run_folder / "result.json" if run_folder.is_dir() else run_folder
-    _show(_record(path), path.parent, as_json)
+    """Print the report of a finished run again, or write a page about several."""
+    paths = [run / "result.json" if run.is_dir() else run for run in runs]
+    records = [_record(path) for path in paths]
+    if markdown is not None:
+        from harness.report.markdown import export
+        from harness.results import read_json
+
+        commands = sorted({read_json(path.parent / "provenance.json")["command"] for path in paths})
+        page = export([path.parent for path in paths], markdown, title, description, "`, `".join(commands))
+        typer.echo(f"wrote {page}")
+        return
+    for path, record in zip(paths, records, strict=True):
+        _show(record, path.parent, as_json)
 
 
 # -- helpers -----------------------------------------------------------------------------------------------------------

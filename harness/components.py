@@ -12,6 +12,7 @@ import inspect
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import yaml
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["model", "corpus", "selector", "intervention", "task", "metric"]
 KINDS: tuple[Kind, ...] = ("model", "corpus", "selector", "intervention", "task", "metric")
+PLURALS: dict[Kind, str] = {kind: "corpora" if kind == "corpus" else f"{kind}s" for kind in KINDS}
 
 
 class Component(BaseModel, abc.ABC):
@@ -59,6 +61,23 @@ class Component(BaseModel, abc.ABC):
             "params": params | {key: value.identity() for key, value in nested.items()},
         }
 
+    def inputs(self) -> dict[str, str]:
+        """sha256 of the data that parameters point to, by parameter: of corpora, and of files marked ``InputFile``.
+
+        Raises:
+            HarnessError: a file cannot be read.
+        """
+        found: dict[str, str] = {}
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if isinstance(value, Component):
+                found |= {f"{name}.{key}": digest for key, digest in value.inputs().items()}
+            elif isinstance(value, str) and any(isinstance(x, InputFile) for x in field.metadata):
+                from harness.texts import files_digest
+
+                found[name] = files_digest([Path(value)])
+        return found
+
 
 class ModelLoader(Component):
     """Loads a language model."""
@@ -68,6 +87,15 @@ class ModelLoader(Component):
     @abc.abstractmethod
     def load(self) -> Model:
         """Return the model with its tokenizer, in evaluation mode on its device."""
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """Marks a parameter that is the path of a file: its content is part of a run's identity."""
+
+
+CountsPath = Annotated[str | None, InputFile()]
+"""Type of a parameter that is a file of token counts."""
 
 
 def _nested(kind: Kind) -> BeforeValidator:
@@ -106,6 +134,9 @@ class Corpus(Component):
     @abc.abstractmethod
     def data_digest(self) -> str:
         """sha256 of what the texts depend on; part of a run's identity."""
+
+    def inputs(self) -> dict[str, str]:
+        return {"data": self.data_digest()}
 
 
 class Selector(Component):

@@ -186,6 +186,11 @@ def _identity(plan: Plan, model: Model) -> dict[str, Any]:
         "model": model.provenance(),
         "components": plan.components(),
         "data_sha256": plan.task.data_digest(),
+        "inputs_sha256": {
+            f"{x.name}.{key}": value
+            for x in (plan.task, plan.selector, plan.intervention)
+            for key, value in x.inputs().items()
+        },
         "controls": spec.controls,
         "match": spec.match,
         "engine": spec.engine,

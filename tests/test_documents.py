@@ -10,7 +10,7 @@ import pytest
 from typer.main import get_command
 
 from harness.cli import app
-from harness.components import parse_spec
+from harness.components import PLURALS, parse_spec
 from harness.plugins import catalogue
 from harness.registry import load_registry
 
@@ -23,7 +23,7 @@ def test_the_table_of_components_is_complete() -> None:
     found = catalogue()
     for kind, components in found.components.items():
         own = {name for name, cls in components.items() if found.origins[cls].distribution == "neuron-harness"}
-        [row] = [line for line in README.splitlines() if line.startswith(f"| {kind}s |")]
+        [row] = [line for line in README.splitlines() if line.startswith(f"| {PLURALS[kind]} |")]
         named = {name for name in re.findall(r"`([a-z_]+)`", row)}
         assert named == own, kind
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness.components import KINDS, Component
+from harness.components import KINDS, PLURALS, Component
 from harness.errors import HarnessError, suggest
 
 if TYPE_CHECKING:
@@ -24,15 +24,15 @@ def show(console: Console, found: Catalogue, what: str | None, registry: Callabl
     Raises:
         HarnessError: ``what`` is none of these; suggests the nearest.
     """
-    kinds = {word: kind for kind in KINDS for word in (kind, f"{kind}s")}
+    kinds = {word: kind for kind in KINDS for word in (kind, PLURALS[kind])}
     if what is None:
         for kind in KINDS:
-            console.print(_kind(found, kind, f"{kind}s"))
+            console.print(_kind(found, kind, PLURALS[kind]))
         console.print(
             "harness list NAME shows a component's parameters; harness list runs, the registry's runs.", style="dim"
         )
     elif what in kinds:
-        console.print(_kind(found, kinds[what], f"{kinds[what]}s"))
+        console.print(_kind(found, kinds[what], PLURALS[kinds[what]]))
     elif what in ("runs", "run"):
         found_runs = registry()
         console.print(_runs(found_runs))
@@ -46,7 +46,7 @@ def show(console: Console, found: Catalogue, what: str | None, registry: Callabl
             names = [name for kind in KINDS for name in found.components[kind]]
             raise HarnessError(
                 f'"{what}" is no component.{suggest(what, [*names, *kinds, "runs", "plugins"])} '
-                f"There are: {', '.join(sorted(names))}; or {', '.join(f'{kind}s' for kind in KINDS)}, runs, plugins."
+                f"There are: {', '.join(sorted(names))}; or {', '.join(PLURALS.values())}, runs, plugins."
             )
         for cls in matches:
             _component(console, found, cls)

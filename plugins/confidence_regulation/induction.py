@@ -212,7 +212,8 @@ class InductionNatural(InductionTask):
                 found.append((span.tokens[: second + self.ngram + 2], first, second))
         if not found:
             raise HarnessError(
-                f"task {self.name}: none of {len(spans)} sequences repeats {self.ngram} tokens so; raise candidates or lower ngram."
+                f"task {self.name}: none of {len(spans)} sequences repeats {self.ngram} tokens like this; raise "
+                "candidates or lower ngram."
             )
         kept = found[:wanted]
         steps.append(Step("wanted", len(kept), len(found) - len(kept), "the first of them"))

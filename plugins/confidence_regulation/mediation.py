@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
+from harness.components import CountsPath
 from harness.conditions import Condition, Neuron, Selection, Unit
 from harness.errors import HarnessError
 from harness.outcomes import Outcomes, Prepared, Prompt
@@ -32,7 +33,7 @@ class EffectsTask(TextTask):
     length: int = Field(256, ge=8, description="tokens of a sequence, at most the model's positions")
     skip_first: int = Field(3, ge=0, description="predictions made at the first so many positions do not count")
     newlines: bool = Field(False, description="predictions at newlines, and just before them, count")
-    unigram: str | None = Field(
+    unigram: CountsPath = Field(
         None, description="file of token counts (harness unigrams, or .npy); default: counted on the corpus"
     )
 

@@ -13,14 +13,15 @@ from harness.outcomes import Prompt, Series, Step
 
 if TYPE_CHECKING:
     from harness.corpora import Sequence as Span
-
     from harness.model import Model
 
 
 class TextTask(Task):
     """Base of tasks whose prompts are sequences of a corpus."""
 
-    corpus: AnyCorpus = Field("world", validate_default=True, description="texts; the half of their documents kept for evaluation is used")
+    corpus: AnyCorpus = Field(
+        "world", validate_default=True, description="texts; half of the documents is used, selectors have the other"
+    )
     sequences: int = Field(100, ge=1, description="how many sequences")
     across_documents: bool = Field(True, description="join short documents, else a sequence is a part of one document")
 

@@ -1,4 +1,4 @@
-"""The bundled model: a small language model that was trained by this repository (see README.md beside this file)."""
+"""The bundled model, which was trained by this repository (see README.md beside this file), and texts of its world."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from harness import hookimpl
-from harness.components import ModelLoader
+from harness.components import Corpus, ModelLoader
+
+from .corpus import WorldTexts
 
 if TYPE_CHECKING:
     from harness.model import Model
@@ -31,3 +33,8 @@ class Demo(ModelLoader):
 @hookimpl
 def harness_model_loaders() -> list[type[ModelLoader]]:
     return [Demo]
+
+
+@hookimpl
+def harness_corpora() -> list[type[Corpus]]:
+    return [WorldTexts]
