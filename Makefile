@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test fast lint bench train clean
+.PHONY: demo test fast lint bench reference train clean
 
 demo: $(READY)  ## set up, then run the main job on the bundled model
 	$(BIN)/harness eval --task knowledge_conflict --selector entropy --intervention mean
@@ -25,6 +25,9 @@ bench: $(READY)  ## the figures of benchmarks/README.md
 	$(BIN)/python benchmarks/loops.py
 	$(BIN)/python benchmarks/sites.py
 	$(BIN)/python benchmarks/sweep.py
+
+reference: $(READY)  ## the committed reference reports of the bundled model
+	$(BIN)/harness run paper-confidence --quiet --output_path build/reference --markdown reports/reference/paper-confidence
 
 train: $(READY)  ## train the bundled model again (under an hour on two cores)
 	$(BIN)/python -m harness_plugins.demo.train --out plugins/demo/weights

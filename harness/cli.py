@@ -19,6 +19,7 @@ from harness.errors import HarnessError, suggest
 if TYPE_CHECKING:
     from harness.plugins import Catalogue
     from harness.registry import Registry
+    from harness.run import Finished
     from harness.spec import RunSpec
 
 app = typer.Typer(
@@ -157,6 +158,9 @@ def run(
     ] = None,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:0, mps; default: the best.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", "-L", help="Override the runs' limit.")] = None,
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", help="Also write one page about all of them, with figures, here.")
+    ] = None,
     output_path: Output = Path("reports"),
     registry: RegistryPath = None,
     fresh: Fresh = False,
@@ -179,7 +183,11 @@ def run(
         if limit < 1:
             raise HarnessError(f"--limit: expected at least 1, got {limit}.")
         specs = [spec.model_copy(update={"limit": limit}) for spec in specs]
-    _run_all(specs, found, output_path, fresh, as_json, quiet, dry_run)
+    finished = _run_all(specs, found, output_path, fresh, as_json, quiet, dry_run)
+    if markdown is not None and finished:
+        suite = known.suites.get(names[0]) if names and len(names) == 1 else None
+        title, about = (names[0], suite.description) if names and suite else ("Runs", "")
+        _page([one.path for one in finished], markdown, title, about)
 
 
 @app.command("unigrams")
@@ -254,12 +262,7 @@ def report(
     paths = [run / "result.json" if run.is_dir() else run for run in runs]
     records = [_record(path) for path in paths]
     if markdown is not None:
-        from harness.report.markdown import export
-        from harness.results import read_json
-
-        commands = sorted({read_json(path.parent / "provenance.json")["command"] for path in paths})
-        page = export([path.parent for path in paths], markdown, title, description, "`, `".join(commands))
-        typer.echo(f"wrote {page}")
+        _page([path.parent for path in paths], markdown, title, description)
         return
     for path, record in zip(paths, records, strict=True):
         _show(record, path.parent, as_json)
@@ -333,28 +336,39 @@ def _short(model: ComponentSpec) -> str:
 
 def _run_all(
     specs: list[RunSpec], found: Catalogue, output: Path, fresh: bool, as_json: bool, quiet: bool, dry_run: bool
-) -> None:
-    """Validate every run before the first one starts, then make them one after another."""
-    from harness.run import execute, plan
+) -> list[Finished]:
+    """Validate every run before the first one starts, then make them, those on the same prompts together."""
+    from harness.run import execute_together, plan, together
 
     plans = [plan(spec, found) for spec in specs]
     if dry_run:
         for one in plans:
             typer.echo(json.dumps({"name": one.spec.name, **one.components()}, indent=2, ensure_ascii=False))
-        return
+        return []
     from harness.report.progress import ConsoleReporter
 
     reporter = ConsoleReporter(Console(stderr=True), quiet)
     command = shlex.join(["harness", *sys.argv[1:]])
-    for one in plans:
+    made = []
+    for group in together(plans):
         try:
-            finished = execute(one, output, reporter, command, fresh)
+            finished = execute_together(group, output, reporter, command, fresh)
         except KeyboardInterrupt:
             typer.echo("interrupted; the same command continues from the prompts that are finished", err=True)
             raise typer.Exit(130) from None
-        if finished.reused and not quiet:
-            typer.echo(f"{finished.path}: this run was finished before; --fresh makes it again.", err=True)
-        _show(finished.record, finished.path, as_json)
+        for run in finished:
+            if run.reused and not quiet:
+                typer.echo(f"{run.path}: this run was finished before; --fresh makes it again.", err=True)
+            _show(run.record, run.path, as_json)
+        made += finished
+    return made
+
+
+def _page(runs: list[Path], folder: Path, title: str, description: str) -> None:
+    """Write the Markdown page about some runs."""
+    from harness.report.markdown import export
+
+    typer.echo(f"wrote {export(runs, folder, title, description)}", err=True)
 
 
 def _record(path: Path) -> Any:

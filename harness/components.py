@@ -196,6 +196,10 @@ class Task(Component):
     """Whether conditions edit anything. A task that does not takes no intervention; its conditions name the neurons
     (``condition.units``) that are looked at."""
 
+    shares_passes: ClassVar[bool] = False
+    """Whether :meth:`observe` may be given the conditions of several runs at once: what is observed of a condition must
+    then not depend on the others. Baseline and treated conditions come first; ``answers`` are those of all of them,
+    whose names do not begin with "control"."""
     positions_treated: ClassVar[str] = "all positions"
     """Where edits act, for reports."""
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.conditions import Head, Selection, Unit, by_layer
+from harness.conditions import Head, Neuron, Selection, Unit, by_layer
 from harness.errors import HarnessError
+from harness.matching import Match, balance, matched_sets, matching_values
 
 if TYPE_CHECKING:
     from harness.model import Model
@@ -52,15 +53,38 @@ def draw_controls(
     batch_size: int,
     seed: int,
 ) -> Controls:
-    """``n`` control sets; where it is None, ``most`` or as many as there are.
+    """``n`` control sets; where it is None, ``most`` or as many as there are, which may be none.
+
+    Args:
+        match: "none": drawn uniformly; "norm" or "activation": like the selected neurons (:mod:`harness.matching`).
+        prompts: token ids that ``match="activation"`` measures activations over.
 
     Raises:
-        HarnessError: fewer than ``n`` distinct sets exist.
+        HarnessError: fewer than ``n`` distinct sets exist, or heads are to be matched.
     """
     pool = pools(selection, model)
-    if n is None:
-        n = min(most or 0, possible_controls(selection.neurons, pool))
-    return Controls(tuple(random_controls(selection.neurons, n, pool, seed)), tuple(sorted(pool)))
+    across = selection.pool is not None and isinstance(selection.neurons[0], Head)
+    if n and not any(pool.values()):
+        raise HarnessError(
+            f"controls: {n} random sets were asked for, but the selector left nothing to draw them from (its pool is "
+            "empty): loosen its thresholds, or ask for no controls."
+        )
+    wanted = min(most or 0, possible_controls(selection.neurons, pool, across)) if n is None else n
+    layers = tuple(sorted(pool))
+    if match == "none":
+        return Controls(tuple(random_controls(selection.neurons, wanted, pool, seed, across)), layers)
+    neurons = [unit for unit in selection.neurons if isinstance(unit, Neuron)]
+    if len(neurons) < len(selection.neurons):
+        raise HarnessError(f"controls: match={match} is for neurons; heads are drawn from their pool: use match=none.")
+    kind: Match = "norm" if match == "norm" else "activation"
+    values = matching_values(model, sorted(by_layer(neurons)), kind, prompts, batch_size)
+    matched = matched_sets(neurons, wanted, pool, values, seed)
+    if n is not None and len(matched) < n:
+        raise HarnessError(
+            f"controls: {n} sets matched by {match} were asked for, but only {len(matched)} distinct ones were found; "
+            f"ask for at most {len(matched)}."
+        )
+    return Controls(tuple(matched), layers, match, balance(neurons, pool, matched, values, kind))
 
 
 def pools(selection: Selection, model: Model) -> dict[int, list[int]]:
@@ -72,35 +96,38 @@ def pools(selection: Selection, model: Model) -> dict[int, list[int]]:
     return {layer: sorted(set(indices) - set(chosen.get(layer, ()))) for layer, indices in among.items()}
 
 
-def possible_controls(selected: Sequence[Unit], pool: Mapping[int, Sequence[int]]) -> int:
-    """How many distinct sets :func:`random_controls` can draw from."""
+def _groups(selected: Sequence[Unit], pool: Mapping[int, Sequence[int]], across: bool) -> list[tuple[list[Unit], int]]:
+    """What a set is made of: (units, how many of them), for each layer or, ``across`` layers, all at once."""
+    unit = type(selected[0])
     sizes = {layer: len(chosen) for layer, chosen in by_layer(selected).items()}
-    if set(sizes) <= set(pool):
-        return math.prod(math.comb(len(pool[layer]), k) for layer, k in sizes.items())
-    return math.comb(sum(map(len, pool.values())), len(selected))
+    if across or not set(sizes) <= set(pool):
+        return [([unit(layer, i) for layer, indices in pool.items() for i in indices], len(selected))]
+    return [([unit(layer, i) for i in pool[layer]], k) for layer, k in sizes.items()]
+
+
+def possible_controls(selected: Sequence[Unit], pool: Mapping[int, Sequence[int]], across: bool = False) -> int:
+    """How many distinct sets :func:`random_controls` can draw from."""
+    return math.prod(math.comb(len(members), k) for members, k in _groups(selected, pool, across))
 
 
 def random_controls(
-    selected: Sequence[Unit], n: int, pool: Mapping[int, Sequence[int]], seed: int
+    selected: Sequence[Unit], n: int, pool: Mapping[int, Sequence[int]], seed: int, across: bool = False
 ) -> list[tuple[Unit, ...]]:
     """``n`` distinct random sets of the pool, as many neurons in each layer as are selected there.
 
-    Where the pool lies in other layers than the selection (baseline heads), only the total number is matched. Sets are
-    drawn uniformly; their members are sorted, so that equal sets are equal tuples.
+    With ``across``, and where the pool does not cover the selection's layers, only the total number is matched:
+    baseline heads are chosen by what they do, and few of them lie in one layer. Sets are drawn uniformly; their members
+    are sorted, so that equal sets are equal tuples.
 
     Raises:
         HarnessError: the pool does not hold that many distinct sets.
     """
-    unit = type(selected[0])
-    sizes = {layer: len(chosen) for layer, chosen in by_layer(selected).items()}
-    groups = [([unit(layer, i) for i in pool.get(layer, ())], k) for layer, k in sizes.items()]
-    if not set(sizes) <= set(pool):
-        groups = [([unit(layer, i) for layer, indices in pool.items() for i in indices], len(selected))]
-    possible = possible_controls(selected, pool)
+    groups = _groups(selected, pool, across)
+    possible = possible_controls(selected, pool, across)
     if possible < n:
         raise HarnessError(
-            f"controls: {n} random sets of {len(selected)} {unit.__name__.lower()}s were asked for, but without the "
-            f"selected ones only {possible} distinct sets exist; ask for at most {possible}."
+            f"controls: {n} random sets of {len(selected)} {type(selected[0]).__name__.lower()}s were asked for, but "
+            f"without the selected ones only {possible} distinct sets exist; ask for at most {possible}."
         )
     rng = np.random.default_rng(seed)
     sets: dict[tuple[Unit, ...], None] = {}

@@ -1,4 +1,7 @@
-"""The leaderboard: one self-contained JSON row a run and measure, appended under a lock and flushed to the disk."""
+"""The leaderboard: one self-contained JSON row a run and measure, appended under a lock and flushed to the disk.
+
+Every row has the columns of ``COLUMNS``, each of one type or null, so that the file loads as a table anywhere.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,83 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from harness.errors import HarnessError
 from harness.results import SCHEMA_VERSION, canonical, clean, digest, writing
 
+Type = Literal["text", "integer", "number", "yes/no", "list"]
+
+_PARTS = ("task", "selector", "intervention")
+
+COLUMNS: dict[str, Type] = {
+    "row_id": "text",
+    "schema_version": "integer",
+    "run_id": "text",
+    "run": "text",
+    "time_utc": "text",
+    "harness_version": "text",
+    "git_commit": "text",
+    "git_dirty": "yes/no",
+    "command": "text",
+    "model": "text",
+    "model_revision": "text",
+    "weights_sha256": "text",
+    "tokenizer_sha256": "text",
+    "dtype": "text",
+    "device": "text",
+    **dict.fromkeys(_PARTS, "text"),
+    **{f"{part}_{what}": "text" for part in _PARTS for what in ("version", "params", "distribution")},
+    "metric_params": "text",
+    "data_sha256": "text",
+    "inputs_sha256": "text",
+    "n_prompts": "integer",
+    "n_clusters": "integer",
+    "neurons": "list",
+    "engine": "text",
+    "n_controls": "integer",
+    "control_match": "text",
+    "seed": "integer",
+    "limit": "integer",
+    "batch_size": "integer",
+    "resamples": "integer",
+    "hardware": "text",
+    "wall_seconds": "number",
+    "metric": "text",
+    "measure": "text",
+    "title": "text",
+    "unit": "text",
+    "higher_is_better": "yes/no",
+    "primary": "yes/no",
+    "baseline": "number",
+    "value": "number",
+    "count": "integer",
+    "denominator": "number",
+    "ci_low": "number",
+    "ci_high": "number",
+    "p_greater": "number",
+    "p_less": "number",
+    "p_two_sided": "number",
+    "quantile": "number",
+    "p_holm": "number",
+    "p_bh": "number",
+    "verdict": "text",
+    **{f"control_{key}": "number" for key in ("mean", "sd", "standard_error", "min", "q05", "q50", "q95", "max")},
+}
+"""The columns of a row, in order, with their types."""
+
+PROVENANCE = frozenset(
+    {"run", "time_utc", "command", "harness_version", "git_commit", "git_dirty", "hardware", "wall_seconds"}
+)
+"""Columns that say when, where and under which name a run was made, not what it is."""
+
 
 def append(path: Path, rows: Sequence[Mapping[str, Any]]) -> int:
-    """Add the rows that are not there yet (by ``row_id``); returns how many were added.
+    """Add the rows that are not there yet; returns how many were added.
 
-    A line that a killed process left unfinished is cut off first. Several processes may append at once.
+    A row is there if the newest of its ``row_id`` says the same, provenance aside: a run that was made again is added
+    only where its results changed. A line that a killed process left unfinished is cut off first. Several processes may
+    append at once.
 
     Raises:
         HarnessError: the file cannot be written, or holds a line that is no JSON object.
@@ -26,14 +96,19 @@ def append(path: Path, rows: Sequence[Mapping[str, Any]]) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
             whole = _cut_torn_line(path)
-            present = {row["row_id"] for row in _parse(path, whole)}
-            new = [row for row in rows if row["row_id"] not in present]
-            text = "".join(json.dumps(clean(row), ensure_ascii=False, allow_nan=False) + "\n" for row in new)
+            newest = {row["row_id"]: row for row in _parse(path, whole)}
+            new = [row for row in map(clean, rows) if not _same(row, newest.get(row["row_id"]))]
+            text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in new)
             with path.open("ab") as file:
                 file.write(text.encode())
                 file.flush()
                 os.fsync(file.fileno())
     return len(new)
+
+
+def _same(row: Mapping[str, Any], known: Mapping[str, Any] | None) -> bool:
+    """Whether a row repeats a known one; columns that only one of them has do not count."""
+    return known is not None and all(row[key] == known[key] for key in set(row) & set(known) - PROVENANCE)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -73,10 +148,26 @@ def _parse(path: Path, text: bytes) -> list[dict[str, Any]]:
     return rows
 
 
+def typed(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with all columns, in their order and of their types; null where it has none, or one of another type."""
+    return {column: _typed(row.get(column), kind) for column, kind in COLUMNS.items()}
+
+
+def _typed(value: Any, kind: Type) -> Any:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if kind == "number" and (whole or isinstance(value, float)):
+        return float(value)
+    if kind == "list" and isinstance(value, list):
+        return [str(item) for item in value]
+    fits = {"text": isinstance(value, str), "integer": whole, "yes/no": isinstance(value, bool)}
+    return value if fits.get(kind) else None
+
+
 def rows_of(record: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Leaderboard rows of a run: one for each measure, each self-contained, columns of stable types."""
+    """Leaderboard rows of a run: one for each measure, each self-contained, with the columns of ``COLUMNS``."""
     identity = record["identity"]
-    components = identity["components"]
+    components, model = identity["components"], identity["model"]
+    metrics = {metric["name"]: canonical(metric["params"]) for metric in components["metrics"]}
     shared = {
         "schema_version": SCHEMA_VERSION,
         "run_id": record["run_id"],
@@ -86,64 +177,34 @@ def rows_of(record: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[di
         "git_commit": (provenance["git"] or {}).get("commit"),
         "git_dirty": (provenance["git"] or {}).get("dirty"),
         "command": provenance["command"],
-        "model": identity["model"]["id"],
-        "model_revision": identity["model"]["commit"] or identity["model"]["revision"],
-        "weights_sha256": identity["model"]["weights_sha256"],
-        "tokenizer_sha256": identity["model"]["tokenizer_sha256"],
-        "dtype": identity["model"]["dtype"],
-        "device": identity["model"]["device"],
-        **{kind: components[kind]["name"] for kind in ("task", "selector", "intervention")},
-        **{
-            f"{kind}_{key}": clean(components[kind][source]) if key != "params" else canonical(components[kind][source])
-            for kind in ("task", "selector", "intervention")
-            for key, source in (("version", "version"), ("params", "params"), ("distribution", "distribution"))
-        },
+        "model": model["id"],
+        "model_revision": model["commit"] or model["revision"],
+        **{key: model[key] for key in ("weights_sha256", "tokenizer_sha256", "dtype", "device")},
+        **{part: components[part]["name"] for part in _PARTS},
+        **{f"{part}_{what}": components[part][what] for part in _PARTS for what in ("version", "distribution")},
+        **{f"{part}_params": canonical(components[part]["params"]) for part in _PARTS},
         "data_sha256": identity["data_sha256"],
+        "inputs_sha256": canonical(identity.get("inputs_sha256", {})),
         "n_prompts": record["task"]["n_prompts"],
         "n_clusters": record["task"]["n_clusters"],
         "neurons": [x["neuron"] for x in record["selection"]["neurons"]],
         "engine": record["engine"],
         "n_controls": record["controls"]["n"],
         "control_match": record["controls"]["match"],
-        "seed": identity["seed"],
-        "limit": identity["limit"],
+        **{key: identity.get(key) for key in ("seed", "limit", "batch_size", "resamples")},
         "hardware": provenance["accelerator"] or provenance["processor"],
         "wall_seconds": provenance["wall_seconds"],
     }
     return [
-        {
-            "row_id": digest([record["run_id"], measure["metric"], measure["name"]])[:16],
-            **shared,
-            **_measure_row(measure),
-        }
+        typed(
+            {
+                "row_id": digest([record["run_id"], measure["metric"], measure["name"]])[:16],
+                "metric_params": metrics.get(measure["metric"]),
+                **shared,
+                **clean(measure),
+                "measure": measure["name"],
+                **{f"control_{key}": value for key, value in clean(measure["controls"] or {}).items()},
+            }
+        )
         for measure in record["measures"]
     ]
-
-
-def _measure_row(measure: Mapping[str, Any]) -> dict[str, Any]:
-    keep = [
-        "metric",
-        "name",
-        "title",
-        "unit",
-        "higher_is_better",
-        "primary",
-        "baseline",
-        "value",
-        "count",
-        "denominator",
-        "ci_low",
-        "ci_high",
-        "p_greater",
-        "p_less",
-        "p_two_sided",
-        "quantile",
-        "p_holm",
-        "p_bh",
-        "verdict",
-    ]
-    control = measure["controls"]
-    return {("measure" if key == "name" else key): measure.get(key) for key in keep} | {
-        f"control_{key}": control.get(key) if control else None
-        for key in ("mean", "sd", "standard_error", "min", "q05", "q50", "q95", "max")
-    }

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import HarnessError
-from harness.outcomes import Outcomes, Prepared, Prompt, Series, Step
+from harness.outcomes import Alone, Outcomes, Prepared, Prompt, Series, Step
 
 SCHEMA_VERSION = 2
 
@@ -181,15 +181,73 @@ class RunFolder:
         """Write everything, the record last, and clear away what only a resumed run needs."""
         for name, content in files.items():
             (write_jsonl if name.endswith(".jsonl") else write_json)(self.path / name, content)
-        _save_arrays(self.path / "outcomes.safetensors", outcomes.arrays())
+        _save_arrays(self.path / "outcomes.safetensors", outcomes.arrays(), _labels(outcomes))
         write_json(self.result, record)
         shutil.rmtree(self._unfinished, ignore_errors=True)
 
+    def load_outcomes(self) -> Outcomes:
+        """The outcomes of a finished run, without its selection.
 
-def _save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+        Raises:
+            HarnessError: a file is missing or damaged, or the run is older than this way of keeping outcomes.
+        """
+        path = self.path / "outcomes.safetensors"
+        if not path.is_file():
+            raise HarnessError(f"{path}: there is no such file.")
+        arrays, labels = load_arrays(path), _read_labels(path)
+        try:
+            with (self.path / "samples.jsonl").open(encoding="utf-8") as file:
+                rows = [json.loads(line) for line in file]
+        except (OSError, ValueError) as error:
+            raise HarnessError(f"{self.path / 'samples.jsonl'}: cannot be read ({error}).") from error
+        observed = {name for name, array in arrays.items() if array.ndim == 2}
+        inside = {name: array for name, array in arrays.items() if not name.startswith(("alone ", "series "))}
+        alone = {name.removeprefix("alone "): array for name, array in arrays.items() if name.startswith("alone ")}
+        return Outcomes(
+            conditions=tuple(labels["conditions"]),
+            prompts=tuple(_prompt(row, observed) for row in rows[::2]),
+            values=inside,
+            answers=tuple(tuple(row["answer"] for row in rows[i::2]) for i in (0, 1)) if labels["answers"] else (),
+            categories={name: tuple(names) for name, names in labels["categories"].items()},
+            series={x: Series(tuple(names), arrays[f"series {x}"]) for x, names in labels["series"].items()},
+            alone=Alone(tuple(labels["alone"]), alone),
+        )
+
+
+def _labels(outcomes: Outcomes) -> dict[str, Any]:
+    """What the places of the arrays mean."""
+    return {
+        "conditions": outcomes.conditions,
+        "answers": bool(outcomes.answers),
+        "categories": outcomes.categories,
+        "series": {name: series.rows for name, series in outcomes.series.items()},
+        "alone": outcomes.alone.units,
+    }
+
+
+def _prompt(row: Mapping[str, Any], observed: Iterable[str]) -> Prompt:
+    """The prompt of a row of ``samples.jsonl``."""
+    own = {"prompt_id", "condition", "prompt", "input_ids", "cluster", "answer", *observed}
+    fields = {key: value for key, value in row.items() if key not in own}
+    return Prompt(row["prompt_id"], row["prompt"], tuple(row["input_ids"]), row["cluster"], fields)
+
+
+def _save_arrays(path: Path, arrays: Mapping[str, np.ndarray], labels: Mapping[str, Any] | None = None) -> None:
     from safetensors.numpy import save
 
-    write_bytes(path, save({name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())}))
+    # One entry of metadata only: the library writes several in any order, and the same run would have other bytes.
+    metadata = None if labels is None else {"outcomes": canonical(labels)}
+    write_bytes(path, save({name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())}, metadata))
+
+
+def _read_labels(path: Path) -> Any:
+    from safetensors import safe_open
+
+    with safe_open(path, "numpy") as file:
+        labels = (file.metadata() or {}).get("outcomes")
+    if labels is None:
+        raise HarnessError(f"{path}: it does not say what its arrays are; make the run again with --fresh.")
+    return json.loads(labels)
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:

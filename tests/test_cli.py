@@ -91,9 +91,10 @@ def finished(small_facts: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def test_a_run_leaves_its_record_samples_neurons_and_rows(finished: Path) -> None:
     run = only(finished)
-    assert {x.name for x in run.iterdir()} == {
-        "result.json", "samples.jsonl", "neurons.jsonl", "outcomes.safetensors", "provenance.json",
+    assert {x.name for x in run.iterdir()} >= {
+        "result.json", "samples.jsonl", "neurons.jsonl", "outcomes.safetensors", "provenance.json", "figures",
     }  # fmt: skip
+    assert not (run / "unfinished").exists()
     record = json.loads((run / "result.json").read_text())
     samples = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
     rows = [json.loads(line) for line in (finished / "leaderboard.jsonl").read_text().splitlines()]

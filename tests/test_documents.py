@@ -48,10 +48,11 @@ def test_commands_of_the_readme_parse() -> None:
 
 
 def test_runs_that_the_readme_names_exist() -> None:
-    runs = load_registry(ROOT / "registry.yaml").runs
-    named = {word for line in re.findall(r"`harness run ([a-z][a-z0-9-]*)`", README) for word in line.split()}
-    assert named <= set(runs)
-    assert named
+    registry = load_registry(ROOT / "registry.yaml")
+    named = set(re.findall(r"(?:`|^)harness run ([a-z][a-z0-9-]*)", README, re.M))
+    named |= set(re.findall(r"`(confidence-[a-z-]+)`", README))
+    assert named <= {*registry.runs, *registry.suites}
+    assert "paper-confidence" in named
 
 
 def test_the_plugin_of_contributing_is_the_example() -> None:

@@ -96,7 +96,7 @@ def test_settings_fill_in_what_a_run_of_the_model_leaves_open(tmp_path: Path) ->
         (SUITE.replace("runs: [one, many]", "runs: [one, mny]"), 16, 'no run called "mny". Did you mean "many"?'),
         (SUITE.replace("  paper:", "  one:"), 16, "there is a run of this name"),
         (SUITE.replace("runs: [one, many]", "run: [one]"), 16, "expected runs (a list of names)"),
-        (SUITE.replace("{entropy: {top: 3, null_dims: 12}, mean: {}}", "{entropy: 3}"), 20, "expected components"),
+        (SUITE.replace("{entropy: {top: 3, null_dims: 12}, mean: {}}", "{entropy: 3}"), 20, "expected parameters by component"),
         ("runs: &x\n  a: *x\n", 1, "a cycle"),
         ("runs:\n  a: 3\n", 2, "expected a mapping"),
         ("- a\n", 1, "expected a mapping"),
@@ -122,7 +122,15 @@ def test_an_unreadable_registry_is_named(tmp_path: Path) -> None:
 
 def test_every_run_of_the_shipped_registry_can_be_planned() -> None:
     registry = load_registry(default_path())
-    for specs in registry.runs.values():
-        for spec in specs:
-            loader = registry.models.get(spec.model.name, spec.model)
-            assert plan(spec.model_copy(update={"model": loader}), catalogue()).metrics
+    specs = [spec for specs in registry.runs.values() for spec in specs]
+    specs += [spec for suite in registry.suites for model in registry.settings for spec in registry.find(suite, model)]
+    for spec in specs:
+        loader = registry.models.get(spec.model.name, spec.model)
+        assert plan(spec.model_copy(update={"model": loader}), catalogue()).metrics
+
+
+def test_settings_of_the_shipped_registry_are_of_models_and_components_that_there_are() -> None:
+    registry, found = load_registry(default_path()), catalogue()
+    assert set(registry.settings) <= {*registry.models, *found.components["model"]}
+    names = {name for components in found.components.values() for name in components}
+    assert {name for components in registry.settings.values() for name in components} <= names

@@ -12,7 +12,7 @@ from harness.report.numbers import between, cell, control, controls, effect, p_v
 from harness.results import read_json, write_bytes, writing
 
 
-def export(runs: Sequence[Path], folder: Path, title: str, description: str, command: str) -> Path:
+def export(runs: Sequence[Path], folder: Path, title: str, description: str) -> Path:
     """Write ``README.md`` and the figures of finished runs to ``folder``; returns the page.
 
     The page and the pictures are the same bytes whenever the runs are.
@@ -26,9 +26,7 @@ def export(runs: Sequence[Path], folder: Path, title: str, description: str, com
         loader=jinja2.PackageLoader("harness.report"), trim_blocks=False, keep_trailing_newline=True, autoescape=False
     )
     pages = [_run(run, folder) for run in runs]
-    text = environment.get_template("suite.md.j2").render(
-        runs=pages, title=title, description=description, command=command
-    )
+    text = environment.get_template("suite.md.j2").render(runs=pages, title=title, description=description)
     page = folder / "README.md"
     write_bytes(page, (re.sub(r"\n{3,}", "\n\n", text).strip() + "\n").encode())
     return page

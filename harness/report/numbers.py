@@ -80,4 +80,5 @@ def controls(record: Mapping[str, Any]) -> str:
         "the selector's pool" if selection["pool"] is not None else f"the same layer{'s' * (len(found['layers']) > 1)}"
     )
     matched = f", matched in {found['match']}" if found["match"] != "none" else ""
-    return f"{found['n']} distinct random sets of {n} {unit}s of {where}{matched}, none of them selected"
+    said = f"{found['n']} distinct random sets of {n} {unit}s of {where}{matched}, none of them selected"
+    return said + (f" ({warning.rstrip('.')})" if (warning := found["details"].get("warning")) else "")

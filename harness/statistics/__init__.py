@@ -1,4 +1,4 @@
-"""Statistics of measures: p-values against controls, intervals over prompts, tests of transition tables.
+"""Statistics of measures: p-values against controls, intervals over prompts, tests of transition tables, two runs.
 
 There are two sources of variance. *Which neurons?* is answered by the controls: the treated value is ranked among the
 values of random sets (:func:`permutation_test`). *Which prompts?* is answered by resampling facts, the prompts of one
@@ -8,6 +8,14 @@ inside functions because importing them is slow.
 """
 
 from harness.statistics.bootstrap import Interval, binomial_interval, bootstrap_interval, paired_bootstrap
+from harness.statistics.comparison import (
+    Discordant,
+    Overlap,
+    chance_overlap,
+    mcnemar,
+    paired_intervals,
+    swap_test,
+)
 from harness.statistics.measure import AnyMeasure, Functional, Measure
 from harness.statistics.permutation import PermutationTest, adjust, control_summary, effect_sizes, permutation_test
 from harness.statistics.seeds import derive_seed, generator
@@ -17,25 +25,31 @@ from harness.statistics.verdicts import MeasureSummary, Verdict, summarise, verd
 __all__ = [
     "AnyMeasure",
     "ChiSquare",
+    "Discordant",
     "Functional",
     "Interval",
     "McNemar",
     "Measure",
     "MeasureSummary",
+    "Overlap",
     "PermutationTest",
     "TableTests",
     "Verdict",
     "adjust",
     "binomial_interval",
     "bootstrap_interval",
+    "chance_overlap",
     "control_summary",
     "conversion_ratios",
     "derive_seed",
     "effect_sizes",
     "generator",
+    "mcnemar",
     "paired_bootstrap",
+    "paired_intervals",
     "permutation_test",
     "summarise",
+    "swap_test",
     "table_tests",
     "transition_table",
     "verdict",

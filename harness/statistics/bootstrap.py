@@ -37,7 +37,7 @@ def binomial_interval(
     return float(found.low), float(found.high)
 
 
-def _cluster_sums(array: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+def cluster_sums(array: np.ndarray, clusters: np.ndarray) -> np.ndarray:
     """Sums over the prompts of each cluster: [rows, n_prompts] -> [rows, n_clusters]."""
     if array.shape[1] == 0:
         return array.astype(np.float64)
@@ -58,7 +58,7 @@ def _weights(n: int, seed: int, resamples: int, block: int) -> Iterator[np.ndarr
         yield np.bincount(drawn.ravel(), minlength=b * n).reshape(b, n).astype(np.float64)
 
 
-def _resampled(
+def resampled(
     measure: AnyMeasure, rows: Sequence[int], clusters: np.ndarray, seed: int, resamples: int
 ) -> Iterator[np.ndarray]:
     """Values of ``rows`` in bootstrap resamples of clusters, in blocks [<= 512, len(rows)]; fixed by ``seed``.
@@ -74,7 +74,7 @@ def _resampled(
     denominator = measure.denominator[rows]
     if (denominator == denominator[0]).all():  # as in every share of a fixed set of prompts
         denominator = denominator[:1]
-    numerator, denominator = (_cluster_sums(x, clusters).T for x in (measure.numerator[rows], denominator))
+    numerator, denominator = (cluster_sums(x, clusters).T for x in (measure.numerator[rows], denominator))
     for weights in _weights(len(numerator), seed, resamples, _block(len(numerator))):
         yield ratio(weights @ numerator, weights @ denominator, measure.scale)
 
@@ -86,7 +86,7 @@ def _resampled_functional(
     n_rows, n_prompts, n_terms = terms.shape
     if len(clusters) != n_prompts:
         raise ValueError(f"{len(clusters)} cluster numbers for {n_prompts} prompts")
-    sums = _cluster_sums(terms.transpose(0, 2, 1).reshape(n_rows * n_terms, n_prompts), clusters).T
+    sums = cluster_sums(terms.transpose(0, 2, 1).reshape(n_rows * n_terms, n_prompts), clusters).T
     block = min(_block(len(sums)), max(1, FUNCTIONAL_CELLS // sums.shape[1]))
     for weights in _weights(len(sums), seed, resamples, block):
         yield measure.function((weights @ sums).reshape(len(weights), n_rows, n_terms))
@@ -97,7 +97,7 @@ def _block(n: int) -> int:
     return max(1, min(512, 4_000_000 // max(n, 1)))
 
 
-def _percentile(values: Sequence[np.ndarray], level: float) -> Interval | None:
+def percentile(values: Sequence[np.ndarray], level: float) -> Interval | None:
     """The middle ``level`` of the resampled values, which come in blocks."""
     drawn = np.concatenate([np.empty(0), *values])
     known = known_values(drawn)
@@ -114,7 +114,7 @@ def bootstrap_interval(
 
     None with fewer than two clusters, or when no resample has a value.
     """
-    return _percentile([block[:, 0] for block in _resampled(measure, [row], clusters, seed, resamples)], level)
+    return percentile([block[:, 0] for block in resampled(measure, [row], clusters, seed, resamples)], level)
 
 
 def both_intervals(
@@ -122,12 +122,12 @@ def both_intervals(
 ) -> tuple[Interval | None, Interval | None]:
     """Intervals of the treated value, and of its difference to the mean of the controls in the same resamples."""
     values, differences = [], []
-    for block in _resampled(measure, range(1, len(measure.values)), clusters, seed, resamples):
+    for block in resampled(measure, range(1, len(measure.values)), clusters, seed, resamples):
         controls = block[:, 1:]
         mean = ratio(np.nansum(controls, axis=1), (~np.isnan(controls)).sum(axis=1), 1.0)
         values.append(block[:, 0])
         differences.append(block[:, 0] - mean)
-    return _percentile(values, level), _percentile(differences, level)
+    return percentile(values, level), percentile(differences, level)
 
 
 def paired_bootstrap(

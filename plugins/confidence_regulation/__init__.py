@@ -3,17 +3,62 @@
 from __future__ import annotations
 
 from harness import hookimpl
-from harness.components import Intervention, Selector
+from harness.components import Intervention, Metric, Selector, Task
 
-from .interventions import Mean, MeanMinusSigma, MeanPlusSigma, Median, Mode, Zero
+from .dfa import Attributions, DirectFeatureAttribution
+from .frequency import TokenFrequency
+from .head_interventions import BosAttention, MeanAttentionOutput
+from .head_response import HeadNeuronInteraction, HeadResponse
+from .induction import Induction, InductionNatural, InductionSynthetic
+from .induction_heads import InductionHeads
+from .interventions import ClipMean, Mean, MeanMinusSigma, MeanPlusSigma, Median, Mode, Resample, Scale, Zero
+from .matched import ActivationMatchedRandom, NormMatchedRandom
+from .mediation import Mediation, UnigramEntropy
+from .metrics import ByPosition, Calibration, Effects, UnigramCorrelation
 from .selectors import Entropy
+from .shift import ActivationShift
 
 
 @hookimpl
 def harness_selectors() -> list[type[Selector]]:
-    return [Entropy]
+    return [
+        Entropy,
+        TokenFrequency,
+        ActivationShift,
+        InductionHeads,
+        NormMatchedRandom,
+        ActivationMatchedRandom,
+    ]
 
 
 @hookimpl
 def harness_interventions() -> list[type[Intervention]]:
-    return [Mean, Median, Mode, MeanMinusSigma, MeanPlusSigma, Zero]
+    neurons: list[type[Intervention]] = [
+        Mean,
+        Median,
+        Mode,
+        MeanMinusSigma,
+        MeanPlusSigma,
+        Zero,
+        ClipMean,
+        Scale,
+        Resample,
+    ]
+    return [*neurons, BosAttention, MeanAttentionOutput]
+
+
+@hookimpl
+def harness_tasks() -> list[type[Task]]:
+    return [
+        Mediation,
+        UnigramEntropy,
+        InductionSynthetic,
+        InductionNatural,
+        HeadNeuronInteraction,
+        DirectFeatureAttribution,
+    ]
+
+
+@hookimpl
+def harness_metrics() -> list[type[Metric]]:
+    return [Effects, Calibration, ByPosition, UnigramCorrelation, Induction, HeadResponse, Attributions]

@@ -106,15 +106,21 @@ class InductionTask(TextTask):
     ) -> Scores:
         """Scores of all conditions, their edits acting from the repeat on.
 
-        Edits of the last layer act on one prediction each: those before the repeat are not looked at, and need no
-        start, which the closed form does not know. Otherwise prompts are grouped by where their repeat begins.
+        An edit of the last layer changes the prediction made at its own position and nothing else. So it is made
+        everywhere, since the closed form knows no start, and what it does before the repeat is taken back. Otherwise
+        prompts are grouped by where their repeat begins.
         """
         from harness.engine import Scores
 
         last = engine.model.anatomy.n_layers - 1
         tokens = [prompt.tokens for prompt in prompts]
         if all(edit.layer == last and edit.indices for x in conditions for edit in x.edits):
-            return engine.score(tokens, conditions, progress)
+            scores = engine.score(tokens, conditions, progress)
+            splits = np.array([prompt.fields["split"] for prompt in prompts])
+            early = scores.position <= splits[scores.prompt]  # the token at the split is predicted just before it
+            for array in (scores.loss, scores.entropy, scores.rank, scores.top):
+                array[:, early] = array[:1, early]
+            return scores
         found = Scores.empty([len(x) for x in tokens], len(conditions))
         for split in sorted({prompt.fields["split"] for prompt in prompts}):
             rows = [i for i, prompt in enumerate(prompts) if prompt.fields["split"] == split]

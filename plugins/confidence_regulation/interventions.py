@@ -1,21 +1,72 @@
-"""Ablations that hold neurons at a constant (PAPERS A and B): which constant, from which statistic."""
+"""Interventions on neurons: held at a constant, clipped, scaled, exchanged (PAPERS A and B); direct effects of each."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field
+import numpy as np
+from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 
-from harness.components import Intervention
-from harness.conditions import SetNeurons
+from harness.components import AnyCorpus, CountsPath, Intervention
+from harness.conditions import Frozen, Neuron, Selection, SetNeurons
+from harness.errors import HarnessError
+
+from .edits import ClampNeurons, ExchangeNeurons, ScaleNeurons, exchange
 
 if TYPE_CHECKING:
     from harness.activations import ActivationStatistics
-    from harness.conditions import Edit, Neuron
+    from harness.conditions import Edit
+    from harness.model import Model
 
 
-class _Constant(Intervention):
+def each_layer(neurons: Sequence[Neuron], edit: Callable[[int, list[Neuron]], Edit]) -> tuple[Edit, ...]:
+    """``edit(layer, its neurons)`` for every layer, ascending."""
+    layers = sorted({neuron.layer for neuron in neurons})
+    return tuple(edit(layer, [neuron for neuron in neurons if neuron.layer == layer]) for layer in layers)
+
+
+def indices(neurons: Sequence[Neuron]) -> tuple[int, ...]:
+    return tuple(neuron.index for neuron in neurons)
+
+
+class NeuronIntervention(Intervention):
+    """Base of the interventions on neurons: any of them may leave the final norm, or the component of the logits along
+    the token frequencies, as in the untouched model (direct effects, Stolfo et al. 2024, sections 3 and 4)."""
+
+    unigram: CountsPath = Field(None, description="frozen=unigram: file of token counts (.npy, or harness unigrams)")
+    corpus: AnyCorpus | None = Field(None, description="frozen=unigram without a file: count the tokens of this corpus")
+    frozen: Literal["final_norm", "unigram"] | None = Field(
+        None,
+        description="what keeps the untouched model's value (direct effects; last layer only): the final norm's "
+        "denominator, or the logits' component along log p_freq",
+    )
+
+    @field_validator("frozen")
+    @classmethod
+    def _needs_counts(cls, frozen: str | None, info: ValidationInfo) -> str | None:
+        given = info.data.get("unigram") is not None or info.data.get("corpus") is not None
+        if frozen == "unigram" and not given:
+            raise ValueError("unigram needs token counts: give unigram=FILE, or a corpus to count, corpus=world")
+        if frozen != "unigram" and given:
+            raise ValueError("token counts (unigram, corpus) are given, which only frozen=unigram uses")
+        return frozen
+
+    def freeze(self, model: Model) -> Frozen | None:
+        """DE_LN: logits of W_U LN(x) with the untouched denominator; DE_freq: l + ((l0 - l) . v) v / ||v||^2."""
+        if self.frozen is None:
+            return None
+        if self.frozen == "final_norm":
+            return Frozen("final_norm")
+        from harness.unigrams import load_unigrams, unigrams
+
+        if self.unigram is not None:
+            return Frozen("unigram", load_unigrams(self.unigram, model).probabilities)
+        assert self.corpus is not None
+        return Frozen("unigram", unigrams(model, None, self.corpus).probabilities)
+
+
+class _Constant(NeuronIntervention):
     """Sets every neuron to one statistic of its own activations, at every position."""
 
     statistic: ClassVar[str]
@@ -23,13 +74,9 @@ class _Constant(Intervention):
     def values(self, neurons: Sequence[Neuron], statistics: ActivationStatistics) -> list[float]:
         return statistics.value(self.statistic, neurons)
 
-    def edits(self, neurons: Sequence[Neuron], statistics: ActivationStatistics | None) -> tuple[Edit, ...]:
-        assert statistics is not None
-        layers = sorted({neuron.layer for neuron in neurons})
-        members = {layer: [neuron for neuron in neurons if neuron.layer == layer] for layer in layers}
-        return tuple(
-            SetNeurons(layer, tuple(x.index for x in chosen), tuple(self.values(chosen, statistics)))
-            for layer, chosen in members.items()
+    def edits(self, neurons: Sequence[Neuron], statistics: Any) -> tuple[Edit, ...]:
+        return each_layer(
+            neurons, lambda layer, some: SetNeurons(layer, indices(some), tuple(self.values(some, statistics)))
         )
 
 
@@ -88,7 +135,94 @@ class Zero(_Constant):
     name = "zero"
     needs_statistics = False
 
-    def edits(self, neurons: Sequence[Neuron], statistics: ActivationStatistics | None) -> tuple[Edit, ...]:
-        layers = sorted({neuron.layer for neuron in neurons})
-        chosen = {layer: tuple(x.index for x in neurons if x.layer == layer) for layer in layers}
-        return tuple(SetNeurons(layer, indices, (0.0,) * len(indices)) for layer, indices in chosen.items())
+    def values(self, neurons: Sequence[Neuron], statistics: ActivationStatistics | None) -> list[float]:
+        return [0.0] * len(neurons)
+
+
+class ClipMean(NeuronIntervention):
+    """Clipped mean ablation: each activation is set to the neuron's mean where it exceeds it, or where it falls below.
+
+    Stolfo et al. 2024, section 5: a neuron whose activation rises under induction is clipped from above, one whose
+    activation falls from below. The mean is that of the task's reference positions (of induction tasks: the first
+    copy). side=shift takes each neuron's direction from the selector's column "shift" (activation_shift measures it).
+    """
+
+    name = "clip_mean"
+    side: Literal["above", "below", "shift"] = Field(
+        "above", description="which activations are set to the mean; shift: above where the neuron's shift is positive"
+    )
+    _shifts: Mapping[Neuron, float] = PrivateAttr(default_factory=dict)
+
+    def prepare(self, selection: Selection) -> Intervention:
+        """Take in the shifts that the selector measured.
+
+        Raises:
+            HarnessError: side=shift, and it measured none.
+        """
+        if self.side != "shift":
+            return self
+        if "shift" not in selection.scores:
+            raise HarnessError(
+                "clip_mean: side=shift needs a selector that measures shifts (activation_shift, or activation_shift:"
+                "keep=... for another selector's choice); this one does not: use side=above or side=below."
+            )
+        prepared = self.model_copy()
+        shifts = np.asarray(selection.scores["shift"], dtype=float).tolist()
+        prepared._shifts = {
+            unit: shift for unit, shift in zip(selection.candidates, shifts, strict=True) if isinstance(unit, Neuron)
+        }
+        return prepared
+
+    def _above(self, neuron: Neuron) -> bool:
+        if self.side != "shift":
+            return self.side == "above"
+        if neuron not in self._shifts:
+            raise HarnessError(
+                f"clip_mean: the selector measured no shift of neuron {neuron}; use side=above or below."
+            )
+        return self._shifts[neuron] > 0
+
+    def edits(self, neurons: Sequence[Neuron], statistics: Any) -> tuple[Edit, ...]:
+        def clamp(layer: int, some: list[Neuron]) -> Edit:
+            means = statistics.value("mean", some)
+            above = [self._above(neuron) for neuron in some]
+            low = tuple(-np.inf if up else mean for up, mean in zip(above, means, strict=True))
+            high = tuple(mean if up else np.inf for up, mean in zip(above, means, strict=True))
+            return ClampNeurons(layer, indices(some), low, high)
+
+        return each_layer(neurons, clamp)
+
+
+class Scale(NeuronIntervention):
+    """Each activation is multiplied by a factor: 0 ablates, 1 changes nothing, more amplifies, less than 0 reverses.
+
+    A list of interventions in a registry's run is a sweep: intervention: [{name: scale, factor: 0}, ...].
+    """
+
+    name = "scale"
+    needs_statistics = False
+    factor: float = Field(allow_inf_nan=False, description="what activations are multiplied by")
+
+    def edits(self, neurons: Sequence[Neuron], statistics: Any) -> tuple[Edit, ...]:
+        return each_layer(neurons, lambda layer, some: ScaleNeurons(layer, indices(some), self.factor))
+
+
+class Resample(NeuronIntervention):
+    """Resampling ablation: each activation is replaced by another one of the neuron's own distribution.
+
+    Which one is a fixed function of the activation: 64 intervals of equal probability are exchanged in a random order,
+    drawn with the seed for each neuron. The neuron keeps its distribution (mean, variance, range, sparsity), but no
+    longer says of a token what it said. Unlike a constant, this cannot move the model to activations it never sees.
+    """
+
+    name = "resample"
+    seed: int = Field(0, ge=0, description="of the random orders")
+
+    def edits(self, neurons: Sequence[Neuron], statistics: Any) -> tuple[Edit, ...]:
+        def table(neuron: Neuron) -> tuple[np.ndarray, np.ndarray]:
+            rng = np.random.default_rng([self.seed, neuron.layer, neuron.index])
+            return exchange(statistics.sample[neuron.layer][:, neuron.index], rng)
+
+        return each_layer(
+            neurons, lambda layer, some: ExchangeNeurons.of(layer, indices(some), [table(x) for x in some])
+        )

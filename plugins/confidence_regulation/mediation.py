@@ -80,10 +80,21 @@ class EffectsTask(TextTask):
         """Effects of the conditions on the predictions that count.
 
         Raises:
-            HarnessError: they edit anything but neurons of the last layer.
+            HarnessError: they edit anything but neurons of the last layer, or freeze something themselves.
         """
         from harness.effects import effects
 
+        last = model.anatomy.n_layers - 1
+        for condition in conditions:
+            for unit in condition.units:
+                if not isinstance(unit, Neuron) or unit.layer != last:
+                    raise HarnessError(
+                        f"--selector: the task {self.name} is about neurons of the last layer ({last}); {unit} is none."
+                    )
+            if condition.frozen is not None:
+                raise HarnessError(
+                    f"--intervention: the task {self.name} measures direct effects by itself; leave frozen out."
+                )
         tokens, positions = [prompt.tokens for prompt in prompts], self.positions(model, prompts)
         counts = self.unigrams(model).probabilities if self.wants_unigram() else None
         return effects(model, tokens, conditions, kinds, positions=positions, unigram=counts, **options)

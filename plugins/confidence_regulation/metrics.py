@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from harness.components import Metric
+from harness.errors import HarnessError
 from harness.outcomes import Figure, Frame, Measurement, Series
 
 if TYPE_CHECKING:
@@ -254,6 +255,8 @@ class ByPosition(Metric):
             split = next((prompt.fields["split"] for prompt in outcomes.prompts if "split" in prompt.fields), None)
         frames, found, position = [], {}, np.zeros(0)
         for name in ("entropy", "loss"):
+            if name not in outcomes.series:
+                raise HarnessError(f"metric by_position: this task keeps no {name} by position.")
             series = outcomes.series[name]
             position, rows = curves(Series(("baseline", "treated"), series.values[:2]))
             found[name] = rows
@@ -266,15 +269,18 @@ class ByPosition(Metric):
 
 
 def curves(series: Series) -> tuple[np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """Positions that some prompt has, and of every row the mean and its standard error over prompts there."""
+    """Positions that two prompts have (or the only one), and of every row the mean over prompts there and its standard
+    error, NaN of one prompt."""
     known = ~np.isnan(series.values[0])
     n = known.sum(axis=0)
-    position = np.flatnonzero(n > 1)
+    position = np.flatnonzero(n >= min(2, len(known)))
+    n = n[position]
     rows = {}
     for row in series.rows:
         values = series[row][:, position].astype(np.float64)
         mean = np.nanmean(values, axis=0)
-        rows[row] = mean, np.nanstd(values, axis=0, ddof=1) / np.sqrt(n[position])
+        square = np.nansum((values - mean) ** 2, axis=0)
+        rows[row] = mean, np.sqrt(square / np.where(n > 1, n - 1, np.nan) / n)
     return position, rows
 
 

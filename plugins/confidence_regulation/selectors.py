@@ -5,21 +5,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from harness.builtin import check_top, resolve_layer
-from harness.components import SelectionContext, Selector
+from harness.components import AnyCorpus, SelectionContext, Selector
 from harness.conditions import Neuron, Selection
 from harness.errors import HarnessError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from harness.outcomes import Figure
+
 
 LOOSEN = {
     "rho_logit_var": "Lower min_rho or top, or raise null_dims",
     "norm_logit_var": "Lower norm_quantile or top",
     "rho": "Lower top",
+    "mediated": "Lower effect_quantile or top",
 }
 """What to do when a rule lets too few neurons pass."""
 
@@ -33,7 +36,9 @@ class Entropy(Selector):
 
     Rules: ``rho_logit_var`` takes the neurons with rho >= min_rho and of those the lowest LogitVar (Tighidet et al.
     2025); ``norm_logit_var`` takes the largest norms (norm_quantile and above) and of those the lowest LogitVar (Du et
-    al. 2025, after Stolfo et al. 2024); ``rho`` takes the highest rho.
+    al. 2025, after Stolfo et al. 2024); ``rho`` takes the highest rho; ``mediated`` measures: of the neurons with the
+    largest total effects (effect_quantile and above) it takes the highest LayerNorm-mediated fractions, 1 - DE/TE, on
+    sequences of a corpus that tasks do not evaluate on.
     """
 
     name = "entropy"
@@ -41,13 +46,28 @@ class Entropy(Selector):
     null_dims: Annotated[int, Field(ge=1)] | None = Field(
         None, description="bottom singular directions of W_U that count as its null space; default: from the spectrum"
     )
-    rule: Literal["rho_logit_var", "norm_logit_var", "rho"] = Field("rho_logit_var", description="see above")
+    corpus: AnyCorpus | None = Field(None, description="rule mediated: texts that effects are measured on")
+    rule: Literal["rho_logit_var", "norm_logit_var", "rho", "mediated"] = Field(
+        "rho_logit_var", description="see above"
+    )
     min_rho: float = Field(0.4, ge=0, le=1, description="rule rho_logit_var: least share of the norm in the null space")
     norm_quantile: float = Field(0.75, ge=0, lt=1, description="rule norm_logit_var: norms from this quantile on")
+    effect_quantile: float = Field(0.75, ge=0, lt=1, description="rule mediated: total effects from this quantile on")
+    sequences: int = Field(32, ge=1, description="rule mediated: how many sequences")
+    length: int = Field(128, ge=8, description="rule mediated: tokens of a sequence")
+    across_documents: bool = Field(True, description="rule mediated: join short documents")
+    method: Literal["exact", "fast"] = Field("exact", description="rule mediated: fast has errors of up to 1e-4 nats")
     layer: int = Field(-1, description="layer; negative counts from the last")
 
+    @field_validator("rule")
+    @classmethod
+    def _needs_text(cls, rule: str, info: ValidationInfo) -> str:
+        if (rule == "mediated") != (info.data.get("corpus") is not None):
+            raise ValueError("mediated needs a corpus (corpus=world), and only it: the other rules look at weights")
+        return rule
+
     def select(self, context: SelectionContext) -> Selection:
-        from .weights import neuron_scores, suggest_null_dims, unembedding_geometry, write_directions
+        from .weights import neuron_scores, null_cosines, suggest_null_dims, unembedding_geometry, write_directions
 
         model = context.model
         layer = resolve_layer(self.layer, model.anatomy.n_layers, "selector entropy")
@@ -59,11 +79,14 @@ class Entropy(Selector):
             )
         suggested = suggest_null_dims(geometry.singular_values, geometry.trivial)
         k, why = (self.null_dims, "as asked") if self.null_dims else suggested
-        scores = neuron_scores(geometry, write_directions(model, layer), k)
+        w_out = write_directions(model, layer)
+        scores = neuron_scores(geometry, w_out, k)
+        measured = self._measure(context, layer, scores) if self.rule == "mediated" else ""
         chosen, rule = self._choose(scores)
+        cosines = null_cosines(geometry, w_out[chosen]).round(6)
         return Selection(
             neurons=tuple(Neuron(layer, int(index)) for index in chosen),
-            rule=f"layer {layer}: {rule}; null space: {k} of {model.anatomy.d_model} directions ({why})",
+            rule=f"layer {layer}: {rule}{measured}; null space: {k} of {model.anatomy.d_model} directions ({why})",
             candidates=tuple(Neuron(layer, index) for index in range(model.anatomy.d_mlp)),
             scores=scores,
             details={
@@ -72,8 +95,28 @@ class Entropy(Selector):
                 "null_dims_reason": why,
                 "processing": geometry.processing,
                 "singular_values": geometry.singular_values,
+                "cosines": {f"{layer}.{i}": row for i, row in zip(chosen, cosines.tolist(), strict=True)},
             },
         )
+
+    def figures(self, selection: Selection) -> tuple[Figure, ...]:
+        from .figures import entropy_figures
+
+        return entropy_figures(selection)
+
+    def _measure(self, context: SelectionContext, layer: int, scores: dict[str, np.ndarray]) -> str:
+        """Add TE, DE_LN and the mediated fraction to the scores; returns where they were measured, in words."""
+        from .sweep import sweep, text
+
+        assert self.corpus is not None
+        read = text(context, self.corpus, self.sequences, self.length, self.across_documents, context.seed)
+        swept = sweep(context, layer, read.tokens, "frozen_norm", "selector entropy", method=self.method)
+        scores |= {
+            "norm_mediated": swept.mediated("frozen_norm"),
+            "total_effect": swept.total,
+            "direct_effect": swept.direct["frozen_norm"],
+        }
+        return f", on {swept.n_tokens} tokens of {read.said}"
 
     def _choose(self, scores: Mapping[str, np.ndarray]) -> tuple[np.ndarray, str]:
         """Indices of the chosen neurons, best first, and the rule in words.
@@ -89,6 +132,12 @@ class Entropy(Selector):
         elif self.rule == "rho_logit_var":
             keep, order = alive & (scores["rho"] >= self.min_rho), scores["logit_var"]
             rule = f"of the neurons with rho >= {self.min_rho:g}, the {self.top} with the lowest LogitVar"
+        elif self.rule == "mediated":
+            total = scores["total_effect"]
+            keep = alive & (total > 0) & (total >= np.quantile(total, self.effect_quantile))
+            order = -scores["norm_mediated"]
+            largest = f"the {1 - self.effect_quantile:.0%} of neurons with the largest total effect"
+            rule = f"of {largest}, the {self.top} with the largest LayerNorm-mediated fraction of it"
         else:
             cut = np.quantile(scores["norm"], self.norm_quantile)
             keep, order = alive & (scores["norm"] >= cut), scores["logit_var"]

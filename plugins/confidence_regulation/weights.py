@@ -8,7 +8,17 @@ import numpy as np
 import torch
 
 from harness.model import Model
-from harness.readout import probe_norm
+from harness.writes import write_directions
+
+__all__ = [
+    "UnembeddingGeometry",
+    "frequency_cosines",
+    "neuron_scores",
+    "null_cosines",
+    "suggest_null_dims",
+    "unembedding_geometry",
+    "write_directions",
+]
 
 BLOCK_ROWS = 8192
 """Rows of the unembedding that are held in float64 at once."""
@@ -72,20 +82,6 @@ def unembedding_geometry(model: Model) -> UnembeddingGeometry:
     )
 
 
-def write_directions(model: Model, layer: int) -> np.ndarray:
-    """Output weights of a layer's neurons as the residual stream sees them, float64 [d_mlp, d_model].
-
-    Where a norm follows the MLP (Gemma 2 and 3, OLMo 2) its gain is folded in; before a LayerNorm the rows are centred.
-    """
-    w_out = model.w_out(layer).double()
-    post_norm = model.anatomy.post_mlp_norms[layer]
-    if post_norm is not None:
-        w_out = w_out * probe_norm(post_norm, model.anatomy.d_model)[2].to(w_out)
-    if model.readout.centre_writes:
-        w_out = w_out - w_out.mean(1, keepdim=True)
-    return w_out.cpu().numpy()
-
-
 def neuron_scores(geometry: UnembeddingGeometry, w_out: np.ndarray, null_dims: int) -> dict[str, np.ndarray]:
     """rho, LogitVar and norm of every neuron; NaN where a neuron writes nothing.
 
@@ -120,3 +116,31 @@ def suggest_null_dims(singular_values: np.ndarray, trivial: int = 0) -> tuple[in
         return k, f"the spectrum of W_U drops by a factor of {drops[best]:.3g} before its last {k} directions"
     k = max(1 + trivial, round(d / 100))
     return k, f"1% of d_model = {d} (no drop of a factor of 1.5 or more in the spectrum's last tenth)"
+
+
+def null_cosines(geometry: UnembeddingGeometry, w_out: np.ndarray) -> np.ndarray:
+    """|cos| of write directions [n, d_model] with every right-singular vector, [n, d_model]; NaN for a zero row."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.abs((w_out / np.linalg.norm(w_out, axis=1, keepdims=True)) @ geometry.directions)
+
+
+def frequency_cosines(
+    model: Model, geometry: UnembeddingGeometry, w_out: np.ndarray, log_frequency: np.ndarray
+) -> np.ndarray:
+    """cos(W_U w_out, v_freq) of every neuron [d_mlp], W_U processed as in :func:`unembedding_geometry`; NaN where W_U
+    w_out is 0.
+
+    W_U w_out is never made: its inner product with v is (W_U^T v) . w_out, its norm ||S V^T w_out||.
+
+    Args:
+        w_out: [d_mlp, d_model]. log_frequency: v_freq [d_vocab], with sum 0.
+    """
+    folded = model.readout.folded_unembedding(fold=True, centre=True)
+    v = torch.from_numpy(np.array(log_frequency)).to(folded.device)
+    read = torch.zeros(folded.shape[1], dtype=torch.float64, device=folded.device)
+    for start in range(0, len(folded), BLOCK_ROWS):
+        read += folded[start : start + BLOCK_ROWS].double().T @ v[start : start + BLOCK_ROWS]
+    lengths = np.linalg.norm((w_out @ geometry.directions) * geometry.singular_values, axis=1)
+    tiny = 1e-9 * geometry.singular_values[0] * np.linalg.norm(w_out, axis=1)
+    scale = np.where(lengths > tiny, lengths * np.linalg.norm(log_frequency), np.nan)
+    return w_out @ read.cpu().numpy() / scale

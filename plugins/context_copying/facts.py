@@ -13,6 +13,11 @@ from typing import Any
 from harness.errors import HarnessError, suggest
 
 COLUMNS = ("relation", "subject", "object")
+"""What a table of facts must have, under these names or others (a column mapping)."""
+
+OPTIONAL_COLUMNS = ("prompt", "group", "aliases")
+"""What it may have: the fact's own query, with ``{}`` for its subject; its relation's group; other names of its object.
+"""
 
 
 @dataclass(frozen=True)
@@ -36,17 +41,28 @@ class Relation:
 
 @dataclass(frozen=True)
 class Fact:
-    """One row: its place in the file, its relation, subject and object, and all columns under their own names."""
+    """One row.
+
+    Attributes:
+        line: its place in the file.
+        columns: all its columns under their own names.
+        prompt: its own query, with ``{}`` for the subject; None: the relation's.
+        aliases: other names of the object.
+    """
 
     line: int
     relation: Relation
     subject: str
     object: str
     columns: Mapping[str, Any]
+    prompt: str | None = None
+    aliases: tuple[str, ...] = ()
 
     @property
     def query(self) -> str:
         """The statement up to its object."""
+        if self.prompt is not None:
+            return self.prompt.replace("{}", self.subject).strip()
         return render(self.relation.query, {**self.columns, "subject": self.subject}, f"line {self.line}")
 
     @property
@@ -136,6 +152,40 @@ def _hub_rows(data: str, subset: str | None, split: str, revision: str | None) -
     yield from enumerate((dict(row) for row in rows), 1)
 
 
+def at(row: Mapping[str, Any], column: str) -> Any:
+    """The value of a column, or of a nested one (``requested_rewrite.target_true.str``); None where there is none."""
+    if column in row:
+        return row[column]
+    value: Any = row
+    for key in column.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def text_at(row: Mapping[str, Any], column: str, where: str) -> str:
+    """The text in a column.
+
+    Raises:
+        HarnessError: there is none; names the place and the row's columns.
+    """
+    value = at(row, column)
+    if not isinstance(value, str) or not value.strip():
+        has = "it is missing" if value is None else f"it is {value!r}"
+        raise HarnessError(
+            f'{where}: expected text in the column "{column}", but {has}. '
+            f"The row has the columns {', '.join(map(str, row)) or 'none'}."
+        )
+    return value
+
+
+def _aliases(value: Any, where: str) -> tuple[str, ...]:
+    """Other names of an object: a list of texts, or one text with ``|`` between them; nothing where there are none."""
+    names = value.split("|") if isinstance(value, str) else [] if value is None else value
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise HarnessError(f"{where}: expected other names as a list of texts, or as text with | between, got {value!r}.")
+    return tuple(name.strip() for name in names if name.strip())
+
+
 def read_facts(
     rows: Iterator[tuple[int, dict[str, Any]]],
     relations: Mapping[str, Relation],
@@ -154,22 +204,22 @@ def read_facts(
         where = f"{source}, line {line}"
         values: dict[str, str] = {}
         for name in COLUMNS:
-            column = columns.get(name, name)
-            value = row.get(column)
-            if not isinstance(value, str) or not value.strip():
-                has = "it is missing" if value is None else f"it is {value!r}"
-                raise HarnessError(
-                    f'{where}: expected text in the column "{column}", but {has}. '
-                    f"The row has the columns {', '.join(map(str, row)) or 'none'}."
-                )
-            values[name] = value
+            values[name] = text_at(row, columns.get(name, name), where)
         relation = relations.get(values["relation"])
         if relation is None:
             raise HarnessError(
                 f'{where}: the relation "{values["relation"]}" is not defined.'
                 f"{suggest(values['relation'], relations)} Defined are: {', '.join(list(relations)[:12])} ..."
             )
-        fact = Fact(line, relation, values["subject"].strip(), values["object"].strip(), row)
+        fact = Fact(
+            line,
+            relation,
+            values["subject"].strip(),
+            values["object"].strip(),
+            row,
+            text_at(row, columns["prompt"], where) if "prompt" in columns else None,
+            _aliases(at(row, columns.get("aliases", "aliases")), where),
+        )
         key = (relation.name, fact.query.lower())
         if key in asked:
             if duplicates == "drop":

@@ -6,89 +6,87 @@
    finds least likely.
 4. *Conflict*: state the fact with a counter object (CK) and ask again. The greedy answer comes from the context (CK),
    from memory (PK), or is not defined by either (ND).
+
+Variants change the fourth step: what the context says (``context``), where it says it (``placement``), and whether the
+model is spoken to in its chat format (``chat``).
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from harness.components import Task
 from harness.conditions import BASELINE, Condition
-from harness.errors import HarnessError
+from harness.errors import HarnessError, suggest
 from harness.outcomes import Outcomes, Prepared, Prompt, Step
 from harness.yamlfile import Document, load_yaml
 
-from .facts import Fact, Relation, file_digest, is_file, read_facts, read_rows, render
+from .answers import Answer, counter_objects, filtered
+from .contexts import Context, Contexts, Placement, Statement, required
+from .facts import COLUMNS, OPTIONAL_COLUMNS, Fact, file_digest, is_file, read_facts, read_rows, render
+from .matching import MATCHINGS, SOURCES, cut, knowledge_source, normalise, other_names, overlap, sources
+from .relations import read_relations, relations_of_facts
+from .tokens import chat, decode, first_token, stop_tokens
 
 if TYPE_CHECKING:
     from harness.engine import Engine, Progress
     from harness.model import Model
 
-SOURCES = ("CK", "PK", "ND")
-"""Knowledge sources: context, parametric memory, not defined. Their places are the codes of the outcome ``source``."""
+__all__ = ["LOG_FLOOR", "SOURCES", "KnowledgeConflict", "cut", "first_token", "knowledge_source", "overlap", "stop_tokens"]
 
 LOG_FLOOR = -16.6
 """log 2^-24: probabilities below the resolution of float32 are not told apart."""
 
-
-def cut(text: str, until: Sequence[str]) -> str:
-    """An answer: the text before the first of the stop strings, stripped."""
-    ends = [place for place in map(text.find, until) if place >= 0]
-    return text[: min(ends, default=len(text))].strip()
-
-
-def overlap(subject: str, answer: str, similarity: float) -> bool:
-    """Whether subject and object are too alike: one contains the other, or Jaro-Winkler similarity is high."""
-    from rapidfuzz.distance import JaroWinkler
-
-    a, b = subject.lower(), answer.lower()
-    return a in b or b in a or JaroWinkler.normalized_similarity(subject, answer) >= similarity
-
-
-def knowledge_source(answer: str, counter_object: str, parametric_object: str) -> int:
-    """Code of the answer's source: its leading words are the counter object's (CK), else the parametric one's (PK)."""
-    words = answer.lower().split()
-    for code, known in enumerate((counter_object, parametric_object)):
-        wanted = known.lower().split()
-        if wanted and words[: len(wanted)] == wanted:
-            return code
-    return SOURCES.index("ND")
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the model says of a fact: its surface form and, for comparisons, its lower-cased form."""
-
-    fact: Fact
-    text: str
-
-    @property
-    def key(self) -> str:
-        return self.text.lower()
+PROMPTS = {
+    "conflicting": "conflict prompts, {n} counter objects for each of {facts} facts",
+    "agreeing": "prompts whose context states what the model says anyway, one for each of {facts} facts",
+    "irrelevant": "prompts whose context is about something else, {n} contexts for each of {facts} facts",
+}
 
 
 class KnowledgeConflict(Task):
-    """Contexts that contradict what the model knows: does it answer from the context or from memory?"""
+    """Contexts that contradict what the model knows: does it answer from the context or from memory?
+
+    ``context``: *conflicting* is the paper's. An *agreeing* context states the parametric object itself, so an answer
+    with it counts as PK, everything else as ND, and CK does not occur. An *irrelevant* context states a fact of another
+    subject and relation, and CK means that its object was copied. The facts that are asked are the same in all three.
+    ``placement``: the statement alone before the question (the paper's), within a paragraph, or within a document with
+    a title; the sentences around it are true statements about other things, the same for all prompts of a fact.
+
+    Answers are compared with the objects in three ways: exactly (the paper's; outcome ``source``), without case,
+    punctuation and articles (``source_normalised``), and by the objects' other names, too (``source_alias``; the facts'
+    column ``aliases``).
+    """
 
     name = "knowledge_conflict"
-    default_metrics: ClassVar[tuple[str, ...]] = ("transitions", "conversion_ratios", "entropy_change", "log_odds")
+    shares_passes = True
+    default_metrics: ClassVar[tuple[str, ...]] = (
+        "transitions",
+        "conversion_ratios",
+        "entropy_change",
+        "log_odds",
+        "relation_groups",
+        "matching",
+        "selected_neurons",
+    )
 
     data: str | None = Field(None, description="facts: a .jsonl, .csv, .tsv or .json file, or a dataset id on the hub")
     relations: str | None = Field(
-        None, description="relations: a .jsonl, .csv or .json file; default: the definition's"
+        None,
+        description="relations: a .jsonl, .csv or .json file; facts: made of the facts themselves; default: the "
+        "definition's",
     )
     definition: str | None = Field(None, description="the task's YAML; default: the one that ships with the harness")
     columns: dict[str, str] = Field(
         default_factory=dict,
-        description="column mapping, for example {subject: head, relation: property, object: tail}",
+        description="column mapping, for example {subject: head, relation: property, object: tail}, nested columns as "
+        "requested_rewrite.target_true.str; also prompt (a query with {}), group, aliases",
     )
     relation_columns: dict[str, str] = Field(
         default_factory=dict, description="column mapping of the relations: relation, group, query, description"
@@ -105,6 +103,22 @@ class KnowledgeConflict(Task):
     max_new_tokens: Annotated[int, Field(ge=1, le=1000)] | None = Field(
         None, description="length of the greedy answers; default: the definition's (10)"
     )
+    context: Context = Field("conflicting", description="what the context says, see above")
+    placement: Placement = Field("sentence", description="where the context says it, see above")
+    chat: bool = Field(False, description="speak to the model through its tokenizer's chat template")
+    instruction: str | None = Field(
+        None, description="with chat: text before every question; default: the definition's"
+    )
+
+    @field_validator("columns")
+    @classmethod
+    def _known_columns(cls, columns: dict[str, str]) -> dict[str, str]:
+        known = (*COLUMNS, *OPTIONAL_COLUMNS)
+        for name in columns:
+            if name not in known:
+                raise ValueError(f'there is no "{name}" to map a column to.{suggest(name, known)} There are: '
+                                 f"{', '.join(known)}")
+        return columns
 
     # -- the data -----------------------------------------------------------------------------------------------------
 
@@ -116,12 +130,12 @@ class KnowledgeConflict(Task):
         """Path or hub id of the facts."""
         if self.data is not None:
             return self.data
-        return str(document.path.parent / _get(document, "dataset_kwargs", "data_files"))
+        return str(document.path.parent / required(document, "dataset_kwargs", "data_files"))
 
     def data_digest(self) -> str:
         document = self._definition()
-        named = [self._source(document), *([self.relations] if self.relations else [])]
-        local = [Path(name).expanduser() for name in named if is_file(name)]
+        named = [self._source(document), *([self.relations] if self.relations not in (None, "facts") else [])]
+        local = [Path(name).expanduser() for name in named if name is not None and is_file(name)]
         missing = next((path for path in local if not path.is_file()), None)
         if missing:
             raise HarnessError(f"{missing}: there is no such file.")
@@ -135,68 +149,48 @@ class KnowledgeConflict(Task):
         """
         document = self._definition()
         source = self._source(document)
-        rows = read_rows(source, self.subset, self.split, self.revision)
-        return read_facts(rows, self._relations(document), self.columns, source, self.duplicates)
-
-    def _relations(self, document: Document) -> dict[str, Relation]:
-        if self.relations is not None:
-            rows = [
-                (f"{self.relations}, line {line}", row) for line, row in read_rows(self.relations, None, "train", None)
-            ]
+        rows = list(read_rows(source, self.subset, self.split, self.revision))
+        examples: frozenset[int] = frozenset()
+        if self.relations == "facts":
+            relations, examples = relations_of_facts(rows, self.columns, self.query, source)
         else:
-            rows = [(document.where("relations", i), row) for i, row in enumerate(_get(document, "relations"))]
-        return {relation.name: relation for relation in (self._relation(row, where) for where, row in rows)}
-
-    def _relation(self, row: Mapping[str, Any], where: str) -> Relation:
-        def column(name: str, default: str | None = None) -> str:
-            value = row.get(self.relation_columns.get(name, name), default)
-            if not isinstance(value, str) or not value.strip():
-                raise HarnessError(f'{where}: a relation needs "{self.relation_columns.get(name, name)}".')
-            return value
-
-        query = self.query or column("query")
-        shown = row.get("example")
-        if self.example is not None:
-            example, echoes = render(self.example, row, where), [str(v) for k, v in row.items() if "example" in k]
-        elif isinstance(shown, Mapping) and {"subject", "object"} <= set(shown):
-            example = f"{render(query, shown, where)} {shown['object']}"
-            echoes = [shown["subject"], shown["object"]]
-        else:
-            raise HarnessError(f'{where}: a relation needs "example" with subject and object.')
-        return Relation(
-            name=column("relation"),
-            group=column("group"),
-            query=query,
-            description=column("description"),
-            example=example.rstrip("."),
-            echoes=tuple(text.strip().lower() for text in echoes),
-        )
+            if self.relations is not None:
+                listed = [(f"{self.relations}, line {i}", x) for i, x in read_rows(self.relations, None, "train", None)]
+            else:
+                listed = [(document.where("relations", i), x) for i, x in enumerate(required(document, "relations"))]
+            relations = read_relations(listed, self.relation_columns, self.query, self.example)
+        asked = ((line, row) for line, row in rows if line not in examples)
+        return read_facts(asked, relations, self.columns, source, self.duplicates)
 
     # -- the prompts --------------------------------------------------------------------------------------------------
 
     def prepare(self, engine: Engine, limit: int | None, seed: int) -> Prepared:
-        """Elicit, filter, choose counter objects and write the conflict prompts; counts every step."""
-        document = self._definition()
-        facts = self.facts()
+        """Elicit, filter, choose counter objects and write the prompts; counts every step."""
+        document, model = self._definition(), engine.model
+        table = facts = self.facts()
         steps = [Step("facts", len(facts), 0, "facts in the table")]
         if limit is not None and limit < len(facts):
             facts = [facts[i] for i in np.linspace(0, len(facts) - 1, limit).round().astype(int)]
             steps.append(Step("limit", limit, steps[-1].kept - limit, "spread evenly over the table"))
-        until = [str(stop) for stop in _get(document, "generation_kwargs", "until")]
-        answers = self._elicit(engine, facts, document, until)
+        until = [str(stop) for stop in required(document, "generation_kwargs", "until")]
+        wanted = self._int(document, self.counter_objects, "counter_objects")
+
+        new = engine.generate(
+            self._encode(model, [self._elicitation(model, fact, document) for fact in facts]),
+            [BASELINE],
+            self._tokens(document),
+            stop_tokens(model, until),
+        ).tokens[0]
+        answers = [Answer(fact, cut(text, until)) for fact, text in zip(facts, decode(model, new), strict=True)]
         recalled = sum(answer.key.startswith(answer.fact.object.lower()) for answer in answers)
-        answers = self._filter(answers, document, steps)
-        counters = self._counter_objects(engine, answers, document)
-        prompts = self._prompts(engine.model, answers, counters, document)
-        wanted = self._int(document, "counter_objects", self.counter_objects)
-        steps.append(
-            Step(
-                "prompts",
-                len(prompts),
-                0,
-                f"conflict prompts, {wanted} counter objects for each of {len(answers)} facts",
-            )
+        answers = filtered(answers, float(required(document, "overlap_similarity")), wanted, steps)
+        asked = self._encode(model, [self._elicitation(model, x.fact, document) for x in answers])
+        counters = counter_objects(
+            engine, answers, asked, wanted, lambda query, word: self._begins(model, query, word, document)
         )
+        prompts = self._prompts(model, answers, counters, Contexts(document, self.placement, self.context, table, seed))
+        why = PROMPTS[self.context].format(n=wanted, facts=len(answers))
+        steps.append(Step("prompts", len(prompts), 0, why))
         return Prepared(
             prompts=tuple(prompts),
             steps=tuple(steps),
@@ -205,121 +199,54 @@ class KnowledgeConflict(Task):
                 "facts_asked": len(facts),
                 "until": until,
                 "max_new_tokens": self._tokens(document),
-                "elicitation_prompt": self._elicitation(answers[0].fact, document),
+                "elicitation_prompt": self._elicitation(model, answers[0].fact, document),
                 "conflict_prompt": prompts[0].text,
             },
         )
 
-    def _int(self, document: Document, key: str, given: int | None, *place: str) -> int:
-        return int(_get(document, *place, key)) if given is None else given
+    def _int(self, document: Document, given: int | None, *place: str) -> int:
+        return int(required(document, *place)) if given is None else given
 
     def _tokens(self, document: Document) -> int:
-        return self._int(document, "max_gen_toks", self.max_new_tokens, "generation_kwargs")
+        return self._int(document, self.max_new_tokens, "generation_kwargs", "max_gen_toks")
 
-    def _elicitation(self, fact: Fact, document: Document) -> str:
-        template = _get(document, "prompts", "elicitation")
+    def _elicitation(self, model: Model, fact: Fact, document: Document) -> str:
+        template = required(document, "prompts", "elicitation")
         values = {
             "description": fact.description,
             "example": f"{fact.relation.example}.",
             "query": fact.query,
         }
-        return render(template, values, document.where("prompts", "elicitation"))
+        return self._ask(model, render(template, values, document.where("prompts", "elicitation")), document)
 
-    def _elicit(self, engine: Engine, facts: Sequence[Fact], document: Document, until: Sequence[str]) -> list[Answer]:
-        prompts = engine.model.encode([self._elicitation(fact, document) for fact in facts])
-        stop = stop_tokens(engine.model, until)
-        new = engine.generate(prompts, [BASELINE], self._tokens(document), stop).tokens[0]
-        return [Answer(fact, cut(text, until)) for fact, text in zip(facts, decode(engine.model, new), strict=True)]
+    def _ask(self, model: Model, text: str, document: Document) -> str:
+        """What the model reads: the text, in a conversation where that is wanted."""
+        if not self.chat:
+            return text
+        instruction = required(document, "prompts", "instruction") if self.instruction is None else self.instruction
+        return chat(model, f"{instruction}\n{text}".strip())
 
-    def _filter(self, answers: list[Answer], document: Document, steps: list[Step]) -> list[Answer]:
-        """Apply the paper's filters in order, and count what each drops.
+    def _encode(self, model: Model, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids; a chat template writes its special tokens itself."""
+        return model.encode(texts, add_bos=False if self.chat else None)
 
-        Raises:
-            HarnessError: nothing is left.
-        """
-        before = len(steps)
-        similarity = float(_get(document, "overlap_similarity"))
-        wanted = self._int(document, "counter_objects", self.counter_objects)
-
-        def keep(name: str, why: str, good: Any) -> None:
-            nonlocal answers
-            kept = [answer for answer in answers if good(answer)]
-            steps.append(Step(name, len(kept), len(answers) - len(kept), why))
-            answers = kept
-
-        keep("empty", "the answer is empty", lambda x: bool(x.key))
-        keep(
-            "overlap",
-            f"answer and subject overlap (one contains the other, or Jaro-Winkler >= {similarity:g})",
-            lambda x: not overlap(x.fact.subject, x.text, similarity),
-        )
-        # An answer that is right is no echo, even where the example happens to share it (as in the authors' code).
-        keep(
-            "echo",
-            "the answer only echoes the one-shot example",
-            lambda x: x.key == x.fact.object.lower() or x.key not in x.fact.relation.echoes,
-        )
-        groups: dict[tuple[str, str], set[str]] = defaultdict(set)
-        for x in answers:
-            groups["subject", x.fact.subject.lower()].add(x.fact.relation.group)
-            groups["object", x.key].add(x.fact.relation.group)
-        keep(
-            "shared entity",
-            "subject or answer also occurs in another relation group",
-            lambda x: len(groups["subject", x.fact.subject.lower()]) == 1 and len(groups["object", x.key]) == 1,
-        )
-        objects: dict[str, set[str]] = defaultdict(set)
-        for x in answers:
-            objects[x.fact.relation.name].add(x.key)
-        keep(
-            "too few objects",
-            f"the relation has fewer than {wanted} other answers to contradict it with",
-            lambda x: len(objects[x.fact.relation.name]) > wanted,
-        )
-        if not answers:
-            worst = max(steps[before:], key=lambda step: step.dropped)
-            raise HarnessError(
-                "task knowledge_conflict: no prompt is left after the filters; "
-                f'most ({worst.dropped}) were dropped because {worst.why} (step "{worst.name}").'
-            )
-        return answers
-
-    def _counter_objects(self, engine: Engine, answers: Sequence[Answer], document: Document) -> list[list[str]]:
-        """For each answer the objects of its relation that the model finds least likely, least likely first."""
-        wanted = self._int(document, "counter_objects", self.counter_objects)
-        surfaces: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
-        for x in answers:
-            surfaces[x.fact.relation.name][x.key][x.text] += 1
-        # One spelling for each object: the commonest; among equals the first in the alphabet.
-        objects = {
-            relation: {key: min(forms, key=lambda form: (-forms[form], form)) for key, forms in sorted(keys.items())}
-            for relation, keys in surfaces.items()
-        }
-        first = {
-            relation: [first_token(engine.model, answers_context(answers, relation), form) for form in forms.values()]
-            for relation, forms in objects.items()
-        }
-        widest = max(len(tokens) for tokens in first.values())
-        choices = [(first[x.fact.relation.name] + [0] * widest)[:widest] for x in answers]
-        prompts = engine.model.encode([self._elicitation(x.fact, document) for x in answers])
-        log_probs = engine.generate(prompts, [BASELINE], 1, choices=choices).choices[0]
-        chosen = []
-        for x, scores in zip(answers, log_probs, strict=True):
-            forms = objects[x.fact.relation.name]
-            ranked = sorted((scores[i], form) for i, (key, form) in enumerate(forms.items()) if key != x.key)
-            chosen.append([form for _, form in ranked[:wanted]])
-        return chosen
+    def _begins(self, model: Model, query: str, word: str, document: Document) -> int:
+        """The first token of an answer: it continues the question, or opens the model's turn in a conversation."""
+        return first_token(model, self._ask(model, query, document), word, "" if self.chat else " ")
 
     def _prompts(
-        self, model: Model, answers: Sequence[Answer], counters: Sequence[Sequence[str]], document: Document
+        self, model: Model, answers: Sequence[Answer], counters: Sequence[Sequence[str]], contexts: Contexts
     ) -> list[Prompt]:
-        template = _get(document, "prompts", "conflict")
-        where = document.where("prompts", "conflict")
-        pairs = [(x, counter) for x, others in zip(answers, counters, strict=True) for counter in others]
-        texts = [render(template, {"query": x.fact.query, "counter_object": other}, where) for x, other in pairs]
+        aliases = other_names((x.relation.name, (x.object, *x.aliases)) for x in contexts.facts)
+        pairs: list[tuple[Answer, Statement, str]] = []
+        for x, others in zip(answers, counters, strict=True):
+            statements = contexts.statements(x, others)
+            written = contexts.texts(x, statements)
+            pairs += [(x, *pair) for pair in zip(statements, written, strict=True)]
+        texts = [self._ask(model, text, contexts.document) for _, _, text in pairs]
         return [
             Prompt(
-                id=f"{x.fact.relation.name}/{x.fact.subject}/{other}",
+                id=f"{x.fact.relation.name}/{x.fact.subject}/{stated.object}",
                 text=text,
                 tokens=tuple(tokens),
                 cluster=f"{x.fact.relation.name}/{x.fact.query}",
@@ -329,11 +256,15 @@ class KnowledgeConflict(Task):
                     "subject": x.fact.subject,
                     "object": x.fact.object,
                     "parametric_object": x.text,
-                    "counter_object": other,
-                    "first_tokens": [first_token(model, x.fact.query, other), first_token(model, x.fact.query, x.text)],
+                    "counter_object": stated.object,
+                    "parametric_aliases": _aliases(aliases, x.fact.relation.name, x.text),
+                    "counter_aliases": _aliases(aliases, stated.relation, stated.object),
+                    "first_tokens": [
+                        self._begins(model, x.fact.query, word, contexts.document) for word in (stated.object, x.text)
+                    ],
                 },
             )
-            for (x, other), text, tokens in zip(pairs, texts, model.encode(texts), strict=True)
+            for (x, stated, _), text, tokens in zip(pairs, texts, self._encode(model, texts), strict=True)
         ]
 
     # -- the observation ----------------------------------------------------------------------------------------------
@@ -347,11 +278,12 @@ class KnowledgeConflict(Task):
     ) -> Outcomes:
         """Greedy answers under every condition: their source, and the distribution of their first token.
 
-        Values: ``source`` (codes of SOURCES), ``entropy`` (nats), ``log_p_ck``, ``log_p_pk`` (the counter and the
-        parametric object's first token) and ``log_p_nd`` (everything else together), all of the first answer token.
+        Values: ``source``, ``source_normalised`` and ``source_alias`` (codes of SOURCES), ``entropy`` (nats),
+        ``log_p_ck``, ``log_p_pk`` (the counter and the parametric object's first token) and ``log_p_nd`` (everything
+        else together), all of the first answer token.
         """
         document = self._definition()
-        until = [str(stop) for stop in _get(document, "generation_kwargs", "until")]
+        until = [str(stop) for stop in required(document, "generation_kwargs", "until")]
         made = engine.generate(
             [prompt.tokens for prompt in prompts],
             conditions,
@@ -360,7 +292,8 @@ class KnowledgeConflict(Task):
             choices=[prompt.fields["first_tokens"] for prompt in prompts],
             progress=progress,
         )
-        answers, source = _answers(engine.model, made.tokens, prompts, until)
+        told = sum(not condition.name.startswith("control") for condition in conditions)
+        answers, source = _answers(engine.model, made.tokens, prompts, until, told)
         log_p = np.maximum(made.choices, LOG_FLOOR)
         same = np.array([len(set(prompt.fields["first_tokens"])) == 1 for prompt in prompts])
         rest = 1 - np.exp(made.choices[..., 0]) - np.where(same, 0.0, np.exp(made.choices[..., 1]))
@@ -368,69 +301,41 @@ class KnowledgeConflict(Task):
             conditions=tuple(condition.name for condition in conditions),
             prompts=tuple(prompts),
             values={
-                "source": source,
+                **source,
                 "entropy": made.entropy.astype(np.float32),
                 "log_p_ck": log_p[..., 0].astype(np.float32),
                 "log_p_pk": log_p[..., 1].astype(np.float32),
                 "log_p_nd": np.log(np.maximum(rest, np.exp(LOG_FLOOR))).astype(np.float32),
             },
             answers=answers,
-            categories={"source": SOURCES},
+            categories=dict.fromkeys(source, SOURCES),
         )
 
 
-def _answers(
-    model: Model, tokens: np.ndarray, prompts: Sequence[Prompt], until: Sequence[str]
-) -> tuple[tuple[tuple[str, ...], ...], np.ndarray]:
-    """Answers of the first two conditions, and codes of the source of all answers [C, N], from tokens [C, N, length].
+def _aliases(known: Mapping[str, Mapping[str, tuple[str, ...]]], relation: str, name: str) -> list[str]:
+    """Other names of an object of a relation."""
+    return list(known.get(relation, {}).get(normalise(name), ()))
 
-    Most conditions say the same of a prompt: each distinct row of tokens is decoded once.
+
+def _answers(
+    model: Model, tokens: np.ndarray, prompts: Sequence[Prompt], until: Sequence[str], n_told: int
+) -> tuple[tuple[tuple[str, ...], ...], dict[str, np.ndarray]]:
+    """Answers of the first ``n_told`` conditions, and codes of the sources of all, by each way to match: [C, N] each.
+
+    Most conditions say the same of a prompt: each distinct row of tokens [C, N, length] is decoded once.
     """
-    source = np.empty(tokens.shape[:2], np.int8)
-    answers: list[list[str]] = [[] for _ in tokens[:2]]
+    source = {name: np.empty(tokens.shape[:2], np.int8) for name in MATCHINGS.values()}
+    answers: list[list[str]] = [[] for _ in range(n_told)]
     for i, prompt in enumerate(prompts):
         distinct, which = np.unique(tokens[:, i], axis=0, return_inverse=True)
         texts = [cut(text, until) for text in decode(model, distinct)]
-        objects = prompt.fields["counter_object"], prompt.fields["parametric_object"]
-        source[:, i] = np.array([knowledge_source(text, *objects) for text in texts])[which]
-        for row, answer in zip(answers, which[:2], strict=True):
+        names = [
+            prompt.fields[name]
+            for name in ("counter_object", "parametric_object", "counter_aliases", "parametric_aliases")
+        ]
+        codes = np.array([sources(text, *names) for text in texts], np.int8)
+        for array, column in zip(source.values(), codes.T, strict=True):
+            array[:, i] = column[which]
+        for row, answer in zip(answers, which[:n_told], strict=True):
             row.append(texts[answer])
     return tuple(map(tuple, answers)), source
-
-
-def answers_context(answers: Sequence[Answer], relation: str) -> str:
-    """A query of the relation, to tokenise its objects in a natural place."""
-    return next(x.fact.query for x in answers if x.fact.relation.name == relation)
-
-
-def first_token(model: Model, context: str, word: str) -> int:
-    """The token with which ``word`` begins when it continues ``context``.
-
-    Found where the encodings of ``context`` and ``context word`` part, so that every tokeniser's treatment of spaces is
-    its own business.
-    """
-    before, after = model.encode([context, f"{context} {word}"])
-    same = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), len(before))
-    return after[same]
-
-
-def stop_tokens(model: Model, until: Sequence[str]) -> frozenset[int]:
-    """Tokens after which an answer is over: end-of-text, and those whose text holds a stop string."""
-    texts = model.token_texts
-    ends = {i for i, text in enumerate(texts) if any(stop in text for stop in until)}
-    return frozenset(ends | set(model.end_tokens))
-
-
-def decode(model: Model, tokens: np.ndarray) -> list[str]:
-    """Texts of rows of new tokens [n, length], where -1 marks what comes after the end."""
-    return model.tokenizer.batch_decode([[int(t) for t in row if t >= 0] for row in tokens], skip_special_tokens=True)
-
-
-def _get(document: Document, *place: str) -> Any:
-    """A required place of the task's definition."""
-    value: Any = document.data
-    for key in place:
-        if not isinstance(value, Mapping) or key not in value:
-            raise HarnessError(f'{document.where(*place)}: the task definition needs "{".".join(place)}".')
-        value = value[key]
-    return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,8 @@ from harness_plugins.confidence_regulation.weights import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from texts import by_definition as effects_by_definition
+from texts import letters
 
 from harness.components import SelectionContext
 from harness.conditions import Neuron, Selection
@@ -330,3 +333,60 @@ def test_write_directions_of_the_model_are_not_changed() -> None:
     unembedding_geometry(model)
     assert torch.equal(model.w_out(2), before)
     assert torch.equal(model.readout.W_U, tiny_hf("gpt2").lm_head.weight)
+
+
+# -- measured: the LayerNorm-mediated fraction -------------------------------------------------------------------------
+
+MEASURED: dict[str, Any] = {"rule": "mediated", "sequences": 3, "length": 20, "corpus": letters(), "null_dims": 3}
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
+def test_measured_effects_are_those_of_the_definition(family: str) -> None:
+    model, some = tiny(family), [0, 7, 31]
+    scores = select(model, **MEASURED, top=3).scores
+    expected = effects_by_definition(model, MEASURED["corpus"], some, 3, 20)
+    np.testing.assert_allclose(scores["total_effect"][some], expected["total"], rtol=2e-3, atol=1e-5)
+    np.testing.assert_allclose(scores["direct_effect"][some], expected["norm"], rtol=2e-3, atol=1e-5)
+    np.testing.assert_allclose(scores["norm_mediated"], 1 - scores["direct_effect"] / scores["total_effect"])
+
+
+def test_the_measured_rule_chooses_as_it_says_and_finds_what_was_planted() -> None:
+    model = tiny("gpt2")
+    selection = select(model, **MEASURED, top=4, effect_quantile=0.5)
+    total, fraction = selection.scores["total_effect"], selection.scores["norm_mediated"]
+    best = np.argsort(-np.where(total >= np.quantile(total, 0.5), fraction, -np.inf))[:4]
+    assert [neuron.index for neuron in selection.neurons] == best.tolist()
+    assert re.search(r"on \d\d tokens of 3 sequences of 20 tokens of the corpus texts; null space", selection.rule)
+    found = select(planted("llama"), **MEASURED, top=len(PLANTED), effect_quantile=0.0)
+    assert sorted(neuron.index for neuron in found.neurons) == list(PLANTED)
+    assert found.scores["norm_mediated"][list(PLANTED)].min() > 0.99
+    fast = select(planted("llama"), **MEASURED, top=len(PLANTED), effect_quantile=0.0, method="fast")
+    np.testing.assert_allclose(fast.scores["total_effect"], found.scores["total_effect"], atol=1e-3)
+
+
+def test_what_the_measured_rule_needs() -> None:
+    with pytest.raises(ValueError, match="mediated needs a corpus"):
+        Entropy(rule="mediated")
+    with pytest.raises(ValueError, match="the other rules look at weights"):
+        Entropy(rule="rho", corpus=letters())
+    with pytest.raises(HarnessError, match=r"measured in the last layer \(2\), not in layer 1"):
+        select(tiny("gpt2"), **MEASURED, layer=1)
+    with pytest.raises(HarnessError, match=r"neurons pass the rule mediated, 128 were asked for\. Lower effect_"):
+        select(tiny("gpt2"), **MEASURED, top=128)
+
+
+def test_cosines_with_every_singular_direction() -> None:
+    """They add up to the norm, and those of the null space to rho."""
+    selection = select(tiny("llama"), rule="rho", null_dims=5, top=3)
+    rho = {str(x): selection.scores["rho"][x.index] for x in selection.neurons}
+    assert list(selection.details["cosines"]) == list(rho)
+    for neuron, cosines in selection.details["cosines"].items():
+        assert len(cosines) == D and min(cosines) >= 0
+        assert sum(c * c for c in cosines) == pytest.approx(1, abs=1e-4)
+        assert np.sqrt(sum(c * c for c in cosines[-5:])) == pytest.approx(rho[neuron], abs=1e-4)
+
+
+def test_its_figures() -> None:
+    selection = select(tiny("llama"), rule="rho", null_dims=5, top=3)
+    names = [figure.name for figure in Entropy().figures(selection)]
+    assert names == ["norm_logit_var", "singular_values"]

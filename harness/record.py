@@ -1,0 +1,172 @@
+"""The record of a run: what was selected, every measure beside its controls, tables, verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.conditions import Head, Neuron, Unit, site_of
+from harness.outcomes import Figure, Frame, Outcomes, Table
+from harness.results import SCHEMA_VERSION
+
+if TYPE_CHECKING:
+    from harness.components import Metric
+    from harness.stages import Plan, Stage
+    from harness.statistics import MeasureSummary
+
+SHORT = 40
+"""Rows of a table that the record holds; longer ones are in their CSV file only."""
+
+
+def record_of(
+    stage: Stage, outcomes: Outcomes, identity: Mapping[str, Any], run_id: str, engine: str, seed: int
+) -> tuple[dict[str, Any], list[Frame | Figure], list[dict[str, Any]]]:
+    """The record of a run, and what is written beside it: tables and figures, and the rows of ``controls.jsonl``.
+
+    Args:
+        engine: which implementation ran the conditions. seed: of the bootstrap.
+    """
+    plan, prepared = stage.plan, stage.prepared
+    scores, shown, values = _scores(plan, outcomes, seed)
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": run_id,
+        "name": plan.spec.name,
+        "description": plan.spec.description,
+        "identity": identity,
+        "engine": engine,
+        "task": {
+            "name": plan.task.name,
+            "summary": plan.task.summary(),
+            "n_prompts": len(prepared.prompts),
+            "n_clusters": int(outcomes.clusters.max()) + 1,
+            "steps": [step.to_dict() for step in prepared.steps],
+            "details": prepared.details,
+        },
+        "selection": _selection(stage),
+        "controls": stage.controls.to_dict(),
+        **scores,
+    }
+    return record, shown, _control_rows(stage, values)
+
+
+def _control_rows(stage: Stage, values: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """One row a control set: its units, and the value of every measure under it."""
+    columns = {name: found.tolist() for name, found in values.items()}
+    return [
+        {"control": i, "units": [str(unit) for unit in units], **{name: found[i] for name, found in columns.items()}}
+        for i, units in enumerate(stage.controls.sets)
+    ]
+
+
+def _selection(stage: Stage) -> dict[str, Any]:
+    """The selected neurons with their scores, statistics and the values they are set to."""
+    from harness.activations import ActivationStatistics
+
+    plan, selection, statistics, treated = stage.plan, stage.selection, stage.statistics, stage.conditions[1]
+    rows = {neuron: row for row, neuron in enumerate(selection.candidates)}
+    values = {
+        Neuron(edit.layer, index): value
+        for edit in treated.edits
+        if site_of(edit) == "neurons"
+        for index, value in zip(edit.indices, getattr(edit, "values", ()), strict=False)
+    }
+
+    def entry(neuron: Unit) -> dict[str, Any]:
+        found: dict[str, Any] = {"neuron": str(neuron)}
+        if neuron in rows:
+            found |= {name: float(column[rows[neuron]]) for name, column in selection.scores.items()}
+        if isinstance(statistics, ActivationStatistics) and isinstance(neuron, Neuron):
+            names = ("mean", "sd", "minimum", "maximum")
+            found |= {f"activation_{name}": statistics.value(name, [neuron])[0] for name in names}
+        if isinstance(neuron, Neuron) and neuron in values:
+            found["set_to"] = values[neuron]
+        return found
+
+    medians = {f"median_{name}": float(np.nanmedian(column)) for name, column in selection.scores.items()}
+    return {
+        "selector": plan.selector.name,
+        "unit": "head" if isinstance(selection.neurons[0], Head) else "neuron",
+        "intervention": plan.intervention.name,
+        "intervention_summary": plan.intervention.summary(),
+        "pool": None if selection.pool is None else [str(unit) for unit in selection.pool],
+        "positions": plan.task.positions_treated,
+        "rule": selection.rule,
+        "neurons": [entry(neuron) for neuron in selection.neurons],
+        "layer_medians": medians,
+        "details": dict(selection.details),
+        "activation_positions": statistics.n if statistics is not None else None,
+    }
+
+
+def _scores(
+    plan: Plan, outcomes: Outcomes, seed: int
+) -> tuple[dict[str, Any], list[Frame | Figure], dict[str, np.ndarray]]:
+    """Every metric's measures beside their controls, tables with tests, a verdict for each primary measure; what is
+    to be written beside the record; and the measures' values under the controls [m], by ``metric.measure``."""
+    from harness.statistics import adjust, summarise, verdict
+
+    assert outcomes.selection is not None
+    shown: list[Frame | Figure] = list(plan.selector.figures(outcomes.selection))
+    clusters = outcomes.clusters
+    summaries: list[tuple[str, MeasureSummary]] = []
+    controls: dict[str, np.ndarray] = {}
+    tables: list[dict[str, Any]] = []
+    remarks: list[str] = []
+    broken: str | None = None
+    for metric in plan.metrics:  # one after another: the arrays of a metric are large
+        found = metric.measure(outcomes)
+        summaries += [(metric.name, summarise(x, clusters, seed, plan.spec.resamples)) for x in found.measures]
+        controls |= {f"{metric.name}.{x.name}": x.values[2:] for x in found.measures}
+        tables += [_table(metric, table) for table in found.tables]
+        shown += [*found.frames, *found.figures]
+        remarks += found.remarks
+        broken = broken or found.broken
+    primary = [summary for _, summary in summaries if summary.primary]
+    holm = dict(zip((x.name for x in primary), adjust([x.test.p_two_sided for x in primary], "holm"), strict=True))
+    benjamini = dict(zip((x.name for x in primary), adjust([x.test.p_two_sided for x in primary], "bh"), strict=True))
+    measures = []
+    for metric_name, summary in summaries:
+        row = {"metric": metric_name, **summary.to_dict()}
+        if summary.primary:
+            said = verdict(summary, holm[summary.name], broken=broken)
+            row |= {
+                "p_holm": holm[summary.name],
+                "p_bh": benjamini[summary.name],
+                "verdict": said.word,
+                "verdict_sentence": said.sentence,
+            }
+        measures.append(row)
+    scores = {
+        "measures": measures,
+        "family": {
+            "adjusted": "Holm and Benjamini-Hochberg over the primary measures of this run",
+            "size": len(primary),
+        },
+        "tables": tables,
+        "frames": [_frame(item) for item in shown if isinstance(item, Frame)],
+        "figures": [{"name": item.name, "title": item.title} for item in shown if isinstance(item, Figure)],
+        "remarks": remarks,
+        "broken": broken,
+    }
+    return scores, shown, controls
+
+
+def _frame(frame: Frame) -> dict[str, Any]:
+    """A table as the record keeps it: with its rows while they are few."""
+    rows = [dict(zip(frame.columns, row, strict=True)) for row in zip(*frame.columns.values(), strict=True)]
+    return {"name": frame.name, "title": frame.title, "n": len(rows), "rows": rows if len(rows) <= SHORT else None}
+
+
+def _table(metric: Metric, table: Table) -> dict[str, Any]:
+    return {
+        "metric": metric.name,
+        "name": table.name,
+        "title": table.title,
+        "categories": table.categories,
+        "treated": table.treated,
+        "control_mean": table.controls.mean(axis=0) if len(table.controls) else None,
+        "tests": table.tests.to_dict() if table.tests else None,
+    }

@@ -1,0 +1,198 @@
+"""The stages of a run before any condition is run: plan, prompts, selection, statistics, controls, conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from harness.components import (
+    Component,
+    ComponentSpec,
+    Intervention,
+    Metric,
+    ModelLoader,
+    SelectionContext,
+    Selector,
+    Task,
+)
+from harness.conditions import BASELINE, Condition, Head, Selection, Unit, check_selection
+from harness.controls import Controls, draw_controls
+from harness.errors import HarnessError
+from harness.outcomes import Prepared
+from harness.plugins import Catalogue, Origin
+from harness.spec import RunSpec
+
+if TYPE_CHECKING:
+    from harness.activations import ActivationStatistics, HeadStatistics
+    from harness.engine import Engine, Progress
+
+CONTROLS = {"closed_form": 999, "batched": 100, "hooks": 100}
+"""Control sets by default: 999 let p fall to 0.002 and stand a correction for several measures; 100 do not."""
+
+NOTHING = ComponentSpec("none", {})
+"""The intervention of a task that looks at neurons and edits nothing."""
+
+
+class Reporter(Protocol):
+    """Shows how far a run is."""
+
+    def stage(self, title: str, total: int | None = None) -> AbstractContextManager[Progress]:
+        """A stage with ``total`` steps, or of unknown length; the context gives a function to tell of progress."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run whose components are found and validated."""
+
+    spec: RunSpec
+    model: ModelLoader
+    task: Task
+    selector: Selector
+    intervention: Intervention
+    metrics: tuple[Metric, ...]
+    origins: Mapping[str, Origin]
+
+    def components(self) -> dict[str, Any]:
+        """Identity of every component and the distribution that it comes from."""
+
+        def entry(component: Component) -> dict[str, Any]:
+            origin = self.origins[f"{component.kind} {component.name}"]
+            return component.identity() | {"distribution": origin.distribution, "distribution_version": origin.version}
+
+        return {
+            "model": entry(self.model),
+            "task": entry(self.task),
+            "selector": entry(self.selector),
+            "intervention": entry(self.intervention),
+            "metrics": [entry(metric) for metric in self.metrics],
+        }
+
+
+def plan(spec: RunSpec, catalogue: Catalogue) -> Plan:
+    """Find and validate every component of a run, before anything is loaded.
+
+    Raises:
+        HarnessError: an unknown component or a wrong parameter.
+    """
+    task = cast(Task, catalogue.build("task", spec.task, "--task"))
+    wanted = spec.metrics or tuple(ComponentSpec(name, {}) for name in task.default_metrics)
+    if task.intervenes == (spec.intervention is None):
+        raise HarnessError(
+            f"--intervention: the task {task.name} needs one, for example mean."
+            if task.intervenes
+            else f"--intervention: the task {task.name} looks at neurons and edits nothing; leave it out."
+        )
+    edits = spec.intervention or NOTHING
+    components = [
+        model := cast(ModelLoader, catalogue.build("model", spec.model, "--model")),
+        task,
+        selector := cast(Selector, catalogue.build("selector", spec.selector, "--selector")),
+        intervention := cast(Intervention, catalogue.build("intervention", edits, "--intervention")),
+        *(metrics := [cast(Metric, catalogue.build("metric", metric, "--metric")) for metric in wanted]),
+    ]
+    if not metrics:
+        raise HarnessError(f"--metric: the task {task.name} has no metrics of its own; name at least one.")
+    origins = {f"{x.kind} {x.name}": catalogue.origins[type(x)] for x in components}
+    return Plan(spec, model, task, selector, intervention, tuple(metrics), origins)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A run that is ready: everything but its outcomes.
+
+    Attributes:
+        statistics: what the intervention's values were taken from, or None.
+        alone: the task's further sets.
+        conditions: baseline, treated, the controls, and one for each of ``alone``.
+    """
+
+    plan: Plan
+    prepared: Prepared
+    selection: Selection
+    statistics: ActivationStatistics | HeadStatistics | None
+    controls: Controls
+    alone: tuple[tuple[Unit, ...], ...]
+    conditions: tuple[Condition, ...]
+
+
+def set_up(plan: Plan, engine: Engine, prepared: Prepared, reporter: Reporter) -> Stage:
+    """Select, measure activations, draw controls, and write down every condition.
+
+    Raises:
+        HarnessError: the selection and the rest do not go together.
+    """
+    with reporter.stage("selecting neurons"):
+        selection = _select(plan, engine, prepared)
+    plan = replace(plan, intervention=plan.intervention.prepare(selection))
+    with reporter.stage("measuring activations"):
+        statistics = _statistics(plan, engine, prepared, selection)
+    frozen = plan.intervention.freeze(engine.model)
+
+    def condition(name: str, units: tuple[Unit, ...]) -> Condition:
+        return Condition(name, plan.intervention.edits(units, statistics), frozen=frozen, units=units)
+
+    treated = condition("treated", selection.neurons)
+    controls = _controls(plan, engine, prepared, selection, treated)
+    alone = tuple(map(tuple, plan.task.alone(selection, engine.model)))
+    conditions = (
+        BASELINE,
+        treated,
+        *(condition(f"control-{i:04d}", units) for i, units in enumerate(controls.sets)),
+        *(condition(f"alone-{i:05d}", units) for i, units in enumerate(alone)),
+    )
+    return Stage(plan, prepared, selection, statistics, controls, alone, conditions)
+
+
+def _select(plan: Plan, engine: Engine, prepared: Prepared) -> Selection:
+    from harness.statistics import derive_seed
+
+    anatomy, source = engine.model.anatomy, f"selector {plan.selector.name}"
+    tokens = [prompt.tokens for prompt in prepared.prompts]
+    context = SelectionContext(engine.model, engine, tokens, derive_seed(plan.spec.seed, "selector"))
+    selection = plan.selector.select(context)
+    check_selection(selection.neurons, anatomy.n_layers, anatomy.d_mlp, anatomy.n_heads, source)
+    chosen = "heads" if isinstance(selection.neurons[0], Head) else "neurons"
+    if plan.task.intervenes and chosen != plan.intervention.site:
+        raise HarnessError(
+            f"--intervention: {plan.intervention.name} edits {plan.intervention.site}, but the {source} chose {chosen}."
+        )
+    return selection
+
+
+def _statistics(
+    plan: Plan, engine: Engine, prepared: Prepared, selection: Selection
+) -> ActivationStatistics | HeadStatistics | None:
+    """Activation statistics of the selection's layers over the task's reference positions, where they are wanted."""
+    from harness.activations import activation_statistics, head_statistics
+    from harness.statistics import derive_seed
+
+    if not plan.intervention.needs_statistics:
+        return None
+    site, tokens = plan.intervention.site, [prompt.tokens for prompt in prepared.prompts]
+    spans = plan.task.reference(prepared.prompts, site)
+    layers = sorted({unit.layer for unit in (*selection.neurons, *(selection.pool or ()))})
+    if site == "heads":
+        return head_statistics(engine.model, tokens, layers, plan.spec.batch_size, spans)
+    seed = derive_seed(plan.spec.seed, "activations")
+    return activation_statistics(engine.model, tokens, layers, plan.spec.batch_size, seed, spans)
+
+
+def _controls(plan: Plan, engine: Engine, prepared: Prepared, selection: Selection, treated: Condition) -> Controls:
+    """As many sets as were asked for; by default as many as are cheap, and as the pool holds."""
+    from harness.statistics import derive_seed
+
+    spec = plan.spec
+    most = CONTROLS[engine.path([treated])] if spec.controls is None else None
+    return draw_controls(
+        engine.model,
+        selection,
+        spec.controls,
+        most,
+        spec.match,
+        [prompt.tokens for prompt in prepared.prompts],
+        spec.batch_size,
+        derive_seed(spec.seed, "controls"),
+    )

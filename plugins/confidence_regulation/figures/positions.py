@@ -1,0 +1,205 @@
+"""Curves by position: entropy, loss and activations where a text repeats itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.outcomes import Figure
+from harness.report import drawing
+from harness.report.figures import COLUMN
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+MAX_LINES = len(drawing.LINES)
+ROWS: tuple[dict[str, Any], ...] = (
+    {"color": drawing.BASELINE, "linestyle": "-"},
+    {"color": drawing.SELECTED, "linestyle": (0, (5, 1.5))},
+    {"color": drawing.BLUE, "linestyle": (0, (1.2, 1.2))},
+    {"color": drawing.CONTROLS, "linestyle": "-"},
+)
+"""The baseline, the treated condition, and others."""
+
+
+def induction_curves(
+    position: np.ndarray,
+    curves: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]],
+    split: int | None,
+    n: int,
+    name: str = "induction_curves",
+) -> Figure:
+    """Figure 5a: entropy and loss by position, with and without the neurons; in sequences that repeat, or any.
+
+    Args:
+        position: [t]. curves: by quantity ("entropy", "loss": one panel each, in nats), by condition ("baseline",
+            "treated"), mean [t] and standard error [t] over the sequences. split: the position where the second copy
+            begins, None where there is none. n: sequences.
+    """
+    data: dict[str, list[Any]] = {"quantity": [], "condition": [], "position": [], "mean": [], "se": []}
+    for quantity, rows in curves.items():
+        for row, (mean, se) in rows.items():
+            _extend(data, quantity=quantity, condition=row, position=position, mean=mean, se=se)
+    caption = (
+        f"{' and '.join(curves).capitalize()} by position in {drawing.plural(n, 'sequence')}"
+        f"{'' if split is None else f' whose second copy begins at position {split} (dashed line)'}; "
+        "bands: one standard error."
+    )
+
+    def paint(canvas: Canvas) -> None:
+        panels = canvas.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, (quantity, rows) in zip(panels, curves.items(), strict=True):
+            for row, (text, (mean, se)) in enumerate(rows.items()):
+                drawing.band(axes, position, mean, se, text, **ROWS[min(row, len(ROWS) - 1)])
+            if split is not None:
+                drawing.divider(axes, split)
+            axes.set(ylabel=f"{quantity} (nats)")
+        panels[-1].set_xlabel("position")
+        drawing.legend(panels[0])
+
+    return Figure(name, caption, data, paint, (COLUMN, 0.8 + 1.3 * len(curves)))
+
+
+def activation_curves(
+    position: np.ndarray,
+    neurons: Sequence[str],
+    mean: np.ndarray,
+    se: np.ndarray,
+    split: int,
+    n: int,
+    name: str = "activation_curves",
+) -> Figure:
+    """Figure 5a, top: activations of neurons by position in sequences that repeat themselves.
+
+    Args:
+        position: [t]. mean, se: [k, t] over the n sequences. split: where the second copy begins.
+    """
+    title = f"Activations by position in {drawing.plural(n, 'sequence')} whose second copy begins at position {split}"
+    return _by_position(name, title, "activation", position, neurons, mean, se, split)
+
+
+def entropy_by_position(
+    position: np.ndarray,
+    neurons: Sequence[str],
+    change: np.ndarray,
+    se: np.ndarray,
+    split: int,
+    n: int,
+    name: str = "entropy_by_position",
+) -> Figure:
+    """Figure 5b, 9b, 10b: change of entropy by position when each neuron is clipped.
+
+    Args:
+        position: [t]. change, se: [k, t] in nats, over the n sequences. split: where the second copy begins.
+    """
+    title = (
+        f"Change of entropy by position when each neuron is ablated, in {drawing.plural(n, 'sequence')} whose second "
+        f"copy begins at position {split}"
+    )
+    return _by_position(name, title, "change of entropy (nats)", position, neurons, change, se, split)
+
+
+def natural_curves(
+    places: Sequence[str],
+    neurons: Sequence[str],
+    mean: np.ndarray,
+    se: np.ndarray,
+    text: str,
+    n: int,
+    name: str = "natural_curves",
+) -> Figure:
+    """Figure 9a, 9b: a quantity at the places of an n-gram that occurs twice in natural text.
+
+    Args:
+        places: [2 m] A0 ... A5, B of the first occurrence, then A0 ... A5, X of the second. mean, se: [k, 2 m] over the
+            n sequences. text: of the axis, with its unit.
+
+    Raises:
+        ValueError: an odd number of places, or arrays of another shape.
+    """
+    k, half = len(neurons), len(places) // 2
+    if len(places) != 2 * half or np.shape(mean) != (k, 2 * half) or np.shape(se) != np.shape(mean):
+        raise ValueError(f"figure {name}: {len(places)} places, mean {np.shape(mean)}, se {np.shape(se)}")
+    x = np.concatenate([np.arange(half), np.arange(half) + half + 0.8])
+    data: dict[str, list[Any]] = {"neuron": [], "occurrence": [], "place": [], "mean": [], "se": []}
+    for neuron, row, error in zip(neurons, mean, se, strict=True):
+        _extend(data, neuron=neuron, occurrence=[1] * half + [2] * half, place=list(places), mean=row, se=error)
+    caption = (
+        f"{text[:1].upper() + text[1:]} at the places of a repeated n-gram, first and second occurrence "
+        f"({drawing.plural(n, 'sequence')}); bars: one standard error." + _first(k)
+    )
+
+    def paint(canvas: Canvas) -> None:
+        axes = canvas.subplots()
+        for row in range(min(k, MAX_LINES)):
+            style = {**drawing.line_style(row), "marker": drawing.LINES[row][2], "markersize": 3.5, "linewidth": 1.0}
+            for part, label in ((slice(half), neurons[row]), (slice(half, None), None)):
+                axes.errorbar(x[part], mean[row][part], se[row][part], label=label, elinewidth=0.8, **style)
+        if np.nanmin(mean, initial=0) < 0:
+            drawing.zero_line(axes)
+        drawing.divider(axes, half - 0.1)
+        axes.set_xticks(x, [f"${place[0]}_{{{place[1:]}}}$" if place[1:].isdigit() else place for place in places])
+        axes.grid(False, axis="x")
+        axes.set(xlabel="first occurrence | second occurrence", ylabel=text)
+        drawing.legend(axes, _without_bars(axes))
+
+    return Figure(name, caption, data, paint, (COLUMN, 2.6))
+
+
+def _by_position(
+    name: str,
+    title: str,
+    text: str,
+    position: np.ndarray,
+    neurons: Sequence[str],
+    mean: np.ndarray,
+    se: np.ndarray,
+    split: int,
+) -> Figure:
+    k = len(neurons)
+    if np.shape(mean) != (k, len(position)) or np.shape(se) != np.shape(mean):
+        raise ValueError(f"figure {name}: {k} neurons, {len(position)} positions, mean {np.shape(mean)}")
+    data: dict[str, list[Any]] = {"neuron": [], "position": [], "mean": [], "se": []}
+    for neuron, row, error in zip(neurons, mean, se, strict=True):
+        _extend(data, neuron=neuron, position=position, mean=row, se=error)
+    caption = f"{title} (dashed line); bands: one standard error." + _first(k)
+
+    def paint(canvas: Canvas) -> None:
+        axes = canvas.subplots()
+        for row in range(min(k, MAX_LINES)):
+            drawing.band(axes, position, mean[row], se[row], neurons[row], **drawing.line_style(row))
+        if np.nanmin(mean, initial=0) < 0:
+            drawing.zero_line(axes)
+        drawing.divider(axes, split)
+        axes.set(xlabel="position", ylabel=text)
+        drawing.legend(axes)
+
+    return Figure(name, caption, data, paint, (COLUMN, 2.5))
+
+
+def _extend(data: dict[str, list[Any]], **columns: Any) -> None:
+    """Append rows to a table in long form; a single value is repeated."""
+    n = max(len(values) for values in columns.values() if not isinstance(values, str))
+    for key, values in columns.items():
+        rows = [values] * n if isinstance(values, str) else np.asarray(values).tolist()
+        if len(rows) != n:
+            raise ValueError(f"column {key} has {len(rows)} values, expected {n}")
+        data[key] += rows
+
+
+def _first(k: int) -> str:
+    return f" The first {MAX_LINES} of {k} neurons are drawn." if k > MAX_LINES else ""
+
+
+def _without_bars(axes: Axes) -> list[Any]:
+    """Handles of lines with error bars, as plain lines."""
+    from matplotlib.container import ErrorbarContainer
+
+    handles = axes.get_legend_handles_labels()[0]
+    lines = [handle[0] for handle in handles if isinstance(handle, ErrorbarContainer)]
+    for line, handle in zip(lines, handles, strict=True):
+        line.set_label(handle.get_label())
+    return lines

@@ -1,0 +1,201 @@
+"""Figures with one point a token: entropy, divergence from the unigram distribution, loss, calibration."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.outcomes import Figure
+from harness.report import drawing
+from harness.report.figures import COLUMN
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
+
+MOST = 4000
+"""So many tokens are drawn; a random choice of them when there are more."""
+
+
+def file_name(*parts: str) -> str:
+    """``("loss_change", "11.2378")`` as the name of a file."""
+    return "-".join(re.sub(r"[^A-Za-z0-9_-]+", "_", part) for part in parts if part)
+
+
+def entropy_kl(entropy: np.ndarray, kl: np.ndarray, r: float, name: str = "entropy_kl") -> Figure:
+    """Figure 3a: where the model is unsure, it predicts what is frequent.
+
+    Args:
+        entropy: [n] of the predicted distribution, in nats. kl: [n] KL(P_freq || P_model) in nats. r: correlation.
+    """
+    shown = np.isfinite(entropy) & np.isfinite(kl)
+    x, y = np.asarray(entropy)[shown], np.asarray(kl)[shown]
+    n_bins = int(np.clip(np.sqrt(len(x)) / 1.5, 10, 44))
+    ranges = [_span(x), _span(y)]
+    counts, x_edges, y_edges = np.histogram2d(x, y, bins=n_bins, range=ranges)
+    i, j = np.nonzero(counts)
+    caption = [
+        f"Entropy of the predicted distribution and its divergence from the unigram distribution, {_tokens(len(x))}; "
+        f"r = {r:.3f}."
+    ]
+    caption += _left_out(len(shown) - len(x))
+
+    def paint(canvas: Canvas) -> None:
+        from matplotlib.colors import LogNorm
+
+        axes = canvas.subplots()
+        cells = np.ma.masked_equal(counts.T, 0)
+        scale = LogNorm(1, max(counts.max(), 10))
+        drawn = axes.pcolormesh(x_edges, y_edges, cells, cmap=drawing.colours(), norm=scale, linewidth=0, zorder=2)
+        drawn.set_rasterized(True)
+        axes.set(xlabel="entropy (nats)", ylabel="KL(P$_{freq}$ ‖ P$_{model}$) (nats)")
+        drawing.colour_bar(axes, drawn, "tokens")
+        axes.set_title(f"r = {r:.3f},  n = {len(x):,} tokens")
+
+    data = {
+        "entropy_low": x_edges[i], "entropy_high": x_edges[i + 1], "kl_low": y_edges[j], "kl_high": y_edges[j + 1],
+        "tokens": counts[i, j].astype(int),
+    }  # fmt: skip
+    return Figure(name, " ".join(caption), data, paint, (COLUMN, 2.5))
+
+
+def loss_change(loss: np.ndarray, change: np.ndarray, reciprocal_rank: np.ndarray, name: str) -> Figure:
+    """Figure 4a, 9c, 10c: on which tokens ablating a neuron helps or hurts.
+
+    Args:
+        loss: [n] before the ablation, in nats. change: [n] after minus before. reciprocal_rank: [n] of the right token
+            before the ablation, the colour. name: of what is ablated ("11.2378").
+    """
+    return _tokens_scatter(
+        file_name("loss_change", name),
+        f"Change of the loss on each token when {name} is ablated, by its loss before and the reciprocal rank of the "
+        "right token",
+        {"loss": loss, "change": change, "reciprocal_rank": reciprocal_rank},
+        ("initial loss (nats)", f"change of loss, {name} ablated (nats)"),
+        "reciprocal rank of the token",
+    )
+
+
+def kl_entropy_changes(kl_change: np.ndarray, entropy_change: np.ndarray, name: str = "") -> Figure:
+    """Figure 4c: ablating a token-frequency neuron moves the entropy and the divergence from the unigram distribution.
+
+    Args:
+        kl_change, entropy_change: [n] after the ablation minus before, in nats. name: of what is ablated.
+    """
+    return _tokens_scatter(
+        file_name("kl_entropy_changes", name),
+        f"Changes of entropy and of KL(P_freq || P_model) on each token when {name or 'the selection'} is ablated",
+        {"kl_change": kl_change, "entropy_change": entropy_change},
+        ("change of KL(P$_{freq}$ ‖ P$_{model}$) (nats)", "change of entropy (nats)"),
+        None,
+    )
+
+
+def reliability(
+    edges: np.ndarray, confidence: np.ndarray, accuracy: np.ndarray, counts: np.ndarray, name: str = "reliability"
+) -> Figure:
+    """Calibration before and after: accuracy by confidence, and how many tokens have which confidence.
+
+    ECE = sum over bins of (tokens in it / all tokens) |accuracy - mean confidence|.
+
+    Args:
+        edges: [b + 1] of the bins of confidence, the largest predicted probability. confidence, accuracy, counts:
+            [2, b], before and after, their means and the number of tokens in each bin (NaN and 0 in empty ones).
+    """
+    confidence, accuracy, counts = (np.asarray(x, dtype=float) for x in (confidence, accuracy, counts))
+    b = len(edges) - 1
+    if not confidence.shape == accuracy.shape == counts.shape == (2, b):
+        shapes = [x.shape for x in (confidence, accuracy, counts)]
+        raise ValueError(f"figure {name}: arrays of {shapes}, expected {(2, b)} for {b} bins")
+    filled = counts > 0
+    gaps = np.where(filled, counts * np.abs(accuracy - confidence), 0)
+    ece = gaps.sum(axis=1) / np.maximum(counts.sum(axis=1), 1)
+    caption = (
+        f"Accuracy by confidence before and after the ablation ({_tokens(int(counts[0].sum()))}, {b} bins); expected "
+        f"calibration error {ece[0]:.4f} before, {ece[1]:.4f} after."
+    )
+    rows = (("before", drawing.BASELINE, "-", "o"), ("after", drawing.SELECTED, (0, (5, 1.5)), "D"))
+
+    def paint(canvas: Canvas) -> None:
+        top, lower = canvas.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+        top.plot([0, 1], [0, 1], color=drawing.GUIDE, linewidth=0.8, zorder=1)
+        for row, (text, colour, dashes, marker) in enumerate(rows):
+            kept = filled[row]
+            style: dict[str, Any] = {"color": colour, "linestyle": dashes}
+            text = f"{text} (ECE {ece[row]:.3f})"
+            top.plot(confidence[row][kept], accuracy[row][kept], marker=marker, label=text, **style)
+            lower.stairs(counts[row], edges, linewidth=1.2, **style)
+        top.set(ylabel="accuracy", ylim=(-0.03, 1.03), yticks=np.arange(0, 1.01, 0.25))
+        lower.set(xlabel="confidence (largest probability)", ylabel="tokens", xlim=(edges[0], edges[-1]))
+        if counts.max() > 0:
+            lower.set_yscale("log")
+            lower.set_ylim(max(0.8, 0.6 * counts[filled].min()), 2.5 * counts.max())
+        drawing.legend(top)
+
+    data: dict[str, Any] = {
+        "condition": np.repeat(["before", "after"], b),
+        "bin_low": np.tile(edges[:-1], 2),
+        "bin_high": np.tile(edges[1:], 2),
+        "confidence": np.where(filled, confidence, np.nan).ravel(),
+        "accuracy": np.where(filled, accuracy, np.nan).ravel(),
+        "tokens": counts.ravel().astype(int),
+    }
+    return Figure(name, caption, data, paint, (COLUMN, 3.2))
+
+
+def _tokens_scatter(
+    name: str, title: str, data: dict[str, np.ndarray], texts: tuple[str, str], colour_text: str | None
+) -> Figure:
+    """The first two columns of ``data`` against each other, the third as colour between 0 and 1."""
+    columns = {key: np.asarray(values, dtype=float) for key, values in data.items()}
+    keys = list(columns)
+    if len({len(values) for values in columns.values()}) > 1:
+        raise ValueError(f"figure {name}: arrays of {[len(values) for values in columns.values()]} tokens")
+    shown = np.isfinite(np.column_stack(list(columns.values()))).all(axis=1)
+    rows = np.flatnonzero(shown)
+    if len(rows) > MOST:
+        rows = np.sort(np.random.default_rng(0).choice(rows, MOST, replace=False))
+    x, y = columns[keys[0]][rows], columns[keys[1]][rows]
+    nothing = np.zeros(len(rows), dtype=bool)
+    edges = drawing.limits(x, nothing), drawing.limits(y, nothing)
+    outside = drawing.beyond(x, edges[0]) | drawing.beyond(y, edges[1])
+    caption = [f"{title} ({_tokens(int(shown.sum()))}{f', {MOST:,} of them drawn' if shown.sum() > MOST else ''})."]
+    caption += _left_out(int((~shown).sum()))
+    if outside.any():
+        caption.append(f"{_tokens(int(outside.sum()))} beyond the axes drawn as triangles at their edge.")
+
+    def paint(canvas: Canvas) -> None:
+        from matplotlib.colors import Normalize
+
+        axes = canvas.subplots()
+        axes.set(xlabel=texts[0], ylabel=texts[1])
+        drawing.zero_line(axes)
+        if colour_text is None:
+            drawing.zero_line(axes, vertical=True)
+        xs, ys = drawing.apply_limits(axes, *edges, (x, y))
+        if colour_text is None:
+            drawing.points(axes, xs, ys, colour=drawing.BLUE, outside=outside)
+        else:
+            values = columns[keys[2]][rows]
+            style = {"cmap": drawing.colours(), "norm": Normalize(0, 1)}
+            drawn = drawing.points(axes, xs, ys, colour=values, outside=outside, **style)
+            drawing.colour_bar(axes, drawn, colour_text)
+
+    return Figure(name, " ".join(caption), {key: values[rows] for key, values in columns.items()}, paint, (COLUMN, 2.5))
+
+
+def _span(values: np.ndarray) -> tuple[float, float]:
+    """Least and largest value, apart from each other."""
+    if not len(values):
+        return 0.0, 1.0
+    low, high = float(values.min()), float(values.max())
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def _tokens(n: int) -> str:
+    return drawing.plural(n, "token")
+
+
+def _left_out(n: int) -> list[str]:
+    return [f"{_tokens(n)} without finite values left out."] if n else []

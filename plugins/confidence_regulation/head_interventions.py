@@ -1,0 +1,43 @@
+"""Interventions on attention heads (Stolfo et al. 2024, section 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from harness.components import Intervention
+from harness.conditions import by_layer
+
+if TYPE_CHECKING:
+    from harness.conditions import Edit, Head
+
+
+class BosAttention(Intervention):
+    """BOS ablation: the heads attend to the prompt's first token only, from every position."""
+
+    name = "bos_attention"
+    site = "heads"
+    needs_statistics = False
+
+    def edits(self, neurons: Sequence[Head], statistics: Any) -> tuple[Edit, ...]:
+        from harness.heads import AttendFirst
+
+        return tuple(AttendFirst(layer, tuple(heads)) for layer, heads in by_layer(neurons).items())
+
+
+class MeanAttentionOutput(Intervention):
+    """Mean attention-output ablation: each head's output is replaced by its mean over the reference positions.
+
+    Of induction tasks these are the second copy's, as in the paper.
+    """
+
+    name = "mean_attention_output"
+    site = "heads"
+
+    def edits(self, neurons: Sequence[Head], statistics: Any) -> tuple[Edit, ...]:
+        from harness.heads import SetHeads
+
+        return tuple(
+            SetHeads(layer, tuple(heads), tuple(tuple(statistics.mean[layer][head].tolist()) for head in heads))
+            for layer, heads in by_layer(neurons).items()
+        )

@@ -1,0 +1,58 @@
+"""Induction heads, and the baseline heads that they are compared with (PAPERS A)."""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import Field
+
+from harness.components import SelectionContext, Selector
+from harness.conditions import Head, Selection
+from harness.errors import HarnessError
+
+
+class InductionHeads(Selector):
+    """Attention heads with the highest prefix-matching scores; controls are drawn from baseline heads.
+
+    The score of a head is the attention from a token of the second copy of random tokens to the token that followed its
+    first occurrence, a mean over positions and sequences. Baseline heads (Stolfo et al. 2024, section 5) are idle on
+    these sequences: they attend to the first token (more than min_bos of their attention, a mean over positions) and do
+    not match prefixes (score below max_prefix).
+    """
+
+    name = "induction_heads"
+    top: int = Field(3, ge=1, description="number of heads")
+    sequences: int = Field(128, ge=1, description="random sequences (the paper: 1024)")
+    length: int = Field(50, ge=2, description="random tokens of a sequence before it is duplicated")
+    min_bos: float = Field(0.6, ge=0, le=1, description="baseline heads: least mean attention to the first token")
+    max_prefix: float = Field(0.1, ge=0, le=1, description="baseline heads: prefix-matching scores below this")
+
+    def select(self, context: SelectionContext) -> Selection:
+        from .attention import head_scores, random_repeats
+
+        model, anatomy = context.model, context.model.anatomy
+        heads = tuple(Head(layer, i) for layer in range(anatomy.n_layers) for i in range(anatomy.n_heads))
+        if self.top > len(heads):
+            raise HarnessError(
+                f"selector induction_heads: top={self.top} heads were asked for; the model has {len(heads)}."
+            )
+        room = None if model.n_positions is None else (model.n_positions - len(model.prefix)) // 2
+        if room is not None and self.length > room:
+            raise HarnessError(
+                f"selector induction_heads: length={self.length} tokens, duplicated, do not fit the "
+                f"{model.n_positions} positions of {model.name}; at most {room} do."
+            )
+        found = head_scores(model, random_repeats(model, self.sequences, self.length, context.seed), self.length)
+        matching, first = found.prefix_matching.ravel(), found.first_token.ravel()
+        best = np.argsort(-matching, kind="stable")[: self.top].tolist()
+        baseline = [i for i in range(len(heads)) if first[i] > self.min_bos and matching[i] < self.max_prefix]
+        pool = tuple(heads[i] for i in baseline if i not in best)
+        return Selection(
+            neurons=tuple(heads[i] for i in best),
+            rule=f"the {self.top} of {len(heads)} heads with the highest prefix-matching scores on {self.sequences} "
+            f"sequences of {self.length} random tokens, each duplicated; {len(pool)} baseline heads (mean attention to "
+            f"the first token > {self.min_bos:g}, prefix matching < {self.max_prefix:g})",
+            candidates=heads,
+            scores={"prefix_matching": matching, "first_token": first},
+            details={"baseline_heads": [str(head) for head in pool]},
+            pool=pool,
+        )

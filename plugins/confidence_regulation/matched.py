@@ -1,0 +1,65 @@
+"""Random neurons that resemble another selector's choice: treated sets for null runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from harness.components import AnySelector, SelectionContext, Selector
+from harness.conditions import Neuron, Selection, by_layer
+from harness.errors import HarnessError
+
+if TYPE_CHECKING:
+    from harness.matching import Match
+
+
+class _MatchedRandom(Selector):
+    """Base of the two selectors below."""
+
+    match: ClassVar[Match]
+    like: AnySelector = Field("entropy", description="the selector whose choice they resemble")  # type: ignore[assignment]
+
+    def select(self, context: SelectionContext) -> Selection:
+        from harness.controls import pools
+        from harness.matching import balance, matched_sets, matching_values
+
+        original = self.like.select(context)
+        chosen = [unit for unit in original.neurons if isinstance(unit, Neuron)]
+        if len(chosen) < len(original.neurons):
+            raise HarnessError(f"selector {self.name}: like must choose neurons; {self.like.name} chooses heads.")
+        pool = pools(original, context.model)
+        values = matching_values(
+            context.model, sorted(by_layer(chosen)), self.match, context.prompts, context.engine.batch_size
+        )
+        drawn = matched_sets(chosen, 1, pool, values, context.seed)
+        details = balance(chosen, pool, drawn, values, self.match)
+        return Selection(
+            neurons=drawn[0],
+            rule=f"{len(chosen)} random neurons, each one of the {details['neighbours']} of its layer that are nearest "
+            f"to a neuron that {self.like.name} chooses ({details['variable']}), none of them chosen by it",
+            details={"like": original.rule, "like_neurons": [str(neuron) for neuron in chosen], **details},
+            pool=tuple(Neuron(layer, i) for layer, indices in pool.items() for i in indices),
+        )
+
+
+class NormMatchedRandom(_MatchedRandom):
+    """Random neurons whose output weights are about as long as those of another selector's choice.
+
+    As the treated set of a run they ask what large neurons do that nobody chose for anything else. Controls of such a
+    run are drawn without the neurons that the other selector chose.
+    """
+
+    name = "norm_matched_random"
+    match = "norm"
+
+
+class ActivationMatchedRandom(_MatchedRandom):
+    """Random neurons whose activations vary about as much as those of another selector's choice.
+
+    The variation is the standard deviation over the task's prompts. Controls of such a run are drawn without the
+    neurons that the other selector chose.
+    """
+
+    name = "activation_matched_random"
+    match = "activation"

@@ -1,0 +1,99 @@
+"""Neurons whose activation changes under induction (PAPERS A: activation in the second copy against the first)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import Field
+
+from harness.builtin import check_top, resolve_layer
+from harness.components import AnyCorpus, AnySelector, SelectionContext, Selector
+from harness.conditions import Neuron, Selection
+from harness.errors import HarnessError
+
+from .sweep import text
+
+if TYPE_CHECKING:
+    from harness.outcomes import Figure
+
+
+class ActivationShift(Selector):
+    """Neurons whose mean activation changes most when a text is repeated, weighted by the norm of their output weights.
+
+    Stolfo et al. 2024, section 5: sequences of natural tokens are duplicated; the shift is the mean activation over the
+    second copy less that over the first. Its sign is kept: clip_mean:side=shift clips neurons that rise from above and
+    those that fall from below. The sequences are of documents that tasks do not evaluate on.
+    """
+
+    name = "activation_shift"
+    top: int = Field(6, ge=1, description="number of neurons")
+    layer: int = Field(-1, description="layer; negative counts from the last")
+    keep: AnySelector | None = Field(
+        None,
+        description="measure the shifts of the neurons that this selector chooses (entropy), choose none",
+    )
+    corpus: AnyCorpus = Field("world", description="texts")  # type: ignore[assignment]
+    sequences: int = Field(100, ge=1, description="how many sequences")
+    length: int = Field(100, ge=1, description="tokens of a sequence before it is duplicated")
+    across_documents: bool = Field(True, description="join short documents")
+
+    def select(self, context: SelectionContext) -> Selection:
+        from harness.writes import write_directions
+
+        model, owner = context.model, "selector activation_shift"
+        kept = None if self.keep is None else self.keep.select(context)
+        layer = resolve_layer(self.layer, model.anatomy.n_layers, owner)
+        if kept is not None:
+            layers = {unit.layer for unit in kept.neurons if isinstance(unit, Neuron)}
+            if len(layers) != 1:
+                raise HarnessError(f"{owner}: keep must choose neurons of one layer, got {len(layers)} layers.")
+            layer = layers.pop()
+        check_top(self.top, model.anatomy.d_mlp, owner)
+        first, second, said = self._means(context, layer)
+        shift, norm = second - first, np.linalg.norm(write_directions(model, layer), axis=1)
+        weighted = np.abs(shift) * norm
+        best = np.argsort(-weighted, kind="stable")[: self.top]
+        rule = f"layer {layer}: the {self.top} with the largest |shift of the mean activation| times norm, on {said}"
+        neurons = tuple(Neuron(layer, int(index)) for index in best)
+        scores = {"weighted_shift": weighted, "shift": shift, "mean_first": first, "mean_second": second, "norm": norm}
+        if kept is not None:
+            neurons, rule = kept.neurons, f"{kept.rule}; shifts measured on {said}"  # type: ignore[assignment]
+            if kept.candidates == tuple(Neuron(layer, i) for i in range(model.anatomy.d_mlp)):
+                scores = {**kept.scores, **scores}
+        return Selection(
+            neurons=neurons,
+            rule=rule,
+            candidates=tuple(Neuron(layer, index) for index in range(model.anatomy.d_mlp)),
+            scores=scores,
+            details={**(kept.details if kept else {}), "layer": layer},
+            pool=kept.pool if kept else None,
+        )
+
+    def figures(self, selection: Selection) -> tuple[Figure, ...]:
+        from .figures import activation_changes
+
+        names = [str(neuron) for neuron in selection.candidates]
+        chosen = np.isin(names, [str(neuron) for neuron in selection.neurons])
+        shift, norm = selection.scores["shift"], selection.scores["norm"]
+        return (activation_changes(names, shift, norm, chosen, name="selection_activation_changes"),)
+
+    def _means(self, context: SelectionContext, layer: int) -> tuple[np.ndarray, np.ndarray, str]:
+        """Mean activations [d_mlp] over the first and the second copy, and what was read, in words."""
+        from harness.activations import activation_statistics
+
+        model, p, n = context.model, len(context.model.prefix), self.length
+        if model.n_positions is not None and p + 2 * n > model.n_positions:
+            raise HarnessError(
+                f"selector activation_shift: length={n} tokens, duplicated, do not fit the {model.n_positions} "
+                f"positions of {model.name}; at most {(model.n_positions - p) // 2} do."
+            )
+        read = text(context, self.corpus, self.sequences, p + n, self.across_documents, context.seed)
+        doubled = [(*tokens, *tokens[p:]) for tokens in read.tokens]
+        batch_size = context.engine.batch_size
+
+        def mean(start: int) -> np.ndarray:
+            spans = [(start, start + n)] * len(doubled)
+            return activation_statistics(model, doubled, [layer], batch_size, context.seed, spans).mean[layer]
+
+        return mean(p), mean(p + n), f"{read.said}, each duplicated"

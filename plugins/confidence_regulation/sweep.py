@@ -1,0 +1,105 @@
+"""What selectors measure on text: sequences of a corpus, and the effects of every neuron of the last layer on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from harness.components import Corpus, SelectionContext
+from harness.errors import HarnessError
+
+if TYPE_CHECKING:
+    from harness.logit_changes import Kind
+
+RESULT_BYTES = 2**29
+"""Memory for the effects of some neurons on every token; more neurons are done in several turns."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """Sequences of the selection half of a corpus, and what is said of them in a selection's rule."""
+
+    tokens: list[tuple[int, ...]]
+    said: str
+
+
+def text(
+    context: SelectionContext, corpus: Corpus, sequences: int, length: int, across_documents: bool, seed: int
+) -> Text:
+    """Sequences of documents that no task evaluates on (part "select")."""
+    from harness.corpora import sequences as draw
+
+    found = draw(context.model, corpus, sequences, length, seed, part="select", across_documents=across_documents)
+    return Text([x.tokens for x in found], f"{len(found)} sequences of {length} tokens of the corpus {corpus.name}")
+
+
+@dataclass(frozen=True)
+class Swept:
+    """Effects of mean ablation of each neuron by itself, means over tokens, float64 [d_mlp].
+
+    Attributes:
+        total: TE, mean |change of the loss|, nats. direct: the same with something frozen, by kind.
+        kl_change: mean change of KL(p_freq || model), nats; None without a unigram distribution.
+        n_tokens: how many tokens.
+    """
+
+    total: np.ndarray
+    direct: dict[str, np.ndarray]
+    kl_change: np.ndarray | None
+    n_tokens: int
+
+    def mediated(self, kind: str) -> np.ndarray:
+        """1 - DE / TE [d_mlp]; NaN without effect."""
+        return 1 - self.direct[kind] / np.where(self.total > 0, self.total, np.nan)
+
+
+def sweep(
+    context: SelectionContext,
+    layer: int,
+    tokens: Sequence[Sequence[int]],
+    frozen: Kind,
+    owner: str,
+    unigram: np.ndarray | None = None,
+    newlines: bool = False,
+    method: Literal["exact", "fast"] = "exact",
+) -> Swept:
+    """Mean-ablate every neuron of the last layer by itself (the mean is over the same tokens), PAPERS A.
+
+    Predictions that the paper leaves out are left out (:func:`harness.corpora.kept`); those at newlines and just before
+    them unless ``newlines``.
+
+    Raises:
+        HarnessError: the layer is not the last, or the closed form does not hold for the model; names ``owner``.
+    """
+    from harness.activations import activation_statistics
+    from harness.conditions import Condition, SetNeurons
+    from harness.corpora import kept
+    from harness.effects import effects
+    from harness.final_layer import fits
+
+    model, batch_size = context.model, context.engine.batch_size
+    if layer != model.anatomy.n_layers - 1:
+        raise HarnessError(
+            f"{owner}: effects through the final norm and the logits are measured in the last layer "
+            f"({model.anatomy.n_layers - 1}), not in layer {layer}: leave layer at -1."
+        )
+    means = activation_statistics(model, tokens, [layer], batch_size, context.seed).mean[layer]
+    conditions = [Condition(f"{layer}.{i}", (SetNeurons(layer, (i,), (float(x),)),)) for i, x in enumerate(means)]
+    if not fits(model, conditions):
+        raise HarnessError(f"{owner}: the direct effects of {model.name}'s neurons have no closed form.")
+    positions = [kept(model, sequence, newlines=not newlines) for sequence in tokens]
+    n = sum(map(sum, positions))
+    step = max(1, RESULT_BYTES // (4 * 8 * max(1, n)))  # effects() returns up to eight numbers for each pair
+    total, direct, kl = [], [], []
+    for start in range(0, len(conditions), step):
+        some = conditions[start : start + step]
+        kinds: tuple[Kind, ...] = ("total", frozen)
+        found = effects(model, tokens, some, kinds, positions, unigram=unigram, batch_size=batch_size, method=method)
+        total.append(found.size("total"))
+        direct.append(found.size(frozen))
+        if found.kl_unigram_change is not None:
+            kl.append(found.kl_unigram_change["total"].mean(axis=1, dtype=np.float64))
+    return Swept(np.concatenate(total), {frozen: np.concatenate(direct)}, np.concatenate(kl) if kl else None, n)

@@ -1,0 +1,107 @@
+"""What an answer is, and where it comes from: the paper's rule, and two looser ones beside it."""
+
+from __future__ import annotations
+
+import functools
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+
+SOURCES = ("CK", "PK", "ND")
+"""Knowledge sources: context, parametric memory, not defined. Their places are the codes of the outcome ``source``."""
+
+CK, PK, ND = range(3)
+
+MATCHINGS = {"exact": "source", "normalised": "source_normalised", "alias": "source_alias"}
+"""Ways to recognise an object in an answer, strictest first, and the outcome that each decides."""
+
+ARTICLES = frozenset({"a", "an", "the"})
+
+
+def cut(text: str, until: Sequence[str]) -> str:
+    """An answer: the text before the first of the stop strings, stripped."""
+    ends = [place for place in map(text.find, until) if place >= 0]
+    return text[: min(ends, default=len(text))].strip()
+
+
+def overlap(subject: str, answer: str, similarity: float) -> bool:
+    """Whether subject and object are too alike: one contains the other, or Jaro-Winkler similarity is high."""
+    from rapidfuzz.distance import JaroWinkler
+
+    a, b = subject.lower(), answer.lower()
+    return a in b or b in a or JaroWinkler.normalized_similarity(subject, answer) >= similarity
+
+
+@functools.lru_cache(maxsize=65536)
+def normalise(text: str) -> str:
+    """The words of a text in NFKC, without case, punctuation and English articles.
+
+    Apostrophes vanish, other punctuation parts words. Articles stay where nothing else would (``"The The"``).
+    """
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    plain = (
+        "" if c in "'’‘`´" else " " if unicodedata.category(c).startswith("P") else c  # noqa: RUF001
+        for c in folded
+    )
+    words = "".join(plain).split()
+    return " ".join([word for word in words if word not in ARTICLES] or words)
+
+
+def knowledge_source(answer: str, context_object: str, parametric_object: str) -> int:
+    """Code of the answer's source, as in the paper: its leading words are those of the object, but for their case.
+
+    The context comes before memory, except where the context agrees with memory: then the object is parametric (PK).
+    """
+    words = answer.lower().split()
+    return _match(words, _agree(context_object, parametric_object), [context_object.lower()], [parametric_object.lower()])
+
+
+def sources(
+    answer: str,
+    context_object: str,
+    parametric_object: str,
+    context_aliases: Iterable[str] = (),
+    parametric_aliases: Iterable[str] = (),
+) -> tuple[int, int, int]:
+    """Codes of the answer's source by each of :data:`MATCHINGS`.
+
+    A looser matching only decides what the stricter ones left undefined, so none takes an answer from one source to
+    the other.
+    """
+    exact = knowledge_source(answer, context_object, parametric_object)
+    if exact != ND:
+        return exact, exact, exact
+    agree, words = _agree(context_object, parametric_object), normalise(answer).split()
+    normalised = _match(words, agree, [normalise(context_object)], [normalise(parametric_object)])
+    if normalised != ND:
+        return exact, normalised, normalised
+    alias = _match(words, agree, map(normalise, context_aliases), map(normalise, parametric_aliases))
+    return exact, normalised, alias
+
+
+def _agree(context_object: str, parametric_object: str) -> bool:
+    return context_object.lower() == parametric_object.lower()
+
+
+def _match(words: Sequence[str], agree: bool, context: Iterable[str], memory: Iterable[str]) -> int:
+    """The first source of which one name is how the answer's words begin."""
+    for code, names in ((CK, () if agree else context), (PK, memory)):
+        for name in names:
+            wanted = name.split()
+            if wanted and list(words[: len(wanted)]) == wanted:
+                return code
+    return ND
+
+
+def other_names(groups: Iterable[tuple[str, Sequence[str]]]) -> dict[str, Mapping[str, tuple[str, ...]]]:
+    """Other names of objects, by relation and normalised name, from (relation, names of one object) pairs.
+
+    A name that stands for several objects has the names of all of them.
+    """
+    found: dict[str, dict[str, dict[str, None]]] = {}
+    for relation, names in groups:
+        if len(names) < 2:
+            continue
+        for name in names:
+            others = found.setdefault(relation, {}).setdefault(normalise(name), {})
+            others |= dict.fromkeys(other for other in names if normalise(other) != normalise(name))
+    return {relation: {name: tuple(x) for name, x in known.items()} for relation, known in found.items()}
