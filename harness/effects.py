@@ -295,6 +295,8 @@ class _Work:
         for e, kind in enumerate(self.kinds):
             grown, spread, moved, target_change, unigram_change = (x[:n, :, e] for x in found)
             log_z = torch.log1p(grown)  # relative to the untouched normaliser
+            if not torch.isfinite(log_z).all():
+                raise HarnessError("effects: under some condition, what was likely loses all of its probability.")
             out.loss_change[kind][here] = (log_z - target_change).cpu().numpy()
             # H = log Z - sum p l, and sum p l was -H before.
             mean = (spread - problem.entropy) / (1 + grown)

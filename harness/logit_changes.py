@@ -55,6 +55,8 @@ class Problem:
     ) -> Problem:
         [(_, logits)] = before.blocks()
         log_p = (logits[0] - logits[0].double().logsumexp(-1, keepdim=True)).float()
+        if system.cap is None:
+            system, before = (_centred(x, log_p.exp()) for x in (system, before))
         return cls(system, before, kinds, target, unigram, log_p)
 
     @cached_property
@@ -123,6 +125,18 @@ class Problem:
     def part(self, conditions: torch.Tensor) -> Problem:
         """The same for some of the conditions."""
         return replace(self, system=self.system.part(conditions))
+
+
+def _centred(system: System, p: torch.Tensor) -> System:
+    """The system with bases whose mean under p [R, V] is 0 at each place: softmax does not see the difference, but a
+    change of the norm scales the base, and where all likely tokens go down together, sums relative to p lose their
+    digits (sum p (e^x - 1) is then nearly -1)."""
+
+    def centred(rows: torch.Tensor) -> torch.Tensor:
+        return rows - torch.linalg.vecdot(p, rows)[:, None]
+
+    second = None if system.second is None else centred(system.second)
+    return replace(system, base=centred(system.base), second=second)
 
 
 def _dot(rows: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """The definitions of PAPERS A once more: plain PyTorch hooks, one pass for every condition, float64, nothing of ours.
 
-Knows the module names of GPT-2 and Llama, and their two norms. It is slow, and short enough to be checked by reading.
+Knows the module names of GPT-2, GPT-NeoX and Llama, and their two norms. It is slow, and short enough to be read.
 """
 
 from __future__ import annotations
@@ -27,18 +27,19 @@ class Pass:
 
 
 class Slow:
-    """A float64 copy of a GPT-2 or Llama."""
+    """A float64 copy of a GPT-2, GPT-NeoX or Llama."""
 
     def __init__(self, hf: Any) -> None:
         self.hf = copy.deepcopy(hf).double().eval()
-        gpt2 = hasattr(self.hf, "transformer")
-        layers = self.hf.transformer.h if gpt2 else self.hf.model.layers
-        self.down = [layer.mlp.c_proj if gpt2 else layer.mlp.down_proj for layer in layers]
-        self.norm = self.hf.transformer.ln_f if gpt2 else self.hf.model.norm
+        name = next(x for x in ("transformer", "gpt_neox", "model") if hasattr(self.hf, x))
+        body, self.centred = getattr(self.hf, name), name != "model"
+        layers = body.h if name == "transformer" else body.layers
+        down = {"transformer": "c_proj", "gpt_neox": "dense_4h_to_h", "model": "down_proj"}[name]
+        self.down = [getattr(layer.mlp, down) for layer in layers]
+        self.norm = getattr(body, {"transformer": "ln_f", "gpt_neox": "final_layer_norm", "model": "norm"}[name])
         self.gain = self.norm.weight.detach().numpy()
-        self.bias = self.norm.bias.detach().numpy() if gpt2 else np.zeros(len(self.gain))
-        self.eps = self.norm.eps if gpt2 else self.norm.variance_epsilon
-        self.centred = gpt2
+        self.bias = self.norm.bias.detach().numpy() if self.centred else np.zeros(len(self.gain))
+        self.eps = self.norm.eps if self.centred else self.norm.variance_epsilon
         self.W_U = self.hf.lm_head.weight.detach().numpy()
 
     def run(self, tokens: Sequence[int], changes: dict[int, Change] | None = None) -> Pass:

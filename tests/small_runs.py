@@ -1,4 +1,4 @@
-"""Whole runs in this process, without a word on the terminal, and what they leave."""
+"""Whole runs in this process, without a word on the terminal and without an HTML page, and what they leave."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def finish(output: Path, draw: bool = False, **fields: Any) -> Path:
         write_shown(folder, shown if draw else [item for item in shown if isinstance(item, Frame)], progress)
 
     planned = run.plan(RunSpec(name="small", resamples=200, **fields), catalogue())
-    with patch("harness.run.write_shown", write):
+    with patch("harness.run.write_shown", write), patch("harness.run.write_page"):
         return run.execute(planned, output, Silent(), "a test").path
 
 

@@ -22,11 +22,22 @@ def export(runs: Sequence[Path], folder: Path, title: str, description: str) -> 
     """
     import jinja2
 
+    from harness.report.figures import write_shown
+    from harness.report.sweeps import curve, sweeps
+
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("harness.report"), trim_blocks=False, keep_trailing_newline=True, autoescape=False
     )
     pages = [_run(run, folder) for run in runs]
-    text = environment.get_template("suite.md.j2").render(runs=pages, title=title, description=description)
+    drawn = [curve(sweep) for sweep in sweeps([page["record"] for page in pages])]
+    with writing(folder):
+        shutil.rmtree(folder / "sweeps", ignore_errors=True)
+    if drawn:
+        write_shown(folder / "sweeps", drawn)
+    curves = [{"title": _cell(x.title), "file": f"sweeps/figures/{x.name}.png"} for x in drawn]
+    text = environment.get_template("suite.md.j2").render(
+        runs=pages, curves=curves, title=title, description=description
+    )
     page = folder / "README.md"
     write_bytes(page, (re.sub(r"\n{3,}", "\n\n", text).strip() + "\n").encode())
     return page

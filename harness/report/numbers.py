@@ -64,11 +64,12 @@ def question(record: Mapping[str, Any]) -> str:
     components, selection = record["identity"]["components"], record["selection"]
     task, selector, change = (components[kind]["name"] for kind in ("task", "selector", "intervention"))
     n, unit = len(selection["neurons"]), selection["unit"]
+    which = selector if selector.endswith(f"{unit}s") else f"{selector} {unit}s"
     if change == "none":
-        return f"What does {task} show of {n} {selector} {unit}s, and is it more than of {n} random {unit}s?"
+        return f"What does {task} show of {n} {which}, and is it more than of {n} random {unit}s?"
     return (
-        f"What changes in {task} when {n} {selector} {unit}s are under {change} ablation, and is it more than with {n} "
-        f"random {unit}s?"
+        f"What changes in {task} when {n} {which} are under {change} ablation, and is it more than with {n} random "
+        f"{unit}s?"
     )
 
 

@@ -11,6 +11,7 @@ from harness.statistics.bootstrap import Interval, binomial_interval, bootstrap_
 from harness.statistics.comparison import (
     Discordant,
     Overlap,
+    SwapTest,
     chance_overlap,
     mcnemar,
     paired_intervals,
@@ -33,6 +34,7 @@ __all__ = [
     "MeasureSummary",
     "Overlap",
     "PermutationTest",
+    "SwapTest",
     "TableTests",
     "Verdict",
     "adjust",

@@ -53,6 +53,15 @@ def _drawn(measure: AnyMeasure, clusters: np.ndarray, seed: int, resamples: int)
     return np.concatenate(blocks)
 
 
+@dataclass(frozen=True)
+class SwapTest:
+    """p of :func:`swap_test`, and the number of items whose outcomes differ between the runs, among ``n``."""
+
+    p: float | None
+    differing: int
+    n: int
+
+
 def swap_test(
     first: AnyMeasure,
     second: AnyMeasure,
@@ -60,19 +69,19 @@ def swap_test(
     second_clusters: np.ndarray,
     seed: int,
     draws: int = 9999,
-) -> float | None:
+) -> SwapTest:
     """Two-sided p of the difference of the treated values: items change their runs at random.
 
     If it made no difference in which run an item was treated, each item's two outcomes could as well be exchanged. p =
     (b + 1) / (draws + 1), b the draws whose absolute difference is at least the observed one (Phipson & Smyth 2010).
-    None where a value is undefined. Arguments as of :func:`paired_intervals`.
+    p is None where a value is undefined. Arguments as of :func:`paired_intervals`.
     """
     a, b = _sums(first, first_clusters), _sums(second, second_clusters)
     observed = float(_value(second, b.sum(axis=0)) - _value(first, a.sum(axis=0)))
-    if not np.isfinite(observed):
-        return None
     gap = b - a
     moving = gap[(gap != 0).any(axis=1)]  # the others are the same in both runs
+    if not np.isfinite(observed):
+        return SwapTest(None, len(moving), len(gap))
     rng = np.random.default_rng(seed)
     extreme, step = 0, max(1, BLOCK // max(len(moving), 1))
     for start in range(0, draws, step):
@@ -81,7 +90,7 @@ def swap_test(
         found = np.abs(_value(second, b.sum(axis=0) - moved) - _value(first, a.sum(axis=0) + moved))
         # An undefined difference counts against the finding; rounding must not make a tie smaller than it is.
         extreme += int((~(found < abs(observed) * (1 - 1e-9))).sum())
-    return (extreme + 1) / (draws + 1)
+    return SwapTest((extreme + 1) / (draws + 1), len(moving), len(gap))
 
 
 def _sums(measure: AnyMeasure, clusters: np.ndarray) -> np.ndarray:

@@ -74,6 +74,7 @@ def test_transitions_of_ten_prompts() -> None:
         "PK_to_ND": [0, third, 0, 100],
         "ND_to_CK": [0, 50, 0, 0],
         "ND_to_PK": [0, 25, 0, 0],
+        "invariant": [100, 30, 100, 40],
     }
     measures = of(measurement)
     assert {name: measure.values.tolist() for name, measure in measures.items()} == {
@@ -195,7 +196,9 @@ def test_what_the_ratios_have_to_do_with_the_table(table: list[list[int]]) -> No
     assert ratios["GTS"].values[1] == pytest.approx(100 * (1 - np.trace(counts) / total))
     # Every prompt that changed its source arrived at exactly one, and left exactly one.
     assert sum(ratios[f"{name}CR"].numerator[1].sum() for name in SOURCES) == changed
-    assert sum(measure.numerator[1].sum() for measure in transitions.measures) == changed
+    *moves, invariant = transitions.measures
+    assert sum(measure.numerator[1].sum() for measure in moves) == changed
+    assert invariant.values[1] == pytest.approx(100 - ratios["GTS"].values[1])
     for code, name in enumerate(SOURCES):
         ratio, rest = ratios[f"{name}CR"], total - counts[code].sum()
         assert ratio.denominator[1].sum() == rest

@@ -170,3 +170,122 @@ def test_overlap_of_subject_and_answer() -> None:
     assert overlap("Luxembourg", "luxembourg", 0.8)
     assert overlap("Algeria", "Algiers", 0.8)
     assert not overlap("France", "Paris", 0.8)
+
+
+# -- tables of others --------------------------------------------------------------------------------------------------
+
+
+def rewrite(relation: str, prompt: str, subject: str, true: str, new: str) -> dict[str, object]:
+    """A row in the shape of CounterFact."""
+    request = {"prompt": prompt, "relation_id": relation, "subject": subject}
+    request |= {"target_true": {"str": true, "id": "Q1"}, "target_new": {"str": new, "id": "Q2"}}
+    return {"case_id": 0, "requested_rewrite": request, "paraphrase_prompts": ["x"]}
+
+
+REWRITES = [
+    rewrite("P103", "The mother tongue of {} is", "Danielle Darrieux", "French", "English"),
+    rewrite("P103", "{} spoke the language", "Léon Blum", "French", "Dutch"),
+    rewrite("P176", "{} is produced by", "Windows 95", "Microsoft", "Nintendo"),
+    rewrite("P176", "{}, created by", "iPad 2", "Apple", "Google"),
+]
+NESTED = {
+    "subject": "requested_rewrite.subject",
+    "relation": "requested_rewrite.relation_id",
+    "object": "requested_rewrite.target_true.str",
+    "prompt": "requested_rewrite.prompt",
+}
+
+
+def check_rewrites(loaded: KnowledgeConflict) -> None:
+    """The first fact of each relation has become its example; the others are asked for in their own words."""
+    facts = loaded.facts()
+    assert [(x.query, x.object, x.relation.name) for x in facts] == [
+        ("Léon Blum spoke the language", "French", "P103"),
+        ("iPad 2, created by", "Apple", "P176"),
+    ]
+    assert facts[0].relation.example == "The mother tongue of Danielle Darrieux is French"
+    assert facts[0].relation.echoes == ("danielle darrieux", "french")
+    assert {x.relation.group for x in facts} == {"facts"}
+    assert facts[0].description == "the missing words"
+
+
+@pytest.mark.parametrize("name", ["counterfact.json", "counterfact.jsonl"])
+def test_nested_columns_and_prompts_of_their_own(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    lines = [json.dumps(row) for row in REWRITES]
+    path.write_text(f"[{','.join(lines)}]" if name.endswith(".json") else "\n".join(lines), encoding="utf-8")
+    check_rewrites(task(data=str(path), relations="facts", columns=NESTED))
+
+
+def test_nested_columns_as_a_user_writes_them(tmp_path: Path) -> None:
+    path = table(tmp_path, *REWRITES)
+    mapping = ", ".join(f"{name}: {column}" for name, column in NESTED.items())
+    text = f"knowledge_conflict:data={path},relations=facts,columns={{{mapping}}}"
+    loaded = catalogue().build("task", parse_spec(text, "--task"), "--task")
+    assert isinstance(loaded, KnowledgeConflict)
+    check_rewrites(loaded)
+    assert loaded.data_digest() == task(data=path).data_digest()
+
+
+def test_a_dataset_of_the_hub_with_nested_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    asked = []
+
+    def load(*arguments: object, **options: object) -> datasets.Dataset:
+        asked.append((*arguments, *options.values()))
+        return datasets.Dataset.from_list(REWRITES)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    check_rewrites(task(data="someone/counterfact", relations="facts", columns=NESTED, split="test", revision="abc"))
+    assert asked == [("someone/counterfact", None, "test", "abc")]
+
+
+def test_a_mapped_group_is_the_relation_s(tmp_path: Path) -> None:
+    rows = [{"g": group, **row} for group, row in zip("aabb", REWRITES, strict=True)]
+    facts = task(data=table(tmp_path, *rows), relations="facts", columns={**NESTED, "group": "g"}).facts()
+    assert [x.relation.group for x in facts] == ["a", "b"]
+
+
+def test_a_missing_nested_column_is_named(tmp_path: Path) -> None:
+    columns = {**NESTED, "object": "requested_rewrite.target_true.text"}
+    says = 'line 1: expected text in the column "requested_rewrite.target_true.text", but it is missing'
+    with pytest.raises(HarnessError, match=says):
+        task(data=table(tmp_path, *REWRITES), relations="facts", columns=columns).facts()
+
+
+def test_relations_of_facts_need_a_way_to_ask(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match="relations=facts needs to know how a fact is asked for"):
+        task(data=table(tmp_path, ROW), relations="facts").facts()
+    rows = [ROW, {**ROW, "subject": "Spain", "object": "Madrid"}]
+    [fact] = task(data=table(tmp_path, *rows), relations="facts", query="{subject}'s capital is").facts()
+    assert (fact.query, fact.relation.example) == ("Spain's capital is", "France's capital is Paris")
+
+
+def test_a_misspelt_mapping_is_refused() -> None:
+    with pytest.raises(HarnessError, match=r'no "subjct" to map a column to\. Did you mean "subject"'):
+        catalogue().build("task", parse_spec("knowledge_conflict:columns={subjct: head}", "--task"), "--task")
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        (["Lutetia", " City of Light "], ("Lutetia", "City of Light")),
+        ("Lutetia|City of Light", ("Lutetia", "City of Light")),
+        (None, ()),
+        ("", ()),
+        ([], ()),
+    ],
+)
+def test_other_names_of_an_object(tmp_path: Path, given: object, names: tuple[str, ...]) -> None:
+    [fact] = task(data=table(tmp_path, {**ROW, "also": given}), columns={"aliases": "also"}).facts()
+    assert fact.aliases == names
+
+
+def test_other_names_that_are_no_texts_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match=r"line 1: expected other names as a list of texts.*got \[3\]"):
+        task(data=table(tmp_path, {**ROW, "aliases": [3]})).facts()
+
+
+def test_the_bundled_table_has_other_names() -> None:
+    assert sum(bool(fact.aliases) for fact in task().facts()) > 400

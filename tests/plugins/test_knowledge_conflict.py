@@ -244,7 +244,10 @@ def check_observed(
             rest = 1 - sum(float(p[token]) for token in set(first))
             assert np.exp(observed["log_p_nd"][c, i]) == pytest.approx(rest, abs=1e-5)
     assert len(observed.answers) == 2
-    assert observed.categories == {"source": SOURCES}
+    assert observed.categories == dict.fromkeys(("source", "source_normalised", "source_alias"), SOURCES)
+    for looser in ("source_normalised", "source_alias"):  # none takes an answer from one source to the other
+        decided = observed["source"] != SOURCES.index("ND")
+        assert (observed[looser] == observed["source"])[decided].all()
 
 
 # -- the filters, with answers that were written down ------------------------------------------------------------------
@@ -457,7 +460,10 @@ def test_a_small_model_is_asked_and_observed_as_by_hand(tmp_path: Path, bos: boo
     assert all((prompt.tokens[0] == BOS) == bos and BOS not in prompt.tokens[1:] for prompt in prepared.prompts)
 
     edits = [None, SetNeurons(2, (3, 40, 11), (8.0, -6.0, 7.0)), SetNeurons(2, (0,), (-12.0,))]
-    conditions = [BASELINE, *(Condition(f"c{i}", (edit,)) for i, edit in enumerate(edits[1:]))]  # type: ignore[arg-type]
+    conditions = [
+        BASELINE,
+        *(Condition(name, (edit,)) for name, edit in zip(("treated", "control-0000"), edits[1:], strict=True)),
+    ]  # type: ignore[arg-type]
     assert runner.path(conditions) == engine.name
     prompts = prepared.prompts[:20]
     finished: list[int] = []
@@ -499,7 +505,10 @@ def test_a_trained_model_is_asked_and_observed_as_by_hand(stories: Model, tmp_pa
     check_prepared(stories, prepared, slow_answers(stories, by_hand(facts), 60, 10), wanted=1)
     assert prepared.details["max_new_tokens"] == 10
     edits = [None, SetNeurons(4, (7, 99), (5.0, -3.0)), SetNeurons(4, (1, 2, 3), (2.0, 2.0, 2.0))]
-    conditions = [BASELINE, *(Condition(f"c{i}", (edit,)) for i, edit in enumerate(edits[1:]))]  # type: ignore[arg-type]
+    conditions = [
+        BASELINE,
+        *(Condition(name, (edit,)) for name, edit in zip(("treated", "control-0000"), edits[1:], strict=True)),
+    ]  # type: ignore[arg-type]
     prompts = prepared.prompts[:12]
     for engine in (runner, ClosedFormEngine(stories, batch_size=5)):
         check_observed(stories, task.observe(engine, prompts, conditions), prompts, edits, 10)

@@ -17,11 +17,12 @@ from small_runs import all_finite, finish, measures, prompts, record, table
 
 from harness.closed_form import ClosedFormEngine
 from harness.components import Intervention, SelectionContext, Selector, parse_spec
-from harness.conditions import BASELINE, Condition, Neuron, Selection
+from harness.conditions import BASELINE, Condition, Neuron, Selection, SetNeurons
+from harness.effects import effects
 from harness.engine import HookEngine
 from harness.plugins import catalogue
 
-MODELS = [("gpt2", 1.0), ("gpt2", QUIET), ("llama", 1.0), ("llama", QUIET)]
+MODELS = [("gpt2", 1.0), ("gpt2", QUIET), ("llama", 1.0)]
 LAYER = 1
 
 
@@ -279,3 +280,21 @@ def test_the_hook_that_reads_the_planted_model_reads_its_logits(grown: Planted) 
         logits = grown.hf(torch.tensor([ids])).logits[0].numpy()
     mine = Slow(grown.hf).run(ids).logits
     np.testing.assert_allclose(log_softmax(mine), log_softmax(logits.astype(float)), atol=2e-4)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_effects_keep_their_digits_where_all_that_was_likely_becomes_unlikely(family: str) -> None:
+    """A much larger denominator, and a push along v: sums relative to the untouched distribution must not cancel."""
+    model = planted(family, QUIET).model()
+    tokens = [tokenizer()(text)["input_ids"][:24] for text in texts()[:2]]
+    conditions = [
+        Condition(f"{i}", (SetNeurons(LAYER, (i,), (sign * size,)),))
+        for i in (ENTROPY[0], FREQUENCY[0])
+        for sign in (-1, 1)
+        for size in (3.0, 20.0)
+    ]
+    found = effects(model, tokens, conditions, ("total",))
+    scores = HookEngine(model).score(tokens, [BASELINE, *conditions])
+    assert np.abs(found.loss_change["total"]).max() > 40
+    np.testing.assert_allclose(found.loss_change["total"], scores.loss[1:] - scores.loss[:1], atol=5e-4)
+    np.testing.assert_allclose(found.entropy_change["total"], scores.entropy[1:] - scores.entropy[:1], atol=2e-4)

@@ -1,0 +1,131 @@
+"""Curves over runs that differ in one number: a factor, the number of neurons, the size of the null space."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.outcomes import Figure
+from harness.report import drawing
+from harness.results import canonical
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
+
+LEAST = 3
+"""Fewer runs than this are no curve."""
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Runs of one model and task that are alike but for one number, ascending in it.
+
+    Attributes:
+        parameter: ``intervention.factor``, ``selector.top`` ...
+        values: the number in each run.
+    """
+
+    parameter: str
+    values: tuple[float, ...]
+    records: tuple[Record, ...]
+
+    @property
+    def name(self) -> str:
+        """Of files: of the run's name what is before its axes, and the parameter."""
+        return f"{self.records[0]['name'].partition('.')[0]}-{self.parameter.rpartition('.')[2]}"
+
+
+def sweeps(records: Sequence[Record]) -> list[Sweep]:
+    """The sweeps among some records, in the order of their first runs."""
+    numbers = [_numbers(record["identity"]["components"]) for record in records]
+    found: dict[tuple[str, str], list[int]] = {}
+    for i, record in enumerate(records):
+        for parameter in numbers[i]:
+            found.setdefault((parameter, _rest(record["identity"], numbers[i], parameter)), []).append(i)
+    sweeps = []
+    for (parameter, _), rows in found.items():
+        values = {numbers[i][parameter]: i for i in rows}
+        if len(values) >= LEAST:
+            ordered = sorted(values)
+            sweeps.append(Sweep(parameter, tuple(ordered), tuple(records[values[x]] for x in ordered)))
+    return sweeps
+
+
+def _numbers(components: Mapping[str, Any]) -> dict[str, float]:
+    """The numeric parameters of selector, intervention and task."""
+    return {
+        f"{kind}.{key}": float(value)
+        for kind in ("selector", "intervention", "task")
+        for key, value in components[kind]["params"].items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+
+
+def _rest(identity: Mapping[str, Any], numbers: Mapping[str, float], parameter: str) -> str:
+    """Everything that the runs of a sweep share."""
+    components = {
+        kind: {**entry, "params": {k: v for k, v in entry["params"].items() if f"{kind}.{k}" != parameter}}
+        for kind, entry in identity["components"].items()
+        if kind != "metrics"
+    }
+    return canonical({**identity, "components": components})
+
+
+def curve(sweep: Sweep) -> Figure:
+    """Every primary measure against the number: treated with its interval, controls with their 5% to 95% range."""
+    shared = [m["name"] for m in sweep.records[0]["measures"] if m["primary"]]
+    panels = [[_measure(record, name) for record in sweep.records] for name in shared]
+    columns: dict[str, list[Any]] = {sweep.parameter: [], "measure": []}
+    for name, rows in zip(shared, panels, strict=True):
+        for value, row in zip(sweep.values, rows, strict=True):
+            columns[sweep.parameter].append(value)
+            columns["measure"].append(name)
+            for key, number in row.items():
+                columns.setdefault(key, []).append(number)
+    titles = [_title(sweep.records[0], name) for name in shared]
+
+    def paint(canvas: Canvas) -> None:
+        wide = min(2, len(panels))
+        grid = canvas.subplots(-(-len(panels) // wide), wide, squeeze=False, sharex=True).ravel()
+        for axes, title, rows in zip(grid, titles, panels, strict=False):
+            low, mean, high, c_low, c_mean, c_high = (
+                np.array([row[key] for row in rows], float)
+                for key in ("ci_low", "value", "ci_high", "control_q05", "control_mean", "control_q95")
+            )
+            axes.fill_between(sweep.values, c_low, c_high, color=drawing.CONTROLS, alpha=0.3, linewidth=0)
+            axes.plot(sweep.values, c_mean, color=drawing.CONTROLS, marker="o", markersize=3, label="random controls")
+            bars = np.maximum([mean - low, high - mean], 0)
+            axes.errorbar(sweep.values, mean, bars, color=drawing.SELECTED, marker="D", label="treated")
+            axes.set_ylabel(title)
+        for axes in grid[len(panels) :]:
+            axes.set_visible(False)
+        for axes in grid[max(0, len(panels) - wide) : len(panels)]:
+            axes.set_xlabel(sweep.parameter.rpartition(".")[2])
+            axes.xaxis.set_tick_params(labelbottom=True)
+        drawing.legend(grid[0])
+
+    title = (
+        f"Primary measures against {sweep.parameter} in {len(sweep.records)} runs; bars: 95% intervals, band: 5% to "
+        "95% of the random controls."
+    )
+    return Figure(sweep.name.replace(".", "_"), title, columns, paint, (6.9, 1.0 + 1.7 * -(-len(panels) // 2)))
+
+
+def _measure(record: Record, name: str) -> dict[str, float | None]:
+    [measure] = [m for m in record["measures"] if m["name"] == name]
+    controls = measure["controls"] or {}
+    return {
+        **{key: measure[key] for key in ("value", "ci_low", "ci_high", "p_two_sided", "p_holm")},
+        **{f"control_{key}": controls.get(key) for key in ("mean", "q05", "q95")},
+    }
+
+
+def _title(record: Record, name: str) -> str:
+    [measure] = [m for m in record["measures"] if m["name"] == name]
+    title = measure["title"].replace("share of the effect", "share")
+    return f"{title}\n({measure['unit']})" if measure["unit"] != "share" else title

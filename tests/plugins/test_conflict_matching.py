@@ -1,0 +1,86 @@
+"""Recognising objects in answers: the paper's rule, and the two looser ones."""
+
+from __future__ import annotations
+
+import pytest
+from harness_plugins.context_copying.matching import CK, ND, PK, knowledge_source, normalise, other_names, sources
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("The Beatles", "beatles"),
+        ("post-transition metal", "post transition metal"),
+        ("Côte d'Ivoire", "côte divoire"),
+        ("Côte d’Ivoire", "côte divoire"),
+        ("U.S.", "u s"),
+        ("ﬁeld  hockey", "field hockey"),  # a ligature
+        ("Ｔｏｋｙｏ", "tokyo"),
+        ("STRASSE", "strasse"),
+        ("straße", "strasse"),
+        ("The The", "the the"),
+        ("a", "a"),
+        ("?!", ""),
+        ("", ""),
+    ],
+)
+def test_normalised_texts(text: str, words: str) -> None:
+    assert normalise(text) == words
+
+
+@pytest.mark.parametrize(
+    ("answer", "codes"),
+    [
+        ("Rome", (CK, CK, CK)),
+        ("rome and more", (CK, CK, CK)),
+        ("the Rome", (ND, CK, CK)),
+        ("ROME's", (ND, ND, ND)),  # "romes" is another word
+        ("New-York city", (ND, PK, PK)),
+        ("new york", (PK, PK, PK)),
+        ("Roma", (ND, ND, CK)),
+        ("the Big Apple", (ND, ND, PK)),
+        ("big", (ND, ND, ND)),
+        ("", (ND, ND, ND)),
+    ],
+)
+def test_three_ways_to_match(answer: str, codes: tuple[int, int, int]) -> None:
+    assert sources(answer, "Rome", "New York", ["Roma"], ["Big Apple", "NYC"]) == codes
+
+
+def test_an_alias_of_both_objects_counts_for_the_context() -> None:
+    assert sources("Holland", "Rome", "Paris", ["Holland"], ["Holland"]) == (ND, ND, CK)
+
+
+def test_a_context_that_agrees_leaves_memory_and_neither() -> None:
+    assert knowledge_source("paris", "Paris", "paris") == PK
+    assert sources("the Paris", "Paris", "Paris") == (ND, PK, PK)
+    assert sources("Lutetia", "Paris", "Paris", ["Lutetia"], ["Lutetia"]) == (ND, ND, PK)
+    assert sources("Rome", "Paris", "Paris") == (ND, ND, ND)
+
+
+words = st.text("abcABC 'é.-", max_size=8)
+
+
+@given(words, words, words, st.lists(words, max_size=2), st.lists(words, max_size=2))
+def test_a_looser_matching_only_decides_what_was_undecided(
+    answer: str, context: str, memory: str, some: list[str], others: list[str]
+) -> None:
+    exact, normalised, alias = sources(answer, context, memory, some, others)
+    assert exact == knowledge_source(answer, context, memory)
+    assert exact in (ND, normalised) and normalised in (ND, alias)
+
+
+def test_other_names_go_both_ways_and_stay_within_a_relation() -> None:
+    known = other_names(
+        [
+            ("capital", ("Washington", "Washington DC")),
+            ("capital", ("Paris",)),
+            ("state", ("Washington", "Evergreen State")),
+        ]
+    )
+    assert known["capital"]["washington"] == ("Washington DC",)
+    assert known["capital"]["washington dc"] == ("Washington",)
+    assert known["state"]["washington"] == ("Evergreen State",)
+    assert "paris" not in known["capital"]

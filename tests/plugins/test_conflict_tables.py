@@ -1,0 +1,154 @@
+"""Tables of the context-copying metrics: cells, groups of relations, ways to match, percentiles of the selected."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from harness_plugins.context_copying.groups import RelationGroups
+from harness_plugins.context_copying.looser import Matching
+from harness_plugins.context_copying.metrics import Transitions
+from harness_plugins.context_copying.selected import SelectedNeurons
+from scipy.stats import percentileofscore
+from test_conflict_metrics import CK, HAND, ND, PK, outcomes
+
+from harness.conditions import Neuron, Selection
+from harness.outcomes import Frame, Outcomes, Prompt
+from harness.results import canonical
+from harness.statistics import adjust, permutation_test
+
+
+def rows(frame: Frame) -> list[dict[str, object]]:
+    return [dict(zip(frame.columns, values, strict=True)) for values in zip(*frame.columns.values(), strict=True)]
+
+
+def observed(seed: int = 0, n: int = 90, controls: int = 19, groups: str = "abc") -> Outcomes:
+    """Random sources and entropies; three prompts a fact, facts in groups."""
+    rng = np.random.default_rng(seed)
+    before = rng.integers(3, size=n)
+    source = [before, *(np.where(rng.random(n) < 0.1, rng.integers(3, size=n), before) for _ in range(controls + 1))]
+    found = outcomes(np.array(source).tolist(), entropy=rng.normal(size=(controls + 2, n)))
+    prompts = tuple(
+        Prompt(f"p{i}", "", (1,), f"fact{i // 3}", {"first_tokens": [1, 2], "group": groups[i % n // 3 % len(groups)],
+                                                    "relation": f"r{i // 3 % 5}"})
+        for i in range(n)
+    )  # fmt: skip
+    looser = np.where((found["source"] == ND) & (rng.random((controls + 2, n)) < 0.3), CK, found["source"])
+    values = {**found.values, "source_normalised": looser.astype(np.int8), "source_alias": looser.astype(np.int8)}
+    return replace(found, prompts=prompts, values=values)
+
+
+def test_every_cell_has_its_share_interval_and_place_among_the_controls() -> None:
+    [frame] = Transitions().measure(outcomes(HAND)).frames
+    cells = {(row["before"], row["after"]): row for row in rows(frame)}
+    assert len(cells) == 9
+    cell = cells["ND", "CK"]
+    assert (cell["count"], cell["share"], cell["of_all"]) == (2, 50.0, 20.0)
+    # Wilson's interval of 2 of 4: (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)
+    z, p, n = 1.959963984540054, 0.5, 4
+    half = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    assert (cell["ci_low"], cell["ci_high"]) == pytest.approx((100 * (0.5 - half), 100 * (0.5 + half)))
+    # The controls: one leaves ND where it is, the other too; CK -> ND is 0% and 100%.
+    assert (cell["control_mean"], cell["control_se"], cell["quantile"]) == (0.0, 0.0, 100.0)
+    cell = cells["CK", "ND"]
+    assert (cell["control_mean"], cell["control_count"], cell["quantile"]) == (50.0, 1.5, 50.0)
+    assert cell["control_se"] == pytest.approx(np.std([0, 100], ddof=1) / np.sqrt(2))
+    assert cell["p"] == 1.0
+
+
+def test_cells_of_many_controls_are_ranked_as_the_measures_are() -> None:
+    found = observed()
+    measurement = Transitions().measure(found)
+    measures = {measure.name: measure for measure in measurement.measures}
+    for row in rows(measurement.frames[0]):
+        if row["before"] == row["after"]:
+            continue
+        values = measures[f"{row['before']}_to_{row['after']}"].values
+        assert row["share"] == pytest.approx(values[1])
+        assert row["control_mean"] == pytest.approx(values[2:].mean())
+        assert row["control_se"] == pytest.approx(values[2:].std(ddof=1) / np.sqrt(19))
+        assert row["quantile"] == pytest.approx(percentileofscore(values[2:], values[1], kind="mean"))
+
+
+def test_an_empty_row_has_no_share() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        [frame] = Transitions().measure(outcomes([[CK] * 4] * 4)).frames
+    empty = [row for row in rows(frame) if row["before"] == "PK"]
+    assert all(row["share"] is row["ci_low"] is row["control_mean"] is row["quantile"] is None for row in empty)
+    canonical(frame.columns)  # refuses NaN
+    [frame] = Transitions().measure(outcomes([[CK, PK], [CK, ND]])).frames  # no controls
+    assert all(row["control_mean"] is None and row["p"] is None for row in rows(frame))
+
+
+def test_a_group_is_what_a_run_on_it_alone_would_say() -> None:
+    found = observed()
+    [frame] = RelationGroups().measure(found).frames
+    table = rows(frame)
+    assert [row["group"] for row in table] == [group for group in "abc" for _ in range(3)]
+    for row in table:
+        inside = np.array([prompt.fields["group"] == row["group"] for prompt in found.prompts])
+        source, entropy = found["source"][:, inside], found["entropy"][:, inside]
+        moved = (source != source[:1]).mean(axis=1)
+        assert row["facts"] == 10 or row["measure"] == "CK conversion ratio"
+        if row["measure"] == "global transition score":
+            assert (row["value"], row["count"], row["prompts"]) == (
+                pytest.approx(100 * moved[1]),
+                round(30 * moved[1]),
+                30,
+            )
+            assert row["control_mean"] == pytest.approx(100 * moved[2:].mean())
+            assert row["p"] == permutation_test(moved[1], moved[2:]).p_two_sided
+        elif row["measure"] == "change of entropy":
+            assert row["value"] == pytest.approx((entropy[1] - entropy[0]).mean()) and row["count"] is None
+        assert row["ci_low"] <= row["value"] <= row["ci_high"]  # type: ignore[operator]
+    for title in {row["measure"] for row in table}:
+        same = [row for row in table if row["measure"] == title]
+        assert [row["p_holm"] for row in same] == adjust([row["p"] for row in same], "holm")  # type: ignore[misc]
+    assert rows(RelationGroups().measure(found).frames[0]) == table
+
+
+def test_one_row_for_each_relation_instead() -> None:
+    [frame] = RelationGroups(by="relation").measure(observed()).frames
+    assert [row["group"] for row in rows(frame)][::3] == [f"r{i}" for i in range(5)]
+
+
+def test_a_group_without_a_change_is_not_certain() -> None:
+    found = observed(groups="ab")
+    still = np.array([prompt.fields["group"] == "a" for prompt in found.prompts])
+    source = np.where(still, found["source"][:1], found["source"])
+    [frame] = RelationGroups().measure(replace(found, values={**found.values, "source": source})).frames
+    first = rows(frame)[0]
+    assert (first["group"], first["value"], first["ci_low"]) == ("a", 0.0, 0.0)
+    assert 10 < first["ci_high"] < 30  # type: ignore[operator]  # of 15 facts
+
+
+def test_matching_says_what_each_rule_finds_and_where_they_differ() -> None:
+    found = observed()
+    [frame] = Matching().measure(found).frames
+    exact, normalised, alias = rows(frame)
+    assert (exact["differ_before"], exact["differ_after"]) == (0, 0)
+    looser = found["source_normalised"]
+    assert normalised["differ_before"] == (looser[0] != found["source"][0]).sum() > 0
+    assert normalised["CK_after"] == (looser[1] == CK).sum()
+    assert normalised["GTS"] == pytest.approx(100 * (looser[1] != looser[0]).mean())
+    assert {**alias, "matching": "normalised"} == normalised
+    assert exact["quantile"] != normalised["quantile"]
+
+
+def test_percentiles_of_the_selected_among_all() -> None:
+    candidates = tuple(Neuron(3, i) for i in range(10))
+    scores = {"rho": np.linspace(0, 0.9, 10), "odd": np.array([1.0, np.nan, *[1.0] * 8])}
+    selection = Selection((candidates[9], candidates[1]), "rule", candidates, scores)
+    measurement = SelectedNeurons().measure(replace(outcomes(HAND), selection=selection))
+    first, second = rows(measurement.frames[0])
+    assert (first["neuron"], first["rho"], first["rho_percentile"], first["odd_percentile"]) == ("3.9", 0.9, 95.0, 50.0)
+    assert (second["rho_percentile"], second["odd"], second["odd_percentile"]) == (15.0, None, None)
+    assert measurement.figures == ()  # neither LogitVar nor norms
+
+
+def test_a_selector_without_scores_has_nothing_to_show() -> None:
+    measurement = SelectedNeurons().measure(replace(outcomes(HAND), selection=Selection((Neuron(1, 2),), "named")))
+    assert measurement.frames == measurement.figures == ()

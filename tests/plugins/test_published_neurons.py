@@ -1,0 +1,69 @@
+"""Lists of neurons that were published."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from harness.builtin import Neurons, published_neurons
+from harness.components import Selector, parse_spec
+from harness.conditions import Neuron
+from harness.errors import HarnessError
+from harness.plugins import catalogue
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "published_entropy_neurons.json"
+SIZES = {
+    "gpt2-small": (6, 11),
+    "pythia-1.4b": (9, 23),
+    "phi-1.5": (12, 23),
+    "mistral-7b": (14, 31),
+    "llama-3-8b": (10, 31),
+}
+
+
+def build(text: str) -> Selector:
+    found = catalogue().build("selector", parse_spec(text, "--selector"), "--selector")
+    assert isinstance(found, Selector)
+    return found
+
+
+def test_the_lists_are_those_of_the_paper_s_five_models() -> None:
+    lists = published_neurons()
+    assert {name: (len(x), Neuron.parse(x[0]).layer) for name, x in lists.items()} == SIZES
+    assert lists["gpt2-small"] == ("11.584", "11.1611", "11.2123", "11.2378", "11.2870", "11.2910")
+    assert all(len({Neuron.parse(text).layer for text in x}) == 1 and len(set(x)) == len(x) for x in lists.values())
+
+
+@pytest.mark.skipif(not SHARED.is_file(), reason="the reference data is not here")
+def test_the_lists_agree_with_the_released_ones() -> None:
+    released = {frozenset(row["neuron"] for row in rows) for rows in json.loads(SHARED.read_text("utf-8")).values()}
+    assert {frozenset(Neuron.parse(text).index for text in x) for x in published_neurons().values()} == released
+
+
+def test_a_published_list_is_selected() -> None:
+    selection = build("neurons:published=phi-1.5").select(None)  # type: ignore[arg-type]  # it looks at nothing
+    assert [str(neuron) for neuron in selection.neurons] == list(published_neurons()["phi-1.5"])
+    assert selection.rule == "the 12 entropy neurons of phi-1.5 published by Tighidet et al. (2025)"
+    assert build("neurons:neurons=[1.2]").select(None).rule == "the 1 neurons named by the user"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("neurons", "give either neurons"),
+        ("neurons:published=gpt2-small,neurons=[1.2]", "give either neurons"),
+        ("neurons:published=gpt2-smal", 'no list "gpt2-smal". Did you mean "gpt2-small"'),
+        ("neurons:neurons=[1.x]", '"1.x" is not a neuron'),
+        ("neurons:neurons=[]", "at least 1"),
+    ],
+)
+def test_exactly_one_list_is_given_and_it_exists(text: str, says: str) -> None:
+    with pytest.raises(HarnessError) as caught:
+        build(text)
+    assert says in str(caught.value)
+
+
+def test_the_identity_of_a_list_names_it() -> None:
+    assert Neurons(published="gpt2-small").identity()["params"] == {"neurons": None, "published": "gpt2-small"}
