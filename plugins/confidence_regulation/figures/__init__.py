@@ -6,7 +6,7 @@ is a caption that gives the counts and says what was left out. Selected neurons 
 
 from __future__ import annotations
 
-from .effects import dfa_bars, head_ablation, scale_sweep, total_direct
+from .effects import dfa_bars, head_ablation, total_direct
 from .neurons import activation_changes, entropy_argmax, frequency_kl, mediated_rho, norm_logit_var
 from .positions import activation_curves, entropy_by_position, induction_curves, natural_curves
 from .spectrum import entropy_figures, singular_values
@@ -29,7 +29,6 @@ __all__ = [
     "natural_curves",
     "norm_logit_var",
     "reliability",
-    "scale_sweep",
     "singular_values",
     "total_direct",
 ]

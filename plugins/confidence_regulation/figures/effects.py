@@ -135,8 +135,8 @@ def head_ablation(
             axes.margins(x=0.12)
             axes.set_yticks(places, conditions)
             axes.set_ylim(-0.6, c - 0.4)
-            if row >= drawn - columns:
-                axes.set_xlabel(text)
+            axes.locator_params(axis="x", nbins=4)
+        canvas.supxlabel(text, fontsize="medium")
         handles = panels[0].get_legend_handles_labels()[0]
         if handles:
             canvas.legend(handles=handles[::-1], loc="outside upper left", ncols=2)
@@ -201,6 +201,7 @@ def dfa_bars(
         axes.set_yticks(places, [components[i] for i in chosen])
         axes.set_ylim(-0.6, max(len(chosen), 1) - 0.4)
         axes.grid(False, axis="y")
+        axes.locator_params(axis="x", nbins=5)
         axes.set_xlabel(f"attribution to the pre-activation of {neuron}")
         drawing.legend(axes)
 
@@ -213,35 +214,6 @@ def dfa_bars(
         data[text] = means[row][order]
         data |= {f"{text}_ci_{end}": intervals[row][order, i] for i, end in enumerate(("low", "high"))}
     return Figure(name, caption, data, paint, (COLUMN, 0.7 + 0.16 * max(len(chosen), 4)))
-
-
-def scale_sweep(
-    factor: np.ndarray, mean: np.ndarray, ci_low: np.ndarray, ci_high: np.ndarray, text: str, n: int, name: str
-) -> Figure:
-    """An effect against the factor that the activations are multiplied by; 1 leaves the model as it is.
-
-    Args:
-        factor, mean, ci_low, ci_high: [f] with 95% intervals. text: of the axis, with its unit. n: prompts.
-    """
-    order = np.argsort(factor, kind="stable")
-    columns = [np.asarray(x, dtype=float)[order] for x in (factor, mean, ci_low, ci_high)]
-    xs, ys, low, high = columns
-    caption = (
-        f"{text[:1].upper() + text[1:]} when the selected activations are multiplied by a factor "
-        f"({drawing.plural(n, 'prompt')}); band: 95% interval; dashed line: the untouched model."
-    )
-
-    def paint(canvas: Canvas) -> None:
-        axes = canvas.subplots()
-        axes.fill_between(xs, low, high, color=drawing.SELECTED, alpha=0.18, linewidth=0)
-        axes.plot(xs, ys, color=drawing.SELECTED, marker="D", markeredgecolor="black", markeredgewidth=0.5)
-        drawing.divider(axes, 1)
-        if np.nanmin(low, initial=0) < 0 < np.nanmax(high, initial=0):
-            drawing.zero_line(axes)
-        axes.set(xlabel="factor", ylabel=text)
-
-    data = dict(zip(("factor", "mean", "ci_low", "ci_high"), columns, strict=True))
-    return Figure(file_name("scale_sweep", name), caption, data, paint, (COLUMN, 2.2))
 
 
 def _pair(first: str, second: str) -> list[Any]:

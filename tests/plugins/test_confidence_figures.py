@@ -1,0 +1,114 @@
+"""Every figure of the confidence paper draws whatever it is given, and its data hold what it shows."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from harness_plugins.confidence_regulation import figures
+from matplotlib.image import imread
+from matplotlib.text import Text
+
+from harness.conditions import Neuron, Selection
+from harness.outcomes import Figure
+from harness.report.figures import draw, render, style
+
+rng = np.random.default_rng(0)
+N, K, D, T = 300, 6, 32, 400
+NAMES = [f"11.{i}" for i in range(N)]
+CHOSEN = np.arange(N) < K
+NONE = np.zeros(N, bool)
+POSITION = np.arange(60)
+
+
+def some(*shape: int) -> np.ndarray:
+    return rng.normal(size=shape)
+
+
+def with_holes(values: np.ndarray) -> np.ndarray:
+    values = values.copy()
+    values.flat[::7] = np.nan
+    values.flat[3] = np.inf
+    return values
+
+
+def bins() -> tuple[np.ndarray, ...]:
+    counts = rng.integers(0, 50, (2, 15)).astype(float)
+    counts[:, 4] = 0
+    return np.linspace(0, 1, 16), rng.random((2, 15)), rng.random((2, 15)), counts
+
+
+ROWS = {row: (some(60), np.abs(some(60))) for row in ("baseline", "treated")}
+PLACES = [*(f"A{i}" for i in range(6)), "B", *(f"A{i}" for i in range(6)), "X"]
+MAKERS: dict[str, Callable[[], Figure]] = {
+    "norm_logit_var": lambda: figures.norm_logit_var(NAMES, np.abs(some(N)), some(N) ** 2, rng.random(N), CHOSEN),
+    "nothing selected": lambda: figures.norm_logit_var(NAMES, np.abs(some(N)), some(N) ** 2, rng.random(N), NONE),
+    "zeros on a log axis": lambda: figures.norm_logit_var(NAMES, np.ones(N), np.zeros(N), np.zeros(N), CHOSEN),
+    "one neuron": lambda: figures.norm_logit_var(["1.2"], *(np.ones(1) for _ in range(3)), np.ones(1, bool)),
+    "singular_values": lambda: figures.singular_values(np.sort(some(D) ** 2)[::-1], 4, NAMES[:K], some(K, D)),
+    "total_direct": lambda: figures.total_direct(NAMES, np.abs(some(N, 9)), np.abs(some(N, 9)), CHOSEN),
+    "mediated_rho": lambda: figures.mediated_rho(NAMES, rng.random(N), some(N), some(N), CHOSEN),
+    "holes": lambda: figures.mediated_rho(NAMES, rng.random(N), with_holes(some(N)), some(N), CHOSEN),
+    "entropy_argmax": lambda: figures.entropy_argmax(NAMES, some(N), rng.random(N), some(N), CHOSEN),
+    "frequency_kl": lambda: figures.frequency_kl(NAMES, some(N), some(N), CHOSEN),
+    "activation_changes": lambda: figures.activation_changes(NAMES, some(N), np.abs(some(N)), CHOSEN),
+    "entropy_kl": lambda: figures.entropy_kl(np.abs(some(T)), np.abs(some(T)), -0.5),
+    "loss_change": lambda: figures.loss_change(np.abs(some(T)), some(T), rng.random(T), "3.0"),
+    "kl_entropy_changes": lambda: figures.kl_entropy_changes(some(T), some(T)),
+    "reliability": lambda: figures.reliability(*bins()),
+    "induction_curves": lambda: figures.induction_curves(POSITION, {"entropy": ROWS, "loss": ROWS}, 30, 9),
+    "no repeat": lambda: figures.induction_curves(POSITION, {"entropy": ROWS}, None, 9),
+    "activation_curves": lambda: figures.activation_curves(POSITION, NAMES[:K], some(K, 60), some(K, 60) ** 2, 30, 9),
+    "entropy_by_position": lambda: figures.entropy_by_position(
+        POSITION, NAMES[:K], some(K, 60), some(K, 60) ** 2, 30, 9
+    ),
+    "natural_curves": lambda: figures.natural_curves(
+        PLACES, NAMES[:K], some(K, 14), some(K, 14) ** 2, "entropy (nats)", 9
+    ),
+    "head_ablation": lambda: figures.head_ablation(
+        NAMES[:4], ["none", "L5H1", "L5H1+L6H9"], some(4, 3), some(4, 3) ** 2, some(4, 3), some(4, 3) ** 2
+    ),
+    "dfa_bars": lambda: figures.dfa_bars(
+        [f"L5H{i}" for i in range(30)], some(30), some(30, 2), some(30), some(30, 2), "11.2378", 9
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_every_figure_draws_and_its_data_are_complete(name: str) -> None:
+    figure = MAKERS[name]()
+    assert len({len(column) for column in figure.data.values()}) == 1 and figure.title.endswith(".")
+    png, svg = render(figure)
+    assert imread(io.BytesIO(png))[..., :3].std() > 0.01 and b"<svg" in svg
+    with style():
+        canvas = draw(figure)
+        texts = [x for x in canvas.findobj(Text) if x.get_text()]
+    assert texts and min(text.get_fontsize() for text in texts) >= 6
+
+
+def test_selected_neurons_are_in_the_data_and_named_in_the_picture() -> None:
+    figure = MAKERS["norm_logit_var"]()
+    assert [n for n, chosen in zip(figure.data["neuron"], figure.data["selected"], strict=True) if chosen] == NAMES[:K]
+    with style():
+        shown = {text.get_text() for axes in draw(figure).axes for text in axes.texts}
+    assert set(NAMES[:K]) <= shown
+
+
+def test_arrays_of_other_lengths_are_refused() -> None:
+    with pytest.raises(ValueError):
+        figures.norm_logit_var(NAMES, np.ones(3), np.ones(3), np.ones(3), CHOSEN)
+    with pytest.raises(ValueError):
+        figures.total_direct(NAMES, np.ones((2, 2)), np.ones((2, 2)), CHOSEN)
+
+
+def test_a_selection_by_weights_shows_its_spectrum_where_it_has_one() -> None:
+    candidates = tuple(Neuron(2, i) for i in range(20))
+    scores = {"norm": np.abs(some(20)), "logit_var": some(20) ** 2, "rho": rng.random(20)}
+    values = np.sort(np.abs(some(D)))[::-1].tolist()
+    details = {"singular_values": values, "null_dims": 3, "cosines": {"2.0": some(D).tolist()}}
+    chosen = (Neuron(2, 0),)
+    both = figures.entropy_figures(Selection(chosen, "rule", candidates, scores, details))
+    assert [figure.name for figure in both] == ["norm_logit_var", "singular_values"]
+    assert figures.entropy_figures(Selection(chosen, "rule")) == ()
