@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
+from importlib.resources import files
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from harness import hookimpl
 from harness.components import Corpus, Intervention, ModelLoader, SelectionContext, Selector
 from harness.conditions import Head, Neuron, Selection
-from harness.errors import HarnessError
+from harness.errors import HarnessError, suggest
 
 if TYPE_CHECKING:
     from harness.conditions import Edit, Unit
@@ -153,10 +155,15 @@ class Random(Selector):
 
 
 class Neurons(Selector):
-    """An explicit list of neurons, such as [11.584, 11.2378]."""
+    """An explicit list of neurons, such as [11.584, 11.2378], or one that was published.
+
+    Published are the entropy neurons of Tighidet et al. (EMNLP 2025): gpt2-small, pythia-1.4b, phi-1.5, mistral-7b,
+    llama-3-8b.
+    """
 
     name = "neurons"
-    neurons: tuple[str, ...] = Field(min_length=1, description="layer.index of every neuron")
+    neurons: tuple[str, ...] | None = Field(None, min_length=1, description="layer.index of every neuron")
+    published: str | None = Field(None, description="name of a published list, instead of neurons")
 
     @field_validator("neurons", mode="before")
     @classmethod
@@ -172,9 +179,32 @@ class Neurons(Selector):
                     raise ValueError(str(error)) from error
         return items
 
+    @field_validator("published")
+    @classmethod
+    def _one_of_the_two(cls, name: str | None, info: ValidationInfo) -> str | None:
+        if "neurons" not in info.data:
+            return name  # it is wrong itself, and that is what is said
+        if (name is None) == (info.data["neurons"] is None):
+            raise ValueError("give either neurons (neurons=[11.584,11.2378]) or the name of a published list")
+        lists = published_neurons()
+        if name is not None and name not in lists:
+            raise ValueError(f'there is no list "{name}".{suggest(name, lists)} There are: {", ".join(lists)}')
+        return name
+
     def select(self, context: SelectionContext) -> Selection:
-        chosen = tuple(Neuron.parse(text) for text in self.neurons)
-        return Selection(neurons=chosen, rule=f"the {len(chosen)} neurons named by the user")
+        if self.published is not None:
+            listed = published_neurons()[self.published]
+            rule = f"the {len(listed)} entropy neurons of {self.published} published by Tighidet et al. (2025)"
+        else:
+            listed = self.neurons or ()
+            rule = f"the {len(listed)} neurons named by the user"
+        return Selection(neurons=tuple(Neuron.parse(text) for text in listed), rule=rule)
+
+
+def published_neurons() -> dict[str, tuple[str, ...]]:
+    """Published lists of neurons by name; their source stands in ``published_neurons.json``."""
+    text = (files("harness") / "published_neurons.json").read_text(encoding="utf-8")
+    return {name: tuple(entry["neurons"]) for name, entry in json.loads(text)["lists"].items()}
 
 
 class Heads(Selector):

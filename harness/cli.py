@@ -1,4 +1,4 @@
-"""The command line: ``harness eval | run | unigrams | list | report``."""
+"""The command line: ``harness eval | run | unigrams | list | report | leaderboard | compare``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 import harness
+from harness import commands
 from harness.components import ComponentSpec, parse_params, parse_spec
 from harness.errors import HarnessError, suggest
 
@@ -248,10 +249,14 @@ def list_components(
 @app.command("report")
 def report(
     runs: Annotated[
-        list[Path], typer.Argument(help="Folder of a finished run (or its result.json); several with --markdown.")
+        list[Path],
+        typer.Argument(help="Folder of a finished run (or its result.json); several with --markdown or --latex."),
     ],
     markdown: Annotated[
         Path | None, typer.Option("--markdown", help="Write one page about these runs, with their figures, here.")
+    ] = None,
+    latex: Annotated[
+        Path | None, typer.Option("--latex", help="Write tables of these runs, LaTeX and CSV, to this folder.")
     ] = None,
     title: Annotated[str, typer.Option("--title", help="Title of the page.")] = "Runs",
     description: Annotated[str, typer.Option("--description", help="A sentence under the title.")] = "",
@@ -259,13 +264,25 @@ def report(
     debug: Debug = False,
 ) -> None:
     """Print the report of a finished run again, or write a page about several."""
+    from harness.results import read_record
+
     paths = [run / "result.json" if run.is_dir() else run for run in runs]
-    records = [_record(path) for path in paths]
+    records = [read_record(path) for path in paths]
     if markdown is not None:
         _page([path.parent for path in paths], markdown, title, description)
+    if latex is not None:
+        from harness.report.latex import export
+
+        for table in export([path.parent for path in paths], latex):
+            typer.echo(f"wrote {table}")
+    if markdown is not None or latex is not None:
         return
     for path, record in zip(paths, records, strict=True):
         _show(record, path.parent, as_json)
+
+
+app.command("leaderboard")(commands.leaderboard)
+app.command("compare")(commands.compare)
 
 
 # -- helpers -----------------------------------------------------------------------------------------------------------
@@ -369,22 +386,6 @@ def _page(runs: list[Path], folder: Path, title: str, description: str) -> None:
     from harness.report.markdown import export
 
     typer.echo(f"wrote {export(runs, folder, title, description)}", err=True)
-
-
-def _record(path: Path) -> Any:
-    """The record of a finished run.
-
-    Raises:
-        HarnessError: there is none, or it was written by another version of the harness.
-    """
-    from harness.results import SCHEMA_VERSION, read_json
-
-    if not path.is_file():
-        raise HarnessError(f"{path}: there is no finished run here.")
-    record = read_json(path)
-    if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
-        raise HarnessError(f"{path}: this is no record of schema {SCHEMA_VERSION}; make the run again.")
-    return record
 
 
 def _show(record: Any, path: Path, as_json: bool) -> None:

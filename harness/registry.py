@@ -17,7 +17,7 @@
     settings:                                 # parameters of components that a run of this model leaves open
       gpt2: {entropy: {null_dims: 12}}
 
-A list at model, task, selector, intervention, controls or seed is an axis; the runs of a matrix are named
+A list at model, task, selector, intervention, controls, match or seed is an axis; the runs of a matrix are named
 ``copying-values.mean``, ``copying-values.median`` ...
 """
 
@@ -38,7 +38,7 @@ from harness.errors import HarnessError, suggest
 from harness.spec import COMPONENT_FIELDS, RunSpec
 from harness.yamlfile import Document, load_yaml
 
-AXES = (*COMPONENT_FIELDS, "controls", "seed")
+AXES = (*COMPONENT_FIELDS, "controls", "match", "seed")
 FILENAME = "registry.yaml"
 KEYS = ("version", "models", "runs", "suites", "settings")
 

@@ -16,12 +16,13 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from harness.conditions import Head, Neuron, Selection, Unit
 from harness.errors import HarnessError
 from harness.outcomes import Alone, Outcomes, Prepared, Prompt, Series, Step
 
@@ -108,6 +109,36 @@ def read_json(path: Path) -> Any:
         raise HarnessError(f"{path}: this is not valid JSON ({error}).") from error
 
 
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Read a file of JSON lines of ours.
+
+    Raises:
+        HarnessError: it is missing, or was damaged.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            return [json.loads(line) for line in file]
+    except OSError as error:
+        raise HarnessError(f"{path}: cannot be read ({error.strerror}).") from error
+    except ValueError as error:
+        raise HarnessError(f"{path}: this is not valid JSON lines ({error}).") from error
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The record of a finished run, from its folder or its ``result.json``.
+
+    Raises:
+        HarnessError: there is none, or it was written by another version of the harness.
+    """
+    path = path / "result.json" if path.is_dir() else path
+    if not path.is_file():
+        raise HarnessError(f"{path}: there is no finished run here.")
+    record = read_json(path)
+    if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
+        raise HarnessError(f"{path}: this is no record of schema {SCHEMA_VERSION}; make the run again.")
+    return record
+
+
 class RunFolder:
     """The folder of one run."""
 
@@ -186,7 +217,7 @@ class RunFolder:
         shutil.rmtree(self._unfinished, ignore_errors=True)
 
     def load_outcomes(self) -> Outcomes:
-        """The outcomes of a finished run, without its selection.
+        """The outcomes of a finished run, read back.
 
         Raises:
             HarnessError: a file is missing or damaged, or the run is older than this way of keeping outcomes.
@@ -195,23 +226,35 @@ class RunFolder:
         if not path.is_file():
             raise HarnessError(f"{path}: there is no such file.")
         arrays, labels = load_arrays(path), _read_labels(path)
-        try:
-            with (self.path / "samples.jsonl").open(encoding="utf-8") as file:
-                rows = [json.loads(line) for line in file]
-        except (OSError, ValueError) as error:
-            raise HarnessError(f"{self.path / 'samples.jsonl'}: cannot be read ({error}).") from error
+        rows = read_jsonl(self.path / "samples.jsonl")
         observed = {name for name, array in arrays.items() if array.ndim == 2}
-        inside = {name: array for name, array in arrays.items() if not name.startswith(("alone ", "series "))}
-        alone = {name.removeprefix("alone "): array for name, array in arrays.items() if name.startswith("alone ")}
         return Outcomes(
             conditions=tuple(labels["conditions"]),
             prompts=tuple(_prompt(row, observed) for row in rows[::2]),
-            values=inside,
+            values={name: x for name, x in arrays.items() if not name.startswith(("alone ", "series "))},
             answers=tuple(tuple(row["answer"] for row in rows[i::2]) for i in (0, 1)) if labels["answers"] else (),
             categories={name: tuple(names) for name, names in labels["categories"].items()},
             series={x: Series(tuple(names), arrays[f"series {x}"]) for x, names in labels["series"].items()},
-            alone=Alone(tuple(labels["alone"]), alone),
+            alone=Alone(
+                tuple(labels["alone"]),
+                {name.removeprefix("alone "): x for name, x in arrays.items() if name.startswith("alone ")},
+            ),
+            selection=_read_selection(read_json(self.result)["selection"], read_jsonl(self.path / "neurons.jsonl")),
         )
+
+
+def _read_selection(found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Selection:
+    """A selection, from the record and the rows of ``neurons.jsonl``."""
+    parse: Callable[[str], Unit] = Head.parse if found["unit"] == "head" else Neuron.parse
+    names = [name for name in (rows[0] if rows else ()) if name not in ("neuron", "selected")]
+    return Selection(
+        neurons=tuple(parse(unit["neuron"]) for unit in found["neurons"]),
+        rule=found["rule"],
+        candidates=tuple(parse(row["neuron"]) for row in rows),
+        scores={name: np.array([row[name] for row in rows], float) for name in names},
+        details=found["details"],
+        pool=None if found["pool"] is None else tuple(map(parse, found["pool"])),
+    )
 
 
 def _labels(outcomes: Outcomes) -> dict[str, Any]:

@@ -49,6 +49,11 @@ def test_a_list_is_an_axis_of_a_matrix(tmp_path: Path) -> None:
     assert registry.runs["many"][0].description == ""
 
 
+def test_matching_is_an_axis_too(tmp_path: Path) -> None:
+    registry = load_registry(write(tmp_path, GOOD + "  both: {extends: one, match: [none, norm]}\n"))
+    assert [(spec.name, spec.match) for spec in registry.runs["both"]] == [("both.none", "none"), ("both.norm", "norm")]
+
+
 SUITE = (
     GOOD
     + """\

@@ -183,7 +183,7 @@ def control_histogram(name: str, treated: float, controls: np.ndarray, title: st
     """
     controls = np.asarray(controls, dtype=float)
     known = controls[np.isfinite(controls)]
-    edges = _edges(known)
+    edges = bin_edges(known)
     counts, _ = np.histogram(known, edges)
     sides = f"{(known < treated).sum()} below it, {(known == treated).sum()} equal, {(known > treated).sum()} above"
     caption = f"{title}: the selected components beside {len(known)} random controls ({sides})."
@@ -227,7 +227,7 @@ def control_histogram(name: str, treated: float, controls: np.ndarray, title: st
     return Figure(name, caption, data, paint, (COLUMN, 2.3))
 
 
-def _edges(values: np.ndarray) -> np.ndarray:
+def bin_edges(values: np.ndarray) -> np.ndarray:
     """Edges of bins: one around every multiple of a step where values are such, else at most 40 of equal width."""
     distinct = np.unique(values)
     if len(distinct) == 0:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from harness import hookimpl
 from harness.components import Metric, Task
 
+from .groups import RelationGroups
+from .looser import Matching
 from .metrics import ConversionRatios, EntropyChange, LogOdds, Transitions
+from .selected import SelectedNeurons
 from .task import KnowledgeConflict
 
 
@@ -16,4 +19,4 @@ def harness_tasks() -> list[type[Task]]:
 
 @hookimpl
 def harness_metrics() -> list[type[Metric]]:
-    return [Transitions, ConversionRatios, EntropyChange, LogOdds]
+    return [Transitions, ConversionRatios, EntropyChange, LogOdds, RelationGroups, Matching, SelectedNeurons]

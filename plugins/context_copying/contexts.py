@@ -70,7 +70,7 @@ class Contexts:
     def texts(self, answer: Answer, statements: Sequence[Statement]) -> Iterator[str]:
         """The prompt with each statement; those of one fact have the same neutral sentences."""
         fact, document = answer.fact, self.document
-        name = self.placement
+        name: str = self.placement
         if self.placement == "sentence":
             name = "irrelevant" if self.context == "irrelevant" else "conflict"
         template, where = required(document, "prompts", name), document.where("prompts", name)

@@ -182,7 +182,9 @@ def _aliases(value: Any, where: str) -> tuple[str, ...]:
     """Other names of an object: a list of texts, or one text with ``|`` between them; nothing where there are none."""
     names = value.split("|") if isinstance(value, str) else [] if value is None else value
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise HarnessError(f"{where}: expected other names as a list of texts, or as text with | between, got {value!r}.")
+        raise HarnessError(
+            f"{where}: expected other names as a list of texts, or as text with | between, got {value!r}."
+        )
     return tuple(name.strip() for name in names if name.strip())
 
 

@@ -38,10 +38,7 @@ def normalise(text: str) -> str:
     Apostrophes vanish, other punctuation parts words. Articles stay where nothing else would (``"The The"``).
     """
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    plain = (
-        "" if c in "'’‘`´" else " " if unicodedata.category(c).startswith("P") else c  # noqa: RUF001
-        for c in folded
-    )
+    plain = ("" if c in "'’‘`´" else " " if unicodedata.category(c).startswith("P") else c for c in folded)
     words = "".join(plain).split()
     return " ".join([word for word in words if word not in ARTICLES] or words)
 
@@ -52,7 +49,9 @@ def knowledge_source(answer: str, context_object: str, parametric_object: str) -
     The context comes before memory, except where the context agrees with memory: then the object is parametric (PK).
     """
     words = answer.lower().split()
-    return _match(words, _agree(context_object, parametric_object), [context_object.lower()], [parametric_object.lower()])
+    return _match(
+        words, _agree(context_object, parametric_object), [context_object.lower()], [parametric_object.lower()]
+    )
 
 
 def sources(

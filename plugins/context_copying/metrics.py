@@ -6,7 +6,8 @@ Every measure is a ratio of sums over prompts, so that its controls, intervals a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import Field
@@ -14,7 +15,9 @@ from pydantic import Field
 from harness.components import Metric
 from harness.outcomes import Measurement, Table
 
-from .task import SOURCES
+from .cells import transition_cells
+from .figures import conversion_bars, log_odds, source_counts, transition_scores
+from .matching import SOURCES
 
 if TYPE_CHECKING:
     from harness.outcomes import Outcomes
@@ -23,7 +26,11 @@ if TYPE_CHECKING:
 NAMES = {"CK": "context", "PK": "memory", "ND": "neither"}
 
 
-def _measure(
+PAIRS = (("CK", "PK"), ("ND", "CK"), ("ND", "PK"))
+"""Sources whose odds are compared, log(P_first / P_last)."""
+
+
+def measure(
     name: str, title: str, unit: str, numerator: np.ndarray, denominator: np.ndarray, **rest: object
 ) -> Measure:
     from harness.statistics import Measure
@@ -40,6 +47,10 @@ def _measure(
     )
 
 
+def _agrees(fields: Mapping[str, Any]) -> bool:
+    return bool(fields["counter_object"].lower() == fields["parametric_object"].lower())
+
+
 class Transitions(Metric):
     """The 3 x 3 table of sources before and after, its row shares, and paired tests of it."""
 
@@ -53,7 +64,7 @@ class Transitions(Metric):
         before, codes = source[:1], range(len(SOURCES))
         tables = np.array([transition_table(source[0], after, codes) for after in source])
         measures = [
-            _measure(
+            measure(
                 f"{SOURCES[i]}_to_{SOURCES[j]}",
                 f"{SOURCES[i]} -> {SOURCES[j]}, share of what was {SOURCES[i]}",
                 "%",
@@ -66,6 +77,16 @@ class Transitions(Metric):
             for j in codes
             if i != j
         ]
+        measures.append(
+            measure(
+                "invariant",
+                "invariant share",
+                "%",
+                before == source,
+                np.ones(source.shape, bool),
+                description="prompts whose knowledge source stays what it was",
+            )
+        )
         undefined = (source == SOURCES.index("ND")).mean(axis=1)
         broken = None
         if undefined[1] >= self.collapse and undefined[0] < self.collapse:
@@ -81,7 +102,11 @@ class Transitions(Metric):
             controls=tables[2:],
             tests=table_tests(tables[1]),
         )
-        return Measurement(tuple(measures), (table,), broken=broken)
+        agree = all("counter_object" in x.fields and _agrees(x.fields) for x in outcomes.prompts)
+        remarks = ("every context agrees with memory: answers count as PK or ND, and CK cannot occur",) if agree else ()
+        return Measurement(
+            tuple(measures), (table,), (transition_cells(tables),), (source_counts(tables),), remarks, broken
+        )
 
 
 class ConversionRatios(Metric):
@@ -93,7 +118,7 @@ class ConversionRatios(Metric):
         source = outcomes["source"]
         before = source[:1]
         measures = [
-            _measure(
+            measure(
                 f"{kind}CR",
                 f"{kind} conversion ratio",
                 "%",
@@ -104,7 +129,7 @@ class ConversionRatios(Metric):
             )
             for code, kind in enumerate(SOURCES)
         ]
-        score = _measure(
+        score = measure(
             "GTS",
             "global transition score",
             "%",
@@ -113,7 +138,8 @@ class ConversionRatios(Metric):
             primary=True,
             description="prompts whose knowledge source changed",
         )
-        return Measurement((*measures, score))
+        histogram = (transition_scores(score),) if len(source) > 2 else ()  # there is none without controls
+        return Measurement((*measures, score), figures=(conversion_bars(measures), *histogram))
 
 
 class EntropyChange(Metric):
@@ -125,7 +151,7 @@ class EntropyChange(Metric):
         source, entropy = outcomes["source"], outcomes["entropy"]
         change = entropy - entropy[:1]
         cells = [
-            _measure(
+            measure(
                 f"entropy_change_{first}_{last}",
                 f"change of entropy, {first} -> {last}",
                 "nats",
@@ -136,7 +162,7 @@ class EntropyChange(Metric):
             for i, first in enumerate(SOURCES)
             for j, last in enumerate(SOURCES)
         ]
-        total = _measure(
+        total = measure(
             "entropy_change",
             "change of entropy",
             "nats",
@@ -157,12 +183,12 @@ class LogOdds(Metric):
         tokens = np.array([prompt.fields["first_tokens"] for prompt in outcomes.prompts])
         distinct = (tokens[:, 0] != tokens[:, 1])[None]
         measures = []
-        for first, last in (("CK", "PK"), ("ND", "CK"), ("ND", "PK")):
+        for first, last in PAIRS:
             odds = outcomes[f"log_p_{first.lower()}"] - outcomes[f"log_p_{last.lower()}"]
             everywhere = np.broadcast_to(distinct, odds.shape)
             of = f"log(P_{first}/P_{last}) of the first answer token"
             measures += [
-                _measure(
+                measure(
                     f"log_odds_shift_{first}_{last}",
                     f"shift of log(P_{first}/P_{last})",
                     "nats",
@@ -171,7 +197,7 @@ class LogOdds(Metric):
                     primary=(first, last) == ("CK", "PK"),
                     description=f"mean change of {of}",
                 ),
-                _measure(
+                measure(
                     f"log_odds_{first}_{last}",
                     f"log(P_{first}/P_{last})",
                     "nats",
@@ -186,4 +212,14 @@ class LogOdds(Metric):
             if alike
             else ()
         )
-        return Measurement(tuple(measures), remarks=remarks)
+        before, after = (
+            {
+                f"log(P_{first}/P_{last})": (outcomes[f"log_p_{first.lower()}"] - outcomes[f"log_p_{last.lower()}"])[
+                    row
+                ][distinct[0]]
+                for first, last in PAIRS
+            }
+            for row in (0, 1)
+        )
+        figures = (log_odds(before, after),) if distinct.any() else ()
+        return Measurement(tuple(measures), figures=figures, remarks=remarks)

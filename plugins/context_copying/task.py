@@ -38,7 +38,16 @@ if TYPE_CHECKING:
     from harness.engine import Engine, Progress
     from harness.model import Model
 
-__all__ = ["LOG_FLOOR", "SOURCES", "KnowledgeConflict", "cut", "first_token", "knowledge_source", "overlap", "stop_tokens"]
+__all__ = [
+    "LOG_FLOOR",
+    "SOURCES",
+    "KnowledgeConflict",
+    "cut",
+    "first_token",
+    "knowledge_source",
+    "overlap",
+    "stop_tokens",
+]
 
 LOG_FLOOR = -16.6
 """log 2^-24: probabilities below the resolution of float32 are not told apart."""
@@ -116,8 +125,9 @@ class KnowledgeConflict(Task):
         known = (*COLUMNS, *OPTIONAL_COLUMNS)
         for name in columns:
             if name not in known:
-                raise ValueError(f'there is no "{name}" to map a column to.{suggest(name, known)} There are: '
-                                 f"{', '.join(known)}")
+                raise ValueError(
+                    f'there is no "{name}" to map a column to.{suggest(name, known)} There are: {", ".join(known)}'
+                )
         return columns
 
     # -- the data -----------------------------------------------------------------------------------------------------

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from families import tiny_hf, tokenizer
+from harness_plugins.context_copying.metrics import Transitions
 from harness_plugins.context_copying.task import SOURCES, KnowledgeConflict
 from test_knowledge_conflict import Scripted
 
-from harness.conditions import BASELINE
+from harness.conditions import BASELINE, Condition
 from harness.engine import HookEngine
 from harness.errors import HarnessError
 from harness.model import Model, wrap
@@ -83,6 +84,8 @@ def test_an_agreeing_context_states_what_the_model_says_and_leaves_pk_and_nd(mod
     outcomes = task.observe(HookEngine(model), prepared.prompts, [BASELINE])
     assert (outcomes["source"] != SOURCES.index("CK")).all()
     assert np.isfinite(outcomes["log_p_nd"]).all()
+    both = task.observe(HookEngine(model), prepared.prompts, [BASELINE, Condition("treated")])
+    assert "CK cannot occur" in Transitions().measure(both).remarks[0]
 
 
 def test_an_irrelevant_context_is_a_fact_about_something_else(model: Model, facts: str) -> None:

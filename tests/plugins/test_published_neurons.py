@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from harness.components import Selector, parse_spec
 from harness.conditions import Neuron
 from harness.errors import HarnessError
 from harness.plugins import catalogue
+from harness.registry import default_path, load_registry
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "published_entropy_neurons.json"
 SIZES = {
@@ -63,6 +65,22 @@ def test_exactly_one_list_is_given_and_it_exists(text: str, says: str) -> None:
     with pytest.raises(HarnessError) as caught:
         build(text)
     assert says in str(caught.value)
+
+
+def test_the_registry_has_the_paper_s_models_with_its_null_spaces_and_numbers_of_neurons() -> None:
+    registry = load_registry(default_path())
+    text = (files("harness") / "published_neurons.json").read_text(encoding="utf-8")
+    short = {"gpt2-small": "gpt2"}
+    values = {"mean", "median", "mode", "mean_minus_sigma", "mean_plus_sigma"}
+    for name, entry in json.loads(text)["lists"].items():
+        run = f"copying-{short.get(name, name)}"
+        for spec, listed in zip(registry.runs[run], registry.runs[f"{run}-published"], strict=True):
+            assert dict(spec.selector.params) == {"top": str(SIZES[name][0]), "null_dims": str(entry["null_dims"])}
+            assert dict(listed.selector.params) == {"published": name}
+            assert spec.model == listed.model and spec.controls == 100
+            assert registry.models[spec.model.name].params["pretrained"] == entry["model"]
+        assert {spec.intervention.name for spec in registry.runs[run] if spec.intervention} == values
+    assert {spec.intervention.name for spec in registry.runs["paper-copying"] if spec.intervention} == values
 
 
 def test_the_identity_of_a_list_names_it() -> None:

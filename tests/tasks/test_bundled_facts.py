@@ -50,10 +50,12 @@ def test_config(config):
     assert set(generation["until"]) == STOPS and len(generation["until"]) == len(STOPS)
     assert config["counter_objects"] == 3
     assert config["overlap_similarity"] == 0.8
-    assert config["prompts"] == {
-        "elicitation": "Complete the statement with {description}.\n{example}\n{query}",
-        "conflict": "{query} {counter_object}. {query}",
-    }
+    prompts = config["prompts"]
+    assert prompts["elicitation"] == "Complete the statement with {description}.\n{example}\n{query}"
+    assert prompts["conflict"] == "{query} {counter_object}. {query}"
+    assert set(prompts) == {
+        "elicitation", "conflict", "statement", "irrelevant", "paragraph", "document", "instruction"
+    }  # fmt: skip
     assert config["metadata"]["version"] == 1.0
 
 

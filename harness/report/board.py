@@ -1,0 +1,278 @@
+"""The leaderboard as people read it: a table for the terminal, CSV, Markdown, JSON, and a page for the browser."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from harness.leaderboard import COLUMNS
+from harness.query import SETTING, Found, column_named
+from harness.report.console import VERDICT_STYLES
+from harness.report.numbers import FORMS, number, p_value
+from harness.results import SCHEMA_VERSION
+
+Row = Mapping[str, Any]
+
+DEFAULT = (
+    "model",
+    "task",
+    "selector",
+    "intervention",
+    "measure",
+    "value",
+    "ci_low",
+    "ci_high",
+    "control_mean",
+    "p_holm",
+    "verdict",
+)
+"""Columns that people see when they name none; data formats have all."""
+
+COMPONENTS = ("task", "selector", "intervention")
+
+IN_UNIT = (
+    "baseline",
+    "value",
+    "ci_low",
+    "ci_high",
+    *(x for x in COLUMNS if x.startswith("control_") and COLUMNS[x] == "number"),
+)
+"""Columns whose numbers have the measure's unit."""
+
+VERDICT = 16
+"""Width that the verdicts need, broken into lines."""
+
+FORMATS = ("table", "csv", "markdown", "json", "html")
+
+
+def columns_of(text: str | None, form: str) -> list[str] | None:
+    """The columns that a user named, ``all`` for all of them; None where it is left to the format.
+
+    Raises:
+        HarnessError: an unknown column; names the nearest.
+    """
+    if text is None:
+        return list(COLUMNS) if form in ("csv", "json") else None
+    if text.strip() == "all":
+        return list(COLUMNS)
+    return [column_named(name.strip(), "--columns") for name in text.split(",") if name.strip()]
+
+
+def text_of(found: Found, form: str, columns: Sequence[str] | None, source: str) -> str:
+    """The rows in one of ``FORMATS`` but "table"."""
+    if form == "csv":
+        return csv_text(found.rows, columns or list(COLUMNS))
+    if form == "json":
+        return json_text(found.rows, columns or list(COLUMNS))
+    shown = columns or visible(found.rows)
+    return markdown(found.rows, shown) if form == "markdown" else page(found, shown, source)
+
+
+def visible(rows: Sequence[Row]) -> list[str]:
+    """The columns that people see by default: ``DEFAULT``, and of the settings those that tell the rows apart."""
+    settings = ("dtype", "device", "engine", "n_controls", "control_match", "seed", "limit", "weights_sha256")
+    known = [row for row in rows if row["schema_version"] == SCHEMA_VERSION]  # others may not have these columns
+    several = [name for name in settings if len({row[name] for row in known}) > 1]
+    place = DEFAULT.index("measure")
+    return [*DEFAULT[:place], *several, *DEFAULT[place:]]
+
+
+def cells(rows: Sequence[Row], columns: Sequence[str]) -> list[list[str]]:
+    """The rows as people read them [n_rows][n_columns]; components with the parameters that tell the rows apart."""
+    varying = {kind: _varying(rows, kind) for kind in COMPONENTS}
+    return [[_component(row, x, varying[x]) if x in varying else cell(row, x) for x in columns] for row in rows]
+
+
+def cell(row: Row, column: str) -> str:
+    """One value as people read it; a dash for what is not there."""
+    value = row[column]
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return " ".join(value)
+    if column in IN_UNIT:
+        form = FORMS.get(row["unit"], "{:.4f}")
+        return (form if column == "value" else form.removesuffix("%")).format(value)
+    if isinstance(value, float):
+        return p_value(value) if column.startswith("p_") else number(value)
+    return value[:12] if column.endswith(("_sha256", "_commit")) or column == "run_id" else str(value)
+
+
+def _varying(rows: Sequence[Row], kind: str) -> dict[str, list[str]]:
+    """For each component of a kind, the parameters that are not the same in all its rows."""
+    seen: dict[str, list[dict[str, Any]]] = {}
+    for name, params in dict.fromkeys((row[kind], row[f"{kind}_params"]) for row in rows):
+        seen.setdefault(name, []).append(_params(params))
+    return {
+        name: [key for key in dict.fromkeys(key for one in several for key in one) if _differ(key, several)]
+        for name, several in seen.items()
+    }
+
+
+def _differ(key: str, params: Sequence[Mapping[str, Any]]) -> bool:
+    return len({json.dumps(one.get(key), sort_keys=True) for one in params}) > 1
+
+
+def _params(text: str | None) -> dict[str, Any]:
+    found = json.loads(text) if text else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _component(row: Row, kind: str, varying: Mapping[str, Sequence[str]]) -> str:
+    """A component as users write it, with the parameters that vary: ``entropy:top=4``."""
+    if row[kind] is None:
+        return "-"
+    params = _params(row[f"{kind}_params"])
+    told = [f"{key}={params[key]}" for key in varying[row[kind]] if params.get(key) is not None]
+    return row[kind] + (":" + ",".join(told) if told else "")
+
+
+# -- data --------------------------------------------------------------------------------------------------------------
+
+
+def csv_text(rows: Iterable[Row], columns: Sequence[str]) -> str:
+    """Comma-separated values, unrounded; lists are separated by spaces, null is empty."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        values = (row[column] for column in columns)
+        writer.writerow([" ".join(x) if isinstance(x, list) else "" if x is None else x for x in values])
+    return out.getvalue()
+
+
+def json_text(rows: Iterable[Row], columns: Sequence[str]) -> str:
+    """A JSON array, one row a line."""
+    lines = (json.dumps({x: row[x] for x in columns}, ensure_ascii=False, allow_nan=False) for row in rows)
+    return "[\n" + ",\n".join(lines) + "\n]\n"
+
+
+def markdown(rows: Sequence[Row], columns: Sequence[str]) -> str:
+    """A Markdown table."""
+    aligned = [":--" if COLUMNS[x] in ("text", "list") else "--:" for x in columns]
+    lines = [list(columns), aligned, *([_piped(x) for x in line] for line in cells(rows, columns))]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _piped(text: str) -> str:
+    return escape_markdown(text.replace("\n", " "))
+
+
+def escape_markdown(text: str) -> str:
+    """Text that may stand in a Markdown table and means itself there."""
+    for sign in "\\|*_`<[":
+        text = text.replace(sign, f"\\{sign}")
+    return text
+
+
+# -- terminal ----------------------------------------------------------------------------------------------------------
+
+
+def show(console: Console, found: Found, columns: Sequence[str] | None) -> None:
+    """Print the rows, as a list where a table is too wide. What is the same in all of them is said once."""
+    shown, same = list(columns or visible(found.rows)), {}
+    lines = cells(found.rows, shown)
+    if columns is None and len(lines) > 1:
+        texts = [i for i, name in enumerate(shown) if name in SETTING and len({line[i] for line in lines}) == 1]
+        same = {shown[i]: lines[0][i] for i in texts}
+        shown = [name for i, name in enumerate(shown) if i not in texts]
+        lines = [[text for i, text in enumerate(line) if i not in texts] for line in lines]
+    if same:
+        console.print(Text(", ".join(f"{name} {value}" for name, value in same.items()), style="bold"))
+    if lines:
+        console.print(_table(shown, lines) if _width(shown, lines) <= console.width else _list(shown, lines))
+
+
+def summary(found: Found, source: str) -> list[str]:
+    """What is shown, and what not, in sentences."""
+    said = [f"{len(found.rows)} of {found.n} rows of {source}"]
+    if found.cut:
+        said.append(f"{found.cut} more match, see -n")
+    if found.older:
+        said.append(f"{found.older} older rows of the same settings are left out, see --history")
+    if found.foreign:
+        said.append(f"{found.foreign} rows are of another schema and shown as far as they have these columns")
+    return ["; ".join(said), *found.hints]
+
+
+def _width(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> int:
+    """Of a table in which nothing is broken but verdicts."""
+    widths = [max(map(len, column)) for column in zip(columns, *lines, strict=True)]
+    return sum(VERDICT if name == "verdict" else x for name, x in zip(columns, widths, strict=True)) + 2 * len(columns)
+
+
+def _table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
+    for name in columns:
+        wide = COLUMNS[name] in ("text", "list")
+        table.add_column(name, justify="left" if wide else "right", no_wrap=name != "verdict")
+    for line in lines:
+        texts = zip(columns, line, strict=True)
+        table.add_row(*(Text(x, style=VERDICT_STYLES.get(x, "") if name == "verdict" else "") for name, x in texts))
+    return table
+
+
+def _list(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
+    """Each row as what it is about, and below that its numbers and verdict."""
+    grid = Table.grid()
+    about = [i for i, name in enumerate(columns) if COLUMNS[name] == "text" and name != "verdict"]
+    for line in lines:
+        grid.add_row(Text(" ".join(line[i] for i in about)))
+        rest = ", ".join(f"{columns[i]} {text}" for i, text in enumerate(line) if i not in about)
+        grid.add_row(Padding(escape(rest), (0, 0, 0, 2)))
+    return grid
+
+
+# -- browser -----------------------------------------------------------------------------------------------------------
+
+
+def page(found: Found, columns: Sequence[str], source: str) -> str:
+    """One HTML page that works offline: rows that can be sorted and filtered, light and dark.
+
+    Everything from the rows is escaped: names of models and measures are not ours.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("harness.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    lines: list[list[dict[str, Any]]] = [
+        [
+            {"text": text, "value": _sortable(row[name]), "wide": COLUMNS[name] in ("text", "list"), "name": name}
+            for name, text in zip(columns, line, strict=True)
+        ]
+        for row, line in zip(found.rows, cells(found.rows, columns), strict=True)
+    ]
+    choices = {
+        name: values
+        for i, name in enumerate(columns)
+        if COLUMNS[name] == "text" and 1 < len(values := sorted({line[i]["text"] for line in lines})) <= 40
+    }
+    return environment.get_template("board.html.j2").render(
+        columns=[{"name": name, "wide": COLUMNS[name] in ("text", "list")} for name in columns],
+        lines=lines,
+        choices=choices,
+        notes=summary(found, source),
+    )
+
+
+def _sortable(value: Any) -> str:
+    """What a column is sorted by in the browser: numbers as numbers, unrounded."""
+    if value is None or isinstance(value, list):
+        return ""
+    return str(int(value)) if isinstance(value, bool) else str(value)

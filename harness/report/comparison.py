@@ -1,0 +1,284 @@
+"""A comparison of runs for a terminal, as Markdown, or as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.markup import escape
+from rich.padding import Padding
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from harness.report.board import escape_markdown
+from harness.report.console import NARROW
+from harness.report.numbers import between, number, p_value, value
+
+Json = Mapping[str, Any]
+
+NAMES = ("run", "value", "95% interval", "controls", "minus A", "95% interval", "beyond controls", "p Holm", "McNemar")
+"""Columns of the measures; p without Holm's correction for those that are not primary."""
+
+ALPHA = 0.05
+
+FORMATS = ("table", "csv", "markdown", "json")
+
+EXPLAINED = (
+    "Intervals: 95% bootstrap; those of differences draw the same items from both runs. Runs that are paired by item "
+    "differ, in these columns, over the shared items only, not by the difference of the values on the left. Beyond "
+    "controls: how much the distance from the mean of the random controls differs, the control sets as they are. p: "
+    "the two runs are exchanged item by item at random; {holm}. McNemar: exact test of prompts that count in one of "
+    "the two runs only, every prompt for itself."
+)
+
+
+def show(console: Console, found: Json, everything: bool = False) -> None:
+    """Print a comparison; ``everything``: also the measures that are not primary."""
+    for part in _parts(found, console.width, everything):
+        console.print(part)
+
+
+def _parts(found: Json, width: int, everything: bool) -> Iterator[RenderableType]:
+    yield Rule(f"[bold]Comparison of {len(found['runs'])} runs[/]", align="left")
+    for run in found["runs"]:
+        yield Text(f"{run['label']}  {run['name']}: {run['folder']}", overflow="fold")
+    yield Text("\nWhat differs", style="bold")
+    yield _indent(_differing(found, width < NARROW))
+    yield Text("\nSelected", style="bold")
+    for sentence in map(selected, found["selections"]):
+        yield _indent(Text(sentence))
+    yield Text("\nPrompts", style="bold")
+    for pairing in found["pairs"]:
+        yield _indent(Text(f"{pairing['first']} and {pairing['second']}: {pairing['why']}."))
+    for primary in (True, False) if everything else (True,):
+        rows = [row for row in found["measures"] if row["primary"] == primary]
+        if rows:
+            yield Text("\nMeasures" if primary else "\nThe rest, p without correction for their number", style="bold")
+            yield from _measures(rows, found, width)
+    if not found["measures"]:
+        yield _indent(Text("The runs have no measure in common."))
+    yield _indent(Text(EXPLAINED.format(holm=_holm(found)), style="dim"))
+    yield Text("\nIn words", style="bold")
+    for sentence in words(found):
+        yield _indent(Text(sentence))
+
+
+def _indent(part: RenderableType) -> RenderableType:
+    return Padding(part, (0, 0, 0, 2))
+
+
+def _holm(found: Json) -> str:
+    size = found["family"]
+    return f"Holm over the {size} comparisons of primary measures" if size else "no primary measure is paired"
+
+
+# -- what was asked and selected ---------------------------------------------------------------------------------------
+
+
+def _differing(found: Json, narrow: bool) -> RenderableType:
+    labels = [run["label"] for run in found["runs"]]
+    if not found["differing"]:
+        return Text("Nothing: these are the same run.")
+    grid = Table.grid(padding=(0, 2)) if narrow else Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    if narrow:
+        for row in found["differing"]:
+            told = ", ".join(f"{x} {short(y)}" for x, y in zip(labels, row["values"], strict=True))
+            grid.add_row(Text(f"{row['field']}: {told}", overflow="fold"))
+        return grid
+    for name in ("", *labels):
+        grid.add_column(name, overflow="fold")
+    for row in found["differing"]:
+        grid.add_row(Text(row["field"]), *(Text(short(x)) for x in row["values"]))
+    return grid
+
+
+def short(found: Any) -> str:
+    """A value of an identity: digests by their first digits, a dash for what is not there."""
+    if found is None:
+        return "-"
+    text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+    return text[:12] if len(text) == 64 and set(text) <= set("0123456789abcdef") else text
+
+
+def selected(found: Json) -> str:
+    """One sentence about the overlap of two selections."""
+    both = f"{found['first']} and {found['second']}"
+    if not found["comparable"]:
+        return f"{both}: not compared, for {found['why']}."
+    overlap, unit = found["overlap"], found["unit"]
+    names = f" ({', '.join(found['shared'])})" if found["shared"] else ""
+    caution = f" ({found['why']})" if found["why"] else ""
+    return (
+        f"{both} share {overlap['shared']} of {found['n_first']} and {found['n_second']} {unit}s{names}: IoU "
+        f"{overlap['iou']:.2f}. Random sets of these sizes, of {found['n_layer']} {unit}s in a layer, would share "
+        f"{number(overlap['expected_shared'])} (IoU {number(overlap['expected_iou'])}), as many by chance with p = "
+        f"{p_value(overlap['p'])}{caution}."
+    )
+
+
+# -- what was measured -------------------------------------------------------------------------------------------------
+
+
+def _lines(row: Json, found: Json) -> Iterator[list[str]]:
+    """The cells of a measure, one line a run, in the order of ``NAMES``."""
+    differences = [None, *row["differences"]]
+    for run, own, difference in zip(found["runs"], row["runs"], differences, strict=True):
+        if own is None:
+            yield [run["label"], *["-"] * (len(NAMES) - 1)]
+            continue
+        measure = {**row, **own}
+        yield [
+            run["label"],
+            value(measure),
+            between(measure, own["ci_low"], own["ci_high"]),
+            _in_unit(row, own["control_mean"]),
+            *(["", "", "", "", ""] if difference is None else _difference(row, difference)),
+        ]
+
+
+def _difference(row: Json, found: Json) -> list[str]:
+    minus = _in_unit(row, found["difference"], sign=True)
+    if not found["paired"]:
+        return [minus, "not paired", "-", "-", "-"]
+    interval = between(row, found["low"], found["high"]) if found["n_differing"] else "no item differs"
+    mcnemar = found["mcnemar"]
+    return [
+        minus,
+        interval,
+        between(row, found["beyond_low"], found["beyond_high"]),
+        p_value(found["p_holm"] if row["primary"] else found["p"]),
+        f"{mcnemar['first_only']}:{mcnemar['second_only']}, {mcnemar['p']:.2g}" if mcnemar else "-",
+    ]
+
+
+def _in_unit(row: Json, found: float | None, sign: bool = False) -> str:
+    """A number with the places of the measure's unit."""
+    if found is None:
+        return "-"
+    places = 2 if row["unit"] == "%" else 4
+    return f"{found:{'+' if sign or row['unit'] == 'nats' else ''}.{places}f}"
+
+
+def _measures(rows: Sequence[Json], found: Json, width: int) -> Iterator[RenderableType]:
+    """A line for each measure and below it one for each run, in columns; a list where that is too wide."""
+    header = [name if rows[0]["primary"] else name.removesuffix(" Holm") for name in ("", *NAMES[1:])]
+    lines = [list(_lines(row, found)) for row in rows]
+    widths = [
+        max(map(len, column)) for column in zip(header, *(line for several in lines for line in several), strict=True)
+    ]
+    if sum(widths) + 2 * len(widths) > width:
+        yield _indent(_list(rows, lines))
+        return
+    yield _indent(Text(_aligned(header, widths), style="dim"))
+    for row, several in zip(rows, lines, strict=True):
+        yield _indent(Text(row["title"]))
+        for line in several:
+            yield _indent(Text(_aligned(line, widths).rstrip()))
+
+
+def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+
+
+def _list(rows: Sequence[Json], lines: Sequence[Sequence[Sequence[str]]]) -> RenderableType:
+    grid = Table.grid()
+    for row, several in zip(rows, lines, strict=True):
+        grid.add_row(Text(row["title"]))
+        tested = "Holm p" if row["primary"] else "p"
+        for line in several:
+            label, treated, interval, controls, minus, between_, beyond, p, mcnemar = line
+            text = f"{label}: {treated} [{interval}], controls {controls}"
+            if minus:
+                text += f"; minus A {minus} [{between_}], beyond controls {beyond}, {tested} {p}, McNemar {mcnemar}"
+            grid.add_row(Padding(escape(text), (0, 0, 0, 2)))
+    return grid
+
+
+def words(found: Json) -> list[str]:
+    """What the comparison says, by rule: for each run the primary measures in which it differs from the first."""
+    reference = found["runs"][0]["label"]
+    primary = [row for row in found["measures"] if row["primary"]]
+    sentences = []
+    for i, pairing in enumerate(found["pairs"]):
+        label = pairing["second"]
+        tested = [(row, row["differences"][i]) for row in primary]
+        tested = [(row, d) for row, d in tested if d is not None and d["p_holm"] is not None]
+        if not tested:
+            sentences.append(f"{label} and {reference}: nothing is tested, because no primary measure is paired.")
+            continue
+        apart = [(row, d) for row, d in tested if d["p_holm"] < ALPHA]
+        told = [
+            f"{row['title']} is {'higher' if d['difference'] > 0 else 'lower'} in {label}, by "
+            f"{_amount(row, d['difference'])} ({between(row, d['low'], d['high'])})"
+            for row, d in apart
+        ]
+        rest = len(tested) - len(apart)
+        if rest:
+            told.append(f"{rest} of {len(tested)} primary measures are not shown to differ (Holm-corrected p >= 0.05)")
+        sentences.append(f"{label} and {reference}: {'; '.join(told)}.")
+    return sentences
+
+
+def _amount(row: Json, difference: float) -> str:
+    places, unit = (2, " percentage points") if row["unit"] == "%" else (4, f" {row['unit']}")
+    return f"{abs(difference):.{places}f}{unit.removesuffix(' share')}"
+
+
+# -- data --------------------------------------------------------------------------------------------------------------
+
+
+def csv_text(found: Json) -> str:
+    """One line a measure and run, unrounded; the differences are to the first run."""
+    out = io.StringIO()
+    own = ("value", "ci_low", "ci_high", "count", "denominator", "control_mean", "beyond_controls", "verdict")
+    paired = ("difference", "low", "high", "beyond_controls", "beyond_low", "beyond_high", "p", "p_holm", "n_items")
+    mcnemar = ("first_only", "second_only", "n", "p")
+    header = ["metric", "measure", "title", "unit", "primary", "label", "run", *own, "paired"]
+    header += [f"minus_{name}" for name in paired] + [f"mcnemar_{name}" for name in mcnemar] + ["why"]
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(header)
+    for row in found["measures"]:
+        for run, mine, difference in zip(found["runs"], row["runs"], [None, *row["differences"]], strict=True):
+            if mine is None:
+                continue
+            told, counts = difference or {}, (difference or {}).get("mcnemar") or {}
+            cells = [row["metric"], row["name"], row["title"], row["unit"], row["primary"], run["label"], run["name"]]
+            cells += [mine[name] for name in own] + [told.get("paired")] + [told.get(name) for name in paired]
+            cells += [counts.get(name) for name in mcnemar] + [told.get("why")]
+            writer.writerow(["" if cell is None else cell for cell in cells])
+    return out.getvalue()
+
+
+def markdown(found: Json, everything: bool = False) -> str:
+    """The comparison as a Markdown page."""
+    labels = [run["label"] for run in found["runs"]]
+    text = ["# Comparison of " + ", ".join(escape_markdown(run["name"]) for run in found["runs"]), ""]
+    text += [f"- {run['label']}: {escape_markdown(run['name'])} (`{run['folder']}`)" for run in found["runs"]]
+    text += ["", "## What differs", ""]
+    rows = [[row["field"], *map(short, row["values"])] for row in found["differing"]]
+    text += _piped(["field", *labels], rows) if rows else ["Nothing: these are the same run."]
+    text += ["", "## Selected", "", *(f"- {escape_markdown(selected(x))}" for x in found["selections"])]
+    text += ["", "## Prompts", "", *(f"- {x['first']} and {x['second']}: {x['why']}." for x in found["pairs"])]
+    for primary in (True, False) if everything else (True,):
+        rows = [
+            [row["title"], *line]
+            for row in found["measures"]
+            if row["primary"] == primary
+            for line in _lines(row, found)
+        ]
+        if rows:
+            names = list(NAMES) if primary else [name.replace("p Holm", "p") for name in NAMES]
+            text += ["", "## Measures" if primary else "## The rest", "", *_piped(["measure", *names], rows)]
+    text += ["", EXPLAINED.format(holm=_holm(found))]
+    text += ["", "## In words", "", *(f"- {escape_markdown(sentence)}" for sentence in words(found))]
+    return "\n".join(text) + "\n"
+
+
+def _piped(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [list(header), ["---"] * len(header), *([escape_markdown(cell) for cell in row] for row in rows)]
+    return [f"| {' | '.join(line)} |" for line in lines]

@@ -1,0 +1,230 @@
+"""Tables of runs for a paper: LaTeX (booktabs), and CSV with the same numbers to full precision.
+
+Of each run: its transition table, shares of each row with the controls' mean and standard error beneath, and its
+primary measures. Of several runs: each primary measure with its quantile among the controls, runs that differ in the
+model side by side, those that differ otherwise (ablation value, number of neurons ...) one below the other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.report.figures import csv_bytes
+from harness.report.numbers import p_value
+from harness.results import read_json, write_bytes
+
+SPECIAL = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+}  # fmt: skip
+
+VARIED = ("task", "selector", "intervention")
+"""Components in which runs of one table may differ, beside the model."""
+
+
+@dataclass(frozen=True)
+class TexTable:
+    """A table: its file's stem, caption, alignment of its columns ("lrr"), and rows of LaTeX cells (None: a rule)."""
+
+    name: str
+    caption: str
+    columns: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str] | None]
+    data: Mapping[str, Sequence[Any]]
+    """Columns of the CSV file."""
+
+
+def escape(text: str) -> str:
+    """Text as LaTeX prints it; ``->`` becomes an arrow."""
+    parts = text.split("->")
+    return r"$\to$".join("".join(SPECIAL.get(character, character) for character in part) for part in parts)
+
+
+def export(runs: Sequence[Path], folder: Path) -> tuple[Path, ...]:
+    """Write the tables of finished runs (their folders) to ``folder``; returns the ``.tex`` files.
+
+    The same runs give the same bytes. A document that inputs a table needs ``\\usepackage{booktabs}``.
+
+    Raises:
+        HarnessError: a record is missing or damaged, or the folder cannot be written.
+    """
+    records = [read_json(run / "result.json") for run in runs]
+    names = Counter(record["name"] for record in records)
+    stems = [x["name"] if names[x["name"]] == 1 else run.resolve().name for x, run in zip(records, runs, strict=True)]
+    tables = [table for record, stem in zip(records, stems, strict=True) for table in _of_run(record, stem)]
+    if len(records) > 1:
+        tables += _across(records, stems)
+    for table in tables:
+        write_bytes(folder / f"{table.name}.tex", render(table).encode())
+        write_bytes(folder / f"{table.name}.csv", csv_bytes(table.data))
+    return tuple(folder / f"{table.name}.tex" for table in tables)
+
+
+def render(table: TexTable) -> str:
+    """A floating table with rules above, below and under the header."""
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        "\\begin{table}",
+        "\\centering",
+        f"\\caption{{{table.caption}}}",
+        f"\\label{{tab:{re.sub(r'[^A-Za-z0-9-]+', '-', table.name)}}}",
+        f"\\begin{{tabular}}{{{table.columns}}}",
+        "\\toprule",
+        f"{' & '.join(table.header)} \\\\",
+        "\\midrule",
+        *("\\addlinespace" if row is None else f"{' & '.join(row)} \\\\" for row in table.rows),
+        "\\bottomrule",
+        "\\end{tabular}",
+        "\\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _of_run(record: Mapping[str, Any], stem: str) -> list[TexTable]:
+    cells = [frame["rows"] for frame in record["frames"] if frame["name"] == "transition_cells" and frame["rows"]]
+    return [*(_transitions(record, rows, stem) for rows in cells), _measures(record, stem)]
+
+
+def _about(record: Mapping[str, Any]) -> str:
+    """What was done, for captions."""
+    components = record["identity"]["components"]
+    neurons = len(record["selection"]["neurons"])
+    return escape(
+        f"{record['identity']['model']['id']}, {neurons} {components['selector']['name']} "
+        f"{record['selection']['unit']}s under {components['intervention']['name']} ablation, "
+        f"{record['task']['n_prompts']:,} prompts, {record['controls']['n']} random controls"
+    )
+
+
+def _transitions(record: Mapping[str, Any], cells: Sequence[Mapping[str, Any]], stem: str) -> TexTable:
+    sources = list(dict.fromkeys(cell["before"] for cell in cells))
+    found = {(cell["before"], cell["after"]): cell for cell in cells}
+    rows: list[Sequence[str] | None] = []
+    for before in sources:
+        if rows:
+            rows.append(None)
+        line = [found[before, after] for after in sources]
+        rows.append([f"From {escape(before)}", *(f"{_fixed(x['share'])} ({x['count']:,})" for x in line)])
+        if any(x["control_mean"] is not None for x in line):
+            rows.append(["", *(f"{{\\scriptsize {_spread(x['control_mean'], x['control_se'])}}}" for x in line)])
+    caption = (
+        f"Knowledge sources before (rows) and after (columns): share of the row in \\% and count; beneath, mean share "
+        f"under the controls $\\pm$ standard error. {_about(record)}."
+    )
+    header = ["", *(f"To {escape(after)}" for after in sources)]
+    data = {name: [cell[name] for cell in cells] for name in cells[0]}
+    return TexTable(f"{stem}-transitions", caption, "l" + "r" * len(sources), header, rows, data)
+
+
+def _measures(record: Mapping[str, Any], stem: str) -> TexTable:
+    measures = [measure for measure in record["measures"] if measure["primary"]]
+    rows = [
+        [
+            escape(f"{measure['title']} ({measure['unit']})"),
+            _value(measure),
+            _interval(measure),
+            _spread(*_control(measure), digits=_digits(measure)),
+            _fixed(measure["quantile"], 1),
+            p_value(measure["p_two_sided"]),
+            p_value(measure["p_holm"]),
+        ]
+        for measure in measures
+    ]
+    header = ["Measure", "Treated", "95\\% interval", "Controls", "Quantile", "$p$", "$p$ (Holm)"]
+    keys = ("name", "title", "unit", "value", "count", "denominator", "ci_low", "ci_high")
+    data = {key: [measure[key] for measure in measures] for key in keys}
+    data |= {f"control_{key}": [(x["controls"] or {}).get(key) for x in measures] for key in ("mean", "standard_error")}
+    data |= {key: [measure[key] for measure in measures] for key in ("quantile", "p_two_sided", "p_holm", "verdict")}
+    caption = f"Treated neurons beside the controls (mean $\\pm$ standard error). {_about(record)}."
+    return TexTable(f"{stem}-measures", caption, "l" + "r" * 6, header, rows, data)
+
+
+def _across(records: Sequence[Mapping[str, Any]], stems: Sequence[str]) -> list[TexTable]:
+    """One table for each primary measure that all runs have."""
+    labels = _labels(records)
+    models = [record["identity"]["model"]["id"] for record in records]
+    if len(set(zip(labels, models, strict=True))) < len(records):  # they differ in something that labels do not show
+        labels = list(stems)
+    found = [{x["name"]: x for x in record["measures"] if x["primary"]} for record in records]
+    tables = []
+    for name, first in found[0].items():
+        if not all(name in measures for measures in found):
+            continue
+        cells = {
+            place: f"{_fixed(x[name]['value'], _digits(first))} ({_fixed(x[name]['quantile'], 1)})"
+            for place, x in zip(zip(labels, models, strict=True), found, strict=True)
+        }
+        columns = list(dict.fromkeys(models))
+        rows = [[escape(row), *(cells.get((row, x), "--") for x in columns)] for row in dict.fromkeys(labels)]
+        data: dict[str, list[Any]] = {"run": list(stems), "model": models, "setting": labels}
+        data |= {
+            key: [x[name][key] for x in found] for key in ("value", "ci_low", "ci_high", "quantile", "p_two_sided")
+        }
+        about = escape(f"{first['title'][:1].upper()}{first['title'][1:]} ({first['unit']})")
+        caption = f"{about} with its quantile among the random controls in brackets."
+        header = ["", *map(escape, columns)]
+        tables.append(TexTable(f"across-{name}", caption, "l" + "r" * len(columns), header, rows, data))
+    return tables
+
+
+def _labels(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What tells runs apart beside the model: components by name, with those parameters that differ."""
+    parts: list[list[str]] = [[] for _ in records]
+    for kind in VARIED:
+        components = [record["identity"]["components"][kind] for record in records]
+        if all(x["name"] == components[0]["name"] and x["params"] == components[0]["params"] for x in components):
+            continue
+        for part, component in zip(parts, components, strict=True):
+            alike = [x["params"] for x in components if x["name"] == component["name"]]
+            varied = [key for key in component["params"] if any(x[key] != alike[0][key] for x in alike)]
+            settings = ", ".join(f"{key}={component['params'][key]}" for key in varied)
+            part.append(f"{component['name']} ({settings})" if settings else component["name"])
+    for key, of in (
+        ("match", lambda x: x["controls"]["match"]),
+        ("seed", lambda x: x["identity"]["seed"]),
+        ("limit", lambda x: x["identity"]["limit"] or "none"),
+    ):
+        values = [of(record) for record in records]
+        for part, value in zip(parts, values, strict=True):
+            part += [f"{key} {value}"] if len(set(values)) > 1 else []
+    whole = [", ".join(part) for part in parts]
+    return whole if any(whole) else [x["identity"]["components"]["intervention"]["name"] for x in records]
+
+
+def _digits(measure: Mapping[str, Any]) -> int:
+    return 2 if measure["unit"] == "%" else 4
+
+
+def _value(measure: Mapping[str, Any]) -> str:
+    counts = "" if measure["count"] is None else f" ({measure['count']:,.0f}/{measure['denominator']:,.0f})"
+    return _fixed(measure["value"], _digits(measure)) + counts
+
+
+def _interval(measure: Mapping[str, Any]) -> str:
+    low, high = (_fixed(measure[key], _digits(measure)) for key in ("ci_low", "ci_high"))
+    return "--" if measure["ci_low"] is None else f"[{low}, {high}]"
+
+
+def _control(measure: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    found = measure["controls"] or {}
+    return found.get("mean"), found.get("standard_error")
+
+
+def _spread(mean: float | None, error: float | None, digits: int = 2) -> str:
+    if mean is None:
+        return "--"
+    return _fixed(mean, digits) + (f" $\\pm$ {_fixed(error, digits)}" if error is not None else "")
+
+
+def _fixed(value: float | None, digits: int = 2) -> str:
+    """A number with a minus sign that is one; a dash for what is not defined."""
+    if value is None:
+        return "--"
+    text = f"{value:.{digits}f}"
+    return f"${text}$" if text.startswith("-") else text

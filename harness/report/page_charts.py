@@ -1,0 +1,108 @@
+"""Histograms of control distributions as SVG, drawn into the page itself: they need no script and print well."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from markupsafe import Markup, escape
+
+from harness.report.figures import bin_edges
+
+WIDTH, HEIGHT = 340, 128
+LEFT, RIGHT, TOP, BOTTOM = 12, 12, 22, 24
+THIN = 1.5
+"""Least width of a bar, where the treated value lies so far off that bars would vanish."""
+
+
+def histogram(title: str, treated: float | None, controls: Sequence[float | None], null: float, unit: str) -> Markup:
+    """The controls' values as bars, the treated value as a dashed line with a diamond, no effect as a dotted line.
+
+    Args:
+        title: what is measured. treated: None where it has no value. controls: [m]; None where a control has none.
+        null: the value that means no effect. unit: "%", "nats", "" ...
+    """
+    known = np.array([value for value in controls if value is not None], float)
+    if not len(known):
+        return Markup()
+    edges = bin_edges(known)
+    counts, _ = np.histogram(known, edges)
+    inside = [edges[0], edges[-1], *([treated] if treated is not None else [])]
+    reach = max(inside) - min(inside)
+    if min(inside) - reach / 2 <= null <= max(inside) + reach / 2:
+        inside.append(null)
+    low, high = min(inside), max(inside)
+    pad = 0.03 * (high - low)
+    low, high = low - pad, high + pad
+
+    def x(value: float) -> float:
+        return LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT)
+
+    parts = [_bars(edges, counts, x), _axis(low, high, x)]
+    if low <= null <= high:
+        parts.append(
+            Markup('<line class="null" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"/>').format(
+                x(null), TOP, HEIGHT - BOTTOM
+            )
+        )
+    sides = f"{len(known)} random controls from {known.min():.4g} to {known.max():.4g}{_with(unit)}"
+    if treated is not None:
+        parts.append(_treated(x(treated), f"{treated:.4g}{_with(unit)}"))
+        below, equal = int((known < treated).sum()), int((known == treated).sum())
+        sides += (
+            f"; the selected ones at {treated:.4g}{_with(unit)}, {below} controls below, {equal} equal, "
+            f"{len(known) - below - equal} above"
+        )
+    said = escape(f"{title}: {sides}.")
+    return Markup('<svg class="histogram" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
+        WIDTH, HEIGHT, said, Markup("").join(parts)
+    )
+
+
+def _with(unit: str) -> str:
+    return unit if unit in ("", "%") else f" {unit}"
+
+
+def _bars(edges: np.ndarray, counts: np.ndarray, place: Callable[[float], float]) -> Markup:
+    base, tall = HEIGHT - BOTTOM, HEIGHT - BOTTOM - TOP
+    bars = []
+    for left, right, count in zip(edges[:-1], edges[1:], counts, strict=True):
+        if count:
+            height = tall * count / counts.max()
+            width = max(place(right) - place(left) - 0.6, THIN)
+            bars.append(
+                Markup(
+                    '<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{:.4g} to {:.4g}: {} controls'
+                    "</title></rect>"
+                ).format(place(left) + 0.3, base - height, width, height, left, right, count)
+            )
+    return Markup('<g class="bars">{}</g>').format(Markup("").join(bars))
+
+
+def _axis(low: float, high: float, place: Callable[[float], float]) -> Markup:
+    from matplotlib.ticker import MaxNLocator
+
+    base = HEIGHT - BOTTOM
+    ticks = [float(tick) for tick in MaxNLocator(4).tick_values(low, high) if low <= tick <= high]
+    step = min(np.diff(ticks)) if len(ticks) > 1 else 1.0
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    marks = [
+        Markup('<line x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"/><text x="{0:.1f}" y="{3}">{4}</text>').format(
+            place(tick), base, base + 4, HEIGHT - 7, f"{tick:.{digits}f}" if digits <= 5 else f"{tick:.2g}"
+        )
+        for tick in ticks
+    ]
+    return Markup('<g class="axis"><line x1="{}" x2="{}" y1="{}" y2="{}"/>{}</g>').format(
+        LEFT, WIDTH - RIGHT, base, base, Markup("").join(marks)
+    )
+
+
+def _treated(at: float, text: str) -> Markup:
+    side = "start" if at < WIDTH * 0.3 else "end" if at > WIDTH * 0.7 else "middle"
+    nudge = {"start": -4, "end": 4, "middle": 0}[side]
+    return Markup(
+        '<g class="treated"><line x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"/>'
+        '<path d="M{0:.1f} {3}l4 5l-4 5l-4 -5z"/>'
+        '<text x="{4:.1f}" y="9" text-anchor="{5}">selected: {6}</text></g>'
+    ).format(at, TOP - 6, HEIGHT - BOTTOM, TOP - 10, at + nudge, side, text)

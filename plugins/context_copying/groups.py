@@ -1,0 +1,80 @@
+"""The transitions and the change of entropy for each group of relations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from harness.components import Metric
+from harness.outcomes import Frame, Measurement
+
+from .cells import columns_of
+from .figures import group_bars
+from .matching import CK
+from .metrics import measure
+
+if TYPE_CHECKING:
+    from harness.outcomes import Outcomes
+    from harness.statistics import Measure
+
+RESAMPLES = 2000
+
+
+class RelationGroups(Metric):
+    """Global transition score, CK conversion ratio and change of entropy for each group of relations, with intervals
+    over facts and p-values that are corrected over the groups (Holm)."""
+
+    name = "relation_groups"
+    by: Literal["group", "relation"] = Field("group", description="one row for each group, or for each relation")
+
+    def measure(self, outcomes: Outcomes) -> Measurement:
+        from harness.statistics import adjust
+
+        names = np.array([prompt.fields[self.by] for prompt in outcomes.prompts])
+        rows: list[dict[str, Any]] = []
+        for group in sorted(set(names.tolist())):
+            inside = np.flatnonzero(names == group)
+            found = measures_of(outcomes["source"][:, inside], outcomes["entropy"][:, inside])
+            rows += [row(str(group), x, outcomes.clusters[inside]) for x in found]
+        for title in dict.fromkeys(row["measure"] for row in rows):
+            same = [row for row in rows if row["measure"] == title]
+            for entry, p in zip(same, adjust([row["p"] for row in same], "holm"), strict=True):
+                entry["p_holm"] = p
+        title = f"by {self.by}: 95% bootstrap intervals over facts, p against the controls, Holm over the {self.by}s"
+        frame = Frame("relation_groups", title, columns_of(rows))
+        return Measurement(frames=(frame,), figures=(group_bars(frame.columns, self.by),))
+
+
+def measures_of(source: np.ndarray, entropy: np.ndarray) -> list[Measure]:
+    """The measures of some prompts: codes of their sources and entropies, [conditions, prompts] each."""
+    everywhere = np.ones(source.shape, bool)
+    return [
+        measure("GTS", "global transition score", "%", source != source[:1], everywhere),
+        measure("CKCR", "CK conversion ratio", "%", (source[:1] != CK) & (source == CK), source[:1] != CK),
+        measure("entropy_change", "change of entropy", "nats", entropy - entropy[:1], everywhere),
+    ]
+
+
+def row(group: str, found: Measure, clusters: np.ndarray) -> dict[str, Any]:
+    """One measure of one group beside its controls; ``p_holm`` is filled in later."""
+    from harness.statistics import derive_seed, summarise
+
+    summary = summarise(found, clusters, derive_seed(0, "relation_groups", group, found.name), RESAMPLES)
+    interval, controls = summary.interval, summary.controls or {}
+    return {
+        "group": group,
+        "measure": found.title,
+        "facts": len(np.unique(clusters[found.counting])),
+        "prompts": int(found.denominator[1].sum()),
+        "count": summary.count,
+        "value": summary.value,
+        "ci_low": interval.low if interval else None,
+        "ci_high": interval.high if interval else None,
+        "unit": found.unit,
+        **{f"control_{name}": controls.get(name) for name in ("mean", "standard_error", "q05", "q95")},
+        "quantile": summary.test.quantile,
+        "p": summary.test.p_two_sided,
+        "p_holm": None,
+    }
