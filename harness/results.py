@@ -1,9 +1,10 @@
 """What a run leaves behind: its folder, its record, and its rows in the leaderboard.
 
 A run's folder ``reports/<run>-<hash>/`` holds ``result.json`` (the record; written last, so its presence means that the
-run is complete), ``samples.jsonl``, ``neurons.jsonl``, ``outcomes.safetensors`` and ``provenance.json``. All but the
-last are the same bytes whenever the same run is made again. ``unfinished/`` is there while a run is under way: the
-prepared prompts and one file per finished part, from which an interrupted run continues.
+run is complete), ``samples.jsonl``, ``neurons.jsonl``, ``outcomes.safetensors``, ``figures/``, ``tables/``,
+``provenance.json`` and ``report.html``. All but the last two are the same bytes whenever the same run is made again.
+``unfinished/`` is there while a run is under way: the prepared prompts and one file per finished part, from which an
+interrupted run continues.
 """
 
 from __future__ import annotations

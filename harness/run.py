@@ -152,8 +152,9 @@ def _work(jobs: Sequence[_Job], engine: Engine, reporter: Reporter, fresh: bool)
         job.folder.open(fresh)
     with reporter.stage("preparing the prompts"):
         prepared = _prepared(jobs, engine)
+    known: dict[Hashable, Any] = {}
     for job in jobs:
-        job.stage = set_up(job.plan, engine, prepared, reporter)
+        job.stage = set_up(job.plan, engine, prepared, reporter, known)
     groups = [jobs] if jobs[0].plan.task.shares_passes else [[job] for job in jobs]
     for group in groups:
         _observe(group, engine, prepared.prompts, reporter)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -118,8 +118,13 @@ class Stage:
     conditions: tuple[Condition, ...]
 
 
-def set_up(plan: Plan, engine: Engine, prepared: Prepared, reporter: Reporter) -> Stage:
+def set_up(
+    plan: Plan, engine: Engine, prepared: Prepared, reporter: Reporter, known: dict[Hashable, Any] | None = None
+) -> Stage:
     """Select, measure activations, draw controls, and write down every condition.
+
+    Args:
+        known: statistics that runs on the same prompts have measured before; this run's are added.
 
     Raises:
         HarnessError: the selection and the rest do not go together.
@@ -128,7 +133,7 @@ def set_up(plan: Plan, engine: Engine, prepared: Prepared, reporter: Reporter) -
         selection = _select(plan, engine, prepared)
     plan = replace(plan, intervention=plan.intervention.prepare(selection))
     with reporter.stage("measuring activations"):
-        statistics = _statistics(plan, engine, prepared, selection)
+        statistics = _statistics(plan, engine, prepared, selection, {} if known is None else known)
     frozen = plan.intervention.freeze(engine.model)
 
     def condition(name: str, units: tuple[Unit, ...]) -> Condition:
@@ -163,7 +168,7 @@ def _select(plan: Plan, engine: Engine, prepared: Prepared) -> Selection:
 
 
 def _statistics(
-    plan: Plan, engine: Engine, prepared: Prepared, selection: Selection
+    plan: Plan, engine: Engine, prepared: Prepared, selection: Selection, known: dict[Hashable, Any]
 ) -> ActivationStatistics | HeadStatistics | None:
     """Activation statistics of the selection's layers over the task's reference positions, where they are wanted."""
     from harness.activations import activation_statistics, head_statistics
@@ -173,11 +178,14 @@ def _statistics(
         return None
     site, tokens = plan.intervention.site, [prompt.tokens for prompt in prepared.prompts]
     spans = plan.task.reference(prepared.prompts, site)
-    layers = sorted({unit.layer for unit in (*selection.neurons, *(selection.pool or ()))})
-    if site == "heads":
-        return head_statistics(engine.model, tokens, layers, plan.spec.batch_size, spans)
-    seed = derive_seed(plan.spec.seed, "activations")
-    return activation_statistics(engine.model, tokens, layers, plan.spec.batch_size, seed, spans)
+    layers = tuple(sorted({unit.layer for unit in (*selection.neurons, *(selection.pool or ()))}))
+    key = site, layers
+    if key not in known and site == "heads":
+        known[key] = head_statistics(engine.model, tokens, layers, plan.spec.batch_size, spans)
+    elif key not in known:
+        seed = derive_seed(plan.spec.seed, "activations")
+        known[key] = activation_statistics(engine.model, tokens, layers, plan.spec.batch_size, seed, spans)
+    return cast("ActivationStatistics | HeadStatistics", known[key])
 
 
 def _controls(plan: Plan, engine: Engine, prepared: Prepared, selection: Selection, treated: Condition) -> Controls:
