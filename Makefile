@@ -28,6 +28,7 @@ bench: $(READY)  ## the figures of benchmarks/README.md
 
 reference: $(READY)  ## the committed reference reports of the bundled model
 	$(BIN)/harness run paper-confidence --quiet --output_path build/reference --markdown reports/reference/paper-confidence
+	$(BIN)/harness run paper-context-copying --quiet --output_path build/reference --markdown reports/reference/paper-context-copying
 
 train: $(READY)  ## train the bundled model again (under an hour on two cores)
 	$(BIN)/python -m harness_plugins.demo.train --out plugins/demo/weights

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from harness.engine import Engine, Progress
     from harness.model import Model
 
-__all__ = ["Finished", "Plan", "Reporter", "execute", "execute_together", "plan", "together"]
+__all__ = ["Finished", "Plan", "Reporter", "execute", "execute_together", "identity_of", "plan", "together"]
 
 PART = 256
 """Prompts that are run under every condition before the outcomes are put on the disk."""
@@ -110,7 +110,7 @@ def execute_together(
 
 
 def _job(plan: Plan, model: Model, output: Path) -> _Job:
-    identity = _identity(plan, model)
+    identity = identity_of(plan, model)
     run_id = digest(identity)
     return _Job(plan, RunFolder(output / f"{plan.spec.name}-{run_id[:8]}"), identity, run_id)
 
@@ -122,7 +122,7 @@ def _engine(plan: Plan, model: Model) -> Engine:
     return {"auto": ClosedFormEngine, "hooks": HookEngine}[plan.spec.engine](model, plan.spec.batch_size)
 
 
-def _identity(plan: Plan, model: Model) -> dict[str, Any]:
+def identity_of(plan: Plan, model: Model) -> dict[str, Any]:
     """Everything that the results depend on."""
     spec = plan.spec
     return {

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.report.numbers import between, cell, control, controls, effect, p_value, question, value
-from harness.results import read_json, write_bytes, writing
+from harness.results import read_json, write_bytes, write_json, writing
 
 
 def export(runs: Sequence[Path], folder: Path, title: str, description: str) -> Path:
-    """Write ``README.md`` and the figures of finished runs to ``folder``; returns the page.
+    """Write ``README.md``, ``runs.json`` and the figures of finished runs to ``folder``; returns the page.
 
     The page and the pictures are the same bytes whenever the runs are.
 
@@ -38,9 +38,17 @@ def export(runs: Sequence[Path], folder: Path, title: str, description: str) -> 
     text = environment.get_template("suite.md.j2").render(
         runs=pages, curves=curves, title=title, description=description
     )
+    write_json(folder / "runs.json", [_summary(page["record"]) for page in pages])
     page = folder / "README.md"
     write_bytes(page, (re.sub(r"\n{3,}", "\n\n", text).strip() + "\n").encode())
     return page
+
+
+def _summary(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells whether a page is current: the run's identity and its primary measures."""
+    keys = ("value", "p_holm", "verdict")
+    measures = {m["name"]: {key: m[key] for key in keys} for m in record["measures"] if m["primary"]}
+    return {"name": record["name"], "run_id": record["run_id"], "measures": measures}
 
 
 def _run(path: Path, folder: Path) -> dict[str, Any]:

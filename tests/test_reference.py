@@ -1,0 +1,56 @@
+"""The committed reference reports are of the code, the model and the data that are here; `make reference` renews them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from test_together import Quiet
+
+from harness.plugins import catalogue
+from harness.registry import load_registry
+from harness.results import digest
+from harness.run import execute, identity_of, plan
+
+ROOT = Path(__file__).resolve().parents[1]
+REFERENCE = ROOT / "reports" / "reference"
+SUITES = [path.parent.name for path in sorted(REFERENCE.glob("*/runs.json"))]
+
+
+def test_there_are_reference_reports_of_both_papers() -> None:
+    assert SUITES == ["paper-confidence", "paper-context-copying"]
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_reference_reports_are_current(suite: str) -> None:
+    """A run's identity holds everything that its results depend on, components' versions and data included."""
+    specs = load_registry(ROOT / "registry.yaml").find(suite)
+    listed = json.loads((REFERENCE / suite / "runs.json").read_text())
+    assert [row["name"] for row in listed] == [spec.name for spec in specs], "run `make reference`"
+    model = catalogue().components["model"]["demo"](device="cpu").load()  # type: ignore[attr-defined]
+    for row, spec in zip(listed, specs, strict=True):
+        assert row["run_id"] == digest(identity_of(plan(spec, catalogue()), model)), "run `make reference`"
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_pages_show_every_run_and_every_picture_that_they_name(suite: str) -> None:
+    page = (REFERENCE / suite / "README.md").read_text(encoding="utf-8")
+    for row in json.loads((REFERENCE / suite / "runs.json").read_text()):
+        assert f"## {row['name']}\n" in page
+        assert all(measure["verdict"] in page for measure in row["measures"].values())
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", page)
+    assert pictures and all((REFERENCE / suite / picture).is_file() for picture in pictures)
+
+
+@pytest.mark.slow
+def test_a_reference_run_gives_its_numbers_again(tmp_path: Path) -> None:
+    name = "confidence-induction-natural"
+    [spec] = load_registry(ROOT / "registry.yaml").find(name)
+    again = execute(plan(spec, catalogue()), tmp_path, Quiet(), "test")  # type: ignore[arg-type]
+    [row] = [x for x in json.loads((REFERENCE / "paper-confidence" / "runs.json").read_text()) if x["name"] == name]
+    found = {m["name"]: m for m in again.record["measures"]}
+    for measure, expected in row["measures"].items():
+        assert found[measure]["value"] == pytest.approx(expected["value"], rel=1e-3, abs=1e-5)
+        assert found[measure]["verdict"] == expected["verdict"]
