@@ -42,4 +42,5 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test]"
+	-$(BIN)/playwright install --only-shell chromium >/dev/null 2>&1 || echo "no Chromium: tests of the page in a browser are skipped"
 	touch $(READY)

@@ -1,6 +1,6 @@
 """What the five ablation values of Tighidet et al. cost together, with 100 controls each: one pass for all of them.
 
-    python benchmarks/values.py [--prompts 1024]
+    python benchmarks/values.py [--prompts 2048]
 
 The bundled model's own prompts, selected neurons, activation statistics and interventions; the ratio is over one
 un-ablated generation of the same prompts, both the median of three times of this run.
@@ -26,12 +26,13 @@ VALUES = ("mean", "median", "mode", "mean_minus_sigma", "mean_plus_sigma")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--prompts", type=int, default=1024)
+    parser.add_argument("--prompts", type=int, default=2048)
     parser.add_argument("--controls", type=int, default=100)
+    parser.add_argument("--batch_size", type=int, default=64, help="of both")
     args = parser.parse_args()
     model, prompts, stop = demo()
     prompts = prompts[: args.prompts]
-    found, engine = catalogue(), ClosedFormEngine(model, 64)
+    found, engine = catalogue(), ClosedFormEngine(model, args.batch_size)
     selection = found.components["selector"]["entropy"]().select(SelectionContext(model, engine, prompts, 0))
     statistics = activation_statistics(model, prompts, [selection.neurons[0].layer], 64, 0)
     controls = draw_controls(model, selection, args.controls, None, "none", prompts, 64, 0)
@@ -40,7 +41,7 @@ def main() -> None:
         intervention = found.components["intervention"][name]()
         for i, units in enumerate((selection.neurons, *controls.sets)):
             conditions.append(Condition(f"{name}-{i}", intervention.edits(units, statistics)))
-    plain = timed(lambda: HookEngine(model, 64).generate(prompts, [BASELINE], 10, stop))
+    plain = timed(lambda: HookEngine(model, args.batch_size).generate(prompts, [BASELINE], 10, stop))
     each = timed(lambda: engine.generate(prompts, conditions[: args.controls + 2], 10, stop))
     all_values = timed(lambda: engine.generate(prompts, conditions, 10, stop))
     print(f"{len(prompts)} prompts, {torch.get_num_threads()} threads, un-ablated pass {plain:.2f} s")

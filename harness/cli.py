@@ -263,7 +263,8 @@ def report(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Print the report of a finished run again, or write a page about several."""
+    """Print the report of a finished run again and write its page, or write a page about several."""
+    from harness.report.page import write_page
     from harness.results import read_record
 
     paths = [run / "result.json" if run.is_dir() else run for run in runs]
@@ -278,6 +279,7 @@ def report(
     if markdown is not None or latex is not None:
         return
     for path, record in zip(paths, records, strict=True):
+        typer.echo(f"wrote {write_page(path.parent)}", err=True)
         _show(record, path.parent, as_json)
 
 

@@ -1,4 +1,4 @@
-"""The committed reference reports are of the code, the model and the data that are here; `make reference` renews them."""
+"""The committed reference reports are of the code, model and data that are here; `make reference` renews them."""
 
 from __future__ import annotations
 

@@ -65,8 +65,9 @@ def _parts(record: Mapping[str, Any], path: Path, narrow: bool) -> Iterator[Rend
     figures = f", figures/ ({', '.join(x['name'] for x in record['figures'])})" if record["figures"] else ""
     leaderboard = path.parent / "leaderboard.jsonl"
     yield _indent(
-        f"{escape(str(path))}/  result.json (this report), samples.jsonl, neurons.jsonl, outcomes.safetensors, "
-        f"provenance.json{tables}{escape(figures)}; one row a measure in {escape(str(leaderboard))}"
+        f"{escape(str(path))}/  report.html (this report and more, for a browser), result.json, samples.jsonl, "
+        "neurons.jsonl, controls.jsonl, outcomes.safetensors, provenance.json"
+        f"{tables}{escape(figures)}; one row a measure in {escape(str(leaderboard))}"
     )
 
 

@@ -131,7 +131,7 @@ def breakdown(prompts: Prompts, name: str) -> dict[str, Any]:
         row["changed %"] = 100 * row["changed"] / row["prompts"]
         for x, level in categories:
             counts = [int((np.array(column)[here] == level).sum()) for column in prompts.categories[x]]
-            row[level] = f"{counts[0]} → {counts[1]}"
+            row[level] = f"{counts[0]}\u00a0→\u00a0{counts[1]}"  # on one line
         for x, (low, high) in prompts.numbers.items():
             known = here & np.isfinite(low) & np.isfinite(high)
             row[f"change of {label(x)}"] = float((high - low)[known].mean()) if known.any() else None

@@ -108,9 +108,9 @@
       cell("answer before", data.answers[0][i]);
       cell("answer after", data.answers[1][i], data.answers[0][i] !== data.answers[1][i] ? "moved" : "");
     }
-    if (category) cell("class", `${category[0][i]} → ${category[1][i]}`, movedAt(i) ? "moved" : "");
+    if (category) cell("class", `${category[0][i]}\u00a0→\u00a0${category[1][i]}`, movedAt(i) ? "moved" : "");
     for (const { label, values } of shown) {
-      const text = values.map((x) => (x[i] === null ? "-" : Number(x[i].toPrecision(4)))).join(" → ");
+      const text = values.map((x) => (x[i] === null ? "-" : Number(x[i].toPrecision(4)))).join("\u00a0→\u00a0");
       cell(label, text, "num");
     }
     return row;

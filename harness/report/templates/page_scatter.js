@@ -90,6 +90,7 @@
     Object.assign(ringed, { data: points((i) => i === found), backgroundColor: "transparent", borderColor: colour("link"), borderWidth: 3, pointRadius: 11, pointHoverRadius: 11, order: -2 });
     for (const [name, select, log] of [["x", form.x, form.xlog], ["y", form.y, form.ylog]]) {
       chart.options.scales[name] = { ...axis(), type: log.checked ? "logarithmic" : "linear" };
+      if (log.checked) chart.options.scales[name].ticks.callback = (value) => Number(value).toExponential(0);
       chart.options.scales[name].title.text = select.selectedOptions[0].text;
     }
     chart.options.plugins.legend.labels.color = text;

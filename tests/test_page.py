@@ -1,0 +1,127 @@
+"""The report page: one file that stands alone, holds what the record holds, and runs nothing that a prompt says."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import json
+import re
+import shutil
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from test_together import Quiet
+
+from harness.components import parse_spec
+from harness.plugins import catalogue
+from harness.report.page import write_page
+from harness.run import execute, plan
+from harness.spec import RunSpec
+
+ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
+
+
+def run(folder: Path, **fields: object) -> Path:
+    spec = RunSpec(name="page", **fields)  # type: ignore[arg-type]
+    return execute(plan(spec, catalogue()), folder, Quiet(), "harness eval --task x").path  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def conflict(small_facts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(
+        tmp_path_factory.mktemp("conflict"),
+        task=parse_spec(f"knowledge_conflict:data={small_facts}", "task"),
+        selector="entropy",
+        intervention="mean",
+        controls=12,
+        limit=25,
+    )
+
+
+@pytest.fixture(scope="module")
+def induction(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(
+        tmp_path_factory.mktemp("induction"),
+        task="induction_synthetic:sequences=4,length=20",
+        selector="entropy:top=2",
+        intervention="zero",
+        controls=5,
+    )
+
+
+def text_of(page: str) -> str:
+    """What a reader sees: no scripts, styles or tags."""
+    plain = re.sub(r"<(script|style)\b.*?</\1>", " ", page, flags=re.S)
+    return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", plain)))
+
+
+def test_the_page_is_written_with_the_run_and_stands_alone(conflict: Path) -> None:
+    page = (conflict / "report.html").read_text(encoding="utf-8")
+    assert len(page.encode()) < 3_000_000
+    assert page.startswith("<!doctype html>") and '<html lang="en"' in page
+    loaded = re.findall(r'(?:src|href|action)="([^"]*)"', re.sub(r"<script\b.*?</script>", "", page, flags=re.S))
+    assert not [target for target in loaded if "//" in target.partition(",")[0]], loaded
+    assert "default-src 'none'" in html.unescape(page)
+
+
+def test_the_page_says_what_the_record_says(conflict: Path) -> None:
+    record, seen = json.loads((conflict / "result.json").read_text()), text_of((conflict / "report.html").read_text())
+    assert record["selection"]["rule"] in seen
+    for measure in record["measures"]:
+        assert measure["title"] in seen
+        if measure["primary"]:
+            assert measure["verdict_sentence"].rstrip(".") in seen
+    for row in record["tables"][0]["treated"]:
+        assert all(str(count) in seen for count in row)
+    assert record["run_id"] in seen and "harness eval --task x" in seen
+    for figure in record["figures"]:
+        assert figure["title"] in seen
+
+
+def test_every_control_set_is_beside_the_record_with_what_it_measured(conflict: Path) -> None:
+    record = json.loads((conflict / "result.json").read_text())
+    rows = [json.loads(line) for line in (conflict / "controls.jsonl").read_text().splitlines()]
+    assert len(rows) == record["controls"]["n"] == 12
+    for measure in record["measures"]:
+        values = [row[f"{measure['metric']}.{measure['name']}"] for row in rows]
+        known = [value for value in values if value is not None]
+        if known and measure["controls"]["mean"] is not None:
+            assert sum(known) / len(known) == pytest.approx(measure["controls"]["mean"], rel=1e-3, abs=1e-6)
+
+
+def test_a_task_without_answers_and_tables_has_a_page_too(induction: Path) -> None:
+    seen = text_of((induction / "report.html").read_text(encoding="utf-8"))
+    assert "Before and after" not in seen
+    assert "change of entropy in the repeat" in seen and "Verdict" in seen
+
+
+def test_the_same_files_give_the_same_page(conflict: Path) -> None:
+    before = (conflict / "report.html").read_bytes()
+    assert write_page(conflict).read_bytes() == before
+
+
+def test_nothing_in_a_prompt_becomes_markup_or_script(conflict: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "attacked"
+    shutil.copytree(conflict, folder)
+    rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["prompt"] = row["answer"] = ATTACK
+    (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    record = json.loads((folder / "result.json").read_text())
+    record["description"] = record["selection"]["rule"] = ATTACK
+    (folder / "result.json").write_text(json.dumps(record))
+    page = write_page(folder).read_text(encoding="utf-8")
+    assert "alert(1)" in page
+    assert "<img src=x" not in page and "<script>alert" not in page
+    scripts = re.findall(r"<script\b[^>]*>(.*?)</script>", page, re.S)
+    assert not any("alert(1)" in script and "</" in script for script in scripts)
+
+
+def test_vendored_files_are_what_their_note_says() -> None:
+    folder = files("harness.report") / "templates"
+    note = (folder / "THIRD_PARTY.md").read_text(encoding="utf-8")
+    named = re.findall(r"^\| `([\w.]+)` .*`([0-9a-f]{64})` \|$", note, re.M)
+    assert named and {name for name, _ in named} == {x.name for x in folder.iterdir() if x.name.endswith(".min.js")}
+    for name, digest in named:
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest

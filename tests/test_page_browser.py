@@ -1,0 +1,122 @@
+"""The report page in a real browser: no errors, nothing loaded, filters, sorting, colours, small screens, keyboard.
+
+Playwright's Chromium is used, or the one that HARNESS_CHROMIUM names; without either these tests are skipped.
+"""
+# ruff: noqa: F811  # fixtures of another file
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_page import conflict, induction  # noqa: F401  # fixtures
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    named = os.environ.get("HARNESS_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    with sync_api.sync_playwright() as playwright:
+        try:
+            found = playwright.chromium.launch(executable_path=named, args=["--no-sandbox", "--no-zygote"])
+        except sync_api.Error as error:
+            pytest.skip(f"no Chromium here: {str(error).splitlines()[0]}")
+        yield found
+        found.close()
+
+
+class Opened:
+    """A page that was opened, and everything that went wrong or over the network."""
+
+    def __init__(self, browser: Any, path: Path, width: int = 1280, scheme: str = "light") -> None:
+        self.trouble: list[str] = []
+        self.page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        self.page.on("console", lambda message: self.trouble.append(message.text))
+        self.page.on("pageerror", lambda error: self.trouble.append(str(error)))
+        self.page.on("request", lambda request: self._requested(request.url))
+        self.page.goto(path.as_uri())
+        self.page.wait_for_function("document.readyState === 'complete'")
+
+    def _requested(self, url: str) -> None:
+        if not url.startswith(("file:", "data:")):
+            self.trouble.append(f"loaded {url}")
+
+    def status(self) -> str:
+        return str(self.page.text_content("#prompt-status"))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_it_opens_without_errors_and_fits(
+    browser: Any,
+    conflict: Path,
+    induction: Path,
+    width: int,
+    scheme: str,
+) -> None:
+    for run in (conflict, induction):
+        opened = Opened(browser, run / "report.html", width, scheme)
+        opened.page.wait_for_timeout(300)
+        assert opened.trouble == []
+        assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+        opened.page.close()
+
+
+def test_prompts_are_filtered_searched_and_sorted(browser: Any, conflict: Path) -> None:
+    opened = Opened(browser, conflict / "report.html")
+    page = opened.page
+    page.wait_for_selector("#prompt-controls:not([hidden])")
+    everything = opened.status()
+    page.fill("#prompt-controls [name=search]", "no prompt holds these words")
+    page.wait_for_function("s => document.getElementById('prompt-status').textContent !== s", arg=everything)
+    assert page.locator("#prompt-table tbody tr").count() <= 1
+    page.click("#prompt-controls [type=reset]")
+    page.wait_for_function("s => document.getElementById('prompt-status').textContent === s", arg=everything)
+    cell = page.locator("button.cell").first
+    count = int(str(cell.text_content()))
+    cell.click()
+    page.wait_for_function("s => document.getElementById('prompt-status').textContent !== s", arg=everything)
+    assert f"of {count} " in opened.status()
+    page.click("#prompt-controls [type=reset]")
+    page.select_option("#prompt-controls [name=sort]", "prompt")
+    texts = page.locator("#prompt-table tbody tr").all_text_contents()
+    page.check("#prompt-controls [name=descending]")
+    assert page.locator("#prompt-table tbody tr").all_text_contents() != texts
+    assert opened.trouble == []
+
+
+def test_colours_are_switched_and_kept_apart_from_meaning(browser: Any, conflict: Path) -> None:
+    opened = Opened(browser, conflict / "report.html")
+    colour = "getComputedStyle(document.body).backgroundColor"
+    before = opened.page.evaluate(colour)
+    opened.page.click("#theme")
+    assert opened.page.evaluate(colour) != before
+    assert opened.trouble == []
+
+
+def test_everything_that_acts_can_be_reached_by_keyboard(browser: Any, conflict: Path) -> None:
+    opened = Opened(browser, conflict / "report.html")
+    seen = set()
+    for _ in range(60):
+        opened.page.keyboard.press("Tab")
+        seen.add(opened.page.evaluate("document.activeElement.tagName"))
+    assert {"A", "BUTTON"} <= seen
+    unnamed = (
+        "[...document.querySelectorAll('button, select, input')]"
+        ".filter(x => !x.labels?.length && !x.textContent.trim() && !x.ariaLabel).length"
+    )
+    assert opened.page.evaluate(unnamed) == 0
+
+
+def test_without_scripts_the_numbers_are_there(browser: Any, conflict: Path) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto((conflict / "report.html").as_uri())
+    assert page.locator("#prompt-table tbody tr").count() > 0
+    assert "random controls" in str(page.text_content("body"))
+    context.close()
