@@ -22,11 +22,13 @@ lint: $(READY)
 
 bench: $(READY)  ## the figures of benchmarks/README.md
 	$(BIN)/python benchmarks/generation.py
+	$(BIN)/python benchmarks/values.py
 	$(BIN)/python benchmarks/loops.py
 	$(BIN)/python benchmarks/sites.py
 	$(BIN)/python benchmarks/sweep.py
 
 reference: $(READY)  ## the committed reference reports of the bundled model
+	rm -rf reports/reference
 	$(BIN)/harness run paper-confidence --quiet --output_path build/reference --markdown reports/reference/paper-confidence
 	$(BIN)/harness run paper-context-copying --quiet --output_path build/reference --markdown reports/reference/paper-context-copying
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,10 @@ def export(runs: Sequence[Path], folder: Path, title: str, description: str) -> 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("harness.report"), trim_blocks=False, keep_trailing_newline=True, autoescape=False
     )
-    pages = [_run(run, folder) for run in runs]
-    drawn = [curve(sweep) for sweep in sweeps([page["record"] for page in pages])]
+    found = sweeps([read_json(run / "result.json") for run in runs])
+    swept = {record["name"] for sweep in found for record in sweep.records if record["name"].startswith(sweep.run)}
+    pages = [_run(run, folder, swept) for run in runs]
+    drawn = [curve(sweep) for sweep in found]
     with writing(folder):
         shutil.rmtree(folder / "sweeps", ignore_errors=True)
     if drawn:
@@ -51,14 +53,15 @@ def _summary(record: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": record["name"], "run_id": record["run_id"], "measures": measures}
 
 
-def _run(path: Path, folder: Path) -> dict[str, Any]:
+def _run(path: Path, folder: Path, swept: Collection[str]) -> dict[str, Any]:
+    """What the page shows of a run; of runs that are the points of a curve no pictures and tables of their own."""
     record = read_json(path / "result.json")
     name, model, selection = record["name"], record["identity"]["model"], record["selection"]
     figures = []
     with writing(folder):
         shutil.rmtree(folder / name, ignore_errors=True)
         (folder / name).mkdir(parents=True)
-        for figure in record["figures"]:
+        for figure in record["figures"] if name not in swept else ():
             file = f"{figure['name']}.png"
             shutil.copyfile(path / "figures" / file, folder / name / file)
             figures.append({"title": _cell(figure["title"]), "file": f"{name}/{file}"})
@@ -74,7 +77,7 @@ def _run(path: Path, folder: Path) -> dict[str, Any]:
         "selected": ", ".join(unit["neuron"] for unit in selection["neurons"]),
         "primary": [measure for measure in record["measures"] if measure["primary"]],
         "rows": [_measure(measure) for measure in record["measures"]],
-        "frames": [_frame(frame) for frame in record["frames"] if frame["rows"]],
+        "frames": [_frame(frame) for frame in record["frames"] if frame["rows"] and name not in swept],
         "figures": figures,
     }
 

@@ -35,9 +35,14 @@ class Sweep:
     records: tuple[Record, ...]
 
     @property
+    def run(self) -> str:
+        """The run whose matrix this is: its name up to the axes, dot included."""
+        return f"{self.records[0]['name'].partition('.')[0]}."
+
+    @property
     def name(self) -> str:
-        """Of files: of the run's name what is before its axes, and the parameter."""
-        return f"{self.records[0]['name'].partition('.')[0]}-{self.parameter.rpartition('.')[2]}"
+        """Of files."""
+        return f"{self.run[:-1]}-{self.parameter.rpartition('.')[2]}"
 
 
 def sweeps(records: Sequence[Record]) -> list[Sweep]:
