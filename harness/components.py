@@ -181,6 +181,10 @@ class Intervention(Component):
         """The intervention for what was selected; one that depends on the selector's scores overrides this."""
         return self
 
+    def figures(self, selection: Selection, statistics: Any) -> tuple[Figure, ...]:
+        """Figures of the values that :meth:`edits` takes from ``statistics``."""
+        return ()
+
     def freeze(self, model: Model) -> Frozen | None:
         """What keeps the untouched model's value while the edits act (direct effects); by default nothing."""
         return None

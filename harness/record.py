@@ -13,7 +13,7 @@ from harness.results import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from harness.components import Metric
-    from harness.stages import Plan, Stage
+    from harness.stages import Stage
     from harness.statistics import MeasureSummary
 
 SHORT = 40
@@ -29,7 +29,7 @@ def record_of(
         engine: which implementation ran the conditions. seed: of the bootstrap.
     """
     plan, prepared = stage.plan, stage.prepared
-    scores, shown, values = _scores(plan, outcomes, seed)
+    scores, shown, values = _scores(stage, outcomes, seed)
     record = {
         "schema_version": SCHEMA_VERSION,
         "run_id": run_id,
@@ -102,14 +102,15 @@ def _selection(stage: Stage) -> dict[str, Any]:
 
 
 def _scores(
-    plan: Plan, outcomes: Outcomes, seed: int
+    stage: Stage, outcomes: Outcomes, seed: int
 ) -> tuple[dict[str, Any], list[Frame | Figure], dict[str, np.ndarray]]:
     """Every metric's measures beside their controls, tables with tests, a verdict for each primary measure; what is
     to be written beside the record; and the measures' values under the controls [m], by ``metric.measure``."""
     from harness.statistics import adjust, summarise, verdict
 
-    assert outcomes.selection is not None
-    shown: list[Frame | Figure] = list(plan.selector.figures(outcomes.selection))
+    plan, selection = stage.plan, stage.selection
+    shown: list[Frame | Figure] = list(plan.selector.figures(selection))
+    shown += plan.intervention.figures(selection, stage.statistics)
     clusters = outcomes.clusters
     summaries: list[tuple[str, MeasureSummary]] = []
     controls: dict[str, np.ndarray] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import numpy as np
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from harness.activations import ActivationStatistics
     from harness.conditions import Edit
     from harness.model import Model
+    from harness.outcomes import Figure
 
 
 def each_layer(neurons: Sequence[Neuron], edit: Callable[[int, list[Neuron]], Edit]) -> tuple[Edit, ...]:
@@ -78,6 +79,21 @@ class _Constant(NeuronIntervention):
         return each_layer(
             neurons, lambda layer, some: SetNeurons(layer, indices(some), tuple(self.values(some, statistics)))
         )
+
+    def figures(self, selection: Selection, statistics: Any) -> tuple[Figure, ...]:
+        """The selected neurons' activations, with every ablation value of Tighidet et al. marked."""
+        if statistics is None:
+            return ()
+        from .figures import activation_values
+
+        neurons = [unit for unit in selection.neurons if isinstance(unit, Neuron)]
+        samples = np.stack([statistics.sample[unit.layer][:, unit.index] for unit in neurons])
+        others = [cls.model_validate({}) for cls in (Mean, Median, Mode, MeanMinusSigma, MeanPlusSigma)]
+        values = {
+            x.name: (self if x.name == self.name else x).values(neurons, statistics)
+            for x in cast("list[_Constant]", others)
+        }
+        return (activation_values([str(unit) for unit in neurons], samples, values, self.name),)
 
 
 class Mean(_Constant):
