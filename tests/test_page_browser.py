@@ -120,3 +120,21 @@ def test_without_scripts_the_numbers_are_there(browser: Any, conflict: Path) -> 
     assert page.locator("#prompt-table tbody tr").count() > 0
     assert "random controls" in str(page.text_content("body"))
     context.close()
+
+
+def test_the_leaderboard_page_fits_filters_and_sorts(browser: Any, conflict: Path) -> None:
+    from harness.leaderboard import read
+    from harness.query import Query, ask
+    from harness.report.board import text_of
+
+    path = conflict.parent / "board.html"
+    found = ask(read(conflict.parent / "leaderboard.jsonl"), Query(primary=True))
+    path.write_text(text_of(found, "html", None, "leaderboard.jsonl"), encoding="utf-8")
+    for width in (360, 1280):
+        opened = Opened(browser, path, width)
+        assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+        assert opened.trouble == []
+    rows = opened.page.locator("#board tbody tr:visible")
+    everything = rows.count()
+    opened.page.fill("#search", "entropy_change")
+    assert 0 < rows.count() < everything
