@@ -33,7 +33,9 @@ class TokenFrequency(Selector):
     rule: Literal["mediated", "kl_change"] = Field("mediated", description="what they are ranked by")
     effect_quantile: float = Field(0.75, ge=0, lt=1, description="total effects from this quantile of the layer on")
     layer: int = Field(-1, description="layer; only the last one has a closed form")
-    corpus: AnyCorpus = Field("world", description="effects are measured on, tokens counted in it")  # type: ignore[assignment]
+    corpus: AnyCorpus = Field(
+        "world", validate_default=True, description="effects are measured on, tokens counted in it"
+    )
     unigram: CountsPath = Field(None, description="file of token counts; default: count the corpus")
     sequences: int = Field(32, ge=1, description="how many sequences")
     length: int = Field(128, ge=8, description="tokens of a sequence")

@@ -41,7 +41,9 @@ class HeadNeuronInteraction(RepeatTask):
 
     name = "head_neuron_interaction"
     default_metrics = ("head_response",)
-    neurons: AnySelector = Field("entropy", description="selector of the neurons whose response is watched")  # type: ignore[assignment]
+    neurons: AnySelector = Field(
+        "entropy", validate_default=True, description="selector of the neurons whose response is watched"
+    )
     baselines: int = Field(
         6, ge=0, description="sets of baseline heads of each smaller size, to set beside single heads and pairs"
     )

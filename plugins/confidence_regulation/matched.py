@@ -18,7 +18,7 @@ class _MatchedRandom(Selector):
     """Base of the two selectors below."""
 
     match: ClassVar[Match]
-    like: AnySelector = Field("entropy", description="the selector whose choice they resemble")  # type: ignore[assignment]
+    like: AnySelector = Field("entropy", validate_default=True, description="the selector whose choice they resemble")
 
     def select(self, context: SelectionContext) -> Selection:
         from harness.controls import pools

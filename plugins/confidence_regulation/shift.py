@@ -33,7 +33,7 @@ class ActivationShift(Selector):
         None,
         description="measure the shifts of the neurons that this selector chooses (entropy), choose none",
     )
-    corpus: AnyCorpus = Field("world", description="texts")  # type: ignore[assignment]
+    corpus: AnyCorpus = Field("world", validate_default=True, description="texts")
     sequences: int = Field(100, ge=1, description="how many sequences")
     length: int = Field(100, ge=1, description="tokens of a sequence before it is duplicated")
     across_documents: bool = Field(True, description="join short documents")
