@@ -20,8 +20,8 @@ from rich.text import Text
 from harness.report.numbers import between, cell, control, controls, effect, number, p_value, question, value
 
 NARROW = 100
-MOST_COLUMNS, NARROW_COLUMNS = 8, 5
-"""Columns of a table that a terminal shows; the CSV file has them all."""
+MOST_ROWS, MOST_COLUMNS = 16, 8
+"""Of a metric's tables a wide terminal shows the short ones, so many columns of them; the CSV files have everything."""
 
 VERDICT_STYLES = {
     "supported": "bold green",
@@ -53,21 +53,21 @@ def _parts(record: Mapping[str, Any], path: Path, narrow: bool) -> Iterator[Rend
         yield _table(table)
         yield from _table_tests(table)
     for frame in record["frames"]:
-        if frame["rows"]:
-            yield _heading(frame["title"])
-            yield _frame(frame, NARROW_COLUMNS if narrow else MOST_COLUMNS)
+        if frame["rows"] and frame["n"] <= MOST_ROWS and not narrow:
+            yield _heading(frame["title"][:1].upper() + frame["title"][1:])
+            yield _frame(frame)
     yield _heading("Effects beside the random controls")
     yield from _measures(record, narrow)
     yield _heading("Verdicts")
     yield from _verdicts(record)
     yield _heading("Files")
-    tables = ", tables/" if record["frames"] else ""
+    tables = f", tables/ ({', '.join(x['name'] for x in record['frames'])})" if record["frames"] else ""
     figures = f", figures/ ({', '.join(x['name'] for x in record['figures'])})" if record["figures"] else ""
     leaderboard = path.parent / "leaderboard.jsonl"
     yield _indent(
         f"{escape(str(path))}/  report.html (this report and more, for a browser), result.json, samples.jsonl, "
         "neurons.jsonl, controls.jsonl, outcomes.safetensors, provenance.json"
-        f"{tables}{escape(figures)}; one row a measure in {escape(str(leaderboard))}"
+        f"{escape(tables)}{escape(figures)}; one row a measure in {escape(str(leaderboard))}"
     )
 
 
@@ -189,8 +189,8 @@ def _table_tests(table: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield _indent(Text(f"Note: {tests['note']}.", style="dim"))
 
 
-def _frame(frame: Mapping[str, Any], most: int) -> RenderableType:
-    columns = list(frame["rows"][0])[:most]
+def _frame(frame: Mapping[str, Any]) -> RenderableType:
+    columns = list(frame["rows"][0])[:MOST_COLUMNS]
     grid = _grid(*columns, right=[name for name in columns if not isinstance(frame["rows"][0][name], str)])
     for row in frame["rows"]:
         grid.add_row(*(cell(row[name]) for name in columns))
