@@ -46,14 +46,16 @@ class Sweep:
 
 
 def sweeps(records: Sequence[Record]) -> list[Sweep]:
-    """The sweeps among some records, in the order of their first runs."""
+    """The sweeps among some records, each within one matrix or among runs of none, in the order of their first runs."""
     numbers = [_numbers(record["identity"]["components"]) for record in records]
-    found: dict[tuple[str, str], list[int]] = {}
+    found: dict[tuple[str, str, str], list[int]] = {}
     for i, record in enumerate(records):
+        matrix, dot, _ = record["name"].partition(".")
         for parameter in numbers[i]:
-            found.setdefault((parameter, _rest(record["identity"], numbers[i], parameter)), []).append(i)
+            key = parameter, _rest(record["identity"], numbers[i], parameter), matrix if dot else ""
+            found.setdefault(key, []).append(i)
     sweeps = []
-    for (parameter, _), rows in found.items():
+    for (parameter, _, _), rows in found.items():
         values = {numbers[i][parameter]: i for i in rows}
         if len(values) >= LEAST:
             ordered = sorted(values)
