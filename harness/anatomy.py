@@ -126,7 +126,7 @@ def locate(hf: Any) -> Anatomy:
 def _refusal(hf: Any, missing: str) -> HarnessError:
     return HarnessError(
         f"{type(hf).__name__} is not supported: did not find {missing}; teach harness/anatomy.py where it is and add "
-        "the family to tests/model/families.py."
+        "the family to harness/testing/tiny.py."
     )
 
 

@@ -1,4 +1,4 @@
-"""The command line: ``harness eval | run | unigrams | list | report | leaderboard | compare``."""
+"""The command line: ``harness eval | run | unigrams | list | report | leaderboard | compare | new-plugin``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 import harness
-from harness import commands
+from harness import commands, scaffold
 from harness.components import ComponentSpec, parse_params, parse_spec
 from harness.errors import HarnessError, suggest
 
@@ -285,6 +285,7 @@ def report(
 
 app.command("leaderboard")(commands.leaderboard)
 app.command("compare")(commands.compare)
+app.command("new-plugin")(scaffold.new_plugin)
 
 
 # -- helpers -----------------------------------------------------------------------------------------------------------

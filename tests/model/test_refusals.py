@@ -75,7 +75,7 @@ def test_unknown_families_are_told_where_to_teach_them() -> None:
     message = refusal(from_config("MambaConfig", state_size=4))
     assert "MambaForCausalLM is not supported: did not find an attention" in message
     assert "harness/anatomy.py" in message
-    assert "tests/model/families.py" in message
+    assert "harness/testing/tiny.py" in message
 
 
 def test_unknown_treatment_of_logits() -> None:

@@ -1,0 +1,29 @@
+"""For the tests of plugins: tiny models that need no download, and a check of what each kind of component promises.
+
+A test of an author's selector is two lines::
+
+    def test_it_keeps_the_promises_of_a_selector():
+        check_selector(Loudest, top=3)
+
+Every check makes the component from its parameters, runs it on a tiny random model (``on=demo_model()``: on the bundled
+one), returns what it gave, for further assertions, and raises an AssertionError with a sentence that names the promise
+that was broken.
+"""
+
+from harness.testing.data import check_corpus, check_model_loader
+from harness.testing.models import demo_model, prompts_of, tiny_model
+from harness.testing.outcomes import check_metric, check_task, demo_outcomes
+from harness.testing.units import check_intervention, check_selector
+
+__all__ = [
+    "check_corpus",
+    "check_intervention",
+    "check_metric",
+    "check_model_loader",
+    "check_selector",
+    "check_task",
+    "demo_model",
+    "demo_outcomes",
+    "prompts_of",
+    "tiny_model",
+]

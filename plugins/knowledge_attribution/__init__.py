@@ -1,0 +1,24 @@
+"""Knowledge attribution (Yu & Ananiadou, EMNLP 2024): value neurons and heads, and what ablating them costs."""
+
+from __future__ import annotations
+
+from harness import hookimpl
+from harness.components import Metric, Selector, Task
+
+from .selectors import ValueHeads, ValueNeurons
+from .task import TargetProbability, TargetProbabilityMetric
+
+
+@hookimpl
+def harness_selectors() -> list[type[Selector]]:
+    return [ValueNeurons, ValueHeads]
+
+
+@hookimpl
+def harness_tasks() -> list[type[Task]]:
+    return [TargetProbability]
+
+
+@hookimpl
+def harness_metrics() -> list[type[Metric]]:
+    return [TargetProbabilityMetric]

@@ -1,0 +1,185 @@
+"""The task that validates an attribution: how far does the target's probability fall when neurons are taken away?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from harness.components import Metric, Task
+from harness.conditions import BASELINE, Condition
+from harness.errors import HarnessError
+from harness.outcomes import Measurement, Outcomes, Prepared, Prompt, Step
+
+if TYPE_CHECKING:
+    from harness.engine import Engine, Progress
+    from harness.model import Model
+
+    from ..context_copying.facts import Fact
+    from ..context_copying.task import KnowledgeConflict
+
+
+class TargetProbability(Task):
+    """Facts that the model completes: how probable is its own answer's first token once neurons or heads are edited?
+
+    Yu & Ananiadou 2024 validate attributions so: ablating the found neurons (``zero``) must cost the predicted token
+    more of its probability than ablating as many random ones. The target is the token that the untouched model predicts
+    at the end of the prompt; with ``known`` only facts are asked of which it is the object's first token.
+    """
+
+    name = "target_probability"
+    shares_passes = True
+    default_metrics: ClassVar[tuple[str, ...]] = ("target_probability",)
+
+    data: str | None = Field(None, description="facts, as of the task knowledge_conflict; default: the bundled ones")
+    relations: str | None = Field(None, description="relations, as of the task knowledge_conflict")
+    columns: dict[str, str] = Field(default_factory=dict, description="column mapping, as of knowledge_conflict")
+    template: str = Field(
+        "Complete the statement with {description}.\n{example}.\n{query}",
+        description="prompt; may name query, description and example (a completed statement of the relation)",
+    )
+    known: bool = Field(True, description="only facts whose object the model begins to say")
+
+    def data_digest(self) -> str:
+        return self._table().data_digest()
+
+    def _table(self) -> KnowledgeConflict:
+        """The task that reads the same facts."""
+        from ..context_copying.task import KnowledgeConflict
+
+        return KnowledgeConflict.model_validate(
+            {"data": self.data, "relations": self.relations, "columns": self.columns}
+        )
+
+    def prepare(self, engine: Engine, limit: int | None, seed: int) -> Prepared:
+        """Write the prompts, and ask the untouched model for the target of each.
+
+        Raises:
+            HarnessError: the facts or the template cannot be read, or the model knows none of the facts.
+        """
+        facts, model = self._table().facts(), engine.model
+        steps = [Step("facts", len(facts), 0, "facts in the table")]
+        if limit is not None and limit < len(facts):
+            facts = [facts[i] for i in np.linspace(0, len(facts) - 1, limit).round().astype(int)]
+            steps.append(Step("limit", limit, steps[-1].kept - limit, "spread evenly over the table"))
+        texts = [self._text(fact) for fact in facts]
+        tokens = model.encode(texts)
+        targets = engine.generate(tokens, [BASELINE], 1).tokens[0, :, 0].tolist()
+        prompts = [
+            _prompt(model, *row)
+            for row in zip(facts, texts, tokens, targets, strict=True)
+            if not self.known or _begins_object(model, row[0], row[1], row[3])
+        ]
+        if self.known:
+            why = "the model does not begin to say the fact's object"
+            steps.append(Step("known", len(prompts), len(facts) - len(prompts), why))
+        if not prompts:
+            raise HarnessError(
+                f"task target_probability: {model.name} knows none of the {len(facts)} facts; take other facts, or "
+                "known=false to attribute whatever it predicts."
+            )
+        return Prepared(tuple(prompts), tuple(steps), {"prompt": prompts[0].text})
+
+    def _text(self, fact: Fact) -> str:
+        from ..context_copying.facts import render
+
+        values = {"description": fact.description, "example": fact.relation.example, "query": fact.query}
+        return render(self.template, values, "task target_probability: template")
+
+    def observe(
+        self,
+        engine: Engine,
+        prompts: Sequence[Prompt],
+        conditions: Sequence[Condition],
+        progress: Progress | None = None,
+    ) -> Outcomes:
+        """Values: ``log_p`` of the target and ``entropy``, both of the next token, in nats; ``kept``: whether the
+        target is still the prediction."""
+        targets = [prompt.fields["target"] for prompt in prompts]
+        made = engine.generate(
+            [prompt.tokens for prompt in prompts],
+            conditions,
+            1,
+            choices=[[target] for target in targets],
+            progress=progress,
+        )
+        told = sum(not condition.name.startswith("control") for condition in conditions)
+        texts = engine.model.token_texts
+        return Outcomes(
+            conditions=tuple(condition.name for condition in conditions),
+            prompts=tuple(prompts),
+            values={
+                "log_p": made.choices[..., 0],
+                "entropy": made.entropy.astype(np.float32),
+                "kept": made.tokens[..., 0] == np.array(targets),
+            },
+            answers=tuple(tuple(texts[token] for token in row) for row in made.tokens[:told, :, 0].tolist()),
+        )
+
+
+def _begins_object(model: Model, fact: Fact, text: str, target: int) -> bool:
+    from ..context_copying.tokens import first_token
+
+    return bool(fact.object) and first_token(model, text, fact.object) == target
+
+
+def _prompt(model: Model, fact: Fact, text: str, tokens: Sequence[int], target: int) -> Prompt:
+    return Prompt(
+        id=f"{fact.relation.name}/{fact.query}",
+        text=text,
+        tokens=tuple(tokens),
+        cluster=f"{fact.relation.name}/{fact.query}",
+        fields={
+            "relation": fact.relation.name,
+            "subject": fact.subject,
+            "object": fact.object,
+            "target": target,
+            "target_text": model.token_texts[target],
+        },
+    )
+
+
+class TargetProbabilityMetric(Metric):
+    """What an intervention costs the untouched model's prediction: its log-probability, its probability, its place."""
+
+    name = "target_probability"
+
+    def measure(self, outcomes: Outcomes) -> Measurement:
+        from harness.statistics import Measure
+
+        log_p, kept = outcomes["log_p"], outcomes["kept"]
+        p, everywhere = np.exp(log_p), np.ones(log_p.shape, bool)
+        return Measurement(
+            measures=(
+                Measure(
+                    "log_prob_change",
+                    "change of the target's log-probability",
+                    "nats",
+                    log_p - log_p[:1],
+                    everywhere,
+                    primary=True,
+                    description="mean change of the log-probability of the token that the untouched model predicts",
+                ),
+                Measure(
+                    "probability_lost",
+                    "share of the target's probability that is lost",
+                    "%",
+                    p[:1] - p,
+                    np.broadcast_to(p[:1], p.shape),
+                    scale=100.0,
+                    primary=True,
+                    description="summed over prompts: what the target's probability fell by, of what it was",
+                ),
+                Measure(
+                    "prediction_lost",
+                    "predictions that changed",
+                    "%",
+                    ~kept & kept[:1],
+                    np.broadcast_to(kept[:1], kept.shape),
+                    scale=100.0,
+                    description="prompts whose most likely next token is another than before",
+                ),
+            )
+        )
