@@ -92,7 +92,7 @@ def test_what_is_written(package: tuple[Kind, Path, ModuleType]) -> None:
     assert "$" not in "".join(path.read_text() for path in folder.iterdir() if path.is_file())
     for command in (["check", "--select", "E,F,I,UP,B,SIM"], ["format", "--check"]):
         done = subprocess.run(
-            ["ruff", *command, "--isolated", "--no-cache", "--line-length", "120", "."],
+            [sys.executable, "-m", "ruff", *command, "--isolated", "--no-cache", "--line-length", "120", "."],
             cwd=folder, capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
