@@ -1,0 +1,1 @@
+"""How post-training reshapes a model (Du et al., COLM 2025): base and tuned model beside each other."""
