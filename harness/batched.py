@@ -20,12 +20,13 @@ from harness.engine import (
     HookEngine,
     InPlace,
     Progress,
+    Reading,
     Scores,
     asked_tokens,
     batches,
     edit_site,
     entropy,
-    log_softmax,
+    say,
     writer,
 )
 from harness.frozen import check_conditions
@@ -148,33 +149,41 @@ class BatchedEngine(HookEngine):
 
     @torch.no_grad()
     def score(
-        self, prompts: Sequence[Sequence[int]], conditions: Sequence[Condition], progress: Progress | None = None
+        self,
+        prompts: Sequence[Sequence[int]],
+        conditions: Sequence[Condition],
+        progress: Progress | None = None,
+        first: Sequence[int] | None = None,
     ) -> Scores:
-        """Loss, entropy, rank and confidence of every token but the first; see :meth:`HookEngine.score`."""
+        """Loss, entropy, rank and confidence of tokens; see :meth:`HookEngine.score`."""
         check_conditions(self.model, conditions)
-        scores = Scores.empty([len(tokens) for tokens in prompts], len(conditions))
+        scores = Scores.empty(prompts, len(conditions), first)
         plain, frozen = _apart(conditions)
         for members, run in ((plain, self._score), (frozen, super().score)):
             if members:
-                scores.put(members, run(prompts, [conditions[c] for c in members], progress))
+                scores.put(members, run(prompts, [conditions[c] for c in members], progress, first))
         return scores
 
     def _score(
-        self, prompts: Sequence[Sequence[int]], conditions: Sequence[Condition], progress: Progress | None
+        self,
+        prompts: Sequence[Sequence[int]],
+        conditions: Sequence[Condition],
+        progress: Progress | None,
+        first: Sequence[int] | None,
     ) -> Scores:
         """:meth:`score` for conditions that freeze nothing."""
-        scores = Scores.empty([len(tokens) for tokens in prompts], len(conditions))
+        scores = Scores.empty(prompts, len(conditions), first)
         untouched, by_layer = _by_earliest(conditions)
         shared = self._shared(by_layer, cache=False)
         for rows in batches(prompts, self.batch_size):
-            batch = self.model.pad([list(prompts[row]) for row in rows])
-            place = scores.columns(rows)
+            reading = Reading.of(self.model, prompts, rows, first)
+            batch, place = reading.batch, scores.columns(rows)
             prefix = Prefix()
             if shared or untouched:
                 with capture_prefix(self.model, shared) as prefix:
-                    logits = self.model.forward(batch, logits_to_keep=0 if untouched else 1).logits
+                    logits = self.model.forward(batch, logits_to_keep=reading.keep if untouched else 1).logits
                 for c in untouched:
-                    _say(scores, c, place, logits, batch, conditions[c])
+                    say(scores, c, place, logits, reading, conditions[c])
                 del logits
             for layer, members in by_layer.items():
                 for block in self._blocks(members, batch, all_logits=True):
@@ -183,9 +192,9 @@ class BatchedEngine(HookEngine):
                         if layer in shared:
                             stack.enter_context(resume(self.model, prefix, layer, len(here)))
                         stack.enter_context(under_all(self.model, here))
-                        logits = self.model.forward(batch.tile(len(here)), logits_to_keep=0).logits
+                        logits = self.model.forward(batch.tile(len(here)), logits_to_keep=reading.keep).logits
                     for c, part in zip(block, logits.chunk(len(here)), strict=True):
-                        _say(scores, c, place, part, batch, conditions[c])
+                        say(scores, c, place, part, reading, conditions[c])
             if progress:
                 progress(len(rows) * len(conditions))
         return scores
@@ -225,10 +234,3 @@ def _by_earliest(conditions: Sequence[Condition]) -> tuple[list[int], dict[int, 
         else:
             untouched.append(c)
     return untouched, by_layer
-
-
-def _say(scores: Scores, c: int, place: np.ndarray, logits: torch.Tensor, batch: Batch, condition: Condition) -> None:
-    """Fill in the columns ``place`` of condition c; logits [batch, pos, d_vocab]."""
-    predicting, target = (x.to(logits.device) for x in batch.predictions())
-    log_probs = log_softmax(logits[:, :-1][predicting], [condition])
-    scores.fill(c, place, log_probs, target)

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from harness.batched import BatchedEngine
-from harness.engine import Generations, Progress, Scores, asked_tokens, batches
-from harness.final_layer import FinalLayer, fits
+from harness.engine import Generations, Progress, Reading, Scores, asked_tokens, batches
+from harness.final_layer import FinalLayer, Observed, fits
 from harness.frozen import check_conditions
 from harness.kernels import choose, summarise
 
@@ -64,20 +64,24 @@ class ClosedFormEngine(BatchedEngine):
 
     @torch.no_grad()
     def score(
-        self, prompts: Sequence[Sequence[int]], conditions: Sequence[Condition], progress: Progress | None = None
+        self,
+        prompts: Sequence[Sequence[int]],
+        conditions: Sequence[Condition],
+        progress: Progress | None = None,
+        first: Sequence[int] | None = None,
     ) -> Scores:
         """Loss, entropy, rank and confidence of tokens; see :meth:`harness.engine.HookEngine.score`."""
         if not fits(self.model, conditions):
-            return super().score(prompts, conditions, progress)
+            return super().score(prompts, conditions, progress, first)
         check_conditions(self.model, conditions)
-        scores = Scores.empty([len(tokens) for tokens in prompts], len(conditions))
+        scores = Scores.empty(prompts, len(conditions), first)
         final = FinalLayer(self.model, conditions)
         for rows in batches(prompts, self.batch_size):
-            batch = self.model.pad([list(prompts[row]) for row in rows])
-            seen, _ = final.run(batch)
-            predicting, target = (x.to(final.device) for x in batch.predictions())
+            reading = Reading.of(self.model, prompts, rows, first)
+            seen, _ = final.run(reading.batch)
+            (residual, target), (neurons, _) = map(reading.predict, (seen.residual, seen.neurons))
             place = scores.columns(rows)
-            for here, system in final.systems(seen[:, :-1][predicting]):
+            for here, system in final.systems(Observed(residual, neurons)):
                 own = system.gather(target.expand(len(system.at), -1)[..., None])[..., 0]
                 found = summarise(system, target)
                 scores.loss[here, place] = (found.normaliser - own).double().cpu().numpy()

@@ -60,7 +60,7 @@ class Scores:
     """What the model says of the tokens that are there, one column per predicted token.
 
     Attributes:
-        prompt, position: int64 [n_tokens], which prompt and which of its tokens (from 1: token 0 is not predicted).
+        prompt, position: int64 [n_tokens], which prompt and which of its tokens (token 0 is not predicted).
         loss: float64 [n_conditions, n_tokens], -log p of the token, nats.
         entropy: float64 [n_conditions, n_tokens], nats, of the distribution that predicts the token.
         rank: int64 [n_conditions, n_tokens], 0 when the token is the most likely one (ties count against it).
@@ -75,11 +75,11 @@ class Scores:
     top: np.ndarray
 
     @classmethod
-    def empty(cls, lengths: Sequence[int], n_conditions: int) -> Scores:
-        """Scores of prompts of these lengths, to be filled in."""
-        n = np.array(lengths, dtype=np.int64)
-        prompt = np.repeat(np.arange(len(n)), n - 1)
-        position = np.concatenate([np.zeros(0, np.int64), *[np.arange(1, length) for length in n]])
+    def empty(cls, prompts: Sequence[Sequence[int]], n_conditions: int, first: Sequence[int] | None = None) -> Scores:
+        """Scores of the tokens of these prompts from ``first`` on, to be filled in."""
+        spans = [np.arange(start, len(row)) for start, row in zip(_first(first, prompts), prompts, strict=True)]
+        prompt = np.repeat(np.arange(len(spans)), [len(span) for span in spans])
+        position = np.concatenate([np.zeros(0, np.int64), *spans])
         shape = (n_conditions, len(prompt))
         return cls(prompt, position, np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64), np.zeros(shape))
 
@@ -102,6 +102,55 @@ class Scores:
         return np.concatenate([np.zeros(0, np.int64), *map(np.arange, start, stop)])
 
 
+def _first(first: Sequence[int] | None, prompts: Sequence[Sequence[int]]) -> Sequence[int]:
+    """The first token of each prompt that is scored: the second, where nothing is said."""
+    first = [1] * len(prompts) if first is None else first
+    if len(first) != len(prompts) or min(first, default=1) < 1:
+        raise ValueError("first: expected a place from 1 on for every prompt")
+    return first
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A batch whose tokens are to be scored.
+
+    Attributes:
+        batch: what the model reads: every prompt but its last token, which predicts nothing.
+        predicting: bool [batch, keep], which of the last ``keep`` positions of each row predict a token that is scored.
+        target: int64 [n], these tokens, row by row.
+    """
+
+    batch: Batch
+    predicting: torch.Tensor
+    target: torch.Tensor
+
+    @classmethod
+    def of(
+        cls, model: Model, prompts: Sequence[Sequence[int]], rows: np.ndarray, first: Sequence[int] | None
+    ) -> Reading:
+        """The prompts ``rows``, each scored from its token ``first`` on."""
+        start = _first(first, prompts)
+        batch = model.pad([list(prompts[row][:-1]) or list(prompts[row]) for row in rows])
+        counts = [len(prompts[row]) - start[row] for row in rows]
+        keep = max(1, *counts)
+        predicting = torch.zeros(len(rows), keep, dtype=torch.bool)
+        for i, n in enumerate(counts):
+            predicting[i, keep - max(n, 0) :] = True
+        target = [token for row in rows for token in prompts[row][start[row] :]]
+        device = batch.input_ids.device
+        return cls(batch, predicting.to(device), torch.tensor(target, dtype=torch.long, device=device))
+
+    @property
+    def keep(self) -> int:
+        """How many positions at the end of the batch hold all that predict."""
+        return self.predicting.shape[1]
+
+    def predict(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of values [batch, >= keep, ...] those at predicting positions [n, ...], and the targets, on their device."""
+        here = self.predicting.to(values.device)
+        return values[:, values.shape[1] - self.keep :][here], self.target.to(values.device)
+
+
 class Engine(Protocol):
     """Runs the same prompts under many conditions; every implementation equals :class:`HookEngine`."""
 
@@ -114,7 +163,11 @@ class Engine(Protocol):
         ...
 
     def score(
-        self, prompts: Sequence[Sequence[int]], conditions: Sequence[Condition], progress: Progress | None = None
+        self,
+        prompts: Sequence[Sequence[int]],
+        conditions: Sequence[Condition],
+        progress: Progress | None = None,
+        first: Sequence[int] | None = None,
     ) -> Scores: ...
 
     def generate(
@@ -129,11 +182,12 @@ class Engine(Protocol):
 
 
 InPlace = Callable[[torch.Tensor], None]
-"""Writes an edit into activations [batch, pos, d_mlp], or heads' outputs [batch, pos, n_heads, d_head]."""
+"""Writes an edit into activations [batch, pos, d_mlp], heads' outputs [batch, pos, n_heads, d_head], or the residual
+stream [batch, pos, d_model]."""
 
 
 def writer(model: Model, edit: Edit, starts: Starts, part: tuple[int, int] = (0, 1), start: int = 0) -> InPlace:
-    """A function that makes the edit in place and leaves the other neurons, or heads, alone.
+    """A function that makes the edit in place and leaves everything else of its layer alone.
 
     Args:
         starts: where the rows of the running pass begin.
@@ -143,10 +197,10 @@ def writer(model: Model, edit: Edit, starts: Starts, part: tuple[int, int] = (0,
     if site_of(edit) == "heads":
         check_heads(cast(HeadEdit, edit), model.anatomy.n_heads)
         return _from_token(start, HeadEditor(cast(HeadEdit, edit), starts, part), starts, part)
-    indices = list(edit.indices)
+    where = slice(None) if site_of(edit) == "directions" else list(edit.indices)
 
     def write(activations: torch.Tensor) -> None:
-        activations[..., indices] = edit.apply(activations[..., indices]).to(activations)
+        activations[..., where] = edit.apply(activations[..., where]).to(activations)
 
     return _from_token(start, write, starts, part)
 
@@ -170,8 +224,9 @@ def _from_token(start: int, write: InPlace, starts: Starts, part: tuple[int, int
 def edit_site(
     model: Model, site: str, layer: int, change: Callable[[torch.Tensor], torch.Tensor]
 ) -> AbstractContextManager[None]:
-    """Within the block, the layer's neurons or heads are those that ``change`` makes of them."""
-    return (model.edit_heads if site == "heads" else model.edit_neurons)(layer, change)
+    """Within the block, the layer's neurons, heads or residual stream are those that ``change`` makes of them."""
+    sites = {"neurons": model.edit_neurons, "heads": model.edit_heads, "directions": model.edit_residual}
+    return sites[site](layer, change)
 
 
 @contextlib.contextmanager
@@ -253,6 +308,14 @@ def entropy(log_probs: torch.Tensor) -> torch.Tensor:
     return torch.special.entr(log_probs.exp()).sum(-1)
 
 
+def say(
+    scores: Scores, c: int, place: np.ndarray, logits: torch.Tensor, reading: Reading, condition: Condition
+) -> None:
+    """Fill in the columns ``place`` of condition c; logits [batch, >= keep, d_vocab]."""
+    predicting, target = reading.predict(logits)
+    scores.fill(c, place, log_softmax(predicting, [condition]), target)
+
+
 def log_softmax(logits: torch.Tensor, conditions: Sequence[Condition]) -> torch.Tensor:
     """Log-probabilities in float32; the rows of the logits are cut into equal parts, one for each condition.
 
@@ -292,21 +355,26 @@ class HookEngine:
 
     @torch.no_grad()
     def score(
-        self, prompts: Sequence[Sequence[int]], conditions: Sequence[Condition], progress: Progress | None = None
+        self,
+        prompts: Sequence[Sequence[int]],
+        conditions: Sequence[Condition],
+        progress: Progress | None = None,
+        first: Sequence[int] | None = None,
     ) -> Scores:
-        """Loss, entropy, rank and confidence of every token but the first, under every condition."""
+        """Loss, entropy, rank and confidence of tokens under every condition.
+
+        Args:
+            first: for every prompt, the first token that is scored; by default its second, which is the first that is
+                predicted. Of a long context with a short continuation, little but the latter is worth the work.
+        """
         check_conditions(self.model, conditions)
-        scores = Scores.empty([len(tokens) for tokens in prompts], len(conditions))
+        scores = Scores.empty(prompts, len(conditions), first)
         for c, condition in enumerate(conditions):
             for rows in batches(prompts, self.batch_size):
-                batch = self.model.pad([list(prompts[row]) for row in rows])
+                reading = Reading.of(self.model, prompts, rows, first)
                 with passes(self.model, condition) as forward:
-                    logits = forward(batch, logits_to_keep=0).logits
-                for i, row in enumerate(rows):
-                    n = len(prompts[row])
-                    log_probs = log_softmax(logits[i, -n:-1] if n > 1 else logits[i, :0], [condition])
-                    target = torch.as_tensor(list(prompts[row][1:]), device=logits.device)
-                    scores.fill(c, scores.columns([row]), log_probs, target)
+                    logits = forward(reading.batch, logits_to_keep=reading.keep).logits
+                say(scores, c, scores.columns(rows), logits, reading, condition)
                 if progress:
                     progress(len(rows))
         return scores

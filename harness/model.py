@@ -32,11 +32,12 @@ ActivationEdit = Callable[[torch.Tensor], torch.Tensor]
 
 
 class _Site(NamedTuple):
-    """A place where activations are read and edited: the input of a linear map, whose last axis is ``width``."""
+    """Where activations [batch, pos, *width] are read and edited: as they enter a module, or as they leave it."""
 
-    projection: nn.Module
+    module: nn.Module
     width: tuple[int, ...]
     name: str
+    leaves: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +53,6 @@ class Batch:
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
     position_ids: torch.Tensor
-
-    def predictions(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where a token of the batch is predicted, bool [batch, pos - 1] (every real position but each row's last), and
-        these tokens, int64 [n], row by row."""
-        predicting = self.attention_mask[:, :-1].bool()
-        return predicting, self.input_ids[:, 1:][predicting]
 
     def extend(self, tokens: torch.Tensor) -> Batch:
         """The batch that continues this one with ``tokens`` [batch, n], for a forward pass with this one's cache."""
@@ -314,10 +309,30 @@ class Model:
         """
         return self._capture(self._heads, layers)
 
-    # --- neurons and heads -----------------------------------------------------------------------------------------
+    # --- residual stream after a layer ------------------------------------------------------------------------------
+
+    def edit_residual(self, layer: int, fn: ActivationEdit) -> AbstractContextManager[None]:
+        """Within the block, every forward pass replaces the residual stream after the layer by ``fn(residual)``.
+
+        ``fn`` sees [batch, pos, d_model]: what the layer hands to the next, or to the final norm. Otherwise as
+        :meth:`edit_neurons`.
+        """
+        return self._edit(self._residual, layer, fn)
+
+    def capture_residuals(self, layers: int | Sequence[int]) -> AbstractContextManager[dict[int, torch.Tensor]]:
+        """Within the block, ``captured[layer]`` is the residual stream [batch, pos, d_model] after the layer in the
+        last pass; otherwise as :meth:`capture_neurons`."""
+        return self._capture(self._residual, layers)
+
+    # --- neurons, heads, residual stream ----------------------------------------------------------------------------
 
     def _neurons(self, layer: int) -> _Site:
         return _Site(self._down(layer), (self.anatomy.d_mlp,), f"layer {layer}")
+
+    def _residual(self, layer: int) -> _Site:
+        self._down(layer)  # refuses a layer that there is not
+        width = (self.anatomy.d_model,)
+        return _Site(self.anatomy.layers[layer], width, f"the residual stream after layer {layer}", leaves=True)
 
     def _heads(self, layer: int) -> _Site:
         self._down(layer)  # refuses a layer that there is not
@@ -374,7 +389,11 @@ class Model:
 
     @contextlib.contextmanager
     def _at(self, site: _Site, layer: int, fn: Callable[[torch.Tensor], torch.Tensor | None]) -> Iterator[None]:
-        """Call ``fn`` with the input [batch, pos, *width] of each pass; a tensor that it returns replaces it."""
+        """Call ``fn`` with the activations [batch, pos, *width] of each pass; what it returns replaces them."""
+        if site.leaves:
+            with _leaving(site.module, fn):
+                yield
+            return
         shape = (0, 0)
 
         def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -393,10 +412,10 @@ class Model:
             # Some projections see [batch * pos, width] (the MLP of OPT): what enters the layer tells the two apart.
             entered = self.anatomy.layers[layer].register_forward_pre_hook(enter, with_kwargs=True)
             stack.callback(entered.remove)
-            stack.callback(site.projection.register_forward_pre_hook(hook).remove)
+            stack.callback(site.module.register_forward_pre_hook(hook).remove)
             yield
 
-    # --- residual stream -------------------------------------------------------------------------------------------
+    # --- final residual --------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def capture_residual(self) -> Iterator[Captured]:
@@ -492,6 +511,22 @@ def _prefix(tokenizer: Any, add_bos: bool | None) -> tuple[int, ...]:
     if not own and tokenizer.bos_token_id is None:
         raise HarnessError("add_bos: the tokeniser has no BOS token.")
     return tuple(own) if own else (int(tokenizer.bos_token_id),)
+
+
+@contextlib.contextmanager
+def _leaving(module: nn.Module, fn: Callable[[torch.Tensor], torch.Tensor | None]) -> Iterator[None]:
+    """Call ``fn`` with the hidden states that the decoder layer returns; a tensor that it returns replaces them."""
+
+    def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        hidden, rest = (output[0], output[1:]) if isinstance(output, tuple) else (output, None)
+        new = fn(hidden)
+        return None if new is None else new if rest is None else (new, *rest)
+
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _pad_id(tokenizer: Any, n_embeddings: int) -> int:

@@ -71,6 +71,33 @@ def test_the_engine_equals_hooks(family: str) -> None:
     same_scores(fast.score(prompts, conditions), hooks.score(prompts, conditions))
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama_gqa_tied", "gemma2"])
+@pytest.mark.parametrize("layer", [0, None])
+def test_scores_from_a_token_on_are_those_of_the_whole(family: str, layer: int | None) -> None:
+    """``first`` leaves out columns and changes nothing else, whatever is edited and however the batch is padded."""
+    model, prompts = tiny(family), some_prompts(1)
+    conditions = some_conditions(model, 2) if layer is None else some_conditions(model, 2, layer=layer)
+    first = [1 + (7 * i) % len(tokens) for i, tokens in enumerate(prompts)]  # of some prompts nothing is left
+    assert any(start == len(tokens) for start, tokens in zip(first, prompts, strict=True))
+    for engine in (ClosedFormEngine(model, 4), HookEngine(model, 4)):
+        whole, part = engine.score(prompts, conditions), engine.score(prompts, conditions, first=first)
+        kept = whole.position >= np.array(first)[whole.prompt]
+        assert (part.prompt == whole.prompt[kept]).all() and (part.position == whole.position[kept]).all()
+        np.testing.assert_allclose(part.loss, whole.loss[:, kept], atol=2e-5)
+        np.testing.assert_allclose(part.entropy, whole.entropy[:, kept], atol=2e-5)
+
+
+def test_the_last_token_of_a_prompt_takes_no_position() -> None:
+    """It is predicted, and predicts nothing: a prompt may be one token longer than the model's positions."""
+    model = tiny("gpt2")
+    assert model.n_positions is not None
+    prompt = [list(range(3, 4 + model.n_positions))]
+    for engine in (ClosedFormEngine(model), HookEngine(model)):
+        assert engine.score(prompt, some_conditions(model, 2)).loss.shape[1] == model.n_positions
+        with pytest.raises(HarnessError, match="longer than the"):
+            engine.score([[*prompt[0], 5]], [BASELINE])
+
+
 @pytest.mark.parametrize("family", ["gpt2", "llama_gqa_tied", "gpt_neox", "opt", "gemma2", "cohere"])
 def test_hooks_equal_one_prompt_at_a_time_without_a_cache(family: str) -> None:
     """The plainest meaning of generate and score: no batch, no padding, no cache."""
@@ -205,7 +232,7 @@ def test_confidence_is_that_of_the_most_likely_token(engine: type[HookEngine]) -
 def test_filled_in_confidence_is_the_largest_log_probability(seed: int, n_tokens: int, size: float) -> None:
     logits = torch.randn(5, n_tokens, generator=torch.Generator().manual_seed(seed)) * size
     log_probs = torch.log_softmax(logits, -1)
-    scores = Scores.empty([6], 1)
+    scores = Scores.empty([[0] * 6], 1)
     scores.fill(0, np.arange(5), log_probs, torch.zeros(5, dtype=torch.long))
     np.testing.assert_array_equal(scores.top[0], log_probs.numpy().max(1).astype(float))
 
