@@ -13,11 +13,13 @@ import typer
 from rich.console import Console
 
 import harness
-from harness import commands, scaffold
-from harness.components import ComponentSpec, parse_params, parse_spec
+from harness import commands, commands_models, scaffold
+from harness.components import BARE, ComponentSpec, parse_params, parse_spec
 from harness.errors import HarnessError, suggest
+from harness.lmeval.commands import app as lm_eval_app
 
 if TYPE_CHECKING:
+    from harness.executors import Executor
     from harness.plugins import Catalogue
     from harness.registry import Registry
     from harness.run import Finished
@@ -80,6 +82,12 @@ def evaluate(
     device: Annotated[
         str | None, typer.Option("--device", help="cpu, cuda, cuda:0, mps; default: the best there is.")
     ] = None,
+    include_path: Annotated[
+        str | None, typer.Option("--include_path", "--include-path", help="With --task lm_eval:NAME: more tasks.")
+    ] = None,
+    num_fewshot: Annotated[
+        int | None, typer.Option("--num_fewshot", "--num-fewshot", help="With --task lm_eval:NAME: examples shown.")
+    ] = None,
     metric: Annotated[
         list[str] | None, typer.Option("--metric", help="Metric; may be repeated; default: the task's.")
     ] = None,
@@ -117,6 +125,7 @@ def evaluate(
     from pydantic import ValidationError
 
     from harness.components import explain
+    from harness.executors import choose
     from harness.registry import default_path, load_registry
     from harness.spec import RunSpec
 
@@ -125,11 +134,14 @@ def evaluate(
     models = load_registry(path).models if path.is_file() or registry else {}
     loader = _model(model, model_args, device, found, models)
     asked = parse_spec(task, "--task")
+    options = {"include_path": include_path, "num_fewshot": num_fewshot}
+    given = {key: value for key, value in options.items() if value is not None}
+    asked = ComponentSpec(asked.name, {**asked.params, **given})
     chosen = parse_spec(selector, "--selector")
     change = None if intervention is None else parse_spec(intervention, "--intervention")
     try:
         spec = RunSpec(
-            name=name or "-".join([_short(loader), asked.name, chosen.name, *([change.name] if change else [])]),
+            name=name or "-".join([_short(loader), _named(asked), chosen.name, *([change.name] if change else [])]),
             model=loader,
             task=asked,
             selector=chosen,
@@ -145,7 +157,8 @@ def evaluate(
         )
     except ValidationError as error:
         raise HarnessError(explain(error, RunSpec, "harness eval")) from error
-    _run_all([spec], found, output_path, fresh, as_json, quiet, dry_run)
+    local = choose("local", Console(stderr=True), quiet)
+    _run_all([spec], found, local, output_path, fresh, as_json, quiet, dry_run)
 
 
 @app.command("run")
@@ -162,6 +175,22 @@ def run(
     markdown: Annotated[
         Path | None, typer.Option("--markdown", help="Also write one page about all of them, with figures, here.")
     ] = None,
+    executor: Annotated[
+        str, typer.Option("--executor", help="local: in this process; ray: on the nodes of a Ray cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option("--address", help="Ray cluster: auto or HOST:PORT; default: RAY_ADDRESS, else one started here."),
+    ] = None,
+    cpus: Annotated[
+        float | None, typer.Option("--cpus_per_run", "--cpus-per-run", help="CPUs of each run; default: 1.")
+    ] = None,
+    gpus: Annotated[
+        float | None, typer.Option("--gpus_per_run", "--gpus-per-run", help="GPUs of each run; default: none.")
+    ] = None,
+    max_retries: Annotated[
+        int | None, typer.Option("--max_retries", "--max-retries", min=0, help="After a lost worker; default: 3.")
+    ] = None,
     output_path: Output = Path("reports"),
     registry: RegistryPath = None,
     fresh: Fresh = False,
@@ -171,6 +200,9 @@ def run(
     debug: Debug = False,
 ) -> None:
     """Run named evaluations of the registry."""
+    from harness.executors import choose
+
+    chosen = choose(executor, Console(stderr=True), quiet, address, cpus, gpus, max_retries)
     found = _catalogue()
     known = _registry(registry)
     if bool(names) == all_runs:
@@ -184,7 +216,7 @@ def run(
         if limit < 1:
             raise HarnessError(f"--limit: expected at least 1, got {limit}.")
         specs = [spec.model_copy(update={"limit": limit}) for spec in specs]
-    finished = _run_all(specs, found, output_path, fresh, as_json, quiet, dry_run)
+    finished = _run_all(specs, found, chosen, output_path, fresh, as_json, quiet, dry_run)
     if markdown is not None and finished:
         suite = known.suites.get(names[0]) if names and len(names) == 1 else None
         title, about = (names[0], suite.description) if names and suite else ("Runs", "")
@@ -284,8 +316,9 @@ def report(
 
 
 app.command("leaderboard")(commands.leaderboard)
-app.command("compare")(commands.compare)
+app.command("compare")(commands_models.compare)
 app.command("new-plugin")(scaffold.new_plugin)
+app.add_typer(lm_eval_app, name="lm-eval")
 
 
 # -- helpers -----------------------------------------------------------------------------------------------------------
@@ -346,6 +379,14 @@ def _check_settings(known: Registry, found: Catalogue) -> None:
                 raise HarnessError(f'{place}: "{name}" is no component.{suggest(name, names)}')
 
 
+def _named(task: ComponentSpec) -> str:
+    """A name for a task that can be part of a folder's name: that of lm-eval's tasks, where it is made of these."""
+    import re
+
+    own = "_".join(task.params.get(BARE, ())) or task.name
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", own.removesuffix(".yaml")).strip("._-")[:60] or task.name
+
+
 def _short(model: ComponentSpec) -> str:
     """A name for a model that can be part of a folder's name."""
     import re
@@ -355,32 +396,35 @@ def _short(model: ComponentSpec) -> str:
 
 
 def _run_all(
-    specs: list[RunSpec], found: Catalogue, output: Path, fresh: bool, as_json: bool, quiet: bool, dry_run: bool
+    specs: list[RunSpec],
+    found: Catalogue,
+    executor: Executor,
+    output: Path,
+    fresh: bool,
+    as_json: bool,
+    quiet: bool,
+    dry_run: bool,
 ) -> list[Finished]:
     """Validate every run before the first one starts, then make them, those on the same prompts together."""
-    from harness.run import execute_together, plan, together
+    from harness.run import plan, together
 
     plans = [plan(spec, found) for spec in specs]
     if dry_run:
         for one in plans:
             typer.echo(json.dumps({"name": one.spec.name, **one.components()}, indent=2, ensure_ascii=False))
         return []
-    from harness.report.progress import ConsoleReporter
-
-    reporter = ConsoleReporter(Console(stderr=True), quiet)
     command = shlex.join(["harness", *sys.argv[1:]])
     made = []
-    for group in together(plans):
-        try:
-            finished = execute_together(group, output, reporter, command, fresh)
-        except KeyboardInterrupt:
-            typer.echo("interrupted; the same command continues from the prompts that are finished", err=True)
-            raise typer.Exit(130) from None
-        for run in finished:
-            if run.reused and not quiet:
-                typer.echo(f"{run.path}: this run was finished before; --fresh makes it again.", err=True)
-            _show(run.record, run.path, as_json)
-        made += finished
+    try:
+        for finished in executor.execute(together(plans), output, command, fresh):
+            for run in finished:
+                if run.reused and not quiet:
+                    typer.echo(f"{run.path}: this run was finished before; --fresh makes it again.", err=True)
+                _show(run.record, run.path, as_json)
+            made += finished
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command continues from the prompts that are finished", err=True)
+        raise typer.Exit(130) from None
     return made
 
 

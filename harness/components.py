@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from harness.conditions import Condition, Edit, Frozen, Selection, Unit
     from harness.engine import Engine, Progress
     from harness.model import Model
-    from harness.outcomes import Figure, Measurement, Outcomes, Prepared, Prompt
+    from harness.outcomes import Figure, Frame, Measurement, Outcomes, Prepared, Prompt
 
 Kind = Literal["model", "corpus", "selector", "intervention", "task", "metric"]
 KINDS: tuple[Kind, ...] = ("model", "corpus", "selector", "intervention", "task", "metric")
@@ -37,6 +37,7 @@ class Component(BaseModel, abc.ABC):
     Class attributes:
         name: what users type; unique within its kind.
         version: raise it when results of the same parameters change; it is part of a run's identity.
+        positional: see below.
         kind: set by the six subclasses below.
     """
 
@@ -44,6 +45,8 @@ class Component(BaseModel, abc.ABC):
 
     name: ClassVar[str]
     version: ClassVar[str] = "1"
+    positional: ClassVar[str | None] = None
+    """The parameter that values without a name belong to: ``lm_eval:arc_easy`` is ``lm_eval:tasks=[arc_easy]``."""
     kind: ClassVar[Kind]
 
     @classmethod
@@ -114,12 +117,16 @@ def _nested(kind: Kind) -> BeforeValidator:
 
 @dataclass(frozen=True)
 class SelectionContext:
-    """What a selector may look at: the model, an engine on it, the task's prompts as token ids, and a seed."""
+    """What a selector may look at: the model, an engine on it, the task's prompts as token ids, and a seed.
+
+    ``held_out``: the run is not evaluated on these prompts, but on others.
+    """
 
     model: Model
     engine: Engine
     prompts: Sequence[Sequence[int]]
     seed: int
+    held_out: bool = False
 
 
 class Corpus(Component):
@@ -148,8 +155,8 @@ class Selector(Component):
     def select(self, context: SelectionContext) -> Selection:
         """Return the chosen neurons with the scores and the rule that chose them."""
 
-    def figures(self, selection: Selection) -> tuple[Figure, ...]:
-        """Figures of what :meth:`select` returned."""
+    def figures(self, selection: Selection) -> tuple[Figure | Frame, ...]:
+        """Figures, and tables, of what :meth:`select` returned."""
         return ()
 
 
@@ -159,13 +166,16 @@ AnyCorpus = Annotated[Corpus, _nested("corpus"), WithJsonSchema({"type": "corpus
 AnySelector = Annotated[Selector, _nested("selector"), WithJsonSchema({"type": "selector"})]
 """Type of a parameter that is a selector."""
 
+AnyModel = Annotated[ModelLoader, _nested("model"), WithJsonSchema({"type": "model"})]
+"""Type of a parameter that is a model."""
+
 
 class Intervention(Component):
     """Says how chosen neurons, or heads, are edited."""
 
     kind = "intervention"
     site: ClassVar[str] = "neurons"
-    """What it edits: "neurons" or "heads"."""
+    """What it edits: "neurons", "heads" or "directions"."""
     needs_statistics: ClassVar[bool] = True
     """Whether :meth:`edits` wants the activation statistics of the neurons, or heads."""
 
@@ -206,6 +216,10 @@ class Task(Component):
     whose names do not begin with "control"."""
     positions_treated: ClassVar[str] = "all positions"
     """Where edits act, for reports."""
+
+    def title(self) -> str:
+        """What reports call it."""
+        return self.name
 
     def reference(self, prompts: Sequence[Prompt], site: str) -> Sequence[tuple[int, int]] | None:
         """The part (start, stop) of each prompt's tokens that activation statistics are taken over; None: all of it.
@@ -259,6 +273,10 @@ class Metric(Component):
         """Return the measures; the harness adds controls, p-values and intervals to each."""
 
 
+BARE = ""
+"""Key of the values that a user gives no name, in the parameters of a specification."""
+
+
 @dataclass(frozen=True)
 class ComponentSpec:
     """A component as written by a user, before its plugin is known: a name and raw parameters."""
@@ -269,7 +287,13 @@ class ComponentSpec:
     def __str__(self) -> str:
         if not self.params:
             return self.name
-        return self.name + ":" + ",".join(f"{key}={_write(value)}" for key, value in self.params.items())
+        return (
+            self.name
+            + ":"
+            + ",".join(
+                ",".join(value) if key == BARE else f"{key}={_write(value)}" for key, value in self.params.items()
+            )
+        )
 
 
 def _write(value: Any) -> str:
@@ -280,8 +304,10 @@ def _write(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
-def parse_params(text: str, field: str) -> dict[str, Any]:
+def parse_params(text: str, field: str, bare: bool = False) -> dict[str, Any]:
     """Read ``key=value,key=[a,b]``; values keep their text (``11.2370`` stays so) until a component validates them.
+
+    ``bare``: values without a key are kept, as a list under the key :data:`BARE`.
 
     Raises:
         HarnessError: names ``field`` and the part that is not ``key=value``.
@@ -289,12 +315,19 @@ def parse_params(text: str, field: str) -> dict[str, Any]:
     params: dict[str, Any] = {}
     for part in _split(text):
         key, equals, value = part.partition("=")
+        if bare and not equals:
+            params.setdefault(BARE, []).append(part.strip())
+            continue
         if not equals or not key.strip():
-            raise HarnessError(f'{field}: "{part}" is not key=value (write for example top=6,null_dims=12).')
+            raise _not_key_value(part, field)
         if key.strip() in params:
             raise HarnessError(f'{field}: parameter "{key.strip()}" is given twice.')
         params[key.strip()] = parse_value(value, f"{field}: {key.strip()}")
     return params
+
+
+def _not_key_value(part: str, field: str) -> HarnessError:
+    return HarnessError(f'{field}: "{part}" is not key=value (write for example top=6,null_dims=12).')
 
 
 def parse_value(text: str, field: str) -> Any:
@@ -333,7 +366,7 @@ def parse_spec(value: Any, field: str) -> ComponentSpec:
         return value
     if isinstance(value, str) and value.strip():
         name, _, rest = value.strip().partition(":")
-        return ComponentSpec(name, parse_params(rest, field))
+        return ComponentSpec(name, parse_params(rest, field, bare=True))
     if isinstance(value, Mapping) and isinstance(value.get("name"), str):
         return ComponentSpec(value["name"], {key: item for key, item in value.items() if key != "name"})
     raise HarnessError(f"{field}: expected a component such as entropy:top=6 or {{name: entropy, top: 6}}.")
@@ -345,8 +378,15 @@ def build(cls: type[Component], spec: ComponentSpec, field: str) -> Component:
     Raises:
         HarnessError: one sentence for the first wrong parameter, with the nearest valid name.
     """
+    params = dict(spec.params)
+    if bare := params.pop(BARE, None):
+        if cls.positional is None:
+            raise _not_key_value(bare[0], field)
+        if cls.positional in params:
+            raise HarnessError(f'{field}: parameter "{cls.positional}" is given twice.')
+        params[cls.positional] = bare[0] if len(bare) == 1 else bare
     try:
-        return cls(**spec.params)
+        return cls(**params)
     except ValidationError as error:
         raise HarnessError(f"{field}: {explain(error, cls, spec.name)}") from error
 

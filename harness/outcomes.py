@@ -58,11 +58,19 @@ class Step:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A task's prompts, the steps that led to them, and anything worth recording about them (JSON values only)."""
+    """A task's prompts.
+
+    Attributes:
+        prompts: what is run under every condition.
+        steps: how they were made. details: anything worth recording about them, JSON values only.
+        held_out: prompts that selectors look at instead, and that nothing is evaluated on; none: they look at
+            ``prompts``.
+    """
 
     prompts: tuple[Prompt, ...]
     steps: tuple[Step, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
+    held_out: tuple[Prompt, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,8 +112,10 @@ class Outcomes:
         prompts: the N prompts.
         values: named arrays of shape [len(conditions), N], or [len(conditions), N, k] for k numbers each.
         answers: generated texts of the first rows of ``conditions`` (baseline and treated): [<= 2][N].
-        categories: for an integer array of ``values``, the names of its codes.
+        categories: for an integer array of ``values``, the names of its codes; -1 is none of them.
         series: values by token, of some conditions.
+        found: those arrays whose categories are what turned up: joined parts have them in order, without unused ones.
+        details: what the task tells its metrics about all of this, JSON values only.
         alone: outcomes of the task's further sets. selection: what was selected. The run fills in both.
     """
 
@@ -115,6 +125,8 @@ class Outcomes:
     answers: tuple[tuple[str, ...], ...] = ()
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     series: Mapping[str, Series] = field(default_factory=dict)
+    found: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
     alone: Alone = field(default_factory=Alone)
     selection: Selection | None = None
 
@@ -144,16 +156,19 @@ class Outcomes:
 
     @classmethod
     def join(cls, parts: Sequence[Outcomes]) -> Outcomes:
-        """Put consecutive parts of one run together."""
+        """Put consecutive parts of one run together. What a part did not observe is NaN there, or no category."""
         first = parts[0]
+        values, categories = _values(parts)
         return cls(
             conditions=first.conditions,
             prompts=tuple(prompt for part in parts for prompt in part.prompts),
-            values={name: np.concatenate([part.values[name] for part in parts], axis=1) for name in first.values},
+            values=values,
             answers=tuple(
                 tuple(answer for part in parts for answer in part.answers[row]) for row in range(len(first.answers))
             ),
-            categories=first.categories,
+            categories=categories,
+            found=tuple(dict.fromkeys(name for part in parts for name in part.found)),
+            details={key: value for part in parts for key, value in part.details.items()},
             series={name: _joined([part.series[name] for part in parts]) for name in first.series},
         )
 
@@ -175,6 +190,28 @@ class Outcomes:
             alone=Alone(tuple(alone), {name: array[n:] for name, array in self.values.items()} if alone else {}),
             selection=selection,
         )
+
+
+def _values(parts: Sequence[Outcomes]) -> tuple[dict[str, np.ndarray], dict[str, tuple[str, ...]]]:
+    """The values of consecutive parts, and their categories, under common codes."""
+    values: dict[str, np.ndarray] = {}
+    categories = dict(parts[0].categories)
+    for name in dict.fromkeys(name for part in parts for name in part.values):
+        like = next(part.values[name] for part in parts if name in part.values)
+        arrays = [part.values.get(name) for part in parts]
+        if any(name in part.found for part in parts):
+            words = [np.array(part.categories.get(name, ()), object) for part in parts]
+            used = [w[np.unique(a[a >= 0])] for w, a in zip(words, arrays, strict=True) if a is not None]
+            categories[name] = tuple(sorted({word for part in used for word in part}))
+            code = {word: i for i, word in enumerate(categories[name])}
+            for i, (w, a) in enumerate(zip(words, arrays, strict=True)):
+                if a is not None:
+                    arrays[i] = np.array([*(code.get(word, -1) for word in w), -1])[a]  # -1 stays: it is the last
+        missing = -1 if like.dtype.kind in "iu" else np.nan
+        shapes = [(len(part.conditions), len(part.prompts), *like.shape[2:]) for part in parts]
+        filled = [np.full(s, missing) if a is None else a for s, a in zip(shapes, arrays, strict=True)]
+        values[name] = np.concatenate(filled, axis=1, dtype=like.dtype, casting="unsafe")
+    return values, categories
 
 
 def _joined(parts: Sequence[Series]) -> Series:

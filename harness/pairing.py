@@ -148,8 +148,10 @@ def _agrees(measure: AnyMeasure, value: float | None) -> bool:
 
 def only(measure: AnyMeasure, prompts: Sequence[int] | np.ndarray) -> AnyMeasure:
     """The measure over some of its prompts, by place."""
-    from harness.statistics import Measure
+    from harness.statistics import Aggregated, Measure
 
     if isinstance(measure, Measure):
         return replace(measure, numerator=measure.numerator[:, prompts], denominator=measure.denominator[:, prompts])
+    if isinstance(measure, Aggregated):
+        return replace(measure, codes=measure.codes[:, prompts])
     return replace(measure, terms=measure.terms[:, prompts])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.conditions import Head, Neuron, Unit, site_of
+from harness.conditions import Neuron, Unit, site_of
 from harness.outcomes import Figure, Frame, Outcomes, Table
 from harness.results import SCHEMA_VERSION
 
@@ -39,6 +39,7 @@ def record_of(
         "engine": engine,
         "task": {
             "name": plan.task.name,
+            "title": plan.task.title(),
             "summary": plan.task.summary(),
             "n_prompts": len(prepared.prompts),
             "n_clusters": int(outcomes.clusters.max()) + 1,
@@ -88,7 +89,7 @@ def _selection(stage: Stage) -> dict[str, Any]:
     medians = {f"median_{name}": float(np.nanmedian(column)) for name, column in selection.scores.items()}
     return {
         "selector": plan.selector.name,
-        "unit": "head" if isinstance(selection.neurons[0], Head) else "neuron",
+        "unit": type(selection.neurons[0]).__name__.lower(),
         "intervention": plan.intervention.name,
         "intervention_summary": plan.intervention.summary(),
         "pool": None if selection.pool is None else [str(unit) for unit in selection.pool],
@@ -147,7 +148,7 @@ def _scores(
             "size": len(primary),
         },
         "tables": tables,
-        "frames": [_frame(item) for item in shown if isinstance(item, Frame)],
+        "frames": [frame_rows(item) for item in shown if isinstance(item, Frame)],
         "figures": [{"name": item.name, "title": item.title} for item in shown if isinstance(item, Figure)],
         "remarks": remarks,
         "broken": broken,
@@ -155,7 +156,7 @@ def _scores(
     return scores, shown, controls
 
 
-def _frame(frame: Frame) -> dict[str, Any]:
+def frame_rows(frame: Frame) -> dict[str, Any]:
     """A table as the record keeps it: with its rows while they are few."""
     rows = [dict(zip(frame.columns, row, strict=True)) for row in zip(*frame.columns.values(), strict=True)]
     return {"name": frame.name, "title": frame.title, "n": len(rows), "rows": rows if len(rows) <= SHORT else None}

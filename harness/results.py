@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.conditions import Head, Neuron, Selection, Unit
+from harness.conditions import UNITS, Selection, Unit
 from harness.errors import HarnessError
 from harness.outcomes import Alone, Outcomes, Prepared, Prompt, Series, Step
 
@@ -173,6 +173,7 @@ class RunFolder:
                 "prompts": [prompt.to_dict() for prompt in prepared.prompts],
                 "steps": [step.to_dict() for step in prepared.steps],
                 "details": prepared.details,
+                "held_out": [prompt.to_dict() for prompt in prepared.held_out],
             },
         )
 
@@ -185,13 +186,16 @@ class RunFolder:
             prompts=tuple(Prompt.from_dict(row) for row in data["prompts"]),
             steps=tuple(Step(**row) for row in data["steps"]),
             details=data["details"],
+            held_out=tuple(Prompt.from_dict(row) for row in data["held_out"]),
         )
 
     def save_part(self, start: int, part: Outcomes) -> None:
         """Keep the outcomes of the prompts from ``start`` on."""
         stem = self._unfinished / f"part-{start:08d}"
         rows = {name: series.rows for name, series in part.series.items()}
-        write_json(stem.with_suffix(".json"), {"answers": part.answers, "categories": part.categories, "series": rows})
+        rest = {"answers": part.answers, "categories": part.categories, "series": rows}
+        rest |= {"found": part.found, "details": part.details}
+        write_json(stem.with_suffix(".json"), rest)
         _save_arrays(stem.with_suffix(".safetensors"), part.arrays())  # last: it marks the part as finished
 
     def load_part(self, start: int, prompts: tuple[Prompt, ...], conditions: tuple[str, ...]) -> Outcomes | None:
@@ -206,6 +210,8 @@ class RunFolder:
             values={name: array for name, array in arrays.items() if not name.startswith("series ")},
             series={name: Series(tuple(rows), arrays[f"series {name}"]) for name, rows in rest["series"].items()},
             answers=tuple(map(tuple, rest["answers"])),
+            found=tuple(rest["found"]),
+            details=rest["details"],
             categories={name: tuple(names) for name, names in rest["categories"].items()},
         )
 
@@ -235,6 +241,7 @@ class RunFolder:
             values={name: x for name, x in arrays.items() if not name.startswith(("alone ", "series "))},
             answers=tuple(tuple(row["answer"] for row in rows[i::2]) for i in (0, 1)) if labels["answers"] else (),
             categories={name: tuple(names) for name, names in labels["categories"].items()},
+            details=labels.get("details", {}),
             series={x: Series(tuple(names), arrays[f"series {x}"]) for x, names in labels["series"].items()},
             alone=Alone(
                 tuple(labels["alone"]),
@@ -246,7 +253,7 @@ class RunFolder:
 
 def _read_selection(found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Selection:
     """A selection, from the record and the rows of ``neurons.jsonl``."""
-    parse: Callable[[str], Unit] = Head.parse if found["unit"] == "head" else Neuron.parse
+    parse: Callable[[str], Unit] = UNITS[found["unit"]].parse
     names = [name for name in (rows[0] if rows else ()) if name not in ("neuron", "selected")]
     return Selection(
         neurons=tuple(parse(unit["neuron"]) for unit in found["neurons"]),
@@ -264,6 +271,7 @@ def _labels(outcomes: Outcomes) -> dict[str, Any]:
         "conditions": outcomes.conditions,
         "answers": bool(outcomes.answers),
         "categories": outcomes.categories,
+        "details": outcomes.details,
         "series": {name: series.rows for name, series in outcomes.series.items()},
         "alone": outcomes.alone.units,
     }
@@ -329,6 +337,6 @@ def sample_rows(outcomes: Outcomes) -> Iterator[dict[str, Any]]:
                     if name in outcomes.categories
                     else array[row, i]
                     for name, array in sorted(outcomes.values.items())
-                    if array.ndim == 2
+                    if array.ndim == 2 and name not in outcomes.found
                 },
             }

@@ -62,7 +62,7 @@ def cell(found: Any) -> str:
 def question(record: Mapping[str, Any]) -> str:
     """What the run asks."""
     components, selection = record["identity"]["components"], record["selection"]
-    task, selector, change = (components[kind]["name"] for kind in ("task", "selector", "intervention"))
+    task, (selector, change) = record["task"]["title"], (components[x]["name"] for x in ("selector", "intervention"))
     n, unit = len(selection["neurons"]), selection["unit"]
     which = selector if selector.endswith(f"{unit}s") else f"{selector} {unit}s"
     if change == "none":

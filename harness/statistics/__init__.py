@@ -17,13 +17,14 @@ from harness.statistics.comparison import (
     paired_intervals,
     swap_test,
 )
-from harness.statistics.measure import AnyMeasure, Functional, Measure
+from harness.statistics.measure import Aggregated, AnyMeasure, Functional, Measure
 from harness.statistics.permutation import PermutationTest, adjust, control_summary, effect_sizes, permutation_test
 from harness.statistics.seeds import derive_seed, generator
 from harness.statistics.tables import ChiSquare, McNemar, TableTests, conversion_ratios, table_tests, transition_table
 from harness.statistics.verdicts import MeasureSummary, Verdict, summarise, verdict
 
 __all__ = [
+    "Aggregated",
     "AnyMeasure",
     "ChiSquare",
     "Discordant",

@@ -8,7 +8,10 @@ from typing import Literal
 
 import numpy as np
 
-from harness.statistics.measure import AnyMeasure, Functional, known_values, ratio
+from harness.statistics.measure import Aggregated, AnyMeasure, Functional, known_values, ratio
+
+FEW_RESAMPLES, FEW_ROWS = 200, 20
+"""Resamples, and conditions (the treated one and controls), of measures that cannot be resampled by sums."""
 
 FUNCTIONAL_CELLS = 8_000_000
 """Resampled sums of a functional's terms that are held at once."""
@@ -64,8 +67,12 @@ def resampled(
     """Values of ``rows`` in bootstrap resamples of clusters, in blocks [<= 512, len(rows)]; fixed by ``seed``.
 
     With W [B, n_clusters] counting the draws, the values of a ratio are (W @ numerator^T) / (W @ denominator^T): one
-    matrix product for all conditions; likewise the terms of a functional.
+    matrix product for all conditions; likewise the terms of a functional. Of an aggregated measure, some resamples of
+    the first rows only.
     """
+    if isinstance(measure, Aggregated):
+        yield _resampled_few(measure, rows[:FEW_ROWS], clusters, seed, min(resamples, FEW_RESAMPLES))
+        return
     if isinstance(measure, Functional):
         yield from _resampled_functional(measure, rows, clusters, seed, resamples)
         return
@@ -90,6 +97,18 @@ def _resampled_functional(
     block = min(_block(len(sums)), max(1, FUNCTIONAL_CELLS // sums.shape[1]))
     for weights in _weights(len(sums), seed, resamples, block):
         yield measure.function((weights @ sums).reshape(len(weights), n_rows, n_terms))
+
+
+def _resampled_few(
+    measure: Aggregated, rows: Sequence[int], clusters: np.ndarray, seed: int, resamples: int
+) -> np.ndarray:
+    """The first rows' values in some resamples [resamples, len(rows)]; the controls among them stand for all."""
+    members = [np.flatnonzero(clusters == cluster) for cluster in np.unique(clusters)]
+    values = np.empty((0, len(rows)))
+    for weights in _weights(len(members), seed, resamples, resamples):
+        drawn = [np.concatenate([np.repeat(m, int(w)) for m, w in zip(members, row, strict=True)]) for row in weights]
+        values = np.array([[measure.value(row, prompts) for row in rows] for prompts in drawn])
+    return values
 
 
 def _block(n: int) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.statistics.bootstrap import Interval, cluster_sums, percentile, resampled
-from harness.statistics.measure import AnyMeasure, Functional, Measure, ratio
+from harness.statistics.measure import Aggregated, AnyMeasure, Functional, Measure, ratio
 
 BLOCK = 4_000_000
 """Entries of the matrix of swaps that are held at once."""
@@ -76,6 +76,8 @@ def swap_test(
     (b + 1) / (draws + 1), b the draws whose absolute difference is at least the observed one (Phipson & Smyth 2010).
     p is None where a value is undefined. Arguments as of :func:`paired_intervals`.
     """
+    if isinstance(first, Aggregated) or isinstance(second, Aggregated):  # nothing that could be exchanged and summed
+        return SwapTest(None, 0, len(np.unique(first_clusters)))
     a, b = _sums(first, first_clusters), _sums(second, second_clusters)
     observed = float(_value(second, b.sum(axis=0)) - _value(first, a.sum(axis=0)))
     gap = b - a
@@ -93,14 +95,14 @@ def swap_test(
     return SwapTest((extreme + 1) / (draws + 1), len(moving), len(gap))
 
 
-def _sums(measure: AnyMeasure, clusters: np.ndarray) -> np.ndarray:
+def _sums(measure: Measure | Functional, clusters: np.ndarray) -> np.ndarray:
     """Sums of each cluster under treatment: [n_clusters, 2] of a ratio, [n_clusters, n_terms] of a functional."""
     if isinstance(measure, Functional):
         return cluster_sums(measure.terms[1].T, clusters).T
     return cluster_sums(np.stack([measure.numerator[1], measure.denominator[1]]), clusters).T
 
 
-def _value(measure: AnyMeasure, sums: np.ndarray) -> np.ndarray:
+def _value(measure: Measure | Functional, sums: np.ndarray) -> np.ndarray:
     """Values [...] of sums [..., 2 or n_terms]."""
     if isinstance(measure, Functional):
         return measure.function(sums)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -155,4 +156,59 @@ class Functional:
         return (self.terms[1] != 0).any(axis=1)
 
 
-AnyMeasure: TypeAlias = Measure | Functional
+@dataclass(frozen=True, eq=False)
+class Aggregated:
+    """A measure of all prompts at once that is no function of sums (F1, BLEU): value[c] = function(items of c).
+
+    It is resampled by calling the function again, so a few hundred times only (:mod:`harness.statistics.bootstrap`).
+
+    Attributes:
+        codes: [n_conditions, n_prompts], place in ``items`` of what each prompt gives; -1 where it gives nothing.
+        function: takes a list of items, returns a number.
+        change: the value is the difference to the baseline's.
+        other attributes: as those of :class:`Measure`.
+    """
+
+    name: str
+    title: str
+    unit: str
+    codes: np.ndarray
+    items: Sequence[Any]
+    function: Callable[[list[Any]], float]
+    change: bool = False
+    higher_is_better: bool | None = None
+    primary: bool = False
+    null: float = 0.0
+    description: str = ""
+    is_count = False
+
+    def value(self, row: int, prompts: np.ndarray) -> float:
+        """The value of one condition over some prompts, by place, repeated ones counted as often; NaN if undefined."""
+
+        def of(row: int) -> float:
+            codes = self.codes[row, prompts]
+            try:
+                return float(self.function([self.items[code] for code in codes if code >= 0]))
+            except (ArithmeticError, LookupError, ValueError):  # no items, or none of a kind that it takes
+                return float("nan")
+
+        return of(row) - of(0) if self.change else of(row)
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """Value of every condition [n_conditions]; NaN where undefined."""
+        everywhere = np.arange(self.codes.shape[1])
+        return np.array([self.value(row, everywhere) for row in range(len(self.codes))])
+
+    @property
+    def changed(self) -> np.ndarray:
+        """Number of prompts that contribute otherwise than under the baseline [n_conditions]."""
+        return (self.codes != self.codes[:1]).sum(axis=1)
+
+    @property
+    def counting(self) -> np.ndarray:
+        """Which prompts count under treatment: bool [n_prompts]."""
+        return np.asarray(self.codes[1] >= 0)
+
+
+AnyMeasure: TypeAlias = Measure | Functional | Aggregated

@@ -132,7 +132,7 @@ def verdict(
         return say("underpowered", f"only {changed} prompts changed, fewer than the {MIN_CHANGED} that a verdict needs")
     if floor >= alpha or test.p_two_sided is None or p_adjusted is None or summary.controls is None:
         return say("underpowered", f"{test.m} random sets cannot give p < {alpha:g}; it takes {int(2 / alpha)} or more")
-    unit = {"%": "%", "share": ""}.get(summary.unit, f" {summary.unit}")
+    unit = {"%": "%", "share": "", "": ""}.get(summary.unit, f" {summary.unit}")
     mean = summary.controls["mean"]
     assert mean is not None
     numbers = (
