@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -25,10 +25,14 @@ BUILT_IN = True
 
 @dataclass(frozen=True)
 class Loaded:
-    """Tasks and groups of lm-eval by name, tasks in the order in which they were asked for."""
+    """Tasks and groups of lm-eval by name, tasks in the order in which they were asked for.
+
+    ``requests``: those that were built, by whatever they depend on: of a prefix of a task's documents.
+    """
 
     tasks: Mapping[str, Any]
     groups: Mapping[str, Any]
+    requests: dict[Any, list[Any]] = field(default_factory=dict)
 
 
 @contextmanager

@@ -91,10 +91,11 @@ class LmEval(Task):
 
         loaded, lm = self.loaded(), ConditionsLM(engine, [])
         prompts: list[Prompt] = []
-        for name, task in loaded.tasks.items():
+        for name in loaded.tasks:
             seen: dict[int, Any] = {}
-            for instance in self._requests(name, task, lm, limit):
-                seen.setdefault(instance.doc_id, instance)
+            for instance in self._requests(name, lm, limit):
+                if limit is None or instance.doc_id < limit:
+                    seen.setdefault(instance.doc_id, instance)
             prompts += [_prompt(lm, name, instance) for instance in seen.values()]
         if not prompts:
             raise HarnessError(f"task lm_eval: {', '.join(self.tasks)} has no documents.")
@@ -110,10 +111,19 @@ class LmEval(Task):
         }
         return Prepared(tuple(prompts), tuple(steps), {"lm_eval": tasks, "prompt": prompts[0].text})
 
-    def _requests(self, name: str, task: Any, lm: ConditionsLM, limit: int | None) -> list[Any]:
-        """lm-eval's requests of the first ``limit`` documents; the same ones whenever it is called."""
+    def _requests(self, name: str, lm: ConditionsLM, limit: int | None, last: int | None = None) -> list[Any]:
+        """lm-eval's requests of at least the first ``limit`` documents, or all; the same ones whenever it is called.
+
+        ``last``: requests that were built before will do, if this document is among theirs.
+        """
         from .loading import quiet
 
+        loaded, template = self.loaded(), lm.tokenizer.chat_template if self.apply_chat_template else None
+        key = name, template, self.system_instruction, self.fewshot_as_multiturn
+        built = loaded.requests.get(key, [])
+        if last is not None and built and built[-1].doc_id >= last:
+            return built
+        task = loaded.tasks[name]
         task.set_fewshot_seed(seed=self.fewshot_seed)  # the sampler goes on from where it was
         with quiet():
             try:
@@ -132,7 +142,8 @@ class LmEval(Task):
                 raise HarnessError(
                     f"task lm_eval: the requests of {name} cannot be made: {why.rstrip('.')}."
                 ) from error
-        return list(task.instances)
+        loaded.requests[key] = list(task.instances)
+        return loaded.requests[key]
 
     def observe(
         self,
@@ -155,8 +166,7 @@ class LmEval(Task):
             place = {p.fields["doc_id"]: i for i, p in enumerate(prompts) if p.fields["task"] == name}
             if not place:
                 continue
-            limit = max(place) + 1
-            instances = [x for x in self._requests(name, task, lm, limit) if x.doc_id in place]
+            instances = [x for x in self._requests(name, lm, None, last=max(place)) if x.doc_id in place]
             lm.progress = None if progress is None else _share(progress, len(place) / len(instances), len(place) * n)
             said = _answer(lm, instances)
             found.add(name, task, place, instances, said)
