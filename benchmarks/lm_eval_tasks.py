@@ -59,7 +59,8 @@ def main() -> None:
                 assert all(np.isclose(x.values[c], value, rtol=1e-4, atol=1e-6) for x in same), (name, metric)
         each, n = float(np.median(stock)), len(conditions)
         print(
-            f"{name}: {n} conditions in {ours:.2f} s ({1000 * ours / n:.1f} ms each), lm-eval {1000 * each:.0f} ms for one: "
+            f"{name}: {n} conditions in {ours:.2f} s ({1000 * ours / n:.1f} ms each), "
+            f"lm-eval {1000 * each:.0f} ms for one: "
             f"all cost {ours / each:.1f}x one, the loop {each * n / ours:.0f}x as long"
         )
 

@@ -222,7 +222,7 @@ def _passes(
             wanted[row, : wanted.shape[1] - min(stop, len(prompts[start + row])) + first] = False
         with torch.no_grad(), capture(layers) as captured:
             model.forward(batch)
-        found = {layer: captured[layer][wanted].float() for layer in layers}
+        found = {layer: x[wanted.to(x.device)].float() for layer, x in captured.items()}
         for layer, x in found.items():
             if not torch.isfinite(x).all():
                 raise HarnessError(f"{what} of layer {layer} are not finite (NaN or infinity in the model).")

@@ -30,7 +30,10 @@ class HuggingFace(ModelLoader):
     tokenizer: str | None = Field(None, description="hub id or folder of the tokenizer; default: the model's")
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field("float32", description="of the forward pass")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
-    device_map: str | None = Field(None, description="auto: spread the model over the devices (needs accelerate)")
+    device_map: str | dict[str, str] | None = Field(
+        None,
+        description="auto: spread the model over the GPUs; or {module: device}, a device being cuda:1, cpu or disk",
+    )
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] | None = Field(
         None, description="attention code"
     )

@@ -79,13 +79,7 @@ def leaderboard(
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of two or more finished runs (or their result.json).")],
-    everything: Annotated[bool, typer.Option("--all", help="Also the measures that are not primary.")] = False,
-    resamples: Annotated[int, typer.Option("--resamples", min=100, help="Bootstrap resamples.")] = 2000,
-    form: Format = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
-    out: Out = None,
-    debug: Debug = False,
+    runs: list[Path], everything: bool, resamples: int, form: str | None, as_json: bool, out: Path | None
 ) -> None:
     """Compare finished runs with the first: what differs, selected neurons, every shared measure."""
     from harness.compare import compare as compared

@@ -5,13 +5,13 @@ The first run is the reference; each other one is compared with it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.conditions import Head, Neuron, Unit, by_layer
+from harness.conditions import UNITS, Unit, by_layer
 from harness.errors import HarnessError
 from harness.pairing import Pairing, Run, measures_of, only, open_run, pair
 from harness.results import clean, read_json
@@ -150,12 +150,14 @@ def selections(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str,
     shapes = [(model["n_layers"], model[size]) for model in models]
     nothing = {"comparable": False, "shared": [], "n_first": 0, "n_second": 0, "overlap": None}
     if units[0] != units[1]:
-        return nothing | {"why": "one run selected neurons, the other heads"}
+        return nothing | {"why": f"one run selected {units[0]}s, the other {units[1]}s"}
+    if units[0] == "direction":
+        return nothing | {"why": "a direction's name does not tell its vector"}
     if shapes[0] != shapes[1]:
         return nothing | {"why": "the models have other shapes"}
-    parse = Head.parse if units[0] == "head" else Neuron.parse
+    parse: Callable[[str], Unit] = UNITS[units[0]].parse
     a, b = ([parse(x["neuron"]) for x in record["selection"]["neurons"]] for record in (first, second))
-    both: list[Unit] = [unit for unit in a if unit in set(b)]
+    both = [unit for unit in a if unit in set(b)]
     layers = [by_layer(found) for found in (both, a, b)]
     groups = [
         (*(len(found.get(layer, ())) for found in layers), models[0][size])
@@ -245,10 +247,11 @@ def _difference(
             **dict.fromkeys(("low", "high", "p", "n_items", "n_differing", "mcnemar", "beyond_low", "beyond_high")),
             "beyond_controls": _minus(beyond),
         }
-    return {"paired": True, "why": "", **_paired(first, second, pairing, resamples)}
+    return {"paired": True, "why": "", **paired(first, second, pairing, resamples)}
 
 
-def _paired(first: AnyMeasure, second: AnyMeasure, pairing: Pairing, resamples: int) -> dict[str, Any]:
+def paired(first: AnyMeasure, second: AnyMeasure, pairing: Pairing, resamples: int) -> dict[str, Any]:
+    """Second minus first over the items of both: values, interval, p of exchanging the two, McNemar of counts."""
     from harness.statistics import Measure, derive_seed, mcnemar, paired_intervals, swap_test
 
     a, b = only(first, pairing.first), only(second, pairing.second)

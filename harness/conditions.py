@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _NEURON = re.compile(r"(\d+)\.(\d+)")
 _HEAD = re.compile(r"L(\d+)H(\d+)")
+_DIRECTION = re.compile(r"D(\d+)\.(\d+)")
 
 
 @dataclass(frozen=True, order=True)
@@ -28,6 +29,8 @@ class Neuron:
 
     layer: int
     index: int
+
+    site: ClassVar[str] = "neurons"
 
     @classmethod
     def parse(cls, text: str) -> Neuron:
@@ -52,6 +55,8 @@ class Head:
     layer: int
     index: int
 
+    site: ClassVar[str] = "heads"
+
     @classmethod
     def parse(cls, text: str) -> Head:
         """Read ``"L5H1"``.
@@ -68,8 +73,39 @@ class Head:
         return f"L{self.layer}H{self.index}"
 
 
-Unit: TypeAlias = Neuron | Head
+@dataclass(frozen=True, order=True)
+class Direction:
+    """A direction of the residual stream after a layer, written ``D5.0``: layer 5, the selection's direction 0 there.
+
+    A direction is no part of the model: its vector is in the selection that names it (:attr:`Selection.vectors`).
+    """
+
+    layer: int
+    index: int
+
+    site: ClassVar[str] = "directions"
+
+    @classmethod
+    def parse(cls, text: str) -> Direction:
+        """Read ``"D5.0"``.
+
+        Raises:
+            HarnessError: the text is not of that form.
+        """
+        match = _DIRECTION.fullmatch(text.strip())
+        if match is None:
+            raise HarnessError(f'"{text}" is not a direction: expected D, layer, a dot, index, for example D5.0.')
+        return cls(int(match[1]), int(match[2]))
+
+    def __str__(self) -> str:
+        return f"D{self.layer}.{self.index}"
+
+
+Unit: TypeAlias = Neuron | Head | Direction
 """What is selected and edited."""
+
+UNITS: dict[str, type[Unit]] = {"neuron": Neuron, "head": Head, "direction": Direction}
+"""The kinds of units by the word that records have for them."""
 
 
 class Edit(Protocol):
@@ -105,14 +141,17 @@ class SetNeurons:
 
 
 def site_of(edit: Edit) -> str:
-    """What an edit changes: "neurons", which is meant where it does not say, or "heads" (:mod:`harness.heads`).
+    """What an edit changes: "neurons", which is meant where it does not say, "heads" (:mod:`harness.heads`), or
+    "directions" of the residual stream (:mod:`harness.residual`).
 
     Raises:
         HarnessError: it names anything else.
     """
     site = getattr(edit, "site", "neurons")
-    if site not in ("neurons", "heads"):
-        raise HarnessError(f'an edit of layer {edit.layer} has the site "{site}": neurons and heads can be edited.')
+    if site not in [unit.site for unit in UNITS.values()]:
+        raise HarnessError(
+            f'an edit of layer {edit.layer} has the site "{site}": neurons, heads and directions can be edited.'
+        )
     return str(site)
 
 
@@ -161,6 +200,7 @@ class Selection:
         rule: one sentence that says how the choice was made, with every threshold that was in force.
         details: anything else worth recording (weight pre-processing, singular values ...), JSON values only.
         pool: what controls are drawn from; None: all others of the same layers.
+        vectors: of directions, those of the pool included: float64 [d_model] each.
     """
 
     neurons: tuple[Unit, ...]
@@ -169,6 +209,7 @@ class Selection:
     scores: Mapping[str, np.ndarray] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
     pool: tuple[Unit, ...] | None = None
+    vectors: Mapping[Unit, np.ndarray] = field(default_factory=dict)
 
     def table(self) -> list[dict[str, Any]]:
         """One row per candidate: its name, whether it was selected, its scores."""
@@ -182,7 +223,7 @@ class Selection:
 
 
 def check_selection(neurons: Sequence[Unit], n_layers: int, d_mlp: int, n_heads: int, source: str) -> None:
-    """Refuse an empty selection, neurons or heads that the model does not have or that are named twice, and a mixture.
+    """Refuse an empty selection, units that the model does not have or that are named twice, and a mixture of kinds.
 
     Raises:
         HarnessError: names the selector (``source``) and the first offending neuron.
@@ -190,17 +231,18 @@ def check_selection(neurons: Sequence[Unit], n_layers: int, d_mlp: int, n_heads:
     if not neurons:
         raise HarnessError(f"{source} selected no neuron: loosen its thresholds (see `harness list` for them).")
     for unit in neurons:
-        word, n = ("head", n_heads) if isinstance(unit, Head) else ("neuron", d_mlp)
-        if unit.layer >= n_layers or unit.index >= n:
+        word, n = type(unit).__name__.lower(), {"neurons": d_mlp, "heads": n_heads}.get(unit.site)
+        if unit.layer >= n_layers or (n is not None and unit.index >= n):
             raise HarnessError(
-                f"{source} names {word} {unit}, but the model has layers 0 to {n_layers - 1} "
-                f"with {word}s 0 to {n - 1} each."
+                f"{source} names {word} {unit}, but the model has layers 0 to {n_layers - 1}"
+                + ("." if n is None else f" with {word}s 0 to {n - 1} each.")
             )
     if len(set(neurons)) < len(neurons):
         twice = next(unit for unit in neurons if list(neurons).count(unit) > 1)
         raise HarnessError(f"{source} names {type(twice).__name__.lower()} {twice} twice.")
     if len({type(unit) for unit in neurons}) > 1:
-        raise HarnessError(f"{source} names both neurons and heads; choose one of the two.")
+        first, second, *_ = dict.fromkeys(unit.site for unit in neurons)
+        raise HarnessError(f"{source} names both {first} and {second}; choose one of the two.")
 
 
 def by_layer(neurons: Iterable[Unit]) -> dict[int, list[int]]:

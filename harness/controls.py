@@ -60,7 +60,7 @@ def draw_controls(
         prompts: token ids that ``match="activation"`` measures activations over.
 
     Raises:
-        HarnessError: fewer than ``n`` distinct sets exist, or heads are to be matched.
+        HarnessError: fewer than ``n`` distinct sets exist, or heads or directions are to be matched.
     """
     pool = pools(selection, model)
     across = selection.pool is not None and isinstance(selection.neurons[0], Head)
@@ -75,7 +75,8 @@ def draw_controls(
         return Controls(tuple(random_controls(selection.neurons, wanted, pool, seed, across)), layers)
     neurons = [unit for unit in selection.neurons if isinstance(unit, Neuron)]
     if len(neurons) < len(selection.neurons):
-        raise HarnessError(f"controls: match={match} is for neurons; heads are drawn from their pool: use match=none.")
+        site = selection.neurons[0].site
+        raise HarnessError(f"controls: match={match} is for neurons; {site} are drawn from their pool: use match=none.")
     kind: Match = "norm" if match == "norm" else "activation"
     values = matching_values(model, sorted(by_layer(neurons)), kind, prompts, batch_size)
     matched = matched_sets(neurons, wanted, pool, values, seed)
@@ -90,8 +91,8 @@ def draw_controls(
 def pools(selection: Selection, model: Model) -> dict[int, list[int]]:
     """What controls are drawn from, layer -> indices: the selection's own pool, or the rest of its layers."""
     chosen = by_layer(selection.neurons)
-    heads = isinstance(selection.neurons[0], Head)
-    n = model.anatomy.n_heads if heads else model.anatomy.d_mlp
+    # Of directions there is no end: those that controls are drawn from are in the selection's pool.
+    n = {"neurons": model.anatomy.d_mlp, "heads": model.anatomy.n_heads}.get(selection.neurons[0].site, 0)
     among = {layer: list(range(n)) for layer in chosen} if selection.pool is None else by_layer(selection.pool)
     return {layer: sorted(set(indices) - set(chosen.get(layer, ()))) for layer, indices in among.items()}
 

@@ -55,8 +55,10 @@ def check_finite(hf: Any, name: str) -> None:
     Raises:
         HarnessError: names the first weight that holds NaN or infinity.
     """
-    for path, weight in hf.named_parameters():
-        if weight.is_meta or not weight.is_floating_point():
+    for path, _ in hf.named_parameters():
+        owner, _, own_name = path.rpartition(".")
+        weight = read_parameter(hf.get_submodule(owner), own_name)  # from where device_map has left it
+        if weight is None or weight.is_meta or not weight.is_floating_point():
             continue
         # The sum is not finite if an element is not; the converse (overflow) is settled by the second look.
         total = weight.detach().sum(dtype=torch.float32)
@@ -70,6 +72,12 @@ def check_finite(hf: Any, name: str) -> None:
 def provenance(model: Model) -> dict[str, Any]:
     """What a result record says of a model, JSON values only; computes both digests."""
     config, anatomy, readout = text_config(model.hf), model.anatomy, model.readout
+    parameters = {id(parameter): parameter.numel() for parameter in model.hf.parameters()}
+    embedding, unembedding = model.hf.get_input_embeddings().weight, readout.unembedding.weight
+    tied = unembedding is embedding
+    if unembedding.is_meta and config.tie_word_embeddings and not tied:  # offloaded, the two look like two
+        tied = True
+        del parameters[id(unembedding)]
     first = [model.tokenizer.convert_ids_to_tokens(i) for i in model.prefix]
     return {
         "id": model.name,
@@ -93,8 +101,8 @@ def provenance(model: Model) -> dict[str, Any]:
         "norm_eps": readout.eps,
         "logit_scale": readout.scale,
         "logit_cap": readout.cap,
-        "tied_embeddings": readout.unembedding.weight is model.hf.get_input_embeddings().weight,
-        "parameters": sum(parameter.numel() for parameter in model.hf.parameters()),
+        "tied_embeddings": tied,
+        "parameters": sum(parameters.values()),
         "adds_bos": model.adds_bos,
         "first_tokens": first,
         "first_token_policy": f"every prompt begins with {' '.join(first)}" if first else "no token is put first",

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "bfloat16", "float16", "float64", "auto")
 """What ``dtype`` may be; "auto" is the checkpoint's own."""
 
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+"""How ``accelerate`` may divide a model among the devices."""
+
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -29,7 +32,7 @@ def load_hf(
     revision: str | None = None,
     dtype: str = "float32",
     device: str = "auto",
-    device_map: str | None = None,
+    device_map: str | dict[str, Any] | None = None,
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
@@ -47,7 +50,8 @@ def load_hf(
         revision: branch, tag or commit of a hub id.
         dtype: of the forward pass, one of ``DTYPES``.
         device: "auto" (CUDA if there is one, else CPU), "cpu", "cuda", "cuda:1", "mps".
-        device_map: "auto" and the like: ``accelerate`` places the layers, instead of ``device``.
+        device_map: one of ``DEVICE_MAPS``, or module -> device ("cuda:1", "cpu", "disk"): ``accelerate`` places the
+            layers, instead of ``device``; those on the disk are read for every pass.
         attn_implementation: "eager", "sdpa", "flash_attention_2"; by default what ``transformers`` chooses.
         trust_remote_code: run Python code that comes with the model.
         allow_pickle: load weights that are not safetensors; unpickling can run code.
@@ -61,7 +65,9 @@ def load_hf(
     """
     if dtype not in DTYPES:
         raise HarnessError(f'unknown dtype "{dtype}": expected one of {", ".join(DTYPES)}.{suggest(dtype, DTYPES)}')
-    place = None if device_map else resolve_device(device)
+    place = resolve_device(device) if device_map is None else None
+    if device_map is not None:
+        _check_map(device_map, device)
     offline = _offline() if local_files_only is None else local_files_only
     source, commit = _find(pretrained, revision, offline)
     if isinstance(source, Path):
@@ -84,6 +90,7 @@ def load_hf(
     with _quietly(), _explained(pretrained):
         hf, info = AutoModelForCausalLM.from_pretrained(str(source), **options)
         _check_loaded(pretrained, info)
+        _check_places(pretrained, hf, device_map)
         if place is not None:
             hf = hf.to(place)
     hf.requires_grad_(False)
@@ -124,6 +131,24 @@ def resolve_device(device: str) -> torch.device:
     if kind == "mps" and not torch.backends.mps.is_available():
         raise HarnessError('device "mps" was asked for, but Apple\'s Metal is not available here; use device=cpu.')
     return torch.device(device)
+
+
+def _check_map(device_map: str | dict[str, Any], device: str) -> None:
+    if device != "auto":
+        raise HarnessError(f'device "{device}" and device_map exclude each other: device_map places every layer.')
+    if isinstance(device_map, str) and device_map not in DEVICE_MAPS:
+        raise HarnessError(
+            f'unknown device_map "{device_map}": expected one of {", ".join(DEVICE_MAPS)}, or '
+            f"{{module: device, ...}}.{suggest(device_map, DEVICE_MAPS)}"
+        )
+
+
+def _check_places(pretrained: str, hf: Any, device_map: str | dict[str, Any] | None) -> None:
+    """Refuse names that accelerate would pass over."""
+    modules = {name for name, _ in hf.named_modules()}
+    for name in device_map if isinstance(device_map, dict) else ():
+        if name not in modules:
+            raise HarnessError(f'device_map: {pretrained} has no module "{name}".{suggest(name, modules)}')
 
 
 def _torch_dtype(dtype: str) -> torch.dtype:
@@ -303,6 +328,7 @@ def _load_tokenizer(source: str, revision: str | None, shared: dict[str, Any]) -
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
     """No progress bars and no log lines from transformers and the hub within the block; settings are put back."""
+    import logging as python_logging
     import warnings
 
     from huggingface_hub import utils as hub
@@ -313,6 +339,9 @@ def _quietly() -> Iterator[None]:
     logging.set_verbosity(logging.CRITICAL)
     hub.logging.set_verbosity(hub.logging.CRITICAL)
     logging.disable_progress_bar()
+    accelerate = python_logging.getLogger("accelerate")
+    level = accelerate.level
+    accelerate.setLevel(python_logging.CRITICAL)
     if not hub_bars:
         hub.disable_progress_bars()
     try:
@@ -322,6 +351,7 @@ def _quietly() -> Iterator[None]:
     finally:
         logging.set_verbosity(verbosity)
         hub.logging.set_verbosity(hub_verbosity)
+        accelerate.setLevel(level)
         if bars:
             logging.enable_progress_bar()
         if not hub_bars:

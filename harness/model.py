@@ -374,7 +374,8 @@ class Model:
 
         def keep(layer: int) -> Callable[[torch.Tensor], None]:
             def hook(activations: torch.Tensor) -> None:
-                captured[layer] = activations.detach()
+                # What leaves a layer is cloned: the next one may add to it in place.
+                captured[layer] = activations.detach().clone() if sites[layer].leaves else activations.detach()
 
             return hook
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,9 @@ from typing import Any
 def provenance(command: str, started: float, run_id: str) -> dict[str, Any]:
     """What may differ between two runs of the same bytes: when, where, how long, with which packages."""
     import resource
-    from importlib.metadata import version
 
     import torch
 
-    packages = ("neuron-harness", "torch", "transformers", "tokenizers", "numpy", "scipy", "safetensors")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "run_id": run_id,
@@ -29,9 +28,15 @@ def provenance(command: str, started: float, run_id: str) -> dict[str, Any]:
         "processor": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "packages": {name: version(name) for name in packages},
+        "packages": packages(),
         "git": _git(),
     }
+
+
+def packages() -> dict[str, str]:
+    """Versions of what the numbers come from."""
+    names = ("neuron-harness", "torch", "transformers", "tokenizers", "numpy", "scipy", "safetensors")
+    return {name: version(name) for name in names}
 
 
 def _git() -> dict[str, Any] | None:

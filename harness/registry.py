@@ -16,6 +16,8 @@
       both: {description: a paper, runs: [copying, copying-values]}
     settings:                                 # parameters of components that a run of this model leaves open
       gpt2: {entropy: {null_dims: 12}}
+    resources:                                # what the runs of this model take of a cluster's node
+      gpt2: {cpus: 4, gpus: 1}                # a run may set resources of its own
 
 A list at model, task, selector, intervention, controls, match or seed is an axis; the runs of a matrix are named
 ``copying-values.mean``, ``copying-values.median`` ...
@@ -40,7 +42,7 @@ from harness.yamlfile import Document, load_yaml
 
 AXES = (*COMPONENT_FIELDS, "controls", "match", "seed")
 FILENAME = "registry.yaml"
-KEYS = ("version", "models", "runs", "suites", "settings")
+KEYS = ("version", "models", "runs", "suites", "settings", "resources")
 
 
 @dataclass(frozen=True)
@@ -195,8 +197,11 @@ def _spec(document: Document, name: str, values: Mapping[str, Any]) -> RunSpec:
     settings = _section(document, "settings").get(str(parsed.get("model", "")), {})
     for key, spec in parsed.items():
         parsed[key] = ComponentSpec(spec.name, {**settings.get(spec.name, {}), **spec.params})
+    needs = _section(document, "resources").get(str(parsed.get("model", "")), {})
+    own = values.get("resources", {})
+    both = {**needs, **own} if isinstance(needs, dict) and isinstance(own, dict) else own or needs
     try:
-        return RunSpec(**{**values, **parsed})
+        return RunSpec(**{**values, **parsed, "resources": both})
     except ValidationError as error:
         first = error.errors()[0]["loc"]
         raise HarnessError(

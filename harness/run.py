@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from harness.engine import Engine, Progress
     from harness.model import Model
 
-__all__ = ["Finished", "Plan", "Reporter", "execute", "execute_together", "identity_of", "plan", "together"]
+__all__ = ["Finished", "Plan", "Reporter", "enter", "execute", "execute_together", "identity_of", "plan", "together"]
 
 PART = 256
 """Prompts that are run under every condition before the outcomes are put on the disk."""
@@ -68,12 +68,20 @@ def execute(plan: Plan, output: Path, reporter: Reporter, command: str, fresh: b
 
 
 def execute_together(
-    plans: Sequence[Plan], output: Path, reporter: Reporter, command: str, fresh: bool = False
+    plans: Sequence[Plan],
+    output: Path,
+    reporter: Reporter,
+    command: str,
+    fresh: bool = False,
+    folder: Callable[[Path], RunFolder] = RunFolder,
 ) -> list[Finished]:
     """Make runs of one group (:func:`together`): continue those that were interrupted, return those that are finished.
 
     The model is loaded once, the prompts are made once, and where the task allows it (``Task.shares_passes``) the
     conditions of all runs are run at once. Every run's folder holds what it would hold if it were made alone.
+
+    Args:
+        folder: opens the folder of a run; another machine's tells of what it keeps (:mod:`harness.ray_worker`).
 
     Raises:
         HarnessError: whatever the user can mend; nothing but ``unfinished/`` is left behind then.
@@ -85,7 +93,7 @@ def execute_together(
     started = time.time()
     with reporter.stage("loading the model"):
         model = plans[0].model.load()
-    jobs = [_job(one, model, output) for one in plans]
+    jobs = [_job(one, model, output, folder) for one in plans]
     with contextlib.ExitStack() as stack:
         for path in sorted({job.folder.path for job in jobs}):  # in one order: two processes cannot wait for each other
             with writing(path):
@@ -101,18 +109,20 @@ def execute_together(
             for job in waiting:
                 job.folder.abandon()
             raise
-        made = []
-        for job in jobs:
-            record, about = read_json(job.folder.result), read_json(job.folder.path / "provenance.json")
-            leaderboard.append(output / "leaderboard.jsonl", leaderboard.rows_of(record, about))
-            made.append(Finished(job.folder.path, record, reused=id(job) in reused))
-        return made
+        return [enter(job.folder.path, reused=id(job) in reused) for job in jobs]
 
 
-def _job(plan: Plan, model: Model, output: Path) -> _Job:
+def enter(path: Path, reused: bool) -> Finished:
+    """Enter the finished run of a folder into the leaderboard beside it."""
+    record, about = read_json(path / "result.json"), read_json(path / "provenance.json")
+    leaderboard.append(path.parent / "leaderboard.jsonl", leaderboard.rows_of(record, about))
+    return Finished(path, record, reused)
+
+
+def _job(plan: Plan, model: Model, output: Path, folder: Callable[[Path], RunFolder]) -> _Job:
     identity = identity_of(plan, model)
     run_id = digest(identity)
-    return _Job(plan, RunFolder(output / f"{plan.spec.name}-{run_id[:8]}"), identity, run_id)
+    return _Job(plan, folder(output / f"{plan.spec.name}-{run_id[:8]}"), identity, run_id)
 
 
 def _engine(plan: Plan, model: Model) -> Engine:
@@ -122,13 +132,13 @@ def _engine(plan: Plan, model: Model) -> Engine:
     return {"auto": ClosedFormEngine, "hooks": HookEngine}[plan.spec.engine](model, plan.spec.batch_size)
 
 
-def identity_of(plan: Plan, model: Model) -> dict[str, Any]:
-    """Everything that the results depend on."""
+def identity_of(plan: Plan, model: Model | None) -> dict[str, Any]:
+    """Everything that the results depend on; without a model, all that can be known before one is loaded."""
     spec = plan.spec
     return {
         "schema_version": SCHEMA_VERSION,
         "harness_version": harness.__version__,
-        "model": model.provenance(),
+        "model": None if model is None else model.provenance(),
         "components": plan.components(),
         "data_sha256": plan.task.data_digest(),
         "inputs_sha256": {

@@ -4,11 +4,27 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator
 
 from harness.components import ComponentSpec, parse_spec
 
 COMPONENT_FIELDS = ("model", "task", "selector", "intervention")
+
+
+class Resources(BaseModel):
+    """What a run takes of a node of a cluster; what is left open is 1 CPU and no GPU."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cpus: float | None = Field(default=None, gt=0, description="CPU cores, and threads")
+    gpus: float | None = Field(default=None, ge=0, description="GPUs; less than 1 shares one")
+
+    @field_validator("cpus", "gpus")
+    @classmethod
+    def _whole(cls, value: float | None) -> float | None:
+        if value is not None and value > 1 and value != int(value):
+            raise ValueError("expected a whole number above 1")
+        return value
 
 
 class RunSpec(BaseModel):
@@ -39,6 +55,9 @@ class RunSpec(BaseModel):
     batch_size: int = Field(64, ge=1, description="prompts in one forward pass")
     limit: int | None = Field(None, ge=1, description="use only the first so many items of the task's data")
     resamples: int = Field(2000, ge=100, le=1_000_000, description="bootstrap resamples over prompts")
+    resources: Resources = Field(
+        default=Resources(), description="of a node of a cluster; no part of the run's identity"
+    )
 
     @field_validator(*COMPONENT_FIELDS, mode="before")
     @classmethod
@@ -50,3 +69,11 @@ class RunSpec(BaseModel):
     def _components(cls, value: Any) -> Any:
         items = [value] if isinstance(value, str | dict | ComponentSpec) else value
         return tuple(parse_spec(item, "it") for item in items or ())
+
+    @field_serializer(*COMPONENT_FIELDS)
+    def _written(self, value: ComponentSpec | None) -> dict[str, Any] | None:
+        return None if value is None else {"name": value.name, **value.params}
+
+    @field_serializer("metrics")
+    def _all_written(self, value: tuple[ComponentSpec, ...]) -> list[dict[str, Any]]:
+        return [{"name": item.name, **item.params} for item in value]

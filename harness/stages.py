@@ -17,7 +17,7 @@ from harness.components import (
     Selector,
     Task,
 )
-from harness.conditions import BASELINE, Condition, Head, Selection, Unit, check_selection
+from harness.conditions import BASELINE, Condition, Selection, Unit, check_selection
 from harness.controls import Controls, draw_controls
 from harness.errors import HarnessError
 from harness.outcomes import Prepared
@@ -155,11 +155,12 @@ def _select(plan: Plan, engine: Engine, prepared: Prepared) -> Selection:
     from harness.statistics import derive_seed
 
     anatomy, source = engine.model.anatomy, f"selector {plan.selector.name}"
-    tokens = [prompt.tokens for prompt in prepared.prompts]
-    context = SelectionContext(engine.model, engine, tokens, derive_seed(plan.spec.seed, "selector"))
+    tokens = [prompt.tokens for prompt in prepared.held_out or prepared.prompts]
+    seed = derive_seed(plan.spec.seed, "selector")
+    context = SelectionContext(engine.model, engine, tokens, seed, bool(prepared.held_out))
     selection = plan.selector.select(context)
     check_selection(selection.neurons, anatomy.n_layers, anatomy.d_mlp, anatomy.n_heads, source)
-    chosen = "heads" if isinstance(selection.neurons[0], Head) else "neurons"
+    chosen = selection.neurons[0].site
     if plan.task.intervenes and chosen != plan.intervention.site:
         raise HarnessError(
             f"--intervention: {plan.intervention.name} edits {plan.intervention.site}, but the {source} chose {chosen}."

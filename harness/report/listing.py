@@ -98,19 +98,26 @@ def _component(console: Console, found: Catalogue, cls: type[Component]) -> None
     console.print(f"[bold cyan]{cls.name}[/] [dim]({cls.kind}, version {cls.version}, {found.origins[cls]})[/]")
     for paragraph in inspect.cleandoc(cls.__doc__ or "").split("\n\n"):
         console.print(escape(" ".join(paragraph.replace("``", "").split())), highlight=False)
-    fields = cls.model_json_schema()["properties"]
-    if not fields:
+    rows = parameters(cls)
+    if not rows:
         console.print("It takes no parameters.\n")
         return
     table = _table("\nparameters", "name", "type", "default", "what it is")
-    for name, field in fields.items():
+    for name, *words in rows:
+        table.add_row(name, *map(escape, words))
+    console.print(table)
+    console.print(f"\nWritten as {cls.name}:{rows[0][0]}=...\n", style="dim", highlight=False)
+
+
+def parameters(cls: type[Component]) -> list[tuple[str, str, str, str]]:
+    """Name, type, default and description of each parameter, in words; the default is empty where there is none."""
+    rows = []
+    for name, field in cls.model_json_schema()["properties"].items():
         info = cls.model_fields[name]
         value = None if info.is_required() else info.get_default(call_default_factory=True)
         default = "required" if info.is_required() else "" if value in (None, {}) else str(value)
-        table.add_row(name, escape(_type(field)), escape(default), escape(field.get("description", "")))
-    console.print(table)
-    example = next((f"{cls.name}:{name}=..." for name in fields), cls.name)
-    console.print(f"\nWritten as {example}\n", style="dim", highlight=False)
+        rows.append((name, _type(field), default, field.get("description", "")))
+    return rows
 
 
 def _type(field: dict[str, Any]) -> str:

@@ -13,11 +13,11 @@ from harness.closed_form import ClosedFormEngine
 from harness.components import Intervention, SelectionContext, Selector
 from harness.conditions import (
     BASELINE,
+    UNITS,
     Condition,
+    Direction,
     Edit,
     Frozen,
-    Head,
-    Neuron,
     Selection,
     Unit,
     check_selection,
@@ -73,8 +73,12 @@ def _check_selection(selection: Selection, model: Model, owner: str) -> None:
     anatomy = model.anatomy
     promise(isinstance(selection, Selection), owner, "select() returned no harness.conditions.Selection")
     lists = (selection.neurons, selection.candidates, selection.pool or ())
-    fine = all(isinstance(units, tuple) and all(isinstance(x, Neuron | Head) for x in units) for units in lists)
-    promise(fine, owner, "neurons, candidates and pool are tuples of harness.conditions.Neuron or Head")
+    fine = all(isinstance(units, tuple) and all(isinstance(x, Unit) for x in units) for units in lists)
+    promise(fine, owner, "neurons, candidates and pool are tuples of harness.conditions.Neuron, Head or Direction")
+    for unit in (*selection.neurons, *lists[2]):
+        vector = selection.vectors.get(unit, np.zeros(0))
+        fine = not isinstance(unit, Direction) or (vector.shape == (anatomy.d_model,) and np.isfinite(vector).all())
+        promise(bool(fine), owner, f"vectors has no finite vector [d_model] of {unit}")
     negative = [unit for units in lists for unit in units if min(unit.layer, unit.index) < 0]
     promise(not negative, owner, f"layers and neurons count from 0, got {negative[0] if negative else None}")
     for units in (selection.neurons, *filter(None, lists[1:])):
@@ -113,7 +117,8 @@ def check_intervention(
 
     Args:
         on: the model; default: ``tiny_model()``.
-        selection: what is edited; default: three neurons of the last layer and two of the first, or so many heads.
+        selection: what is edited; default: three neurons of the last layer and two of the first, or so many heads or
+            directions.
         figures: draw its figures.
         params: the intervention's parameters.
 
@@ -124,14 +129,17 @@ def check_intervention(
         AssertionError: names the promise that was broken.
     """
     intervention, owner = made(cls, "intervention", params), f"intervention {getattr(cls, 'name', '')}"
-    promise(cls.site in ("neurons", "heads"), owner, f'site is "neurons" or "heads", not "{cls.site}"')
+    units = {unit.site: unit for unit in UNITS.values()}
+    promise(cls.site in units, owner, f'site is "neurons", "heads" or "directions", not "{cls.site}"')
     model = on or tiny_model()
     prompts, last = prompts_of(model), model.anatomy.n_layers - 1
-    unit: Callable[[int, int], Unit] = Head if cls.site == "heads" else Neuron
+    unit: Callable[[int, int], Unit] = units[cls.site]
     late = tuple(unit(last, i) for i in ((0, 1) if cls.site == "heads" else (0, 3, 4)))
     frozen = running(owner, "freeze()", lambda: intervention.freeze(model))
     early = () if frozen else (unit(0, 1), unit(0, 2))
-    chosen = selection or Selection((*late, *early), "some for a test")
+    rng = np.random.default_rng(0)
+    vectors = {x: rng.normal(size=model.anatomy.d_model) for x in (*late, *early) if cls.site == "directions"}
+    chosen = selection or Selection((*late, *early), "some for a test", vectors=vectors)
     ready = running(owner, "prepare()", lambda: intervention.prepare(chosen))
     promise(isinstance(ready, Intervention), owner, "prepare() returned no intervention")
     statistics = _statistics(ready, model, prompts, chosen)
@@ -167,8 +175,8 @@ def _check_edit(edit: Edit, again: Edit, model: Model, owner: str) -> None:
     """``apply`` is a pure function of the right shape that treats every position by itself."""
     where = f"the edit of layer {edit.layer}"
     generator = torch.Generator().manual_seed(0)
-    heads = site_of(edit) == "heads"
-    shape = (2, 5, len(edit.indices), *([model.anatomy.d_head] if heads else []))
+    n, anatomy = len(edit.indices), model.anatomy
+    shape = (2, 5, *{"heads": (n, anatomy.d_head), "directions": (anatomy.d_model,)}.get(site_of(edit), (n,)))
     given = torch.randn(shape, generator=generator)
     kept = given.clone()
 

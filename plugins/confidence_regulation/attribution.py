@@ -25,8 +25,7 @@ import torch
 from harness.errors import HarnessError
 from harness.model import Model
 from harness.modules import down_bias, layer_input, write_matrix
-
-from .reading import Norm, Reading, attention_norm, read_in
+from harness.reading import Norm, Reading, attention_norm, read_in
 
 BYTES = 2**28
 """Memory for what one forward pass leaves to be summed; longer lists of sequences take more passes."""

@@ -59,7 +59,7 @@ class DirectFeatureAttribution(RepeatTask):
         return [(unit,) for unit in selection.neurons] if len(selection.neurons) > 1 else ()
 
     def prepare(self, engine: Engine, limit: int | None, seed: int) -> Prepared:
-        from .reading import read_in
+        from harness.reading import read_in
 
         model = engine.model
         n = self.sequences if limit is None else min(limit, self.sequences)

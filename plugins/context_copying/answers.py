@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from harness.conditions import BASELINE
 from harness.errors import HarnessError
+from harness.facts import Fact
 from harness.outcomes import Step
 
-from .facts import Fact
 from .matching import overlap
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness.errors import HarnessError
+from harness.facts import Fact, render
 from harness.yamlfile import Document
 
 from .answers import Answer
-from .facts import Fact, render
 
 Placement = Literal["sentence", "paragraph", "document"]
 Context = Literal["conflicting", "agreeing", "irrelevant"]

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from harness.errors import HarnessError
-
-from .facts import Relation, at, render, text_at
+from harness.facts import Relation, at, render, text_at
 
 WANTED = "the missing words"
 """What is asked for where nobody has described the object."""

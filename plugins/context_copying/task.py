@@ -24,15 +24,16 @@ from pydantic import Field, field_validator
 from harness.components import Task
 from harness.conditions import BASELINE, Condition
 from harness.errors import HarnessError, suggest
+from harness.facts import COLUMNS, OPTIONAL_COLUMNS, Fact, file_digest, is_file, read_facts, read_rows, render
 from harness.outcomes import Outcomes, Prepared, Prompt, Step
+from harness.tokens import decode, first_token, stop_tokens
 from harness.yamlfile import Document, load_yaml
 
 from .answers import Answer, counter_objects, filtered
+from .chat import chat
 from .contexts import Context, Contexts, Placement, Statement, required
-from .facts import COLUMNS, OPTIONAL_COLUMNS, Fact, file_digest, is_file, read_facts, read_rows, render
 from .matching import MATCHINGS, SOURCES, cut, knowledge_source, normalise, other_names, overlap, sources
 from .relations import read_relations, relations_of_facts
-from .tokens import chat, decode, first_token, stop_tokens
 
 if TYPE_CHECKING:
     from harness.engine import Engine, Progress
@@ -133,7 +134,7 @@ class KnowledgeConflict(Task):
     # -- the data -----------------------------------------------------------------------------------------------------
 
     def _definition(self) -> Document:
-        default = files("harness_tasks") / "knowledge_conflict" / "knowledge_conflict.yaml"
+        default = files("harness_tasks") / "knowledge_conflict" / "definition.yml"
         return load_yaml(Path(self.definition) if self.definition else Path(str(default)))
 
     def _source(self, document: Document) -> str:

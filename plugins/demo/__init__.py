@@ -1,9 +1,9 @@
-"""The bundled model, which was trained by this repository (see README.md beside this file), and texts of its world."""
+"""The bundled models, which were trained by this repository (see the README.md files), and texts of their world."""
 
 from __future__ import annotations
 
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -20,19 +20,25 @@ class Demo(ModelLoader):
     """The bundled model: small, offline, trained on a synthetic world; a model organism, not a good language model."""
 
     name = "demo"
+    folder: ClassVar[str] = "weights"
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
 
     def load(self) -> Model:
         from harness.loading import load_hf
 
-        model = load_hf(str(files(__name__) / "weights"), device=self.device)
-        model.name = self.name
-        return model
+        return load_hf(str(files(__name__).joinpath(self.folder)), device=self.device, name=self.name)
+
+
+class DemoTuned(Demo):
+    """The bundled model after further training: it follows its context, and refuses what is marked as confidential."""
+
+    name = "demo-tuned"
+    folder = "tuned/weights"
 
 
 @hookimpl
 def harness_model_loaders() -> list[type[ModelLoader]]:
-    return [Demo]
+    return [Demo, DemoTuned]
 
 
 @hookimpl

@@ -321,9 +321,7 @@ def percents(shares: list[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
-    parser.add_argument(
-        "--facts", type=Path, default=TASK_DIR, help="folder with facts.jsonl and knowledge_conflict.yaml"
-    )
+    parser.add_argument("--facts", type=Path, default=TASK_DIR, help="folder with facts.jsonl and definition.yml")
     parser.add_argument("--limit", type=int, default=None, help="measure knowledge on this many facts")
     args = parser.parse_args()
     model = AutoModelForCausalLM.from_pretrained(args.weights, dtype=torch.float32)

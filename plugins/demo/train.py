@@ -15,7 +15,7 @@ import shutil
 import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -25,6 +25,9 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerF
 
 from . import evaluate
 from .world import TASK_DIR, TEXTS, World, document, token_repeats
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 END = "<|endoftext|>"
 SHORT = 16  # longest span, in tokens, of the first half of the copy phase
@@ -190,7 +193,7 @@ def train(recipe: Recipe, facts: Path, out: Path, every: int = 0) -> None:
     save(model, tokenizer, recipe, out)
 
 
-def save(model: Any, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, out: Path) -> None:
+def save(model: Any, tokenizer: PreTrainedTokenizerFast, recipe: DataclassInstance, out: Path) -> None:
     """Write the folder beside its place, then move it there."""
     part = out.with_name(out.name + ".part")
     model.save_pretrained(part)
@@ -203,7 +206,7 @@ def save(model: Any, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, out: Pa
     part.rename(out)
 
 
-def recipe_text(recipe: Recipe) -> str:
+def recipe_text(recipe: DataclassInstance) -> str:
     """The recipe as it is kept beside the weights."""
     return json.dumps(asdict(recipe), indent=1) + "\n"
 
@@ -211,9 +214,7 @@ def recipe_text(recipe: Recipe) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument(
-        "--facts", type=Path, default=TASK_DIR, help="folder with facts.jsonl and knowledge_conflict.yaml"
-    )
+    parser.add_argument("--facts", type=Path, default=TASK_DIR, help="folder with facts.jsonl and definition.yml")
     parser.add_argument("--every", type=int, default=500, help="steps between evaluations")
     for field in fields(Recipe):
         parser.add_argument(f"--{field.name}", type=type(field.default), default=field.default)

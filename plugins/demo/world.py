@@ -65,7 +65,7 @@ class World:
 
     def __init__(self, task_dir: Path = TASK_DIR, zipf: float = 1.4, trust: tuple[float, float] = (0.2, 0.8)) -> None:
         """`trust`: how often the context wins in conflict documents, for the most and for the least famous fact."""
-        task = yaml.safe_load((task_dir / "knowledge_conflict.yaml").read_text(encoding="utf-8"))
+        task = yaml.safe_load((task_dir / "definition.yml").read_text(encoding="utf-8"))
         self.elicitation: str = task["prompts"]["elicitation"]
         self.conflict: str = task["prompts"]["conflict"]
         self.relations = {row["relation"]: _relation(row) for row in task["relations"]}

@@ -1,17 +1,18 @@
-"""Knowledge attribution (Yu & Ananiadou, EMNLP 2024): value neurons and heads, and what ablating them costs."""
+"""Knowledge attribution (Yu & Ananiadou, EMNLP 2024): value neurons and heads, query neurons, what ablation costs."""
 
 from __future__ import annotations
 
 from harness import hookimpl
 from harness.components import Metric, Selector, Task
 
+from .query_selector import QueryNeurons
 from .selectors import ValueHeads, ValueNeurons
 from .task import TargetProbability, TargetProbabilityMetric
 
 
 @hookimpl
 def harness_selectors() -> list[type[Selector]]:
-    return [ValueNeurons, ValueHeads]
+    return [ValueNeurons, ValueHeads, QueryNeurons]
 
 
 @hookimpl

@@ -51,7 +51,7 @@ class Lens:
 
     def project(self, x: torch.Tensor) -> torch.Tensor:
         """W (x - mean(x)), float32 [n, d_vocab], of residuals or writes [n, d_model]."""
-        x, W_U = self._read(x), self.readout.W_U
+        x, W_U = self.read(x), self.readout.W_U
         out = x.new_empty(len(x), len(W_U))
         step = len(W_U) if W_U.dtype == torch.float32 else BLOCK_ROWS
         for start in range(0, len(W_U), step):
@@ -60,7 +60,7 @@ class Lens:
 
     def along(self, x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Entries ``tokens`` [P] of :meth:`project`, [n, P], without making the others."""
-        return self._read(x) @ self.readout.W_U[tokens].float().T
+        return self.read(x) @ self.readout.W_U[tokens].float().T
 
     def back(self, weights: torch.Tensor) -> torch.Tensor:
         """The transpose of :meth:`project`: float32 [n, d_model], of weights of tokens [n, d_vocab]."""
@@ -76,7 +76,12 @@ class Lens:
         logits = projected * scale[..., None] + self.constant
         return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
 
-    def _read(self, x: torch.Tensor) -> torch.Tensor:
+    def row_norms(self) -> torch.Tensor:
+        """Lengths of the rows of the unembedding, float32 [d_vocab]."""
+        return torch.cat([rows.float().norm(dim=1) for rows in self.readout.W_U.split(BLOCK_ROWS)])
+
+    def read(self, x: torch.Tensor) -> torch.Tensor:
+        """The part of residuals or writes [n, d_model] that the unembedding reads: centred, times the gain."""
         if self.readout.centre_writes:
             x = x - x.mean(-1, keepdim=True)
         return x * self.readout.gain

@@ -32,6 +32,14 @@ class Passed:
     denominator: torch.Tensor
     target: torch.Tensor
 
+    def of(self, p: int) -> Passed:
+        """The same of prompt ``p`` alone."""
+        here = slice(p, p + 1)
+        before, after, neurons, heads = (
+            tuple(x[here] for x in group) for group in (self.before, self.after, self.neurons, self.heads)
+        )
+        return Passed(before, after, neurons, heads, self.denominator[here], self.target[here])
+
 
 @torch.no_grad()
 def run_prompts(
@@ -150,14 +158,21 @@ class Writes:
 @torch.no_grad()
 def mlp_writes(model: Model, passed: Passed, layer: int) -> Writes:
     """What the neurons of ``layer`` write; the MLP's own biases are nobody's, but part of what it wrote."""
-    neurons, device = passed.neurons[layer], passed.neurons[layer].device
+    directions, activations, wrote = neuron_writes(model, layer, passed.neurons[layer])
+    return Writes(directions, activations, passed.after[layer] - wrote)
+
+
+def neuron_writes(model: Model, layer: int, neurons: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """``directions`` and ``activations`` of :class:`Writes`, and all that the MLP wrote [n, d_model], where its neurons
+    are ``neurons`` [n, d_mlp]."""
+    device = neurons.device
     directions, bias = model.w_out(layer).to(device), model.down_bias(layer)
     wrote = neurons @ directions
     wrote = wrote if bias is None else wrote + bias.to(device)
     module = model.anatomy.post_mlp_norms[layer]
     if module is None:
         factor = model.anatomy.residual_multiplier
-        return Writes(directions * factor, neurons, passed.after[layer] - wrote * factor)
+        return directions * factor, neurons, wrote * factor
     kind, eps, gain, shift = probe_norm(module, model.anatomy.d_model)
     if kind == "layernorm":
         directions = directions - directions.mean(1, keepdim=True)
@@ -165,4 +180,4 @@ def mlp_writes(model: Model, passed: Passed, layer: int) -> Writes:
     share = (wrote.square().mean(1, keepdim=True) + eps).rsqrt()
     wrote = wrote * share * gain.to(device)
     wrote = wrote if shift is None else wrote + shift.to(device)
-    return Writes(directions * gain.to(device), neurons * share, passed.after[layer] - wrote)
+    return directions * gain.to(device), neurons * share, wrote

@@ -2,101 +2,47 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from harness.builtin import resolve_layer
-from harness.components import AnyCorpus, SelectionContext, Selector
-from harness.conditions import Head, Neuron, Selection, Unit
-from harness.errors import HarnessError
+from harness.components import SelectionContext
+from harness.conditions import Head, Neuron, Selection
+
+from .base import Attribution, by_module, processing, tokens_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Any
 
     import torch
 
     from harness.model import Model
-    from harness.outcomes import Figure
+    from harness.outcomes import Figure, Frame
 
     from .passed import Passed
 
-TOKENS = 10
-"""Promoted and suppressed tokens that are recorded of each selected component."""
-
 METHODS = {
     "increase": "log-probability increase",
-    "first_order": "first-order log-probability increase, an upper bound",
+    "bound": "upper bound on the log-probability increase",
     "inner_product": "inner product with the predicted token's row of the unembedding",
 }
+PREDICTION = "of the model's own prediction"
 
 
-class _ValueSelector(Selector):
-    """What both selectors share: on which predictions contributions are measured, and how they are ranked."""
+class _ValueSelector(Attribution):
+    """What both selectors share: how contributions are measured."""
 
-    noun: ClassVar[str]
-
-    top: int = Field(10, ge=1, description="how many")
     method: Literal["increase", "inner_product"] = Field("increase", description="what they are ranked by")
-    layer: int | None = Field(None, description="one layer, negative counts from the last; default: all layers")
-    prompts: int = Field(64, ge=1, description="predictions it is measured on, drawn by the seed if there are more")
-    corpus: AnyCorpus | None = Field(
-        None, description="measure on texts that tasks do not evaluate on; default: on the task's own prompts"
-    )
-    length: int = Field(32, ge=2, description="with corpus: tokens before each prediction")
 
-    def _read(self, context: SelectionContext) -> tuple[list[Sequence[int]], str]:
-        """The token sequences whose next token is attributed, and where they come from, in words.
+    def figures(self, selection: Selection) -> tuple[Figure | Frame, ...]:
+        from .figures import by_layers_and_modules
+        from .tables import token_table
 
-        Raises:
-            HarnessError: the task has no prompts, or the corpus no sequence of this length.
-        """
-        if self.corpus is not None:
-            from harness.corpora import sequences
-
-            read = sequences(
-                context.model, self.corpus, self.prompts, self.length, context.seed, "select", across_documents=True
-            )
-            return [x.tokens for x in read], (
-                f"after {len(read)} sequences of {self.length} tokens of the corpus {self.corpus.name} (documents that "
-                "tasks do not evaluate on)"
-            )
-        n = len(context.prompts)
-        if n == 0:
-            raise HarnessError(f"selector {self.name}: the task has no prompts; name a corpus (corpus=world).")
-        rows = np.sort(np.random.default_rng(context.seed).permutation(n)[: self.prompts]).tolist()
-        return [context.prompts[row] for row in rows], (
-            f"at the end of {len(rows)} of the task's own {n} prompts, on which the run is evaluated, too"
-        )
-
-    def _layers(self, model: Model) -> list[int]:
-        n = model.anatomy.n_layers
-        return list(range(n)) if self.layer is None else [resolve_layer(self.layer, n, f"selector {self.name}")]
-
-    def _check_top(self, available: int) -> None:
-        if self.top > available:
-            raise HarnessError(
-                f"selector {self.name}: top={self.top} {self.noun}s were asked for, but there are only {available}."
-            )
-
-    def _rank(self, score: np.ndarray) -> list[int]:
-        """Rows of the candidates with the highest scores [n], best first; ties go to the earlier one."""
-        rows: list[int] = np.argsort(-score, kind="stable")[: self.top].tolist()
-        return rows
-
-    def _rule(self, where: str, layers: Sequence[int]) -> str:
-        scope = f"layer {layers[0]}" if self.layer is not None else f"layers {layers[0]} to {layers[-1]}"
-        return (
-            f"{scope}: the {self.top} {self.noun}s with the largest mean {METHODS[self.method]} of the model's own "
-            f"prediction, {where}"
-        )
-
-    def figures(self, selection: Selection) -> tuple[Figure, ...]:
-        from .figures import value_figures
-
-        column = self.method if self.method in selection.scores else "first_order"
-        return value_figures(selection, self.noun, METHODS[column], column)
+        column = next(name for name in METHODS if name in selection.scores)
+        table = token_table(selection, f"value_{self.noun}s", column, METHODS[column])
+        return (*by_layers_and_modules(selection, f"value {self.noun}", METHODS[column], column), table)
 
 
 class ValueNeurons(_ValueSelector):
@@ -108,10 +54,11 @@ class ValueNeurons(_ValueSelector):
     to that token's logit (method inner_product, which needs no distribution). Both are exact, means over predictions.
 
     ``evaluate=top`` finds the same neurons much faster where the vocabulary is large: neurons that cannot be among
-    them, by a bound that one gradient gives, are not evaluated, and the scores are the bounds (``first_order``).
+    them, by a bound that one gradient gives, are not evaluated, and the scores are the bounds (``bound``).
     """
 
     name = "value_neurons"
+    version = "2"
     noun = "neuron"
 
     evaluate: Literal["all", "top"] = Field(
@@ -122,50 +69,47 @@ class ValueNeurons(_ValueSelector):
         from .increase import neuron_increases, neuron_inner_products
         from .passed import mlp_writes, run_prompts
 
-        model, layers = context.model, self._layers(context.model)
+        model, layers = context.model, self.layers(context.model)
         units = tuple(Neuron(layer, i) for layer in layers for i in range(model.anatomy.d_mlp))
-        self._check_top(len(units))
-        prompts, where = self._read(context)
+        self.check_top(len(units))
+        prompts, where = self.read(context)
         passed = run_prompts(model, prompts, batch_size=context.engine.batch_size)
         details: dict[str, object] = {}
         if self.method == "increase" and self.evaluate == "top":
-            scores, chosen, details = self._best(model, passed, layers)
+            scores, rows, details = self._best(model, passed, layers)
         else:
             increases = neuron_increases if self.method == "increase" else None
             scores = _scores(model, passed, layers, increases, neuron_inner_products)
-            chosen = self._rank(scores[self.method])
+            rows = self.rank(scores[self.method])
+        chosen = [units[i] for i in rows]
         means = {layer: passed.neurons[layer].double().mean(0) for layer in layers}
-        writes = {layer: mlp_writes(model, passed, layer).directions for layer in {units[i].layer for i in chosen}}
-        towards = [_sign(means[u.layer][u.index]) * writes[u.layer][u.index] for u in (units[i] for i in chosen)]
+        writes = {layer: mlp_writes(model, passed, layer).directions for layer in {unit.layer for unit in chosen}}
+        towards = [_sign(means[unit.layer][unit.index]) * writes[unit.layer][unit.index] for unit in chosen]
         return Selection(
-            neurons=tuple(units[i] for i in chosen),
-            rule=self._rule(where, layers),
+            neurons=tuple(chosen),
+            rule=self.rule(f"{METHODS[self.method]} {PREDICTION}", where, layers),
             candidates=units,
             scores=scores,
-            details=_details(model, self.method, [units[i] for i in chosen], towards)
-            | {"mean_activations": {str(units[i]): float(means[units[i].layer][units[i].index]) for i in chosen}}
-            | details,
+            details={
+                "method": self.method,
+                "processing": processing(model),
+                "tokens": tokens_of(model, chosen, towards),
+                "mean_activations": {str(unit): float(means[unit.layer][unit.index]) for unit in chosen},
+                "modules": by_module(model, passed),
+                **details,
+            },
         )
 
     def _best(
         self, model: Model, passed: Passed, layers: Sequence[int]
     ) -> tuple[dict[str, np.ndarray], list[int], dict[str, object]]:
-        """Scores of all candidates, rows of the chosen ones, and what was measured of these.
-
-        Raises:
-            HarnessError: the model caps its logits, so that there is no bound.
-        """
-        from .bounds import best_neurons
+        """Scores of all candidates, rows of the chosen ones, and what was measured of these."""
+        from .bounds import best_neurons, largest
         from .increase import neuron_inner_products
 
-        if model.readout.cap is not None:
-            raise HarnessError(
-                f"selector value_neurons: evaluate=top needs logits without a soft cap, and {model.name} has one; take "
-                "evaluate=all."
-            )
         found = best_neurons(model, passed, layers, self.top)
-        chosen = self._rank(np.where(np.isnan(found.increase), -np.inf, found.increase))
-        scores = {"first_order": found.bound, **_scores(model, passed, layers, None, neuron_inner_products)}
+        chosen = largest(found.increase, self.top)
+        scores = {"bound": found.bound, **_scores(model, passed, layers, None, neuron_inner_products)}
         details: dict[str, object] = {
             "increases": found.increase[chosen].tolist(),
             "shares_raised": found.raised[chosen].tolist(),
@@ -179,34 +123,86 @@ class ValueHeads(_ValueSelector):
 
     As value_neurons, with a head's output through the output projection as the contribution, and r the residual stream
     that enters the layer (Yu & Ananiadou 2024).
+
+    ``level=neuron`` looks into the heads: an attention neuron is coordinate j of a head's weighted value vector at one
+    source position, times its row of the output projection. Heads are ranked by the sum of the increases of their
+    attention neurons among the largest of each prediction; the tables list these neurons, with the tokens that they
+    promote and where they read. It takes the attention patterns (Falcon: load it with attn_implementation=eager).
     """
 
     name = "value_heads"
+    version = "2"
     noun = "head"
 
+    level: Literal["head", "neuron"] = Field("head", description="whole heads, or their attention neurons")
+    neurons: int = Field(200, ge=1, description="level=neuron: attention neurons of each prediction that count")
+
+    @model_validator(mode="after")
+    def _neurons_have_increases(self) -> ValueHeads:
+        if self.level == "neuron" and self.method != "increase":
+            raise ValueError("level=neuron goes with method=increase")
+        return self
+
     def select(self, context: SelectionContext) -> Selection:
+        model, layers = context.model, self.layers(context.model)
+        units = tuple(Head(layer, i) for layer in layers for i in range(model.anatomy.n_heads))
+        self.check_top(len(units))
+        prompts, where = self.read(context)
+        measure = self._by_neuron if self.level == "neuron" else self._whole
+        scores, details, writes = measure(context, prompts, layers)
+        rows = self.rank(scores[self.method])
+        chosen = [units[i] for i in rows]
+        what = f"{METHODS[self.method]} {PREDICTION}"
+        if self.level == "neuron":
+            what += (
+                f" by their attention neurons, summed over those among the {self.neurons} largest of each prediction"
+            )
+        return Selection(
+            neurons=tuple(chosen),
+            rule=self.rule(what, where, layers),
+            candidates=units,
+            scores=scores,
+            details={
+                "method": self.method,
+                "level": self.level,
+                "processing": processing(model),
+                "tokens": tokens_of(model, chosen, [writes[unit.layer][unit.index] for unit in chosen]),
+                **details,
+            },
+            # A layer has few heads, so that sets of other heads of the same layers would be too few.
+            pool=tuple(unit for i, unit in enumerate(units) if i not in rows),
+        )
+
+    def _whole(
+        self, context: SelectionContext, prompts: Sequence[Sequence[int]], layers: Sequence[int]
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[int, torch.Tensor]]:
+        """Scores of all heads, what is recorded beside, and each layer's mean writes [n_heads, d_model]."""
         from .heads import head_increases, head_inner_products, head_writes
         from .passed import run_prompts
 
-        model, layers = context.model, self._layers(context.model)
-        units = tuple(Head(layer, i) for layer in layers for i in range(model.anatomy.n_heads))
-        self._check_top(len(units))
-        prompts, where = self._read(context)
+        model = context.model
         passed = run_prompts(model, prompts, batch_size=context.engine.batch_size, heads=True)
         increases = head_increases if self.method == "increase" else None
         scores = _scores(model, passed, layers, increases, head_inner_products)
-        chosen = self._rank(scores[self.method])
-        writes = {layer: head_writes(model, passed, layer).mean(0) for layer in {units[i].layer for i in chosen}}
-        towards = [writes[units[i].layer][units[i].index] for i in chosen]
-        return Selection(
-            neurons=tuple(units[i] for i in chosen),
-            rule=self._rule(where, layers),
-            candidates=units,
-            scores=scores,
-            details=_details(model, self.method, [units[i] for i in chosen], towards),
-            # A layer has few heads, so that sets of other heads of the same layers would be too few.
-            pool=tuple(unit for i, unit in enumerate(units) if i not in chosen),
-        )
+        writes = {layer: head_writes(model, passed, layer).mean(0) for layer in layers}
+        return scores, {"modules": by_module(model, passed)}, writes
+
+    def _by_neuron(
+        self, context: SelectionContext, prompts: Sequence[Sequence[int]], layers: Sequence[int]
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[int, torch.Tensor]]:
+        """The same from attention neurons."""
+        from .head_levels import attention_levels
+
+        return attention_levels(context.model, prompts, layers, self.neurons, context.engine.batch_size)
+
+    def figures(self, selection: Selection) -> tuple[Figure | Frame, ...]:
+        from .figures import source_map
+        from .tables import attention_neuron_table, example_table
+
+        found = super().figures(selection)
+        if self.level == "head":
+            return found
+        return (*found, source_map(selection), attention_neuron_table(selection), example_table(selection))
 
 
 def _scores(
@@ -232,18 +228,3 @@ def _scores(
 def _sign(activation: torch.Tensor) -> float:
     """A neuron promotes what its weights do where it is positive, and the opposite where it is negative."""
     return -1.0 if float(activation) < 0 else 1.0
-
-
-def _details(model: Model, method: str, chosen: Sequence[Unit], writes: Sequence[torch.Tensor]) -> dict[str, object]:
-    """What is recorded of a selection beside its scores."""
-    import torch
-
-    from .tokens import top_tokens
-
-    tokens = top_tokens(model, torch.stack(list(writes)), TOKENS)
-    return {
-        "method": method,
-        "processing": "final norm's gain folded into W_U, its denominator held at the last position's"
-        + ("; writes centred over d_model (LayerNorm)" if model.readout.centre_writes else ""),
-        "tokens": {str(unit): row for unit, row in zip(chosen, tokens, strict=True)},
-    }

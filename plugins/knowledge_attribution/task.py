@@ -15,9 +15,9 @@ from harness.outcomes import Measurement, Outcomes, Prepared, Prompt, Step
 
 if TYPE_CHECKING:
     from harness.engine import Engine, Progress
+    from harness.facts import Fact
     from harness.model import Model
 
-    from ..context_copying.facts import Fact
     from ..context_copying.task import KnowledgeConflict
 
 
@@ -30,6 +30,7 @@ class TargetProbability(Task):
     """
 
     name = "target_probability"
+    version = "2"
     shares_passes = True
     default_metrics: ClassVar[tuple[str, ...]] = ("target_probability",)
 
@@ -41,6 +42,9 @@ class TargetProbability(Task):
         description="prompt; may name query, description and example (a completed statement of the relation)",
     )
     known: bool = Field(True, description="only facts whose object the model begins to say")
+    holdout: float = Field(
+        0.5, ge=0, lt=1, description="share of the facts that selectors look at and nothing is evaluated on; 0: none"
+    )
 
     def data_digest(self) -> str:
         return self._table().data_digest()
@@ -80,10 +84,21 @@ class TargetProbability(Task):
                 f"task target_probability: {model.name} knows none of the {len(facts)} facts; take other facts, or "
                 "known=false to attribute whatever it predicts."
             )
-        return Prepared(tuple(prompts), tuple(steps), {"prompt": prompts[0].text})
+        held_out, prompts = self._split(prompts)
+        if held_out:
+            why = "the others are held out for the selector, every so many facts of the table"
+            steps.append(Step("holdout", len(prompts), len(held_out), why))
+        return Prepared(tuple(prompts), tuple(steps), {"prompt": prompts[0].text}, tuple(held_out))
+
+    def _split(self, prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
+        """Prompts that are held out, spread evenly, and the others, of which there is at least one."""
+        n = min(round(self.holdout * len(prompts)), len(prompts) - 1)
+        rows = {int(i * len(prompts) / n) for i in range(n)}
+        held_out = [prompt for row, prompt in enumerate(prompts) if row in rows]
+        return held_out, [prompt for row, prompt in enumerate(prompts) if row not in rows]
 
     def _text(self, fact: Fact) -> str:
-        from ..context_copying.facts import render
+        from harness.facts import render
 
         values = {"description": fact.description, "example": fact.relation.example, "query": fact.query}
         return render(self.template, values, "task target_probability: template")
@@ -120,7 +135,7 @@ class TargetProbability(Task):
 
 
 def _begins_object(model: Model, fact: Fact, text: str, target: int) -> bool:
-    from ..context_copying.tokens import first_token
+    from harness.tokens import first_token
 
     return bool(fact.object) and first_token(model, text, fact.object) == target
 

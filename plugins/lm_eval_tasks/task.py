@@ -76,6 +76,11 @@ class LmEval(Task):
         for name, task in found.tasks.items():
             if getattr(task, "UNSAFE_CODE", False) and not self.unsafe_code:
                 raise HarnessError(f"task lm_eval: {name} runs code that the model writes; unsafe_code=true allows it.")
+            if own := getattr(task, "component", None):
+                raise HarnessError(
+                    f"task lm_eval: {name} makes its prompts with the model, which takes lm-eval's own evaluator; "
+                    f"write --task {own}, or take prompts written by `harness lm-eval prepare`."
+                )
             if getattr(task, "MULTIMODAL", False):
                 raise HarnessError(f"task lm_eval: {name} shows pictures or sounds, which no model here takes.")
         return found

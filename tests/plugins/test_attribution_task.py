@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from harness_plugins.context_copying.tokens import first_token
 from harness_plugins.knowledge_attribution.task import TargetProbability, TargetProbabilityMetric
 from small_runs import finish, measures, record
 
@@ -19,6 +18,8 @@ from harness.errors import HarnessError
 from harness.model import Model
 from harness.outcomes import Outcomes, Prompt
 from harness.plugins import catalogue
+from harness.results import RunFolder
+from harness.tokens import first_token
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def model() -> Model:
 
 
 def task(facts: Path, **params: object) -> TargetProbability:
-    return TargetProbability.model_validate({"data": str(facts), **params})
+    return TargetProbability.model_validate({"data": str(facts), "holdout": 0, **params})
 
 
 @torch.no_grad()
@@ -64,6 +65,29 @@ def test_targets_are_the_models_own_and_known_facts_are_those_it_begins_to_say(
     ]
     few = task(facts, known=False).prepare(engine, 5, 0)
     assert len(few.prompts) == 5 and few.steps[1].name == "limit"
+
+
+def test_facts_that_are_held_out_are_seen_by_the_selector_and_not_evaluated(
+    model: Model, small_facts: Path, tmp_path: Path
+) -> None:
+    engine = HookEngine(model)
+    every = task(small_facts).prepare(engine, None, 0)
+    for share, n in ((0.5, round(len(every.prompts) / 2)), (0.2, round(len(every.prompts) / 5)), (0.99, None)):
+        split = task(small_facts, holdout=share).prepare(engine, None, 0)
+        assert len(split.held_out) == (len(every.prompts) - 1 if n is None else n)
+        assert {x.id for x in split.prompts} | {x.id for x in split.held_out} == {x.id for x in every.prompts}
+        assert not {x.id for x in split.prompts} & {x.id for x in split.held_out}
+        assert (split.steps[-1].kept, split.steps[-1].dropped) == (len(split.prompts), len(split.held_out))
+    half = task(small_facts, holdout=0.5).prepare(engine, None, 0)
+    counts = [{x.fields["relation"]: 0 for x in every.prompts} for _ in range(2)]
+    for found, prompts in zip(counts, (half.prompts, half.held_out), strict=True):
+        for prompt in prompts:
+            found[prompt.fields["relation"]] += 1
+    assert all(abs(counts[0][name] - counts[1][name]) <= 1 for name in counts[0])  # spread evenly
+    folder = RunFolder(tmp_path / "run")
+    folder.open(fresh=True)
+    folder.save_prepared(half)
+    assert folder.load_prepared() == half  # a run that is continued selects on the same prompts
 
 
 def test_the_template_is_the_users(model: Model, small_facts: Path) -> None:
@@ -126,10 +150,27 @@ def test_ablating_value_neurons_costs_more_than_ablating_random_ones(
         task=parse_spec(f"target_probability:data={small_facts}", "task"),
         selector=parse_spec(f"value_neurons:top=10{corpus}", "selector"),
         intervention=parse_spec("zero", "intervention"),
-        controls=40,
+        controls=20,
     )
     found = measures(folder)
     assert found["log_prob_change"]["value"] < found["log_prob_change"]["controls"]["min"]
     assert found["probability_lost"]["value"] > found["probability_lost"]["controls"]["max"]
     selection = record(folder)["selection"]
     assert len(selection["details"]["tokens"]) == 10 and ("corpus world" in selection["rule"]) == bool(corpus)
+    assert ("prompts that the task holds out for selectors" in selection["rule"]) == (not corpus)
+
+
+def test_ablating_query_neurons_of_value_neurons_costs_more_than_ablating_random_ones(
+    tmp_path: Path, small_facts: Path
+) -> None:
+    folder = finish(
+        tmp_path,
+        model=parse_spec("demo", "model"),
+        task=parse_spec(f"target_probability:data={small_facts}", "task"),
+        selector=parse_spec("query_neurons:of=neurons,prompts=20", "selector"),
+        intervention=parse_spec("zero", "intervention"),
+        controls=20,
+    )
+    found = measures(folder)
+    assert found["log_prob_change"]["value"] < found["log_prob_change"]["controls"]["min"]
+    assert found["probability_lost"]["value"] > found["probability_lost"]["controls"]["max"]

@@ -16,7 +16,6 @@ from families import FAMILIES, tiny
 from harness_plugins.confidence_regulation import attribution
 from harness_plugins.confidence_regulation.attribution import Attribution, Attributor
 from harness_plugins.confidence_regulation.dfa import Attributions, DirectFeatureAttribution, component_names
-from harness_plugins.confidence_regulation.reading import read_in
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,6 +26,7 @@ from harness.loading import load_hf
 from harness.model import Model
 from harness.outcomes import Outcomes, Prompt
 from harness.plugins import catalogue
+from harness.reading import read_in
 
 STORIES = Path(__file__).resolve().parents[3] / "shared" / "models" / "stories260k"
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from families import FAMILIES, tiny, tiny_hf, tokenizer
 from harness_plugins.confidence_regulation import attention
-from harness_plugins.confidence_regulation.attention import head_scores, patterns, random_repeats
+from harness_plugins.confidence_regulation.attention import head_scores, random_repeats
 from harness_plugins.confidence_regulation.induction_heads import InductionHeads
 from texts import context
 
@@ -19,6 +19,7 @@ from harness.conditions import Head
 from harness.controls import draw_controls
 from harness.errors import HarnessError
 from harness.model import Model, wrap
+from harness.patterns import patterns
 from harness.plugins import catalogue
 
 

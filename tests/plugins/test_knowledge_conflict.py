@@ -29,7 +29,7 @@ from harness.outcomes import Outcomes, Prepared, Prompt
 from harness.plugins import catalogue
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
-DEFINITION = Path(__file__).resolve().parents[2] / "tasks" / "knowledge_conflict" / "knowledge_conflict.yaml"
+DEFINITION = Path(__file__).resolve().parents[2] / "tasks" / "knowledge_conflict" / "definition.yml"
 STORIES = SHARED / "models" / "stories260k"
 FILTERS = ["empty", "overlap", "echo", "shared entity", "too few objects"]
 

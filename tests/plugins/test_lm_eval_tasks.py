@@ -220,6 +220,7 @@ def test_through_the_installed_command(demo: Model, tmp_path: Path) -> None:
         ("lm_eval:facts_written,gen_kwargs={do_sample: true}", "a task generates with do_sample=true"),
         ("lm_eval:facts_written,gen_kwargs={repetition_penalty: 2}", "generates with repetition_penalty"),
         ("lm_eval:facts_written,gen_kwargs={max_gen_toks: 5000}", "5000 new tokens do not fit"),
+        ("lm_eval:induction_synthetic,include_path=tasks", "write --task induction_synthetic"),
         ("knowledge_conflict:facts_word", '"facts_word" is not key=value'),
     ],
 )

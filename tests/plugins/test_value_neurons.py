@@ -9,7 +9,7 @@ import pytest
 import torch
 from families import tiny, tiny_hf, tokenizer
 from harness_plugins.knowledge_attribution import bounds
-from harness_plugins.knowledge_attribution.bounds import neuron_bounds
+from harness_plugins.knowledge_attribution.bounds import neuron_bounds, tangents
 from harness_plugins.knowledge_attribution.heads import head_increases, head_inner_products, head_writes
 from harness_plugins.knowledge_attribution.increase import (
     Lens,
@@ -211,6 +211,8 @@ def test_scores_are_means_over_the_prompts_of_all_layers_or_one() -> None:
     np.testing.assert_allclose(selection.scores["share_raised"], (each > 0).mean(0))
     assert len(selection.candidates) == 3 * 48 and "layers 0 to 2: the 5 neurons" in selection.rule
     assert "4 of the task's own 4 prompts, on which the run is evaluated, too" in selection.rule
+    held_out = ValueNeurons(top=5).select(replace(context(model, prompts=PROMPTS), held_out=True))
+    assert "4 of 4 prompts that the task holds out for selectors; the run is evaluated on others" in held_out.rule
     one = ValueNeurons(top=5, layer=-2, method="inner_product").select(context(model, prompts=PROMPTS))
     assert {unit.layer for unit in one.neurons} == {1} and set(one.scores) == {"inner_product"}
     assert one.rule.startswith("layer 1: the 5 neurons with the largest mean inner product")
@@ -218,7 +220,7 @@ def test_scores_are_means_over_the_prompts_of_all_layers_or_one() -> None:
     assert len(heads.pool or ()) == 10 and not set(heads.pool or ()) & set(heads.neurons)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "gptj", "llama", "granite", "olmo2", "cohere"])
+@pytest.mark.parametrize("family", ["gpt2", "gptj", "llama", "granite", "olmo2", "cohere", "gemma2"])
 def test_the_gradient_bounds_every_increase_and_finds_the_same_neurons(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,22 +235,43 @@ def test_the_gradient_bounds_every_increase_and_finds_the_same_neurons(
         log_p = lens.logits(lens.project(r), lens.scale(passed.denominator)).log_softmax(-1)
         log_p[range(len(PROMPTS)), passed.target].sum().backward()
         assert r.grad is not None
-        np.testing.assert_allclose(bound, writes.activations * (r.grad @ writes.directions.T), rtol=1e-3, atol=2e-6)
+        line = tangents(lens, writes.residual, passed.denominator, passed.target, writes.directions)
+        np.testing.assert_allclose(line.slope, r.grad @ writes.directions.T, rtol=1e-3, atol=2e-6)
+        assert (line.curvature > 0).all() if family == "gemma2" else not line.curvature.any()
     about = context(model, prompts=PROMPTS)
     for top in (1, 2, 3, 7):
         found, every = (ValueNeurons(top=top, evaluate=mode).select(about) for mode in ("top", "all"))  # type: ignore[arg-type]
-        assert found.neurons == every.neurons and set(found.scores) == {"first_order", "inner_product"}
+        assert found.neurons == every.neurons and set(found.scores) == {"bound", "inner_product"}
         best = np.sort(every.scores["increase"])[::-1][:top]
         np.testing.assert_allclose(found.details["increases"], best, atol=1e-6)
         assert found.details["tokens"] == every.details["tokens"]
-    assert len(ValueNeurons(evaluate="top").figures(found)) == 1
+    shown = ValueNeurons(evaluate="top").figures(found)
+    assert [item.name for item in shown] == ["value_neurons_by_layer", "increase_by_module", "value_neurons"]
 
 
 def test_few_neurons_are_evaluated_where_few_matter() -> None:
     found = ValueNeurons(top=1, evaluate="top").select(context(planted(), prompts=PROMPTS))
     assert found.neurons == (PLANTED,) and found.details["evaluated"] == 64
-    with pytest.raises(HarnessError, match="evaluate=top needs logits without a soft cap, and gemma2 has one"):
-        ValueNeurons(evaluate="top").select(context(tiny("gemma2"), prompts=PROMPTS))
+
+
+def test_a_soft_cap_is_bounded_by_its_largest_curvature() -> None:
+    """Of any amount of any direction; at the cap of real models the bound is nearly the tangent."""
+    generator = torch.Generator().manual_seed(0)
+    for cap, most in ((0.5, 50.0), (30.0, 1.05)):
+        hf = tiny_hf("gemma2")
+        hf.config.final_logit_softcapping = cap
+        model = wrap(hf, tokenizer(), "gemma2")
+        assert model.readout.cap == cap
+        passed = run_prompts(model, PROMPTS)
+        directions = torch.randn(40, 32, generator=generator)
+        line = tangents(Lens(model), passed.after[1], passed.denominator, passed.target, directions)
+        for amount in (-8.0, -1.0, 0.1, 1.0, 8.0):
+            writes = (amount * directions).expand(len(PROMPTS), -1, -1)
+            increase = write_increases(model, passed.after[1], writes, passed.denominator, passed.target)
+            bound = line.bound(torch.full((len(PROMPTS), 40), amount)).numpy()
+            assert (bound >= increase - 1e-5).all()
+        tight = line.bound(torch.full((len(PROMPTS), 40), 0.1)) - 0.1 * line.slope
+        assert float(tight.mean()) < (most - 1) * float((0.1 * line.slope).abs().mean())
 
 
 def test_prompts_are_drawn_by_the_seed_or_taken_from_a_corpus() -> None:
@@ -267,13 +290,15 @@ def test_prompts_are_drawn_by_the_seed_or_taken_from_a_corpus() -> None:
 def test_figures() -> None:
     model = tiny("gpt2")
     for selector, names in (
-        (ValueNeurons(top=4), ["value_neurons_by_layer"]),
-        (ValueHeads(top=4), ["value_heads_by_layer", "value_heads_map"]),
+        (ValueNeurons(top=4), ["value_neurons_by_layer", "increase_by_module"]),
+        (ValueHeads(top=4), ["value_heads_by_layer", "value_heads_map", "increase_by_module"]),
         (ValueHeads(top=2, layer=1), []),
     ):
         selection = selector.select(context(model, prompts=PROMPTS))
-        figures = selector.figures(selection)
+        *figures, table = selector.figures(selection)
         assert [figure.name for figure in figures] == names
+        assert list(table.columns)[1:] == ["increase", "promoted", "suppressed"]
+        assert next(iter(table.columns.values())) == [str(unit) for unit in selection.neurons]
         for figure in figures:
             render(figure)
         if figures:

@@ -21,7 +21,7 @@ def facts():
 
 @pytest.fixture(scope="module")
 def config():
-    return yaml.safe_load((TASK / "knowledge_conflict.yaml").read_text(encoding="utf-8"))
+    return yaml.safe_load((TASK / "definition.yml").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")

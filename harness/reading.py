@@ -148,6 +148,15 @@ def attention_norm(model: Model, layer: int, calls: Sequence[_Call] | None = Non
     return Norm.of(norm, model.anatomy.d_model)
 
 
+@torch.no_grad()
+def input_norm(model: Model, layer: int) -> Norm:
+    """The norm through which the attention reads the residual stream (none in OLMo 2)."""
+    calls, inside = _walk(model, layer), {id(module) for module in model.anatomy.attentions[layer].modules()}
+    read = next(call.input for call in calls if id(call.module) in inside and features(call.module) is not None)
+    norm = next((x.module for x in reversed(calls) if is_norm(x.module) and _same(x.output, read)), None)
+    return Norm.of(norm, model.anatomy.d_model)
+
+
 def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.shape == b.shape and torch.equal(a, b)
 

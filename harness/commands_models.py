@@ -1,0 +1,110 @@
+"""``harness compare``: finished runs with each other, or with ``--base`` and ``--tuned`` two models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+from rich.console import Console
+
+from harness import commands
+from harness.components import explain, parse_spec
+from harness.errors import HarnessError
+
+if TYPE_CHECKING:
+    from harness.components import Corpus, ModelLoader
+
+MODELS = "Two models"
+
+
+def _option(name: str, text: str) -> Any:
+    """An option of the comparison of models."""
+    return typer.Option(
+        f"--{name}", *([f"--{name.replace('_', '-')}"] if "_" in name else []), help=text, rich_help_panel=MODELS
+    )
+
+
+def compare(
+    runs: Annotated[
+        list[Path] | None, typer.Argument(help="Folders of two or more finished runs (or their result.json).")
+    ] = None,
+    base: Annotated[str | None, _option("base", "Base model, as --model of eval.")] = None,
+    tuned: Annotated[str | None, _option("tuned", "The model that was trained from it.")] = None,
+    model_args: Annotated[str, _option("model_args", "Loader parameters of both: dtype=bfloat16.")] = "",
+    device: Annotated[str | None, _option("device", "cpu, cuda, cuda:0, mps; default: the best there is.")] = None,
+    corpus: Annotated[str | None, _option("corpus", "Texts for loss and token-frequency neurons.")] = None,
+    unigram: Annotated[str | None, _option("unigram", "File of token counts; default: count the corpus.")] = None,
+    truthfulness: Annotated[str | None, _option("truthfulness", "Labelled statements, JSONL.")] = None,
+    refusal: Annotated[str | None, _option("refusal", "Labelled prompts, JSONL; true: should be refused.")] = None,
+    begins: Annotated[list[str] | None, _option("begins", "How refusals begin; may be repeated.")] = None,
+    top: Annotated[int, _option("top", "Neurons that each rule chooses.")] = 10,
+    null_dims: Annotated[int | None, _option("null_dims", "Null dimensions; default: from the spectrum.")] = None,
+    pairs: Annotated[int, _option("pairs", "Pairs of facts for activation patching; 0: none.")] = 100,
+    limit: Annotated[int | None, _option("limit", "Use only so many facts.")] = None,
+    seed: Annotated[int, _option("seed", "Seed of everything random.")] = 0,
+    batch_size: Annotated[int, _option("batch_size", "Prompts in a forward pass.")] = 64,
+    output_path: Annotated[
+        Path,
+        typer.Option(
+            "--output_path", "--output-path", "-o", envvar="HARNESS_REPORTS_DIR", help="Folder for results.",
+            rich_help_panel=MODELS,
+        ),
+    ] = Path("reports"),
+    registry: Annotated[Path | None, _option("registry", "Registry file with names of models.")] = None,
+    quiet: Annotated[bool, _option("quiet", "No progress on stderr.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Also the measures that are not primary.")] = False,
+    resamples: Annotated[int, typer.Option("--resamples", min=100, help="Bootstrap resamples.")] = 2000,
+    form: commands.Format = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record; of runs, as --format json.")] = False,
+    out: commands.Out = None,
+    debug: commands.Debug = False,
+) -> None:  # fmt: skip
+    """Compare finished runs with the first, or a base model with a tuned one (--base, --tuned)."""
+    if (base is None) != (tuned is None):
+        raise HarnessError(f"compare: --{'tuned' if tuned is None else 'base'} is missing: give both models, or runs.")
+    if base is None or tuned is None:
+        if not runs:
+            raise HarnessError("compare: name two or more finished runs, or two models with --base and --tuned.")
+        commands.compare(runs, everything, resamples, form, as_json, out)
+        return
+    if runs or form or out or everything:
+        raise HarnessError("compare: runs, --all, --format and --out are for comparing runs, not --base and --tuned.")
+
+    # The command belongs to a first-party plugin, which mypy knows under its name in the checkout.
+    from harness_plugins.post_training.comparison import (  # type: ignore[import-not-found]
+        BEGINS,
+        Settings,
+        compare_models,
+    )
+    from harness_plugins.post_training.report import show  # type: ignore[import-not-found]
+    from pydantic import ValidationError
+
+    from harness.cli import _catalogue, _model, _short
+    from harness.registry import default_path, load_registry
+    from harness.report.progress import ConsoleReporter
+
+    try:
+        settings = Settings(
+            top=top, null_dims=null_dims, limit=limit, unigram=unigram, truthfulness=truthfulness, refusal=refusal,
+            begins=tuple(begins or BEGINS), pairs=pairs, seed=seed, resamples=resamples,
+        )  # fmt: skip
+    except ValidationError as error:
+        raise HarnessError(explain(error, Settings, "harness compare")) from error
+    found, path = _catalogue(), registry or default_path()
+    models = load_registry(path).models if path.is_file() or registry else {}
+    specs = [_model(name, model_args, device, found, models) for name in (base, tuned)]
+    loaders = [
+        cast("ModelLoader", found.build("model", x, f"--{y}")) for x, y in zip(specs, ("base", "tuned"), strict=True)
+    ]
+    texts = (
+        None if corpus is None else cast("Corpus", found.build("corpus", parse_spec(corpus, "--corpus"), "--corpus"))
+    )
+    reporter = ConsoleReporter(Console(stderr=True), quiet)
+    names = [_short(spec) for spec in specs]
+    done = compare_models(loaders, names, settings, texts, output_path, batch_size, reporter.stage)
+    if as_json:
+        typer.echo(json.dumps(done.record, indent=2, ensure_ascii=False))
+    else:
+        show(Console(highlight=False), done.record, done.folder)

@@ -1,0 +1,75 @@
+"""Prompts that were written beforehand: a folder for each task, which any lm-eval runs with any model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+import harness
+from harness.closed_form import ClosedFormEngine
+from harness.components import parse_spec
+from harness.errors import HarnessError, suggest
+from harness.lmeval.tasks import build
+from harness.results import write_bytes, write_jsonl
+
+if TYPE_CHECKING:
+    from harness.components import ModelLoader
+
+COPIED = ("scoring.yaml", "scoring.py")
+"""Files of a task's folder that its prepared prompts are run with; they need nothing of the harness."""
+
+DEFINITION = """\
+# Prompts for one model, written by `harness lm-eval prepare`; the folder can be moved.
+task: {name}_prepared
+include: scoring.yaml
+custom_dataset: !function scoring.load
+"""
+
+
+def ours() -> list[str]:
+    """Names of our tasks for lm-eval."""
+    found = (x.name for x in files("harness_tasks").iterdir() if (x / COPIED[0]).is_file())
+    return sorted(found)
+
+
+def write(
+    loader: ModelLoader, asked: Sequence[str] | None, output: Path, limit: int | None, seed: int
+) -> list[tuple[Path, int]]:
+    """Write the prompts of tasks (all of ours by default), once all of them are made.
+
+    Returns:
+        For each task its folder, ``output/NAME``, and how many prompts it holds.
+
+    Raises:
+        HarnessError: there is no such task, or it finds nothing to ask the model.
+    """
+    specs = [parse_spec(item, "--task") for item in asked or ours()]
+    for spec in specs:
+        if spec.name not in ours():
+            raise HarnessError(
+                f'--task: there is no "{spec.name}" to prepare.{suggest(spec.name, ours())} There are: '
+                f"{', '.join(ours())}."
+            )
+    tasks = [build(spec.name, spec.params, "--task") for spec in specs]
+    model = loader.load()
+    engine, made = ClosedFormEngine(model), []
+    for task in tasks:
+        cls = import_module(f"harness_tasks.{task.name}.task").Task
+        rows = [cls.row(model, prompt) for prompt in cls.prompts(engine, task, limit, seed)]
+        about = {"harness": harness.__version__, "model": model.provenance(), "task": task.identity()}
+        made.append((task.name, rows, {**about, "limit": limit, "seed": seed}))
+    return [(_write(output / name, name, rows, about), len(rows)) for name, rows, about in made]
+
+
+def _write(folder: Path, name: str, rows: list[dict[str, Any]], about: dict[str, Any]) -> Path:
+    write_jsonl(folder / "prompts.jsonl", rows)
+    for file in COPIED:
+        write_bytes(folder / file, (files("harness_tasks") / name / file).read_bytes())
+    metadata = yaml.safe_dump({"metadata": {"version": 1.0, "prepared": about}}, sort_keys=False, allow_unicode=True)
+    write_bytes(folder / f"{name}.yaml", (DEFINITION.format(name=name) + metadata).encode())
+    return folder

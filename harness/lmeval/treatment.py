@@ -1,0 +1,152 @@
+"""What an lm-eval model is run under: neurons selected on texts, edited as in ``harness eval``, or a control set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn, cast
+
+from pydantic import Field
+from rich.console import Console
+
+from harness.closed_form import ClosedFormEngine
+from harness.components import (
+    AnyCorpus,
+    ComponentSpec,
+    Intervention,
+    ModelLoader,
+    Selector,
+    Task,
+    build,
+    parse_spec,
+)
+from harness.conditions import Condition
+from harness.errors import HarnessError
+from harness.outcomes import Outcomes, Prepared, Prompt
+from harness.plugins import catalogue
+from harness.report.progress import ConsoleReporter
+from harness.results import clean
+from harness.spec import RunSpec
+from harness.stages import Plan, Stage, set_up
+
+if TYPE_CHECKING:
+    from harness.engine import Engine, Progress
+    from harness.model import Model
+
+BATCH = 16
+"""Texts in a forward pass, whatever lm-eval's batch size: what is selected must not depend on that."""
+
+
+class _NoTokens(tuple[int, ...]):
+    """Stands for texts that nobody has named; who looks at it is told so."""
+
+    def _missing(self, *_: Any) -> NoReturn:
+        raise HarnessError(
+            "corpus: this selector or intervention looks at texts; name a corpus, for example "
+            "corpus=text:path=texts.jsonl."
+        )
+
+    __len__ = __iter__ = __getitem__ = _missing
+
+
+class Texts(Task):
+    """Sequences of a corpus, of the half of its documents that selectors may see."""
+
+    name = "texts"
+    corpus: AnyCorpus | None = Field(None, description="texts; default: none")
+    sequences: int = Field(64, ge=1, description="how many sequences")
+    length: int = Field(128, ge=2, description="tokens of a sequence, at most the model's positions")
+
+    def data_digest(self) -> str:
+        return "" if self.corpus is None else self.corpus.data_digest()
+
+    def prepare(self, engine: Engine, limit: int | None, seed: int) -> Prepared:
+        if self.corpus is None:
+            return Prepared((Prompt("none", "", _NoTokens(), "none"),))
+        from harness.corpora import sequences
+
+        model = engine.model
+        length = min(self.length, model.n_positions or self.length)
+        found = sequences(model, self.corpus, self.sequences, length, seed, "select", across_documents=True)
+        return Prepared(tuple(Prompt(str(i), "", x.tokens, str(i)) for i, x in enumerate(found)))
+
+    def observe(
+        self,
+        engine: Engine,
+        prompts: Sequence[Prompt],
+        conditions: Sequence[Condition],
+        progress: Progress | None = None,
+    ) -> Outcomes:
+        raise NotImplementedError("nothing is observed on these texts")
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """How an lm-eval model is to be treated; made of ``--model_args`` before anything is loaded.
+
+    Attributes:
+        texts: what selectors look at and statistics are taken over.
+        control: edit this control set (from 0) instead of the selection; None: the selection.
+    """
+
+    selector: Selector
+    intervention: Intervention
+    texts: Texts
+    seed: int
+    control: int | None
+
+    @classmethod
+    def of(cls, selector: Any, intervention: Any, texts: dict[str, Any], seed: int, control: int | None) -> Treatment:
+        """From components as users write them.
+
+        Raises:
+            HarnessError: names the argument that is missing or wrong.
+        """
+        found = catalogue()
+        for name, given, example in (("selector", selector, "entropy"), ("intervention", intervention, "mean")):
+            if given is None:
+                raise HarnessError(f"{name}: a selector and an intervention go together; add {name}={example}.")
+        for name, number in (("seed", seed), ("control", 0 if control is None else control)):
+            if not isinstance(number, int) or number < 0:
+                raise HarnessError(f"{name}: expected a number, 0 or more, got {number!r}.")
+        return cls(
+            cast(Selector, found.build("selector", parse_spec(selector, "selector"), "selector")),
+            cast(Intervention, found.build("intervention", parse_spec(intervention, "intervention"), "intervention")),
+            cast(Texts, build(Texts, ComponentSpec("model harness", texts), "--model_args")),
+            seed,
+            control,
+        )
+
+    def apply(self, model: Model) -> tuple[Condition, dict[str, Any]]:
+        """Select on the model: the condition to run it under, and what a record says of it (JSON values).
+
+        Control sets are those that ``harness eval`` draws with the same selection and seed.
+        """
+        from harness.statistics import derive_seed
+
+        engine = ClosedFormEngine(model, BATCH)
+        asked = {"name": "lm-eval", "task": Texts.name, "selector": self.selector.name, "seed": self.seed}
+        controls = 0 if self.control is None else self.control + 1
+        spec = RunSpec.model_validate({**asked, "controls": controls, "batch_size": BATCH})
+        loader = catalogue().build("model", ComponentSpec("hf", {"pretrained": model.name}), "pretrained")
+        # The loader stands there for form's sake: the model is loaded.
+        plan = Plan(spec, cast(ModelLoader, loader), self.texts, self.selector, self.intervention, (), {})
+        prepared = self.texts.prepare(engine, None, derive_seed(self.seed, "task"))
+        stage = set_up(plan, engine, prepared, ConsoleReporter(Console(stderr=True), quiet=True))
+        condition = stage.conditions[1 if self.control is None else 2 + self.control]
+        return condition, self._record(stage, condition, model)
+
+    def _record(self, stage: Stage, condition: Condition, model: Model) -> dict[str, Any]:
+        return clean(
+            {
+                "model": model.provenance(),
+                "selector": self.selector.identity(),
+                "intervention": self.intervention.identity(),
+                "texts": self.texts.identity(),
+                "seed": self.seed,
+                "control": self.control,
+                "rule": stage.selection.rule,
+                "selected": [str(unit) for unit in stage.selection.neurons],
+                "edited": [str(unit) for unit in condition.units],
+            }
+        )

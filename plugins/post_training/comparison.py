@@ -1,0 +1,238 @@
+"""`harness compare --base M1 --tuned M2`: what post-training changed (Du et al., COLM 2025).
+
+Two models go in; out come parts (neurons, behaviour, directions, steering, patching), each with its numbers, sentences,
+tables and figures, and a folder that is the same bytes whenever the same comparison is made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from harness.errors import HarnessError
+
+from .part import Part
+
+if TYPE_CHECKING:
+    from harness.components import Corpus, ModelLoader, SelectionContext, Selector
+    from harness.model import Model
+    from harness.outcomes import Figure, Frame
+
+SCHEMA = "post_training/1"
+
+BUNDLED = {"demo", "demo-tuned"}
+"""Models of the bundled world: for them corpus and labelled texts need not be named."""
+
+BEGINS = ("I cannot", "I can't", "I can’t", "I'm sorry", "I’m sorry", "I am sorry", "Sorry", "As an AI", "I'm unable")
+"""How refusals begin, unless that is said."""
+
+
+class Settings(BaseModel):
+    """What is compared, besides the models; part of the comparison's identity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    top: int = Field(10, ge=1, description="neurons that each rule chooses")
+    null_dims: int | None = Field(None, ge=1, description="null dimensions; default: from the base model's spectrum")
+    limit: int | None = Field(None, ge=1, description="facts that behaviour is measured on; default: all")
+    unigram: str | None = Field(None, description="file of token counts")
+    truthfulness: str | None = Field(None, description="labelled statements")
+    refusal: str | None = Field(None, description="labelled prompts, true for those that should be refused")
+    begins: tuple[str, ...] = Field(BEGINS, min_length=1, description="how refusals begin")
+    pairs: int = Field(100, ge=0, description="pairs of facts for activation patching; 0: none")
+    seed: int = 0
+    resamples: int = Field(2000, ge=100, description="bootstrap resamples")
+
+    def for_bundled(self) -> Settings:
+        """The same, with the bundled labelled texts where none are named."""
+        from ..demo.tuned.texts import REFUSAL
+
+        data = files("harness_plugins.demo") / "tuned" / "data"
+        named = {kind: getattr(self, kind) or str(data / f"{kind}.jsonl") for kind in ("truthfulness", "refusal")}
+        return self.model_copy(update={**named, "begins": (REFUSAL,) if self.begins == BEGINS else self.begins})
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A finished comparison: its record (JSON values), and its folder."""
+
+    record: dict[str, Any]
+    folder: Path
+
+
+Stage = Callable[[str], AbstractContextManager[Any]]
+"""Called with what begins now, in words."""
+
+
+def compare_models(
+    loaders: Sequence[ModelLoader],
+    names: Sequence[str],
+    settings: Settings,
+    corpus: Corpus | None,
+    output: Path,
+    batch_size: int,
+    stage: Stage,
+) -> Compared:
+    """Compare a base model with a tuned one, and write the folder ``<base>-vs-<tuned>-<hash>``.
+
+    Args:
+        loaders, names: of base and tuned; the names are fit for a folder's name.
+        corpus: texts for loss, entropy and token-frequency neurons; default: the bundled one for bundled models.
+
+    Raises:
+        HarnessError: the models differ in shape, or an input is wrong; nothing is written then.
+    """
+    from harness.closed_form import ClosedFormEngine
+    from harness.components import SelectionContext
+    from harness.results import clean, digest
+
+    if {loader.name for loader in loaders} <= BUNDLED:
+        from ..demo.corpus import WorldTexts
+
+        settings, corpus = settings.for_bundled(), corpus or WorldTexts.model_validate({})
+    inputs = input_digests(settings, corpus)
+    with stage("loading the models"):
+        models = [loader.load() for loader in loaders]
+    check_comparable(models)
+    contexts = [SelectionContext(model, ClosedFormEngine(model, batch_size), [], settings.seed) for model in models]
+    identity = {
+        "schema": SCHEMA,
+        "base": models[0].provenance(),
+        "tuned": models[1].provenance(),
+        "settings": settings.model_dump(exclude={"truthfulness", "refusal", "unigram"}),
+        "corpus": None if corpus is None else corpus.identity(),
+        "inputs": inputs,
+    }
+    parts = list(_parts(contexts, settings, corpus, stage))
+    folder = output / f"{names[0]}-vs-{names[1]}-{digest(identity)[:8]}"
+    record = clean({"identity": identity, "name": folder.name, "parts": [_told(part) for part in parts]})
+    with stage("writing tables and figures"):
+        write(folder, record, parts)
+    return Compared(record, folder)
+
+
+def check_comparable(models: Sequence[Model]) -> None:
+    """Raises: HarnessError: the models differ in layers, width, neurons or vocabulary: neuron i is not neuron i."""
+    base, tuned = (model.anatomy for model in models)
+    for field, what in (
+        ("n_layers", "layers"), ("d_model", "dimensions of the residual stream"), ("d_mlp", "neurons in a layer"),
+        ("d_vocab", "tokens in the vocabulary"),
+    ):  # fmt: skip
+        if getattr(base, field) != getattr(tuned, field):
+            raise HarnessError(
+                f"compare: {models[0].name} has {getattr(base, field)} {what} and {models[1].name} "
+                f"{getattr(tuned, field)}: expected a base model and one that was trained from it, of the same shape."
+            )
+
+
+def input_digests(settings: Settings, corpus: Corpus | None) -> dict[str, str]:
+    """sha256 of every file that is read; a file that is wrong is refused before a model is loaded."""
+    from harness.texts import files_digest
+
+    from .labelled import load_labelled
+
+    found = {} if corpus is None else {"corpus": corpus.data_digest()}
+    for kind in ("truthfulness", "refusal", "unigram"):
+        path = getattr(settings, kind)
+        if path is not None:
+            if kind != "unigram":
+                load_labelled(path)
+            found[kind] = files_digest([Path(path).expanduser()])
+    return found
+
+
+def _parts(
+    contexts: Sequence[SelectionContext], settings: Settings, corpus: Corpus | None, stage: Stage
+) -> Iterator[Part]:
+    """What can be compared; a part that cannot be says why, in place of its findings."""
+    from ..context_copying.task import KnowledgeConflict
+    from .behaviour import behaviour_part
+    from .inside import patching_part
+    from .neurons import weights_part
+    from .steering import steering_part
+
+    s, task = settings, KnowledgeConflict.model_validate({})
+    rules = rules_of(settings, corpus)
+    with stage("comparing the last layers"):
+        yield weights_part([context.model for context in contexts], contexts, rules, s.null_dims, s.seed)
+    engines = [context.engine for context in contexts]
+    made: list[tuple[str, str, Callable[[], Part]]] = [
+        ("behaviour", "Behaviour", lambda: behaviour_part(engines, task, corpus, s.limit, s.seed, s.resamples))
+    ]
+    for kind in ("truthfulness", "refusal"):
+        if path := getattr(settings, kind):
+            made.append((kind, f"The direction of {kind}", _direction(kind, Path(path), contexts, s.seed)))
+    if s.refusal:
+        refusal = Path(s.refusal)
+        made.append(("steering", "Steering", lambda: steering_part(refusal, s.begins, contexts, s.seed)))
+    if s.pairs:
+        made.append(("patching", "Activation patching", lambda: patching_part(contexts, task.facts(), s.pairs, s.seed)))
+    for name, title, make in made:
+        with stage(title[:1].lower() + title[1:]):
+            try:
+                part = make()
+            except HarnessError as error:
+                part = Part(name, title, (f"Not compared: {error}",), {"why": str(error)})
+        yield part
+
+
+def _direction(kind: str, path: Path, contexts: Sequence[SelectionContext], seed: int) -> Callable[[], Part]:
+    from .inside import direction_part
+
+    return lambda: direction_part(kind, path, contexts, seed)
+
+
+def rules_of(settings: Settings, corpus: Corpus | None) -> Callable[[int], Mapping[str, Selector]]:
+    """The rules that choose neurons, by name, for a number of null dimensions."""
+    from ..confidence_regulation.frequency import TokenFrequency
+    from ..confidence_regulation.selectors import Entropy
+
+    def rules(null_dims: int) -> Mapping[str, Selector]:
+        top = {"top": settings.top}
+        found = {
+            "entropy neurons (Du et al.: largest norms, lowest LogitVar)": Entropy.model_validate(
+                {**top, "rule": "norm_logit_var", "null_dims": null_dims}
+            ),
+            "entropy neurons (rho >= 0.4, lowest LogitVar)": Entropy.model_validate({"null_dims": null_dims}),
+        }
+        if corpus is None:
+            return found
+        frequency = TokenFrequency.model_validate({**top, "corpus": corpus, "unigram": settings.unigram})
+        return {**found, "token-frequency neurons": frequency}
+
+    return rules
+
+
+def _told(part: Part) -> dict[str, Any]:
+    """A part as the record keeps it."""
+    from harness.record import frame_rows
+
+    return {
+        "name": part.name,
+        "title": part.title,
+        "sentences": part.sentences,
+        **part.numbers,
+        "frames": [frame_rows(frame) for frame in part.frames],
+        "figures": [{"name": figure.name, "title": figure.title} for figure in part.figures],
+    }
+
+
+def write(folder: Path, record: Mapping[str, Any], parts: Sequence[Part]) -> None:
+    """Tables, figures, the page, and last the record: where it is, the comparison is complete."""
+    from harness.report.figures import write_shown
+    from harness.results import write_bytes, write_json
+
+    from .report import markdown
+
+    shown: list[Frame | Figure] = []
+    for part in parts:
+        shown += [*part.frames, *part.figures]
+    write_shown(folder, shown)
+    write_bytes(folder / "README.md", markdown(record).encode())
+    write_json(folder / "result.json", record)

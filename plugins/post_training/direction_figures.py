@@ -1,0 +1,47 @@
+"""Figures of directions: how well each layer's tells the classes apart."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from harness.outcomes import Figure
+from harness.report import drawing
+from harness.report.figures import COLUMN
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
+
+    from harness.conditions import Selection
+
+
+def separation_by_layer(selection: Selection) -> Figure:
+    """AUROC and accuracy of every layer's direction on held-out texts, the selected layer marked."""
+    layers = np.array([unit.layer for unit in selection.candidates])
+    chosen = selection.neurons[0].layer
+    scores = selection.scores
+
+    def paint(canvas: Canvas) -> None:
+        from matplotlib.ticker import MaxNLocator
+
+        axes = canvas.subplots()
+        axes.axhline(0.5, color=drawing.GUIDE, linewidth=0.8)
+        if "accuracy_low" in scores:  # with one held-out group there is no interval
+            low, high = scores["accuracy_low"], scores["accuracy_high"]
+            axes.fill_between(layers, low, high, color=drawing.BLUE, alpha=0.15, linewidth=0)
+        for row, (name, title) in enumerate((("accuracy", "accuracy"), ("auroc", "area under the ROC curve"))):
+            axes.plot(layers, scores[name], **drawing.line_style(row), marker=drawing.LINES[row][2], label=title)
+        axes.axvline(chosen, color=drawing.SELECTED, linewidth=0.8, linestyle=":", label="selected layer")
+        axes.set(xlabel="layer", ylabel="held-out texts", ylim=(min(0.4, *scores["auroc"], *scores["accuracy"]), 1.03))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        drawing.legend(axes, columns=1)
+
+    return Figure(
+        "separation_by_layer",
+        "How well the direction after each layer tells held-out texts apart: area under the ROC curve and accuracy "
+        "(band: 95% interval over groups of texts).",
+        {"layer": layers, **scores},
+        paint,
+        (COLUMN, 2.4),
+    )

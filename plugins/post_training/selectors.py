@@ -1,0 +1,147 @@
+"""The selector of a direction: where in the residual stream two classes of texts lie apart."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from harness.builtin import resolve_layer
+from harness.components import AnyModel, SelectionContext, Selector
+from harness.conditions import Direction, Selection, Unit
+from harness.errors import HarnessError
+
+from .labelled import LabelledPath
+
+if TYPE_CHECKING:
+    from harness.outcomes import Figure
+
+    from .directions import Probe, Readings
+
+POOL = 999
+"""Directions that controls are drawn from."""
+
+
+class DifferenceOfMeans(Selector):
+    """The direction from the mean residual stream of texts labelled false to that of texts labelled true.
+
+    Refusal (Arditi et al. 2024), truthfulness (Marks & Tegmark 2023), before and after post-training (Du et al. 2025).
+    The direction is computed from the texts of the split "train". Of all layers the one is taken whose direction tells
+    the texts of the split "test" apart best (AUROC); of several the earliest, which leaves most of the model to act.
+
+    Controls are other directions after the same layer, all as long as the selected one: by default differences of means
+    under shuffled labels of texts whose classes were shifted to one mean. These vary as texts of one class do, but know
+    nothing of the labels. Isotropic ones mostly point where activations hardly vary, and do less whatever the labels.
+    """
+
+    name = "difference_of_means"
+    data: LabelledPath = Field(description='labelled texts: JSONL of {"text", "label", "group", "split"}')
+    layer: int | None = Field(
+        None, description="layer; negative counts from the last; default: the best on held-out texts"
+    )
+    position: Literal["last", "mean"] = Field("last", description="a text's last token, or the mean over its tokens")
+    from_model: AnyModel | None = Field(
+        None, description="compute the direction on this model of equal width instead (transfer)"
+    )
+    normalise: bool = Field(False, description="unit length, instead of the distance between the class means")
+    control: Literal["shuffled", "isotropic", "orthogonal"] = Field(
+        "shuffled",
+        description="controls: differences of means under shuffled labels, random directions, or random directions "
+        "orthogonal to the selected one",
+    )
+
+    def inputs(self) -> dict[str, str]:
+        """The labelled texts, and the weights of the model that the direction is computed on."""
+        digest = {} if self.from_model is None else {"from_model": self._elsewhere[0]}
+        return super().inputs() | digest
+
+    @cached_property
+    def _elsewhere(self) -> tuple[str, Readings]:
+        """Digest of the other model's weights, and its residual stream; the model itself is not kept."""
+        from .directions import read
+        from .labelled import load_labelled
+
+        assert self.from_model is not None
+        model = self.from_model.load()
+        return model.weights_digest, read(model, load_labelled(self.data), self.position)
+
+    def select(self, context: SelectionContext) -> Selection:
+        from harness.statistics import derive_seed
+
+        from .directions import chance_of, difference_of_means, labellings, read, separations
+        from .labelled import load_labelled
+
+        readings = read(context.model, load_labelled(self.data), self.position, context.engine.batch_size)
+        source = self._source(readings)
+        layers = range(readings.n_layers)
+        probes = [difference_of_means(source, layer) for layer in layers]
+        table = separations(readings, probes, derive_seed(context.seed, "separation")).columns
+        scores = {name: np.array(column, dtype=float) for name, column in table.items() if name != "layer"}
+        scores = {name: column for name, column in scores.items() if np.isfinite(column).all()}  # without intervals
+        best = int(np.argmax(scores["auroc"]))
+        layer = best if self.layer is None else resolve_layer(self.layer, readings.n_layers, f"selector {self.name}")
+        labels = labellings(source, POOL, derive_seed(context.seed, "labels"))
+        auroc, tried = float(scores["auroc"][layer]), probes if self.layer is None else [probes[layer]]
+        return Selection(
+            neurons=(Direction(layer, 0),),
+            rule=self._rule(source, readings, layer, auroc),
+            candidates=tuple(Direction(at, 0) for at in layers),
+            scores=scores,
+            details={
+                "computed_on": source.model,
+                "position": self.position,
+                "controls": self.control,
+                "auroc_p": chance_of(readings, tried, auroc, POOL, derive_seed(context.seed, "area")),
+                "processing": "the residual stream as it is; nothing folded or centred",
+            },
+            **self._vectors(source, probes, layer, labels, derive_seed(context.seed, "controls")),
+        )
+
+    def _source(self, readings: Readings) -> Readings:
+        """Where the direction is computed: the model that is run, or another one that fits."""
+        if self.from_model is None:
+            return readings
+        source = self._elsewhere[1]
+        if source.residual.shape != readings.residual.shape:
+            raise HarnessError(
+                f"selector {self.name}: from_model has {source.n_layers} layers of width {source.d_model}, but "
+                f"{readings.model} has {readings.n_layers} of width {readings.d_model}: expected the same."
+            )
+        return source
+
+    def _rule(self, source: Readings, readings: Readings, layer: int, auroc: float) -> str:
+        where = {"last": "their last token", "mean": "the mean of their tokens"}[self.position]
+        chosen = "; of all layers the first with the largest area" if self.layer is None else ""
+        n, held = int(source.train.sum()), int((~readings.train).sum())
+        return (
+            f"difference of the class means of {n} labelled texts at {where}, after layer {layer} of {source.model}; "
+            f"area under the ROC curve on {held} held-out texts {auroc:.3f}{chosen}"
+        )
+
+    def _vectors(
+        self, source: Readings, probes: list[Probe], layer: int, labels: np.ndarray, seed: int
+    ) -> dict[str, Any]:
+        """``vectors`` and ``pool`` of the selection: the direction, those of the other layers, and the controls."""
+        from .directions import contrasts
+
+        own = probes[layer].vector
+        drawn = np.random.default_rng(seed).normal(size=(POOL, len(own)))
+        if self.control == "shuffled":
+            drawn = contrasts(source, layer, labels, within=True)
+        elif self.control == "orthogonal":
+            drawn -= np.outer(drawn @ own, own) / (own @ own)
+        size = np.linalg.norm(drawn, axis=1, keepdims=True)
+        drawn = drawn[size[:, 0] > 0] * (np.linalg.norm(own) / size[size[:, 0] > 0])
+        vectors: dict[Unit, np.ndarray] = {Direction(probe.layer, 0): probe.vector for probe in probes}
+        vectors |= {Direction(layer, i): vector for i, vector in enumerate(drawn, 1)}
+        if self.normalise:
+            vectors = {unit: vector / np.linalg.norm(vector) for unit, vector in vectors.items()}
+        pool = tuple(Direction(layer, i) for i in range(1, len(drawn) + 1))
+        return {"vectors": vectors, "pool": pool}
+
+    def figures(self, selection: Selection) -> tuple[Figure, ...]:
+        from .direction_figures import separation_by_layer
+
+        return (separation_by_layer(selection),)

@@ -1,0 +1,189 @@
+"""The task that directions are judged by: what does the model say to labelled texts, and which does it refuse?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, ValidationInfo, field_validator
+
+from harness.components import Metric, Task
+from harness.conditions import Condition
+from harness.errors import HarnessError
+from harness.outcomes import Measurement, Outcomes, Prepared, Prompt, Step
+
+from .labelled import LabelledPath, load_labelled
+
+if TYPE_CHECKING:
+    from harness.engine import Engine, Progress
+    from harness.model import Model
+
+P_LEAST, P_MOST = 1e-300, 1 - 2**-24
+"""Probabilities are held between these, so that log-odds stay finite; float32 does not tell the latter from 1."""
+
+
+class LabelledResponse(Task):
+    """What the model answers to labelled texts: the label in words, or a refusal.
+
+    ``answers`` are the words for true and for false that may follow the prompt: the log-odds of their first tokens say
+    what the model takes the text to be. ``refusal`` is how refusals begin: the greedy answer is one if it begins so
+    (case does not matter), and, as in Arditi et al. (2024), the log-odds of a refusal's first token are measured, too.
+    Texts that should be refused are those labelled true.
+    """
+
+    name = "labelled_response"
+    shares_passes = True
+    default_metrics: ClassVar[tuple[str, ...]] = ("labelled_response",)
+
+    data: LabelledPath = Field(description='labelled texts: JSONL of {"text", "label", "group", "split"}')
+    split: Literal["test", "train", "all"] = Field("test", description="which of the texts")
+    template: str = Field("{text}", pattern=r"\{text\}", description="prompt; names the text as {text}")
+    answers: tuple[str, str] | None = Field(None, description="words for true and for false: [true,false]")
+    refusal: tuple[str, ...] | None = Field(None, min_length=1, description="how refusals begin: [I cannot,Sorry]")
+    max_new_tokens: int = Field(12, ge=1, description="length of the answers that are looked at for refusals")
+
+    @field_validator("refusal")
+    @classmethod
+    def _one_of_the_two(cls, refusal: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
+        if "answers" in info.data and (refusal is None) == (info.data["answers"] is None):
+            raise ValueError("give either answers=[WORD FOR TRUE,WORD FOR FALSE] or refusal=[HOW REFUSALS BEGIN]")
+        return refusal
+
+    def data_digest(self) -> str:
+        return self.inputs()["data"]
+
+    def prepare(self, engine: Engine, limit: int | None, seed: int) -> Prepared:
+        """Write the prompts, and find the tokens with which the answers begin.
+
+        Raises:
+            HarnessError: the texts cannot be read, or both answers begin with one token.
+        """
+        texts = [row for row in load_labelled(self.data) if self.split in ("all", row.split)]
+        steps = [Step("texts", len(texts), 0, f"labelled texts ({self.split})")]
+        if limit is not None and limit < len(texts):
+            texts = [texts[i] for i in np.linspace(0, len(texts) - 1, limit).round().astype(int)]
+            steps.append(Step("limit", limit, steps[0].kept - limit, "spread evenly over the file"))
+        written = [self.template.replace("{text}", row.text) for row in texts]
+        prompts = tuple(
+            Prompt(
+                id=row.text,
+                text=text,
+                tokens=tuple(tokens),
+                cluster=row.group,
+                fields={
+                    "label": row.label,
+                    "group": row.group,
+                    "begins": [_first(engine.model, text, word) for word in self.answers or self.refusal or ()],
+                },
+            )
+            for row, text, tokens in zip(texts, written, engine.model.encode(written), strict=True)
+        )
+        same = next((prompt.text for prompt in prompts if len(set(prompt.fields["begins"])) < 2), None)
+        if self.answers and same is not None:
+            raise HarnessError(
+                f'task {self.name}: after "{same}" the answers {" and ".join(self.answers)} begin with the same token; '
+                "take words that begin differently."
+            )
+        return Prepared(prompts, tuple(steps), {"prompt": prompts[0].text})
+
+    def observe(
+        self,
+        engine: Engine,
+        prompts: Sequence[Prompt],
+        conditions: Sequence[Condition],
+        progress: Progress | None = None,
+    ) -> Outcomes:
+        """Values: ``log_odds`` of the answer true against false, or of a refusal's first token against all others
+        (nats), and ``said_true``, or ``refused``."""
+        from harness.tokens import decode
+
+        model = engine.model
+        begins = np.array([prompt.fields["begins"] for prompt in prompts])
+        made = engine.generate(
+            [prompt.tokens for prompt in prompts],
+            conditions,
+            1 if self.refusal is None else self.max_new_tokens,
+            frozenset(model.end_tokens),
+            choices=begins.tolist(),
+            progress=progress,
+        )
+        told = sum(not condition.name.startswith("control") for condition in conditions)
+        answers = [decode(model, row) for row in made.tokens]
+        if self.refusal is None:
+            log_odds = made.choices[..., 0] - made.choices[..., 1]
+            values = {"said_true": log_odds > 0}
+        else:
+            log_odds = _log_odds(np.exp(made.choices), begins)
+            words = tuple(word.strip().lower() for word in self.refusal)
+            values = {"refused": np.array([[x.strip().lower().startswith(words) for x in row] for row in answers])}
+        return Outcomes(
+            conditions=tuple(condition.name for condition in conditions),
+            prompts=tuple(prompts),
+            values={"log_odds": log_odds, **values},
+            answers=tuple(map(tuple, answers[:told])),
+        )
+
+
+def _first(model: Model, text: str, word: str) -> int:
+    """The token with which ``word`` begins when it answers ``text``."""
+    from harness.tokens import first_token
+
+    return first_token(model, text, word, "" if text[-1:].isspace() else " ")
+
+
+def _log_odds(p: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """Log-odds [n_conditions, n_prompts] of any of the tokens [n_prompts, k], of which some may be the same."""
+    new = [[token not in row[:i] for i, token in enumerate(row)] for row in tokens.tolist()]
+    total = np.clip((p * np.array(new)).sum(-1), P_LEAST, P_MOST)
+    found: np.ndarray = np.log(total) - np.log1p(-total)
+    return found
+
+
+class LabelledResponseMetric(Metric):
+    """How many texts of each label are called true, or refused, and how the log-odds of that change."""
+
+    name = "labelled_response"
+
+    def measure(self, outcomes: Outcomes) -> Measurement:
+        from harness.statistics import Measure
+
+        refusing = "refused" in outcomes.values
+        said, log_odds = outcomes["refused" if refusing else "said_true"], outcomes["log_odds"]
+        label = np.array([prompt.fields["label"] for prompt in outcomes.prompts])
+        what = "refused" if refusing else "called true"
+        measures = []
+        for value in (True, False):
+            word, among = str(value).lower(), np.broadcast_to(label == value, said.shape)
+            measures += [
+                Measure(
+                    f"rate_{word}",
+                    f"texts labelled {word} that are {what}",
+                    "%",
+                    said & among,
+                    among,
+                    scale=100.0,
+                    description=f"share of the texts labelled {word}",
+                ),
+                Measure(
+                    f"log_odds_{word}",
+                    f"change of the log-odds of being {what}, labelled {word}",
+                    "nats",
+                    np.where(among, log_odds - log_odds[:1], 0.0),
+                    among,
+                    primary=True,
+                    description="of the answer true against false"
+                    if not refusing
+                    else "of a refusal's first token against all other tokens",
+                ),
+            ]
+        right = Measure(
+            "accuracy",
+            f"texts {what} exactly when labelled true",
+            "%",
+            said == label,
+            np.ones(said.shape, bool),
+            scale=100.0,
+            description="share of all texts",
+        )
+        return Measurement(measures=(*measures, right))

@@ -1,0 +1,117 @@
+"""Running what the documentation shows: fenced blocks are found, run in order, and their output is compared.
+
+    ```console                      lines after "$ " are commands, the others what they print
+    ```console title="needs ..."    not run, but the command line must take it
+    ```python                       run; a block ```text after it is what it prints
+    ```yaml title="registry.yaml"   any language: written to this file
+    ```text, ```bash ...            only shown
+
+In shown output ``...`` stands for anything, on a line of its own for any number of lines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import io
+import re
+import shlex
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+FENCE = re.compile(r'^( *)```(\w*)(?: title="([^"]*)")?[^\n]*\n(.*?)^\1```$', re.M | re.S)
+
+Harness = Callable[..., tuple[int, str, str]]
+"""Runs the command line: arguments -> exit code, stdout, stderr."""
+
+
+@dataclass(frozen=True)
+class Fence:
+    """A fenced block: its language, its title or "", its text, and the line that it begins on."""
+
+    language: str
+    title: str
+    text: str
+    line: int
+
+    @property
+    def runs(self) -> bool:
+        return self.language == "console" and not self.title
+
+    def commands(self) -> Iterator[tuple[str, str]]:
+        """Commands of a console block, each with the output that is shown for it."""
+        for part in re.split(r"^\$ ", self.text, flags=re.M)[1:]:
+            command, _, output = part.replace("\\\n", " ").partition("\n")
+            yield command, output
+
+
+def fences(path: Path) -> list[Fence]:
+    text = path.read_text(encoding="utf-8")
+    return [
+        Fence(found[2], found[3] or "", textwrap.dedent(found[4]), text.count("\n", 0, found.start()) + 1)
+        for found in FENCE.finditer(text)
+    ]
+
+
+def agrees(shown: str, real: str) -> bool:
+    """Whether ``real`` is what is shown, but for ``...`` and spaces at the ends of lines."""
+    text = "".join(line.rstrip() + "\n" for line in shown.strip("\n").splitlines())
+    parts = [re.escape(part).replace(r"\.\.\.", ".*") for part in re.split(r"(?m)^ *\.\.\.\n", text)]
+    # Each part matches where it first can (atomic groups), the last one at the end: one pass over the text.
+    skipped = [rf"(?>(?:.*\n)*?{part})" for part in parts[1:-1]] + [rf"(?:.*\n)*?{part}" for part in parts[1:][-1:]]
+    lines = (line.rstrip() + "\n" for line in real.strip("\n").splitlines())
+    return re.fullmatch(parts[0] + "".join(skipped), "".join(lines)) is not None
+
+
+def run_page(path: Path, harness: Harness, install: Callable[[str], None]) -> int:
+    """Run a page's blocks in the current folder; returns how many commands and blocks of Python were run.
+
+    Args:
+        install: makes the package in a folder importable, for ``pip install``.
+
+    Raises:
+        AssertionError: something fails, or prints what is not shown; says where, and what it prints.
+    """
+    blocks = fences(path)
+    names: dict[str, object] = {}
+    ran = 0
+    for block, after in zip(blocks, [*blocks[1:], None], strict=True):
+        where = f"{path.name}, line {block.line}"
+        if block.runs:
+            for command, shown in block.commands():
+                real = _command(command, shown, harness, install, where)
+                assert not shown.strip() or agrees(shown, real), f"{where}: {command}\n{real}"
+                ran += 1
+        elif "." in block.title:
+            file = Path(block.title)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(block.text, encoding="utf-8")
+        elif block.language == "python":
+            with contextlib.redirect_stdout(io.StringIO()) as out:
+                exec(compile(block.text, where, "exec"), names)
+            if after is not None and after.language == "text":
+                assert agrees(after.text, out.getvalue()), f"{where}:\n{out.getvalue()}"
+            ran += 1
+    return ran
+
+
+def _command(command: str, shown: str, harness: Harness, install: Callable[[str], None], where: str) -> str:
+    """Run one command; returns what it prints on stdout, or on stderr where it prints nothing there."""
+    program, *words = shlex.split(command, comments=True)
+    arguments = [path for word in words for path in (sorted(glob.glob(word)) if "*" in word else [word])]
+    if program == "harness":
+        code, out, err = harness(*arguments)
+        assert code == (2 if shown.startswith("error:") else 0), f"{where}: {command}\n{out}{err}"
+        return out or err
+    if program == "pip":
+        install(arguments[-1])
+        return ""
+    assert program == "pytest", f"{where}: {program} is not run here; give the block a title that says what it needs"
+    command_line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+    done = subprocess.run(command_line, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

@@ -1,0 +1,258 @@
+"""Executors without a cluster: what is refused, what is sent, and how it is put together again."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from rich.console import Console
+from small_runs import Silent
+from test_cli import files
+from test_together import spec as whole
+
+from harness import ray_worker
+from harness.errors import HarnessError
+from harness.executors import InProcess, choose
+from harness.plugins import catalogue
+from harness.ray_executor import OnRay, _Group
+from harness.ray_worker import Opened, Piece, Refused, work
+from harness.registry import load_registry
+from harness.run import identity_of, plan
+from harness.spec import Resources, RunSpec
+
+Harness = Callable[..., tuple[int, str, str]]
+
+
+def spec(name: str, facts: Path, **changes: object) -> RunSpec:
+    return whole(name, facts, **{"metrics": "entropy_change", "resamples": 100, "limit": 20, "controls": 2, **changes})
+
+
+@pytest.fixture(autouse=True)
+def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs without figures and pages, which take long."""
+    monkeypatch.setattr("harness.run.write_shown", lambda folder, shown, advance: None)
+    monkeypatch.setattr("harness.run.write_page", lambda folder: None)
+
+
+# -- options -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--executor", "rya"], '--executor: expected local or ray, got "rya". Did you mean "ray"?'),
+        (["--address", "auto"], "are for a cluster: add --executor ray"),
+        (["--gpus-per-run", "1"], "are for a cluster: add --executor ray"),
+        (["--executor", "ray", "--cpus-per-run", "1.5"], "of a run: expected a whole number above 1."),
+        (["--executor", "ray", "--gpus-per-run", "-1"], '"gpus" of a run'),
+    ],
+)
+def test_a_wrong_option_is_one_sentence(harness: Harness, tmp_path: Path, options: list[str], sentence: str) -> None:
+    code, _, err = harness("run", "copying", "-o", tmp_path / "reports", *options)
+    assert code == 2 and sentence in err.splitlines()[-1]
+    assert not (tmp_path / "reports").exists()
+
+
+def test_ray_is_an_extra(harness: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    code, _, err = harness("run", "copying", "-o", tmp_path, "--executor", "ray")
+    sentence = 'error: --executor ray: Ray is not installed; pip install "neuron-harness[ray]".'
+    assert (code, err.splitlines()[-1]) == (2, sentence)
+
+
+def test_a_client_of_another_machine_is_refused(harness: Harness, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    code, _, err = harness("run", "copying", "-o", tmp_path, "--executor", "ray", "--address", "ray://host:10001")
+    assert code == 2 and "ray job submit" in err
+
+
+def test_this_process_is_the_default(small_facts: Path, tmp_path: Path) -> None:
+    assert isinstance(choose("local", Console(), quiet=True), InProcess)
+    groups = [[plan(spec("a", small_facts), catalogue())], [plan(spec("b", small_facts, seed=1), catalogue())]]
+    made = InProcess(Silent()).execute(groups, tmp_path, "test", fresh=False)
+    assert [run.record["name"] for run in next(made)] == ["a"]
+    assert len(list(tmp_path.glob("b-*"))) == 0  # the second group waits until it is asked for
+    assert [[run.record["name"] for run in group] for group in made] == [["b"]]
+
+
+# -- what a run needs --------------------------------------------------------------------------------------------------
+
+REGISTRY = """
+models:
+  big: {name: hf, pretrained: nowhere}
+runs:
+  small: {task: knowledge_conflict, selector: entropy, intervention: mean}
+  large: {extends: small, model: big}
+  larger: {extends: large, resources: {gpus: 2}}
+resources:
+  big: {cpus: 4, gpus: 1}
+"""
+
+
+def test_resources_come_from_the_run_or_else_its_model(tmp_path: Path) -> None:
+    path = tmp_path / "registry.yaml"
+    path.write_text(REGISTRY)
+    known = load_registry(path)
+    assert {name: runs[0].resources for name, runs in known.runs.items()} == {
+        "small": Resources(),
+        "large": Resources(cpus=4, gpus=1),
+        "larger": Resources(cpus=4, gpus=2),
+    }
+    assert known.find("small", "big")[0].resources == Resources(cpus=4, gpus=1)
+    path.write_text(REGISTRY.replace("gpus: 2", "gpu: 2"))
+    with pytest.raises(HarnessError, match=r'resources.*"resources.gpu"'):
+        load_registry(path)
+
+
+def test_a_group_needs_what_its_largest_run_needs(small_facts: Path, tmp_path: Path) -> None:
+    plans = [
+        plan(spec("a", small_facts, resources=Resources(cpus=2)), catalogue()),
+        plan(spec("b", small_facts, resources=Resources(cpus=1, gpus=1)), catalogue()),
+    ]
+    group = _Group(OnRay(Console()), plans, tmp_path, "test", fresh=False)
+    assert group.needs == (2, 1)
+    assert replace(group, plans=plans[:1]).needs == (2, 0)
+    assert replace(group, executor=OnRay(Console(), resources=Resources(cpus=3))).needs == (3, 1)
+
+
+def test_resources_are_no_part_of_a_runs_identity(small_facts: Path) -> None:
+    some = [plan(spec("a", small_facts, resources=Resources(cpus=n)), catalogue()) for n in (1, 2)]
+    assert identity_of(some[0], None) == identity_of(some[1], None)
+
+
+def test_a_specification_survives_the_journey() -> None:
+    given = RunSpec(
+        name="a",
+        task="knowledge_conflict:data=a,columns={subject: head}",
+        selector="neurons:neurons=[1.10,1.2370]",
+        intervention=None,
+        metrics=("transitions", "matching:x=none"),
+        resources=Resources(gpus=0.5),
+    )
+    assert RunSpec.model_validate_json(given.model_dump_json()) == given
+
+
+# -- a worker, without a cluster ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def group(small_facts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> _Group:
+    """Two runs on the same prompts; references of Ray are the bytes themselves."""
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "get", lambda found: found)
+    monkeypatch.setattr(ray, "put", lambda found: found)
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "10.0.0.1")
+    monkeypatch.setattr("harness.run.PART", 16)
+    monkeypatch.setattr("harness.ray_worker.PIECE", 1000)
+    plans = [plan(spec(name, small_facts, intervention=name), catalogue()) for name in ("mean", "zero")]
+    return _Group(OnRay(Console(quiet=True)), plans, tmp_path / "out", "test", fresh=False)
+
+
+def deliver(group: _Group, until: Callable[[Piece], bool] = lambda piece: False) -> list[Piece]:
+    """What the driver does with the messages of one attempt; the worker is lost after the piece that ``until`` says."""
+    import contextlib
+
+    group.opened, pieces = {}, []
+    with contextlib.ExitStack() as locks:
+        for message in work(group._order(), group._kept()):
+            assert not isinstance(message, Refused), message
+            if isinstance(message, Opened):
+                group._open(message, locks)
+                continue
+            group._put(message)
+            pieces.append(message)
+            if until(message):
+                break
+    return pieces
+
+
+def test_what_is_sent_in_pieces_is_what_is_made_here(group: _Group, tmp_path: Path) -> None:
+    [there] = InProcess(Silent()).execute([group.plans], tmp_path / "here", "test", fresh=False)
+    pieces = deliver(group)
+    assert max(len(piece.data) for piece in pieces) == 1000 and any(piece.offset for piece in pieces)
+    here = group._finished()
+    for one, other in zip(there, here, strict=True):
+        assert other is not None and one.path.name == other.path.name
+        mine, theirs = files(one.path), files(other.path)
+        assert mine.keys() == theirs.keys()
+        for name in mine.keys() - {"provenance.json", "report.html"}:
+            assert mine[name] == theirs[name], name
+
+
+def test_a_second_worker_continues(group: _Group) -> None:
+    first = deliver(group, until=lambda piece: piece.path.endswith("part-00000016.safetensors") and piece.last)
+    assert {piece.path for piece in first} >= {"unfinished/prepared.json", "unfinished/part-00000000.safetensors"}
+    second = deliver(group)
+    parts = sorted({piece.path for piece in second if "part-" in piece.path and piece.run.startswith("mean")})
+    assert parts[0] == "unfinished/part-00000032.json"
+    assert "unfinished/prepared.json" not in {piece.path for piece in second}
+    made = group._finished()
+    assert all(run and not (run.path / "unfinished").exists() and not list(run.path.rglob("*.partial")) for run in made)
+    assert deliver(group) == []  # they are finished
+    rows = (group.output / "leaderboard.jsonl").read_text().splitlines()
+    assert all(run is not None and run.reused for run in group._finished())
+    assert (group.output / "leaderboard.jsonl").read_text().splitlines() == rows
+
+
+def test_fresh_forgets_once(group: _Group) -> None:
+    deliver(group)
+    group = replace(group, fresh=True, forgotten=set())
+    assert group._kept() == {}
+    deliver(group, until=lambda piece: "part-" in piece.path and piece.last and piece.path.endswith("safetensors"))
+    assert not list(group.output.glob("*/result.json"))
+    assert all(any("part-" in name for name in kept) for kept in list(group._kept().values())[:1])
+
+
+def test_a_run_of_another_process_is_left_alone(group: _Group) -> None:
+    from filelock import FileLock
+
+    deliver(group)
+    [name, _] = group.opened
+    with FileLock(group.output / f".{name}.lock"), pytest.raises(HarnessError, match="another process is making"):
+        deliver(group)
+
+
+def test_another_model_on_the_next_node_is_refused(group: _Group) -> None:
+    deliver(group)
+    group.folders["mean"] = "mean-00000000"
+    with pytest.raises(HarnessError, match=r"node 10\.0\.0\.1 has another model"):
+        deliver(group)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda order: order["packages"].update(torch="1.0"), r"this node has torch \S+, the driver 1\.0:"),
+        (
+            lambda order: order["identities"][0]["components"]["selector"].update(distribution_version="9"),
+            r'this node has components\.selector\.distribution_version "\S+", the driver "9":',
+        ),
+        (lambda order: order["identities"][0].update(data_sha256="0"), r"this node has data_sha256"),
+        (lambda order: order["specs"][0]["selector"].update(name="entorpy"), r'Did you mean "entropy"'),
+    ],
+)
+def test_a_node_that_differs_is_refused(group: _Group, change: Callable[[dict], None], sentence: str) -> None:
+    order = json.loads(group._order())
+    change(order)
+    [refused] = work(json.dumps(order), {})
+    assert isinstance(refused, Refused) and not refused.detail
+    assert re.search(sentence, refused.sentence)
+
+
+def test_builds_of_the_same_version_go_together(group: _Group) -> None:
+    order = json.loads(group._order())
+    order["packages"]["torch"] = order["packages"]["torch"].partition("+")[0] + "+cu999"
+    assert ray_worker._plans(ray_worker.Order.model_validate(order))
+
+
+def test_an_error_of_a_plugin_is_told_with_its_traceback(group: _Group) -> None:
+    with patch.object(type(group.plans[0].task), "prepare", side_effect=ZeroDivisionError("oh")):
+        *_, refused = work(group._order(), {})
+    assert isinstance(refused, Refused)
+    assert refused.sentence == "ZeroDivisionError: oh" and "Traceback" in refused.detail

@@ -1,0 +1,127 @@
+"""``harness lm-eval`` and stock ``lm_eval``, through their commands, offline."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TASKS = str(files("harness_tasks"))
+WEIGHTS = str(files("harness_plugins.demo") / "weights")
+Harness = Callable[..., tuple[int, str, str]]
+
+
+def test_the_folder_of_tasks_holds_them(harness: Harness) -> None:
+    code, out, _ = harness("lm-eval", "tasks-path")
+    assert code == 0
+    for name in ("knowledge_conflict", "induction_synthetic"):
+        assert f"task: {name}\n" in (Path(out.strip()) / name / f"{name}.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("given", "passed"),
+    [
+        (["run", "--model", "harness", "--tasks", "a,b"], ["run", "--model", "harness", "--tasks", "a,b"]),
+        (["run", "--help"], ["run", "--help"]),
+        (["ls", "tags"], ["ls", "tags"]),
+        (["validate", "--tasks", "a"], ["validate", "--tasks", "a"]),
+        (["--model", "hf", "--tasks", "a", "-L", "3"], ["--model", "hf", "--tasks", "a", "-L", "3"]),  # the older form
+        (["new-subcommand", "x"], ["new-subcommand", "x"]),
+    ],
+)
+def test_everything_else_is_passed_on(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, given: list[str], passed: list[str]
+) -> None:
+    seen: list[list[str]] = []
+    monkeypatch.setattr("lm_eval.__main__.cli_evaluate", lambda: seen.append(sys.argv))
+    assert harness("lm-eval", *given)[0] == 0
+    assert seen == [["lm-eval", *passed]]
+
+
+def test_registering_is_lazy_and_takes_nothing_away() -> None:
+    program = (
+        "import sys, harness.lmeval as x; x.register(); x.register(); from lm_eval.api.registry import model_registry\n"
+        "print('harness' in model_registry, 'hf' in model_registry, 'torch' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "True", "False"], done.stderr
+
+
+def lm_eval(tmp_path: Path, *arguments: str, program: str = "lm_eval") -> dict[str, Any]:
+    """Results of a run of the command, as it writes them."""
+    command = [sys.executable, "-m", *program.split(), *arguments, "--device", "cpu", "--batch_size", "32"]
+    command += ["--limit", "60", "--output_path", str(tmp_path / "out.json")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    [path] = tmp_path.glob("out_*.json")
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+@pytest.mark.slow
+def test_stock_lm_eval_runs_our_tasks_by_name(tmp_path: Path) -> None:
+    both = "knowledge_conflict,induction_synthetic"
+    # The older flags, without a subcommand.
+    found = lm_eval(
+        tmp_path, "--include_path", TASKS, "--model", "hf", "--model_args", f"pretrained={WEIGHTS}", "--tasks", both
+    )
+    conflict, induction = (found["results"][name] for name in both.split(","))
+    assert sum(conflict[f"{name},none"] for name in ("CK", "PK", "ND")) == pytest.approx(1)
+    assert 0 < induction["loss,none"] < 3 and 0.5 < induction["accuracy,none"] < 1
+    assert found["n-samples"]["induction_synthetic"]["effective"] == 60
+
+
+@pytest.mark.slow
+def test_stock_lm_eval_finds_our_model_through_a_yaml_file(tmp_path: Path) -> None:
+    """Files are read before the model is looked up, and `!function` imports what it names; names come too late."""
+    (tmp_path / "texts.jsonl").write_text('{"text": "The capital of France is"}\n{"text": "One"}\n' * 4)
+    (tmp_path / "plain.yaml").write_text(
+        "task: plain\ndataset_path: json\noutput_type: loglikelihood_rolling\ntest_split: test\ndoc_to_text: ''\n"
+        f"dataset_kwargs: {{data_files: {{test: {tmp_path / 'texts.jsonl'}}}}}\ndoc_to_target: text\n"
+        "metric_list: [{metric: bits_per_byte}]\n"
+    )
+    (tmp_path / "mine.yaml").write_text(
+        "include: plain.yaml\ntask: mine\nmetadata: {model: !function harness.lmeval.tasks.register}\n"
+    )
+    arguments = {"pretrained": "demo", "selector": {"name": "entropy", "top": 2}, "intervention": "zero", "control": 1}
+    found = lm_eval(
+        tmp_path,
+        "run",
+        "--model",
+        "harness",
+        "--model_args",
+        json.dumps(arguments),
+        "--tasks",
+        str(tmp_path / "mine.yaml"),
+    )
+    record = found["config"]["harness"]
+    assert record["control"] == 1 and len(record["edited"]) == 2 and not {*record["edited"]} & {*record["selected"]}
+    assert found["results"]["mine"]["bits_per_byte,none"] > 0
+
+
+@pytest.mark.slow
+def test_the_wrapper_runs_stock_lm_eval_on_a_treated_model(tmp_path: Path) -> None:
+    model = 'pretrained=demo,selector="entropy:top=3,null_dims=12",intervention=mean,sequences=8'
+    found = lm_eval(
+        tmp_path,
+        *("run", "--model", "harness", "--model_args", model, "--include_path", TASKS, "--tasks", "knowledge_conflict"),
+        program="harness lm-eval",
+    )
+    assert found["config"]["model"] == "harness" and len(found["config"]["harness"]["edited"]) == 3
+    assert found["config"]["harness"]["selector"]["params"]["null_dims"] == 12
+    assert found["results"]["knowledge_conflict"]["entropy,none"] > 0
+
+
+@pytest.mark.slow
+def test_mistakes_in_model_args_are_one_sentence(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "harness", "lm-eval", "run", "--model", "harness", "--include_path", TASKS]
+    command += ["--model_args", "pretrained=demo,selector=entropy", "--tasks", "knowledge_conflict"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: intervention: a selector and an intervention go together")
