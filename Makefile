@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test fast lint bench reference train clean
+.PHONY: demo test fast lint docs bench reference train train-tuned clean
 
 demo: $(READY)  ## set up, then run the main job on the bundled model
 	$(BIN)/harness eval --task knowledge_conflict --selector entropy --intervention mean
@@ -20,12 +20,16 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(READY)  ## the documentation as a site, in build/site
+	$(BIN)/python -m mkdocs build --strict
+
 bench: $(READY)  ## the figures of benchmarks/README.md
 	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/values.py
 	$(BIN)/python benchmarks/loops.py
 	$(BIN)/python benchmarks/sites.py
 	$(BIN)/python benchmarks/sweep.py
+	$(BIN)/python benchmarks/lm_eval_tasks.py
 
 reference: $(READY)  ## the committed reference reports of the bundled model
 	rm -rf reports/reference
@@ -34,6 +38,10 @@ reference: $(READY)  ## the committed reference reports of the bundled model
 
 train: $(READY)  ## train the bundled model again (under an hour on two cores)
 	$(BIN)/python -m harness_plugins.demo.train --out plugins/demo/weights
+
+train-tuned: $(READY)  ## train the second bundled model again (minutes)
+	$(BIN)/python -m harness_plugins.demo.tuned.train --out plugins/demo/tuned/weights
+	$(BIN)/python -m harness_plugins.demo.tuned.labelled
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -160,7 +160,8 @@ def _option(param: Any) -> tuple[str, str, str]:
     """Name, default and help of one argument or option."""
     options = [*param.opts, *param.secondary_opts]
     names = " ".join(f"`{x}`" for x in options) if options[0].startswith("-") else f"`{param.name.upper()}`"
-    default = "required" if param.required else "" if param.default in (None, False, "", ()) else f"`{param.default}`"
+    said = param.default is not False and param.default not in (None, "", ())
+    default = "required" if param.required else f"`{param.default}`" if said else ""
     variable = f" Also from `{param.envvar}`." if getattr(param, "envvar", None) else ""
     return names, default, escaped(getattr(param, "help", None) or "") + variable
 

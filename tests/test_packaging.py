@@ -78,6 +78,7 @@ def test_the_wheel_holds_every_module_and_every_data_file(wheel: Path) -> None:
         "harness/registry.yaml",
         "harness_tasks/knowledge_conflict/facts.jsonl",
         "harness_tasks/knowledge_conflict/knowledge_conflict.yaml",
+        "harness_tasks/knowledge_conflict/definition.yml",
         "harness_plugins/demo/weights/model.safetensors",
         "harness_plugins/demo/weights/tokenizer.json",
     } <= names

@@ -200,6 +200,7 @@ def part(record: dict[str, Any], name: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_the_entropy_neurons_are_largely_the_same(compared: tuple[dict[str, Any], Path]) -> None:
     found = part(compared[0], "neurons")
     first = found["overlaps"][0]
@@ -211,6 +212,7 @@ def test_the_entropy_neurons_are_largely_the_same(compared: tuple[dict[str, Any]
     assert found["null_space"]["overlap"] > 0.99 and found["cosines"]["cosine output"] > 0.95
 
 
+@pytest.mark.slow
 def test_the_tuned_model_follows_contexts(compared: tuple[dict[str, Any], Path]) -> None:
     found = part(compared[0], "behaviour")
     ck = found["measures"][0]
@@ -219,6 +221,7 @@ def test_the_tuned_model_follows_contexts(compared: tuple[dict[str, Any], Path])
     assert sum(row[0] for row in found["transitions"]) / found["n_prompts"] == pytest.approx(ck["second"] / 100)
 
 
+@pytest.mark.slow
 def test_only_the_tuned_models_direction_makes_and_stops_refusals(compared: tuple[dict[str, Any], Path]) -> None:
     rows = {(x["direction"], x["model"], x["change"]): x for x in part(compared[0], "steering")["rows"]}
     own = rows["tuned", "tuned", "ablated"]
@@ -229,6 +232,7 @@ def test_only_the_tuned_models_direction_makes_and_stops_refusals(compared: tupl
         assert abs(rows["base", "tuned", change]["log-odds"]) < 0.3 * abs(rows["tuned", "tuned", change]["log-odds"])
 
 
+@pytest.mark.slow
 def test_the_folder_holds_what_the_record_names(compared: tuple[dict[str, Any], Path]) -> None:
     record, folder = compared
     assert json.loads((folder / "result.json").read_text()) == record

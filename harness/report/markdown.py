@@ -75,7 +75,7 @@ def _run(path: Path, folder: Path, swept: Collection[str]) -> dict[str, Any]:
         "treated": selection["intervention"] != "none",
         "controls": controls(record),
         "selected": ", ".join(unit["neuron"] for unit in selection["neurons"]),
-        "primary": [measure for measure in record["measures"] if measure["primary"]],
+        "primary": [_measure(measure) for measure in record["measures"] if measure["primary"]],
         "rows": [_measure(measure) for measure in record["measures"]],
         "frames": [_frame(frame) for frame in record["frames"] if frame["rows"] and name not in swept],
         "figures": figures,
