@@ -20,8 +20,8 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: $(READY)  ## the documentation as a site, in build/site
-	$(BIN)/python -m mkdocs build --strict
+docs: $(READY)  ## the documentation, into build/site, without the network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: $(READY)  ## the figures of benchmarks/README.md
 	$(BIN)/python benchmarks/generation.py

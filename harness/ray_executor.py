@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -291,6 +292,9 @@ def _connected(address: str | None) -> Iterator[str]:
             "it with `ray job submit`, or give auto or HOST:6379 there."
         )
     try:
+        host, _, port = where.rpartition(":")
+        if port.isdigit():  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(
             where, include_dashboard=False if where == "local" else None, log_to_driver=False, logging_level="ERROR"
         )

@@ -24,7 +24,7 @@ def test_the_table_of_components_is_complete() -> None:
     for kind, components in found.components.items():
         own = {name for name, cls in components.items() if found.origins[cls].distribution == "neuron-harness"}
         [row] = [line for line in README.splitlines() if line.startswith(f"| {PLURALS[kind]} |")]
-        named = {name for name in re.findall(r"`([a-z_]+)`", row)}
+        named = {name for name in re.findall(r"`([a-z_-]+)`", row)}
         assert named == own, kind
 
 

@@ -72,6 +72,12 @@ def test_a_client_of_another_machine_is_refused(harness: Harness, tmp_path: Path
     assert code == 2 and "ray job submit" in err
 
 
+def test_a_cluster_that_does_not_answer_is_one_sentence(harness: Harness, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    code, _, err = harness("run", "copying", "-o", tmp_path, "--executor", "ray", "--address", "127.0.0.1:1")
+    assert code == 2 and "no Ray cluster can be used at 127.0.0.1:1" in err.splitlines()[-1]
+
+
 def test_this_process_is_the_default(small_facts: Path, tmp_path: Path) -> None:
     assert isinstance(choose("local", Console(), quiet=True), InProcess)
     groups = [[plan(spec("a", small_facts), catalogue())], [plan(spec("b", small_facts, seed=1), catalogue())]]

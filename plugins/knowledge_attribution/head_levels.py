@@ -17,7 +17,7 @@ from .heads import Output
 from .passed import run_prompts
 from .tokens import top_tokens
 
-LISTED = 20
+LISTED = 10
 """Attention neurons that are recorded: of all predictions together, and of the first one."""
 
 TOKENS = 5

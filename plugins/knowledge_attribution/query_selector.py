@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from harness.model import Model
     from harness.outcomes import Figure, Frame
 
-LISTED = 20
+LISTED = 10
 """Value neurons that are recorded."""
 
 KINDS = {"attention": "attention neurons", "neurons": "FFN neurons"}

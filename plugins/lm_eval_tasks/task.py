@@ -105,7 +105,7 @@ class LmEval(Task):
         if not prompts:
             raise HarnessError(f"task lm_eval: {', '.join(self.tasks)} has no documents.")
         n = len(prompts)
-        steps = [Step("documents", n, 0, f"documents of {', '.join(loaded.tasks)}")]
+        steps = [Step("documents", n, 0, f"of {', '.join(loaded.tasks)}")]
         tasks = {
             name: {
                 "version": task.VERSION,

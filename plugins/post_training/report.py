@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console, RenderableType
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.rule import Rule
 from rich.table import Table
@@ -26,12 +27,12 @@ METHOD = (
 
 
 def show(console: Console, record: Mapping[str, Any], folder: Path) -> None:
-    """Print a comparison."""
-    for part in _parts(record, folder):
+    """Print a comparison. Tables that are wider than the terminal are left to the folder."""
+    for part in _parts(record, folder, console):
         console.print(part)
 
 
-def _parts(record: Mapping[str, Any], folder: Path) -> Iterator[RenderableType]:
+def _parts(record: Mapping[str, Any], folder: Path, console: Console) -> Iterator[RenderableType]:
     yield Rule(Text(heading(record), style="bold"), align="left")
     for part in record["parts"]:
         yield Text(f"\n{part['title']}", style="bold")
@@ -39,7 +40,9 @@ def _parts(record: Mapping[str, Any], folder: Path) -> Iterator[RenderableType]:
             yield _indent(Text(f"- {sentence}"))
         for frame in _short(part):
             yield _indent(Text(f"\n{frame['title'][:1].upper()}{frame['title'][1:]}", style="dim"))
-            yield _indent(_table(frame))
+            table = _indent(_table(frame))
+            fits = Measurement.get(console, console.options.update(width=1000), table).maximum <= console.width
+            yield table if fits else _indent(Text(f"tables/{frame['name']}.csv, or a wider terminal", style="dim"))
     yield _indent(Text(f"\n{METHOD}", style="dim"))
     yield Text(f"\n{folder}/  README.md (this report with its figures), result.json, tables/, figures/")
 
@@ -59,7 +62,7 @@ def _indent(part: RenderableType) -> RenderableType:
 def _table(frame: Mapping[str, Any]) -> Table:
     grid = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
     for name, value in frame["rows"][0].items():
-        grid.add_column(name, justify="left" if isinstance(value, str) else "right", overflow="fold")
+        grid.add_column(name.replace("_", " "), justify="left" if isinstance(value, str) else "right", overflow="fold")
     for row in frame["rows"]:
         grid.add_row(*(Text(cell(value)) for value in row.values()))
     return grid
