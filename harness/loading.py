@@ -47,8 +47,8 @@ def load_hf(
         revision: branch, tag or commit of a hub id.
         dtype: of the forward pass, one of ``DTYPES``.
         device: "auto" (CUDA if there is one, else CPU), "cpu", "cuda", "cuda:1", "mps".
-        device_map: "auto", "balanced", "sequential", a device, or module -> device ("cuda:1", "cpu", "disk"): ``accelerate`` places the
-            layers, instead of ``device``; those on the disk are read for every pass.
+        device_map: "auto", "balanced", "sequential", a device, or module -> device ("cuda:1", "cpu", "disk"):
+            ``accelerate`` places the layers, instead of ``device``; those on the disk are read for every pass.
         attn_implementation: "eager", "sdpa", "flash_attention_2"; by default what ``transformers`` chooses.
         trust_remote_code: run Python code that comes with the model.
         allow_pickle: load weights that are not safetensors; unpickling can run code.

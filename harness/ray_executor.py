@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -299,11 +300,14 @@ def _connected(address: str | None) -> Iterator[str]:
             where, include_dashboard=False if where == "local" else None, log_to_driver=False, logging_level="ERROR"
         )
     except Exception as error:  # of many kinds: no cluster, another version of Ray or Python, no route
-        raise HarnessError(f"--address: no Ray cluster can be used at {where}: {_first_line(error)}") from error
-    try:
-        yield where
-    finally:
-        ray.shutdown()
+        hint = "" if "RAY_AUTH_MODE" in os.environ else " (Does it want a token? Then set RAY_AUTH_MODE=token.)"
+        raise HarnessError(f"--address: no Ray cluster can be used at {where}: {_first_line(error)}{hint}") from error
+    # What Ray has to say of lost nodes it writes to stdout, where results are.
+    with contextlib.redirect_stdout(io.StringIO()):
+        try:
+            yield where
+        finally:
+            ray.shutdown()
 
 
 def _first_line(error: BaseException) -> str:

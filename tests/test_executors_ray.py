@@ -27,6 +27,7 @@ MEMORY = 100_000_000
 PLUGIN = '''
 import json
 import os
+import tempfile
 import time
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from harness_plugins.context_copying.task import KnowledgeConflict
 harness.run.PART = 16
 harness.run.write_shown = lambda folder, shown, advance: None
 FOLDER = Path(os.environ["HARNESS_TEST_FOLDER"])
+tempfile.tempdir = str(FOLDER)  # a worker that is killed leaves its folder
 
 
 class Halting(KnowledgeConflict):
@@ -49,7 +51,8 @@ class Halting(KnowledgeConflict):
         with (FOLDER / "log.jsonl").open("a+") as file:
             file.seek(0)
             later = any(json.loads(line)["tag"] == self.tag for line in file)
-            file.write(json.dumps({"tag": self.tag, "prompt": prompts[0].id, "node": _node()}) + "\\n")
+            row = {"tag": self.tag, "prompt": prompts[0].id, "node": _node(), "process": os.getpid()}
+            file.write(json.dumps(row) + "\\n")
         while later and (FOLDER / "halt").exists():
             time.sleep(0.02)
         return super().observe(engine, prompts, conditions, progress)
@@ -107,7 +110,7 @@ class Place:
         path = self.folder / "halt"
         path.touch() if on else path.unlink()
 
-    def log(self) -> list[dict[str, str]]:
+    def log(self) -> list[dict[str, Any]]:
         """What the task was asked, over all nodes."""
         path = self.folder / "log.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -167,6 +170,8 @@ def test_a_run_whose_node_is_lost_continues_on_another(place: Place) -> None:
     assert len(set(lost.values())) == 2
     [victim] = [node for node in place.nodes if node.node_id == lost["first"]]
     place.cluster.remove_node(victim, allow_graceful=False)
+    [worker] = {row["process"] for row in place.log() if row["tag"] == "first"}
+    place.wait(there, lambda: not Path(f"/proc/{worker}").exists())  # it outlives its node for a moment
     place.halt(False)
     out_there, err = there.communicate()
     assert there.returncode == 0, err
