@@ -30,7 +30,14 @@ PAGES = [
     "errors.md", "install.md", "recipes/data.md", "recipes/models.md", "recipes/neurons.md", "recipes/python.md",
     "recipes/results.md",
 ]  # fmt: skip
-SLOW = ["attribution.md", "lm-eval.md", "reading-a-report.md", "recipes/confidence.md", "recipes/plugin.md", "tutorial.md"]
+SLOW = [
+    "attribution.md",
+    "lm-eval.md",
+    "reading-a-report.md",
+    "recipes/confidence.md",
+    "recipes/plugin.md",
+    "tutorial.md",
+]
 """Pages that are run; the others of ``OTHERS`` show no commands, or say what theirs need."""
 OTHERS = ["concepts.md", "faq.md", "files.md", "index.md", "papers.md"]
 

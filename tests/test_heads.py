@@ -276,7 +276,10 @@ def test_sites_that_there_are_not() -> None:
 
     model = tiny("gpt2")
     condition = Condition("x", (Elsewhere(),))
-    with pytest.raises(HarnessError, match='the site "keys": neurons, heads and directions can be edited'), under(model, condition):
+    with (
+        pytest.raises(HarnessError, match='the site "keys": neurons, heads and directions can be edited'),
+        under(model, condition),
+    ):
         pass
 
 
