@@ -190,29 +190,49 @@ def test_no_class_hides_its_base(kind: Kind) -> None:
         assert scaffold.names_of(name, kind).class_ != "ModelLoader"
 
 
+SEVERAL = """
+import json, sys
+from harness.cli import main
+for command in json.loads(sys.argv[1]):
+    sys.argv[1:] = command
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, (command, end.code)
+"""
+
+
 @pytest.mark.slow
 def test_packages_of_all_kinds_install_pass_their_tests_and_run(tmp_path: Path) -> None:
     site = tmp_path / "site"
     environment = {**os.environ, "COLUMNS": "300"}
     environment["PYTHONPATH"] = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
 
-    def run(*command: object, cwd: Path = tmp_path) -> str:
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, cwd=cwd)
+    def python(*arguments: object) -> str:
+        command = [sys.executable, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
+    def harness(*commands: list[object]) -> str:
+        """What the commands print, run one after another in one process: importing PyTorch takes seconds."""
+        given = json.dumps([list(map(str, command)) for command in commands])
+        return python("-c", SEVERAL, given)
+
+    harness(*[["new-plugin", f"tried-{kind}", "--kind", kind] for kind in KINDS])
     options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
+    python("-m", "pip", "install", *options, "--target", site, *[tmp_path / f"tried-{kind}" for kind in KINDS])
+    examples = {kind: shlex.split(scaffold.names_of(f"tried-{kind}", kind).example)[1:] for kind in KINDS}
+    more = ["--controls", 5, "--limit", 100, "--quiet", "-o"]
+    told = harness(
+        ["list", "plugins"],
+        *[["list", f"tried_{kind}"] for kind in KINDS],
+        *[[*examples[kind], *more, tmp_path / "out" / kind] for kind in KINDS],
+    )
     for kind in KINDS:
-        run(sys.executable, "-m", "harness", "new-plugin", f"tried-{kind}", "--kind", kind)
-        run(sys.executable, "-m", "pip", "install", *options, "--target", site, tmp_path / f"tried-{kind}")
-    listed = run(sys.executable, "-m", "harness", "list", "plugins")
-    for kind in KINDS:
-        assert f"tried_{kind}" in listed
-        assert f"tried-{kind} 0.1.0" in run(sys.executable, "-m", "harness", "list", f"tried_{kind}")
-        example = shlex.split(scaffold.names_of(f"tried-{kind}", kind).example)[1:]
-        run(sys.executable, "-m", "harness", *example, "--controls", 5, "--quiet", "-o", tmp_path / "out" / kind)
+        assert f"tried_{kind}" in told and f"tried-{kind} 0.1.0" in told
         [result] = (tmp_path / "out" / kind).glob("*/result.json")
-        told = f'"name": "tried_{kind}"' if kind == "corpus" else f'"distribution": "tried-{kind}"'
-        assert told in result.read_text()
+        named = f'"name": "tried_{kind}"' if kind == "corpus" else f'"distribution": "tried-{kind}"'
+        assert named in result.read_text()
     tests = [tmp_path / f"tried-{kind}" / f"test_tried_{kind}.py" for kind in KINDS]
-    assert "6 passed" in run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests)
+    assert "6 passed" in python("-m", "pytest", "-q", "-p", "no:cacheprovider", *tests)
