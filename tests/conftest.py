@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Callable
@@ -63,3 +64,14 @@ def small_facts(tmp_path_factory: pytest.TempPathFactory) -> Path:
             lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     path.write_text("".join(lines), encoding="utf-8")
     return path
+
+
+@pytest.fixture
+def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are blank pictures: drawing them is most of a small run. For tests that are about other things."""
+    from PIL import Image
+
+    png = io.BytesIO()
+    Image.new("L", (1, 1)).save(png, "png")
+    svg = b'<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'
+    monkeypatch.setattr("harness.report.figures.render", lambda figure: (png.getvalue(), svg))

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 Harness = Callable[..., tuple[int, str, str]]
 
 HEAVY = ("torch", "transformers", "datasets", "lm_eval", "scipy", "statsmodels", "pandas", "matplotlib", "tokenizers")
@@ -148,8 +150,9 @@ def test_the_report_fits_the_window(finished: Path, harness: Harness, width: int
 
 
 def test_the_same_command_gives_the_same_bytes(
-    finished: Path, small_facts: Path, tmp_path: Path, harness: Harness
+    finished: Path, small_facts: Path, tmp_path: Path, harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.undo()  # figures, too
     assert harness(*arguments(small_facts, tmp_path))[0] == 0
     first, second = files(only(finished)), files(only(tmp_path))
     assert only(finished).name == only(tmp_path).name
@@ -231,6 +234,7 @@ def test_a_killed_process_is_continued(small_facts: Path, tmp_path: Path, harnes
     """SIGKILL in the middle, as a full cluster or a closed laptop does it."""
     script = (
         "import os, signal, sys\nfrom harness import run\nfrom harness.results import RunFolder\nrun.PART = 20\n"
+        "from harness.report import figures\nfigures.render = lambda figure: (b'', b'<svg/>')\n"  # drawing takes long
         "real, seen = RunFolder.save_part, []\n"
         "def save(self, start, part):\n    real(self, start, part)\n    seen.append(start)\n"
         "    if len(seen) == 2: os.kill(os.getpid(), signal.SIGKILL)\n"

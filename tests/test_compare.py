@@ -30,6 +30,8 @@ from harness.report import comparison
 from harness.results import read_json, write_json
 from harness.statistics import Functional, Measure, chance_overlap, mcnemar, paired_intervals, swap_test
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 Harness = Callable[..., tuple[int, str, str]]
 GOLDEN = Path(__file__).resolve().parent / "golden"
 

@@ -26,6 +26,8 @@ from harness.plugins import catalogue
 from harness.testing import check_intervention, check_metric, check_selector, check_task, tiny_model
 from harness.testing.units import prompts_of
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 
 @pytest.fixture(scope="module")
 def model() -> Model:

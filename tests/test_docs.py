@@ -23,6 +23,8 @@ from harness.hookspecs import HOOKS
 from harness.leaderboard import COLUMNS
 from harness.plugins import catalogue
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 

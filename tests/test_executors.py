@@ -26,6 +26,8 @@ from harness.registry import load_registry
 from harness.run import identity_of, plan
 from harness.spec import Resources, RunSpec
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 Harness = Callable[..., tuple[int, str, str]]
 
 

@@ -26,6 +26,8 @@ from harness.query import Filter, Query, ask
 from harness.report import board
 from harness.results import SCHEMA_VERSION
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 Harness = Callable[..., tuple[int, str, str]]
 GOLDEN = Path(__file__).resolve().parent / "golden"
 

@@ -28,6 +28,8 @@ from harness.model import Model
 from harness.outcomes import Prompt
 from harness.testing import tiny_model
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 Harness = Callable[..., tuple[int, str, str]]
 
 

@@ -15,6 +15,8 @@ from harness.plugins import catalogue
 from harness.run import execute, execute_together, plan, together
 from harness.spec import RunSpec
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 Harness = Callable[..., tuple[int, str, str]]
 
 

@@ -143,13 +143,18 @@ def draw(figure: Figure) -> Canvas:
 
 
 def render(figure: Figure) -> tuple[bytes, bytes]:
-    """The figure as PNG and as SVG: the same bytes whenever the same figure is drawn with the same matplotlib."""
+    """The figure as PNG and as SVG: the same bytes whenever the same figure is drawn with the same matplotlib.
+
+    Not by ``savefig``, which draws everything once more in vain, and places it anew for the second format.
+    """
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
     with style():
         canvas = draw(figure)
         png, svg = io.BytesIO(), io.BytesIO()
-        canvas.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
-        about = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        canvas.savefig(svg, format="svg", dpi=DPI, metadata=about)
+        canvas.canvas.print_png(png, metadata={"Software": None})  # type: ignore[attr-defined]
+        canvas.set_layout_engine("none")
+        FigureCanvasSVG(canvas).print_svg(svg, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     return png.getvalue(), svg.getvalue()
 
 

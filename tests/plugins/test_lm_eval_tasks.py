@@ -28,6 +28,8 @@ from harness.outcomes import Outcomes, Prompt
 from harness.plugins import catalogue
 from harness.statistics import Aggregated, bootstrap_interval
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 Harness = Callable[..., tuple[int, str, str]]
 TASKS = Path(__file__).resolve().parents[1] / "lm_eval_tasks"
 EVERY = ("facts_by_task", "facts_word", "facts_rolling", "facts_written")
