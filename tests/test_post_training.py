@@ -254,6 +254,7 @@ def test_the_folder_holds_what_the_record_names(compared: tuple[dict[str, Any], 
 def test_the_same_comparison_is_the_same_bytes(
     compared: tuple[dict[str, Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.undo()  # figures, too
     monkeypatch.setattr(steering, "CONTROLS", 9)
     again, first = small(tmp_path).folder, compared[1]
     assert again.name == first.name
