@@ -226,7 +226,7 @@ def words(found: Json) -> list[str]:
 
 def _amount(row: Json, difference: float) -> str:
     places, unit = (2, " percentage points") if row["unit"] == "%" else (4, f" {row['unit']}")
-    return f"{abs(difference):.{places}f}{unit.removesuffix(' share')}"
+    return f"{abs(difference):.{places}f}{unit.removesuffix(' share').rstrip()}"
 
 
 # -- data --------------------------------------------------------------------------------------------------------------
