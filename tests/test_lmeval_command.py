@@ -118,10 +118,10 @@ def test_the_wrapper_runs_stock_lm_eval_on_a_treated_model(tmp_path: Path) -> No
     assert found["results"]["knowledge_conflict"]["entropy,none"] > 0
 
 
-@pytest.mark.slow
-def test_mistakes_in_model_args_are_one_sentence(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "harness", "lm-eval", "run", "--model", "harness", "--include_path", TASKS]
-    command += ["--model_args", "pretrained=demo,selector=entropy", "--tasks", "knowledge_conflict"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("error: intervention: a selector and an intervention go together")
+def test_mistakes_in_model_args_are_one_sentence(harness: Harness) -> None:
+    code, _, err = harness(
+        "lm-eval", "run", "--model", "harness", "--include_path", TASKS, "--tasks", "knowledge_conflict",
+        "--model_args", "pretrained=demo,selector=entropy",
+    )  # fmt: skip
+    assert code == 2 and "Traceback" not in err
+    assert err.splitlines()[-1].startswith("error: intervention: a selector and an intervention go together")

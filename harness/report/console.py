@@ -17,7 +17,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from harness.report.numbers import between, cell, control, controls, effect, number, p_value, question, value
+from harness.report.numbers import between, cell, control, controls, effect, number, p_value, question, value, verdict
 
 NARROW = 100
 MOST_ROWS, MOST_COLUMNS = 16, 8
@@ -258,6 +258,6 @@ def _verdicts(record: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield _indent(Text(f"Model broken: {record['broken']}.", style="bold red"))
     for measure in record["measures"]:
         if measure["primary"]:
-            word = Text(measure["verdict"], style=VERDICT_STYLES.get(measure["verdict"], ""))
+            word = Text(verdict(record, measure), style=VERDICT_STYLES.get(measure["verdict"], ""))
             yield _indent(Text.assemble(f"{measure['title']}: ", word))
             yield _indent(_indent(Text(measure["verdict_sentence"])))

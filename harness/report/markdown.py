@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.report.numbers import between, cell, control, controls, effect, p_value, question, value
+from harness.report.numbers import between, cell, control, controls, effect, p_value, question, value, verdict
 from harness.results import read_json, write_bytes, write_json, writing
 
 
@@ -75,14 +75,14 @@ def _run(path: Path, folder: Path, swept: Collection[str]) -> dict[str, Any]:
         "treated": selection["intervention"] != "none",
         "controls": controls(record),
         "selected": ", ".join(unit["neuron"] for unit in selection["neurons"]),
-        "primary": [_measure(measure) for measure in record["measures"] if measure["primary"]],
-        "rows": [_measure(measure) for measure in record["measures"]],
+        "primary": [_measure(record, measure) for measure in record["measures"] if measure["primary"]],
+        "rows": [_measure(record, measure) for measure in record["measures"]],
         "frames": [_frame(frame) for frame in record["frames"] if frame["rows"] and name not in swept],
         "figures": figures,
     }
 
 
-def _measure(measure: Mapping[str, Any]) -> dict[str, str]:
+def _measure(record: Mapping[str, Any], measure: Mapping[str, Any]) -> dict[str, str]:
     return {
         "title": _cell(measure["title"]),
         "baseline": "-"
@@ -94,7 +94,7 @@ def _measure(measure: Mapping[str, Any]) -> dict[str, str]:
         "effect": effect(measure),
         "p": p_value(measure["p_two_sided"]),
         "p_holm": p_value(measure["p_holm"]) if measure["primary"] else "",
-        "verdict": measure["verdict"] if measure["primary"] else "",
+        "verdict": verdict(record, measure) if measure["primary"] else "",
     }
 
 

@@ -59,6 +59,11 @@ def cell(found: Any) -> str:
     return found if isinstance(found, str) else str(found) if isinstance(found, int) else number(found)
 
 
+def verdict(record: Mapping[str, Any], measure: Mapping[str, Any]) -> str:
+    """The verdict of a primary measure, in the run's own words: heads are compared with random heads."""
+    return str(measure["verdict"]).replace("neurons", f"{record['selection']['unit']}s")
+
+
 def question(record: Mapping[str, Any]) -> str:
     """What the run asks."""
     components, selection = record["identity"]["components"], record["selection"]

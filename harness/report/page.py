@@ -15,7 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from harness.report.numbers import between, cell, control, controls, effect, number, p_value, question, value
+from harness.report.numbers import between, cell, control, controls, effect, number, p_value, question, value, verdict
 from harness.report.page_charts import histogram
 from harness.report.page_data import breakdown, examples, packed_neurons, packed_prompts, read_prompts, read_rows
 from harness.results import clean, read_json, write_bytes
@@ -138,7 +138,7 @@ def _measures(record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> l
                 "effect": effect(measure),
                 "p": p_value(measure["p_two_sided"]),
                 "p_holm": p_value(measure["p_holm"]) if measure["primary"] else "",
-                "verdict": (word or "").replace("neurons", f"{record['selection']['unit']}s"),
+                "verdict": verdict(record, measure) if word else "",
                 "style": style,
                 "sign": sign,
                 "chart": histogram(measure["title"], measure["value"], values, measure["null"], measure["unit"]),
