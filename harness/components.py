@@ -287,13 +287,9 @@ class ComponentSpec:
     def __str__(self) -> str:
         if not self.params:
             return self.name
-        return (
-            self.name
-            + ":"
-            + ",".join(
-                ",".join(value) if key == BARE else f"{key}={_write(value)}" for key, value in self.params.items()
-            )
-        )
+        bare = [",".join(self.params[BARE])] if BARE in self.params else []
+        named = [f"{key}={_write(value)}" for key, value in self.params.items() if key != BARE]
+        return f"{self.name}:{','.join([*bare, *named])}"
 
 
 def _write(value: Any) -> str:

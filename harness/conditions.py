@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeAlias
 
 import numpy as np
 
@@ -18,84 +18,71 @@ from harness.errors import HarnessError
 if TYPE_CHECKING:
     import torch
 
-_NEURON = re.compile(r"(\d+)\.(\d+)")
-_HEAD = re.compile(r"L(\d+)H(\d+)")
-_DIRECTION = re.compile(r"D(\d+)\.(\d+)")
-
 
 @dataclass(frozen=True, order=True)
-class Neuron:
-    """One entry of an MLP's hidden state after the activation function, written ``layer.index`` ("11.2378")."""
+class _Unit:
+    """Something of a layer that has a number there and a name that can be read back.
 
-    layer: int
-    index: int
-
-    site: ClassVar[str] = "neurons"
-
-    @classmethod
-    def parse(cls, text: str) -> Neuron:
-        """Read ``"11.2378"``.
-
-        Raises:
-            HarnessError: the text is not of the form ``layer.index``.
-        """
-        match = _NEURON.fullmatch(text.strip())
-        if match is None:
-            raise HarnessError(f'"{text}" is not a neuron: expected layer.index, for example 11.2378.')
-        return cls(int(match[1]), int(match[2]))
-
-    def __str__(self) -> str:
-        return f"{self.layer}.{self.index}"
-
-
-@dataclass(frozen=True, order=True)
-class Head:
-    """One attention head, written ``L5H1``: layer 5, head 1, both counted from 0."""
-
-    layer: int
-    index: int
-
-    site: ClassVar[str] = "heads"
-
-    @classmethod
-    def parse(cls, text: str) -> Head:
-        """Read ``"L5H1"``.
-
-        Raises:
-            HarnessError: the text is not of that form.
-        """
-        match = _HEAD.fullmatch(text.strip())
-        if match is None:
-            raise HarnessError(f'"{text}" is not a head: expected L, layer, H, index, for example L5H1.')
-        return cls(int(match[1]), int(match[2]))
-
-    def __str__(self) -> str:
-        return f"L{self.layer}H{self.index}"
-
-
-@dataclass(frozen=True, order=True)
-class Direction:
-    """A direction of the residual stream after a layer, written ``D5.0``: layer 5, the selection's direction 0 there.
-
-    A direction is no part of the model: its vector is in the selection that names it (:attr:`Selection.vectors`).
+    Class attributes:
+        site: what an edit of it changes. word: what it is called. written: its name, as a pattern with layer and index.
+        form: its name in words, and an example.
     """
 
     layer: int
     index: int
 
-    site: ClassVar[str] = "directions"
+    site: ClassVar[str]
+    word: ClassVar[str]
+    written: ClassVar[re.Pattern[str]]
+    form: ClassVar[str]
 
     @classmethod
-    def parse(cls, text: str) -> Direction:
-        """Read ``"D5.0"``.
+    def parse(cls, text: str) -> Self:
+        """Read the name of one.
 
         Raises:
-            HarnessError: the text is not of that form.
+            HarnessError: the text is not of its form.
         """
-        match = _DIRECTION.fullmatch(text.strip())
+        match = cls.written.fullmatch(text.strip())
         if match is None:
-            raise HarnessError(f'"{text}" is not a direction: expected D, layer, a dot, index, for example D5.0.')
+            raise HarnessError(f'"{text}" is not a {cls.word}: expected {cls.form}.')
         return cls(int(match[1]), int(match[2]))
+
+
+class Neuron(_Unit):
+    """One entry of an MLP's hidden state after the activation function, written ``layer.index`` ("11.2378")."""
+
+    site = "neurons"
+    word = "neuron"
+    written = re.compile(r"(\d+)\.(\d+)")
+    form = "layer.index, for example 11.2378"
+
+    def __str__(self) -> str:
+        return f"{self.layer}.{self.index}"
+
+
+class Head(_Unit):
+    """One attention head, written ``L5H1``: layer 5, head 1, both counted from 0."""
+
+    site = "heads"
+    word = "head"
+    written = re.compile(r"L(\d+)H(\d+)")
+    form = "L, layer, H, index, for example L5H1"
+
+    def __str__(self) -> str:
+        return f"L{self.layer}H{self.index}"
+
+
+class Direction(_Unit):
+    """A direction of the residual stream after a layer, written ``D5.0``: layer 5, the selection's direction 0 there.
+
+    A direction is no part of the model: its vector is in the selection that names it (:attr:`Selection.vectors`).
+    """
+
+    site = "directions"
+    word = "direction"
+    written = re.compile(r"D(\d+)\.(\d+)")
+    form = "D, layer, a dot, index, for example D5.0"
 
     def __str__(self) -> str:
         return f"D{self.layer}.{self.index}"
@@ -104,7 +91,7 @@ class Direction:
 Unit: TypeAlias = Neuron | Head | Direction
 """What is selected and edited."""
 
-UNITS: dict[str, type[Unit]] = {"neuron": Neuron, "head": Head, "direction": Direction}
+UNITS: dict[str, type[Unit]] = {unit.word: unit for unit in (Neuron, Head, Direction)}
 """The kinds of units by the word that records have for them."""
 
 
@@ -231,7 +218,7 @@ def check_selection(neurons: Sequence[Unit], n_layers: int, d_mlp: int, n_heads:
     if not neurons:
         raise HarnessError(f"{source} selected no neuron: loosen its thresholds (see `harness list` for them).")
     for unit in neurons:
-        word, n = type(unit).__name__.lower(), {"neurons": d_mlp, "heads": n_heads}.get(unit.site)
+        word, n = unit.word, {"neurons": d_mlp, "heads": n_heads}.get(unit.site)
         if unit.layer >= n_layers or (n is not None and unit.index >= n):
             raise HarnessError(
                 f"{source} names {word} {unit}, but the model has layers 0 to {n_layers - 1}"
@@ -239,7 +226,7 @@ def check_selection(neurons: Sequence[Unit], n_layers: int, d_mlp: int, n_heads:
             )
     if len(set(neurons)) < len(neurons):
         twice = next(unit for unit in neurons if list(neurons).count(unit) > 1)
-        raise HarnessError(f"{source} names {type(twice).__name__.lower()} {twice} twice.")
+        raise HarnessError(f"{source} names {twice.word} {twice} twice.")
     if len({type(unit) for unit in neurons}) > 1:
         first, second, *_ = dict.fromkeys(unit.site for unit in neurons)
         raise HarnessError(f"{source} names both {first} and {second}; choose one of the two.")

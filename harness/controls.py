@@ -127,7 +127,7 @@ def random_controls(
     possible = possible_controls(selected, pool, across)
     if possible < n:
         raise HarnessError(
-            f"controls: {n} random sets of {len(selected)} {type(selected[0]).__name__.lower()}s were asked for, but "
+            f"controls: {n} random sets of {len(selected)} {selected[0].word}s were asked for, but "
             f"without the selected ones only {possible} distinct sets exist; ask for at most {possible}."
         )
     rng = np.random.default_rng(seed)

@@ -76,8 +76,12 @@ class Scores:
 
     @classmethod
     def empty(cls, prompts: Sequence[Sequence[int]], n_conditions: int, first: Sequence[int] | None = None) -> Scores:
-        """Scores of the tokens of these prompts from ``first`` on, to be filled in."""
-        spans = [np.arange(start, len(row)) for start, row in zip(_first(first, prompts), prompts, strict=True)]
+        """Scores of the tokens of these prompts from ``first`` on (their second, where nothing is said), to be filled
+        in."""
+        first = [1] * len(prompts) if first is None else first
+        if len(first) != len(prompts) or min(first, default=1) < 1:
+            raise ValueError("first: expected a place from 1 on for every prompt")
+        spans = [np.arange(start, len(row)) for start, row in zip(first, prompts, strict=True)]
         prompt = np.repeat(np.arange(len(spans)), [len(span) for span in spans])
         position = np.concatenate([np.zeros(0, np.int64), *spans])
         shape = (n_conditions, len(prompt))
@@ -102,14 +106,6 @@ class Scores:
         return np.concatenate([np.zeros(0, np.int64), *map(np.arange, start, stop)])
 
 
-def _first(first: Sequence[int] | None, prompts: Sequence[Sequence[int]]) -> Sequence[int]:
-    """The first token of each prompt that is scored: the second, where nothing is said."""
-    first = [1] * len(prompts) if first is None else first
-    if len(first) != len(prompts) or min(first, default=1) < 1:
-        raise ValueError("first: expected a place from 1 on for every prompt")
-    return first
-
-
 @dataclass(frozen=True)
 class Reading:
     """A batch whose tokens are to be scored.
@@ -128,15 +124,15 @@ class Reading:
     def of(
         cls, model: Model, prompts: Sequence[Sequence[int]], rows: np.ndarray, first: Sequence[int] | None
     ) -> Reading:
-        """The prompts ``rows``, each scored from its token ``first`` on."""
-        start = _first(first, prompts)
+        """The prompts ``rows``, each scored from its token ``first`` on (:meth:`Scores.empty`)."""
+        start = [1 if first is None else first[row] for row in rows]
         batch = model.pad([list(prompts[row][:-1]) or list(prompts[row]) for row in rows])
-        counts = [len(prompts[row]) - start[row] for row in rows]
+        counts = [len(prompts[row]) - begin for row, begin in zip(rows, start, strict=True)]
         keep = max(1, *counts)
         predicting = torch.zeros(len(rows), keep, dtype=torch.bool)
         for i, n in enumerate(counts):
             predicting[i, keep - max(n, 0) :] = True
-        target = [token for row in rows for token in prompts[row][start[row] :]]
+        target = [token for row, begin in zip(rows, start, strict=True) for token in prompts[row][begin:]]
         device = batch.input_ids.device
         return cls(batch, predicting.to(device), torch.tensor(target, dtype=torch.long, device=device))
 

@@ -89,7 +89,7 @@ def _selection(stage: Stage) -> dict[str, Any]:
     medians = {f"median_{name}": float(np.nanmedian(column)) for name, column in selection.scores.items()}
     return {
         "selector": plan.selector.name,
-        "unit": type(selection.neurons[0]).__name__.lower(),
+        "unit": selection.neurons[0].word,
         "intervention": plan.intervention.name,
         "intervention_summary": plan.intervention.summary(),
         "pool": None if selection.pool is None else [str(unit) for unit in selection.pool],

@@ -34,7 +34,7 @@ def items_of(task: Any, instances: Sequence[Any], answers: Answers, n: int) -> I
     for group in documents.values():
         group.sort(key=lambda instance: instance.idx)
     task._instances = list(instances)
-    known: dict[Any, dict[str, Any]] = {}
+    known: dict[Any, dict[str, Any]] = {}  # of texts: most conditions say the same, which log-probabilities never are
     with quiet(), _remembered(task):
         for c in range(n):
             for instance, answer in zip(instances, answers, strict=True):
@@ -45,10 +45,11 @@ def items_of(task: Any, instances: Sequence[Any], answers: Answers, n: int) -> I
             for name in instances[0].filtered_resps:
                 for doc_id, group in documents.items():
                     said = [instance.filtered_resps[name] for instance in group]
-                    key = (name, doc_id, repr(said))
-                    if key not in known:
-                        known[key] = task.process_results(group[0].doc, said)
-                    for metric, item in known[key].items():
+                    key = (name, doc_id, *said) if all(isinstance(text, str) for text in said) else None
+                    items = known.get(key) or task.process_results(group[0].doc, said)
+                    if key is not None:
+                        known[key] = items
+                    for metric, item in items.items():
                         found.setdefault(f"{metric},{name}", {})[doc_id] = item
             yield found
 
