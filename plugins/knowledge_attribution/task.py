@@ -91,11 +91,15 @@ class TargetProbability(Task):
         return Prepared(tuple(prompts), tuple(steps), {"prompt": prompts[0].text}, tuple(held_out))
 
     def _split(self, prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
-        """Prompts that are held out, spread evenly, and the others, of which there is at least one."""
-        n = min(round(self.holdout * len(prompts)), len(prompts) - 1)
-        rows = {int(i * len(prompts) / n) for i in range(n)}
-        held_out = [prompt for row, prompt in enumerate(prompts) if row in rows]
-        return held_out, [prompt for row, prompt in enumerate(prompts) if row not in rows]
+        """Prompts that are held out, spread evenly, and the others, of which there is at least one.
+
+        Copies of a prompt (two relations may ask alike) are on one side.
+        """
+        distinct = list(dict.fromkeys(prompt.tokens for prompt in prompts))
+        n = min(round(self.holdout * len(distinct)), len(distinct) - 1)
+        held = {distinct[int(i * len(distinct) / n)] for i in range(n)}
+        held_out = [prompt for prompt in prompts if prompt.tokens in held]
+        return held_out, [prompt for prompt in prompts if prompt.tokens not in held]
 
     def _text(self, fact: Fact) -> str:
         from harness.facts import render

@@ -4,7 +4,8 @@
 
 x_l is the residual stream after layer l at a text's last token, or its mean over the text's tokens. A text is taken to
 be of the class true where x . v / |v| exceeds the midpoint between the two classes' means (Marks & Tegmark 2023; for
-refusal Arditi et al. 2024). Directions are computed from the split "train" and tested on the split "test".
+refusal Arditi et al. 2024). Directions are computed from the split "train" and tested on the split "test". Which
+layer's is taken is asked of the split "train", too (:mod:`.layer_choice`).
 """
 
 from __future__ import annotations
@@ -225,12 +226,15 @@ def areas(along: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return found
 
 
-def chance_of(readings: Readings, probes: Sequence[Probe], auroc: float, n: int, seed: int) -> float:
-    """p of the best direction's area: how often one is as large under shuffled held-out labels, (b + 1) / (n + 1)."""
+def chance_of(readings: Readings, probe: Probe, auroc: float, n: int, seed: int) -> float:
+    """p of a direction's area: how often it is as large under shuffled held-out labels, (b + 1) / (n + 1).
+
+    The direction, and the layer it is of, must not have been chosen by the held-out texts.
+    """
     held = ~readings.train
-    along = np.stack([probe.project(readings.residual[probe.layer, held].astype(np.float64)) for probe in probes], 1)
+    along = probe.project(readings.residual[probe.layer, held].astype(np.float64))[:, None]
     labels = np.random.default_rng(seed).permuted(np.repeat(readings.label[held][None], n, axis=0), axis=1)
-    return float((np.sum(areas(along, labels).max(1) >= auroc) + 1) / (n + 1))
+    return float((np.sum(areas(along, labels)[:, 0] >= auroc) + 1) / (n + 1))
 
 
 def separations(readings: Readings, probes: Sequence[Probe], seed: int = 0) -> Frame:

@@ -14,6 +14,7 @@ from harness.statistics import adjust, derive_seed
 
 from .directions import contrasts, cosines, difference_of_means, labellings, read, transfer
 from .labelled import load_labelled
+from .layer_choice import cross_validated
 from .part import Part, columns
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ LABELLINGS = 999
 """Random labellings that a cosine is compared with."""
 
 SHUFFLED = "median |cosine| of shuffled"
+
+CHOSEN_BY = "AUROC of training texts, tuned"
+"""In cross-validation: what the layer that is told of is chosen by."""
 
 
 # -- where the classes lie apart ---------------------------------------------------------------------------------------
@@ -49,17 +53,19 @@ def direction_part(name: str, path: Path, contexts: Sequence[SelectionContext], 
     table = transfer(base, tuned, range(base.n_layers), derive_seed(seed, "transfer", name))
     alike = cosine_rows(base, tuned, seed)
     cells = [dict(zip(table.columns, row, strict=True)) for row in zip(*table.columns.values(), strict=True)]
-    own = [row for row in cells if row["trained_on"] == row["tested_on"] == "tuned"]
-    best = max(own, key=lambda row: (row["auroc"], row["d_prime"]))["layer"]
+    areas = cross_validated(tuned, tuned)
+    best = int(areas.argmax())
+    for row, area in zip(alike, areas.tolist(), strict=True):
+        row[CHOSEN_BY] = area
     at_best = {(row["trained_on"], row["tested_on"]): row for row in cells if row["layer"] == best}
     at = alike[best]
     return Part(
         name,
         f"The direction of {name}, {len(texts)} labelled texts",
         (
-            f"After layer {best}, the best of the tuned model, the two models' directions of {name} have cosine "
-            f"{at['cosine']:.3f} (under shuffled labels {number(at[SHUFFLED])}, p = {p_value(at['p Holm'])}, Holm over "
-            "the layers).",
+            f"After layer {best}, the best of the tuned model in cross-validation on the training texts, the two "
+            f"models' directions of {name} have cosine {at['cosine']:.3f} (under shuffled labels "
+            f"{number(at[SHUFFLED])}, p = {p_value(at['p Holm'])}, Holm over the layers).",
             "Held-out texts on the right side, with 95% intervals over groups (half would be guessing): "
             + "; ".join(f"{a}'s direction in {b} {_accuracy(row)}" for (a, b), row in at_best.items())
             + ".",
@@ -74,7 +80,8 @@ def direction_part(name: str, path: Path, contexts: Sequence[SelectionContext], 
 
 
 def _accuracy(row: Mapping[str, Any]) -> str:
-    return f"{row['accuracy']:.0%} ({row['accuracy_low']:.0%} to {row['accuracy_high']:.0%})"
+    interval = f" ({row['accuracy_low']:.0%} to {row['accuracy_high']:.0%})"
+    return f"{row['accuracy']:.0%}{interval if np.isfinite(row['accuracy_low']) else ''}"
 
 
 def cosine_rows(base: Readings, tuned: Readings, seed: int) -> list[dict[str, Any]]:

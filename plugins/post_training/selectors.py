@@ -29,7 +29,8 @@ class DifferenceOfMeans(Selector):
 
     Refusal (Arditi et al. 2024), truthfulness (Marks & Tegmark 2023), before and after post-training (Du et al. 2025).
     The direction is computed from the texts of the split "train". Of all layers the one is taken whose direction tells
-    the texts of the split "test" apart best (AUROC); of several the earliest, which leaves most of the model to act.
+    these texts apart best (AUROC in cross-validation: each is judged by the direction of texts of other groups); of
+    several the earliest, which leaves most of the model to act. The texts of the split "test" have no say in it.
 
     Controls are other directions after the same layer, all as long as the selected one: by default differences of means
     under shuffled labels of texts whose classes were shifted to one mean. These vary as texts of one class do, but know
@@ -37,9 +38,11 @@ class DifferenceOfMeans(Selector):
     """
 
     name = "difference_of_means"
+    version = "2"
     data: LabelledPath = Field(description='labelled texts: JSONL of {"text", "label", "group", "split"}')
     layer: int | None = Field(
-        None, description="layer; negative counts from the last; default: the best on held-out texts"
+        None,
+        description="layer; negative counts from the last; default: the best in cross-validation on the training texts",
     )
     position: Literal["last", "mean"] = Field("last", description="a text's last token, or the mean over its tokens")
     from_model: AnyModel | None = Field(
@@ -72,6 +75,7 @@ class DifferenceOfMeans(Selector):
 
         from .directions import chance_of, difference_of_means, labellings, read, separations
         from .labelled import load_labelled
+        from .layer_choice import cross_validated
 
         readings = read(context.model, load_labelled(self.data), self.position, context.engine.batch_size)
         source = self._source(readings)
@@ -80,20 +84,23 @@ class DifferenceOfMeans(Selector):
         table = separations(readings, probes, derive_seed(context.seed, "separation")).columns
         scores = {name: np.array(column, dtype=float) for name, column in table.items() if name != "layer"}
         scores = {name: column for name, column in scores.items() if np.isfinite(column).all()}  # without intervals
-        best = int(np.argmax(scores["auroc"]))
-        layer = best if self.layer is None else resolve_layer(self.layer, readings.n_layers, f"selector {self.name}")
+        if self.layer is None:
+            scores["auroc_train"] = cross_validated(source, readings)
+            layer = int(np.argmax(scores["auroc_train"]))
+        else:
+            layer = resolve_layer(self.layer, readings.n_layers, f"selector {self.name}")
         labels = labellings(source, POOL, derive_seed(context.seed, "labels"))
-        auroc, tried = float(scores["auroc"][layer]), probes if self.layer is None else [probes[layer]]
+        auroc = float(scores["auroc"][layer])
         return Selection(
             neurons=(Direction(layer, 0),),
-            rule=self._rule(source, readings, layer, auroc),
+            rule=self._rule(source, readings, layer, scores),
             candidates=tuple(Direction(at, 0) for at in layers),
             scores=scores,
             details={
                 "computed_on": source.model,
                 "position": self.position,
                 "controls": self.control,
-                "auroc_p": chance_of(readings, tried, auroc, POOL, derive_seed(context.seed, "area")),
+                "auroc_p": chance_of(readings, probes[layer], auroc, POOL, derive_seed(context.seed, "area")),
                 "processing": "the residual stream as it is; nothing folded or centred",
             },
             **self._vectors(source, probes, layer, labels, derive_seed(context.seed, "controls")),
@@ -111,13 +118,17 @@ class DifferenceOfMeans(Selector):
             )
         return source
 
-    def _rule(self, source: Readings, readings: Readings, layer: int, auroc: float) -> str:
+    def _rule(self, source: Readings, readings: Readings, layer: int, scores: dict[str, np.ndarray]) -> str:
         where = {"last": "their last token", "mean": "the mean of their tokens"}[self.position]
-        chosen = "; of all layers the first with the largest area" if self.layer is None else ""
         n, held = int(source.train.sum()), int((~readings.train).sum())
+        chosen = ""
+        if "auroc_train" in scores:
+            area = scores["auroc_train"][layer]
+            chosen = f", of all layers the first with the largest area in cross-validation ({area:.3f})"
         return (
-            f"difference of the class means of {n} labelled texts at {where}, after layer {layer} of {source.model}; "
-            f"area under the ROC curve on {held} held-out texts {auroc:.3f}{chosen}"
+            f"difference of the class means of {n} labelled texts at {where}, after layer {layer} of {source.model}"
+            f"{chosen}; area under the ROC curve on the {held} held-out texts, which had no part in that, "
+            f"{scores['auroc'][layer]:.3f}"
         )
 
     def _vectors(

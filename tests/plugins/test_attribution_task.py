@@ -90,6 +90,14 @@ def test_facts_that_are_held_out_are_seen_by_the_selector_and_not_evaluated(
     assert folder.load_prepared() == half  # a run that is continued selects on the same prompts
 
 
+def test_copies_of_a_prompt_are_on_one_side_of_the_holdout(model: Model, small_facts: Path) -> None:
+    engine = HookEngine(model)
+    split = task(small_facts, template="{example}", known=False, holdout=0.5).prepare(engine, None, 0)
+    assert split.held_out and not {x.text for x in split.prompts} & {x.text for x in split.held_out}
+    one = task(small_facts, template="The answer is", known=False, holdout=0.5).prepare(engine, None, 0)
+    assert len(one.prompts) == 70 and not one.held_out
+
+
 def test_the_template_is_the_users(model: Model, small_facts: Path) -> None:
     prepared = task(small_facts, template="{query}", known=False).prepare(HookEngine(model), 3, 0)
     assert "\n" not in prepared.prompts[0].text and prepared.prompts[0].fields["subject"] in prepared.prompts[0].text
