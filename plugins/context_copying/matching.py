@@ -6,6 +6,8 @@ import functools
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
+from harness_tasks.knowledge_conflict import scoring
+
 SOURCES = ("CK", "PK", "ND")
 """Knowledge sources: context, parametric memory, not defined. Their places are the codes of the outcome ``source``."""
 
@@ -46,12 +48,23 @@ def normalise(text: str) -> str:
 def knowledge_source(answer: str, context_object: str, parametric_object: str) -> int:
     """Code of the answer's source, as in the paper: its leading words are those of the object, but for their case.
 
-    The context comes before memory, except where the context agrees with memory: then the object is parametric (PK).
+    Of two objects that both fit the longer one was said; where the context agrees with memory, the object is parametric
+    (PK). What lm-eval scores answers by is the same function.
     """
-    words = answer.lower().split()
-    return _match(
-        words, _agree(context_object, parametric_object), [context_object.lower()], [parametric_object.lower()]
-    )
+    return SOURCES.index(scoring.knowledge_source(answer, context_object, parametric_object))
+
+
+def recalls(answer: str, known: str) -> bool:
+    """Whether an answer begins with the (normalised) words of an object: "Nigeria" does not recall Niger."""
+    return scoring.begins(normalise(answer).split(), normalise(known).split())
+
+
+def nested(context_object: str, parametric_object: str) -> bool:
+    """Whether one of two different objects begins with the other: an answer may be how both begin."""
+    if _agree(context_object, parametric_object):
+        return False
+    first, second = (normalise(text).split() for text in (context_object, parametric_object))
+    return scoring.begins(first, second) or scoring.begins(second, first)
 
 
 def sources(
@@ -70,25 +83,19 @@ def sources(
     if exact != ND:
         return exact, exact, exact
     agree, words = _agree(context_object, parametric_object), normalise(answer).split()
-    normalised = _match(words, agree, [normalise(context_object)], [normalise(parametric_object)])
+
+    def match(context: Iterable[str], memory: Iterable[str]) -> int:
+        ours, theirs = ([normalise(name).split() for name in names] for names in (() if agree else context, memory))
+        return SOURCES.index(scoring.longest_match(words, ours, theirs))
+
+    normalised = match([context_object], [parametric_object])
     if normalised != ND:
         return exact, normalised, normalised
-    alias = _match(words, agree, map(normalise, context_aliases), map(normalise, parametric_aliases))
-    return exact, normalised, alias
+    return exact, normalised, match(context_aliases, parametric_aliases)
 
 
 def _agree(context_object: str, parametric_object: str) -> bool:
-    return context_object.lower() == parametric_object.lower()
-
-
-def _match(words: Sequence[str], agree: bool, context: Iterable[str], memory: Iterable[str]) -> int:
-    """The first source of which one name is how the answer's words begin."""
-    for code, names in ((CK, () if agree else context), (PK, memory)):
-        for name in names:
-            wanted = name.split()
-            if wanted and list(words[: len(wanted)]) == wanted:
-                return code
-    return ND
+    return context_object.lower().split() == parametric_object.lower().split()
 
 
 def other_names(groups: Iterable[tuple[str, Sequence[str]]]) -> dict[str, Mapping[str, tuple[str, ...]]]:

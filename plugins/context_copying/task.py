@@ -32,7 +32,18 @@ from harness.yamlfile import Document, load_yaml
 from .answers import Answer, counter_objects, filtered
 from .chat import chat
 from .contexts import Context, Contexts, Placement, Statement, required
-from .matching import MATCHINGS, SOURCES, cut, knowledge_source, normalise, other_names, overlap, sources
+from .matching import (
+    MATCHINGS,
+    SOURCES,
+    cut,
+    knowledge_source,
+    nested,
+    normalise,
+    other_names,
+    overlap,
+    recalls,
+    sources,
+)
 from .relations import read_relations, relations_of_facts
 
 if TYPE_CHECKING:
@@ -69,12 +80,15 @@ class KnowledgeConflict(Task):
     ``placement``: the statement alone before the question (the paper's), within a paragraph, or within a document with
     a title; the sentences around it are true statements about other things, the same for all prompts of a fact.
 
+    Of two objects that an answer begins with the longer one counts ("New York City" is not New York).
+
     Answers are compared with the objects in three ways: exactly (the paper's; outcome ``source``), without case,
     punctuation and articles (``source_normalised``), and by the objects' other names, too (``source_alias``; the facts'
     column ``aliases``).
     """
 
     name = "knowledge_conflict"
+    version = "2"
     shares_passes = True
     default_metrics: ClassVar[tuple[str, ...]] = (
         "transitions",
@@ -193,7 +207,7 @@ class KnowledgeConflict(Task):
             stop_tokens(model, until),
         ).tokens[0]
         answers = [Answer(fact, cut(text, until)) for fact, text in zip(facts, decode(model, new), strict=True)]
-        recalled = sum(answer.key.startswith(answer.fact.object.lower()) for answer in answers)
+        recalled = sum(recalls(answer.text, answer.fact.object) for answer in answers)
         answers = filtered(answers, float(required(document, "overlap_similarity")), wanted, steps)
         asked = self._encode(model, [self._elicitation(model, x.fact, document) for x in answers])
         counters = counter_objects(
@@ -202,12 +216,19 @@ class KnowledgeConflict(Task):
         prompts = self._prompts(model, answers, counters, Contexts(document, self.placement, self.context, table, seed))
         why = PROMPTS[self.context].format(n=wanted, facts=len(answers))
         steps.append(Step("prompts", len(prompts), 0, why))
+        alike = sum(nested(x.fields["counter_object"], x.fields["parametric_object"]) for x in prompts)
+        if alike:
+            why = (
+                f"in {alike} of them one object begins with the other: the longer one that an answer begins with counts"
+            )
+            steps.append(Step("nested objects", len(prompts), 0, why))
         return Prepared(
             prompts=tuple(prompts),
             steps=tuple(steps),
             details={
                 "facts_recalled": recalled,
                 "facts_asked": len(facts),
+                "nested_objects": alike,
                 "until": until,
                 "max_new_tokens": self._tokens(document),
                 "elicitation_prompt": self._elicitation(model, answers[0].fact, document),

@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 import pytest
-from harness_plugins.context_copying.matching import CK, ND, PK, knowledge_source, normalise, other_names, sources
+from harness_plugins.context_copying.matching import (
+    CK,
+    ND,
+    PK,
+    SOURCES,
+    knowledge_source,
+    nested,
+    normalise,
+    other_names,
+    recalls,
+    sources,
+)
+from harness_tasks.knowledge_conflict import scoring
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -58,6 +70,46 @@ def test_a_context_that_agrees_leaves_memory_and_neither() -> None:
     assert sources("the Paris", "Paris", "Paris") == (ND, PK, PK)
     assert sources("Lutetia", "Paris", "Paris", ["Lutetia"], ["Lutetia"]) == (ND, ND, PK)
     assert sources("Rome", "Paris", "Paris") == (ND, ND, ND)
+
+
+@pytest.mark.parametrize(
+    ("answer", "context", "memory", "codes"),
+    [
+        ("New York City", "New York", "New York City", (PK, PK, PK)),
+        ("New York City", "New York City", "New York", (CK, CK, CK)),
+        ("New York", "New York", "New York City", (CK, CK, CK)),
+        ("New York", "New York City", "New York", (PK, PK, PK)),
+        ("New York state", "New York", "New York City", (CK, CK, CK)),
+        ("guinea bissau", "Guinea", "Guinea Bissau", (PK, PK, PK)),
+        ("Guinea-Bissau", "Guinea", "Guinea Bissau", (ND, PK, PK)),
+        ("the Guinea-Bissau", "Guinea", "Bissau", (ND, CK, CK)),
+        ("Nigeria", "Niger", "Mali", (ND, ND, ND)),
+        ("Nigeria", "Niger", "Nigeria", (PK, PK, PK)),
+        ("new  york", "New York", "new  York", (PK, PK, PK)),  # the context agrees but for a space
+    ],
+)
+def test_of_two_objects_that_both_fit_the_longer_one_was_said(
+    answer: str, context: str, memory: str, codes: tuple[int, int, int]
+) -> None:
+    assert sources(answer, context, memory) == codes
+    assert scoring.process_results({"counter_object": context, "parametric_object": memory}, [f" {answer}"]) == {
+        name: float(SOURCES.index(name) == codes[0]) for name in SOURCES
+    }
+
+
+def test_the_longer_of_several_names_counts() -> None:
+    assert sources("Big Apple City", "Rome", "Paris", ["Big"], ["Big Apple"]) == (ND, ND, PK)
+    assert sources("Big Apple City", "Rome", "Paris", ["Big", "Big Apple"], ["Big Apple", "Apple"]) == (ND, ND, CK)
+
+
+def test_objects_of_which_one_begins_with_the_other_are_told() -> None:
+    assert nested("Guinea", "Guinea-Bissau") and nested("New York City", "the new york")
+    assert not nested("Niger", "Nigeria") and not nested("Paris", "paris") and not nested("York", "New York")
+
+
+def test_whole_words_are_recalled() -> None:
+    assert recalls("Niger;", "Niger") and recalls("niger river", "Niger") and recalls("The Beatles", "Beatles")
+    assert not recalls("Nigeria", "Niger") and not recalls("New", "New York") and not recalls("anything", "?")
 
 
 words = st.text("abcABC 'é.-", max_size=8)

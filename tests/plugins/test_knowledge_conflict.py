@@ -169,7 +169,7 @@ def check_prepared(model: Model, prepared: Prepared, asked: list[dict[str, Any]]
     found = counts(prepared)
     assert {name: found[name] for name in FILTERS} == steps
     assert prepared.details["facts_asked"] == len(asked)
-    recalled = [row for row in asked if row["answer"].lower().startswith(row["object"].lower())]
+    recalled = [row for row in asked if slow_source(row["answer"], row["object"], "-") == "CK"]
     assert prepared.details["facts_recalled"] == len(recalled)
     assert prepared.details["elicitation_prompt"] == kept[0]["elicitation"]
     assert len(prepared.prompts) == wanted * len(kept) == found["prompts"][0]
@@ -198,10 +198,12 @@ def check_prepared(model: Model, prepared: Prepared, asked: list[dict[str, Any]]
 
 
 def slow_source(answer: str, counter: str, parametric: str) -> str:
-    for name, known in (("CK", counter), ("PK", parametric)):
-        if re.match(r"\s+".join(map(re.escape, known.lower().split())) + r"(\s|$)", answer.lower()):
-            return name
-    return "ND"
+    found = {"ND": 0}
+    for name, known in (("PK", parametric), ("CK", counter)):
+        words = known.lower().split()
+        if re.match(r"\s+".join(map(re.escape, words)) + r"(\s|$)", answer.lower()):
+            found[name] = len(words)
+    return max(found, key=lambda name: (found[name], name == "CK"))
 
 
 @contextlib.contextmanager
@@ -327,6 +329,20 @@ def test_every_filter_drops_what_it_should_and_counts_it(tmp_path: Path, long_ll
         "The capital of Fiji is Suva.\nThe capital of France is"
     )
     assert prepared.details["elicitation_prompt"] == engine.asked[0]
+
+
+def test_pairs_of_which_one_object_begins_with_the_other_are_counted_and_have_no_log_odds(
+    tmp_path: Path, long_llama: Model
+) -> None:
+    said = {"Ghana": "Guinea", "Mali": "Guinea Bissau", "Benin": "Niger", "Chad": "Nigeria"}
+    rows = [("capital", subject, answer) for subject, answer in said.items()]
+    task = KnowledgeConflict(data=table(tmp_path / "facts.jsonl", rows))
+    prepared = task.prepare(Scripted(long_llama, [f" {answer}." for answer in said.values()]), None, 0)
+    assert prepared.details["nested_objects"] == 2  # Guinea and Guinea Bissau, each against the other
+    assert (prepared.steps[-1].name, prepared.steps[-1].kept) == ("nested objects", 12)
+    assert "in 2 of them" in prepared.steps[-1].why
+    tokens = {tuple(x.fields["first_tokens"]) for x in prepared.prompts}
+    assert all(a == b for a, b in tokens)  # bytes: what log-odds leave out and say so
 
 
 def test_counter_objects_are_other_answers_of_the_relation_in_their_commonest_spelling(
