@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -14,9 +15,10 @@ from rich.console import Console
 
 import harness
 from harness import commands, commands_models, scaffold
-from harness.components import BARE, ComponentSpec, parse_params, parse_spec
+from harness.components import ComponentSpec, parse_spec
 from harness.errors import HarnessError, suggest
 from harness.lmeval.commands import app as lm_eval_app
+from harness.notation import BARE, parse_params
 
 if TYPE_CHECKING:
     from harness.executors import Executor
@@ -33,6 +35,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Find neurons in language models, intervene on them, and measure what changes.",
 )
+
+WORD = re.compile(r"""\w+=[^\s,"']+""")
+"""A parameter without commas, quotes or spaces."""
 
 Output = Annotated[
     Path, typer.Option("--output_path", "--output-path", "-o", envvar="HARNESS_REPORTS_DIR", help="Folder for results.")
@@ -271,7 +276,12 @@ def list_components(
     registry: RegistryPath = None,
     debug: Debug = False,
 ) -> None:
-    """List components, or show one with its parameters."""
+    """List components, or show one with its parameters.
+
+    A component is written name:key=value,key=value. Lists: key=\\[a,b]. Mappings: key={a: b}. A value that holds a
+    comma goes in quotes, within the shell's: 'labelled_response:data=a.jsonl,template="Q, {text}"'. A component within
+    another goes in quotes, too: 'mediation:corpus="text:path=a.jsonl,column=body"'.
+    """
     from harness.report.listing import show
 
     found = _catalogue()
@@ -343,9 +353,10 @@ def _registry(path: Path | None) -> Registry:
 
 def _model(name: str, arguments: str, device: str | None, found: Catalogue, models: Any) -> ComponentSpec:
     """A model as the user wrote it: a loader, a model of the registry, a hub id or a folder."""
-    given = parse_params(
-        arguments.replace(" ", ",") if "=" in arguments and "," not in arguments else arguments, "--model_args"
-    )
+    words = arguments.split()
+    if len(words) > 1 and all(WORD.fullmatch(word) for word in words):  # lm-eval takes spaces for commas, too
+        arguments = ",".join(words)
+    given = parse_params(arguments, "--model_args")
     if device is not None:
         given["device"] = device
     head = name.partition(":")[0]
@@ -381,16 +392,12 @@ def _check_settings(known: Registry, found: Catalogue) -> None:
 
 def _named(task: ComponentSpec) -> str:
     """A name for a task that can be part of a folder's name: that of lm-eval's tasks, where it is made of these."""
-    import re
-
     own = "_".join(task.params.get(BARE, ())) or task.name
     return re.sub(r"[^A-Za-z0-9._-]+", "_", own.removesuffix(".yaml")).strip("._-")[:60] or task.name
 
 
 def _short(model: ComponentSpec) -> str:
     """A name for a model that can be part of a folder's name."""
-    import re
-
     name = str(model.params.get("pretrained", model.name)).rstrip("/")
     return re.sub(r"[^A-Za-z0-9._-]+", "_", name.rsplit("/", 1)[-1]).strip("._-") or model.name
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo, WithJsonSchema
 
 from harness.errors import HarnessError, suggest
+from harness.notation import BARE, not_key_value, parse_params, write_params
 
 if TYPE_CHECKING:
     from harness.conditions import Condition, Edit, Frozen, Selection, Unit
@@ -273,10 +273,6 @@ class Metric(Component):
         """Return the measures; the harness adds controls, p-values and intervals to each."""
 
 
-BARE = ""
-"""Key of the values that a user gives no name, in the parameters of a specification."""
-
-
 @dataclass(frozen=True)
 class ComponentSpec:
     """A component as written by a user, before its plugin is known: a name and raw parameters."""
@@ -287,69 +283,7 @@ class ComponentSpec:
     def __str__(self) -> str:
         if not self.params:
             return self.name
-        bare = [",".join(self.params[BARE])] if BARE in self.params else []
-        named = [f"{key}={_write(value)}" for key, value in self.params.items() if key != BARE]
-        return f"{self.name}:{','.join([*bare, *named])}"
-
-
-def _write(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_write(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_write(item) for item in value) + "]"
-    return "null" if value is None else str(value)
-
-
-def parse_params(text: str, field: str, bare: bool = False) -> dict[str, Any]:
-    """Read ``key=value,key=[a,b]``; values keep their text (``11.2370`` stays so) until a component validates them.
-
-    ``bare``: values without a key are kept, as a list under the key :data:`BARE`.
-
-    Raises:
-        HarnessError: names ``field`` and the part that is not ``key=value``.
-    """
-    params: dict[str, Any] = {}
-    for part in _split(text):
-        key, equals, value = part.partition("=")
-        if bare and not equals:
-            params.setdefault(BARE, []).append(part.strip())
-            continue
-        if not equals or not key.strip():
-            raise _not_key_value(part, field)
-        if key.strip() in params:
-            raise HarnessError(f'{field}: parameter "{key.strip()}" is given twice.')
-        params[key.strip()] = parse_value(value, f"{field}: {key.strip()}")
-    return params
-
-
-def _not_key_value(part: str, field: str) -> HarnessError:
-    return HarnessError(f'{field}: "{part}" is not key=value (write for example top=6,null_dims=12).')
-
-
-def parse_value(text: str, field: str) -> Any:
-    """A YAML value whose scalars stay text; ``null`` and ``none`` become None.
-
-    What begins with a brace but is no mapping is text: templates do (``{subject} is a``).
-    """
-    if not text.lstrip().startswith(("[", "{")):
-        return None if text.strip().lower() in ("null", "none") else text.strip()
-    try:
-        return yaml.load(text, Loader=yaml.BaseLoader)
-    except yaml.YAMLError as error:
-        if text.lstrip().startswith("{"):
-            return text.strip()
-        raise HarnessError(f'{field}: "{text}" is not a list that YAML can read.') from error
-
-
-def _split(text: str) -> list[str]:
-    """Split at the commas that stand outside brackets."""
-    parts, depth, start = [], 0, 0
-    for place, character in enumerate(text):
-        depth += (character in "[{") - (character in "]}")
-        if character == "," and depth == 0:
-            parts.append(text[start:place])
-            start = place + 1
-    return [part for part in [*parts, text[start:]] if part.strip()]
+        return f"{self.name}:{write_params(self.params)}"
 
 
 def parse_spec(value: Any, field: str) -> ComponentSpec:
@@ -377,7 +311,7 @@ def build(cls: type[Component], spec: ComponentSpec, field: str) -> Component:
     params = dict(spec.params)
     if bare := params.pop(BARE, None):
         if cls.positional is None:
-            raise _not_key_value(bare[0], field)
+            raise not_key_value(bare[0], field)
         if cls.positional in params:
             raise HarnessError(f'{field}: parameter "{cls.positional}" is given twice.')
         params[cls.positional] = bare[0] if len(bare) == 1 else bare

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from harness.builtin import Neurons
-from harness.components import Component, ComponentSpec, build, parse_params, parse_spec
+from harness.components import Component, ComponentSpec, build, parse_spec
 from harness.errors import HarnessError
+from harness.notation import parse_params
 
 
 class Toy(Component):

@@ -29,8 +29,8 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 
 PAGES = [
-    "errors.md", "install.md", "recipes/data.md", "recipes/models.md", "recipes/neurons.md", "recipes/python.md",
-    "recipes/results.md",
+    "errors.md", "install.md", "notation.md", "recipes/data.md", "recipes/models.md", "recipes/neurons.md",
+    "recipes/python.md", "recipes/results.md",
 ]  # fmt: skip
 SLOW = [
     "attribution.md",

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from lm_eval.api.task import ConfigurableTask
 
-from harness.components import ComponentSpec, Task, parse_params
+from harness.components import ComponentSpec, Task
 from harness.conditions import BASELINE, Condition
 from harness.errors import HarnessError
 from harness.lmeval import WRITTEN_FOR, register
+from harness.notation import parse_params
 from harness.plugins import catalogue
 
 if TYPE_CHECKING:

@@ -29,7 +29,10 @@ def show(console: Console, found: Catalogue, what: str | None, registry: Callabl
         for kind in KINDS:
             console.print(_kind(found, kind, PLURALS[kind]))
         console.print(
-            "harness list NAME shows a component's parameters; harness list runs, the registry's runs.", style="dim"
+            "harness list NAME shows a component's parameters; harness list runs, the registry's runs. Parameters are "
+            "written name:key=value,key=[a,b]; values with commas in quotes (harness list --help).",
+            style="dim",
+            markup=False,
         )
     elif what in kinds:
         console.print(_kind(found, kinds[what], PLURALS[kinds[what]]))
