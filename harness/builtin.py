@@ -59,12 +59,14 @@ class Text(Corpus):
     """
 
     name = "text"
+    version = "2"
+    document_parameter = "sample_by"
     path: str = Field(min_length=1, description="file, folder, or hub id (allenai/c4)")
     config: str | None = Field(None, description="configuration of the hub dataset (en)")
     split: str = Field("train", description="split of the hub dataset")
     column: str = Field("text", description="column that holds the texts; .txt files have none")
     sample_by: Literal["paragraph", "document", "line"] = Field(
-        "paragraph", description="what is one document of a .txt file: paragraphs stand between empty lines"
+        "paragraph", description="what is one document of a .txt file: paragraphs stand between blank lines"
     )
     revision: str | None = Field(None, description="branch, tag or commit of the hub dataset")
     streaming: bool = Field(True, description="read the hub dataset over the network, rather than download all of it")

@@ -133,6 +133,8 @@ class Corpus(Component):
     """Texts: what unigram distributions are counted on, and what analyses over plain text read."""
 
     kind = "corpus"
+    document_parameter: ClassVar[str | None] = None
+    """The parameter that says what one document is, for whom a corpus has too few."""
 
     @abc.abstractmethod
     def documents(self) -> Iterable[str]:

@@ -83,12 +83,12 @@ def sequences(
             f"sequences: {length} tokens are more than the {model.n_positions} positions of {model.name}; "
             "ask for a smaller length."
         )
-    seen = _Seen(part)
-    documents = seen.count(tokenised(model, corpus.documents(), None if part is None else lambda t: half(t) == part))
+    seen = _Seen(part, corpus)
+    documents = seen.count(tokenised(model, seen.texts(), None if part is None else lambda t: half(t) == part))
     chunks = _joined(documents, size, _separator(model)) if across_documents else _cut(documents, size)
     drawn = _draw(chunks, n, seed)
     if not drawn:
-        raise HarnessError(seen.nothing(corpus.name, length, size, across_documents))
+        raise HarnessError(seen.nothing(length, size, across_documents))
     return [Sequence((*model.prefix, *chunk.tokens), chunk.documents, chunk.start) for chunk in drawn]
 
 
@@ -135,8 +135,15 @@ def _batches(texts: Iterable[str], wanted: Callable[[str], bool] | None) -> Iter
 class _Seen:
     """Counts what passes, to say why nothing could be drawn."""
 
-    def __init__(self, part: Part | None) -> None:
-        self.part, self.documents, self.longest = part, 0, 0
+    def __init__(self, part: Part | None, corpus: Corpus) -> None:
+        self.part, self.corpus = part, corpus
+        self.all, self.documents, self.longest = 0, 0, 0
+
+    def texts(self) -> Iterator[str]:
+        """The corpus's documents, those of the other half included."""
+        for text in self.corpus.documents():
+            self.all += 1
+            yield text
 
     def count(self, documents: Iterable[tuple[int, list[int]]]) -> Iterator[tuple[int, list[int]]]:
         for number, ids in documents:
@@ -144,20 +151,36 @@ class _Seen:
             self.longest = max(self.longest, len(ids))
             yield number, ids
 
-    def nothing(self, corpus: str, length: int, size: int, across_documents: bool) -> str:
+    def nothing(self, length: int, size: int, across_documents: bool) -> str:
+        corpus = self.corpus.name
         where = f'the half "{self.part}" of the corpus {corpus}' if self.part else f"the corpus {corpus}"
-        if not self.documents:
+        if not self.documents and not self.all:
             return f"sequences: {where} has no documents."
+        if not self.documents:
+            found = "the only document" if self.all == 1 else f"all {self.all} documents"
+            return (
+                f"sequences: {where} has no documents; {found} of the corpus fell into the other half, for halves are "
+                f"made of whole documents: {self._more()}."
+            )
         prefix = f" ({length - size} for the prefix)" if length > size else ""
         if across_documents:
+            held = "the one document" if self.documents == 1 else f"the {self.documents} documents"
             return (
-                f"sequences: the {self.documents} documents of {where} together have fewer than the {length} tokens "
-                f"of one sequence{prefix}; ask for a smaller length."
+                f"sequences: {held} of {where} together have fewer than the {length} tokens of one sequence{prefix}; "
+                f"ask for a smaller length, or {self._more()}."
             )
         return (
             f"sequences: no document of {where} is long enough for {length} tokens{prefix}, the longest of "
             f"{self.documents} has {self.longest}; ask for a smaller length or join documents (across_documents=true)."
         )
+
+    def _more(self) -> str:
+        """What to do where there are too few documents."""
+        parameter = self.corpus.document_parameter
+        if parameter is None:
+            return "take a corpus with more of them"
+        now = getattr(self.corpus, parameter)
+        return f"take a corpus with more of them, or say with {parameter} what one document is (now {now})"
 
 
 def _separator(model: Model) -> list[int]:

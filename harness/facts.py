@@ -1,10 +1,8 @@
-"""Tables of facts, ours or anybody's: JSONL, CSV or a ``datasets`` id, with a column mapping."""
+"""Tables of facts, ours or anybody's, with a column mapping; :mod:`harness.rows` reads them."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,73 +81,6 @@ def render(template: str, columns: Mapping[str, Any], where: str) -> str:
             f"{where}: the template {template!r} cannot be filled ({error}); "
             f"columns are {', '.join(map(str, columns))}."
         ) from error
-
-
-def is_file(data: str) -> bool:
-    """Whether ``data`` means a file rather than the id of a dataset on the hub."""
-    return Path(data).suffix.lower() in {".jsonl", ".json", ".csv", ".tsv"} or Path(data).expanduser().exists()
-
-
-def read_rows(data: str, subset: str | None, split: str, revision: str | None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, columns) of every row of a JSONL, JSON (a list), CSV or TSV file, or of a hub dataset.
-
-    Raises:
-        HarnessError: the file is missing or a row cannot be read; names file and line.
-    """
-    if not is_file(data):
-        yield from _hub_rows(data, subset, split, revision)
-        return
-    path = Path(data).expanduser()
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise HarnessError(f"{path}: cannot be read ({error.strerror}).") from error
-    except UnicodeDecodeError as error:
-        raise HarnessError(f"{path}: it is not UTF-8 text.") from error
-    suffix = path.suffix.lower()
-    if suffix in {".csv", ".tsv"}:
-        reader = csv.DictReader(text.splitlines(), delimiter="\t" if suffix == ".tsv" else ",", strict=True)
-        for row in reader:
-            if None in row or None in row.values():
-                raise HarnessError(f"{path}, line {reader.line_num}: expected {len(reader.fieldnames or ())} columns.")
-            yield reader.line_num, row
-    elif suffix == ".json":
-        rows = _json(text, f"{path}")
-        if not isinstance(rows, list):
-            raise HarnessError(f"{path}: expected a list of objects.")
-        yield from ((i, _object(row, f"{path}, item {i}")) for i, row in enumerate(rows, 1))
-    else:
-        for number, line in enumerate(text.splitlines(), 1):
-            if line.strip():
-                yield number, _object(_json(line, f"{path}, line {number}"), f"{path}, line {number}")
-
-
-def _json(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise HarnessError(f"{where}: this is not valid JSON ({error}).") from error
-
-
-def _object(row: Any, where: str) -> dict[str, Any]:
-    if not isinstance(row, dict):
-        raise HarnessError(f"{where}: expected an object with named columns, got {row!r}.")
-    return row
-
-
-def _hub_rows(data: str, subset: str | None, split: str, revision: str | None) -> Iterator[tuple[int, dict[str, Any]]]:
-    import datasets
-
-    datasets.disable_progress_bars()
-    try:
-        rows = datasets.load_dataset(data, subset, split=split, revision=revision)
-    except Exception as error:  # datasets raises many kinds; each means that these facts cannot be had
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise HarnessError(
-            f'data: "{data}" is neither a file here nor a dataset that can be loaded ({first}). '
-            "Give a .jsonl or .csv file, or check the id, the split and the network."
-        ) from error
-    yield from enumerate((dict(row) for row in rows), 1)
 
 
 def at(row: Mapping[str, Any], column: str) -> Any:

@@ -1,13 +1,22 @@
-"""Texts of local files and of datasets on the Hugging Face hub, read in a stream by ``datasets``."""
+"""Texts of local files and of datasets on the Hugging Face hub, read in a stream.
+
+``datasets`` reads all but plain text, whose lines and paragraphs it would take too literally.
+"""
 
 from __future__ import annotations
 
+import bz2
 import functools
+import glob
+import gzip
 import hashlib
+import itertools
+import lzma
 import re
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from harness.errors import HarnessError, suggest
 
@@ -65,9 +74,46 @@ def read_local(path: str, column: str, sample_by: str) -> Iterator[str]:
         HarnessError: see :func:`local_files`; a file that cannot be read; a row without text in the column.
     """
     kind, files = local_files(path)
-    options = {"sample_by": sample_by} if kind == "text" else {}
-    rows = _load(path, kind, data_files=[str(x) for x in files], split="train", streaming=True, **options)
-    yield from _column(rows, path, "text" if kind == "text" else column)
+    if kind == "text":
+        for file in files:
+            yield from plain_texts(file, sample_by)
+        return
+    rows = _load(path, kind, data_files=[glob.escape(str(x)) for x in files], split="train", streaming=True)
+    yield from _column(rows, path, column)
+
+
+def plain_texts(file: Path, sample_by: str) -> Iterator[str]:
+    """What a .txt file holds, UTF-8 with or without a byte order mark.
+
+    Args:
+        sample_by: "paragraph": lines up to one that is empty, or holds nothing but spaces (WikiText's do), stripped on
+            the outside; "line": every line, stripped, that is not empty; "document": the whole file as it is.
+
+    Raises:
+        HarnessError: it cannot be read, unpacked or decoded.
+    """
+    try:
+        with _opened(file) as lines:
+            if sample_by == "document":
+                texts: Iterator[str] = iter([lines.read()])
+            elif sample_by == "line":
+                texts = (line.strip() for line in lines)
+            else:
+                groups = itertools.groupby(lines, lambda line: bool(line.strip()))
+                texts = ("".join(group).strip() for full, group in groups if full)
+            yield from (text for text in texts if text.strip())
+    except (OSError, EOFError, ValueError, ImportError, lzma.LZMAError, zlib.error) as error:
+        raise HarnessError(_unreadable(str(file), error)) from error
+
+
+def _opened(file: Path) -> IO[str]:
+    """A text file, unpacked; only what ends a line everywhere (\\n, \\r\\n, \\r) ends one here."""
+    if file.suffix == ".zst":
+        import zstandard  # type: ignore[import-not-found]  # as for datasets, it must have been installed
+
+        return cast(IO[str], zstandard.open(file, "rt", encoding="utf-8-sig"))
+    openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+    return cast(IO[str], openers.get(file.suffix, open)(file, "rt", encoding="utf-8-sig"))
 
 
 def read_hub(
@@ -142,7 +188,7 @@ def _column(rows: Any, path: str, column: str) -> Iterator[str]:
 
 def _unreadable(path: str, error: Exception) -> str:
     said = " ".join(re.split(r"\n\s*\n|\nExample of usage", str(error).strip())[0].split()) or type(error).__name__
-    if isinstance(error, UnicodeDecodeError):
+    if isinstance(error, UnicodeError):
         said = "it is not UTF-8 text"
     elif isinstance(error, StopIteration):
         said = "it is empty"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -25,6 +26,8 @@ from harness.corpora import Sequence, _cut, _draw, _joined, half, kept, sequence
 from harness.errors import HarnessError
 from harness.model import Model
 from harness.plugins import catalogue
+
+WIKITEXT = Path(__file__).resolve().parents[2] / "shared" / "data" / "real" / "wikitext2_test.txt"
 
 
 class Given(Corpus):
@@ -289,9 +292,18 @@ def parquet(path: Path, *values: str, column: str = "text") -> Path:
 @pytest.mark.parametrize(
     ("name", "content", "options", "expected"),
     [
-        ("a.txt", "one\nof two\n\nsecond\n", {}, ["one\nof two", "second\n"]),
+        ("a.txt", "one\nof two\n\nsecond\n", {}, ["one\nof two", "second"]),
         ("a.txt", "one\nof two\n\nsecond", {"sample_by": "document"}, ["one\nof two\n\nsecond"]),
         ("a.txt", "one\nof two", {"sample_by": "line"}, ["one", "of two"]),
+        ("a.txt", " \n one \n\n of two\n", {"sample_by": "line"}, ["one", "of two"]),
+        # As WikiText's files: the lines between paragraphs hold a space.
+        ("a.txt", " \n = One = \n \n of two , \n  and three \n \n \n", {}, ["= One =", "of two , \n  and three"]),
+        ("a.txt", "one\r\n\r\ntwo\rof two\r\n", {}, ["one", "two\nof two"]),
+        ("a.txt", "\ufeffone\n\ntwo", {}, ["one", "two"]),
+        ("a.txt", "\ufeffone", {"sample_by": "document"}, ["one"]),
+        ("a.txt", "o\u2028n\x85e\n\ntw\x0co", {}, ["o\u2028n\x85e", "tw\x0co"]),
+        ("a[1].txt", "one", {}, ["one"]),
+        ("a[1].jsonl", "\ufeff" + '{"text": "o\u2028ne"}\n{"text": "two"}', {}, ["o\u2028ne", "two"]),
         ("a.txt.gz", "one\n\ntwo", {}, ["one", "two"]),
         ("a.jsonl", jsonl("x", "y", "z"), {"limit": 2}, ["x", "y"]),
         ("a.jsonl.gz", jsonl("é", "y"), {}, ["é", "y"]),
@@ -363,6 +375,43 @@ def test_a_missing_file_a_mixed_folder_and_broken_gzip(tmp_path: Path) -> None:
     (tmp_path / "c.txt.gz").write_bytes(gzip.compress(b"x" * 1000)[:-12])
     with pytest.raises(HarnessError, match=r"c\.txt\.gz cannot be read"):
         list(Text(path=str(tmp_path / "c.txt.gz")).documents())
+
+
+def wikitext(n: int) -> str:
+    """Text in the shape of WikiText-2: every paragraph is a line, every line between them holds a space."""
+    return " \n" + "".join(f" = Heading {i} = \n \n Some words of paragraph {i} <unk> . \n \n" for i in range(n))
+
+
+def test_a_file_in_the_shape_of_wikitext_has_both_halves(plain: Model, tmp_path: Path) -> None:
+    corpus = Text(path=str(written(tmp_path / "wiki.txt", wikitext(20))))
+    assert len(list(corpus.documents())) == 40
+    for part in ("select", "evaluate"):
+        assert len(sequences(plain, corpus, 5, 16, 0, part=part, across_documents=True)) == 5  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(not WIKITEXT.is_file(), reason="the reference data is not here")
+def test_wikitext_has_many_documents_and_both_halves(plain: Model) -> None:
+    documents = list(Text(path=str(WIKITEXT)).documents())
+    paragraphs = re.split(r"\n(?:[ ]*\n)+", WIKITEXT.read_text(encoding="utf-8"))
+    assert documents == [x.strip() for x in paragraphs if x.strip()] and len(documents) > 1000
+    share = np.mean([half(x) == "select" for x in documents])
+    assert 0.45 < share < 0.55
+
+
+def test_what_a_corpus_of_one_document_lacks_is_said_with_the_parameter_that_helps(
+    plain: Model, tmp_path: Path
+) -> None:
+    corpus = Text(path=str(written(tmp_path / "one.txt", "one long line\nand another")))
+    other = "evaluate" if half("one long line\nand another") == "select" else "select"
+    said = (
+        rf'the half "{other}" of the corpus text has no documents; the only document of the corpus fell into the other'
+    )
+    with pytest.raises(HarnessError, match=said + r".*sample_by what one document is \(now paragraph\)"):
+        sequences(plain, corpus, 1, 4, 0, part=other)  # type: ignore[arg-type]
+    with pytest.raises(HarnessError, match=r"the one document of the corpus text together .*; ask for .* sample_by"):
+        sequences(plain, corpus, 1, 60, 0, across_documents=True)
+    with pytest.raises(HarnessError, match=r"take a corpus with more of them\."):
+        sequences(plain, Given(texts=("abc",)), 1, 2, 0, part="select" if half("abc") == "evaluate" else "evaluate")
 
 
 # -- the hub ---------------------------------------------------------------------------------------------------------

@@ -26,11 +26,12 @@ def cut(text: str, until: Sequence[str]) -> str:
 
 
 def overlap(subject: str, answer: str, similarity: float) -> bool:
-    """Whether subject and object are too alike: one contains the other, or Jaro-Winkler similarity is high."""
+    """Whether subject and object are too alike but for their case: one contains the other, or their Jaro-Winkler
+    similarity is high."""
     from rapidfuzz.distance import JaroWinkler
 
     a, b = subject.lower(), answer.lower()
-    return a in b or b in a or JaroWinkler.normalized_similarity(subject, answer) >= similarity
+    return a in b or b in a or JaroWinkler.normalized_similarity(a, b) >= similarity
 
 
 @functools.lru_cache(maxsize=65536)

@@ -24,8 +24,9 @@ from pydantic import Field, field_validator
 from harness.components import Task
 from harness.conditions import BASELINE, Condition
 from harness.errors import HarnessError, suggest
-from harness.facts import COLUMNS, OPTIONAL_COLUMNS, Fact, file_digest, is_file, read_facts, read_rows, render
+from harness.facts import COLUMNS, OPTIONAL_COLUMNS, Fact, file_digest, read_facts, render
 from harness.outcomes import Outcomes, Prepared, Prompt, Step
+from harness.rows import is_file, read_rows
 from harness.tokens import decode, first_token, stop_tokens
 from harness.yamlfile import Document, load_yaml
 

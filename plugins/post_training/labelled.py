@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, Valida
 
 from harness.components import InputFile, explain
 from harness.errors import HarnessError
-from harness.facts import read_rows
+from harness.rows import read_rows
 
 LabelledPath = Annotated[str, InputFile(), Field(min_length=1)]
 """Type of a parameter that is a file of labelled texts."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
 import pytest
 from harness_plugins.context_copying.task import KnowledgeConflict, cut, knowledge_source, overlap
+from rapidfuzz.distance import JaroWinkler
 
 from harness.components import parse_spec
 from harness.errors import HarnessError
 from harness.plugins import catalogue
+from harness.yamlfile import load_yaml
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 ROW = {"relation": "capital", "subject": "France", "object": "Paris"}
@@ -37,6 +40,46 @@ def test_a_csv_with_other_column_names(tmp_path: Path) -> None:
     path = table(tmp_path, "head,rel,tail", "France,capital,Paris", "Spain,capital,Madrid", name="facts.csv")
     facts = task(data=path, columns={"subject": "head", "relation": "rel", "object": "tail"}).facts()
     assert [(x.line, x.subject, x.object) for x in facts] == [(2, "France", "Paris"), (3, "Spain", "Madrid")]
+
+
+def test_cells_and_texts_keep_what_only_splitlines_takes_for_a_line_break(tmp_path: Path) -> None:
+    subjects = ["United\nKingdom", "United\r\nKingdom", "United\u2028Kingdom", "A\x85B\x0cC", 'say "no", twice']
+    csv_path, jsonl_path = tmp_path / "facts.csv", tmp_path / "facts.jsonl"
+    with csv_path.open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerows([["relation", "subject", "object"], *(["capital", x, "London"] for x in subjects)])
+    rows = [{"relation": "capital", "subject": x, "object": "London"} for x in subjects]
+    text = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    jsonl_path.write_bytes(text.encode("utf-8-sig"))
+    assert [x.subject for x in task(data=str(csv_path)).facts()] == subjects
+    assert [(x.line, x.subject) for x in task(data=str(jsonl_path)).facts()] == list(enumerate(subjects, 1))
+    assert [x.line for x in task(data=str(csv_path)).facts()] == [2, 4, 6, 7, 8]  # where each row begins
+    table_path = tmp_path / "facts.json"
+    table_path.write_bytes(json.dumps(rows, ensure_ascii=False).encode("utf-8-sig"))
+    assert [x.subject for x in task(data=str(table_path)).facts()] == subjects
+
+
+def test_a_definition_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "definition.yml"
+    path.write_text("a: 1\n", encoding="utf-8-sig")
+    assert load_yaml(path).data == {"a": "1"}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('subject,relation,object\n"France,capital,Paris\n', "this is not valid CSV"),
+        (f"subject,relation,object\n{'x' * 200_000},capital,Paris\n", "line 2: this is not valid CSV .field larger"),
+        ("subject,relation,subject\nFrance,capital,Paris\n", 'there are two columns "subject"'),
+        ('subject,relation,object\n"a\nb",capital\n', "line 2: expected 3 columns"),
+    ],
+)
+def test_a_wrong_table_is_one_sentence(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "facts.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(HarnessError, match=says) as caught:
+        task(data=str(path)).facts()
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -161,8 +204,16 @@ def test_the_source_of_an_answer(answer: str, source: int) -> None:
     assert knowledge_source(answer, "Rome", "New York" if "New" in answer else "Paris") == source
 
 
-def test_the_context_comes_before_memory_where_one_begins_with_the_other() -> None:
-    assert knowledge_source("New York City", "New York", "New York City") == 0
+def test_the_longer_object_counts_where_one_begins_with_the_other() -> None:
+    assert knowledge_source("New York City", "New York", "New York City") == 1
+    assert knowledge_source("New York City", "New York City", "New York") == 0
+    assert knowledge_source("New York", "New York", "New York City") == 0
+
+
+def test_overlap_does_not_depend_on_case() -> None:
+    assert overlap("ALGERIA", "Algiers", 0.8) and overlap("algeria", "ALGIERS", 0.8)
+    assert JaroWinkler.normalized_similarity("ALGERIA", "Algiers") < 0.8
+    assert not overlap("Oslo", "OSAKA", 0.8) and JaroWinkler.normalized_similarity("oslo", "osaka") < 0.8
 
 
 def test_overlap_of_subject_and_answer() -> None:
