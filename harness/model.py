@@ -165,13 +165,13 @@ class Model:
         """
         if isinstance(texts, str):
             raise TypeError("encode() takes a sequence of texts, not one text")
-        prefix = list(self.prefix if add_bos is None else _prefix(self.tokenizer, add_bos))
+        prefix = self.prefix if add_bos is None else _prefix(self.tokenizer, add_bos)
         n_embeddings = self.hf.get_input_embeddings().weight.shape[0]
         sequences = []
         for i, text in enumerate(texts):
             # verbose: a text that is too long is reported by pad().
             ids = list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-            ids = ids if ids[: len(prefix)] == prefix else prefix + ids
+            ids = put_first(prefix, ids)
             if not ids:
                 raise HarnessError(f'prompt {i} ("{text}") is empty, and no BOS token is put before it (see add_bos).')
             if max(ids) >= n_embeddings:
@@ -498,6 +498,11 @@ def refuse_compiled(hf: Any) -> None:
         raise HarnessError(
             "the model (or a part of it) was compiled with torch.compile, which ignores hooks: pass it uncompiled."
         )
+
+
+def put_first(prefix: Sequence[int], ids: list[int]) -> list[int]:
+    """A text's token ids with the prefix before them, which is never put there twice (chat templates write it)."""
+    return ids if ids[: len(prefix)] == list(prefix) else [*prefix, *ids]
 
 
 def _prefix(tokenizer: Any, add_bos: bool | None) -> tuple[int, ...]:

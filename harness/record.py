@@ -21,12 +21,19 @@ SHORT = 40
 
 
 def record_of(
-    stage: Stage, outcomes: Outcomes, identity: Mapping[str, Any], run_id: str, engine: str, seed: int
+    stage: Stage,
+    outcomes: Outcomes,
+    identity: Mapping[str, Any],
+    run_id: str,
+    engine: str,
+    seed: int,
+    tokens: Mapping[str, Any],
 ) -> tuple[dict[str, Any], list[Frame | Figure], list[dict[str, Any]]]:
     """The record of a run, and what is written beside it: tables and figures, and the rows of ``controls.jsonl``.
 
     Args:
         engine: which implementation ran the conditions. seed: of the bootstrap.
+        tokens: what prompts begin with (:func:`harness.tokens.first_tokens`).
     """
     plan, prepared = stage.plan, stage.prepared
     scores, shown, values = _scores(stage, outcomes, seed)
@@ -43,6 +50,7 @@ def record_of(
             "summary": plan.task.summary(),
             "n_prompts": len(prepared.prompts),
             "n_clusters": int(outcomes.clusters.max()) + 1,
+            "tokens": tokens,
             "steps": [step.to_dict() for step in prepared.steps],
             "details": prepared.details,
         },

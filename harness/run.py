@@ -20,6 +20,7 @@ from harness.report.figures import write_shown
 from harness.report.page import write_page
 from harness.results import SCHEMA_VERSION, RunFolder, canonical, clean, digest, read_json, sample_rows, writing
 from harness.stages import Plan, Reporter, Stage, plan, set_up
+from harness.tokens import first_tokens
 
 if TYPE_CHECKING:
     from harness.engine import Engine, Progress
@@ -266,7 +267,8 @@ def _finish(job: _Job, engine: Engine, reporter: Reporter, command: str, started
     with reporter.stage("computing statistics"):
         seed = derive_seed(job.plan.spec.seed, "bootstrap")
         path = engine.path(stage.conditions)
-        record, shown, control_rows = record_of(stage, outcomes, job.identity, job.run_id, path, seed)
+        tokens = first_tokens(engine.model, [prompt.tokens for prompt in stage.prepared.prompts])
+        record, shown, control_rows = record_of(stage, outcomes, job.identity, job.run_id, path, seed, tokens)
     with reporter.stage("drawing figures", len(shown)) as advance:
         write_shown(job.folder.path, shown, advance)
     files = {

@@ -71,6 +71,29 @@ def test_without_an_intervention_it_is_the_model_of_lm_eval(folders: dict[str, s
     assert ours.get_model_info() == stock.get_model_info()
 
 
+def test_a_model_of_the_registry_keeps_its_bos(
+    folders: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``add_bos`` of the loader reaches every request, batched or not, as if the tokeniser put it."""
+    plain = tmp_path / "plain"
+    tiny_hf("llama_gqa_tied").save_pretrained(plain)
+    tokenizer().save_pretrained(plain)
+    registry = f"models: {{with-bos: {{name: hf, pretrained: {plain}, device: cpu, add_bos: true}}}}\n"
+    (tmp_path / "registry.yaml").write_text(registry)
+    monkeypatch.chdir(tmp_path)
+    ours = HarnessLM(pretrained="with-bos", device="cpu", batch_size=3)
+    own = HarnessLM(pretrained=folders["llama_gqa_tied"], device="cpu", batch_size=3)
+    for text in ("ab", "<s>ab"):
+        assert ours.tok_encode(text) == own.tok_encode(text) == [257, *tokenizer()("ab")["input_ids"]]
+    for left in (None, 4):
+        ids, mask = ours.tok_batch_encode(["ab", "abcde", "x"], left_truncate_len=left)
+        wanted, wanted_mask = own.tok_batch_encode(["ab", "abcde", "x"], left_truncate_len=left)
+        assert torch.equal(ids, wanted) and torch.equal(mask, wanted_mask)
+    assert answers(ours) == answers(own)
+    treated = HarnessLM(pretrained="with-bos", device="cpu", **TREATMENTS["neurons"][0])
+    assert treated.neurons is not None and treated.neurons.prefix == (257,) == treated.prefix
+
+
 @pytest.mark.parametrize("what", TREATMENTS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_batches_equal_the_engine_on_one_prompt_at_a_time(folders: dict[str, str], family: str, what: str) -> None:

@@ -14,6 +14,7 @@ from harness.conditions import BASELINE, Condition
 from harness.engine import passes, under
 from harness.errors import HarnessError, suggest
 from harness.lmeval.tasks import model_of
+from harness.lmeval.tokens import PrefixedLM
 from harness.lmeval.treatment import Treatment
 from harness.model import Batch, Model
 from harness.plugins import catalogue
@@ -30,7 +31,7 @@ OF_LOADED = frozenset(
 """Arguments of ``hf`` that mean something for a model that is loaded already."""
 
 
-class HarnessLM(HFLM):
+class HarnessLM(PrefixedLM):
     """A causal language model whose every forward pass runs with selected neurons, or heads, edited.
 
     Without a selector it is lm-eval's ``hf`` and nothing else.
@@ -80,6 +81,7 @@ class HarnessLM(HFLM):
         else:
             loaded = loader.load()
             super().__init__(pretrained=loaded.hf, tokenizer=loaded.tokenizer, **hf)
+            self.prefix = loaded.prefix
         self.neurons: Model | None = None
         self.condition: Condition = BASELINE
         self.record: dict[str, Any] = {}

@@ -202,7 +202,7 @@ class KnowledgeConflict(Task):
         wanted = self._int(document, self.counter_objects, "counter_objects")
 
         new = engine.generate(
-            self._encode(model, [self._elicitation(model, fact, document) for fact in facts]),
+            model.encode([self._elicitation(model, fact, document) for fact in facts]),
             [BASELINE],
             self._tokens(document),
             stop_tokens(model, until),
@@ -210,7 +210,7 @@ class KnowledgeConflict(Task):
         answers = [Answer(fact, cut(text, until)) for fact, text in zip(facts, decode(model, new), strict=True)]
         recalled = sum(recalls(answer.text, answer.fact.object) for answer in answers)
         answers = filtered(answers, float(required(document, "overlap_similarity")), wanted, steps)
-        asked = self._encode(model, [self._elicitation(model, x.fact, document) for x in answers])
+        asked = model.encode([self._elicitation(model, x.fact, document) for x in answers])
         counters = counter_objects(
             engine, answers, asked, wanted, lambda query, word: self._begins(model, query, word, document)
         )
@@ -259,10 +259,6 @@ class KnowledgeConflict(Task):
         instruction = required(document, "prompts", "instruction") if self.instruction is None else self.instruction
         return chat(model, f"{instruction}\n{text}".strip())
 
-    def _encode(self, model: Model, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids; a chat template writes its special tokens itself."""
-        return model.encode(texts, add_bos=False if self.chat else None)
-
     def _begins(self, model: Model, query: str, word: str, document: Document) -> int:
         """The first token of an answer: it continues the question, or opens the model's turn in a conversation."""
         return first_token(model, self._ask(model, query, document), word, "" if self.chat else " ")
@@ -297,7 +293,7 @@ class KnowledgeConflict(Task):
                     ],
                 },
             )
-            for (x, stated, _), text, tokens in zip(pairs, texts, self._encode(model, texts), strict=True)
+            for (x, stated, _), text, tokens in zip(pairs, texts, model.encode(texts), strict=True)
         ]
 
     # -- the observation ----------------------------------------------------------------------------------------------

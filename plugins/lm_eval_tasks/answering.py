@@ -1,7 +1,7 @@
 """A language model in lm-eval's sense that answers every request under all conditions at once.
 
-Tokenisation, truncation and rolling windows are those of lm-eval's ``HFLM``; only the two places where it would call
-the model are the engine's. An answer has one entry for each condition.
+Tokenisation, truncation and rolling windows are those of lm-eval's ``HFLM``, and texts begin as the model's ``add_bos``
+says; only the two places where it would call the model are the engine's. An answer has one entry for each condition.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 
 from harness.errors import HarnessError
+from harness.lmeval.tokens import PrefixedLM
 from harness.tokens import stop_tokens
 
 from .loading import quiet
@@ -28,7 +28,7 @@ GREEDY = {"do_sample", "temperature", "top_p", "top_k", "num_beams", "until"}
 """Generation arguments that say, or leave it at, that the most likely token is taken."""
 
 
-class ConditionsLM(HFLM):
+class ConditionsLM(PrefixedLM):
     """Answers ``loglikelihood``, ``loglikelihood_rolling`` and ``generate_until``; C conditions.
 
     ``loglikelihood`` returns for each request (log p [C], greedy [C]), the second whether the continuation is what the
@@ -40,15 +40,52 @@ class ConditionsLM(HFLM):
             super().__init__(pretrained=engine.model.hf, tokenizer=copy.deepcopy(engine.model.tokenizer), batch_size=1)
         self.batch_size_per_gpu = 2**30  # the engine makes its own batches; rolling windows are cut by this one
         self.engine, self.conditions, self.progress = engine, conditions, progress
+        self.prefix = engine.model.prefix
+
+    def read(self, request: Any) -> tuple[list[int], list[int]]:
+        """Tokens of a request: those that are only read, and those that are scored (of a text to go on from: none).
+
+        Of a rolling request, where its windows begin, and all of its text.
+
+        Raises:
+            HarnessError: names task and document where no token is left to be scored, or to be read, and where the
+                scored ones do not fit into the model.
+        """
+        if request.request_type == "generate_until":
+            if not (before := self.tok_encode(request.args[0])):
+                raise HarnessError(f"{_where(request)} is empty, and no BOS token is put before it (add_bos=true).")
+            return before, []
+        text = request.args[-1]
+        alone = self.tok_encode(text, add_special_tokens=False)
+        if request.request_type == "loglikelihood_rolling":
+            if not alone:
+                raise HarnessError(f"{_where(request)} is an empty text, of which there is no likelihood.")
+            return [self.prefix_token_id], self.tok_encode(text)
+        before, scored = self._pair(request.args[0], text, alone)
+        if not scored:
+            why = "the tokenizer joins it with the end of its context" if alone else "it is empty"
+            raise HarnessError(
+                f'{_where(request)} has a continuation "{text}" without a token of its own ({why}), which lm-eval does '
+                "not score; see doc_to_text, doc_to_choice, doc_to_target and target_delimiter of the task."
+            )
+        if len(scored) > self.max_length:
+            raise HarnessError(
+                f"{_where(request)} has a continuation of {len(scored)} tokens, longer than the {self.max_length} "
+                f"positions of {self.engine.model.name}."
+            )
+        return before, scored
+
+    def _pair(self, context: str, continuation: str, alone: list[int]) -> tuple[list[int], list[int]]:
+        """Context and continuation as :meth:`lm_eval.api.model.TemplateLM.loglikelihood` has them, whatever is left."""
+        if context:
+            return self._encode_pair(context, continuation)
+        if alone[:1] == [self.prefix_token_id]:
+            return alone[:1], alone[1:]
+        return [self.prefix_token_id], alone
 
     def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = False, override_bs: int | None = None) -> Any:
         whole, first = [], []
         for _, context, continuation in requests:
-            if len(continuation) > self.max_length:
-                raise HarnessError(
-                    f"task lm_eval: a continuation of {len(continuation)} tokens is longer than the {self.max_length} "
-                    f"positions of {self.engine.model.name}."
-                )
             tokens = (list(context) + list(continuation))[-(self.max_length + 1) :]
             whole.append(tokens)
             first.append(len(tokens) - len(continuation))
@@ -60,9 +97,11 @@ class ConditionsLM(HFLM):
         return answers
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
-        return super().loglikelihood(requests, disable_tqdm=True)
+        return self._loglikelihood_tokens([(request.args, *self.read(request)) for request in requests])
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = True) -> Any:
+        for request in requests:
+            self.read(request)  # lm-eval sums over no window where there is no text
         return super().loglikelihood_rolling(requests, disable_tqdm=True)
 
     def generate_until(self, requests: Any, disable_tqdm: bool = True) -> list[list[str]]:
@@ -111,3 +150,8 @@ class ConditionsLM(HFLM):
         said_rows = [self.tok_decode([int(token) for token in row if token >= 0]) for row in rows]
         texts = [postprocess_generated_text(text, stop=until, think_end_token=None) for text in said_rows]
         return [[texts[i] for i in column] for column in place.reshape(made.shape[:2]).T]
+
+
+def _where(request: Any) -> str:
+    """The task and document of a request, for error messages."""
+    return f"task lm_eval: {request.task_name}: document {request.doc_id}"

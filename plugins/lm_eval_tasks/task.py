@@ -100,6 +100,7 @@ class LmEval(Task):
             seen: dict[int, Any] = {}
             for instance in self._requests(name, lm, limit):
                 if limit is None or instance.doc_id < limit:
+                    lm.read(instance)  # refuses what cannot be scored, before any work
                     seen.setdefault(instance.doc_id, instance)
             prompts += [_prompt(lm, name, instance) for instance in seen.values()]
         if not prompts:
@@ -192,14 +193,10 @@ class LmEval(Task):
 def _prompt(lm: ConditionsLM, name: str, instance: Any) -> Prompt:
     """A document: the tokens that the model reads for the first of its requests."""
     kind, arguments = instance.request_type, instance.args
-    if kind == "loglikelihood" and arguments[0]:
-        tokens = [token for part in lm._encode_pair(*arguments) for token in part]
-    elif kind == "generate_until":
-        tokens = lm.tok_encode(arguments[0])
-    else:
-        tokens = [lm.prefix_token_id, *lm.tok_encode(arguments[-1], add_special_tokens=False)]
+    before, scored = lm.read(instance)
     shown = "".join(arguments) if kind == "loglikelihood" else arguments[0]
     # As rolling windows do, the beginning of what is too long; of everything else, its end.
+    tokens = [*before, *scored]
     tokens = tokens[: lm.max_length] if kind == "loglikelihood_rolling" else tokens[-lm.max_length :]
     identity = f"{name}/{instance.doc_id}"
     return Prompt(identity, shown, tuple(tokens), identity, {"task": name, "doc_id": instance.doc_id})

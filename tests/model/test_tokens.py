@@ -11,6 +11,7 @@ from families import BOS, D_VOCAB, EOS, greedy, tiny_hf, tokenizer
 
 from harness.errors import HarnessError
 from harness.model import Model, wrap
+from harness.tokens import first_tokens
 
 PAD = 259
 
@@ -62,6 +63,14 @@ def test_bos_is_never_put_twice(hf: Any) -> None:
     model = model_with(hf, bos=True)
     assert model.encode(["<s>ab"]) == [[BOS, *plain("ab")]]
     assert model_with(hf).encode(["<s>ab"], add_bos=True) == [[BOS, *plain("ab")]]
+
+
+def test_a_record_says_what_prompts_begin_with(hf: Any) -> None:
+    model = model_with(hf, bos=True)
+    prompts = [*model.encode(["ab c", "d"]), model.encode(["a long one"])[0][-4:]]
+    assert first_tokens(model, prompts) == {"first": ["<s>", "a", "b", "Ġ", "c"], "prefix": ["<s>"], "with_prefix": 2}
+    plain = model_with(hf)
+    assert first_tokens(plain, plain.encode(["ab" * 9])) == {"first": [*"abababab"], "prefix": [], "with_prefix": 0}
 
 
 def test_eos_of_the_tokenisers_template_is_never_appended(hf: Any) -> None:

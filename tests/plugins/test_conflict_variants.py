@@ -141,9 +141,10 @@ def test_a_table_of_one_relation_has_nothing_neutral_to_say(tmp_path: Path, mode
         KnowledgeConflict(data=str(path), placement="paragraph").prepare(engine, None, 0)
 
 
-def test_a_conversation_goes_through_the_chat_template(facts: str) -> None:
+@pytest.mark.parametrize("own", [False, True], ids=["the setting's BOS", "the template's BOS"])
+def test_a_conversation_goes_through_the_chat_template(facts: str, own: bool) -> None:
     words = tokenizer()
-    words.chat_template = TEMPLATE
+    words.chat_template = "<s>" * own + TEMPLATE
     hf = tiny_hf("llama")
     hf.config.max_position_embeddings = 2048
     model = wrap(hf, words, "chatty", add_bos=True)
@@ -152,11 +153,12 @@ def test_a_conversation_goes_through_the_chat_template(facts: str) -> None:
     prompt = prepared.prompts[0]
     query = "The capital of France is"
     said = f"{query} {prompt.fields['counter_object']}. {query}"
-    assert prompt.text == f"<user>Answer.\n{said}</><bot>"
-    assert list(prompt.tokens) == words(prompt.text, add_special_tokens=False)["input_ids"]  # the template's own BOS
-    assert engine.asked[0].startswith("<user>Answer.\nComplete the statement with") and engine.asked[0].endswith(
-        "<bot>"
-    )
+    text = f"<user>Answer.\n{said}</><bot>"
+    assert prompt.text == "<s>" * own + text
+    assert list(prompt.tokens) == words(f"<s>{text}", add_special_tokens=False)["input_ids"]  # once, whoever puts it
+    assert engine.asked[0].removeprefix("<s>").startswith(
+        "<user>Answer.\nComplete the statement with"
+    ) and engine.asked[0].endswith("<bot>")
     # An answer opens the model's turn: no space comes before it.
     expected = [
         words(word, add_special_tokens=False)["input_ids"][0] for word in (prompt.fields["counter_object"], "Paris")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from families import tiny
+from families import BOS, tiny, tiny_hf, tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 from test_cli import files
@@ -23,7 +23,7 @@ from harness.conditions import BASELINE, Condition
 from harness.engine import HookEngine, under
 from harness.errors import HarnessError
 from harness.loading import load_hf
-from harness.model import Model
+from harness.model import Model, wrap
 from harness.outcomes import Outcomes, Prompt
 from harness.plugins import catalogue
 from harness.statistics import Aggregated, bootstrap_interval
@@ -155,6 +155,7 @@ def test_a_run_has_its_tables_its_groups_and_one_primary_measure_a_task(harness:
     record = json.loads(out)
     assert record["task"]["title"] == "facts_by_task, facts_written"
     assert record["task"]["n_prompts"] == 18  # six documents of each of three tasks
+    assert record["task"]["tokens"]["first"][0] == "The" and record["task"]["tokens"]["prefix"] == []
     primary = [x["name"] for x in record["measures"] if x["primary"]]
     assert primary == ["facts_by_task.acc change", "facts_written.exact_match change"]
     assert {x["name"] for x in record["tables"]} == {"facts_written.exact_match"}
@@ -207,6 +208,100 @@ def test_through_the_installed_command(demo: Model, tmp_path: Path) -> None:
     for name in ("choice.acc", "choice.acc_norm", "choice.brier_score", "rolling.bits_per_byte"):
         task, metric = f"facts_{name}".split(".")
         assert ours[f"facts_{name}"] == pytest.approx(found[task][f"{metric},none"], rel=2e-5)
+
+
+# -- which tokens are read and scored ----------------------------------------------------------------------------------
+
+
+def joining() -> Any:
+    """The byte-level tokeniser of the tests that also knows the word "world": "wor" and "ld" join to it."""
+    import json as text
+
+    import transformers
+    from tokenizers import Tokenizer
+
+    state = text.loads(tokenizer().backend_tokenizer.to_str())
+    merges = [["w", "o"], ["l", "d"], ["wo", "r"], ["wor", "ld"]]
+    state["model"]["vocab"] |= {"wo": 260, "ld": 261, "wor": 262, "world": 263}
+    state["model"]["merges"] = merges
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(text.dumps(state)), bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+def written_task(folder: Path, docs: Sequence[dict[str, Any]], kind: str, *lines: str) -> Any:
+    """An lm-eval task ``mine`` over these documents."""
+    (folder / "docs.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in docs))
+    text = [
+        f"task: mine\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {folder}/docs.jsonl}}}}",
+        f"output_type: {kind}\ntest_split: test",
+        *lines,
+    ]
+    (folder / "mine.yaml").write_text("\n".join(text) + "\n")
+    return lm_eval_task(str(folder / "mine.yaml"))
+
+
+def kept(task: Any, model: Model, limit: int | None = None) -> list[list[int]]:
+    """The token ids of the prompts."""
+    return [list(prompt.tokens) for prompt in task.prepare(ClosedFormEngine(model, 16), limit, 0).prompts]
+
+
+CHOICE = ('doc_to_text: "{{a}}"', 'doc_to_choice: "{{b}}"', "doc_to_target: 0", 'target_delimiter: ""')
+PAIR = ('doc_to_text: "{{a}}"', 'doc_to_target: "{{b}}"', 'target_delimiter: ""', "metric_list: [{metric: acc}]")
+ROLLING = ('doc_to_text: ""', 'doc_to_target: "{{b}}"', "metric_list: [{metric: word_perplexity}]")
+WRITTEN = (*PAIR[:2], "generation_kwargs: {max_gen_toks: 2, until: [x]}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "doc", "lines", "said"),
+    [
+        ("multiple_choice", {"a": "hello wor", "b": ["ld", "xy"]}, CHOICE,
+         'continuation "ld" without a token of its own (the tokenizer joins it with the end of its context)'),
+        ("multiple_choice", {"a": "hello", "b": ["xy", ""]}, CHOICE,
+         'continuation "" without a token of its own (it is empty)'),
+        ("loglikelihood", {"a": "", "b": ""}, PAIR, 'continuation "" without a token'),
+        ("loglikelihood", {"a": "", "b": "<s>"}, PAIR, 'continuation "<s>" without a token'),
+        ("loglikelihood", {"a": "a", "b": "x" * 500}, PAIR, "continuation of 500 tokens, longer than the"),
+        ("loglikelihood_rolling", {"a": "", "b": ""}, ROLLING, "is an empty text"),
+        ("generate_until", {"a": "", "b": "x"}, WRITTEN, "is empty, and no BOS token is put before it"),
+    ],
+)  # fmt: skip
+def test_nothing_is_scored_that_has_no_tokens(
+    tmp_path: Path, kind: str, doc: dict[str, Any], lines: Sequence[str], said: str
+) -> None:
+    """Stock lm-eval refuses (or sums over nothing); a continuation without tokens would have log p 0 and win."""
+    model = wrap(tiny_hf("gpt2"), joining(), "tiny")
+    good = {"a": "hello wor", "b": ["xy", "zz"] if kind == "multiple_choice" else "xy"}
+    task = written_task(tmp_path, [good, good, doc], kind, *lines)
+    assert len(kept(task, model, limit=2)) == 2
+    with pytest.raises(HarnessError) as error:
+        kept(task, model)
+    assert str(error.value).startswith("task lm_eval: mine: document 2 ") and said in str(error.value)
+    if kind in ("multiple_choice", "loglikelihood"):
+        with pytest.raises((AssertionError, IndexError)):
+            stock(model, [str(tmp_path / "mine.yaml")])
+
+
+@pytest.mark.parametrize("kind", ["multiple_choice", "loglikelihood", "loglikelihood_rolling", "generate_until"])
+def test_the_models_bos_is_put_first_as_by_a_tokeniser_that_does(tmp_path: Path, kind: str) -> None:
+    """``add_bos`` is one setting: a tokeniser that puts no BOS equals one that does, and the other way round."""
+    lines = {"multiple_choice": CHOICE, "loglikelihood": PAIR, "loglikelihood_rolling": ROLLING}.get(kind, WRITTEN)
+    b: Any = ["xy", "zab"] if kind == "multiple_choice" else "xy"
+    task = written_task(tmp_path, [{"a": "hello", "b": b}, {"a": "<s>hello", "b": b}], kind, *lines)
+    for wanted in (True, False):
+        own, told = (
+            wrap(tiny_hf("gpt2"), tokenizer(bos=bos), "tiny", add_bos=asked)
+            for bos, asked in ((wanted, None), (not wanted, wanted))
+        )
+        first = kept(task, told)
+        assert first == kept(task, own)
+        # A rolling request's first window begins with BOS, too, as lm-eval's do.
+        assert [row[:2].count(BOS) for row in first] == (
+            [1 + wanted] * 2 if kind == "loglikelihood_rolling" else [int(wanted), 1]
+        )
+        ours = values(task, told, [BASELINE, BASELINE])[0]
+        for name, value in stock(own, [str(tmp_path / "mine.yaml")]).items():
+            assert ours[name] == pytest.approx(value, rel=2e-5, abs=2e-6), name
 
 
 # -- what cannot be done is said ---------------------------------------------------------------------------------------
