@@ -41,6 +41,8 @@ class HuggingFace(ModelLoader):
     trust_remote_code: bool = Field(False, description="run code that comes with the model: only if you trust it")
     allow_pickle: bool = Field(False, description="load weights that are no safetensors: only if you trust them")
 
+    allow_unused: bool = Field(False, description="leave out tensors of the checkpoint that the model has no place for")
+
     def load(self) -> Model:
         from harness.loading import load_hf
 

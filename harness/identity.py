@@ -107,5 +107,6 @@ def provenance(model: Model) -> dict[str, Any]:
         "first_tokens": first,
         "first_token_policy": f"every prompt begins with {' '.join(first)}" if first else "no token is put first",
         "pad_id": model.pad_id,
+        "unused_tensors": list(model.unused),
         "end_tokens": list(model.end_tokens),
     }

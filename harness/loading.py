@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,10 @@ DTYPES = ("float32", "bfloat16", "float16", "float64", "auto")
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+_COMPUTED = re.compile(r"(^|\.)((self_)?(attn|attention|self_attention)\.(bias|masked_bias)|rotary_emb\.inv_freq)$")
+"""Buffers that older versions of transformers saved: causal masks and rotary frequencies, which follow from the
+configuration. A learned bias belongs to a projection, never to the attention itself."""
 
 
 def load_hf(
@@ -33,6 +37,7 @@ def load_hf(
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
+    allow_unused: bool = False,
     tokenizer: str | None = None,
     add_bos: bool | None = None,
     local_files_only: bool | None = None,
@@ -52,6 +57,8 @@ def load_hf(
         attn_implementation: "eager", "sdpa", "flash_attention_2"; by default what ``transformers`` chooses.
         trust_remote_code: run Python code that comes with the model.
         allow_pickle: load weights that are not safetensors; unpickling can run code.
+        allow_unused: load a checkpoint with tensors that its architecture has no place for; the model's provenance
+            names them.
         tokenizer: hub id or folder of the tokeniser, by default the model's.
         add_bos: whether prompts begin with the BOS token; by default as the tokeniser does.
         local_files_only: do not ask the hub; by default as ``HF_HUB_OFFLINE`` says.
@@ -69,6 +76,8 @@ def load_hf(
     source, commit = _find(pretrained, revision, offline)
     if isinstance(source, Path):
         _check_folder(source, allow_pickle)
+    else:
+        _check_repository(source, commit, offline)
     shared: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": offline}
     from transformers import AutoModelForCausalLM
 
@@ -86,7 +95,7 @@ def load_hf(
     options |= {key: value for key, value in optional.items() if value is not None}
     with _quietly(), _explained(pretrained):
         hf, info = AutoModelForCausalLM.from_pretrained(str(source), **options)
-        _check_loaded(pretrained, info)
+        unused = _check_loaded(pretrained, info, allow_unused)
         _check_places(pretrained, hf, device_map)
         if place is not None:
             hf = hf.to(place)
@@ -99,7 +108,7 @@ def load_hf(
     from harness.model import wrap
 
     with _quietly():
-        return wrap(hf, words, name or pretrained, revision, commit, add_bos)
+        return wrap(hf, words, name or pretrained, revision, commit, add_bos, unused)
 
 
 # --- arguments -----------------------------------------------------------------------------------------------------
@@ -215,7 +224,10 @@ def _resolve_commit(pretrained: str, revision: str | None, offline: bool) -> str
             f'model "{pretrained}"{at} is not in the local cache, and the hub cannot be reached; check the network.'
         ) from None
     except errors.EntryNotFoundError:
-        raise HarnessError(f'"{pretrained}"{at} has no config.json on the hub: it is no transformers model.') from None
+        raise HarnessError(
+            f'"{pretrained}"{at} has no config.json on the hub: it is no transformers model (an adapter has to be '
+            "merged into its model first)."
+        ) from None
     except (errors.HfHubHTTPError, OSError) as error:
         raise HarnessError(f'model "{pretrained}"{at} could not be fetched: {_first_line(error)}') from error
     snapshot = Path(config).parent
@@ -228,6 +240,8 @@ def _resolve_commit(pretrained: str, revision: str | None, offline: bool) -> str
 def _check_folder(folder: Path, allow_pickle: bool) -> None:
     """Look at a local folder before transformers does, whose messages are about something else."""
     config = folder / "config.json"
+    if found := [name for name in _ADAPTER if (folder / name).is_file()]:
+        _refuse_adapter(f"model folder {folder}", found, config.is_file())
     if not config.is_file():
         raise HarnessError(f"model folder {folder} has no config.json.")
     _read_json(config)
@@ -252,6 +266,28 @@ def _check_folder(folder: Path, allow_pickle: bool) -> None:
     raise HarnessError(f"model folder {folder} has no weights: expected model.safetensors.")
 
 
+def _check_repository(pretrained: str, commit: str | None, offline: bool) -> None:
+    """Refuse an adapter beside a model of the hub, which transformers leaves out, or adds unmerged where peft is."""
+    from transformers.utils import find_adapter_config_file
+
+    with _quietly(), _explained(pretrained):
+        found = find_adapter_config_file(pretrained, revision=commit or "main", local_files_only=offline)
+    if found is not None:
+        _refuse_adapter(f'model "{pretrained}"', [Path(found).name], has_model=True)
+
+
+def _refuse_adapter(owner: str, files: Sequence[str], has_model: bool) -> None:
+    merge = "merge it with peft (merge_and_unload, then save_pretrained into another folder)"
+    if has_model:
+        raise HarnessError(
+            f"{owner} holds an adapter ({', '.join(files)}) beside its own weights, which would be left out: {merge}, "
+            "or move its files away to run the model without it."
+        )
+    raise HarnessError(
+        f"{owner} holds an adapter ({', '.join(files)}) and no model: {merge}, and name the folder of the merged model."
+    )
+
+
 def _read_json(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
@@ -273,8 +309,12 @@ def _check_safetensors(file: Path) -> None:
         raise HarnessError(f"{file} is damaged or truncated: {_first_line(error)}") from error
 
 
-def _check_loaded(pretrained: str, info: dict[str, Any]) -> None:
-    """Refuse weights that transformers would leave at random initial values."""
+def _check_loaded(pretrained: str, info: dict[str, Any], allow_unused: bool) -> tuple[str, ...]:
+    """Refuse weights that transformers would leave at random initial values, and those that it would leave out.
+
+    Returns:
+        Names of the checkpoint's tensors that the model does not use, where that is allowed.
+    """
     missing = sorted(info.get("missing_keys", ()))
     if missing:
         raise HarnessError(
@@ -286,6 +326,14 @@ def _check_loaded(pretrained: str, info: dict[str, Any]) -> None:
             f'the weights of {pretrained} do not have the shapes of its config.json: "{name}" is {list(stored)}, '
             f"expected {list(wanted)}."
         )
+    unused = tuple(sorted(name for name in info.get("unexpected_keys", ()) if not _COMPUTED.search(name)))
+    if unused and not allow_unused:
+        raise HarnessError(
+            f"the weights of {pretrained} hold {len(unused)} tensor{'s' if len(unused) > 1 else ''} that the model of "
+            f"its config.json has no place for ({', '.join(unused[:3])}{', ...' if len(unused) > 3 else ''}): it would "
+            "be another model without them; mend config.json, or leave them out with allow_unused=true."
+        )
+    return unused
 
 
 def _load_tokenizer(source: str, revision: str | None, shared: dict[str, Any]) -> Any:

@@ -84,6 +84,7 @@ class Model:
         commit: the commit that it resolved to on the hub, or None for local folders.
         prefix: token ids that every prompt begins with (BOS, or nothing).
         pad_id: fills the left of shorter rows; masked, so any id of the vocabulary serves.
+        unused: names of the checkpoint's tensors that the model does not use.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Model:
     commit: str | None
     prefix: tuple[int, ...]
     pad_id: int
+    unused: tuple[str, ...] = ()
 
     # --- identity --------------------------------------------------------------------------------------------------
 
@@ -450,11 +452,13 @@ def wrap(
     revision: str | None = None,
     commit: str | None = None,
     add_bos: bool | None = None,
+    unused: tuple[str, ...] = (),
 ) -> Model:
     """A :class:`Model` of a loaded ``transformers`` causal language model (which is put into evaluation mode).
 
     Args:
         add_bos: whether prompts begin with the BOS token; by default as the tokeniser does.
+        unused: names of the checkpoint's tensors that were left out.
 
     Raises:
         HarnessError: the architecture is not supported or fails its self-check, a weight is NaN or infinite, the model
@@ -483,6 +487,7 @@ def wrap(
         commit=commit,
         prefix=_prefix(tokenizer, add_bos),
         pad_id=_pad_id(tokenizer, hf.get_input_embeddings().weight.shape[0]),
+        unused=unused,
     )
 
 

@@ -224,6 +224,64 @@ def test_weights_that_are_not_numbers(folder: Path, refused: Callable[..., str])
 # --- code that comes with a model ----------------------------------------------------------------------------------
 
 
+BIAS = "model.layers.0.mlp.down_proj.bias"
+
+
+def test_tensors_without_a_place_are_refused_or_told(folder: Path, refused: Callable[..., str]) -> None:
+    """MLP biases beside a config that has none: without them it is another model."""
+    before = load_hf(str(folder))
+    change_weights(folder, lambda weights: weights.update({BIAS: torch.ones(32), "v_head.weight": torch.ones(1, 32)}))
+    message = refused()
+    assert f"hold 2 tensors that the model of its config.json has no place for ({BIAS}, v_head.weight)" in message
+    assert message.endswith("mend config.json, or leave them out with allow_unused=true.")
+    model = load_hf(str(folder), allow_unused=True)
+    assert model.unused == (BIAS, "v_head.weight") and model.provenance()["unused_tensors"] == [BIAS, "v_head.weight"]
+    assert model.weights_digest == before.weights_digest and before.provenance()["unused_tensors"] == []
+    change_config(folder, mlp_bias=True)
+    assert "incomplete" in refused(allow_unused=True)  # the other biases
+
+
+@pytest.mark.parametrize("family", ["gptj", "gpt_neo", "gpt_neox", "gpt2", "llama", "opt", "bloom"])
+def test_buffers_that_old_checkpoints_hold_are_left_out(tmp_path: Path, family: str) -> None:
+    """Causal masks and rotary frequencies follow from the configuration; older versions saved them."""
+    hf = tiny_hf(family)
+    hf.save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    attention = {
+        "gptj": "transformer.h.0.attn",
+        "gpt2": "transformer.h.0.attn",
+        "gpt_neo": "transformer.h.0.attn.attention",
+        "gpt_neox": "gpt_neox.layers.0.attention",
+        "llama": "model.layers.0.self_attn",
+        "opt": "model.decoder.layers.0.self_attn",
+        "bloom": "transformer.h.0.self_attention",
+    }[family]
+    buffers = {
+        f"{attention}.bias": torch.ones(1, 1, 8, 8).tril().bool(),
+        f"{attention}.masked_bias": torch.tensor(-1e9),
+        f"{attention}.rotary_emb.inv_freq": torch.ones(4),
+    }
+    change_weights(tmp_path, lambda weights: weights.update(buffers))
+    model = load_hf(str(tmp_path))
+    assert model.unused == ()
+    wanted = dict(hf.named_parameters())
+    assert all(torch.equal(weight, wanted[name]) for name, weight in model.hf.named_parameters())
+
+
+def test_an_adapter_is_never_left_out(folder: Path, refused: Callable[..., str]) -> None:
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "x"}))
+    save_file({"base_model.model.lora_A.weight": torch.ones(2, 2)}, folder / "adapter_model.safetensors")
+    for options in ({}, {"allow_unused": True}):
+        assert refused(**options) == (
+            f"model folder {folder} holds an adapter (adapter_config.json, adapter_model.safetensors) beside its own "
+            "weights, which would be left out: merge it with peft (merge_and_unload, then save_pretrained into another "
+            "folder), or move its files away to run the model without it."
+        )
+    for file in ("config.json", "model.safetensors"):
+        (folder / file).unlink()
+    assert "holds an adapter (adapter_config.json, adapter_model.safetensors) and no model: merge it" in refused()
+
+
 def test_pickles_are_loaded_only_if_allowed(folder: Path, refused: Callable[..., str]) -> None:
     weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
@@ -373,6 +431,14 @@ def test_what_is_not_in_the_cache_is_refused_at_once_when_offline(cache: Path, r
     assert time.monotonic() - start < 2
 
 
+def test_an_adapter_in_the_cache_is_refused(cache: Path, refused: Callable[..., str]) -> None:
+    [snapshot] = cache.glob(f"models--acme--tiny/snapshots/{V1}")
+    (snapshot / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "x"}))
+    assert 'model "acme/tiny" holds an adapter (adapter_config.json) beside its own weights' in refused(
+        "acme/tiny", revision="v1"
+    )
+
+
 # --- a hub ---------------------------------------------------------------------------------------------------------
 
 
@@ -479,7 +545,8 @@ def test_a_hub_is_asked_with_the_token_and_pinned_to_a_commit(hub: Hub, tmp_path
         "https://huggingface.co/acme/gated.",
         'model "acme/nothing" was not found: there is no local folder of that name and no such model on the hub '
         "(a private one needs HF_TOKEN).",
-        '"acme/data" has no config.json on the hub: it is no transformers model.',
+        '"acme/data" has no config.json on the hub: it is no transformers model (an adapter has to be merged into its '
+        "model first).",
     ]
     assert stderr == ""
 
