@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from harness.errors import HarnessError
+from harness.greedy import not_applied
 from harness.modules import read_parameter, text_config
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ def provenance(model: Model) -> dict[str, Any]:
         "first_tokens": first,
         "first_token_policy": f"every prompt begins with {' '.join(first)}" if first else "no token is put first",
         "pad_id": model.pad_id,
+        "generation_not_applied": not_applied(model.hf),
         "unused_tensors": list(model.unused),
         "end_tokens": list(model.end_tokens),
     }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from harness.conditions import Neuron, Unit, site_of
+from harness.greedy import in_words
 from harness.outcomes import Figure, Frame, Outcomes, Table
 from harness.results import SCHEMA_VERSION
 
@@ -58,7 +59,19 @@ def record_of(
         "controls": stage.controls.to_dict(),
         **scores,
     }
+    record["remarks"] = [*_remarks(identity["model"]), *record["remarks"]]
     return record, shown, _control_rows(stage, values)
+
+
+def _remarks(model: Mapping[str, Any]) -> Iterator[str]:
+    """What a reader has to know of the model before the numbers."""
+    if settings := model["generation_not_applied"]:
+        yield (
+            "whatever is generated is the most likely token at every step; of the model's generation_config, "
+            f"{in_words(settings)} is not applied"
+        )
+    if unused := model["unused_tensors"]:
+        yield f"the model does not use {len(unused)} tensors of its checkpoint ({', '.join(unused[:3])} ...)"
 
 
 def _control_rows(stage: Stage, values: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:

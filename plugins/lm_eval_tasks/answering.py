@@ -15,6 +15,7 @@ import numpy as np
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 
 from harness.errors import HarnessError
+from harness.greedy import NEUTRAL, changes, in_words, not_applied
 from harness.lmeval.tokens import PrefixedLM
 from harness.tokens import stop_tokens
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from harness.conditions import Condition
     from harness.engine import Engine, Progress
 
-GREEDY = {"do_sample", "temperature", "top_p", "top_k", "num_beams", "until"}
+GREEDY = {"do_sample", "temperature", "top_p", "top_k", "until"}
 """Generation arguments that say, or leave it at, that the most likely token is taken."""
 
 
@@ -52,6 +53,7 @@ class ConditionsLM(PrefixedLM):
                 scored ones do not fit into the model.
         """
         if request.request_type == "generate_until":
+            self._options(request.args[1])
             if not (before := self.tok_encode(request.args[0])):
                 raise HarnessError(f"{_where(request)} is empty, and no BOS token is put before it (add_bos=true).")
             return before, []
@@ -123,26 +125,10 @@ class ConditionsLM(PrefixedLM):
     def _generate(self, contexts: Sequence[str], arguments: dict[str, Any]) -> list[list[str]]:
         """Texts [n_contexts][C] of requests with the same generation arguments."""
         model = self.engine.model
-        options = normalize_gen_kwargs(arguments, self.max_gen_toks)
-        n_new = options.pop("max_gen_toks")
-        if options.get("do_sample") or options.get("num_beams", 1) != 1 or (odd := set(options) - GREEDY):
-            said = "do_sample=true" if options.get("do_sample") else f"{', '.join(sorted(odd or {'num_beams'}))}"
-            raise HarnessError(
-                f"task lm_eval: a task generates with {said}, and all conditions are run greedily; "
-                "override it with gen_kwargs, for example {do_sample: false, temperature: 0}."
-            )
+        options, n_new = self._options(arguments)
         eos = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
         until = handle_stop_sequences(options.get("until"), eos=eos)
-        room = self.max_length - n_new
-        if room < 1:
-            raise HarnessError(
-                f"task lm_eval: {n_new} new tokens do not fit into the {self.max_length} positions of {model.name}; "
-                "lower gen_kwargs={max_gen_toks: ...}."
-            )
-        prompts = [
-            self.tok_batch_encode([text], left_truncate_len=room, truncation=self.truncation)[0][0].tolist()
-            for text in contexts
-        ]
+        prompts = [self.tok_encode(text, left_truncate_len=self.max_length - n_new) for text in contexts]
         stop = stop_tokens(model, [text for text in until if text])
         made = self.engine.generate(prompts, self.conditions, n_new, stop, progress=self.progress).tokens
         # Most conditions say the same: what is decoded are the distinct rows.
@@ -150,6 +136,36 @@ class ConditionsLM(PrefixedLM):
         said_rows = [self.tok_decode([int(token) for token in row if token >= 0]) for row in rows]
         texts = [postprocess_generated_text(text, stop=until, think_end_token=None) for text in said_rows]
         return [[texts[i] for i in column] for column in place.reshape(made.shape[:2]).T]
+
+    def _options(self, arguments: dict[str, Any]) -> tuple[dict[str, Any], int]:
+        """Generation arguments as lm-eval completes them, and how many new tokens they allow.
+
+        Raises:
+            HarnessError: they, or the model's generation configuration where they say nothing, ask for anything but the
+                most likely token at every step; more new tokens than the model has positions.
+        """
+        name, options = self.engine.model.name, normalize_gen_kwargs(arguments, self.max_gen_toks)
+        n_new = options.pop("max_gen_toks")
+        odd = sorted(key for key, value in options.items() if key not in {*GREEDY, *NEUTRAL} or changes(key, value))
+        if options.get("do_sample") or odd:
+            said = "do_sample=true" if options.get("do_sample") else ", ".join(odd)
+            raise HarnessError(
+                f"task lm_eval: a task generates with {said}, and all conditions are run greedily; "
+                "override it with gen_kwargs, for example {do_sample: false, temperature: 0}."
+            )
+        left = {key: value for key, value in not_applied(self.engine.model.hf).items() if options.get(key) is None}
+        if left:
+            raise HarnessError(
+                f"task lm_eval: the generation_config of {name} asks for {in_words(left)}, which lm-eval's hf obeys, "
+                "and all conditions are run greedily; switch it off with gen_kwargs, for example "
+                "{repetition_penalty: 1.0}, or take it out of generation_config.json."
+            )
+        if n_new >= self.max_length:
+            raise HarnessError(
+                f"task lm_eval: {n_new} new tokens do not fit into the {self.max_length} positions of {name}; "
+                "lower gen_kwargs={max_gen_toks: ...}."
+            )
+        return options, n_new
 
 
 def _where(request: Any) -> str:

@@ -304,6 +304,40 @@ def test_the_models_bos_is_put_first_as_by_a_tokeniser_that_does(tmp_path: Path,
             assert ours[name] == pytest.approx(value, rel=2e-5, abs=2e-6), name
 
 
+def test_a_generation_config_that_is_not_greedy_is_refused_or_switched_off(tmp_path: Path) -> None:
+    """lm-eval's hf obeys the model's repetition_penalty; sampling settings change nothing of a greedy choice."""
+    model = wrap(tiny_hf("gpt2"), tokenizer(), "tiny")
+    docs = [{"a": text, "b": "x"} for text in ("abcabc", "hello hello", "1 2 3 1 2")]
+    lines = (
+        *WRITTEN[:2],
+        "generation_kwargs: {max_gen_toks: 12, until: ['#']}",
+        "metric_list: [{metric: exact_match}]",
+    )
+    task = written_task(tmp_path, docs, "generate_until", *lines)
+    engine = ClosedFormEngine(model, 16)
+
+    def answers(task: Any) -> Any:
+        return task.observe(engine, task.prepare(engine, None, 0).prompts, [BASELINE, BASELINE]).answers[0]
+
+    model.hf.generation_config.update(temperature=0.3, top_p=0.5, top_k=3)
+    plain = answers(task)
+    model.hf.generation_config.update(repetition_penalty=1.9)
+    with pytest.raises(HarnessError, match=r"the generation_config of tiny asks for repetition_penalty=1\.9, which"):
+        task.prepare(engine, None, 0)
+    off = lm_eval_task(str(tmp_path / "mine.yaml"), gen_kwargs={"repetition_penalty": 1.0})
+    assert answers(off) == plain
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    hf, until = HFLM(pretrained=model.hf, tokenizer=tokenizer(), batch_size=1), {"max_gen_toks": 12, "until": ["#"]}
+
+    def stock_answers(**options: Any) -> tuple[str, ...]:
+        requests = [Instance("generate_until", doc, (doc["a"], until | options), 0) for doc in docs]
+        return tuple(hf.generate_until(requests, disable_tqdm=True))
+
+    assert stock_answers(repetition_penalty=1.0) == plain != stock_answers()
+
+
 # -- what cannot be done is said ---------------------------------------------------------------------------------------
 
 
