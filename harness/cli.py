@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import sys
@@ -12,12 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 import harness
 from harness import commands, commands_models, scaffold
 from harness.components import ComponentSpec, parse_spec
 from harness.errors import HarnessError, suggest
 from harness.lmeval.commands import app as lm_eval_app
+from harness.main import main, mendable
 from harness.notation import BARE, parse_params
 
 if TYPE_CHECKING:
@@ -27,8 +28,28 @@ if TYPE_CHECKING:
     from harness.run import Finished
     from harness.spec import RunSpec
 
+__all__ = ["app", "main"]
+
+
+class Commands(TyperGroup):
+    """The commands; one that ends before its work is done has failed, whatever ended it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            with mendable():
+                return super().invoke(ctx)
+        except SystemExit as stop:  # typer's own end comes later, outside
+            raise HarnessError(
+                f"something that the command called ended it (exit code {stop.code}) before its work was done."
+            ) from stop
+        except KeyboardInterrupt:
+            typer.echo("interrupted", err=True)
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
     name="harness",
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -449,21 +470,3 @@ def _show(record: Any, path: Path, as_json: bool) -> None:
         typer.echo(json.dumps(record, indent=2, ensure_ascii=False))
     else:
         show(Console(highlight=False), record, path)
-
-
-def main() -> None:
-    """Entry point: errors that a person can mend are one sentence on stderr and exit code 2."""
-    debug = "--debug" in sys.argv
-    # MKL otherwise rounds by where an array happens to lie in memory; read when torch is imported, later than this.
-    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
-    try:
-        app()
-    except HarnessError as error:
-        if debug:
-            raise
-        message = " ".join(str(error).split())
-        print(f"error: {message}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except BrokenPipeError:  # the reader of our output (head, less) has seen enough
-        sys.stderr.close()
-        raise SystemExit(0) from None

@@ -35,14 +35,25 @@ PASSED_ON = {
 
 
 def pass_on(ctx: typer.Context) -> None:
-    """Run lm-eval's command line with these words, the model ``harness`` registered first."""
+    """Run lm-eval's command line with these words, the model ``harness`` registered first.
+
+    lm-eval ends its process after help, or with a code of its own where something is wrong; an end with code 0 in the
+    midst of its work is no success.
+    """
     from harness.lmeval import register
 
     register()
     from lm_eval.__main__ import cli_evaluate
 
     sys.argv = ["lm-eval", str(ctx.info_name), *ctx.args]
-    cli_evaluate()
+    try:
+        cli_evaluate()
+    except SystemExit as stop:
+        if not stop.code and not {"-h", "--help"} & set(ctx.args):
+            raise
+        if isinstance(stop.code, str):
+            typer.echo(stop.code, err=True)
+        raise typer.Exit(stop.code if isinstance(stop.code, int) else 1 if stop.code else 0) from None
 
 
 for word, about in PASSED_ON.items():
