@@ -242,6 +242,10 @@ def run(
         if limit < 1:
             raise HarnessError(f"--limit: expected at least 1, got {limit}.")
         specs = [spec.model_copy(update={"limit": limit}) for spec in specs]
+    if markdown is not None and not dry_run:
+        from harness.report.markdown import check
+
+        check(markdown)
     finished = _run_all(specs, found, chosen, output_path, fresh, as_json, quiet, dry_run)
     if markdown is not None and finished:
         suite = known.suites.get(names[0]) if names and len(names) == 1 else None
@@ -460,7 +464,10 @@ def _page(runs: list[Path], folder: Path, title: str, description: str) -> None:
     """Write the Markdown page about some runs."""
     from harness.report.markdown import export
 
-    typer.echo(f"wrote {export(runs, folder, title, description)}", err=True)
+    page, kept = export(runs, folder, title, description)
+    typer.echo(f"wrote {page}", err=True)
+    for path in kept:
+        typer.echo(f"left {folder / path}, of an earlier page: it was changed since", err=True)
 
 
 def _show(record: Any, path: Path, as_json: bool) -> None:

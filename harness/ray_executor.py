@@ -11,7 +11,7 @@ import contextlib
 import io
 import json
 import os
-import shutil
+import re
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import HarnessError
+from harness.owned import path_name
 from harness.provenance import packages
 from harness.ray_worker import AHEAD, Opened, Order, Piece, Refused, work
-from harness.results import RunFolder, canonical, writing
+from harness.report.page import write_page
+from harness.results import MARK, PROVENANCE, RECORD, UNFINISHED, RunFolder, canonical, writing
 from harness.run import Finished, enter, identity_of
 from harness.spec import Resources
 
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from harness.stages import Plan
+
+FINISHED = (RECORD, PROVENANCE, MARK)
+"""What a worker gets of a run that is complete."""
 
 MAX_RETRIES = 3
 """How often a group is begun again after its worker was lost."""
@@ -224,12 +229,20 @@ class _Group:
             for path in self.output.glob(f"{plan.spec.name}-????????"):
                 if self.fresh and path.name not in self.forgotten:
                     continue
-                done = RunFolder(path).complete
-                files = (
-                    [path / "result.json", path / "provenance.json"] if done else (path / "unfinished").glob("[!.]*")
-                )
+                done = self._settled(path)
+                files = [path / x for x in FINISHED] if done else (path / UNFINISHED).glob("[!.]*")
                 kept[path.name] = {str(file.relative_to(path)): ray.put(file.read_bytes()) for file in files}
         return kept
+
+    def _settled(self, path: Path) -> bool:
+        """Whether the run of a folder is complete, now that what a killed command still owed it is made."""
+        from filelock import FileLock, Timeout
+
+        folder = RunFolder(path)
+        if folder.recorded:
+            with contextlib.suppress(Timeout), FileLock(self.output / f".{path.name}.lock", timeout=0):
+                folder.settle(write_page)
+        return folder.complete
 
     def _open(self, message: Opened, locks: contextlib.ExitStack) -> None:
         from filelock import FileLock, Timeout
@@ -237,6 +250,8 @@ class _Group:
         if message.run in self.opened:
             return
         name = message.run.rpartition("-")[0]
+        if not any(re.fullmatch(re.escape(plan.spec.name) + "-[0-9a-f]{8}", message.run) for plan in self.plans):
+            raise HarnessError(f"node {message.node} makes {message.run}, which it was not asked for.")
         if self.folders.setdefault(name, message.run) != message.run:
             raise HarnessError(
                 f"node {message.node} has another model, or another device, than the node that was lost."
@@ -254,6 +269,10 @@ class _Group:
 
     def _put(self, piece: Piece) -> None:
         """Write a part of a file beside its place, and put the file there when it is whole."""
+        for part in (piece.run, *piece.path.split("/")):
+            path_name(part, f"a file that a node sends, {piece.path!r}")
+        if piece.run not in self.opened:
+            raise HarnessError(f"a node sends a file of {piece.run}, which it was not asked for.")
         path = self.output / piece.run / piece.path
         partial = path.with_name(f".{path.name}.partial")
         with writing(path):
@@ -265,8 +284,8 @@ class _Group:
                     os.fsync(file.fileno())
             if piece.last:
                 os.replace(partial, path)
-        if piece.last and piece.path == "result.json":
-            shutil.rmtree(path.parent / "unfinished", ignore_errors=True)
+        if piece.last and piece.path == MARK:
+            RunFolder(path.parent).clear()
 
     def _abandoned(self, refused: Refused) -> Refused:
         for name in self.opened:

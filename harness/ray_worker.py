@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from pydantic import BaseModel
 
 from harness.errors import HarnessError
-from harness.results import RunFolder, canonical, write_bytes
+from harness.results import MARK, RECORD, RunFolder, canonical, write_bytes
 from harness.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -109,8 +109,9 @@ def _make(order: Order, kept: Kept, send: Callable[[Message | None], None]) -> N
             )
             for run in made:
                 if not run.reused:
+                    last = [run.path / RECORD, run.path / MARK]  # as they were written
                     files = {path for path in run.path.rglob("*") if path.is_file()}
-                    for path in (*sorted(files - {run.path / "result.json"}), run.path / "result.json"):
+                    for path in (*sorted(files.difference(last)), *last):
                         send_file(run.path, path, send)
     except HarnessError as error:
         send(Refused(str(error)))
@@ -161,6 +162,10 @@ class SentFolder(RunFolder):
         for name, file in kept.get(path.name, {}).items():
             write_bytes(path / name, ray.get(file))
         send(Opened(path.name, self.complete, ray.util.get_node_ip_address()))
+
+    def settle(self, write_page: Callable[[Path], object]) -> None:
+        if not self.complete:  # of a complete run only a few files are here
+            super().settle(write_page)
 
     def save_prepared(self, prepared: Prepared) -> None:
         super().save_prepared(prepared)

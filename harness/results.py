@@ -1,8 +1,10 @@
 """What a run leaves behind: its folder, its record, and its rows in the leaderboard.
 
-A run's folder ``reports/<run>-<hash>/`` holds ``result.json`` (the record; written last, so its presence means that the
-run is complete), ``samples.jsonl``, ``neurons.jsonl``, ``outcomes.safetensors``, ``figures/``, ``tables/``,
-``provenance.json`` and ``report.html``. All but the last two are the same bytes whenever the same run is made again.
+A run's folder ``reports/<run>-<hash>/`` holds ``samples.jsonl``, ``neurons.jsonl``, ``controls.jsonl``,
+``outcomes.safetensors``, ``figures/``, ``tables/`` and ``provenance.json``; ``result.json``, the record, which is
+written after these: no more is to be computed then; ``report.html``, which is made from them; and last
+``files.sha256``, their digests: its presence means that the run is complete. All but ``provenance.json`` and
+``report.html`` are the same bytes whenever the same run is made again, and these two are not in the list.
 ``unfinished/`` is there while a run is under way: the prepared prompts and one file per finished part, from which an
 interrupted run continues.
 """
@@ -15,8 +17,8 @@ import hashlib
 import json
 import math
 import os
-import shutil
-import tempfile
+import re
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,8 +28,23 @@ import numpy as np
 from harness.conditions import UNITS, Selection, Unit
 from harness.errors import HarnessError
 from harness.outcomes import Alone, Outcomes, Prepared, Prompt, Series, Step
+from harness.owned import Written, path_name, remove_empty
 
 SCHEMA_VERSION = 2
+
+RECORD, PAGE, PROVENANCE, MARK = "result.json", "report.html", "provenance.json", "files.sha256"
+UNFINISHED = "unfinished"
+
+FILES = (
+    RECORD, PAGE, PROVENANCE, "samples.jsonl", "neurons.jsonl", "controls.jsonl", "outcomes.safetensors",
+)  # fmt: skip
+"""Files of a run's folder, beside its figures and tables."""
+
+TEMPORARY = re.compile(r"\.[\w=+-][\w=+,.()% -]*\.(?:[a-z0-9_]{8}|partial)")
+"""Names of files that are being written; where their writer was killed they stay."""
+
+_KEPT = re.compile(r"prepared\.json|writable|part-\d{8}\.(?:json|safetensors)")
+"""Names of the files of ``unfinished/``."""
 
 
 def clean(value: Any) -> Any:
@@ -68,16 +85,19 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file atomically: a reader sees the old file or the whole new one, also after a power cut."""
+    """Write a file atomically: a reader sees the old file or the whole new one, also after a power cut.
+
+    Its permissions are what the user's umask leaves, as of any new file.
+    """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # as TEMPORARY says
+        file = temporary.open("xb")
         try:
-            with os.fdopen(handle, "wb") as file:
+            with file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
             os.replace(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -85,15 +105,32 @@ def write_bytes(path: Path, data: bytes) -> None:
             raise
 
 
+def json_bytes(value: Any) -> bytes:
+    """Indented JSON; NaN is written as null."""
+    return (json.dumps(clean(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON, atomically; NaN is written as null."""
-    write_bytes(path, (json.dumps(clean(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    write_bytes(path, json_bytes(value))
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one JSON object a line, atomically."""
     lines = (json.dumps(clean(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
     write_bytes(path, "".join(lines).encode())
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file of ours.
+
+    Raises:
+        HarnessError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise HarnessError(f"{path}: cannot be read ({error.strerror}).") from error
 
 
 def read_json(path: Path) -> Any:
@@ -131,8 +168,10 @@ def read_record(path: Path) -> dict[str, Any]:
     Raises:
         HarnessError: there is none, or it was written by another version of the harness.
     """
-    path = path / "result.json" if path.is_dir() else path
+    path = path / RECORD if path.is_dir() else path
     if not path.is_file():
+        if (path.parent / UNFINISHED).is_dir():
+            raise HarnessError(f"{path.parent}: this run is not finished; the command that began it continues it.")
         raise HarnessError(f"{path}: there is no finished run here.")
     record = read_json(path)
     if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
@@ -141,29 +180,93 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 class RunFolder:
-    """The folder of one run."""
+    """The folder of one run. What the harness has not written to it is left alone, whatever happens."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.result = path / "result.json"
-        self._unfinished = path / "unfinished"
+        self.result = path / RECORD
+        self._unfinished = path / UNFINISHED
 
     @property
     def complete(self) -> bool:
+        """Whether everything is there."""
+        return (self.path / MARK).is_file() and self.recorded
+
+    @property
+    def recorded(self) -> bool:
+        """Whether the record is there, and everything before it: no more is to be computed."""
         return self.result.is_file()
 
     def open(self, fresh: bool) -> None:
         """Make sure that the folder can be written before any work is done; ``fresh`` forgets an earlier run."""
         with writing(self.path):
-            if fresh and self.path.exists():
-                shutil.rmtree(self.path)
+            if fresh:
+                self._forget()
+            self._clear(TEMPORARY)
             self._unfinished.mkdir(parents=True, exist_ok=True)
         write_bytes(self._unfinished / "writable", b"")
 
     def abandon(self) -> None:
         """Leave nothing behind of a run that failed before a part of it was finished."""
-        if not self.complete and not list(self._unfinished.glob("part-*.safetensors")):
-            shutil.rmtree(self.path, ignore_errors=True)
+        if not self.recorded and not list(self._unfinished.glob("part-*.safetensors")):
+            with contextlib.suppress(OSError):
+                self.clear()
+                self.path.rmdir()  # unless something else is in it
+
+    def clear(self) -> None:
+        """Remove what a killed process has left, and what only a run under way needs."""
+        self._clear(TEMPORARY)
+        if self._unfinished.is_dir() and not self._unfinished.is_symlink():
+            for path in list(self._unfinished.iterdir()):
+                if _KEPT.fullmatch(path.name):
+                    path.unlink()
+            remove_empty(self.path, [f"{UNFINISHED}/writable"])
+
+    def _clear(self, pattern: re.Pattern[str]) -> None:
+        for folder in (self.path, *(self.path / name for name in (UNFINISHED, "figures", "tables"))):
+            if folder.is_dir() and (folder == self.path or not folder.is_symlink()):
+                for path in list(folder.iterdir()):
+                    if pattern.fullmatch(path.name) and path.is_file():
+                        path.unlink()
+
+    def _forget(self) -> None:
+        """Remove what an earlier run has written; files that were changed since and would not be made again stay."""
+        mark = self.path / MARK
+        written = Written()
+        with contextlib.suppress(HarnessError):  # damaged, as the rest may be: therefore it is made again
+            written = Written.read(mark)
+        for name in (MARK, *FILES):  # the mark first, the record next: from then on there is no finished run
+            (self.path / name).unlink(missing_ok=True)
+        for name in written.paths:
+            if written.holds(self.path, name):
+                (self.path / name).unlink()
+        self.clear()
+        remove_empty(self.path, written.paths)
+
+    def settle(self, write_page: Callable[[Path], object]) -> None:
+        """Bring a run whose record is there to its end: what a killed process still owed, and left behind.
+
+        Where all is there but the page, which anybody may have removed, the page is made again.
+
+        Raises:
+            HarnessError: the page cannot be made or written.
+        """
+        with writing(self.path):
+            self.clear()
+        if not self.complete or not (self.path / PAGE).is_file():
+            write_page(self.path)
+            self._mark()
+
+    def _mark(self) -> None:
+        """Say that the run is complete: the last file."""
+        record = read_json(self.result)
+        names = [f"figures/{path_name(x['name'], str(self.result))}" for x in record["figures"]]
+        paths = [x for x in FILES if x not in (PAGE, PROVENANCE)]
+        paths += [f"{name}.{ending}" for name in names for ending in ("csv", "svg", "png")]
+        paths += [f"tables/{path_name(x['name'], str(self.result))}.csv" for x in record["frames"]]
+        with writing(self.path / MARK):
+            found = Written.found(self.path, [path for path in paths if (self.path / path).is_file()])
+        write_bytes(self.path / MARK, found.to_bytes())
 
     def save_prepared(self, prepared: Prepared) -> None:
         """Keep the prepared prompts, so that a resumed run need not ask the model again."""
@@ -216,12 +319,11 @@ class RunFolder:
         )
 
     def finish(self, files: Mapping[str, Any], outcomes: Outcomes, record: Mapping[str, Any]) -> None:
-        """Write everything, the record last, and clear away what only a resumed run needs."""
+        """Write everything that was computed, the record last; :meth:`settle` does the rest."""
         for name, content in files.items():
             (write_jsonl if name.endswith(".jsonl") else write_json)(self.path / name, content)
         _save_arrays(self.path / "outcomes.safetensors", outcomes.arrays(), _labels(outcomes))
         write_json(self.result, record)
-        shutil.rmtree(self._unfinished, ignore_errors=True)
 
     def load_outcomes(self) -> Outcomes:
         """The outcomes of a finished run, read back.

@@ -99,8 +99,11 @@ def execute_together(
         for path in sorted({job.folder.path for job in jobs}):  # in one order: two processes cannot wait for each other
             with writing(path):
                 stack.enter_context(FileLock(output / f".{path.name}.lock"))
-        waiting = [job for job in jobs if fresh or not job.folder.complete]
+        waiting = [job for job in jobs if fresh or not job.folder.recorded]
         reused = {id(job) for job in jobs} - {id(job) for job in waiting}
+        for job in jobs:
+            if id(job) in reused:
+                job.folder.settle(write_page)
         try:
             if waiting:
                 _work(waiting, _engine(plans[0], model), reporter, fresh)
@@ -279,5 +282,5 @@ def _finish(job: _Job, engine: Engine, reporter: Reporter, command: str, started
     }
     job.folder.finish(files, outcomes, clean(record))
     with reporter.stage("writing the page"):
-        write_page(job.folder.path)
+        job.folder.settle(write_page)
     job.parts.clear()

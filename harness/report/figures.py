@@ -90,13 +90,17 @@ def write_shown(folder: Path, shown: Sequence[Frame | Figure], progress: Callabl
         if isinstance(item, Frame):
             write_bytes(folder / "tables" / f"{item.name}.csv", csv_bytes(item.columns))
         else:
-            png, svg = render(item)
-            stem = folder / "figures" / item.name
-            write_bytes(stem.with_suffix(".csv"), csv_bytes(item.data))
-            write_bytes(stem.with_suffix(".svg"), svg)
-            write_bytes(stem.with_suffix(".png"), png)
+            for path, data in figure_files(item).items():
+                write_bytes(folder / path, data)
         if progress is not None:
             progress(1)
+
+
+def figure_files(figure: Figure) -> dict[str, bytes]:
+    """The files of a figure, ``figures/NAME.{csv,svg,png}``."""
+    png, svg = render(figure)
+    stem = f"figures/{figure.name}"
+    return {f"{stem}.csv": csv_bytes(figure.data), f"{stem}.svg": svg, f"{stem}.png": png}
 
 
 def _check(shown: Sequence[Frame | Figure]) -> None:

@@ -14,9 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.owned import path_name
 from harness.report.figures import csv_bytes
 from harness.report.numbers import p_value
-from harness.results import read_json, write_bytes
+from harness.report.publishing import publish
+from harness.results import read_json
+
+LISTING = ".harness-tables.sha256"
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -49,10 +53,12 @@ def escape(text: str) -> str:
 def export(runs: Sequence[Path], folder: Path) -> tuple[Path, ...]:
     """Write the tables of finished runs (their folders) to ``folder``; returns the ``.tex`` files.
 
-    The same runs give the same bytes. A document that inputs a table needs ``\\usepackage{booktabs}``.
+    The same runs give the same bytes. A document that inputs a table needs ``\\usepackage{booktabs}``. Tables of other
+    runs stay.
 
     Raises:
-        HarnessError: a record is missing or damaged, or the folder cannot be written.
+        HarnessError: a record is missing or damaged, a file is in the way that is not ours, or the folder cannot be
+            written.
     """
     records = [read_json(run / "result.json") for run in runs]
     names = Counter(record["name"] for record in records)
@@ -60,9 +66,11 @@ def export(runs: Sequence[Path], folder: Path) -> tuple[Path, ...]:
     tables = [table for record, stem in zip(records, stems, strict=True) for table in _of_run(record, stem)]
     if len(records) > 1:
         tables += _across(records, stems)
+    files: dict[str, bytes] = {}
     for table in tables:
-        write_bytes(folder / f"{table.name}.tex", render(table).encode())
-        write_bytes(folder / f"{table.name}.csv", csv_bytes(table.data))
+        stem = path_name(table.name, f"the name of a run or measure in {', '.join(map(str, runs))}")
+        files |= {f"{stem}.tex": render(table).encode(), f"{stem}.csv": csv_bytes(table.data)}
+    publish(folder, LISTING, files, whole=False)
     return tuple(folder / f"{table.name}.tex" for table in tables)
 
 

@@ -3,26 +3,45 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from harness.owned import Written, path_name
 from harness.report.numbers import between, cell, control, controls, effect, p_value, question, value, verdict
-from harness.results import read_json, write_bytes, write_json, writing
+from harness.report.publishing import publish, refuse_foreign
+from harness.results import json_bytes, read_bytes, read_json
+
+PAGE, SUMMARY, LISTING = "README.md", "runs.json", ".harness-page.sha256"
 
 
-def export(runs: Sequence[Path], folder: Path, title: str, description: str) -> Path:
-    """Write ``README.md``, ``runs.json`` and the figures of finished runs to ``folder``; returns the page.
+def check(folder: Path) -> None:
+    """Find out before the runs are made what would keep their page from being written.
+
+    Raises:
+        HarnessError: a page is there that the harness did not write.
+    """
+    known = Written.read(folder / LISTING)
+    for name in (PAGE, SUMMARY):
+        refuse_foreign(folder, name, known)
+
+
+def export(runs: Sequence[Path], folder: Path, title: str, description: str) -> tuple[Path, list[str]]:
+    """Write ``README.md``, ``runs.json`` and the figures of finished runs to ``folder``, in place of those that an
+    earlier export wrote there.
 
     The page and the pictures are the same bytes whenever the runs are.
 
+    Returns:
+        The page, and files of an earlier export that are not removed because they were changed since.
+
     Raises:
-        HarnessError: a record is damaged, or the folder cannot be written.
+        HarnessError: a record is damaged, a file is in the way that is not ours, or the folder cannot be written.
     """
     import jinja2
 
-    from harness.report.figures import write_shown
+    from harness.report.figures import figure_files
     from harness.report.sweeps import curve, sweeps
 
     environment = jinja2.Environment(
@@ -30,20 +49,20 @@ def export(runs: Sequence[Path], folder: Path, title: str, description: str) -> 
     )
     found = sweeps([read_json(run / "result.json") for run in runs])
     swept = {record["name"] for sweep in found for record in sweep.records if record["name"].startswith(sweep.run)}
-    pages = [_run(run, folder, swept) for run in runs]
+    files: dict[str, bytes] = {}
+    pages = [_run(run, files, swept) for run in runs]
     drawn = [curve(sweep) for sweep in found]
-    with writing(folder):
-        shutil.rmtree(folder / "sweeps", ignore_errors=True)
-    if drawn:
-        write_shown(folder / "sweeps", drawn)
+    for i, figure in enumerate(drawn):
+        if figure.name in [before.name for before in drawn[:i]]:  # two components may have the parameter
+            drawn[i] = figure = replace(figure, name=f"{figure.name}-{i + 1}")
+        files |= {f"sweeps/{file}": data for file, data in figure_files(figure).items()}
     curves = [{"title": _cell(x.title), "file": f"sweeps/figures/{x.name}.png"} for x in drawn]
     text = environment.get_template("suite.md.j2").render(
         runs=pages, curves=curves, title=title, description=description
     )
-    write_json(folder / "runs.json", [_summary(page["record"]) for page in pages])
-    page = folder / "README.md"
-    write_bytes(page, (re.sub(r"\n{3,}", "\n\n", text).strip() + "\n").encode())
-    return page
+    files[SUMMARY] = json_bytes([_summary(page["record"]) for page in pages])
+    files[PAGE] = (re.sub(r"\n{3,}", "\n\n", text).strip() + "\n").encode()
+    return folder / PAGE, publish(folder, LISTING, files, whole=True)
 
 
 def _summary(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,18 +72,20 @@ def _summary(record: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": record["name"], "run_id": record["run_id"], "measures": measures}
 
 
-def _run(path: Path, folder: Path, swept: Collection[str]) -> dict[str, Any]:
-    """What the page shows of a run; of runs that are the points of a curve no pictures and tables of their own."""
+def _run(path: Path, files: dict[str, bytes], swept: Collection[str]) -> dict[str, Any]:
+    """What the page shows of a run; of runs that are the points of a curve no pictures and tables of their own.
+
+    Args:
+        files: its pictures are added, by their paths beside the page.
+    """
     record = read_json(path / "result.json")
     name, model, selection = record["name"], record["identity"]["model"], record["selection"]
     figures = []
-    with writing(folder):
-        shutil.rmtree(folder / name, ignore_errors=True)
-        (folder / name).mkdir(parents=True)
-        for figure in record["figures"] if name not in swept else ():
-            file = f"{figure['name']}.png"
-            shutil.copyfile(path / "figures" / file, folder / name / file)
-            figures.append({"title": _cell(figure["title"]), "file": f"{name}/{file}"})
+    path_name(name, f"{path / 'result.json'}, name")
+    for figure in record["figures"] if name not in swept else ():
+        file = path_name(figure["name"], f"{path / 'result.json'}, figures") + ".png"
+        files[f"{name}/{file}"] = read_bytes(path / "figures" / file)
+        figures.append({"title": _cell(figure["title"]), "file": f"{name}/{file}"})
     return {
         "name": name,
         "anchor": re.sub(r"[^a-z0-9_-]", "", name.lower()),

@@ -15,6 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from harness.owned import path_name
 from harness.report.numbers import between, cell, control, controls, effect, number, p_value, question, value, verdict
 from harness.report.page_charts import histogram
 from harness.report.page_data import breakdown, examples, packed_neurons, packed_prompts, read_prompts, read_rows
@@ -177,7 +178,8 @@ def _figures(folder: Path, figures: Sequence[Mapping[str, Any]]) -> list[dict[st
     """Figures with their pictures, as long as there is room; those that are only named keep their place."""
     room, found = FIGURES_LIMIT, []
     for figure in figures:
-        path = folder / "figures" / f"{figure['name']}.png"
+        name = path_name(figure["name"], f"{folder / 'result.json'}, figures")
+        path = folder / "figures" / f"{name}.png"
         image = base64.b64encode(path.read_bytes()).decode() if path.is_file() else ""
         if len(image) > room:
             image = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -120,7 +121,8 @@ def curve(sweep: Sweep) -> Figure:
         f"Primary measures against {sweep.parameter} in {len(sweep.records)} runs; bars: 95% intervals, band: 5% to "
         "95% of the random controls."
     )
-    return Figure(sweep.name.replace(".", "_"), title, columns, paint, (6.9, 1.0 + 1.7 * -(-len(panels) // 2)))
+    size = (6.9, 1.0 + 1.7 * -(-len(panels) // 2))
+    return Figure(re.sub(r"[^A-Za-z0-9_-]", "_", sweep.name), title, columns, paint, size)
 
 
 def _measure(record: Record, name: str) -> dict[str, float | None]:

@@ -1,0 +1,240 @@
+"""A run is finished when everything is there: one that is killed, or finds the disk full, at any file is continued,
+and in the end its folder is what it is without the accident."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from test_cli import VOLATILE, Harness, arguments, files, only
+from test_together import Quiet, spec
+
+from harness import results, run
+from harness.errors import HarnessError
+from harness.plugins import catalogue
+from harness.results import RunFolder, read_record
+
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
+STAGES = (
+    "unfinished/prepared.json",
+    "unfinished/part-00000000.json",
+    "unfinished/part-00000016.safetensors",
+    "tables/transition_cells.csv",
+    "figures/norm_logit_var.svg",
+    "samples.jsonl",
+    "outcomes.safetensors",
+    "result.json",
+    "report.html",
+    "files.sha256",
+)
+"""Files at which a run is killed: one of each kind, in the order in which they are written."""
+
+COMPUTED = STAGES.index("report.html")
+"""From here on nothing is left to be computed."""
+
+
+class Killed(BaseException):
+    """What SIGKILL leaves: nobody cleans up after it."""
+
+
+@contextmanager
+def accident(path: str, error: BaseException) -> Iterator[None]:
+    """Within the block, what writes this file of a run fails when it is all but in place."""
+    replace, unlink = os.replace, os.unlink
+
+    def put(source: Path, place: Path) -> None:
+        if str(place).endswith(f"/{path}"):
+            raise error
+        replace(source, place)
+
+    def remove(*given: object, **more: object) -> None:
+        if not isinstance(error, Killed):
+            unlink(*given, **more)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(results.os, "replace", put)
+        patch.setattr(results.os, "unlink", remove)
+        yield
+
+
+Make = Callable[[Path], run.Finished]
+
+
+@pytest.fixture
+def make(small_facts: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
+    monkeypatch.setattr(run, "PART", 16)
+    planned = run.plan(spec("mean", small_facts, metrics=["transitions"]), catalogue())
+    return lambda output: run.execute(planned, output, Quiet(), "test")  # type: ignore[arg-type]
+
+
+def same(one: Path, other: Path) -> None:
+    """Two folders hold the same files, and the same bytes."""
+    found = files(one), files(other)
+    assert found[0].keys() == found[1].keys()
+    assert [name for name in found[0] if not name.endswith(VOLATILE) and found[0][name] != found[1][name]] == []
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.rglob("*")}
+
+
+def test_every_stage_is_killed_and_the_run_continued(make: Make, tmp_path: Path) -> None:
+    whole = make(tmp_path / "whole")
+    assert set(STAGES[3:]) <= files(whole.path).keys()
+    rows = (tmp_path / "whole/leaderboard.jsonl").read_text().splitlines()
+    for i, stage in enumerate(STAGES):
+        output = tmp_path / f"killed-{i}"
+        with accident(stage, Killed()), pytest.raises(Killed):
+            make(output)
+        left = only(output)
+        assert not RunFolder(left).complete
+        assert any(results.TEMPORARY.fullmatch(name) for name in names(left)), stage
+        with pytest.MonkeyPatch.context() as patch:
+            if i >= COMPUTED:
+                patch.setattr(run, "_work", None)  # the model's work is not done again
+                patch.setattr(run, "_finish", None)
+            again = make(output)
+        assert again.reused == (i >= COMPUTED)
+        same(whole.path, again.path)
+        assert len((output / "leaderboard.jsonl").read_text().splitlines()) == len(rows)
+
+
+def test_a_full_disk_is_a_sentence_and_the_run_continues(make: Make, tmp_path: Path) -> None:
+    whole = make(tmp_path / "whole")
+    for stage in ("unfinished/prepared.json", "figures/norm_logit_var.svg", *STAGES[COMPUTED - 1 :]):
+        output = tmp_path / stage.replace("/", "-")
+        with accident(stage, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))):
+            with pytest.raises(HarnessError, match=r"No space left on device\. Free some space") as said:
+                make(output)
+            assert Path(stage).name in str(said.value)
+        assert not any(results.TEMPORARY.fullmatch(name) for name in names(output)), stage
+        same(whole.path, make(output).path)
+
+
+def test_what_is_finished_is_cleaned_of_what_a_killed_process_left(make: Make, tmp_path: Path) -> None:
+    whole = make(tmp_path)
+    before = files(whole.path)
+    (whole.path / "unfinished").mkdir()
+    left = (".result.json.a1b2c3d4", "figures/.neurons.png.0_abcdef", "unfinished/.prepared.json.partial")
+    for name in (*left, "unfinished/prepared.json", "unfinished/part-00000256.safetensors"):
+        (whole.path / name).write_bytes(b"x")
+    assert make(tmp_path).reused
+    assert files(whole.path) == before
+
+
+def test_what_is_not_ours_stays_beside_it(make: Make, tmp_path: Path) -> None:
+    whole = make(tmp_path)
+    theirs = ("notes.txt", ".gitignore", ".vimrc.swp", "figures/mine.png", "unfinished/notes.txt")
+    (whole.path / "unfinished").mkdir()
+    for name in theirs:
+        (whole.path / name).write_bytes(b"mine")
+    make(tmp_path)
+    assert all((whole.path / name).read_bytes() == b"mine" for name in theirs)
+
+
+def test_an_older_finished_run_has_no_mark_and_gets_one(make: Make, tmp_path: Path) -> None:
+    whole = make(tmp_path)
+    before = files(whole.path)
+    (whole.path / "files.sha256").unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "_work", None)
+        assert make(tmp_path).reused
+    assert files(whole.path) == before
+
+
+def test_a_page_that_was_removed_is_made_again(make: Make, tmp_path: Path) -> None:
+    whole = make(tmp_path)
+    before = files(whole.path)
+    (whole.path / "report.html").unlink()
+    assert make(tmp_path).reused
+    assert files(whole.path) == before
+
+
+def test_the_mark_is_what_sha256sum_checks(make: Make, tmp_path: Path) -> None:
+    import hashlib
+
+    whole = make(tmp_path)
+    lines = [line.split("  ") for line in (whole.path / "files.sha256").read_text().splitlines()]
+    found = {name: data for name, data in files(whole.path).items() if name not in (*VOLATILE, "files.sha256")}
+    assert {name: hashlib.sha256(data).hexdigest() for name, data in found.items()} == {x[1]: x[0] for x in lines}
+
+
+def test_fresh_removes_what_was_written_and_nothing_else(small_facts: Path, tmp_path: Path, harness: Harness) -> None:
+    given = arguments(small_facts, tmp_path, metric="entropy_change", limit="20", controls="5")
+    assert harness(*given)[0] == 0
+    folder = only(tmp_path)
+    before = files(folder)
+    theirs = {"notes.txt": b"mine", "figures/mine.png": b"mine", "more/samples.jsonl": b"mine"}
+    for name, data in theirs.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(data)
+    (folder / "figures/old.png").write_bytes(b"of an older version")
+    mark = folder / "files.sha256"
+    digest = "1e1ca7a2bc4a7ed3d0b5a0a4e5f0aa5d7a9ba9d8f9b9a1a2fbb8d7c9cf5bd0aa"
+    mark.write_text(mark.read_text() + f"{digest}  figures/old.png\n")  # not its digest: changed since
+    assert harness(*given, "--fresh")[0] == 0
+    after = files(folder)
+    assert all(after.pop(name) == data for name, data in theirs.items())
+    assert after.pop("figures/old.png") == b"of an older version"
+    assert after.keys() == before.keys()
+    assert [name for name in after if not name.endswith(VOLATILE) and after[name] != before[name]] == []
+
+
+def test_fresh_removes_figures_that_are_not_made_any_more(make: Make, tmp_path: Path) -> None:
+    from harness.owned import Written
+
+    whole = make(tmp_path)
+    (whole.path / "figures/old.png").write_bytes(b"of an older version")
+    mark = whole.path / "files.sha256"
+    mark.write_bytes((Written.read(mark) | Written.found(whole.path, ["figures/old.png"])).to_bytes())
+    RunFolder(whole.path).open(fresh=True)
+    assert names(whole.path) == {"unfinished", "writable"}
+
+
+def test_a_run_that_fails_early_leaves_what_was_there(small_facts: Path, tmp_path: Path, harness: Harness) -> None:
+    planned = run.plan(spec("mean", small_facts, selector="entropy:top=3000", metrics=["entropy_change"]), catalogue())
+    with pytest.raises(HarnessError, match="top=3000"):
+        run.execute(planned, tmp_path, Quiet(), "test")  # type: ignore[arg-type]
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
+    [lock] = tmp_path.glob(".mean-*.lock")
+    folder = tmp_path / lock.name.removeprefix(".").removesuffix(".lock")
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(HarnessError, match="top=3000"):
+        run.execute(planned, tmp_path, Quiet(), "test")  # type: ignore[arg-type]
+    assert files(folder) == {"notes.txt": b"mine"}
+
+
+def test_an_unfinished_run_is_called_so(make: Make, tmp_path: Path) -> None:
+    with accident("samples.jsonl", Killed()), pytest.raises(Killed):
+        make(tmp_path)
+    with pytest.raises(HarnessError, match="this run is not finished; the command that began it continues it"):
+        read_record(only(tmp_path))
+
+
+def test_a_process_that_is_killed_before_the_page(small_facts: Path, tmp_path: Path, harness: Harness) -> None:
+    script = (
+        "import os, signal, sys\nfrom harness.report import figures\nfigures.render = lambda figure: (b'', b'<svg/>')\n"
+        "from harness import run\nrun.write_page = lambda folder: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "sys.argv = ['harness', *sys.argv[1:]]\nfrom harness.cli import main\nmain()\n"
+    )
+    given = arguments(small_facts, tmp_path, metric="entropy_change", limit="20", controls="5")
+    done = subprocess.run([sys.executable, "-c", script, *map(str, given)], capture_output=True)
+    assert done.returncode == -signal.SIGKILL
+    left = only(tmp_path)
+    assert (left / "result.json").is_file() and not (left / "report.html").exists()
+    assert not (tmp_path / "leaderboard.jsonl").exists()
+    code, _, err = harness(*given)
+    assert code == 0, err
+    assert (left / "report.html").is_file() and not (left / "unfinished").exists()
+    record = json.loads((left / "result.json").read_text())
+    assert len((tmp_path / "leaderboard.jsonl").read_text().splitlines()) == len(record["measures"])
