@@ -115,10 +115,14 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, json_bytes(value))
 
 
+def jsonl_bytes(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """One JSON object a line; NaN is written as null."""
+    return "".join(json.dumps(clean(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows).encode()
+
+
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one JSON object a line, atomically."""
-    lines = (json.dumps(clean(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-    write_bytes(path, "".join(lines).encode())
+    write_bytes(path, jsonl_bytes(rows))
 
 
 def read_bytes(path: Path) -> bytes:

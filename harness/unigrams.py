@@ -270,11 +270,14 @@ def count_to_file(
         the counts, and whether the file held them already.
 
     Raises:
-        HarnessError: the file holds something else and not ``fresh``; as :func:`count_unigrams`.
+        HarnessError: the file holds another count and not ``fresh``, or anything but a count; as
+            :func:`count_unigrams`.
     """
     checkpoint = path.with_name(path.name + ".unfinished")
     request = _request(model, corpus, max_tokens)
     if fresh:
+        for old in (path, checkpoint):
+            _refuse_foreign(old)
         checkpoint.unlink(missing_ok=True)
     elif path.exists():
         if _read(path)[1].get("request") == request:
@@ -290,6 +293,21 @@ def count_to_file(
     _write(path, found.counts, meta)
     checkpoint.unlink(missing_ok=True)
     return found, False
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Refuse to replace or remove a file that holds no count of ours.
+
+    Raises:
+        HarnessError: it holds something else.
+    """
+    if path.exists():
+        try:
+            _read(path)
+        except HarnessError:
+            raise HarnessError(
+                f"{path}: this file holds no count that `harness unigrams` has written, so --fresh does not replace it."
+            ) from None
 
 
 def _request(model: Model, corpus: Corpus, max_tokens: int | None) -> str:

@@ -210,3 +210,77 @@ def test_a_file_where_a_folder_belongs_stops_before_anything_is_written(tmp_path
     with pytest.raises(HarnessError, match="the harness did not write this"):
         publish(tmp_path, ".list", {"z": b"1", "a/b": b"1"}, whole=True)
     assert files(tmp_path) == {"a": b"mine"}
+
+
+# -- siblings ----------------------------------------------------------------------------------------------------------
+
+
+def test_counts_do_not_replace_another_file(tmp_path: Path, harness: Harness) -> None:
+    path = tmp_path / "model.safetensors"
+    given = ("unigrams", "--corpus", "world", "--max_tokens", 100, "--output", path, "--fresh", "--quiet")
+    path.write_bytes(b"weights")
+    code, _, err = harness(*given)
+    assert code == 2 and "model.safetensors: this file holds no count" in err
+    path.unlink()
+    (tmp_path / "model.safetensors.unfinished").write_bytes(b"mine")
+    code, _, err = harness(*given)
+    assert code == 2 and "model.safetensors.unfinished: this file holds no count" in err
+    assert files(tmp_path) == {"model.safetensors.unfinished": b"mine"}
+    (tmp_path / "model.safetensors.unfinished").unlink()
+    assert harness(*given)[0] == harness(*given)[0] == 0  # its own it replaces
+
+
+def test_prepared_prompts_do_not_replace_another_file(tmp_path: Path, harness: Harness) -> None:
+    given = ("lm-eval", "prepare", "--output", tmp_path, "--task", "induction_synthetic:sequences=4")
+    own = tmp_path / "induction_synthetic"
+    own.mkdir()
+    (own / "scoring.py").write_text("mine")
+    code, _, err = harness(*given)
+    assert code == 2 and "induction_synthetic/scoring.py: the harness did not write this" in err
+    assert files(tmp_path) == {"induction_synthetic/scoring.py": b"mine"}
+    (own / "scoring.py").rename(own / "notes.py")
+    for _ in range(2):
+        code, _, err = harness(*given)
+        assert code == 0, err
+    assert (own / "notes.py").read_text() == "mine"
+
+
+def test_training_does_not_replace_another_folder(tmp_path: Path) -> None:
+    from harness_plugins.demo.train import refuse_foreign
+
+    for wrong in ({"thesis.tex", "recipe.json"}, {"config.json"}):
+        folder = tmp_path / "-".join(sorted(wrong))
+        folder.mkdir()
+        for name in wrong:
+            (folder / name).touch()
+        with pytest.raises(SystemExit, match="holds more than a model that was trained here"):
+            refuse_foreign(folder)
+    refuse_foreign(tmp_path / "new")
+
+
+def test_a_node_sends_only_files_of_the_runs_that_it_makes(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    from contextlib import ExitStack
+
+    from rich.console import Console
+
+    from harness.plugins import catalogue
+    from harness.ray_executor import OnRay, _Group
+    from harness.ray_worker import Opened, Piece
+    from harness.run import plan
+    from harness.spec import RunSpec
+
+    made = plan(RunSpec.model_validate({"name": "mine", "task": "knowledge_conflict", "selector": "entropy",
+                                        "intervention": "mean"}), catalogue())  # fmt: skip
+    group = _Group(OnRay(Console(quiet=True)), [made], tmp_path / "out", "test", fresh=False)
+    with ExitStack() as locks:
+        for run in ("../mine-01234567", "other-01234567", "mine-../../..", "mine"):
+            with pytest.raises(HarnessError, match="which it was not asked for"):
+                group._open(Opened(run, False, "10.0.0.1"), locks)
+        group._open(Opened("mine-01234567", False, "10.0.0.1"), locks)
+        for path in ("../x", "/x", "figures/../../../x", "figures//x"):
+            with pytest.raises(HarnessError, match="cannot be the name of a file"):
+                group._put(Piece("mine-01234567", path, 0, b"x", last=True))
+        with pytest.raises(HarnessError, match="which it was not asked for"):
+            group._put(Piece("mine-89abcdef", "x", 0, b"x", last=True))
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}

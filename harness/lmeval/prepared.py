@@ -15,13 +15,17 @@ from harness.closed_form import ClosedFormEngine
 from harness.components import parse_spec
 from harness.errors import HarnessError, suggest
 from harness.lmeval.tasks import build
-from harness.results import write_bytes, write_jsonl
+from harness.owned import Written
+from harness.report.publishing import publish, refuse_foreign
+from harness.results import jsonl_bytes
 
 if TYPE_CHECKING:
     from harness.components import ModelLoader
 
 COPIED = ("scoring.yaml", "scoring.py")
 """Files of a task's folder that its prepared prompts are run with; they need nothing of the harness."""
+
+PROMPTS, LISTING = "prompts.jsonl", ".harness-prepared.sha256"
 
 DEFINITION = """\
 # Prompts for one model, written by `harness lm-eval prepare`; the folder can be moved.
@@ -46,7 +50,8 @@ def write(
         For each task its folder, ``output/NAME``, and how many prompts it holds.
 
     Raises:
-        HarnessError: there is no such task, or it finds nothing to ask the model.
+        HarnessError: there is no such task, it finds nothing to ask the model, or a file is in the way that is not
+            ours.
     """
     specs = [parse_spec(item, "--task") for item in asked or ours()]
     for spec in specs:
@@ -55,6 +60,9 @@ def write(
                 f'--task: there is no "{spec.name}" to prepare.{suggest(spec.name, ours())} There are: '
                 f"{', '.join(ours())}."
             )
+        known = Written.read(output / spec.name / LISTING)
+        for file in (PROMPTS, *COPIED, f"{spec.name}.yaml"):
+            refuse_foreign(output / spec.name, file, known)
     tasks = [build(spec.name, spec.params, "--task") for spec in specs]
     model = loader.load()
     engine, made = ClosedFormEngine(model), []
@@ -67,9 +75,11 @@ def write(
 
 
 def _write(folder: Path, name: str, rows: list[dict[str, Any]], about: dict[str, Any]) -> Path:
-    write_jsonl(folder / "prompts.jsonl", rows)
-    for file in COPIED:
-        write_bytes(folder / file, (files("harness_tasks") / name / file).read_bytes())
     metadata = yaml.safe_dump({"metadata": {"version": 1.0, "prepared": about}}, sort_keys=False, allow_unicode=True)
-    write_bytes(folder / f"{name}.yaml", (DEFINITION.format(name=name) + metadata).encode())
+    made = {
+        PROMPTS: jsonl_bytes(rows),
+        **{file: (files("harness_tasks") / name / file).read_bytes() for file in COPIED},
+        f"{name}.yaml": (DEFINITION.format(name=name) + metadata).encode(),
+    }
+    publish(folder, LISTING, made, whole=True)
     return folder

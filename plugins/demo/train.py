@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 END = "<|endoftext|>"
+WRITTEN = {
+    "config.json", "generation_config.json", "model.safetensors", "recipe.json", "tokenizer.json",
+    "tokenizer_config.json",
+}  # fmt: skip
 SHORT = 16  # longest span, in tokens, of the first half of the copy phase
 
 
@@ -158,6 +162,7 @@ def rate(step: int, recipe: Recipe) -> float:
 def train(recipe: Recipe, facts: Path, out: Path, every: int = 0) -> None:
     """Train, and write weights, tokenizer and recipe to `out`; with `every`, also measure and write every so many steps
     (which does not change the result)."""
+    refuse_foreign(out)
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
     rng = random.Random(recipe.seed)
@@ -201,9 +206,17 @@ def save(model: Any, tokenizer: PreTrainedTokenizerFast, recipe: DataclassInstan
     (part / "recipe.json").write_text(recipe_text(recipe), encoding="utf-8")
     for file in part.iterdir():
         file.chmod(0o644)
+    refuse_foreign(out)
     if out.exists():
         shutil.rmtree(out)
     part.rename(out)
+
+
+def refuse_foreign(out: Path) -> None:
+    """Refuse to replace a folder that is anything but a model that was trained here; asked before the training, too."""
+    found = {x.name for x in out.iterdir()} if out.exists() else set()
+    if found and (found - WRITTEN or "recipe.json" not in found):
+        raise SystemExit(f"error: {out} holds more than a model that was trained here; choose another folder.")
 
 
 def recipe_text(recipe: DataclassInstance) -> str:

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ..evaluate import WEIGHTS as BASE
-from ..train import save
+from ..train import refuse_foreign, save
 from ..world import TASK_DIR, World
 from .texts import document
 
@@ -57,6 +57,7 @@ def rate(step: int, recipe: Recipe) -> float:
 
 def train(recipe: Recipe, base: Path, facts: Path, out: Path) -> None:
     """Train, and write weights, tokenizer and recipe to `out`."""
+    refuse_foreign(out)
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
     rng, world = random.Random(recipe.seed), World(facts)
