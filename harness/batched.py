@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from harness.cache import cache_of
 from harness.conditions import site_of
 from harness.engine import (
     Generations,
@@ -99,6 +100,8 @@ class BatchedEngine(HookEngine):
     ) -> Generations:
         """Greedy continuations; see :meth:`HookEngine.generate`."""
         check_conditions(self.model, conditions)
+        if max_new_tokens > 1:
+            self.model.check_cache()
         made = Generations.empty(len(conditions), len(prompts), max_new_tokens, len(choices[0]) if choices else 0)
         plain, frozen = _apart(conditions)
         for members, run in ((plain, self._generate), (frozen, super().generate)):
@@ -127,7 +130,7 @@ class BatchedEngine(HookEngine):
             prefix, past = Prefix(), None
             if shared:
                 with capture_prefix(self.model, shared) as prefix:
-                    past = self.model.forward(batch, logits_to_keep=1, use_cache=True).past_key_values
+                    past = cache_of(self.model.forward(batch, logits_to_keep=1, use_cache=True))
             for layer, members in [(0, untouched), *by_layer.items()]:
                 for block in self._blocks(members, batch, all_logits=not self.model.keeps_last_logits):
                     n, here = len(block), [conditions[c] for c in block]
@@ -136,7 +139,7 @@ class BatchedEngine(HookEngine):
                         if layer in shared:
                             with resume(self.model, prefix, layer, n):
                                 out = self.model.forward(tiled, logits_to_keep=1, use_cache=True)
-                            fill_cache(out.past_key_values, past, layer, n)
+                            fill_cache(cache_of(out), past, layer, n)
                         new, log_probs = self._greedy(self.model.forward, tiled, here, max_new_tokens, stop, out)
                     place = np.array(block)[:, None], rows
                     found = log_probs.gather(-1, wanted.repeat(n, 1).to(log_probs.device))

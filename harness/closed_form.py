@@ -52,6 +52,8 @@ class ClosedFormEngine(BatchedEngine):
         if not fits(self.model, conditions):
             return super().generate(prompts, conditions, max_new_tokens, stop, choices, progress)
         check_conditions(self.model, conditions)
+        if max_new_tokens > 1:
+            self.model.check_cache()
         asked = asked_tokens(choices, len(prompts))
         made = Generations.empty(len(conditions), len(prompts), max_new_tokens, asked.shape[1])
         final = FinalLayer(self.model, conditions)

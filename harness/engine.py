@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 import torch
 
+from harness.cache import cache_of
 from harness.conditions import site_of
 from harness.errors import HarnessError
 from harness.frozen import check_conditions, keep_component, unigram_direction
@@ -251,7 +252,7 @@ def under(model: Model, condition: Condition) -> Iterator[None]:
 
 Forward = Callable[..., Any]
 """``forward(batch, past, logits_to_keep, use_cache)`` as of :class:`harness.model.Model`; returns an object with
-``logits`` and ``past_key_values``."""
+``logits`` and a cache (:func:`harness.cache.cache_of`)."""
 
 
 @contextlib.contextmanager
@@ -269,7 +270,7 @@ class _Passed:
     """What a frozen pass gives: logits [batch, pos, d_vocab] and the caches of both its passes."""
 
     logits: torch.Tensor
-    past_key_values: tuple[Any, Any]
+    cache: tuple[Any, Any]
 
 
 class FrozenPasses:
@@ -296,7 +297,7 @@ class FrozenPasses:
         else:
             x0, x = (seen.residual[:, -logits_to_keep:] for seen in (before, after))  # 0: all of them
             logits = model.readout.logits(x, model.readout.denominator(x0))
-        return _Passed(logits, (getattr(untouched, "past_key_values", None), getattr(edited, "past_key_values", None)))
+        return _Passed(logits, (cache_of(untouched), cache_of(edited)))
 
 
 def entropy(log_probs: torch.Tensor) -> torch.Tensor:
@@ -392,6 +393,8 @@ class HookEngine:
             choices: for every prompt, equally many token ids whose log-probability as first new token is wanted.
         """
         check_conditions(self.model, conditions)
+        if max_new_tokens > 1:
+            self.model.check_cache()
         asked = asked_tokens(choices, len(prompts))
         made = Generations.empty(len(conditions), len(prompts), max_new_tokens, asked.shape[1])
         for c, condition in enumerate(conditions):
@@ -435,6 +438,6 @@ class HookEngine:
             if done.all() or step + 1 == max_new_tokens:
                 break
             batch = batch.extend(token[:, None])
-            out = forward(batch, past=out.past_key_values, logits_to_keep=1, use_cache=True)
+            out = forward(batch, past=cache_of(out), logits_to_keep=1, use_cache=True)
             log_probs = log_softmax(out.logits[:, -1], conditions)
         return torch.stack(new, dim=1), first

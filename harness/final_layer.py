@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from harness.cache import cache_of
 from harness.conditions import BASELINE, SetNeurons, site_of
 from harness.frozen import unigram_direction
 from harness.kernels import System
@@ -123,7 +124,7 @@ class FinalLayer:
             out = self.model.forward(batch, past=past, logits_to_keep=1, use_cache=use_cache)
         found = Observed(captured.residual, neurons[self.layer].view(*captured.residual.shape[:2], -1))
         found = Observed(found.residual.to(self.device).float(), found.neurons.to(self.device).float())
-        return found, getattr(out, "past_key_values", None)
+        return found, cache_of(out)
 
     def project(self, x: torch.Tensor) -> torch.Tensor:
         """x @ W^T, float32 [n, d_vocab], of vectors [n, d_model]; W, which is W_U times the gain, is never made."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 
+from harness.cache import cached_tokens
 from harness.conditions import Head
 from harness.errors import HarnessError
 
@@ -118,9 +119,8 @@ class Starts:
 
     def enter(self, given: dict[str, Any]) -> None:
         """A forward pass begins with these arguments."""
-        past = given.get("past_key_values")
         # The pass extends the cache in place: its length is read now.
-        self._before = 0 if past is None or given.get("attention_mask") is not None else int(past.get_seq_length())
+        self._before = cached_tokens(given) if given.get("attention_mask") is None else 0
         self._given, self._column = given, None
 
     @property
@@ -144,10 +144,10 @@ class Starts:
 @contextlib.contextmanager
 def watch_starts(model: Model) -> Iterator[Starts]:
     """Within the block, ``starts`` describes the forward pass that is running."""
-    starts, parameters = Starts(), inspect.signature(model.hf.forward)
+    starts, signature = Starts(), inspect.signature(model.hf.forward)
 
     def enter(module: torch.nn.Module, args: Any, kwargs: Any) -> None:
-        starts.enter(parameters.bind_partial(*args, **kwargs).arguments)
+        starts.enter({**signature.bind_partial(*args).arguments, **kwargs})
 
     hook = model.hf.register_forward_pre_hook(enter, with_kwargs=True)
     try:

@@ -15,6 +15,7 @@ from torch import nn
 
 from harness import identity
 from harness.anatomy import Anatomy, locate
+from harness.cache import cache_argument, cache_of, check_cache
 from harness.errors import HarnessError
 from harness.modules import (
     down_bias,
@@ -220,17 +221,30 @@ class Model:
         """Whether a pass can spare the logits of all but the last positions."""
         return "logits_to_keep" in self._accepts
 
+    def check_cache(self) -> None:
+        """Make sure, once, that passes go on from the cache of earlier ones; not within a block of edits.
+
+        Raises:
+            HarnessError: as :func:`harness.cache.check_cache`.
+        """
+        assert self._goes_on
+
+    @cached_property
+    def _goes_on(self) -> bool:
+        check_cache(self)
+        return True
+
     def forward(
         self, batch: Batch, past: Any = None, logits_to_keep: int = 1, use_cache: bool = False, **options: Any
     ) -> Any:
-        """One forward pass; returns the ``transformers`` output (``.logits``, ``.past_key_values``).
+        """One forward pass; returns the ``transformers`` output (``.logits``, :func:`harness.cache.cache_of`).
 
         Positions come from the mask wherever the architecture takes them, so padding changes nothing.
 
         Args:
-            past: ``past_key_values`` of the pass that this batch extends; the cache is extended in place.
+            past: the cache of the pass that this batch extends; it is extended in place.
             logits_to_keep: logits of the last so many positions, [batch, n, d_vocab]; 0 for all.
-            use_cache: return ``past_key_values``.
+            use_cache: return a cache.
             options: passed on to the model.
         """
         self._check_length(batch.attention_mask.shape[1])
@@ -238,13 +252,16 @@ class Model:
             options["position_ids"] = batch.position_ids
         if "logits_to_keep" in self._accepts:
             options["logits_to_keep"] = logits_to_keep
+        if past is not None:
+            options[cache_argument(self._accepts, self.name)] = past
         out = self.hf(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,
-            past_key_values=past,
             use_cache=use_cache or past is not None,
             **options,
         )
+        if use_cache and cache_of(out) is None:
+            raise HarnessError(f"{self.name} cannot generate: its passes give no keys and values to go on from.")
         if "logits_to_keep" not in self._accepts:
             out.logits = out.logits[:, -logits_to_keep:]
         return out

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from harness.cache import cache_of
 from harness.modules import layer_input
 from harness.selfcheck import relative_error, tolerance_of
 
@@ -101,8 +102,8 @@ def fill_cache(past: Any, shared: Any, layer: int, copies: int) -> None:
     """Put into the cache of a resumed pass what the untouched pass cached of the layers before ``layer``.
 
     Args:
-        past: ``past_key_values`` of the resumed pass, empty before ``layer``; changed in place.
-        shared: ``past_key_values`` of the captured pass; left alone.
+        past: of the resumed pass, empty before ``layer``; changed in place.
+        shared: of the captured pass; left alone.
     """
     for i in range(layer):
         own = copy.copy(shared.layers[i])  # reorder_cache() gives the copy new tensors
@@ -131,9 +132,9 @@ def can_resume(model: Model, layer: int, cache: bool) -> bool:
             resumed = model.forward(tiled, logits_to_keep=0, use_cache=cache)
         pairs = [(plain.logits, resumed.logits, batch.attention_mask.bool())]
         if cache:
-            fill_cache(resumed.past_key_values, plain.past_key_values, layer, 2)
-            wanted = model.forward(batch.extend(more), past=plain.past_key_values).logits
-            found = model.forward(tiled.extend(more.repeat(2, 1)), past=resumed.past_key_values).logits
+            fill_cache(cache_of(resumed), cache_of(plain), layer, 2)
+            wanted = model.forward(batch.extend(more), past=cache_of(plain)).logits
+            found = model.forward(tiled.extend(more.repeat(2, 1)), past=cache_of(resumed)).logits
             pairs.append((wanted, found, torch.ones_like(more).bool()))
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
         return False

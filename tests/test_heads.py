@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from families import FAMILIES, tiny, tiny_hf, tokenizer
 
+from harness.cache import cache_argument, cache_of
 from harness.conditions import BASELINE, Condition, SetNeurons
 from harness.engine import HookEngine, under
 from harness.errors import HarnessError
@@ -191,12 +194,12 @@ def test_bos_ablation_writes_the_first_token_s_values(family: str) -> None:
     first = batch.attention_mask.argmax(1)
     with under(model, Condition("bos", (AttendFirst(1, heads),))), model.capture_heads(1) as seen:
         out = model.forward(batch, use_cache=True)
-        values = out.past_key_values.layers[1].values[torch.arange(3), :, first]
+        values = cache_of(out).layers[1].values[torch.arange(3), :, first]
         wanted = values.repeat_interleave(model.anatomy.n_heads // values.shape[1], 1)[:, list(heads)]
         for _ in range(3):
             assert close(seen[1][:, :, list(heads)], wanted[:, None].expand(-1, seen[1].shape[1], -1, -1))
             batch = batch.extend(out.logits[:, -1:].argmax(-1))
-            out = model.forward(batch, past=out.past_key_values)
+            out = model.forward(batch, past=cache_of(out))
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama_gqa_tied", "gpt_neo", "gemma2", "opt", "bloom", "falcon_new"])
@@ -220,8 +223,34 @@ def test_the_first_token_may_lie_in_the_cache_without_a_mask() -> None:
     ids = torch.tensor([PROMPTS[0]])
     with torch.no_grad(), under(model, Condition("bos", (AttendFirst(1, (0, 1)),))):
         wanted = model.hf(ids).logits[:, -1]
-        past = model.hf(ids[:, :4], use_cache=True).past_key_values
-        assert close(model.hf(ids[:, 4:], past_key_values=past).logits[:, -1], wanted)
+        past = cache_of(model.hf(ids[:, :4], use_cache=True))
+        name = cache_argument(inspect.signature(model.hf.forward).parameters, "gpt2")
+        assert close(model.hf(ids[:, 4:], **{name: past}).logits[:, -1], wanted)
+
+
+class Renamed(transformers.GPT2LMHeadModel):
+    """The cache has a name that nobody knows, or comes among others, in a pass without a mask."""
+
+    def forward(self, input_ids: Any, memory: Any = None, **others: Any) -> Any:
+        memory = others.pop("also", memory)
+        past = memory[0] if isinstance(memory, list) else memory
+        name = cache_argument(inspect.signature(super().forward).parameters, "gpt2")
+        return super().forward(input_ids, **{name: past}, **others)
+
+
+@pytest.mark.parametrize("name", ["memory", "also"])
+def test_a_cache_is_found_by_what_it_is_and_not_by_its_name(name: str) -> None:
+    """A pass whose cache went unnoticed would take its own first token for that of the prompt."""
+    model = tiny("gpt2")
+    model.hf.__class__ = Renamed
+    ids = torch.tensor([PROMPTS[0]])
+    with torch.no_grad(), under(model, Condition("bos", (AttendFirst(1, (0, 1)),))):
+        wanted = model.hf(ids).logits[:, -1]
+        past = cache_of(model.hf(ids[:, :4], use_cache=True))
+        assert close(model.hf(ids[:, 4:], **{name: past}).logits[:, -1], wanted)
+        past = cache_of(model.hf(ids[:, :4], use_cache=True))
+        with pytest.raises(HarnessError, match=f"^an edit of heads cannot tell .*: {name} of the .* is a list, which"):
+            model.hf(ids[:, 4:], **{name: [past]})
 
 
 # --- refusals ------------------------------------------------------------------------------------------------------
@@ -233,7 +262,7 @@ def test_the_prompt_must_be_run_under_the_edit() -> None:
     out = model.forward(batch, use_cache=True)
     wanted = "^an edit of heads of layer 1 needs the first token of every prompt, which was run before the edit began"
     with pytest.raises(HarnessError, match=wanted), under(model, Condition("late", (AttendFirst(1, (0,)),))):
-        model.forward(batch.extend(torch.tensor([[1], [2], [3]])), past=out.past_key_values)
+        model.forward(batch.extend(torch.tensor([[1], [2], [3]])), past=cache_of(out))
 
 
 def test_heads_and_values_that_do_not_fit_the_model() -> None:

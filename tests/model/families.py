@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from harness.cache import cache_of
 from harness.model import Model, wrap
 from harness.testing.tiny import BOS, D_VOCAB, EOS, FAMILIES, Family, tiny_hf, tokenizer
 
@@ -25,5 +26,5 @@ def greedy(model: Model, sequences: list[list[int]], n: int) -> list[list[int]]:
     for _ in range(n):
         new.append(out.logits[:, -1].argmax(-1))
         batch = batch.extend(new[-1][:, None])
-        out = model.forward(batch, past=out.past_key_values)
+        out = model.forward(batch, past=cache_of(out))
     return torch.stack(new, 1).tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,12 @@ import torch
 import transformers
 from families import FAMILIES, Family, greedy, tiny, tiny_hf, tokenizer
 
+from harness.batched import BatchedEngine
+from harness.cache import cache_argument, cache_of
+from harness.closed_form import ClosedFormEngine
+from harness.conditions import BASELINE
+from harness.engine import HookEngine
+from harness.errors import HarnessError
 from harness.model import Model, wrap
 
 PROMPTS = ("The capital of France is", "a", "Bees make hon")
@@ -82,7 +89,7 @@ def test_counts_match_the_configuration_and_the_cache(model: Model) -> None:
     assert anatomy.d_model == config.hidden_size
     assert anatomy.n_heads == config.num_attention_heads
     assert anatomy.d_vocab == config.vocab_size == model.readout.W_U.shape[0]
-    keys = model.forward(model.pad([[1, 2, 3]]), use_cache=True).past_key_values.layers[-1].keys
+    keys = cache_of(model.forward(model.pad([[1, 2, 3]]), use_cache=True)).layers[-1].keys
     # The newer Falcon repeats its two key-value heads before they are cached.
     n_kv_heads = 2 if model.name == "falcon_new" else keys.shape[1]
     assert (anatomy.n_kv_heads, anatomy.d_head) == (n_kv_heads, keys.shape[3])
@@ -99,7 +106,7 @@ def test_the_attention_output_projection_reads_the_heads(model: Model) -> None:
     hook.remove()
     assert projection in list(model.anatomy.attentions[-1].modules())
     first = heads[0][0, 0].view(model.anatomy.n_heads, model.anatomy.d_head)
-    values = out.past_key_values.layers[-1].values[0, :, 0]
+    values = cache_of(out).layers[-1].values[0, :, 0]
     assert close(first, values.repeat_interleave(len(first) // len(values), dim=0))
 
 
@@ -213,17 +220,19 @@ def test_several_tokens_may_follow_the_cache_at_once(model: Model) -> None:
     n = min(map(len, answers))
     answers = [ids[:n] for ids in answers]
     batch = model.pad(prompts)
-    past = model.forward(batch, use_cache=True).past_key_values
+    past = cache_of(model.forward(batch, use_cache=True))
     logits = model.forward(batch.extend(torch.tensor(answers)), past=past, logits_to_keep=n).logits
     for row, ids in enumerate(prompts):
         assert close(logits[row], plain_logits(model.hf, ids + answers[row])[-n:])
 
 
 class Bare(transformers.LlamaForCausalLM):
-    """As code that comes with a model may be: it takes neither positions nor ``logits_to_keep``."""
+    """As code that comes with a model may be: it takes neither positions nor ``logits_to_keep``, and calls its cache as
+    it was called when the code was written."""
 
     def forward(self, input_ids: Any, attention_mask: Any = None, past_key_values: Any = None, use_cache: Any = None):
-        return super().forward(input_ids, attention_mask, past_key_values=past_key_values, use_cache=use_cache)
+        past = {cache_argument(inspect.signature(super().forward).parameters, "Llama"): past_key_values}
+        return super().forward(input_ids, attention_mask, **past, use_cache=use_cache)
 
 
 def test_models_that_do_not_take_every_option() -> None:
@@ -236,3 +245,42 @@ def test_models_that_do_not_take_every_option() -> None:
         model.forward(model.pad(sequences), logits_to_keep=0).logits.shape[:2] == model.pad(sequences).input_ids.shape
     )
     assert greedy(model, sequences, 4) == greedy(tiny("llama"), sequences, 4)
+
+
+class Forgetful(transformers.LlamaForCausalLM):
+    """Takes a cache and does not read it."""
+
+    def forward(self, input_ids: Any, attention_mask: Any = None, past_key_values: Any = None, use_cache: Any = None):
+        return super().forward(input_ids, use_cache=use_cache)
+
+
+class Nameless(transformers.LlamaForCausalLM):
+    """Has another word for its cache."""
+
+    def forward(self, input_ids: Any, attention_mask: Any = None, memory: Any = None, use_cache: Any = None):
+        return super().forward(input_ids, attention_mask, use_cache=use_cache)
+
+
+class Cacheless(transformers.LlamaForCausalLM):
+    def forward(self, input_ids: Any, attention_mask: Any = None, use_cache: Any = None):
+        return super().forward(input_ids, attention_mask, use_cache=False)
+
+
+@pytest.mark.parametrize("engine", [HookEngine, BatchedEngine, ClosedFormEngine])
+@pytest.mark.parametrize(
+    ("cls", "message"),
+    [
+        (Forgetful, r"bare cannot generate: tokens that follow .* get other logits than in one pass"),
+        (
+            Nameless,
+            r"bare does not take .* an earlier pass: its forward\(\) has no argument cache or past_key_values\.$",
+        ),
+        (Cacheless, r"bare cannot generate: its passes give no keys and values to go on from\.$"),
+    ],
+)
+def test_a_cache_that_is_not_read_is_found_before_anything_is_generated(cls: Any, message: str, engine: Any) -> None:
+    hf = tiny_hf("llama")
+    hf.__class__ = cls
+    model = wrap(hf, tokenizer(), "bare")
+    with pytest.raises(HarnessError, match=f"^{message}"):
+        engine(model).generate([[1, 2, 3]], [BASELINE], 2)

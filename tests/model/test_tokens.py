@@ -9,6 +9,7 @@ import pytest
 import torch
 from families import BOS, D_VOCAB, EOS, greedy, tiny_hf, tokenizer
 
+from harness.cache import cache_of
 from harness.errors import HarnessError
 from harness.model import Model, wrap
 from harness.tokens import first_tokens
@@ -150,7 +151,7 @@ def test_prompts_longer_than_the_positions(hf: Any) -> None:
     batch = model.pad([[1] * 64])
     with pytest.raises(HarnessError, match=r"^a sequence of 65 tokens is longer than the 64 positions of tiny\.$"):
         model.pad([[1], [1] * 65])
-    past = model.forward(batch, use_cache=True).past_key_values
+    past = cache_of(model.forward(batch, use_cache=True))
     with pytest.raises(HarnessError, match="a sequence of 65 tokens"):
         model.forward(batch.extend(torch.tensor([[1]])), past=past)
 
