@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,17 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 # Tiny models run faster on one thread, and workers in parallel do not fight for cores; subprocesses inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MKL_CBWR"] = "AUTO,STRICT"  # as the command line sets it: read when torch is first imported
+
+
+class DeprecationsAreErrors(logging.Handler):
+    """transformers logs some of its deprecations instead of warning; tests fail at either."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "deprecated" in (message := record.getMessage()):
+            raise DeprecationWarning(message)
+
+
+logging.getLogger("transformers").addHandler(DeprecationsAreErrors())
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from logging.handlers import BufferingHandler
 
 import pytest
-from transformers.utils import logging as transformers_logging
 
 
 @pytest.fixture
 def logged() -> Iterator[list[logging.LogRecord]]:
     """The log records of transformers, as they come."""
     handler = BufferingHandler(1000)
-    transformers_logging.add_handler(handler)
+    logger = logging.getLogger("transformers")  # its own remove_handler() removed none before 5.1
+    logger.addHandler(handler)
     yield handler.buffer
-    transformers_logging.remove_handler(handler)
+    logger.removeHandler(handler)
