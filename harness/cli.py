@@ -152,13 +152,10 @@ def evaluate(
 
     from harness.components import explain
     from harness.executors import choose
-    from harness.registry import default_path, load_registry
     from harness.spec import RunSpec
 
     found = _catalogue()
-    path = registry or default_path()
-    models = load_registry(path).models if path.is_file() or registry else {}
-    loader = _model(model, model_args, device, found, models)
+    loader = _model(model, model_args, device, found, registry)
     asked = parse_spec(task, "--task")
     options = {"include_path": include_path, "num_fewshot": num_fewshot}
     given = {key: value for key, value in options.items() if value is not None}
@@ -268,14 +265,10 @@ def unigrams(
     debug: Debug = False,
 ) -> None:
     """Count how often each token occurs in a corpus; continues where it was interrupted."""
-    from harness.registry import default_path, load_registry
-
     if output.suffix != ".safetensors":
         raise HarnessError(f'--output: expected the name of a file that ends with .safetensors, got "{output}".')
     found = _catalogue()
-    path = registry or default_path()
-    models = load_registry(path).models if path.is_file() or registry else {}
-    loader = found.build("model", _model(model, model_args, None, found, models), "--model")
+    loader = found.build("model", _model(model, model_args, None, found, registry), "--model")
     texts = found.build("corpus", parse_spec(corpus, "--corpus"), "--corpus")
 
     from harness.report.progress import ConsoleReporter
@@ -376,8 +369,15 @@ def _registry(path: Path | None) -> Registry:
     return load_registry(path or default_path())
 
 
-def _model(name: str, arguments: str, device: str | None, found: Catalogue, models: Any) -> ComponentSpec:
-    """A model as the user wrote it: a loader, a model of the registry, a hub id or a folder."""
+def _model(
+    name: str, arguments: str, device: str | None, found: Catalogue, registry: Path | Registry | None = None
+) -> ComponentSpec:
+    """A model as the user wrote it: a loader, a model of the registry (that is read where it is needed), a hub id or a
+    folder."""
+    from harness.registry import Registry, models_for
+
+    loaders = found.components["model"]
+    models = registry.models if isinstance(registry, Registry) else models_for(name, loaders, registry)
     words = arguments.split()
     if len(words) > 1 and all(WORD.fullmatch(word) for word in words):  # lm-eval takes spaces for commas, too
         arguments = ",".join(words)
@@ -385,14 +385,14 @@ def _model(name: str, arguments: str, device: str | None, found: Catalogue, mode
     if device is not None:
         given["device"] = device
     head = name.partition(":")[0]
-    if head in found.components["model"]:
+    if head in loaders:
         spec = parse_spec(name, "--model")
     elif name in models:
         spec = models[name]
     elif "/" in name or Path(name).expanduser().exists():
         spec = ComponentSpec("hf", {"pretrained": name})
     else:
-        known = [*found.components["model"], *models]
+        known = [*loaders, *models]
         raise HarnessError(
             f'--model: "{name}" is no loader, no model of the registry and no folder.{suggest(name, known)} '
             f"There are: {', '.join(known)}. For a hub model without an owner write hf:pretrained={name}."
@@ -402,17 +402,23 @@ def _model(name: str, arguments: str, device: str | None, found: Catalogue, mode
 
 def _with_model(spec: RunSpec, device: str | None, found: Catalogue, known: Registry) -> RunSpec:
     """Replace the name of a registry model by its loader."""
-    return spec.model_copy(update={"model": _model(str(spec.model), "", device, found, known.models)})
+    return spec.model_copy(update={"model": _model(str(spec.model), "", device, found, known)})
 
 
 def _check_settings(known: Registry, found: Catalogue) -> None:
-    """Refuse settings for components that there are not: they would be passed over."""
+    """Refuse settings for components, and for models, that there are not: they would be passed over."""
     names = {name for components in found.components.values() for name in components}
     for model, components in known.settings.items():
         for name in components:
             if name not in names:
                 place = known.document.where("settings", model, name)
                 raise HarnessError(f'{place}: "{name}" is no component.{suggest(name, names)}')
+    models = [*found.components["model"], *known.models]
+    for section in ("settings", "resources"):
+        for model in known.document.data.get(section) or ():
+            if model not in models and not set("/:") & set(model):  # a hub id, a folder, a loader with parameters
+                place = known.document.where(section, model)
+                raise HarnessError(f'{place}: there is no model "{model}".{suggest(model, models)}')
 
 
 def _named(task: ComponentSpec) -> str:

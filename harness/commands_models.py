@@ -82,7 +82,6 @@ def compare(
     from pydantic import ValidationError
 
     from harness.cli import _catalogue, _model, _short
-    from harness.registry import default_path, load_registry
     from harness.report.progress import ConsoleReporter
 
     try:
@@ -92,9 +91,8 @@ def compare(
         )  # fmt: skip
     except ValidationError as error:
         raise HarnessError(explain(error, Settings, "harness compare")) from error
-    found, path = _catalogue(), registry or default_path()
-    models = load_registry(path).models if path.is_file() or registry else {}
-    specs = [_model(name, model_args, device, found, models) for name in (base, tuned)]
+    found = _catalogue()
+    specs = [_model(name, model_args, device, found, registry) for name in (base, tuned)]
     loaders = [
         cast("ModelLoader", found.build("model", x, f"--{y}")) for x, y in zip(specs, ("base", "tuned"), strict=True)
     ]

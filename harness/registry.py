@@ -20,14 +20,16 @@
       gpt2: {cpus: 4, gpus: 1}                # a run may set resources of its own
 
 A list at model, task, selector, intervention, controls, match or seed is an axis; the runs of a matrix are named
-``copying-values.mean``, ``copying-values.median`` ...
+``copying-values.mean``, ``copying-values.median`` ... A component is written as everywhere (:mod:`harness.notation`),
+or as a mapping with its name.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -40,9 +42,17 @@ from harness.errors import HarnessError, suggest
 from harness.spec import COMPONENT_FIELDS, RunSpec
 from harness.yamlfile import Document, load_yaml
 
+RUN_KEYS = ("extends", *(key for key in RunSpec.model_fields if key != "name"))
 AXES = (*COMPONENT_FIELDS, "controls", "match", "seed")
 FILENAME = "registry.yaml"
 KEYS = ("version", "models", "runs", "suites", "settings", "resources")
+VERSION = "1"
+"""Of the format; absent means this one, too."""
+MOST_RUNS = 1000
+"""Runs that one matrix may make."""
+MOST_IN_ALL = 10_000
+LONGEST_CHAIN = 50
+"""Runs that extend one another."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +116,37 @@ def load_registry(path: Path) -> Registry:
     Raises:
         HarnessError: names file, line and place of the first mistake.
     """
+    document = _document(path)
+    for model, components in _section(document, "settings").items():
+        if not isinstance(components, dict) or not all(isinstance(x, dict) for x in components.values()):
+            place = document.where("settings", model)
+            raise HarnessError(
+                f"{place}: expected parameters by component, for example {{entropy: {{null_dims: 12}}}}."
+            )
+    runs: dict[str, tuple[RunSpec, ...]] = {}
+    for name in _section(document, "runs"):
+        runs[name] = _expand(document, name)
+        if sum(map(len, runs.values())) > MOST_IN_ALL:
+            raise HarnessError(f"{document.where('runs', name)}: the file makes more than {MOST_IN_ALL} runs.")
+    suites = {name: _suite(document, name, runs) for name in _section(document, "suites")}
+    return Registry(document, _models(document), runs, suites)
+
+
+def models_for(name: str, loaders: Collection[str], path: Path | None = None) -> Mapping[str, ComponentSpec]:
+    """The registry's models, among which a user's ``name`` may be.
+
+    The registry is not read for what can be none of them, a loader or a path, unless ``path`` names one.
+
+    Raises:
+        HarnessError: as :func:`load_registry`, but of models only.
+    """
+    if path is None and (name.partition(":")[0] in loaders or name.startswith(("/", ".", "~"))):
+        return {}
+    return _models(_document(path or default_path()))
+
+
+def _document(path: Path) -> Document:
+    """The file, if all its keys are known."""
     document = load_yaml(path)
     unknown = [key for key in document.data if key not in KEYS]
     if unknown:
@@ -113,18 +154,19 @@ def load_registry(path: Path) -> Registry:
             f'{document.where(unknown[0])}: unknown key "{unknown[0]}".{suggest(unknown[0], KEYS)} '
             f"Expected: {', '.join(KEYS)}."
         )
-    models = {
+    version = document.data.get("version")
+    if version not in (None, VERSION):
+        raise HarnessError(
+            f"{document.where('version')}: this harness reads registries of version {VERSION}, not {version}; upgrade "
+            "the harness, or write the file for this one."
+        )
+    return document
+
+
+def _models(document: Document) -> dict[str, ComponentSpec]:
+    return {
         name: parse_spec(value, document.where("models", name)) for name, value in _section(document, "models").items()
     }
-    for model, components in _section(document, "settings").items():
-        if not isinstance(components, dict) or not all(isinstance(x, dict) for x in components.values()):
-            place = document.where("settings", model)
-            raise HarnessError(
-                f"{place}: expected parameters by component, for example {{entropy: {{null_dims: 12}}}}."
-            )
-    runs = {name: _expand(document, name) for name in _section(document, "runs")}
-    suites = {name: _suite(document, name, runs) for name in _section(document, "suites")}
-    return Registry(document, models, runs, suites)
 
 
 def _suite(document: Document, name: str, runs: Mapping[str, Any]) -> Suite:
@@ -134,7 +176,7 @@ def _suite(document: Document, name: str, runs: Mapping[str, Any]) -> Suite:
     if not isinstance(entry, dict) or not isinstance(entry.get("runs"), list) or set(entry) - {"runs", "description"}:
         raise HarnessError(f"{place}: expected runs (a list of names) and a description.")
     for run in entry["runs"]:
-        if run not in runs:
+        if not isinstance(run, str) or run not in runs:
             raise HarnessError(f'{place}: there is no run called "{run}".{suggest(str(run), runs)}')
     return Suite(str(entry.get("description", "")), tuple(entry["runs"]))
 
@@ -154,13 +196,23 @@ def _inherit(document: Document, entries: Mapping[str, Any], name: str, chain: t
         raise HarnessError(f"{place}: expected a mapping with task, selector, intervention ...")
     parent = entry.get("extends")
     own = {key: value for key, value in entry.items() if key != "extends"}
+    for key in own:
+        if key not in RUN_KEYS:
+            raise HarnessError(
+                f'{document.where("runs", name, key)}: a run has no parameter "{key}".{suggest(key, RUN_KEYS)} It has: '
+                f"{', '.join(RUN_KEYS)}."
+            )
     if parent is None:
         return own
     place = document.where("runs", name, "extends")
+    if not isinstance(parent, str):
+        raise HarnessError(f"{place}: expected the name of one run, got {parent!r}.")
+    if len(chain) > LONGEST_CHAIN:
+        raise HarnessError(f"{place}: more than {LONGEST_CHAIN} runs extend one another.")
     if parent == name or parent in chain:
         raise HarnessError(f"{place}: a cycle of extends: {' -> '.join([*chain, name, parent])}.")
     if parent not in entries:
-        raise HarnessError(f'{place}: there is no run called "{parent}" to extend.{suggest(str(parent), entries)}')
+        raise HarnessError(f'{place}: there is no run called "{parent}" to extend.{suggest(parent, entries)}')
     inherited = _inherit(document, entries, parent, (*chain, name))
     return {key: value for key, value in inherited.items() if key != "description"} | own
 
@@ -174,10 +226,18 @@ def _expand(document: Document, name: str, model: str | None = None) -> tuple[Ru
     for key in axes:
         if not entry[key]:
             raise HarnessError(f"{document.where('runs', name, key)}: the list is empty; name at least one.")
+    count = math.prod(len(entry[key]) for key in axes)
+    if count > MOST_RUNS:
+        sizes = " x ".join(f"{len(entry[key])} at {key}" for key in axes)
+        raise HarnessError(
+            f"{document.where('runs', name)}: the lists of run {name} make {count:,} runs ({sizes}); at most "
+            f"{MOST_RUNS:,} can be made of one."
+        )
     specs = []
-    for values in itertools.product(*(entry[key] for key in axes)):
-        point = dict(zip(axes, values, strict=True))
-        suffix = "".join(f".{_label(value)}" for value in values)
+    points = [[(value, f".{_label(value)}") for value in entry[key]] for key in axes]
+    for chosen in itertools.product(*points):
+        point = {key: value for key, (value, _) in zip(axes, chosen, strict=True)}
+        suffix = "".join(label for _, label in chosen)
         specs.append(_spec(document, name, {**entry, **point, "name": name + suffix}))
     return tuple(specs)
 

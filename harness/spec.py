@@ -32,7 +32,9 @@ class RunSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._=+-]*$", description="name of the run and of its folder")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._=+-]*$", max_length=200, description="name of the run and of its folder"
+    )
     description: str = ""
     model: ComponentSpec = ComponentSpec("demo", {})
     task: ComponentSpec
@@ -48,7 +50,7 @@ class RunSpec(BaseModel):
     match: Literal["none", "norm", "activation"] = Field(
         "none", description="controls resemble the selected neurons in their output weights' norm, or their activations"
     )
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     engine: Literal["auto", "hooks"] = Field(
         "auto", description="auto: the fastest one that is exact; hooks: one hooked pass for each condition"
     )

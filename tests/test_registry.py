@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -103,6 +105,28 @@ def test_settings_fill_in_what_a_run_of_the_model_leaves_open(tmp_path: Path) ->
         (SUITE.replace("runs: [one, many]", "run: [one]"), 16, "expected runs (a list of names)"),
         (SUITE.replace("{entropy: {top: 3, null_dims: 12}, mean: {}}", "{entropy: 3}"), 20, "expected parameters by"),
         ("runs: &x\n  a: *x\n", 1, "a cycle"),
+        ("runs:\n  a: &x\n    <<: *x\n", 2, "a cycle"),
+        ("runs:\n  a:\n    <<: 3\n", 3, "<< merges a mapping, or a list of mappings"),
+        ("runs:\n  a: {<<: {seed: 1}, <<: {seed: 2}}\n", 2, 'the key "<<" stands here twice'),
+        ("runs:\n  [a, b]: 1\n", 2, "a key must be text"),
+        ('runs:\n  a: "\\ud800"\n', 2, "holds half a character"),
+        ("version: 99\n", 1, "reads registries of version 1, not 99"),
+        ("version: [1]\n", 1, "reads registries of version 1"),
+        (GOOD + "  bad:\n    extends: [one]\n", 16, "expected the name of one run, got ['one']"),
+        (GOOD + "  bad:\n    extends: one\n    name: other\n", 17, 'a run has no parameter "name"'),
+        (SUITE.replace("runs: [one, many]", "runs: [[one]]"), 16, "there is no run called \"['one']\""),
+        ("runs: " + "[" * 100_000, 1, "more than 50 levels lie within each other"),
+        (
+            GOOD + "  bad:\n    extends: one\n    seed: [1, 2]\n    controls: [" + "1, " * 600 + "]\n",
+            15,
+            "the lists of run bad make 1,200 runs (600 at controls x 2 at seed); at most 1,000",
+        ),
+        (
+            "a: &a [x, x, x, x, x, x, x, x, x, x]\n"
+            + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in itertools.pairwise("abcdefgh")),
+            1,
+            "the file holds more than 200000 values",
+        ),
         ("runs:\n  a: 3\n", 2, "expected a mapping"),
         ("- a\n", 1, "expected a mapping"),
     ],
@@ -113,6 +137,104 @@ def test_mistakes_name_the_line(tmp_path: Path, text: str, line: int, says: str)
         load_registry(path)
     assert f"{path}, line {line}" in str(caught.value)
     assert says in str(caught.value)
+
+
+def test_merge_keys_take_what_a_mapping_does_not_set_itself(tmp_path: Path) -> None:
+    text = """\
+settings:
+  small: &defaults {entropy: {top: 3}, mean: {}}
+models:
+  small: {name: hf, pretrained: ./small}
+runs:
+  one: &one
+    task: knowledge_conflict
+    selector: entropy
+    intervention: mean
+    seed: 3
+  two: {<<: *one, seed: 4}
+  three:
+    <<: [{seed: 7, controls: 5}, *one]
+    selector: random
+"""
+    runs = load_registry(write(tmp_path, text)).runs
+    assert [(runs[x][0].seed, runs[x][0].controls, runs[x][0].selector.name) for x in ("two", "three")] == [
+        (4, None, "entropy"),
+        (7, 5, "random"),
+    ]
+    with pytest.raises(HarnessError, match=r"line 10 \(runs\.one\.seed\): .* greater than or equal to 0"):
+        load_registry(write(tmp_path, text.replace("seed: 3", "seed: -3")))
+    with pytest.raises(HarnessError, match=r"line 13 \(runs\.three\.controls\): .* greater than or equal to 0"):
+        load_registry(write(tmp_path, text.replace("controls: 5", "controls: -5")))
+
+
+def test_a_registry_that_is_too_large_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match="larger than 8 MiB"):
+        load_registry(write(tmp_path, "#" * (2**23 + 1)))
+
+
+def test_many_runs_in_all_are_refused(tmp_path: Path) -> None:
+    many = "".join(f"  r{i}: {{extends: many, seed: [{', '.join(map(str, range(240)))}]}}\n" for i in range(12))
+    with pytest.raises(HarnessError, match=r"line 25 \(runs\.r10\): the file makes more than 10000 runs"):
+        load_registry(write(tmp_path, GOOD + many))
+
+
+def test_a_long_chain_of_extends_is_refused(tmp_path: Path) -> None:
+    chain = (
+        "".join(f"  r{i}: {{extends: r{i + 1}}}\n" for i in range(2000)) + "  r2000: {task: dfa, selector: random}\n"
+    )
+    with pytest.raises(HarnessError, match="more than 50 runs extend one another"):
+        load_registry(write(tmp_path, "runs:\n" + chain))
+
+
+BROKEN = "runs: {a: {task: [1, 2], seed: *nothing}}\n"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["list"],
+        ["list", "entropy"],
+        ["leaderboard", "--output_path", "nowhere"],
+        ["eval", "--task", "dfa", "--selector", "random", "--dry_run"],
+        [
+            "eval",
+            "--model",
+            "./here",
+            "--task",
+            "knowledge_conflict",
+            "--selector",
+            "random",
+            "-i",
+            "zero",
+            "--dry_run",
+        ],
+    ],
+)
+def test_commands_that_need_no_registry_do_not_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harness: Callable[..., tuple[int, str, str]], command: list[str]
+) -> None:
+    write(tmp_path, BROKEN)
+    monkeypatch.chdir(tmp_path)
+    assert "registry" not in harness(*command)[2]
+    code, _, err = harness("eval", "--model", "gpt2", "--task", "dfa", "--selector", "random")
+    assert code == 2 and "registry.yaml, line 1: this is not valid YAML" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "resources:\n  smal: {cpus: 2}\n",
+            'line 16 (resources.smal): there is no model "smal". Did you mean "small"?',
+        ),
+        ("settings:\n  smal: {entropy: {top: 2}}\n", 'line 16 (settings.smal): there is no model "smal".'),
+    ],
+)
+def test_settings_of_no_model_are_refused(
+    tmp_path: Path, harness: Callable[..., tuple[int, str, str]], text: str, says: str
+) -> None:
+    code, _, err = harness("run", "one", "--registry", write(tmp_path, GOOD + text), "--dry_run")
+    assert code == 2 and says in err
 
 
 def test_a_misspelt_run_is_suggested(tmp_path: Path) -> None:

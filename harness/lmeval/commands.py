@@ -90,10 +90,9 @@ def prepare(
     """Write the prompts that a model is asked, as a task that any lm-eval runs: JSONL, YAML and a scoring function."""
     from harness.cli import _catalogue, _model
     from harness.lmeval.prepared import write
-    from harness.registry import default_path, load_registry
 
     found = _catalogue()
-    spec = _model(model, model_args, device, found, load_registry(default_path()).models)
+    spec = _model(model, model_args, device, found)
     loader = found.build("model", spec, "--model")
     for folder, n in write(loader, task, output, limit, seed):  # type: ignore[arg-type]  # a model loader
         typer.echo(f"wrote {folder} ({n} prompts): lm_eval --include_path {output} --tasks {folder.name}_prepared")

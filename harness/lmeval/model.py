@@ -18,7 +18,7 @@ from harness.lmeval.tokens import PrefixedLM
 from harness.lmeval.treatment import Treatment
 from harness.model import Batch, Model
 from harness.plugins import catalogue
-from harness.registry import default_path, load_registry
+from harness.registry import models_for
 
 log = logging.getLogger(f"lm_eval.{__name__}")  # shown where lm-eval shows its own
 
@@ -133,8 +133,9 @@ def _loader(pretrained: str, device: str | None, hf: dict[str, Any]) -> ModelLoa
     Raises:
         HarnessError: an argument means nothing to it.
     """
-    found, models = catalogue(), load_registry(default_path()).models
+    found = catalogue()
     loaders = found.components["model"]
+    models = models_for(pretrained, loaders)
     if pretrained not in loaders and pretrained not in models:
         return None
     spec = ComponentSpec(pretrained, {}) if pretrained in loaders else models[pretrained]
