@@ -13,7 +13,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from harness import hookimpl
 from harness.components import Corpus, Intervention, ModelLoader, SelectionContext, Selector
-from harness.conditions import Head, Neuron, Selection
+from harness.conditions import Head, Neuron, Selection, check_units
 from harness.errors import HarnessError, suggest
 
 if TYPE_CHECKING:
@@ -142,17 +142,34 @@ def check_top(top: int, available: int, owner: str) -> None:
         raise HarnessError(f"{owner}: top={top} neurons were asked for, but only {available} exist in the layer.")
 
 
+def check_layer(model: Model, layer: int, top: int, owner: str) -> int:
+    """The layer, counted from the front, of which ``top`` neurons are to be chosen.
+
+    Raises:
+        HarnessError: the model has no such layer, or the layer fewer neurons.
+    """
+    found = resolve_layer(layer, model.anatomy.n_layers, owner)
+    check_top(top, model.anatomy.d_mlp, owner)
+    return found
+
+
 class Random(Selector):
     """Neurons drawn at random from one layer: what a selection that knows nothing would do."""
 
     name = "random"
+    site = "neurons"
     top: int = Field(6, ge=1, description="number of neurons")
     layer: int = Field(-1, description="layer; negative counts from the last")
 
+    def reads_prompts(self) -> bool:
+        return False
+
+    def check(self, model: Model) -> None:
+        check_layer(model, self.layer, self.top, "selector random")
+
     def select(self, context: SelectionContext) -> Selection:
         anatomy = context.model.anatomy
-        layer = resolve_layer(self.layer, anatomy.n_layers, "selector random")
-        check_top(self.top, anatomy.d_mlp, "selector random")
+        layer = check_layer(context.model, self.layer, self.top, "selector random")
         rng = np.random.default_rng(context.seed)
         drawn = np.sort(rng.choice(anatomy.d_mlp, self.top, replace=False))
         return Selection(
@@ -169,6 +186,7 @@ class Neurons(Selector):
     """
 
     name = "neurons"
+    site = "neurons"
     neurons: tuple[str, ...] | None = Field(None, min_length=1, description="layer.index of every neuron")
     published: str | None = Field(None, description="name of a published list, instead of neurons")
 
@@ -198,14 +216,27 @@ class Neurons(Selector):
             raise ValueError(f'there is no list "{name}".{suggest(name, lists)} There are: {", ".join(lists)}')
         return name
 
+    def reads_prompts(self) -> bool:
+        return False
+
+    def listed(self) -> tuple[Neuron, ...]:
+        """The neurons that are named."""
+        names = published_neurons()[self.published] if self.published is not None else self.neurons or ()
+        return tuple(map(Neuron.parse, names))
+
+    def check(self, model: Model) -> None:
+        check_named(self.listed(), model, "selector neurons")
+
     def select(self, context: SelectionContext) -> Selection:
+        listed, rule = self.listed(), "neurons named by the user"
         if self.published is not None:
-            listed = published_neurons()[self.published]
-            rule = f"the {len(listed)} entropy neurons of {self.published} published by Tighidet et al. (2025)"
-        else:
-            listed = self.neurons or ()
-            rule = f"the {len(listed)} neurons named by the user"
-        return Selection(neurons=tuple(Neuron.parse(text) for text in listed), rule=rule)
+            rule = f"entropy neurons of {self.published} published by Tighidet et al. (2025)"
+        return Selection(neurons=listed, rule=f"the {len(listed)} {rule}")
+
+
+def check_named(units: Sequence[Unit], model: Model, owner: str) -> None:
+    """Refuse units that the model does not have, or that are named twice."""
+    check_units(units, model.anatomy.n_layers, model.anatomy.d_mlp, model.anatomy.n_heads, owner)
 
 
 def published_neurons() -> dict[str, tuple[str, ...]]:
@@ -218,6 +249,7 @@ class Heads(Selector):
     """An explicit list of attention heads, such as [L2H2, L2H3]."""
 
     name = "heads"
+    site = "heads"
     heads: tuple[str, ...] = Field(min_length=1, description="L, layer, H, index of every head")
 
     @field_validator("heads", mode="before")
@@ -230,6 +262,12 @@ class Heads(Selector):
             except HarnessError as error:
                 raise ValueError(str(error)) from error
         return items
+
+    def reads_prompts(self) -> bool:
+        return False
+
+    def check(self, model: Model) -> None:
+        check_named([Head.parse(text) for text in self.heads], model, "selector heads")
 
     def select(self, context: SelectionContext) -> Selection:
         chosen = tuple(Head.parse(text) for text in self.heads)

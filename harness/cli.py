@@ -14,7 +14,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 import harness
-from harness import commands, commands_models, scaffold
+from harness import border, commands, commands_models, scaffold
 from harness.components import ComponentSpec, parse_spec
 from harness.errors import HarnessError, suggest
 from harness.lmeval.commands import app as lm_eval_app
@@ -277,7 +277,7 @@ def unigrams(
     reporter = ConsoleReporter(Console(stderr=True), quiet)
     try:
         with reporter.stage("loading the model"):
-            loaded = loader.load()  # type: ignore[attr-defined]  # a model loader
+            loaded = border.load(loader)  # type: ignore[arg-type]  # a model loader
         with reporter.stage("counting tokens", max_tokens) as advance:
             counted, reused = count_to_file(output, loaded, texts, max_tokens, fresh, advance)  # type: ignore[arg-type]
     except KeyboardInterrupt:

@@ -54,6 +54,16 @@ class Component(BaseModel, abc.ABC):
         """First sentence of the docstring."""
         return inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0].replace("\n", " ")
 
+    def check(self, model: Model) -> None:
+        """Refuse a model that the parameters do not fit: layers, numbers of units, positions, files.
+
+        Called once the model is loaded and before any prompt is made. Components that are parameters are asked by
+        themselves. By default nothing is refused.
+
+        Raises:
+            HarnessError: names the parameter, and what the model has.
+        """
+
     def identity(self) -> dict[str, Any]:
         """What a run depends on: name, version and every parameter with its value."""
         params = self.model_dump(mode="json")
@@ -152,6 +162,16 @@ class Selector(Component):
     """Chooses neurons, or heads."""
 
     kind = "selector"
+    site: ClassVar[str | None] = None
+    """What it chooses: "neurons", "heads" or "directions"; None: that is known only when it has chosen."""
+
+    def reads_prompts(self) -> bool:
+        """Whether :meth:`select` looks at the task's prompts.
+
+        One that does not chooses before the prompts are made, with ``context.prompts`` empty, so that what is wrong
+        with its choice is found at once.
+        """
+        return True
 
     @abc.abstractmethod
     def select(self, context: SelectionContext) -> Selection:
@@ -219,6 +239,14 @@ class Task(Component):
     positions_treated: ClassVar[str] = "all positions"
     """Where edits act, for reports."""
 
+    def gives(self) -> frozenset[str] | None:
+        """Names of the outcomes that every metric may count on; None: they are known only when it has observed.
+
+        Beside names of :attr:`harness.outcomes.Outcomes.values` any words that the task's own metrics ask for in
+        ``Metric.needs`` will do.
+        """
+        return None
+
     def title(self) -> str:
         """What reports call it."""
         return self.name
@@ -269,6 +297,9 @@ class Metric(Component):
     """Turns outcomes into measures, tables and tests."""
 
     kind = "metric"
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """Names of the outcomes that :meth:`measure` cannot do without (``Task.gives``): a task that does not give them is
+    refused before a model is loaded."""
 
     @abc.abstractmethod
     def measure(self, outcomes: Outcomes) -> Measurement:

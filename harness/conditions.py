@@ -7,6 +7,7 @@ components under the intervention (``treated``) and the same intervention on ran
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeAlias
@@ -123,6 +124,13 @@ class SetNeurons:
 
     site: ClassVar[str] = "neurons"
 
+    def __post_init__(self) -> None:
+        if len(self.values) != len(self.indices):  # one value would be spread over all of them
+            raise HarnessError(
+                f"an edit of {len(self.indices)} neurons of layer {self.layer} has {len(self.values)} values; expected "
+                "one for each."
+            )
+
     def apply(self, activations: torch.Tensor) -> torch.Tensor:
         return activations.new_tensor(self.values).expand_as(activations)
 
@@ -210,25 +218,35 @@ class Selection:
 
 
 def check_selection(neurons: Sequence[Unit], n_layers: int, d_mlp: int, n_heads: int, source: str) -> None:
-    """Refuse an empty selection, units that the model does not have or that are named twice, and a mixture of kinds.
+    """Refuse an empty selection, and what :func:`check_units` refuses.
 
     Raises:
         HarnessError: names the selector (``source``) and the first offending neuron.
     """
     if not neurons:
         raise HarnessError(f"{source} selected no neuron: loosen its thresholds (see `harness list` for them).")
-    for unit in neurons:
+    check_units(neurons, n_layers, d_mlp, n_heads, source)
+
+
+def check_units(units: Sequence[Unit], n_layers: int, d_mlp: int, n_heads: int, source: str) -> None:
+    """Refuse units that the model does not have or that are named twice, and a mixture of kinds.
+
+    Raises:
+        HarnessError: names ``source`` and the first offending unit.
+    """
+    for unit in units:
         word, n = unit.word, {"neurons": d_mlp, "heads": n_heads}.get(unit.site)
-        if unit.layer >= n_layers or (n is not None and unit.index >= n):
+        # Python would count negative ones from the end, and edit another unit than reports name.
+        if not 0 <= unit.layer < n_layers or unit.index < 0 or (n is not None and unit.index >= n):
             raise HarnessError(
                 f"{source} names {word} {unit}, but the model has layers 0 to {n_layers - 1}"
                 + ("." if n is None else f" with {word}s 0 to {n - 1} each.")
             )
-    if len(set(neurons)) < len(neurons):
-        twice = next(unit for unit in neurons if list(neurons).count(unit) > 1)
+    if len(set(units)) < len(units):
+        twice, _ = Counter(units).most_common(1)[0]
         raise HarnessError(f"{source} names {twice.word} {twice} twice.")
-    if len({type(unit) for unit in neurons}) > 1:
-        first, second, *_ = dict.fromkeys(unit.site for unit in neurons)
+    if len({type(unit) for unit in units}) > 1:
+        first, second, *_ = dict.fromkeys(unit.site for unit in units)
         raise HarnessError(f"{source} names both {first} and {second}; choose one of the two.")
 
 

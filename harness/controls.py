@@ -62,21 +62,13 @@ def draw_controls(
     Raises:
         HarnessError: fewer than ``n`` distinct sets exist, or heads or directions are to be matched.
     """
-    pool = pools(selection, model)
-    across = selection.pool is not None and isinstance(selection.neurons[0], Head)
-    if n and not any(pool.values()):
-        raise HarnessError(
-            f"controls: {n} random sets were asked for, but the selector left nothing to draw them from (its pool is "
-            "empty): loosen its thresholds, or ask for no controls."
-        )
+    check_controls(model, selection, n, match)
+    pool, across = pools(selection, model), _across(selection)
     wanted = min(most or 0, possible_controls(selection.neurons, pool, across)) if n is None else n
     layers = tuple(sorted(pool))
     if match == "none":
         return Controls(tuple(random_controls(selection.neurons, wanted, pool, seed, across)), layers)
     neurons = [unit for unit in selection.neurons if isinstance(unit, Neuron)]
-    if len(neurons) < len(selection.neurons):
-        site = selection.neurons[0].site
-        raise HarnessError(f"controls: match={match} is for neurons; {site} are drawn from their pool: use match=none.")
     kind: Match = "norm" if match == "norm" else "activation"
     values = matching_values(model, sorted(by_layer(neurons)), kind, prompts, batch_size)
     matched = matched_sets(neurons, wanted, pool, values, seed)
@@ -86,6 +78,38 @@ def draw_controls(
             f"ask for at most {len(matched)}."
         )
     return Controls(tuple(matched), layers, match, balance(neurons, pool, matched, values, kind))
+
+
+def check_controls(model: Model, selection: Selection, n: int | None, match: str) -> None:
+    """Refuse ``n`` control sets that cannot be drawn, whatever the activations are.
+
+    Raises:
+        HarnessError: nothing is left to draw from, fewer than ``n`` distinct sets exist, or heads or directions are to
+            be matched.
+    """
+    pool, site = pools(selection, model), selection.neurons[0].site
+    if match != "none" and site != "neurons":
+        raise HarnessError(f"controls: match={match} is for neurons; {site} are drawn from their pool: use match=none.")
+    if n and not any(pool.values()):
+        raise HarnessError(
+            f"controls: {n} random sets were asked for, but the selector left nothing to draw them from (its pool is "
+            "empty): loosen its thresholds, or ask for no controls."
+        )
+    if n and match == "none":
+        _refuse_more(n, selection.neurons, possible_controls(selection.neurons, pool, _across(selection)))
+
+
+def _across(selection: Selection) -> bool:
+    """Whether sets are drawn across layers: heads are, from their selector's pool."""
+    return selection.pool is not None and isinstance(selection.neurons[0], Head)
+
+
+def _refuse_more(n: int, selected: Sequence[Unit], possible: int) -> None:
+    if possible < n:
+        raise HarnessError(
+            f"controls: {n} random sets of {len(selected)} {selected[0].word}s were asked for, but "
+            f"without the selected ones only {possible} distinct sets exist; ask for at most {possible}."
+        )
 
 
 def pools(selection: Selection, model: Model) -> dict[int, list[int]]:
@@ -124,12 +148,7 @@ def random_controls(
         HarnessError: the pool does not hold that many distinct sets.
     """
     groups = _groups(selected, pool, across)
-    possible = possible_controls(selected, pool, across)
-    if possible < n:
-        raise HarnessError(
-            f"controls: {n} random sets of {len(selected)} {selected[0].word}s were asked for, but "
-            f"without the selected ones only {possible} distinct sets exist; ask for at most {possible}."
-        )
+    _refuse_more(n, selected, possible_controls(selected, pool, across))
     rng = np.random.default_rng(seed)
     sets: dict[tuple[Unit, ...], None] = {}
     while len(sets) < n:

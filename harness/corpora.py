@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from harness import border
 from harness.errors import HarnessError
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ class _Seen:
 
     def texts(self) -> Iterator[str]:
         """The corpus's documents, those of the other half included."""
-        for text in self.corpus.documents():
+        for text in border.documents(self.corpus):
             self.all += 1
             yield text
 

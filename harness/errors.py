@@ -13,6 +13,10 @@ class HarnessError(Exception):
     """
 
 
+class PluginError(HarnessError):
+    """A component did not keep to the contract, or raised something: names it, its distribution and the call."""
+
+
 class HarnessWarning(UserWarning):
     """Something that the user should know about but that does not stop the run."""
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from harness import border
 from harness.components import ComponentSpec, Metric
 from harness.errors import HarnessError
 from harness.outcomes import Outcomes, Prompt
@@ -129,7 +130,7 @@ def measures_of(run: Run, catalogue: Catalogue) -> Iterator[tuple[str, str, AnyM
                 metric = cast(
                     Metric, catalogue.build("metric", ComponentSpec(spec["name"], spec["params"]), run.path.name)
                 )
-                found = {measure.name: measure for measure in metric.measure(run.outcomes).measures}
+                found = {measure.name: measure for measure in border.measure(metric, run.outcomes).measures}
             except HarnessError as error:
                 why = str(error)
         for name, value in recorded.items():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
+import re
 import traceback
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -11,12 +13,15 @@ from typing import Any
 
 import pluggy
 
-from harness import hookspecs
+from harness import border, hookspecs
 from harness.components import KINDS, Component, ComponentSpec, Kind, build
 from harness.errors import HarnessError, suggest
 
 GROUP = "harness"
 FIRST_PARTY = "neuron-harness"
+
+TYPED = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+"""Names of components: what can be typed before a colon."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,15 @@ class Broken:
         return f"plugin {self.origin.plugin} of {self.origin.distribution} {self.origin.version}: {self.reason}"
 
 
+_ORIGINS: dict[type[Component], Origin] = {}
+"""Where every class comes from that a catalogue has taken in."""
+
+
+def origin_of(cls: type[Component]) -> Origin | None:
+    """The plugin and distribution of a component's class; None of one that no plugin has offered."""
+    return _ORIGINS.get(cls)
+
+
 class Catalogue:
     """All components that the installed plugins offer, by kind and name."""
 
@@ -51,12 +65,14 @@ class Catalogue:
         self.origins: dict[type[Component], Origin] = {}
         self.plugins: list[Origin] = []
         self.broken: list[Broken] = []
+        self.passed_over: list[Origin] = []
 
     def add(self, plugin: Any, origin: Origin) -> None:
         """Register everything a plugin offers, or nothing: a fault in one component leaves the whole plugin out.
 
         Raises:
-            HarnessError: a hook returned something that is no component of its kind, or a name is taken.
+            HarnessError: it offers nothing, a hook returned something that is no component of its kind, or a name is
+                taken.
         """
         wanted = getattr(plugin, "HARNESS_CONTRACT", hookspecs.CONTRACT_VERSION)
         if wanted > hookspecs.CONTRACT_VERSION:
@@ -74,19 +90,32 @@ class Catalogue:
                 for cls in classes:
                     self._check(cls, kind)
                     found.append((kind, cls))
+        if not found:
+            raise HarnessError(_why_empty(plugin))
         for kind, cls in found:
             if sum(of == kind and other.name == cls.name for of, other in found) > 1:
                 raise HarnessError(f'the {kind} "{cls.name}" is named twice')
         for kind, cls in found:
             self.components[kind][cls.name] = cls
-            self.origins[cls] = origin
+            self.origins[cls] = _ORIGINS[cls] = origin
         self.plugins.append(origin)
 
     def _check(self, cls: Any, kind: Kind) -> None:
         if not (isinstance(cls, type) and issubclass(cls, Component) and getattr(cls, "kind", None) == kind):
             raise HarnessError(f"{hookspecs.HOOKS[kind]}() returned {cls!r}, which is no {kind} class")
-        if not isinstance(getattr(cls, "name", None), str):
-            raise HarnessError(f"{cls.__name__} has no name")
+        name = getattr(cls, "name", None)
+        if not (isinstance(name, str) and TYPED.fullmatch(name)):
+            raise HarnessError(
+                f"{cls.__name__} has no name that can be typed: name is {name!r}, expected letters, digits, _, - and ."
+            )
+        if inspect.isabstract(cls):
+            missing = ", ".join(f"{method}()" for method in sorted(cls.__abstractmethods__))
+            raise HarnessError(f'the {kind} "{name}" does not implement {missing}')
+        if not isinstance(cls.version, str):
+            raise HarnessError(f'the {kind} "{name}" has the version {cls.version!r}, expected text')
+        metrics = getattr(cls, "default_metrics", ())
+        if not (isinstance(metrics, tuple | list) and all(isinstance(metric, str) for metric in metrics)):
+            raise HarnessError(f'the {kind} "{name}" has default_metrics {metrics!r}, expected a tuple of names')
         taken = self.components[kind].get(cls.name)
         if taken is not None:
             raise HarnessError(f'the {kind} "{cls.name}" is already provided by {self.origins[taken]}')
@@ -95,7 +124,8 @@ class Catalogue:
         """The component class of this name.
 
         Raises:
-            HarnessError: there is none; names ``field``, the nearest name, and broken plugins that may have held it.
+            HarnessError: there is none; names ``field``, the nearest name, and the plugins that may have held it:
+                those that were left out, or what other packages offer.
         """
         known = self.components[kind]
         if name in known:
@@ -105,13 +135,41 @@ class Catalogue:
         if elsewhere and not hint:
             hint = f" ({name} is {'an' if elsewhere[0] == 'intervention' else 'a'} {elsewhere[0]}.)"
         broken = f" Not loaded: {'; '.join(map(str, self.broken))}." if self.broken else ""
+        others = "" if hint else self._others()
         raise HarnessError(
-            f'{field}: no {kind} is called "{name}".{hint} There are: {", ".join(sorted(known))}.{broken}'
+            f'{field}: no {kind} is called "{name}".{hint} There are: {", ".join(sorted(known))}.{broken}{others}'
         )
 
+    def _others(self) -> str:
+        """Which packages have an entry point, for whoever misses a component of theirs."""
+        there = [f"{x.distribution} {x.version}" for x in self.plugins if x.distribution != FIRST_PARTY]
+        there += [f"{x.distribution} {x.version} (left out by HARNESS_LOAD_PLUGINS)" for x in self.passed_over]
+        if there or self.broken:
+            return f" Plugins of other packages: {', '.join(dict.fromkeys(there))}." if there else ""
+        return f' No other installed package has an entry point of the group "{GROUP}", by which plugins are found.'
+
     def build(self, kind: Kind, spec: ComponentSpec, field: str) -> Component:
-        """Find and validate one component."""
-        return build(self.get(kind, spec.name, field), spec, field)
+        """Find and validate one component.
+
+        Raises:
+            HarnessError: there is none of this name, a parameter is wrong, or its own validation fails.
+        """
+        cls = self.get(kind, spec.name, field)
+        with border.asking(cls, "its parameters"):
+            return build(cls, spec, field)
+
+
+def _why_empty(plugin: Any) -> str:
+    """What is missing of a plugin that offers nothing."""
+    named = [name for name in dir(plugin) if name.startswith("harness_") and callable(getattr(plugin, name, None))]
+    hooks = ", ".join(hookspecs.HOOKS.values())
+    if unmarked := [name for name in named if not hasattr(getattr(plugin, name), f"{GROUP}_impl")]:
+        return (
+            f"it offers nothing: {unmarked[0]}() is no hook without @hookimpl above it (from harness import hookimpl)"
+        )
+    if named:
+        return f"it offers nothing: its hooks ({', '.join(named)}) return no component"
+    return f"it offers nothing: it has no function with @hookimpl that is called {hooks}"
 
 
 def _origin(entry: EntryPoint) -> Origin:
@@ -119,8 +177,9 @@ def _origin(entry: EntryPoint) -> Origin:
     return Origin(entry.name, distribution.name if distribution else "?", distribution.version if distribution else "?")
 
 
-def _wanted() -> list[EntryPoint]:
-    """Entry points to load: our own first, then by distribution and name; HARNESS_LOAD_PLUGINS narrows the others."""
+def _wanted() -> tuple[list[EntryPoint], list[Origin]]:
+    """Entry points to load, our own first, then by distribution and name; and those that HARNESS_LOAD_PLUGINS leaves
+    out of the others."""
     only = os.environ.get("HARNESS_LOAD_PLUGINS")
     names = None if only is None else {name.strip() for name in only.split(",") if name.strip()}
     origins = {entry: _origin(entry) for entry in entry_points(group=GROUP)}
@@ -129,7 +188,8 @@ def _wanted() -> list[EntryPoint]:
         for entry, origin in origins.items()
         if names is None or origin.distribution == FIRST_PARTY or names & {origin.plugin, origin.distribution}
     ]
-    return sorted(kept, key=lambda x: (origins[x].distribution != FIRST_PARTY, origins[x].distribution, x.name))
+    order = sorted(kept, key=lambda x: (origins[x].distribution != FIRST_PARTY, origins[x].distribution, x.name))
+    return order, [origin for entry, origin in origins.items() if entry not in kept]
 
 
 @functools.cache
@@ -144,12 +204,15 @@ def catalogue() -> Catalogue:
         HarnessError: in strict mode, for the first plugin that fails.
     """
     found = Catalogue()
-    for entry in _wanted():
+    wanted, found.passed_over = _wanted()
+    for entry in wanted:
         origin = _origin(entry)
         try:
             found.add(entry.load(), origin)
-        except Exception as error:  # a plugin is a stranger's code: whatever it raises must not end the program
-            said = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a stranger's: whatever it raises, SystemExit, too, must not end the program
+            said = str(error) if isinstance(error, HarnessError) else border.said(error)
             broken = Broken(origin, said, traceback.format_exc())
             if os.environ.get("HARNESS_STRICT_PLUGINS") == "1":
                 raise HarnessError(f"HARNESS_STRICT_PLUGINS: {broken}") from error

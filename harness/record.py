@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness import border
 from harness.conditions import Neuron, Unit, site_of
 from harness.greedy import in_words
 from harness.outcomes import Figure, Frame, Outcomes, Table
@@ -131,8 +132,11 @@ def _scores(
     from harness.statistics import adjust, summarise, verdict
 
     plan, selection = stage.plan, stage.selection
-    shown: list[Frame | Figure] = list(plan.selector.figures(selection))
-    shown += plan.intervention.figures(selection, stage.statistics)
+    taken: dict[tuple[type, str], str] = {}
+    drawn = border.figures(plan.selector, lambda: plan.selector.figures(selection))
+    shown = border.shown(plan.selector, "figures", drawn, taken)
+    drawn = border.figures(plan.intervention, lambda: plan.intervention.figures(selection, stage.statistics))
+    shown += border.shown(plan.intervention, "figures", drawn, taken)
     clusters = outcomes.clusters
     summaries: list[tuple[str, MeasureSummary]] = []
     controls: dict[str, np.ndarray] = {}
@@ -140,11 +144,13 @@ def _scores(
     remarks: list[str] = []
     broken: str | None = None
     for metric in plan.metrics:  # one after another: the arrays of a metric are large
-        found = metric.measure(outcomes)
-        summaries += [(metric.name, summarise(x, clusters, seed, plan.spec.resamples)) for x in found.measures]
+        found = border.measure(metric, outcomes)
+        for measure in found.measures:
+            with border.asking(metric, f'the measure "{measure.name}"'):  # its function is the metric's
+                summaries.append((metric.name, summarise(measure, clusters, seed, plan.spec.resamples)))
         controls |= {f"{metric.name}.{x.name}": x.values[2:] for x in found.measures}
         tables += [_table(metric, table) for table in found.tables]
-        shown += [*found.frames, *found.figures]
+        shown += border.shown(metric, "measure", (*found.frames, *found.figures), taken)
         remarks += found.remarks
         broken = broken or found.broken
     primary = [summary for _, summary in summaries if summary.primary]

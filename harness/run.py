@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import harness
-from harness import leaderboard
+from harness import border, leaderboard
 from harness.conditions import Condition
 from harness.errors import HarnessError
 from harness.outcomes import Outcomes, Prepared, Prompt
@@ -19,7 +19,7 @@ from harness.record import record_of
 from harness.report.figures import write_shown
 from harness.report.page import write_page
 from harness.results import SCHEMA_VERSION, RunFolder, canonical, clean, digest, read_json, sample_rows, writing
-from harness.stages import Plan, Reporter, Stage, plan, set_up
+from harness.stages import Plan, Reporter, Stage, look_ahead, plan, set_up
 from harness.tokens import first_tokens
 
 if TYPE_CHECKING:
@@ -85,7 +85,8 @@ def execute_together(
         folder: opens the folder of a run; another machine's tells of what it keeps (:mod:`harness.ray_worker`).
 
     Raises:
-        HarnessError: whatever the user can mend; nothing but ``unfinished/`` is left behind then.
+        HarnessError: whatever the user can mend, and what a component does wrong; nothing but the finished parts in
+            ``unfinished/`` is left behind then.
     """
     from filelock import FileLock
 
@@ -93,7 +94,7 @@ def execute_together(
         output.mkdir(parents=True, exist_ok=True)
     started = time.time()
     with reporter.stage("loading the model"):
-        model = plans[0].model.load()
+        model = border.load(plans[0].model)
     jobs = [_job(one, model, output, folder) for one in plans]
     with contextlib.ExitStack() as stack:
         for path in sorted({job.folder.path for job in jobs}):  # in one order: two processes cannot wait for each other
@@ -109,7 +110,9 @@ def execute_together(
                 _work(waiting, _engine(plans[0], model), reporter, fresh)
             for job in waiting:
                 _finish(job, _engine(plans[0], model), reporter, command, started)
-        except HarnessError:
+        except KeyboardInterrupt:
+            raise  # the same command continues
+        except BaseException:
             for job in waiting:
                 job.folder.abandon()
             raise
@@ -144,11 +147,11 @@ def identity_of(plan: Plan, model: Model | None) -> dict[str, Any]:
         "harness_version": harness.__version__,
         "model": None if model is None else model.provenance(),
         "components": plan.components(),
-        "data_sha256": plan.task.data_digest(),
+        "data_sha256": border.data_digest(plan.task),
         "inputs_sha256": {
             f"{x.name}.{key}": value
             for x in (plan.task, plan.selector, plan.intervention)
-            for key, value in x.inputs().items()
+            for key, value in border.inputs(x).items()
         },
         "controls": spec.controls,
         "match": spec.match,
@@ -164,11 +167,12 @@ def _work(jobs: Sequence[_Job], engine: Engine, reporter: Reporter, fresh: bool)
     """Prompts, selections, conditions and outcomes of all jobs."""
     for job in jobs:
         job.folder.open(fresh)
+    selections = [look_ahead(job.plan, engine, reporter) for job in jobs]
     with reporter.stage("preparing the prompts"):
         prepared = _prepared(jobs, engine)
     known: dict[Hashable, Any] = {}
-    for job in jobs:
-        job.stage = set_up(job.plan, engine, prepared, reporter, known)
+    for job, selection in zip(jobs, selections, strict=True):
+        job.stage = set_up(job.plan, engine, prepared, reporter, known, selection)
     groups = [jobs] if jobs[0].plan.task.shares_passes else [[job] for job in jobs]
     for group in groups:
         _observe(group, engine, prepared.prompts, reporter)
@@ -182,7 +186,7 @@ def _prepared(jobs: Sequence[_Job], engine: Engine) -> Prepared:
     kept = [job.folder.load_prepared() for job in jobs]
     prepared = next((found for found in kept if found is not None), None)
     if prepared is None:
-        prepared = task.prepare(engine, spec.limit, derive_seed(spec.seed, "task"))
+        prepared = border.prepare(task, engine, spec.limit, derive_seed(spec.seed, "task"))
     if not prepared.prompts:
         raise HarnessError(f"task {task.name}: there are no prompts.")
     for job, found in zip(jobs, kept, strict=True):
@@ -246,9 +250,9 @@ def _together(jobs: Sequence[_Job], engine: Engine, prompts: Sequence[Prompt], p
     """Outcomes of the jobs on some prompts, from one call of the task."""
     stages = [job.stage for job in jobs if job.stage is not None]
     if len(jobs) == 1:
-        return [jobs[0].plan.task.observe(engine, prompts, stages[0].conditions, progress)]
+        return [border.observe(jobs[0].plan.task, engine, prompts, stages[0].conditions, progress)]
     distinct, own = _conditions(jobs)
-    found = jobs[0].plan.task.observe(engine, prompts, distinct, progress)
+    found = border.observe(jobs[0].plan.task, engine, prompts, distinct, progress)
     return [
         replace(
             found,

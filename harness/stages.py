@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from harness import border
 from harness.components import (
     Component,
     ComponentSpec,
@@ -17,15 +18,17 @@ from harness.components import (
     Selector,
     Task,
 )
-from harness.conditions import BASELINE, Condition, Selection, Unit, check_selection
-from harness.controls import Controls, draw_controls
+from harness.conditions import BASELINE, Condition, Selection, Unit
+from harness.controls import Controls, check_controls, draw_controls
 from harness.errors import HarnessError
+from harness.handed_over import lock_statistics
 from harness.outcomes import Prepared
 from harness.plugins import Catalogue, Origin
 from harness.spec import RunSpec
 
 if TYPE_CHECKING:
     from harness.activations import ActivationStatistics, HeadStatistics
+    from harness.conditions import Edit
     from harness.engine import Engine, Progress
 
 CONTROLS = {"closed_form": 999, "batched": 100, "hooks": 100}
@@ -75,7 +78,7 @@ def plan(spec: RunSpec, catalogue: Catalogue) -> Plan:
     """Find and validate every component of a run, before anything is loaded.
 
     Raises:
-        HarnessError: an unknown component or a wrong parameter.
+        HarnessError: an unknown component, a wrong parameter, or components that do not fit each other.
     """
     task = cast(Task, catalogue.build("task", spec.task, "--task"))
     wanted = spec.metrics or tuple(ComponentSpec(name, {}) for name in task.default_metrics)
@@ -95,8 +98,30 @@ def plan(spec: RunSpec, catalogue: Catalogue) -> Plan:
     ]
     if not metrics:
         raise HarnessError(f"--metric: the task {task.name} has no metrics of its own; name at least one.")
+    _check_fit(task, selector, intervention, metrics, catalogue)
     origins = {f"{x.kind} {x.name}": catalogue.origins[type(x)] for x in components}
     return Plan(spec, model, task, selector, intervention, tuple(metrics), origins)
+
+
+def _check_fit(
+    task: Task, selector: Selector, intervention: Intervention, metrics: Sequence[Metric], catalogue: Catalogue
+) -> None:
+    """Refuse components that say themselves that they do not go together."""
+    if task.intervenes and selector.site not in (None, intervention.site):
+        raise HarnessError(
+            f"--intervention: {intervention.name} edits {intervention.site}, but the selector {selector.name} chooses "
+            f"{selector.site}."
+        )
+    with border.asking(task, "gives()"):
+        given = task.gives()
+    for metric in metrics:
+        if given is not None and (missing := sorted(metric.needs - given)):
+            known = cast("dict[str, type[Metric]]", catalogue.components["metric"])
+            fitting = [name for name, cls in known.items() if cls.needs and cls.needs <= given]
+            raise HarnessError(
+                f'--metric: {metric.name} needs "{missing[0]}", which the task {task.name} does not observe. Metrics '
+                f"that fit: {', '.join(sorted({*task.default_metrics, *fitting}))}."
+            )
 
 
 @dataclass(frozen=True)
@@ -118,30 +143,61 @@ class Stage:
     conditions: tuple[Condition, ...]
 
 
+def look_ahead(plan: Plan, engine: Engine, reporter: Reporter) -> Selection | None:
+    """Refuse whatever the model's shape and the parameters tell to be wrong, before a prompt is made.
+
+    Returns:
+        what is selected, if the selector does not look at prompts.
+
+    Raises:
+        HarnessError: names the parameter, or what the selection does not fit.
+    """
+    for component in (plan.model, plan.task, plan.selector, plan.intervention, *plan.metrics):
+        border.check(component, engine.model)
+    with border.asking(plan.selector, "reads_prompts()"):
+        if plan.selector.reads_prompts():
+            return None
+    with reporter.stage("selecting neurons"):
+        selection = _select(plan, engine, Prepared(()))
+    check_controls(engine.model, selection, plan.spec.controls, plan.spec.match)
+    border.alone(plan.task, selection, engine.model)
+    return selection
+
+
 def set_up(
-    plan: Plan, engine: Engine, prepared: Prepared, reporter: Reporter, known: dict[Hashable, Any] | None = None
+    plan: Plan,
+    engine: Engine,
+    prepared: Prepared,
+    reporter: Reporter,
+    known: dict[Hashable, Any] | None = None,
+    selection: Selection | None = None,
 ) -> Stage:
     """Select, measure activations, draw controls, and write down every condition.
 
     Args:
         known: statistics that runs on the same prompts have measured before; this run's are added.
+        selection: what :func:`look_ahead` has selected.
 
     Raises:
         HarnessError: the selection and the rest do not go together.
     """
-    with reporter.stage("selecting neurons"):
-        selection = _select(plan, engine, prepared)
-    plan = replace(plan, intervention=plan.intervention.prepare(selection))
+    if selection is None:
+        with reporter.stage("selecting neurons"):
+            selection = _select(plan, engine, prepared)
+    plan = replace(plan, intervention=border.ready(plan.intervention, selection))
     with reporter.stage("measuring activations"):
         statistics = _statistics(plan, engine, prepared, selection, {} if known is None else known)
-    frozen = plan.intervention.freeze(engine.model)
+    frozen = border.freeze(plan.intervention, engine.model)
 
-    def condition(name: str, units: tuple[Unit, ...]) -> Condition:
-        return Condition(name, plan.intervention.edits(units, statistics), frozen=frozen, units=units)
+    def condition(name: str, units: tuple[Unit, ...], twice: bool = False) -> Condition:
+        edits: tuple[Edit, ...] = ()
+        if plan.task.intervenes:
+            edits = border.edits(plan.intervention, units, statistics, engine.model, twice)
+        return Condition(name, edits, frozen=frozen, units=units)
 
-    treated = condition("treated", selection.neurons)
+    treated = condition("treated", selection.neurons, twice=True)
     controls = _controls(plan, engine, prepared, selection, treated)
-    alone = tuple(map(tuple, plan.task.alone(selection, engine.model)))
+    alone = border.alone(plan.task, selection, engine.model)
     conditions = (
         BASELINE,
         treated,
@@ -154,16 +210,15 @@ def set_up(
 def _select(plan: Plan, engine: Engine, prepared: Prepared) -> Selection:
     from harness.statistics import derive_seed
 
-    anatomy, source = engine.model.anatomy, f"selector {plan.selector.name}"
     tokens = [prompt.tokens for prompt in prepared.held_out or prepared.prompts]
     seed = derive_seed(plan.spec.seed, "selector")
     context = SelectionContext(engine.model, engine, tokens, seed, bool(prepared.held_out))
-    selection = plan.selector.select(context)
-    check_selection(selection.neurons, anatomy.n_layers, anatomy.d_mlp, anatomy.n_heads, source)
+    selection = border.select(plan.selector, context)
     chosen = selection.neurons[0].site
     if plan.task.intervenes and chosen != plan.intervention.site:
         raise HarnessError(
-            f"--intervention: {plan.intervention.name} edits {plan.intervention.site}, but the {source} chose {chosen}."
+            f"--intervention: {plan.intervention.name} edits {plan.intervention.site}, but the selector "
+            f"{plan.selector.name} chose {chosen}."
         )
     return selection
 
@@ -178,7 +233,7 @@ def _statistics(
     if not plan.intervention.needs_statistics:
         return None
     site, tokens = plan.intervention.site, [prompt.tokens for prompt in prepared.prompts]
-    spans = plan.task.reference(prepared.prompts, site)
+    spans = border.reference(plan.task, prepared.prompts, site)
     layers = tuple(sorted({unit.layer for unit in (*selection.neurons, *(selection.pool or ()))}))
     key = site, layers
     if key not in known and site == "heads":
@@ -186,6 +241,7 @@ def _statistics(
     elif key not in known:
         seed = derive_seed(plan.spec.seed, "activations")
         known[key] = activation_statistics(engine.model, tokens, layers, plan.spec.batch_size, seed, spans)
+    lock_statistics(known[key])
     return cast("ActivationStatistics | HeadStatistics", known[key])
 
 

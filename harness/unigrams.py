@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness import identity
+from harness import border, identity
 from harness.components import ComponentSpec
 from harness.corpora import tokenised
 from harness.errors import HarnessError
@@ -167,7 +167,7 @@ def count_unigrams(
             progress(len(pending))
         pending, documents = [], 0
 
-    for _, ids in tokenised(model, islice(corpus.documents(), done.n_documents, None)):
+    for _, ids in tokenised(model, islice(border.documents(corpus), done.n_documents, None)):
         room = None if max_tokens is None else max_tokens - done.n_tokens - len(pending)
         if room == 0:
             break
@@ -221,7 +221,7 @@ def _tokenizer_digest(model: Model) -> str:
 
 
 def _corpus_digest(corpus: Corpus) -> str:
-    return digest({"component": corpus.identity(), "data": corpus.data_digest()})
+    return digest({"component": corpus.identity(), "data": border.data_digest(corpus)})
 
 
 # -- files -------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from lm_eval.models.huggingface import HFLM
 
+from harness import border
 from harness.components import ComponentSpec, ModelLoader
 from harness.conditions import BASELINE, Condition
 from harness.engine import passes, under
@@ -79,7 +80,7 @@ class HarnessLM(PrefixedLM):
             place = {} if device is None else {"device": device}
             super().__init__(**{"use_safetensors": True, **place, **hf}, pretrained=pretrained)
         else:
-            loaded = loader.load()
+            loaded = border.load(loader)
             super().__init__(pretrained=loaded.hf, tokenizer=loaded.tokenizer, **hf)
             self.prefix = loaded.prefix
         self.neurons: Model | None = None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 import harness
+from harness import border
 from harness.closed_form import ClosedFormEngine
 from harness.components import parse_spec
 from harness.errors import HarnessError, suggest
@@ -64,7 +65,7 @@ def write(
         for file in (PROMPTS, *COPIED, f"{spec.name}.yaml"):
             refuse_foreign(output / spec.name, file, known)
     tasks = [build(spec.name, spec.params, "--task") for spec in specs]
-    model = loader.load()
+    model = border.load(loader)
     engine, made = ClosedFormEngine(model), []
     for task in tasks:
         cls = import_module(f"harness_tasks.{task.name}.task").Task

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from lm_eval.api.task import ConfigurableTask
 
+from harness import border
 from harness.components import ComponentSpec, Task
 from harness.conditions import BASELINE, Condition
 from harness.errors import HarnessError
@@ -110,7 +111,7 @@ class ModelTask(ConfigurableTask):
         """The task's prompts for a model, those of ``harness eval --seed SEED --limit LIMIT``."""
         from harness.statistics import derive_seed
 
-        return task.prepare(engine, limit, derive_seed(seed, "task")).prompts
+        return border.prepare(task, engine, limit, derive_seed(seed, "task")).prompts
 
     @staticmethod
     def row(model: Model, prompt: Prompt) -> dict[str, Any]:

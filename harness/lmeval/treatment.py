@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 from pydantic import Field
 from rich.console import Console
 
+from harness import border
 from harness.closed_form import ClosedFormEngine
 from harness.components import (
     AnyCorpus,
@@ -27,7 +28,7 @@ from harness.plugins import catalogue
 from harness.report.progress import ConsoleReporter
 from harness.results import clean
 from harness.spec import RunSpec
-from harness.stages import Plan, Stage, set_up
+from harness.stages import Plan, Stage, look_ahead, set_up
 
 if TYPE_CHECKING:
     from harness.engine import Engine, Progress
@@ -58,7 +59,7 @@ class Texts(Task):
     length: int = Field(128, ge=2, description="tokens of a sequence, at most the model's positions")
 
     def data_digest(self) -> str:
-        return "" if self.corpus is None else self.corpus.data_digest()
+        return "" if self.corpus is None else border.data_digest(self.corpus)
 
     def prepare(self, engine: Engine, limit: int | None, seed: int) -> Prepared:
         if self.corpus is None:
@@ -131,8 +132,10 @@ class Treatment:
         loader = catalogue().build("model", ComponentSpec("hf", {"pretrained": model.name}), "pretrained")
         # The loader stands there for form's sake: the model is loaded.
         plan = Plan(spec, cast(ModelLoader, loader), self.texts, self.selector, self.intervention, (), {})
+        reporter = ConsoleReporter(Console(stderr=True), quiet=True)
+        selection = look_ahead(plan, engine, reporter)
         prepared = self.texts.prepare(engine, None, derive_seed(self.seed, "task"))
-        stage = set_up(plan, engine, prepared, ConsoleReporter(Console(stderr=True), quiet=True))
+        stage = set_up(plan, engine, prepared, reporter, selection=selection)
         condition = stage.conditions[1 if self.control is None else 2 + self.control]
         return condition, self._record(stage, condition, model)
 

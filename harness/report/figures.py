@@ -72,7 +72,7 @@ STYLE: dict[str, Any] = {
 }
 """matplotlib's settings while a figure is drawn; all others are matplotlib's own defaults."""
 
-_NAME = re.compile(r"[A-Za-z0-9_-]+")
+NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def write_shown(folder: Path, shown: Sequence[Frame | Figure], progress: Callable[[int], None] | None = None) -> None:
@@ -107,7 +107,7 @@ def _check(shown: Sequence[Frame | Figure]) -> None:
     seen: set[tuple[type, str]] = set()
     for item in shown:
         what = "table" if isinstance(item, Frame) else "figure"
-        if not _NAME.fullmatch(item.name):
+        if not NAME.fullmatch(item.name):
             raise ValueError(f"{what} {item.name!r}: a name has only letters, digits, - and _")
         key = (type(item), item.name.lower())  # some file systems do not tell A.png from a.png
         if key in seen:

@@ -28,6 +28,9 @@ KINDS = ("induction", "corrupted")
 SUMS = ("pre-activation", "activation")
 """What is observed beside the components: the neurons' own numbers."""
 
+OWN = frozenset(f"{kind} {name}" for kind in KINDS for name in SUMS)
+"""Their outcomes, which only this task has."""
+
 MOST_DRAWN = 6
 """Selected neurons with a figure of their own."""
 
@@ -44,6 +47,9 @@ class DirectFeatureAttribution(RepeatTask):
     name = "dfa"
     default_metrics = ("dfa",)
     intervenes = False
+
+    def gives(self) -> frozenset[str]:
+        return OWN
 
     def alone(self, selection: Selection, model: Model) -> Sequence[tuple[Unit, ...]]:
         """Each selected neuron by itself, if they are several.
@@ -128,6 +134,7 @@ class Attributions(Metric):
     """
 
     name = "dfa"
+    needs = OWN
     family: int = Field(
         24, ge=1, description="largest number of components that are tested; 999 controls resolve 24 (Holm, 0.05)"
     )

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import Field
 
-from harness.builtin import check_top, resolve_layer
+from harness.builtin import check_layer
 from harness.components import AnyCorpus, CountsPath, SelectionContext, Selector
 from harness.conditions import Neuron, Selection
 from harness.errors import HarnessError
 
-from .sweep import sweep, text
+from .sweep import check_last, check_length, sweep, text
 
 if TYPE_CHECKING:
+    from harness.model import Model
     from harness.outcomes import Figure
 
 
@@ -29,6 +30,7 @@ class TokenFrequency(Selector):
     """
 
     name = "token_frequency"
+    site = "neurons"
     top: int = Field(6, ge=1, description="number of neurons")
     rule: Literal["mediated", "kl_change"] = Field("mediated", description="what they are ranked by")
     effect_quantile: float = Field(0.75, ge=0, lt=1, description="total effects from this quantile of the layer on")
@@ -42,14 +44,25 @@ class TokenFrequency(Selector):
     across_documents: bool = Field(True, description="join short documents")
     newlines: bool = Field(False, description="predictions at newlines, and just before them, count")
 
+    def reads_prompts(self) -> bool:
+        return False
+
+    def check(self, model: Model) -> None:
+        owner = "selector token_frequency"
+        check_last(model, check_layer(model, self.layer, self.top, owner), owner)
+        check_length(model, self.length, owner)
+        if self.unigram is not None:
+            from harness.unigrams import load_unigrams
+
+            load_unigrams(self.unigram, model)
+
     def select(self, context: SelectionContext) -> Selection:
         from harness.unigrams import unigrams
 
         from .weights import frequency_cosines, unembedding_geometry, write_directions
 
         model, owner = context.model, "selector token_frequency"
-        layer = resolve_layer(self.layer, model.anatomy.n_layers, owner)
-        check_top(self.top, model.anatomy.d_mlp, owner)
+        layer = check_layer(model, self.layer, self.top, owner)
         counted = unigrams(model, self.unigram, self.corpus)
         read = text(context, self.corpus, self.sequences, self.length, self.across_documents, context.seed)
         p = counted.probabilities

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
+from harness import border
 from harness.components import AnySelector, Metric, SelectionContext
 from harness.conditions import Condition, Head, Neuron, Selection, Unit
 from harness.controls import pools, possible_controls, random_controls
@@ -47,6 +48,9 @@ class HeadNeuronInteraction(RepeatTask):
     baselines: int = Field(
         6, ge=0, description="sets of baseline heads of each smaller size, to set beside single heads and pairs"
     )
+
+    def gives(self) -> frozenset[str]:
+        return frozenset({"field watched", "field split"})
 
     def reference(self, prompts: Sequence[Prompt], site: str) -> Sequence[tuple[int, int]] | None:
         """Heads: the second copy, over which their mean output is taken; neurons: everything."""
@@ -86,7 +90,9 @@ class HeadNeuronInteraction(RepeatTask):
         halves, steps = self.halves(model, self.sequences if limit is None else min(limit, self.sequences), seed)
         begin, length = len(model.prefix), len(halves[0])
         tokens = [(*model.prefix, *half, *half) for half in halves]
-        chosen = self.neurons.select(SelectionContext(model, engine, tokens, derive_seed(seed, "watched neurons")))
+        chosen = border.select(
+            self.neurons, SelectionContext(model, engine, tokens, derive_seed(seed, "watched neurons"))
+        )
         if any(isinstance(unit, Head) for unit in chosen.neurons):
             raise HarnessError(f"task {self.name}: neurons={self.neurons.name} selects heads, expected neurons.")
         watched = [str(neuron) for neuron in chosen.neurons]
@@ -141,6 +147,7 @@ class HeadResponse(Metric):
     """
 
     name = "head_response"
+    needs = frozenset({"field watched", "field split"})
 
     def measure(self, outcomes: Outcomes) -> Measurement:
         from harness.statistics import Measure

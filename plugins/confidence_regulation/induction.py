@@ -39,6 +39,22 @@ class InductionTask(TextTask):
 
     positions_treated = "the positions of the repeat"
 
+    def gives(self) -> frozenset[str]:
+        return frozenset(
+            {
+                "tokens",
+                "entropy",
+                "loss",
+                "entropy_change",
+                "loss_change",
+                "right",
+                "entropy_before",
+                "series entropy",
+                "series loss",
+                "field split",
+            }
+        )
+
     @abc.abstractmethod
     def shown(self, prompt: Prompt) -> np.ndarray:
         """Places of the tokens whose predictions curves show, in their order; nothing predicts the token at place 0."""
@@ -261,6 +277,19 @@ class Induction(Metric):
     """Change of entropy and loss inside the repeat, for the selection and for each of its neurons; curves."""
 
     name = "induction"
+    needs = frozenset(
+        {
+            "tokens",
+            "entropy",
+            "loss",
+            "entropy_change",
+            "loss_change",
+            "right",
+            "entropy_before",
+            "series entropy",
+            "field split",
+        }
+    )
 
     def measure(self, outcomes: Outcomes) -> Measurement:
         def before(name: str) -> float:

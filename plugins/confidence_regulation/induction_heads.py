@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from pydantic import Field
 
 from harness.components import SelectionContext, Selector
 from harness.conditions import Head, Selection
 from harness.errors import HarnessError
+
+from .sweep import check_length
+
+if TYPE_CHECKING:
+    from harness.model import Model
 
 
 class InductionHeads(Selector):
@@ -20,27 +27,28 @@ class InductionHeads(Selector):
     """
 
     name = "induction_heads"
+    site = "heads"
     top: int = Field(3, ge=1, description="number of heads")
     sequences: int = Field(128, ge=1, description="random sequences (the paper: 1024)")
     length: int = Field(50, ge=2, description="random tokens of a sequence before it is duplicated")
     min_bos: float = Field(0.6, ge=0, le=1, description="baseline heads: least mean attention to the first token")
     max_prefix: float = Field(0.1, ge=0, le=1, description="baseline heads: prefix-matching scores below this")
 
+    def reads_prompts(self) -> bool:
+        return False
+
+    def check(self, model: Model) -> None:
+        n = model.anatomy.n_layers * model.anatomy.n_heads
+        if self.top > n:
+            raise HarnessError(f"selector induction_heads: top={self.top} heads were asked for; the model has {n}.")
+        check_length(model, self.length, "selector induction_heads", twice=True)
+
     def select(self, context: SelectionContext) -> Selection:
         from .attention import head_scores, random_repeats
 
         model, anatomy = context.model, context.model.anatomy
         heads = tuple(Head(layer, i) for layer in range(anatomy.n_layers) for i in range(anatomy.n_heads))
-        if self.top > len(heads):
-            raise HarnessError(
-                f"selector induction_heads: top={self.top} heads were asked for; the model has {len(heads)}."
-            )
-        room = None if model.n_positions is None else (model.n_positions - len(model.prefix)) // 2
-        if room is not None and self.length > room:
-            raise HarnessError(
-                f"selector induction_heads: length={self.length} tokens, duplicated, do not fit the "
-                f"{model.n_positions} positions of {model.name}; at most {room} do."
-            )
+        self.check(model)
         found = head_scores(model, random_repeats(model, self.sequences, self.length, context.seed), self.length)
         matching, first = found.prefix_matching.ravel(), found.first_token.ravel()
         best = np.argsort(-matching, kind="stable")[: self.top].tolist()

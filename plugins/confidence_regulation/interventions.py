@@ -53,6 +53,12 @@ class NeuronIntervention(Intervention):
             raise ValueError("token counts (unigram, corpus) are given, which only frozen=unigram uses")
         return frozen
 
+    def check(self, model: Model) -> None:
+        if self.unigram is not None:
+            from harness.unigrams import load_unigrams
+
+            load_unigrams(self.unigram, model)
+
     def freeze(self, model: Model) -> Frozen | None:
         """DE_LN: logits of W_U LN(x) with the untouched denominator; DE_freq: l + ((l0 - l) . v) v / ||v||^2."""
         if self.frozen is None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from harness import border
 from harness.components import AnySelector, SelectionContext, Selector
 from harness.conditions import Neuron, Selection, by_layer
 from harness.errors import HarnessError
@@ -17,14 +18,18 @@ if TYPE_CHECKING:
 class _MatchedRandom(Selector):
     """Base of the two selectors below."""
 
+    site = "neurons"
     match: ClassVar[Match]
     like: AnySelector = Field("entropy", validate_default=True, description="the selector whose choice they resemble")
+
+    def reads_prompts(self) -> bool:
+        return self.match == "activation" or self.like.reads_prompts()
 
     def select(self, context: SelectionContext) -> Selection:
         from harness.controls import pools
         from harness.matching import balance, matched_sets, matching_values
 
-        original = self.like.select(context)
+        original = border.select(self.like, context)
         chosen = [unit for unit in original.neurons if isinstance(unit, Neuron)]
         if len(chosen) < len(original.neurons):
             raise HarnessError(f"selector {self.name}: like must choose neurons; {self.like.name} chooses heads.")

@@ -127,6 +127,12 @@ class Mediation(EffectsTask):
     def wants_unigram(self) -> bool:
         return self.frequency
 
+    def gives(self) -> frozenset[str]:
+        frequency = {"frozen_unigram_effect", "kl_unigram_change"}
+        calibration = {"reliability", "confidences", "brier", "confidence", "right"}
+        values = {"tokens", "loss", "entropy", "reciprocal_rank", *ZERO_UNTOUCHED, *calibration}
+        return frozenset({*(values if self.frequency else values - frequency), "series entropy", "series loss"})
+
     def alone(self, selection: Selection, model: Model) -> Sequence[tuple[Unit, ...]]:
         """Every selected neuron, and the others of the last layer, or so many of them at random."""
         layer = model.anatomy.n_layers - 1
@@ -245,6 +251,19 @@ class UnigramEntropy(EffectsTask):
 
     name = "unigram_entropy"
     default_metrics = ("unigram_correlation",)
+
+    def gives(self) -> frozenset[str]:
+        return frozenset(
+            {
+                "tokens",
+                "kl_unigram_change",
+                "entropy_change",
+                "levels",
+                "changes",
+                "series entropy",
+                "series kl_unigram",
+            }
+        )
 
     def observe(
         self,

@@ -38,6 +38,7 @@ class Effects(Metric):
     """Total and direct effects, mediated fractions, entropy, ranks, changed predictions; a table of all neurons."""
 
     name = "mediation"
+    needs = frozenset({"tokens", "total_effect", "frozen_norm_effect", "kl", "changed", "reciprocal_rank"})
 
     def measure(self, outcomes: Outcomes) -> Measurement:
         frequency = "frozen_unigram_effect" in outcomes.values
@@ -202,6 +203,7 @@ class Calibration(Metric):
     """
 
     name = "calibration"
+    needs = frozenset({"tokens", "reliability", "confidences", "brier", "confidence", "right"})
 
     def measure(self, outcomes: Outcomes) -> Measurement:
         from harness.statistics import Functional
@@ -245,6 +247,7 @@ class ByPosition(Metric):
     """Loss and entropy of the predictions by position, untouched and treated, with standard errors over prompts."""
 
     name = "by_position"
+    needs = frozenset({"series entropy", "series loss"})
     split: int | None = Field(None, ge=0, description="draw a line here; default: where the task's prompts repeat")
 
     def measure(self, outcomes: Outcomes) -> Measurement:
@@ -288,6 +291,7 @@ class UnigramCorrelation(Metric):
     """Correlation over tokens of KL(P_freq || P_model) with the entropy, and of their changes under the ablation."""
 
     name = "unigram_correlation"
+    needs = frozenset({"tokens", "levels", "changes", "kl_unigram_change", "series kl_unigram"})
 
     def measure(self, outcomes: Outcomes) -> Measurement:
         from harness.statistics import Functional, bootstrap_interval

@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
 
-from harness.builtin import check_top, resolve_layer
+from harness.builtin import check_layer
 from harness.components import AnyCorpus, SelectionContext, Selector
 from harness.conditions import Neuron, Selection
 from harness.errors import HarnessError
 
+from .sweep import check_last, check_length
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from harness.model import Model
     from harness.outcomes import Figure
 
 
@@ -42,6 +45,7 @@ class Entropy(Selector):
     """
 
     name = "entropy"
+    site = "neurons"
     top: int = Field(6, ge=1, description="number of neurons")
     null_dims: Annotated[int, Field(ge=1)] | None = Field(
         None, description="bottom singular directions of W_U that count as its null space; default: from the spectrum"
@@ -66,17 +70,26 @@ class Entropy(Selector):
             raise ValueError("mediated needs a corpus (corpus=world), and only it: the other rules look at weights")
         return rule
 
-    def select(self, context: SelectionContext) -> Selection:
-        from .weights import neuron_scores, null_cosines, suggest_null_dims, unembedding_geometry, write_directions
+    def reads_prompts(self) -> bool:
+        return False
 
-        model = context.model
-        layer = resolve_layer(self.layer, model.anatomy.n_layers, "selector entropy")
-        check_top(self.top, model.anatomy.d_mlp, "selector entropy")
-        geometry = unembedding_geometry(model)
+    def check(self, model: Model) -> None:
+        layer = check_layer(model, self.layer, self.top, "selector entropy")
         if self.null_dims is not None and self.null_dims >= model.anatomy.d_model:
             raise HarnessError(
                 f"selector entropy: null_dims={self.null_dims} must be below d_model = {model.anatomy.d_model}."
             )
+        if self.rule == "mediated":
+            check_last(model, layer, "selector entropy")
+            check_length(model, self.length, "selector entropy")
+
+    def select(self, context: SelectionContext) -> Selection:
+        from .weights import neuron_scores, null_cosines, suggest_null_dims, unembedding_geometry, write_directions
+
+        model = context.model
+        self.check(model)
+        layer = check_layer(model, self.layer, self.top, "selector entropy")
+        geometry = unembedding_geometry(model)
         suggested = suggest_null_dims(geometry.singular_values, geometry.trivial)
         k, why = (self.null_dims, "as asked") if self.null_dims else suggested
         w_out = write_directions(model, layer)

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
-from harness.builtin import check_top, resolve_layer
+from harness import border
+from harness.builtin import check_layer
 from harness.components import AnyCorpus, AnySelector, SelectionContext, Selector
 from harness.conditions import Neuron, Selection
 from harness.errors import HarnessError
 
-from .sweep import text
+from .sweep import check_length, text
 
 if TYPE_CHECKING:
+    from harness.model import Model
     from harness.outcomes import Figure
 
 
@@ -27,6 +29,7 @@ class ActivationShift(Selector):
     """
 
     name = "activation_shift"
+    site = "neurons"
     top: int = Field(6, ge=1, description="number of neurons")
     layer: int = Field(-1, description="layer; negative counts from the last")
     keep: AnySelector | None = Field(
@@ -38,18 +41,24 @@ class ActivationShift(Selector):
     length: int = Field(100, ge=1, description="tokens of a sequence before it is duplicated")
     across_documents: bool = Field(True, description="join short documents")
 
+    def reads_prompts(self) -> bool:
+        return self.keep is not None and self.keep.reads_prompts()
+
+    def check(self, model: Model) -> None:
+        check_layer(model, self.layer, self.top, "selector activation_shift")
+        check_length(model, self.length, "selector activation_shift", twice=True)
+
     def select(self, context: SelectionContext) -> Selection:
         from harness.writes import write_directions
 
         model, owner = context.model, "selector activation_shift"
-        kept = None if self.keep is None else self.keep.select(context)
-        layer = resolve_layer(self.layer, model.anatomy.n_layers, owner)
+        kept = None if self.keep is None else border.select(self.keep, context)
+        layer = check_layer(model, self.layer, self.top, owner)
         if kept is not None:
             layers = {unit.layer for unit in kept.neurons if isinstance(unit, Neuron)}
             if len(layers) != 1:
                 raise HarnessError(f"{owner}: keep must choose neurons of one layer, got {len(layers)} layers.")
             layer = layers.pop()
-        check_top(self.top, model.anatomy.d_mlp, owner)
         first, second, said = self._means(context, layer)
         shift, norm = second - first, np.linalg.norm(write_directions(model, layer), axis=1)
         weighted = np.abs(shift) * norm
@@ -83,11 +92,7 @@ class ActivationShift(Selector):
         from harness.activations import activation_statistics
 
         model, p, n = context.model, len(context.model.prefix), self.length
-        if model.n_positions is not None and p + 2 * n > model.n_positions:
-            raise HarnessError(
-                f"selector activation_shift: length={n} tokens, duplicated, do not fit the {model.n_positions} "
-                f"positions of {model.name}; at most {(model.n_positions - p) // 2} do."
-            )
+        check_length(model, n, "selector activation_shift", twice=True)
         read = text(context, self.corpus, self.sequences, p + n, self.across_documents, context.seed)
         doubled = [(*tokens, *tokens[p:]) for tokens in read.tokens]
         batch_size = context.engine.batch_size

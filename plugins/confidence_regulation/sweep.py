@@ -13,6 +13,7 @@ from harness.errors import HarnessError
 
 if TYPE_CHECKING:
     from harness.logit_changes import Kind
+    from harness.model import Model
 
 RESULT_BYTES = 2**29
 """Memory for the effects of some neurons on every token; more neurons are done in several turns."""
@@ -56,6 +57,27 @@ class Swept:
         return 1 - self.direct[kind] / np.where(self.total > 0, self.total, np.nan)
 
 
+def check_last(model: Model, layer: int, owner: str) -> None:
+    """Refuse a layer that effects are not measured in."""
+    if layer != model.anatomy.n_layers - 1:
+        raise HarnessError(
+            f"{owner}: effects through the final norm and the logits are measured in the last layer "
+            f"({model.anatomy.n_layers - 1}), not in layer {layer}: leave layer at -1."
+        )
+
+
+def check_length(model: Model, length: int, owner: str, twice: bool = False) -> None:
+    """Refuse sequences, or with ``twice`` duplicated ones after the prefix, that the model's positions do not hold."""
+    if model.n_positions is None:
+        return
+    most = (model.n_positions - len(model.prefix)) // 2 if twice else model.n_positions
+    if length > most:
+        raise HarnessError(
+            f"{owner}: length={length} tokens{', duplicated,' if twice else ''} do not fit the {model.n_positions} "
+            f"positions of {model.name}; at most {most} do."
+        )
+
+
 def sweep(
     context: SelectionContext,
     layer: int,
@@ -81,11 +103,7 @@ def sweep(
     from harness.final_layer import fits
 
     model, batch_size = context.model, context.engine.batch_size
-    if layer != model.anatomy.n_layers - 1:
-        raise HarnessError(
-            f"{owner}: effects through the final norm and the logits are measured in the last layer "
-            f"({model.anatomy.n_layers - 1}), not in layer {layer}: leave layer at -1."
-        )
+    check_last(model, layer, owner)
     means = activation_statistics(model, tokens, [layer], batch_size, context.seed).mean[layer]
     conditions = [Condition(f"{layer}.{i}", (SetNeurons(layer, (i,), (float(x),)),)) for i, x in enumerate(means)]
     if not fits(model, conditions):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
+from harness import border
 from harness.components import AnyCorpus, Task
 from harness.outcomes import Prompt, Series, Step
 
@@ -26,7 +27,7 @@ class TextTask(Task):
     across_documents: bool = Field(True, description="join short documents, else a sequence is a part of one document")
 
     def data_digest(self) -> str:
-        return self.corpus.data_digest()
+        return border.data_digest(self.corpus)
 
     def spans(self, model: Model, n: int, length: int, seed: int) -> tuple[list[Span], Step]:
         """``n`` sequences of ``length`` tokens from documents that no selector has seen, and the step that says so."""

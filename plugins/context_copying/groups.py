@@ -27,6 +27,7 @@ class RelationGroups(Metric):
     over facts and p-values that are corrected over the groups (Holm)."""
 
     name = "relation_groups"
+    needs = frozenset({"source", "entropy", "field group", "field relation"})
     by: Literal["group", "relation"] = Field("group", description="one row for each group, or for each relation")
 
     def measure(self, outcomes: Outcomes) -> Measurement:

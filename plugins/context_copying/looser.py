@@ -21,6 +21,7 @@ class Matching(Metric):
     and how many prompts differ from exact matching."""
 
     name = "matching"
+    needs = frozenset({"source", "source_normalised", "source_alias"})
 
     def measure(self, outcomes: Outcomes) -> Measurement:
         exact = outcomes["source"]

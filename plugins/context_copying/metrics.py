@@ -55,6 +55,7 @@ class Transitions(Metric):
     """The 3 x 3 table of sources before and after, its row shares, and paired tests of it."""
 
     name = "transitions"
+    needs = frozenset({"source"})
     collapse: float = Field(0.9, gt=0, le=1, description="share of ND from which the treated model counts as broken")
 
     def measure(self, outcomes: Outcomes) -> Measurement:
@@ -113,6 +114,7 @@ class ConversionRatios(Metric):
     """Conversion ratios CKCR, PKCR, NDCR and the global transition score, in percent."""
 
     name = "conversion_ratios"
+    needs = frozenset({"source"})
 
     def measure(self, outcomes: Outcomes) -> Measurement:
         source = outcomes["source"]
@@ -146,6 +148,7 @@ class EntropyChange(Metric):
     """Change of the entropy of the first answer token: over all prompts, and for each cell of the table."""
 
     name = "entropy_change"
+    needs = frozenset({"source", "entropy"})
 
     def measure(self, outcomes: Outcomes) -> Measurement:
         source, entropy = outcomes["source"], outcomes["entropy"]
@@ -178,6 +181,7 @@ class LogOdds(Metric):
     """Log-odds between the sources' first tokens, log(P_CK/P_PK), log(P_ND/P_CK), log(P_ND/P_PK), and their shifts."""
 
     name = "log_odds"
+    needs = frozenset({"log_p_ck", "log_p_pk", "log_p_nd", "field first_tokens"})
 
     def measure(self, outcomes: Outcomes) -> Measurement:
         tokens = np.array([prompt.fields["first_tokens"] for prompt in outcomes.prompts])

@@ -296,6 +296,10 @@ class KnowledgeConflict(Task):
             for (x, stated, _), text, tokens in zip(pairs, texts, model.encode(texts), strict=True)
         ]
 
+    def gives(self) -> frozenset[str]:
+        fields = ("field first_tokens", "field group", "field relation")
+        return frozenset({*MATCHINGS.values(), "entropy", "log_p_ck", "log_p_pk", "log_p_nd", *fields})
+
     # -- the observation ----------------------------------------------------------------------------------------------
 
     def observe(

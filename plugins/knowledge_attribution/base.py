@@ -37,6 +37,18 @@ class Attribution(Selector):
     )
     length: int = Field(32, ge=2, description="with corpus: tokens before each prediction")
 
+    def reads_prompts(self) -> bool:
+        return self.corpus is None
+
+    def check(self, model: Model) -> None:
+        units = model.anatomy.d_mlp if self.site == "neurons" else model.anatomy.n_heads
+        self.check_top(len(self.layers(model)) * units)
+        if self.corpus is not None and model.n_positions is not None and self.length > model.n_positions:
+            raise HarnessError(
+                f"selector {self.name}: length={self.length} tokens do not fit the {model.n_positions} positions of "
+                f"{model.name}."
+            )
+
     def read(self, context: SelectionContext) -> tuple[list[Sequence[int]], str]:
         """The token sequences whose next token is attributed, and where they come from, in words.
 

@@ -36,6 +36,7 @@ class QueryNeurons(Attribution):
 
     name = "query_neurons"
     noun = "neuron"
+    site = "neurons"
 
     of: Literal["attention", "neurons"] = Field(
         "attention", description="which value neurons: attention neurons, or FFN neurons"

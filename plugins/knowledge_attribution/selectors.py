@@ -60,6 +60,7 @@ class ValueNeurons(_ValueSelector):
     name = "value_neurons"
     version = "2"
     noun = "neuron"
+    site = "neurons"
 
     evaluate: Literal["all", "top"] = Field(
         "all", description="method increase: all neurons, or only those that may be among the top"
@@ -133,6 +134,7 @@ class ValueHeads(_ValueSelector):
     name = "value_heads"
     version = "2"
     noun = "head"
+    site = "heads"
 
     level: Literal["head", "neuron"] = Field("head", description="whole heads, or their attention neurons")
     neurons: int = Field(200, ge=1, description="level=neuron: attention neurons of each prediction that count")

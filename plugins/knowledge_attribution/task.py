@@ -49,6 +49,9 @@ class TargetProbability(Task):
     def data_digest(self) -> str:
         return self._table().data_digest()
 
+    def gives(self) -> frozenset[str]:
+        return frozenset({"log_p", "entropy", "kept"})
+
     def _table(self) -> KnowledgeConflict:
         """The task that reads the same facts."""
         from ..context_copying.task import KnowledgeConflict
@@ -164,6 +167,7 @@ class TargetProbabilityMetric(Metric):
     """What an intervention costs the untouched model's prediction: its log-probability, its probability, its place."""
 
     name = "target_probability"
+    needs = frozenset({"log_p", "kept"})
 
     def measure(self, outcomes: Outcomes) -> Measurement:
         from harness.statistics import Measure

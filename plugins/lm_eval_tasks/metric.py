@@ -44,6 +44,7 @@ class LmEvalMetric(Metric):
     """
 
     name = "lm_eval"
+    needs = frozenset({"scores of lm-eval"})
 
     def measure(self, outcomes: Outcomes) -> Measurement:
         measures: list[AnyMeasure] = []

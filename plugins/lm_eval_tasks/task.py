@@ -64,6 +64,9 @@ class LmEval(Task):
     fewshot_as_multiturn: bool = Field(False, description="examples as turns of a conversation")
     unsafe_code: bool = Field(False, description="run tasks that execute what the model writes")
 
+    def gives(self) -> frozenset[str]:
+        return frozenset({"scores of lm-eval"})
+
     def title(self) -> str:
         return ", ".join(self.tasks)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from harness import border
 from harness.errors import HarnessError
 
 from .part import Part
@@ -98,7 +99,7 @@ def compare_models(
         settings, corpus = settings.for_bundled(), corpus or WorldTexts.model_validate({})
     inputs = input_digests(settings, corpus)
     with stage("loading the models"):
-        models = [loader.load() for loader in loaders]
+        models = [border.load(loader) for loader in loaders]
     check_comparable(models)
     contexts = [SelectionContext(model, ClosedFormEngine(model, batch_size), [], settings.seed) for model in models]
     identity = {
@@ -137,7 +138,7 @@ def input_digests(settings: Settings, corpus: Corpus | None) -> dict[str, str]:
 
     from .labelled import load_labelled
 
-    found = {} if corpus is None else {"corpus": corpus.data_digest()}
+    found = {} if corpus is None else {"corpus": border.data_digest(corpus)}
     for kind in ("truthfulness", "refusal", "unigram"):
         path = getattr(settings, kind)
         if path is not None:

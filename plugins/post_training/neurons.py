@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.errors import HarnessError
+from harness import border
+from harness.errors import HarnessError, PluginError
 from harness.outcomes import Frame
 from harness.report.numbers import number, p_value
 from harness.statistics import adjust, chance_overlap, generator
@@ -100,7 +101,9 @@ def overlaps(
     for rule, selector in selectors.items():
         row: dict[str, Any] = {"rule": rule, "base": [], "tuned": [], "shared": [], "overlap": None, "why": ""}
         try:
-            chosen[rule] = [selector.select(context) for context in contexts]
+            chosen[rule] = [border.select(selector, context) for context in contexts]
+        except PluginError:
+            raise
         except HarnessError as error:
             rows.append(row | {"why": str(error)})
             continue

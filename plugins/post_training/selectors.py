@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
+from harness import border
 from harness.builtin import resolve_layer
 from harness.components import AnyModel, SelectionContext, Selector
 from harness.conditions import Direction, Selection, Unit
@@ -16,6 +17,7 @@ from harness.errors import HarnessError
 from .labelled import LabelledPath
 
 if TYPE_CHECKING:
+    from harness.model import Model
     from harness.outcomes import Figure
 
     from .directions import Probe, Readings
@@ -39,6 +41,7 @@ class DifferenceOfMeans(Selector):
 
     name = "difference_of_means"
     version = "2"
+    site = "directions"
     data: LabelledPath = Field(description='labelled texts: JSONL of {"text", "label", "group", "split"}')
     layer: int | None = Field(
         None,
@@ -55,6 +58,13 @@ class DifferenceOfMeans(Selector):
         "orthogonal to the selected one",
     )
 
+    def reads_prompts(self) -> bool:
+        return False
+
+    def check(self, model: Model) -> None:
+        if self.layer is not None:
+            resolve_layer(self.layer, model.anatomy.n_layers, f"selector {self.name}")
+
     def inputs(self) -> dict[str, str]:
         """The labelled texts, and the weights of the model that the direction is computed on."""
         digest = {} if self.from_model is None else {"from_model": self._elsewhere[0]}
@@ -67,7 +77,7 @@ class DifferenceOfMeans(Selector):
         from .labelled import load_labelled
 
         assert self.from_model is not None
-        model = self.from_model.load()
+        model = border.load(self.from_model)
         return model.weights_digest, read(model, load_labelled(self.data), self.position)
 
     def select(self, context: SelectionContext) -> Selection:

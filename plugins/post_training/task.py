@@ -50,6 +50,10 @@ class LabelledResponse(Task):
             raise ValueError("give either answers=[WORD FOR TRUE,WORD FOR FALSE] or refusal=[HOW REFUSALS BEGIN]")
         return refusal
 
+    def gives(self) -> frozenset[str]:
+        said = "said_true" if self.refusal is None else "refused"
+        return frozenset({"log_odds", said, "field label", "field group"})
+
     def data_digest(self) -> str:
         return self.inputs()["data"]
 
@@ -144,6 +148,7 @@ class LabelledResponseMetric(Metric):
     """How many texts of each label are called true, or refused, and how the log-odds of that change."""
 
     name = "labelled_response"
+    needs = frozenset({"log_odds", "field label"})
 
     def measure(self, outcomes: Outcomes) -> Measurement:
         from harness.statistics import Measure

@@ -163,7 +163,7 @@ M, U = "mediation:sequences=4,length=32,others=0", "unigram_entropy:sequences=2,
     [
         ({"selector": "neurons:neurons=1.5"}, r"--selector: the task mediation .* last layer \(3\); 1.5 is none"),
         ({"selector": "neurons:neurons=3.7+1.5"}, r"1.5 is none"),
-        ({"selector": "heads:heads=L3H1"}, "--intervention: mean edits neurons, but the selector heads chose heads"),
+        ({"selector": "heads:heads=L3H1"}, "--intervention: mean edits neurons, but the selector heads chooses heads"),
         ({"selector": "heads:heads=L3H1", "intervention": "bos_attention"}, "last layer .*; L3H1 is none"),
         ({"engine": "hooks"}, "task mediation: .* closed form; leave --engine hooks out"),
         ({"intervention": "mean:frozen=final_norm"}, "--intervention: the task mediation .* leave frozen out"),
