@@ -108,7 +108,7 @@ def _selection(stage: Stage) -> dict[str, Any]:
             found["set_to"] = values[neuron]
         return found
 
-    medians = {f"median_{name}": float(np.nanmedian(column)) for name, column in selection.scores.items()}
+    medians = {f"median_{name}": _median(column) for name, column in selection.scores.items()}
     return {
         "selector": plan.selector.name,
         "unit": selection.neurons[0].word,
@@ -122,6 +122,12 @@ def _selection(stage: Stage) -> dict[str, Any]:
         "details": dict(selection.details),
         "activation_positions": statistics.n if statistics is not None else None,
     }
+
+
+def _median(column: np.ndarray) -> float:
+    """The median of a score, which most candidates must have: the others were chosen for something."""
+    known = column[~np.isnan(column)]
+    return float(np.median(known)) if 2 * len(known) >= len(column) > 0 else float("nan")
 
 
 def _scores(

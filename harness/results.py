@@ -210,12 +210,14 @@ class RunFolder:
             self._unfinished.mkdir(parents=True, exist_ok=True)
         write_bytes(self._unfinished / "writable", b"")
 
-    def abandon(self) -> None:
-        """Leave nothing behind of a run that failed before a part of it was finished."""
-        if not self.recorded and not list(self._unfinished.glob("part-*.safetensors")):
+    def abandon(self) -> bool:
+        """Leave nothing behind of a run that failed before a part of it was finished; whether some part was."""
+        kept = bool(list(self._unfinished.glob("part-*.safetensors")))
+        if not self.recorded and not kept:
             with contextlib.suppress(OSError):
                 self.clear()
                 self.path.rmdir()  # unless something else is in it
+        return kept
 
     def clear(self) -> None:
         """Remove what a killed process has left, and what only a run under way needs."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import harness
 from harness import border, leaderboard
 from harness.conditions import Condition
-from harness.errors import HarnessError
+from harness.errors import HarnessError, PluginError
 from harness.outcomes import Outcomes, Prepared, Prompt
 from harness.provenance import provenance
 from harness.record import record_of
@@ -112,9 +112,12 @@ def execute_together(
                 _finish(job, _engine(plans[0], model), reporter, command, started)
         except KeyboardInterrupt:
             raise  # the same command continues
-        except BaseException:
-            for job in waiting:
-                job.folder.abandon()
+        except BaseException as error:
+            kept = [job.folder.abandon() for job in waiting]
+            if isinstance(error, PluginError) and any(kept):  # hours of work may be there, and the plugin be mended
+                raise PluginError(
+                    f"{error} What the model was run for is kept: the same command goes on from there."
+                ) from error
             raise
         return [enter(job.folder.path, reused=id(job) in reused) for job in jobs]
 

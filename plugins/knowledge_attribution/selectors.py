@@ -40,9 +40,10 @@ class _ValueSelector(Attribution):
         from .figures import by_layers_and_modules
         from .tables import token_table
 
-        column = next(name for name in METHODS if name in selection.scores)
-        table = token_table(selection, f"value_{self.noun}s", column, METHODS[column])
-        return (*by_layers_and_modules(selection, f"value {self.noun}", METHODS[column], column), table)
+        # All candidates are drawn, and of those that were not evaluated only the bound is known.
+        drawn = "bound" if "bound" in selection.scores else self.method
+        table = token_table(selection, f"value_{self.noun}s", self.method, METHODS[self.method])
+        return (*by_layers_and_modules(selection, f"value {self.noun}", METHODS[drawn], drawn), table)
 
 
 class ValueNeurons(_ValueSelector):
@@ -54,7 +55,7 @@ class ValueNeurons(_ValueSelector):
     to that token's logit (method inner_product, which needs no distribution). Both are exact, means over predictions.
 
     ``evaluate=top`` finds the same neurons much faster where the vocabulary is large: neurons that cannot be among
-    them, by a bound that one gradient gives, are not evaluated, and the scores are the bounds (``bound``).
+    them, by a bound that one gradient gives, are not evaluated: of these only the ``bound`` is known, no ``increase``.
     """
 
     name = "value_neurons"
@@ -110,9 +111,12 @@ class ValueNeurons(_ValueSelector):
 
         found = best_neurons(model, passed, layers, self.top)
         chosen = largest(found.increase, self.top)
-        scores = {"bound": found.bound, **_scores(model, passed, layers, None, neuron_inner_products)}
+        scores = {
+            "increase": found.increase,
+            "bound": found.bound,
+            **_scores(model, passed, layers, None, neuron_inner_products),
+        }
         details: dict[str, object] = {
-            "increases": found.increase[chosen].tolist(),
             "shares_raised": found.raised[chosen].tolist(),
             "evaluated": int(np.isfinite(found.increase).sum()),
         }

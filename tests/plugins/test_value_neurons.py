@@ -241,7 +241,7 @@ def test_the_gradient_bounds_every_increase_and_finds_the_same_neurons(
     about = context(model, prompts=PROMPTS)
     for top in (1, 2, 3, 7):
         found, every = (ValueNeurons(top=top, evaluate=mode).select(about) for mode in ("top", "all"))  # type: ignore[arg-type]
-        assert found.neurons == every.neurons and set(found.scores) == {"bound", "inner_product"}
+        assert found.neurons == every.neurons and set(found.scores) == {"increase", "bound", "inner_product"}
         best = np.sort(every.scores["increase"])[::-1][:top]
         np.testing.assert_allclose(found.details["increases"], best, atol=1e-6)
         assert found.details["tokens"] == every.details["tokens"]
