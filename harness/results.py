@@ -84,6 +84,18 @@ def writing(path: Path) -> Iterator[None]:
         raise HarnessError(f"cannot write {path}: {error.strerror or error}.{hint}") from error
 
 
+def check_writable(folder: Path) -> None:
+    """Make a folder, if need be, and make sure that files can be written there, before any work is done.
+
+    Raises:
+        HarnessError: they cannot; names the folder and the reason.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file atomically: a reader sees the old file or the whole new one, also after a power cut.
 

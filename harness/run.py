@@ -18,7 +18,17 @@ from harness.provenance import provenance
 from harness.record import record_of
 from harness.report.figures import write_shown
 from harness.report.page import write_page
-from harness.results import SCHEMA_VERSION, RunFolder, canonical, clean, digest, read_json, sample_rows, writing
+from harness.results import (
+    SCHEMA_VERSION,
+    RunFolder,
+    canonical,
+    check_writable,
+    clean,
+    digest,
+    read_json,
+    sample_rows,
+    writing,
+)
 from harness.stages import Plan, Reporter, Stage, look_ahead, plan, set_up
 from harness.tokens import first_tokens
 
@@ -90,8 +100,7 @@ def execute_together(
     """
     from filelock import FileLock
 
-    with writing(output):
-        output.mkdir(parents=True, exist_ok=True)
+    check_writable(output)
     started = time.time()
     with reporter.stage("loading the model"):
         model = border.load(plans[0].model)

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from harness.model import Model
 
 
+LIBRARIES = frozenset({"transformers", "accelerate"})
+"""Their hooks belong to the model."""
+
+
 @dataclass(frozen=True)
 class State:
     """What a component must leave as it found it.
@@ -34,9 +38,15 @@ class State:
         modules = list(model.hf.modules())
         return cls(
             {name: checksum(weight) for name, weight in model.hf.named_parameters() if not weight.is_meta},
-            sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in modules),
+            sum(map(_hooks, modules)),
             any(module.training for module in modules),
         )
+
+
+def _hooks(module: torch.nn.Module) -> int:
+    """How many forward hooks a module has, but for those that transformers leaves when asked for attentions."""
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    return sum(getattr(hook, "__module__", "").partition(".")[0] not in LIBRARIES for hook in hooks)
 
 
 @torch.no_grad()

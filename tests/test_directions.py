@@ -282,4 +282,4 @@ def test_a_run_from_the_command_line_and_two_beside_each_other(
         said
     )
     code, _, said = harness("eval", *common, "--intervention", "zero")
-    assert code == 2 and "zero edits neurons, but the selector difference_of_means chose directions" in said
+    assert code == 2 and "zero edits neurons, but the selector difference_of_means chooses directions" in said

@@ -20,7 +20,7 @@ from harness.outcomes import Measurement, Outcomes, Prepared, Prompt
 from harness.plugins import catalogue
 from harness.testing.data import check_digest
 from harness.testing.models import demo_model, tiny_model
-from harness.testing.promises import as_json, check_shown, made, promise, running, same, twice, untouched
+from harness.testing.promises import NAME, as_json, check_shown, made, promise, running, same, twice, untouched
 
 CONTROLS = 3
 """Control conditions of the runs below."""
@@ -68,6 +68,7 @@ def check_task(
     with untouched(model, tokens, owner, "observe()"):
         outcomes = observe(prompts)
     _check_outcomes(outcomes, prompts, conditions, owner)
+    _check_gives(task, outcomes, owner)
     _check_follows(task, outcomes, owner)
     if len(prompts) > 1:
         parts = [observe(prompts[:1]), observe(prompts[1:])]
@@ -98,6 +99,8 @@ def check_metric(cls: type[Metric], outcomes: Outcomes | None = None, /, **param
     """
     metric, owner = made(cls, "metric", params), f"metric {getattr(cls, 'name', '')}"
     outcomes = outcomes or demo_outcomes()
+    missing = sorted(name for name in metric.needs if NAME.fullmatch(name) and name not in outcomes.values)
+    promise(not missing, owner, f"it needs {', '.join(missing)}, which these outcomes do not have")
     before = {name: array.copy() for name, array in outcomes.values.items()}
     found, again = twice(owner, "measure()", lambda: metric.measure(outcomes))
     promise(isinstance(found, Measurement), owner, "measure() returned no harness.outcomes.Measurement")
@@ -219,6 +222,19 @@ def _check_outcomes(outcomes: Outcomes, prompts: Sequence[Prompt], conditions: S
     for row, answers in enumerate(outcomes.answers):
         promise(len(answers) == len(prompts), owner, f"{len(answers)} answers in row {row} for {len(prompts)} prompts")
     promise(len(outcomes.answers) <= 2, owner, "answers are those of baseline and treated model only")
+
+
+def _check_gives(task: Task, outcomes: Outcomes, owner: str) -> None:
+    """What the task says that metrics may count on is there."""
+    for name in sorted(task.gives() or ()):
+        kind, _, rest = name.partition(" ")
+        if kind == "series":
+            there = rest in outcomes.series
+        elif kind == "field":
+            there = all(rest in prompt.fields for prompt in outcomes.prompts)
+        else:  # words that only the task's own metrics ask for
+            there = name in outcomes.values or not NAME.fullmatch(name)
+        promise(there, owner, f'gives() names "{name}", which observe() does not give')
 
 
 def _check_follows(task: Task, outcomes: Outcomes, owner: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -57,12 +58,19 @@ def check_selector(
     model = on or tiny_model()
     tokens = prompts_of(model) if prompts is None else prompts
     context = SelectionContext(model, ClosedFormEngine(model), tokens, seed=1)
+    running(owner, "check()", lambda: selector.check(model))
     with untouched(model, tokens, owner, "select()"):
         first, second = twice(owner, "select()", lambda: selector.select(context))
     _check_selection(first, model, owner)
     equal = first.neurons == second.neurons and first.rule == second.rule and first.candidates == second.candidates
     equal = equal and all(same(scores, second.scores.get(name)) for name, scores in first.scores.items())
     promise(equal, owner, "two calls with one seed choose differently: draw with np.random.default_rng(context.seed)")
+    if not running(owner, "reads_prompts()", selector.reads_prompts):
+        alone = running(owner, "select()", lambda: selector.select(replace(context, prompts=())))
+        promise(alone.neurons == first.neurons, owner, "it looks at prompts, although reads_prompts() returns False")
+    promise(
+        cls.site in (None, first.neurons[0].site), owner, f"site is {cls.site}, but it chose {first.neurons[0].site}"
+    )
     if figures:
         check_shown(running(owner, "figures()", lambda: selector.figures(first)), owner)
     return first

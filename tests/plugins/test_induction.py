@@ -182,7 +182,7 @@ def test_both_engines_agree(made: tuple[Path, dict[str, Any]], tmp_path: Path) -
         ({"task": "induction_natural:candidates=20,length=64,ngram=30"}, "none of 20 sequences .*; raise candidates"),
         ({"task": "induction_synthetic:sequences=4,corpus={name: world, size: 4}"}, "fewer than the 100|no docu"),
         ({"selector": "heads:heads=L1H1"}, "clip_mean edits neurons, but the selector heads chooses heads"),
-        ({"metrics": ("mediation",)}, 'wants the outcome "total_effect"'),
+        ({"metrics": ("mediation",)}, '--metric: mediation needs "changed", which the task induction_synth'),
         ({"selector": "neurons:neurons=1.5", "intervention": "mean:frozen=final_norm"}, "only edits of neurons of"),
         ({"intervention": "clip_mean:side=shift"}, "side=shift needs a selector that measures shifts"),
     ],

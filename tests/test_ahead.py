@@ -1,0 +1,177 @@
+"""What the model's shape and the parameters tell to be wrong is refused before a prompt is made, or a model loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_runs import record
+from strangers import Average, Loud, PlainTask, TinyLoader, make, misbehaving
+
+from harness.components import Metric, Task
+from harness.conditions import Neuron, Selection
+from harness.errors import HarnessError, PluginError
+from harness.plugins import catalogue
+
+
+def never(self: Any, *arguments: Any) -> Any:
+    raise AssertionError("too late")
+
+
+LATE = misbehaving(PlainTask, prepare=never)
+
+
+@pytest.mark.parametrize(
+    ("selector", "says"),
+    [
+        (
+            "neurons:neurons=[99.1]",
+            "selector neurons names neuron 99.1, but the model has layers 0 to 2 with neurons 0",
+        ),
+        ("neurons:neurons=[2.9999]", "selector neurons names neuron 2.9999"),
+        ("neurons:neurons=[2.1,2.1]", "selector neurons names neuron 2.1 twice"),
+        ("neurons:published=gpt2-small", "selector neurons names neuron 11."),
+        ("random:top=9999", "selector random: top=9999 neurons were asked for"),
+        ("random:layer=7", "selector random: layer 7 does not exist; the model has 3 layers"),
+        ("random:layer=-9", "selector random: layer -9 does not exist"),
+        ("entropy:null_dims=9999", "selector entropy: null_dims=9999 must be below d_model = 32"),
+        ("entropy:top=9999", "selector entropy: top=9999 neurons were asked for"),
+        ("entropy:layer=5", "selector entropy: layer 5 does not exist"),
+        ("entropy:rule=mediated,corpus=world,layer=0", "selector entropy: effects through the final norm"),
+        ("entropy:rule=mediated,corpus=world,length=99", "selector entropy: length=99 tokens do not fit the 64"),
+        ("token_frequency:layer=1", "selector token_frequency: effects through the final norm"),
+        ("token_frequency:length=99", "selector token_frequency: length=99 tokens do not fit the 64 positions"),
+        ("activation_shift:length=40", "length=40 tokens, duplicated, do not fit the 64 positions"),
+        ("value_neurons:top=9999", "selector value_neurons: top=9999 neurons were asked for, but there are only"),
+        ("value_neurons:layer=9", "selector value_neurons: layer 9 does not exist"),
+        ("query_neurons:layer=2", "selector query_neurons: no value neuron comes after layer 2"),
+        ("norm_matched_random:like={name: neurons, neurons: [9.9]}", "selector neurons names neuron 9.9"),
+        ("activation_matched_random:like={name: random, top: 9999}", "selector random: top=9999"),
+    ],
+)
+def test_selectors(selector: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(HarnessError) as caught:
+        make(tmp_path, LATE, selector=selector)
+    assert says in str(caught.value)
+    assert not list(tmp_path.glob("small-*/*"))
+
+
+@pytest.mark.parametrize(
+    ("selector", "says"),
+    [
+        (
+            "heads:heads=[L9H0]",
+            "selector heads names head L9H0, but the model has layers 0 to 2 with heads 0 to 3",
+        ),
+        ("heads:heads=[L0H4]", "selector heads names head L0H4"),
+        ("value_heads:top=99", "selector value_heads: top=99 heads were asked for, but there are only 12"),
+        ("induction_heads:top=99", "selector induction_heads: top=99 heads were asked for; the model has 12"),
+        ("induction_heads:length=99", "length=99 tokens, duplicated, do not fit the 64 positions"),
+    ],
+)
+def test_selectors_of_heads(selector: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(HarnessError) as caught:
+        make(tmp_path, LATE, selector=selector, intervention="bos_attention")
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"selector": "random:top=1", "controls": 999}, "999 random sets of 1 neurons were asked for, but without"),
+        ({"selector": "heads:heads=[L0H1]", "intervention": "bos_attention", "controls": 9}, "only 3 distinct sets"),
+        (
+            {"selector": "heads:heads=[L0H1]", "intervention": "bos_attention", "match": "norm", "controls": 2},
+            "match=norm is for neurons",
+        ),
+    ],
+)
+def test_controls(fields: dict[str, Any], says: str, tmp_path: Path) -> None:
+    with pytest.raises(HarnessError) as caught:
+        make(tmp_path, LATE, **fields)
+    assert says in str(caught.value)
+
+
+def test_files_and_sets_of_units(tmp_path: Path) -> None:
+    counts = tmp_path / "counts.npy"
+    counts.write_bytes(b"nothing")
+    with pytest.raises(HarnessError, match=r"counts\.npy"):
+        make(tmp_path / "a", LATE, intervention=f"mean:frozen=unigram,unigram={counts}")
+    alone = misbehaving(PlainTask, prepare=never, alone=lambda self, selection, model: [(Neuron(7, 7),)])
+    with pytest.raises(PluginError, match=r"alone\(\) names neuron 7\.7"):
+        make(tmp_path / "b", alone, selector="random")
+
+
+# -- before a model is loaded ------------------------------------------------------------------------------------------
+
+UNLOADED = misbehaving(TinyLoader, load=never)
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "says"),
+    [
+        ("knowledge_conflict", "dfa", '--metric: dfa needs "corrupted activation", which the task knowledge_conflict'),
+        ("knowledge_conflict", "mediation", "--metric: mediation needs"),
+        ("knowledge_conflict", "by_position", 'needs "series entropy"'),
+        (
+            "mediation",
+            "transitions",
+            '--metric: transitions needs "source", which the task mediation does not',
+        ),
+        ("mediation", "log_odds", "Metrics that fit: by_position, calibration, mediation"),
+        ("induction_synthetic", "calibration", "--metric: calibration needs"),
+        ("target_probability", "lm_eval", "--metric: lm_eval needs"),
+    ],
+)
+def test_a_metric_that_does_not_fit_the_task(task: str, metric: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(HarnessError) as caught:
+        make(tmp_path, UNLOADED, task=task, metrics=(metric,), intervention="mean")
+    assert says in str(caught.value)
+
+
+def test_our_metrics_fit_the_tasks_whose_metrics_they_are() -> None:
+    found = catalogue().components
+    params: dict[str, dict[str, Any]] = {
+        "lm_eval": {"tasks": ["x"]},
+        "labelled_response": {"data": "x", "answers": ("true", "false")},
+    }
+    for name, cls in found["task"].items():
+        task: Task = cls(**params.get(name, {}))  # type: ignore[assignment]
+        given = task.gives()
+        assert given is not None, name
+        for metric in task.default_metrics:
+            needs: type[Metric] = found["metric"][metric]  # type: ignore[assignment]
+            assert needs.needs <= given, (name, metric)
+
+
+def test_a_metric_of_a_stranger_that_says_nothing_is_named_when_it_fails(tmp_path: Path) -> None:
+    def measure(self: Any, outcomes: Any) -> Any:
+        return outcomes.prompts[0].fields["first_tokens"]
+
+    with pytest.raises(PluginError, match=r"metric average of harness-evil 9\.9: measure\(\) raised KeyError: 'first_"):
+        make(tmp_path, misbehaving(Average, measure=measure))
+
+
+def test_units_and_edits_that_do_not_fit(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match="bos_attention edits heads, but the selector random chooses neurons"):
+        make(tmp_path, UNLOADED, selector="random", intervention="bos_attention")
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder in which nobody may write")
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (Path("/proc/self"), tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(HarnessError, match=f"cannot write {folder}"):
+            make(folder, UNLOADED)
+
+
+def test_a_selector_that_reads_no_prompts_chooses_once_and_first(tmp_path: Path, blank_figures: None) -> None:
+    seen: list[int] = []
+
+    def select(self: Any, context: Any) -> Selection:
+        seen.append(len(context.prompts))
+        return Loud.select(self, context)
+
+    folder = make(tmp_path, misbehaving(Loud, select=select, reads_prompts=lambda self: False))
+    assert seen == [0] and len(record(folder)["selection"]["neurons"]) == 2
