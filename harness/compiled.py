@@ -9,7 +9,8 @@ the number of threads nor on what the compiler found profitable.
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from harness.caches import njit
 
 LANES = 16
 FLAGS = {"nnan", "ninf", "nsz", "arcp", "contract", "afn"}  # all of fastmath but reassoc

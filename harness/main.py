@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
 
+from harness import caches
 from harness.errors import HarnessError
 
 
@@ -21,6 +22,7 @@ def main() -> None:
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
     try:
         with _streams(), mendable():
+            caches.provide()
             _check_arguments()
             from harness.cli import app
 
