@@ -154,7 +154,7 @@ def test_layers_before_the_earliest_edit_are_run_once() -> None:
         with counted(model) as rows:
             engine.score(prompts, conditions)
         assert rows.tolist() == wanted
-    engine.generate(prompts, at[2], 1)
+    engine.generate(prompts, at[2], 2)  # ..., also the cache
     for new, wanted in ((1, [5, 5, 5 + 35]), (3, [5 + 70, 5 + 70, 5 + 35 + 70])):  # new tokens are not shared
         with counted(model) as rows:
             engine.generate(prompts, at[2], new)
