@@ -289,8 +289,8 @@ class Noise(Intervention):
 
     The number follows from the seed, the neuron and the activation (a hash), not from a generator: the same run gives
     the same numbers in every engine, batch and repetition, as edits have to. Equal activations of a neuron so get equal
-    noise, within a run and between runs of one seed; activations more than 1/128 of a standard deviation apart get
-    independent noise. Repeat with other seeds to see what one draw is worth.
+    noise, within a run and between runs of one seed; activations that lie 1/64 of a standard deviation apart, or
+    more, get independent noise. Repeat with other seeds to see what one draw is worth.
     """
 
     name = "noise"

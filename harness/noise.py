@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
 
 CELLS = 128
-"""Independent draws in one standard deviation of a neuron's activation."""
+"""Draws in one standard deviation of a neuron's activation: a cell lies between two of them."""
 
 WORD = 0xFFFFFFFF
 
@@ -21,7 +21,7 @@ WORD = 0xFFFFFFFF
 class AddNoise:
     """Add a normal random number to each activation, which follows from seed, neuron and activation alone.
 
-    The numbers of two activations that lie further apart than a cell are independent; in between they go over into
+    The numbers of two activations that lie two cells apart, or more, are independent; in between they go over into
     each other, so that the rounding by which one activation differs from engine to engine, and from batch to batch,
     changes them no more than it changes the activation times ``CELLS``.
 

@@ -164,9 +164,7 @@ def _why_empty(plugin: Any) -> str:
     named = [name for name in dir(plugin) if name.startswith("harness_") and callable(getattr(plugin, name, None))]
     hooks = ", ".join(hookspecs.HOOKS.values())
     if unmarked := [name for name in named if not hasattr(getattr(plugin, name), f"{GROUP}_impl")]:
-        return (
-            f"it offers nothing: {unmarked[0]}() is no hook without @hookimpl above it (from harness import hookimpl)"
-        )
+        return f"it offers nothing: {unmarked[0]}() needs @hookimpl above it (from harness import hookimpl)"
     if named:
         return f"it offers nothing: its hooks ({', '.join(named)}) return no component"
     return f"it offers nothing: it has no function with @hookimpl that is called {hooks}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -122,3 +124,102 @@ def test_third_party_plugins_can_be_switched_off(fresh_catalogue: object, monkey
     assert "entropy" in found.components["selector"]
     monkeypatch.setenv("HARNESS_LOAD_PLUGINS", "bad")
     assert [broken.origin.plugin for broken in fresh_catalogue().broken] == ["bad"]
+
+
+# -- plugins that provide nothing, or end the program ------------------------------------------------------------------
+
+
+def discover(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> Catalogue:
+    """The catalogue with one more plugin, ``odd`` of harness-odd 9.9, whose module has this code."""
+    info = tmp_path / "harness_odd-9.9.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: harness-odd\nVersion: 9.9\n")
+    (info / "entry_points.txt").write_text("[harness]\nodd = harness_odd\n")
+    (tmp_path / "harness_odd.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "harness_odd", raising=False)
+    found: Catalogue = plugins.catalogue.__wrapped__()
+    return found
+
+
+HEAD = """
+from harness import hookimpl
+from harness.components import Selector
+
+class Odd(Selector):
+    "Odd."
+    name = {name}
+    def select(self, context): ...
+
+"""
+
+
+HOOK = "@hookimpl\ndef harness_selectors():\n    return [Odd]\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("raise SystemExit(0)", "SystemExit: 0"),
+        ("import sys; sys.exit()", "SystemExit"),
+        ("raise GeneratorExit", "GeneratorExit"),
+        ("class Stop(BaseException): pass\nraise Stop('now')", "Stop: now"),
+        ("raise BrokenPipeError(32, 'Broken pipe')", "BrokenPipeError: [Errno 32] Broken pipe"),
+        ("", "it offers nothing: it has no function with @hookimpl that is called harness_model_loaders, "),
+        (
+            HEAD.format(name='"odd"') + "def harness_selectors():\n    return [Odd]\n",
+            "it offers nothing: harness_selectors() needs @hookimpl above it (from harness import hookimpl)",
+        ),
+        (
+            HEAD.format(name='"odd"') + "@hookimpl\ndef harness_selectors():\n    return []\n",
+            "it offers nothing: its hooks (harness_selectors) return no component",
+        ),
+        (HEAD.format(name='"odd"') + "@hookimpl\ndef harness_selector():\n    return [Odd]\n", "harness_selector"),
+        (HEAD.format(name='"odd"') + "@hookimpl\ndef harness_selectors():\n    return None\n", "it offers nothing"),
+        (HEAD.format(name='"odd"') + "@hookimpl\ndef harness_selectors():\n    return 7\n", "TypeError"),
+        (HEAD.format(name="None") + HOOK, "name is None, expected"),
+        (HEAD.format(name='""') + HOOK, "name is '', expected"),
+        (HEAD.format(name='"a:b"') + HOOK, "name is 'a:b', expected"),
+        (
+            HEAD.format(name='"odd"').replace("def select", "def choose")
+            + HOOK,
+            'the selector "odd" does not implement select()',
+        ),
+        (
+            HEAD.format(name='"odd"\n    version = 2') + HOOK,
+            'the selector "odd" has the version 2, expected text',
+        ),
+    ],
+)  # fmt: skip
+def test_a_plugin_that_provides_nothing_is_put_aside_and_why_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str, says: str
+) -> None:
+    found = discover(monkeypatch, tmp_path, code)
+    [broken] = found.broken
+    assert str(broken.origin) == "harness-odd 9.9 (plugin odd)" and says in broken.reason, broken.reason
+    assert "entropy" in found.components["selector"]
+    with pytest.raises(HarnessError) as caught:
+        found.get("selector", "odd", "--selector")
+    assert f"Not loaded: plugin odd of harness-odd 9.9: {broken.reason}" in str(caught.value)
+
+
+def test_an_interruption_of_an_import_stays_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        discover(monkeypatch, tmp_path, "raise KeyboardInterrupt")
+
+
+def test_whoever_misses_a_component_is_told_which_packages_have_an_entry_point(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    code = HEAD.format(name='"odd"') + HOOK
+    found = discover(monkeypatch, tmp_path, code)
+    assert not found.broken and "odd" in found.components["selector"]
+    with pytest.raises(HarnessError, match=r"Plugins of other packages: .*harness-odd 9\.9"):
+        found.get("selector", "loudest_of_all", "--selector")
+    monkeypatch.setenv("HARNESS_LOAD_PLUGINS", "")
+    found = plugins.catalogue.__wrapped__()
+    with pytest.raises(HarnessError, match=r"harness-odd 9\.9 \(left out by HARNESS_LOAD_PLUGINS\)"):
+        found.get("selector", "odd", "--selector")
+    alone = Catalogue()
+    with pytest.raises(HarnessError, match='No other installed package has an entry point of the group "harness"'):
+        alone.get("selector", "odd", "--selector")

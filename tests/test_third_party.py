@@ -155,3 +155,81 @@ def test_two_strangers_with_one_name(tmp_path: Path) -> None:
     [line] = [line for line in done.stdout.splitlines() if line.startswith("shared")]
     assert line.split()[-1] == "harness-alpha"  # in the order of their names, wherever they were installed first
     assert "harness-alpha 9.9" in done.stderr and "harness-beta 9.9" in done.stderr
+
+
+RANDOM = """
+import torch
+from dataclasses import dataclass
+from harness import hookimpl
+from harness.components import Intervention, Selector
+from harness.conditions import by_layer
+
+
+@dataclass(frozen=True)
+class Shaken:
+    layer: int
+    indices: tuple
+    def apply(self, activations):
+        return activations + torch.randn_like(activations)
+
+
+class Shake(Intervention):
+    "Noise from nowhere."
+    name = "shake"
+    needs_statistics = False
+    def edits(self, neurons, statistics):
+        return tuple(Shaken(layer, tuple(i)) for layer, i in by_layer(neurons).items())
+
+
+class Leaves(Selector):
+    "Ends the program, and says that all is well."
+    name = "leaves"
+    def select(self, context):
+        raise SystemExit(0)
+
+
+@hookimpl
+def harness_interventions():
+    return [Shake]
+
+
+@hookimpl
+def harness_selectors():
+    return [Leaves]
+"""
+
+
+@pytest.mark.parametrize(
+    ("selector", "intervention", "says"),
+    [
+        (
+            "random:top=2",
+            "shake",
+            "error: intervention shake of harness-odd 9.9: apply() of its edit of layer 3 gives something else when it "
+            "is applied again to the same activations: an edit is a pure function of them; for random changes see the "
+            "intervention noise.",
+        ),
+        ("leaves", "zero", "error: selector leaves of harness-odd 9.9: select() raised SystemExit: 0."),
+    ],
+)
+def test_what_a_stranger_does_wrong_is_one_sentence_and_no_success(
+    tmp_path: Path, selector: str, intervention: str, says: str
+) -> None:
+    package(tmp_path, "harness-odd", "harness_odd", RANDOM)
+    asked = ["eval", "--task", "mediation:sequences=2,length=32", "--selector", selector]
+    asked += ["--intervention", intervention]
+    asked += ["--controls", "3", "--output_path", str(tmp_path / "runs"), "--quiet"]
+    done = harness(tmp_path, *asked)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"{says}\n")
+    assert not list((tmp_path / "runs").glob("*/*"))
+    shown = harness(tmp_path, *asked, "--debug")
+    assert shown.returncode != 0 and "Traceback" in shown.stderr and says.removeprefix("error: ") in shown.stderr
+
+
+def test_a_plugin_that_ends_the_program_when_it_is_imported_does_not(tmp_path: Path) -> None:
+    package(tmp_path, "harness-odd", "harness_odd", "raise SystemExit(0)")
+    done = harness(tmp_path, "list", "selectors")
+    assert done.returncode == 0 and "entropy" in done.stdout
+    assert "left out plugin harness_odd of harness-odd 9.9: SystemExit: 0" in done.stderr
+    missing = harness(tmp_path, "list", "leaves")
+    assert missing.returncode == 2 and "leaves" in missing.stderr
