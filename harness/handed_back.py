@@ -126,7 +126,8 @@ def _measure(measure: Any, seen: Outcomes, who: str) -> None:
         text(getattr(measure, about), who, f"{about} of {named}", empty=True)
     for about in ("scale", "null"):
         number = getattr(measure, about, 0.0)
-        fine = isinstance(number, int | float | np.number) and math.isfinite(number)
+        fine = isinstance(number, int | float | np.number) and not math.isinf(number)
+        fine = fine and (about == "null" or not math.isnan(number))  # the baseline may have no value
         expect(fine, who, f"gave {a(number)} as {about} of {named}, expected a number")
     shape = (len(seen.conditions), len(seen.prompts))
     for part in ("numerator", "terms", "codes"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -436,7 +437,9 @@ MEASUREMENTS: list[tuple[Any, str]] = [
     (lambda x: one(name=None), "gave None as the name of a measure"),
     (lambda x: one(title=""), "gave '' as the title of a measure"),
     (lambda x: one(unit=None), "gave None as unit of the measure"),
-    (lambda x: one(null=float("nan")), "gave nan as null of the measure"),
+    (lambda x: one(null=float("inf")), "gave inf as null of the measure"),
+    (lambda x: one(null=None), "gave None as null of the measure"),
+    (lambda x: one(scale=float("nan")), "gave nan as scale of the measure"),
     (lambda x: one(numerator=ONES[:3]), "of (3, 4) conditions and prompts, expected (5, 4)"),
     (lambda x: one(numerator=ONES[:, :2]), "of (5, 2) conditions and prompts, expected (5, 4)"),
     (lambda x: one(numerator=ONES * np.nan), 'measure "m": a value that is not finite'),
@@ -580,3 +583,37 @@ def test_what_is_frozen_is_what_engines_know(tmp_path: Path) -> None:
     wrong = misbehaving(Halved, freeze=lambda self, model: Frozen("everything"))  # type: ignore[arg-type]
     with pytest.raises(HarnessError, match='condition "treated" freezes "everything", expected one of'):
         make(tmp_path, wrong)
+
+
+# -- one border --------------------------------------------------------------------------------------------------------
+
+CALLED = {
+    "select",
+    "edits",
+    "documents",
+    "observe",
+    "measure",
+    "freeze",
+    "prepare",
+    "alone",
+    "reference",
+    "data_digest",
+}
+OWN = {
+    ("effects.py", "work.measure"),  # no component
+    ("treatment.py", "self.texts.prepare"),  # our own
+}
+
+
+def test_the_core_calls_components_at_the_border_only() -> None:
+    folder = Path(border.__file__).parent
+    found = set()
+    for path in folder.rglob("*.py"):
+        if path.name == "border.py" or "testing" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in CALLED:
+                called = ast.unparse(node.func)
+                if not called.startswith(("border.", "super().")):
+                    found.add((path.name, called))
+    assert found <= OWN, found

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from harness import handed_back, handed_over
 from harness.closed_form import ClosedFormEngine
 from harness.components import Component, ComponentSpec, Kind, Metric, Task
 from harness.conditions import BASELINE, Condition, Edit, Head, Neuron, Selection, SetNeurons, Unit, by_layer
@@ -20,7 +21,18 @@ from harness.outcomes import Measurement, Outcomes, Prepared, Prompt
 from harness.plugins import catalogue
 from harness.testing.data import check_digest
 from harness.testing.models import demo_model, tiny_model
-from harness.testing.promises import NAME, as_json, check_shown, made, promise, running, same, twice, untouched
+from harness.testing.promises import (
+    NAME,
+    accepted,
+    as_json,
+    check_shown,
+    made,
+    promise,
+    running,
+    same,
+    twice,
+    untouched,
+)
 
 CONTROLS = 3
 """Control conditions of the runs below."""
@@ -122,6 +134,7 @@ def check_metric(cls: type[Metric], outcomes: Outcomes | None = None, /, **param
         promise(same(values, twin.values), owner, f'"{measure.name}" differs from call to call')
         kept = measure.name in rest and np.allclose(values[:-1], rest[measure.name].values, equal_nan=True)
         promise(kept, owner, f'"{measure.name}" of a condition changes when a control is left out')
+    accepted(handed_back.measurement, found, outcomes, f"{owner}: measure()")
     check_shown([*found.frames, *found.figures], owner)
     return found
 
@@ -205,6 +218,7 @@ def _check_prompts(first: Prepared, second: Prepared, model: Model, owner: str) 
         kept = Prompt.from_dict(json.loads(json.dumps(prompt.to_dict())))
         promise(kept.to_dict() == prompt.to_dict(), owner, f"prompt {prompt.id} changes when it is written and read")
     as_json(first.details, owner, "details")
+    accepted(handed_over.prepared, first, model, f"{owner}: prepare()")
     equal = [x.to_dict() for x in first.prompts] == [x.to_dict() for x in second.prompts]
     promise(equal, owner, "prepare() makes other prompts the second time; draw with the seed that it is given")
 
@@ -222,6 +236,7 @@ def _check_outcomes(outcomes: Outcomes, prompts: Sequence[Prompt], conditions: S
     for row, answers in enumerate(outcomes.answers):
         promise(len(answers) == len(prompts), owner, f"{len(answers)} answers in row {row} for {len(prompts)} prompts")
     promise(len(outcomes.answers) <= 2, owner, "answers are those of baseline and treated model only")
+    accepted(handed_back.outcomes, outcomes, prompts, conditions, f"{owner}: observe()")
 
 
 def _check_gives(task: Task, outcomes: Outcomes, owner: str) -> None:

@@ -115,6 +115,14 @@ def running(owner: str, method: str, call: Callable[[], T]) -> T:
         raise AssertionError(f"{owner}: {method} failed: {said}") from error
 
 
+def accepted(check: Callable[..., Any], *arguments: Any) -> None:
+    """What a run checks of what is handed over (:mod:`harness.border`) holds; the last argument says whose it is."""
+    try:
+        check(*arguments)
+    except HarnessError as error:
+        raise AssertionError(str(error)) from error
+
+
 def twice(owner: str, method: str, call: Callable[[], T]) -> tuple[T, T]:
     """What two calls give, between which the global random numbers of Python's libraries differ."""
     return running(owner, method, lambda: _seeded(1, call)), running(owner, method, lambda: _seeded(2, call))

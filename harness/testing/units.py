@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from harness import handed_over
 from harness.activations import activation_statistics, head_statistics
 from harness.closed_form import ClosedFormEngine
 from harness.components import Intervention, SelectionContext, Selector
@@ -27,7 +28,7 @@ from harness.conditions import (
 from harness.engine import HookEngine
 from harness.model import Model
 from harness.testing.models import prompts_of, tiny_model
-from harness.testing.promises import as_json, check_shown, made, promise, running, same, twice, untouched
+from harness.testing.promises import accepted, as_json, check_shown, made, promise, running, same, twice, untouched
 
 TOLERANCE = 1e-4
 """Nats between the engines, in float32."""
@@ -109,6 +110,7 @@ def _check_selection(selection: Selection, model: Model, owner: str) -> None:
         finite = np.isfinite(np.asarray(scores, dtype=float)[chosen]).all()
         promise(bool(finite), owner, f'the score "{name}" of a chosen neuron is not finite')
     as_json(selection.details, owner, "details")
+    accepted(handed_over.selection, selection, model, f"{owner}: select()")
 
 
 def check_intervention(
