@@ -587,18 +587,7 @@ def test_what_is_frozen_is_what_engines_know(tmp_path: Path) -> None:
 
 # -- one border --------------------------------------------------------------------------------------------------------
 
-CALLED = {
-    "select",
-    "edits",
-    "documents",
-    "observe",
-    "measure",
-    "freeze",
-    "prepare",
-    "alone",
-    "reference",
-    "data_digest",
-}
+CALLED = {"select", "edits", "documents", "observe", "measure", "freeze", "prepare", "alone", "reference"}
 OWN = {
     ("effects.py", "work.measure"),  # no component
     ("treatment.py", "self.texts.prepare"),  # our own
