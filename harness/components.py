@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, WithJsonSchema
 
 from harness.errors import HarnessError, suggest
 from harness.notation import BARE, not_key_value, parse_params, write_params
@@ -96,6 +96,14 @@ class ModelLoader(Component):
     """Loads a language model."""
 
     kind = "model"
+    corpus: ClassVar[str | None] = None
+    """Texts like those that the model was trained on, for components that read texts where the user names none (see
+    :data:`ModelCorpus`); None: the user has to."""
+
+    @classmethod
+    def is_at(cls, path: str) -> bool:
+        """Whether a folder holds the model whose :attr:`corpus` it is, for who loads it from there by other means."""
+        return False
 
     @abc.abstractmethod
     def load(self) -> Model:
@@ -120,9 +128,20 @@ def _nested(kind: Kind) -> BeforeValidator:
         from harness.plugins import catalogue
 
         field = f"parameter {info.field_name}"
-        return catalogue().build(kind, parse_spec(value, field), field)
+        return catalogue().build(kind, parse_spec(value, field), field, (info.context or {}).get("corpus"))
 
     return BeforeValidator(found)
+
+
+def _models_own(value: Any, info: ValidationInfo) -> Any:
+    """In place of no corpus that of the model, which the context of the validation names."""
+    own = (info.context or {}).get("corpus")
+    if value is None and own is None:
+        raise ValueError(
+            f"name the texts to read, for example {info.field_name}=text:path=FILE (only the bundled models have "
+            "texts of their own)"
+        )
+    return own if value is None else value
 
 
 @dataclass(frozen=True)
@@ -183,13 +202,28 @@ class Selector(Component):
 
 
 AnyCorpus = Annotated[Corpus, _nested("corpus"), WithJsonSchema({"type": "corpus"})]
-"""Type of a parameter that is a corpus: ``corpus: AnyCorpus = Field("world", description=...)``."""
+"""Type of a parameter that is a corpus: ``corpus: AnyCorpus | None = Field(None, description=...)``."""
+
+ModelCorpus = Annotated[AnyCorpus, BeforeValidator(_models_own), Field(default=None)]
+"""Type of a corpus that must be named unless the model has texts of its own (:attr:`ModelLoader.corpus`):
+``corpus: ModelCorpus = Field(description=...)``. No model reads another one's texts unasked."""
 
 AnySelector = Annotated[Selector, _nested("selector"), WithJsonSchema({"type": "selector"})]
 """Type of a parameter that is a selector."""
 
 AnyModel = Annotated[ModelLoader, _nested("model"), WithJsonSchema({"type": "model"})]
 """Type of a parameter that is a model."""
+
+
+def _unread_mapping(value: Any) -> Any:
+    """``{query}``, which YAML takes for a mapping, as the text that it stands for."""
+    if isinstance(value, Mapping) and len(value) == 1 and next(iter(value.values())) in (None, ""):
+        return f"{{{next(iter(value))}}}"
+    return value
+
+
+Template = Annotated[str, BeforeValidator(_unread_mapping)]
+"""Type of a parameter that is a text with ``{places}``; ``template: {query}`` in YAML is ``"{query}"``."""
 
 
 class Intervention(Component):
@@ -335,8 +369,10 @@ def parse_spec(value: Any, field: str) -> ComponentSpec:
     raise HarnessError(f"{field}: expected a component such as entropy:top=6 or {{name: entropy, top: 6}}.")
 
 
-def build(cls: type[Component], spec: ComponentSpec, field: str) -> Component:
+def build(cls: type[Component], spec: ComponentSpec, field: str, corpus: str | None = None) -> Component:
     """Validate the parameters of ``spec`` and construct the component.
+
+    ``corpus``: what is read where a component needs texts and none are named (:data:`ModelCorpus`).
 
     Raises:
         HarnessError: one sentence for the first wrong parameter, with the nearest valid name.
@@ -349,7 +385,7 @@ def build(cls: type[Component], spec: ComponentSpec, field: str) -> Component:
             raise HarnessError(f'{field}: parameter "{cls.positional}" is given twice.')
         params[cls.positional] = bare[0] if len(bare) == 1 else bare
     try:
-        return cls(**params)
+        return cls.model_validate(params, context={"corpus": corpus})
     except ValidationError as error:
         raise HarnessError(f"{field}: {explain(error, cls, spec.name)}") from error
 

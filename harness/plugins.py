@@ -148,15 +148,15 @@ class Catalogue:
             return f" Plugins of other packages: {', '.join(dict.fromkeys(there))}." if there else ""
         return f' No other installed package has an entry point of the group "{GROUP}", by which plugins are found.'
 
-    def build(self, kind: Kind, spec: ComponentSpec, field: str) -> Component:
-        """Find and validate one component.
+    def build(self, kind: Kind, spec: ComponentSpec, field: str, corpus: str | None = None) -> Component:
+        """Find and validate one component; ``corpus``: the texts that the model has of its own, if any.
 
         Raises:
             HarnessError: there is none of this name, a parameter is wrong, or its own validation fails.
         """
         cls = self.get(kind, spec.name, field)
         with border.asking(cls, "its parameters"):
-            return build(cls, spec, field)
+            return build(cls, spec, field, corpus)
 
 
 def _why_empty(plugin: Any) -> str:

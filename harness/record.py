@@ -46,6 +46,7 @@ def record_of(
         "description": plan.spec.description,
         "identity": identity,
         "engine": engine,
+        "texts": plan.texts(),
         "task": {
             "name": plan.task.name,
             "title": plan.task.title(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -11,6 +11,7 @@ from harness import border
 from harness.components import (
     Component,
     ComponentSpec,
+    Corpus,
     Intervention,
     Metric,
     ModelLoader,
@@ -46,6 +47,16 @@ class Reporter(Protocol):
         ...
 
 
+def corpora_of(component: Component) -> Iterator[Corpus]:
+    """Corpora among a component's parameters, and among those of the components that are its parameters."""
+    for name in type(component).model_fields:
+        value = getattr(component, name)
+        if isinstance(value, Corpus):
+            yield value
+        elif isinstance(value, Component):
+            yield from corpora_of(value)
+
+
 @dataclass(frozen=True)
 class Plan:
     """A run whose components are found and validated."""
@@ -73,6 +84,16 @@ class Plan:
             "metrics": [entry(metric) for metric in self.metrics],
         }
 
+    def texts(self) -> list[dict[str, Any]]:
+        """The corpora that are read: each as it is written, and the kinds and names of the components that read it."""
+        readers: dict[str, list[str]] = {}
+        for component in (self.task, self.selector, self.intervention):
+            for corpus in corpora_of(component):
+                spec = ComponentSpec(corpus.name, corpus.model_dump(mode="json", exclude_defaults=True))
+                said = str(spec) if spec.params else f"{spec.name} ({corpus.summary().rstrip('.')})"
+                readers.setdefault(said, []).append(f"{component.kind} {component.name}")
+        return [{"corpus": said, "read_by": list(dict.fromkeys(names))} for said, names in readers.items()]
+
 
 def plan(spec: RunSpec, catalogue: Catalogue) -> Plan:
     """Find and validate every component of a run, before anything is loaded.
@@ -80,7 +101,8 @@ def plan(spec: RunSpec, catalogue: Catalogue) -> Plan:
     Raises:
         HarnessError: an unknown component, a wrong parameter, or components that do not fit each other.
     """
-    task = cast(Task, catalogue.build("task", spec.task, "--task"))
+    model = cast(ModelLoader, catalogue.build("model", spec.model, "--model"))
+    task = cast(Task, catalogue.build("task", spec.task, "--task", model.corpus))
     wanted = spec.metrics or tuple(ComponentSpec(name, {}) for name in task.default_metrics)
     if task.intervenes == (spec.intervention is None):
         raise HarnessError(
@@ -90,10 +112,10 @@ def plan(spec: RunSpec, catalogue: Catalogue) -> Plan:
         )
     edits = spec.intervention or NOTHING
     components = [
-        model := cast(ModelLoader, catalogue.build("model", spec.model, "--model")),
+        model,
         task,
-        selector := cast(Selector, catalogue.build("selector", spec.selector, "--selector")),
-        intervention := cast(Intervention, catalogue.build("intervention", edits, "--intervention")),
+        selector := cast(Selector, catalogue.build("selector", spec.selector, "--selector", model.corpus)),
+        intervention := cast(Intervention, catalogue.build("intervention", edits, "--intervention", model.corpus)),
         *(metrics := [cast(Metric, catalogue.build("metric", metric, "--metric")) for metric in wanted]),
     ]
     if not metrics:

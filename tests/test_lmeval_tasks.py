@@ -52,7 +52,7 @@ def run(lm: Any, *tasks: str, include: Path = TASKS, metadata: dict[str, Any] | 
 
 
 def component(text: str) -> Any:
-    return catalogue().build("task", parse_spec(text, "test"), "test")
+    return catalogue().build("task", parse_spec(text, "test"), "test", "world")
 
 
 def column(found: Any, task: str, metric: str) -> np.ndarray:

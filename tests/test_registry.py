@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.components import parse_spec
 from harness.errors import HarnessError
 from harness.plugins import catalogue
 from harness.registry import default_path, load_registry
@@ -261,3 +262,30 @@ def test_settings_of_the_shipped_registry_are_of_models_and_components_that_ther
     assert set(registry.settings) <= {*registry.models, *found.components["model"]}
     names = {name for components in found.components.values() for name in components}
     assert {name for components in registry.settings.values() for name in components} <= names
+
+
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [
+        ("{query}", "{query}"),
+        ('"{query}"', "{query}"),
+        ("'{query}'", "{query}"),
+        ('"Q, {query} A:"', "Q, {query} A:"),
+        ("{subject: x}", None),
+    ],
+)
+def test_a_template_is_a_text_wherever_it_is_written(written: str, text: str | None, tmp_path: Path) -> None:
+    """In a registry and on the command line, in quotes or not; YAML takes {query} for a mapping."""
+    path = tmp_path / "registry.yaml"
+    path.write_text(
+        "runs:\n  a:\n    selector: entropy\n    intervention: zero\n    task:\n      name: target_probability\n"
+        f"      template: {written}\n",
+        encoding="utf-8",
+    )
+    specs = [load_registry(path).runs["a"][0].task, parse_spec(f"target_probability:template={written}", "--task")]
+    for spec in specs:
+        if text is None:
+            with pytest.raises(HarnessError, match='parameter "template" of target_probability'):
+                catalogue().build("task", spec, "--task")
+        else:
+            assert catalogue().build("task", spec, "--task").template == text  # type: ignore[attr-defined]

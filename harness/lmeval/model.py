@@ -14,7 +14,7 @@ from harness.components import ComponentSpec, ModelLoader
 from harness.conditions import BASELINE, Condition
 from harness.engine import passes, under
 from harness.errors import HarnessError, suggest
-from harness.lmeval.tasks import model_of
+from harness.lmeval.tasks import model_of, own_corpus
 from harness.lmeval.tokens import PrefixedLM
 from harness.lmeval.treatment import Treatment
 from harness.model import Batch, Model
@@ -41,7 +41,8 @@ class HarnessLM(PrefixedLM):
         pretrained: as of ``hf``; also a model of the registry, or a loader without required parameters (``demo``).
             What the loader takes goes to it, everything else to ``hf``.
         selector, intervention: components as ``harness eval`` takes them.
-        corpus: texts on which neurons are selected and their activations measured; default: ``world`` for ``demo``.
+        corpus: texts on which neurons are selected and their activations measured; default: those of a
+            bundled model. Selectors that need texts read them, too.
         sequences, length: how many texts, and their tokens.
         seed: of all that is drawn.
         control: edit the control set of this number (from 0) instead of the selection.
@@ -71,9 +72,10 @@ class HarnessLM(PrefixedLM):
         _refuse_misspelt(hf)
         treatment = None
         if any(x is not None for x in (selector, intervention, corpus, control)):
-            corpus = "world" if corpus is None and pretrained == "demo" else corpus
-            texts = {"corpus": corpus, "sequences": sequences, "length": length}
-            treatment = Treatment.of(selector, intervention, texts, seed, control)
+            own = _own_corpus(pretrained)
+            texts = {"corpus": corpus or own, "sequences": sequences, "length": length}
+            # A selector that needs texts reads those that were named for all.
+            treatment = Treatment.of(selector, intervention, texts, seed, control, corpus or own)
             _refuse_split(hf, treatment)
         loader = _loader(pretrained, device, hf)
         if loader is None:
@@ -126,6 +128,14 @@ class HarnessLM(PrefixedLM):
         """What lm-eval writes into its results' ``config``."""
         info: dict[str, Any] = super().get_model_info()
         return {**info, "harness": self.record} if self.record else info
+
+
+def _own_corpus(pretrained: str) -> str | None:
+    """The texts of a bundled model, which is called by its name or its folder; None for any other."""
+    loaders = catalogue().components["model"]
+    registered = models_for(pretrained, loaders).get(pretrained)
+    loader = loaders.get(pretrained if registered is None else registered.name)
+    return own_corpus(pretrained) if loader is None else cast("type[ModelLoader]", loader).corpus
 
 
 def _loader(pretrained: str, device: str | None, hf: dict[str, Any]) -> ModelLoader | None:

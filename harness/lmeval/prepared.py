@@ -64,7 +64,7 @@ def write(
         known = Written.read(output / spec.name / LISTING)
         for file in (PROMPTS, *COPIED, f"{spec.name}.yaml"):
             refuse_foreign(output / spec.name, file, known)
-    tasks = [build(spec.name, spec.params, "--task") for spec in specs]
+    tasks = [build(spec.name, spec.params, "--task", loader.corpus) for spec in specs]
     model = border.load(loader)
     engine, made = ClosedFormEngine(model), []
     for task in tasks:

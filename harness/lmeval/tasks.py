@@ -9,14 +9,14 @@ for the model where lm-eval calls them from (:func:`running_model`); prompts tha
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from lm_eval.api.task import ConfigurableTask
 
 from harness import border
-from harness.components import ComponentSpec, Task
+from harness.components import ComponentSpec, ModelLoader, Task
 from harness.conditions import BASELINE, Condition
 from harness.errors import HarnessError
 from harness.lmeval import WRITTEN_FOR, register
@@ -33,14 +33,29 @@ register()  # stock lm-eval that was given a YAML file of ours knows our model, 
 INSTEAD = "write the prompts with `harness lm-eval prepare`: lm-eval runs those with any model"
 
 
-def build(component: str, params: str | Mapping[str, Any], field: str) -> Task:
+def build(component: str, params: str | Mapping[str, Any], field: str, corpus: str | None = None) -> Task:
     """A task of the harness with parameters as a user writes them.
 
     Raises:
         HarnessError: there is no such task or parameter; names ``field``.
     """
     given = parse_params(params, field) if isinstance(params, str) else params
-    return cast(Task, catalogue().build("task", ComponentSpec(component, given), field))
+    return cast(Task, catalogue().build("task", ComponentSpec(component, given), field, corpus))
+
+
+def own_corpus(path: str) -> str | None:
+    """The texts that a model has of its own, by the folder that it was loaded from; None but for bundled models."""
+    loaders = cast("Iterable[type[ModelLoader]]", catalogue().components["model"].values())
+    return next((loader.corpus for loader in loaders if loader.corpus and loader.is_at(path)), None)
+
+
+def _running_corpus() -> str | None:
+    """:func:`own_corpus` of the model that is running, if there is one yet."""
+    try:
+        hf = getattr(running_model(), "model", None)
+    except HarnessError:
+        return None
+    return own_corpus(str(getattr(hf, "name_or_path", "")))
 
 
 def running_model() -> Any:
@@ -98,7 +113,7 @@ class ModelTask(ConfigurableTask):
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         params = config.get("metadata", {}).get(self.component, {})
-        self.task = build(self.component, params, f"--metadata {self.component}")
+        self.task = build(self.component, params, f"--metadata {self.component}", _running_corpus())
         super().__init__(config={key: value for key, value in config.items() if key != "class"})
 
     @staticmethod

@@ -97,8 +97,16 @@ class Treatment:
     control: int | None
 
     @classmethod
-    def of(cls, selector: Any, intervention: Any, texts: dict[str, Any], seed: int, control: int | None) -> Treatment:
-        """From components as users write them.
+    def of(
+        cls,
+        selector: Any,
+        intervention: Any,
+        texts: dict[str, Any],
+        seed: int,
+        control: int | None,
+        corpus: str | None = None,
+    ) -> Treatment:
+        """From components as users write them; ``corpus``: the texts that the model has of its own.
 
         Raises:
             HarnessError: names the argument that is missing or wrong.
@@ -110,9 +118,10 @@ class Treatment:
         for name, number in (("seed", seed), ("control", 0 if control is None else control)):
             if not isinstance(number, int) or number < 0:
                 raise HarnessError(f"{name}: expected a number, 0 or more, got {number!r}.")
+        chosen, edits = parse_spec(selector, "selector"), parse_spec(intervention, "intervention")
         return cls(
-            cast(Selector, found.build("selector", parse_spec(selector, "selector"), "selector")),
-            cast(Intervention, found.build("intervention", parse_spec(intervention, "intervention"), "intervention")),
+            cast(Selector, found.build("selector", chosen, "selector", corpus)),
+            cast(Intervention, found.build("intervention", edits, "intervention", corpus)),
             cast(Texts, build(Texts, ComponentSpec("model harness", texts), "--model_args")),
             seed,
             control,

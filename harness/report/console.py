@@ -103,6 +103,8 @@ def _question(record: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[R
         ),
     )
     grid.add_row("task", escape(record["task"]["summary"]))
+    for read in record.get("texts", ()):
+        grid.add_row("texts", escape(f"{read['corpus']}; read by {' and '.join(read['read_by'])}"))
     if names["intervention"] != "none":
         grid.add_row("treatment", escape(f"{selection['intervention_summary']} Applied at {selection['positions']}."))
     grid.add_row(

@@ -63,7 +63,7 @@ def made(cls: type[C], kind: Kind, params: dict[str, Any]) -> C:
     promise(not missing, owner, f"it does not implement {', '.join(missing)}()")
     _light(cls, owner)
     try:
-        component, again = cls(**params), cls(**params)
+        component, again = (cls.model_validate(params, context={"corpus": "world"}) for _ in range(2))
     except ValidationError as error:
         raise AssertionError(f"{owner}: {explain(error, cls, cls.name)}") from error
     except HarnessError as error:  # of a parameter that is a component itself

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from harness.builtin import check_layer
-from harness.components import AnyCorpus, CountsPath, SelectionContext, Selector
+from harness.components import CountsPath, ModelCorpus, SelectionContext, Selector
 from harness.conditions import Neuron, Selection
 from harness.errors import HarnessError
 
@@ -35,8 +35,8 @@ class TokenFrequency(Selector):
     rule: Literal["mediated", "kl_change"] = Field("mediated", description="what they are ranked by")
     effect_quantile: float = Field(0.75, ge=0, lt=1, description="total effects from this quantile of the layer on")
     layer: int = Field(-1, description="layer; only the last one has a closed form")
-    corpus: AnyCorpus = Field(
-        "world", validate_default=True, description="effects are measured on, tokens counted in it"
+    corpus: ModelCorpus = Field(
+        description="effects are measured on, tokens counted in it; only the bundled models have a default, world",
     )
     unigram: CountsPath = Field(None, description="file of token counts; default: count the corpus")
     sequences: int = Field(32, ge=1, description="how many sequences")

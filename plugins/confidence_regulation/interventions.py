@@ -48,7 +48,9 @@ class NeuronIntervention(Intervention):
     def _needs_counts(cls, frozen: str | None, info: ValidationInfo) -> str | None:
         given = info.data.get("unigram") is not None or info.data.get("corpus") is not None
         if frozen == "unigram" and not given:
-            raise ValueError("unigram needs token counts: give unigram=FILE, or a corpus to count, corpus=world")
+            raise ValueError(
+                "unigram needs token counts: give unigram=FILE, or a corpus to count, corpus=text:path=FILE"
+            )
         if frozen != "unigram" and given:
             raise ValueError("token counts (unigram, corpus) are given, which only frozen=unigram uses")
         return frozen

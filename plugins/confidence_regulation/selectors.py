@@ -67,7 +67,9 @@ class Entropy(Selector):
     @classmethod
     def _needs_text(cls, rule: str, info: ValidationInfo) -> str:
         if (rule == "mediated") != (info.data.get("corpus") is not None):
-            raise ValueError("mediated needs a corpus (corpus=world), and only it: the other rules look at weights")
+            raise ValueError(
+                "mediated needs a corpus (corpus=text:path=FILE), and only it: the other rules look at weights"
+            )
         return rule
 
     def reads_prompts(self) -> bool:

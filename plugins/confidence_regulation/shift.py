@@ -9,7 +9,7 @@ from pydantic import Field
 
 from harness import border
 from harness.builtin import check_layer
-from harness.components import AnyCorpus, AnySelector, SelectionContext, Selector
+from harness.components import AnySelector, ModelCorpus, SelectionContext, Selector
 from harness.conditions import Neuron, Selection
 from harness.errors import HarnessError
 
@@ -36,7 +36,7 @@ class ActivationShift(Selector):
         None,
         description="measure the shifts of the neurons that this selector chooses (entropy), choose none",
     )
-    corpus: AnyCorpus = Field("world", validate_default=True, description="texts")
+    corpus: ModelCorpus = Field(description="texts; only the bundled models have a default, world")
     sequences: int = Field(100, ge=1, description="how many sequences")
     length: int = Field(100, ge=1, description="tokens of a sequence before it is duplicated")
     across_documents: bool = Field(True, description="join short documents")

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from harness import border
-from harness.components import AnyCorpus, Task
+from harness.components import ModelCorpus, Task
 from harness.outcomes import Prompt, Series, Step
 
 if TYPE_CHECKING:
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 class TextTask(Task):
     """Base of tasks whose prompts are sequences of a corpus."""
 
-    corpus: AnyCorpus = Field(
-        "world", validate_default=True, description="texts; half of the documents is used, selectors have the other"
+    corpus: ModelCorpus = Field(
+        description="texts; half of the documents is used, selectors have the other; only the bundled models have a "
+        "default, world",
     )
     sequences: int = Field(100, ge=1, description="how many sequences")
     across_documents: bool = Field(True, description="join short documents, else a sequence is a part of one document")

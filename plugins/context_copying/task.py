@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field, field_validator
 
-from harness.components import Task
+from harness.components import Task, Template
 from harness.conditions import BASELINE, Condition
 from harness.errors import HarnessError, suggest
 from harness.facts import COLUMNS, OPTIONAL_COLUMNS, Fact, file_digest, read_facts, render
@@ -116,8 +116,10 @@ class KnowledgeConflict(Task):
     relation_columns: dict[str, str] = Field(
         default_factory=dict, description="column mapping of the relations: relation, group, query, description"
     )
-    query: str | None = Field(None, description='query template for all relations, for example "{subject} {phrase}"')
-    example: str | None = Field(None, description="template of the one-shot statement from a relation's columns")
+    query: Template | None = Field(
+        None, description='query template for all relations, for example "{subject} {phrase}"'
+    )
+    example: Template | None = Field(None, description="template of the one-shot statement from a relation's columns")
     subset: str | None = Field(None, description="configuration of the hub dataset")
     split: str = Field("train", description="split of the hub dataset")
     revision: str | None = Field(None, description="revision of the hub dataset")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
@@ -20,8 +21,13 @@ class Demo(ModelLoader):
     """The bundled model: small, offline, trained on a synthetic world; a model organism, not a good language model."""
 
     name = "demo"
+    corpus = "world"
     folder: ClassVar[str] = "weights"
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+
+    @classmethod
+    def is_at(cls, path: str) -> bool:
+        return Path(path).resolve() == Path(str(files(__name__).joinpath(cls.folder))).resolve()
 
     def load(self) -> Model:
         from harness.loading import load_hf

@@ -67,7 +67,7 @@ class Attribution(Selector):
             )
         n = len(context.prompts)
         if n == 0:
-            raise HarnessError(f"selector {self.name}: the task has no prompts; name a corpus (corpus=world).")
+            raise HarnessError(f"selector {self.name}: the task has no prompts; name a corpus (corpus=text:path=FILE).")
         rows = np.sort(np.random.default_rng(context.seed).permutation(n)[: self.prompts]).tolist()
         whose = (
             f"{n} prompts that the task holds out for selectors; the run is evaluated on others"

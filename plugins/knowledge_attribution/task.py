@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from pydantic import Field
 
-from harness.components import Metric, Task
+from harness.components import Metric, Task, Template
 from harness.conditions import BASELINE, Condition
 from harness.errors import HarnessError
 from harness.outcomes import Measurement, Outcomes, Prepared, Prompt, Step
@@ -37,7 +37,7 @@ class TargetProbability(Task):
     data: str | None = Field(None, description="facts, as of the task knowledge_conflict; default: the bundled ones")
     relations: str | None = Field(None, description="relations, as of the task knowledge_conflict")
     columns: dict[str, str] = Field(default_factory=dict, description="column mapping, as of knowledge_conflict")
-    template: str = Field(
+    template: Template = Field(
         "Complete the statement with {description}.\n{example}.\n{query}",
         description="prompt; may name query, description and example (a completed statement of the relation)",
     )

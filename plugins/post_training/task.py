@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
 
-from harness.components import Metric, Task
+from harness.components import Metric, Task, Template
 from harness.conditions import Condition
 from harness.errors import HarnessError
 from harness.outcomes import Measurement, Outcomes, Prepared, Prompt, Step
@@ -38,7 +38,7 @@ class LabelledResponse(Task):
 
     data: LabelledPath = Field(description='labelled texts: JSONL of {"text", "label", "group", "split"}')
     split: Literal["test", "train", "all"] = Field("test", description="which of the texts")
-    template: str = Field("{text}", pattern=r"\{text\}", description="prompt; names the text as {text}")
+    template: Template = Field("{text}", pattern=r"\{text\}", description="prompt; names the text as {text}")
     answers: tuple[str, str] | None = Field(None, description="words for true and for false: [true,false]")
     refusal: tuple[str, ...] | None = Field(None, min_length=1, description="how refusals begin: [I cannot,Sorry]")
     max_new_tokens: int = Field(12, ge=1, description="length of the answers that are looked at for refusals")

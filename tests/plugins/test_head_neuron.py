@@ -40,7 +40,7 @@ def llama() -> Model:
 
 
 def task(**given: Any) -> HeadNeuronInteraction:
-    return HeadNeuronInteraction(**given)
+    return HeadNeuronInteraction.model_validate({"corpus": "world", **given})
 
 
 # -- which heads are ablated -------------------------------------------------------------------------------------------

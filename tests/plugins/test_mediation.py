@@ -144,7 +144,7 @@ def test_of_the_whole_layer_or_some_of_it(tmp_path: Path, model: Model) -> None:
     assert exact["neuron"][:3].tolist() == none["neuron"].tolist() and none["selected"].all()
     for name in ("total_effect", "direct_effect", "entropy_change"):
         np.testing.assert_allclose(fast[name], exact[name], atol=1e-4)
-    task = mediation.Mediation()
+    task = mediation.Mediation.model_validate({"corpus": "world"})
     from harness.conditions import Neuron, Selection
 
     chosen = (Neuron(3, 5), Neuron(3, 2))
