@@ -130,6 +130,14 @@ def test_answers_end_where_those_of_the_harness_end() -> None:
     assert yaml.safe_load(text)["generation_kwargs"] == definition
 
 
+def test_a_model_without_texts_of_its_own_is_asked_for_a_corpus(stock: HFLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness_plugins.demo.Demo.is_at", classmethod(lambda cls, path: False))
+    with pytest.raises(HarnessError, match=r"--metadata induction_synthetic: .* name the texts to read"):
+        run(stock, "induction_synthetic", limit=2)
+    metadata = {"induction_synthetic": {"corpus": "world:size=500"}}
+    assert run(stock, "induction_synthetic", metadata=metadata, limit=2)["samples"]["induction_synthetic"]
+
+
 # -- induction_synthetic -----------------------------------------------------------------------------------------------
 
 

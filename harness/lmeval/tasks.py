@@ -50,12 +50,8 @@ def own_corpus(path: str) -> str | None:
 
 
 def _running_corpus() -> str | None:
-    """:func:`own_corpus` of the model that is running, if there is one yet."""
-    try:
-        hf = getattr(running_model(), "model", None)
-    except HarnessError:
-        return None
-    return own_corpus(str(getattr(hf, "name_or_path", "")))
+    """:func:`own_corpus` of the model that is running."""
+    return own_corpus(str(getattr(getattr(running_model(), "model", None), "name_or_path", "")))
 
 
 def running_model() -> Any:
@@ -112,9 +108,17 @@ class ModelTask(ConfigurableTask):
     component: ClassVar[str]
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        params = config.get("metadata", {}).get(self.component, {})
-        self.task = build(self.component, params, f"--metadata {self.component}", _running_corpus())
+        self.params = config.get("metadata", {}).get(self.component, {})
+        try:
+            corpus = _running_corpus()
+        except HarnessError:  # somebody looks at the task before there is a model: with one, it is made anew
+            corpus = "world"
+        self.task = self._made(corpus)
         super().__init__(config={key: value for key, value in config.items() if key != "class"})
+
+    def _made(self, corpus: str | None) -> Task:
+        """The harness's task; ``corpus``: the texts that the model has of its own."""
+        return build(self.component, self.params, f"--metadata {self.component}", corpus)
 
     @staticmethod
     def items(task: Task) -> int:
@@ -165,6 +169,7 @@ class ModelTask(ConfigurableTask):
                 + (f" and pass --metadata {name}=chat=true." if "chat" in type(self.task).model_fields else ".")
             )
         lm = running_model()
+        self.task = self._made(_running_corpus())
         engine = ClosedFormEngine(model_of(lm))
         prompts = self.prompts(engine, self.task, limit, seed=0)
         columns = self.beyond(engine, getattr(lm, "condition", BASELINE), prompts)

@@ -336,28 +336,28 @@ def test_contributions_are_linear_in_the_neurons(gemma: Attributor, factors: lis
 
 
 def test_pairs_share_the_second_half_only(demo: Model) -> None:
-    prepared = DirectFeatureAttribution(length=12).prepare(ClosedFormEngine(demo), 5, seed=3)  # type: ignore[call-arg]
+    prepared = DirectFeatureAttribution(corpus="world", length=12).prepare(ClosedFormEngine(demo), 5, seed=3)  # type: ignore[arg-type,call-arg]
     assert len(prepared.prompts) == 5 and prepared.details["input_weights"] == "of the MLP"
     for prompt in prepared.prompts:
         first, second = prompt.tokens[:12], prompt.tokens[12:]
         assert first == second and prompt.fields["split"] == 12
         assert tuple(prompt.fields["corrupted"][12:]) == second
         assert tuple(prompt.fields["corrupted"][:12]) != first
-    again = DirectFeatureAttribution(length=12).prepare(ClosedFormEngine(demo), 5, seed=3)  # type: ignore[call-arg]
+    again = DirectFeatureAttribution(corpus="world", length=12).prepare(ClosedFormEngine(demo), 5, seed=3)  # type: ignore[arg-type,call-arg]
     assert again == prepared
     spans = [(*x.tokens[:12], *x.fields["corrupted"][:12]) for x in prepared.prompts]
     assert len(set(spans)) == 5
 
 
 def test_spans_are_cut_to_the_positions_of_the_model(demo: Model) -> None:
-    prepared = DirectFeatureAttribution(length=200).prepare(ClosedFormEngine(demo), 2, seed=0)  # type: ignore[call-arg]
+    prepared = DirectFeatureAttribution(corpus="world", length=200).prepare(ClosedFormEngine(demo), 2, seed=0)  # type: ignore[arg-type,call-arg]
     assert len(prepared.prompts[0].tokens) == 256
     assert any("128 tokens" in step.why and "200 were asked for" in step.why for step in prepared.steps)
 
 
 def test_outcomes_are_means_over_neurons_and_the_second_half(demo: Model) -> None:
     engine = ClosedFormEngine(demo, batch_size=2)
-    task = DirectFeatureAttribution(length=5)  # type: ignore[call-arg]
+    task = DirectFeatureAttribution(corpus="world", length=5)  # type: ignore[arg-type,call-arg]
     prompts = task.prepare(engine, 3, seed=0).prompts
     neurons = (Neuron(3, 8), Neuron(1, 2))
     conditions = [BASELINE, Condition("treated", units=neurons), *(Condition("alone", units=(x,)) for x in neurons)]
@@ -379,7 +379,7 @@ def test_outcomes_are_means_over_neurons_and_the_second_half(demo: Model) -> Non
 
 def test_heads_are_refused(demo: Model) -> None:
     with pytest.raises(HarnessError, match="the task dfa attributes the input of neurons, but heads were selected"):
-        DirectFeatureAttribution().alone(Selection((Head(1, 1),), rule=""), demo)  # type: ignore[call-arg]
+        DirectFeatureAttribution(corpus="world").alone(Selection((Head(1, 1),), rule=""), demo)  # type: ignore[arg-type,call-arg]
 
 
 # -- the metric --------------------------------------------------------------------------------------------------------
