@@ -31,14 +31,11 @@ from harness.cache import cache_of
 from harness.conditions import BASELINE, SetNeurons, site_of
 from harness.frozen import unigram_direction
 from harness.kernels import System
-from harness.readout import probe_norm
+from harness.readout import BLOCK_ROWS, probe_norm
 
 if TYPE_CHECKING:
     from harness.conditions import Condition
     from harness.model import Batch, Model
-
-BLOCK_ROWS = 8192
-"""Rows of a half-precision unembedding that are held in float32 at once."""
 
 COLUMN_BYTES = 2**30
 """Memory for the columns of W w_out^T that are held at once; conditions that need more are run in several parts."""

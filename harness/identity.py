@@ -12,6 +12,7 @@ import torch
 from harness.errors import HarnessError
 from harness.greedy import not_applied
 from harness.modules import read_parameter, text_config
+from harness.precision import described
 
 if TYPE_CHECKING:
     from harness.model import Model
@@ -89,6 +90,7 @@ def provenance(model: Model) -> dict[str, Any]:
         "architecture": type(model.hf).__name__,
         "model_type": config.model_type,
         "dtype": str(model.dtype).removeprefix("torch."),
+        "precision": described(model),
         "device": str(model.device),
         "attn_implementation": getattr(config, "_attn_implementation", None),
         "n_layers": anatomy.n_layers,

@@ -26,7 +26,7 @@ from harness.modules import (
     text_config,
     write_matrix,
 )
-from harness.readout import Readout, read_out
+from harness.readout import HALF, Readout, read_out
 
 ActivationEdit = Callable[[torch.Tensor], torch.Tensor]
 """Takes activations [batch, pos, ...], returns new ones of the same shape; must not write into its argument."""
@@ -239,7 +239,9 @@ class Model:
     ) -> Any:
         """One forward pass; returns the ``transformers`` output (``.logits``, :func:`harness.cache.cache_of`).
 
-        Positions come from the mask wherever the architecture takes them, so padding changes nothing.
+        Positions come from the mask wherever the architecture takes them, so padding changes nothing. Of a model in
+        half precision, logits are float32, computed from the final residual as all engines do: its own are rounded to
+        steps as large as 0.125, at which tokens tie that are not equally likely.
 
         Args:
             past: the cache of the pass that this batch extends; it is extended in place.
@@ -250,19 +252,24 @@ class Model:
         self._check_length(batch.attention_mask.shape[1])
         if "position_ids" in self._accepts:
             options["position_ids"] = batch.position_ids
+        half = self.readout.W_U.dtype in HALF
         if "logits_to_keep" in self._accepts:
-            options["logits_to_keep"] = logits_to_keep
+            options["logits_to_keep"] = 1 if half else logits_to_keep
         if past is not None:
             options[cache_argument(self._accepts, self.name)] = past
-        out = self.hf(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            use_cache=use_cache or past is not None,
-            **options,
-        )
+        with self.capture_residual() if half else contextlib.nullcontext(Captured()) as captured:
+            out = self.hf(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                use_cache=use_cache or past is not None,
+                **options,
+            )
         if use_cache and cache_of(out) is None:
             raise HarnessError(f"{self.name} cannot generate: its passes give no keys and values to go on from.")
-        if "logits_to_keep" not in self._accepts:
+        if half:
+            residual = captured.residual[:, -logits_to_keep:]  # 0: all of them
+            out.logits = self.readout.logits(residual, self.readout.denominator(residual))
+        elif "logits_to_keep" not in self._accepts:
             out.logits = out.logits[:, -logits_to_keep:]
         return out
 

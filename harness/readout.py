@@ -23,6 +23,12 @@ from harness.selfcheck import relative_error, run, tolerance_of
 
 NormKind = Literal["layernorm", "rmsnorm", "none"]
 
+HALF = (torch.bfloat16, torch.float16)
+"""Half precision: logits of a model in it are computed in float32."""
+
+BLOCK_ROWS = 8192
+"""Rows of a half-precision unembedding that are held in float32 at once."""
+
 
 @dataclass(frozen=True, eq=False)
 class Readout:
@@ -70,7 +76,8 @@ class Readout:
 
         Without ``denominator`` the model's own modules run, in the model's own dtype: the result is the model's, bit
         by bit in any dtype. With a ``denominator`` [..., 1] (that of another residual: direct effects, PAPERS.md A)
-        the formula above is evaluated in float32, the product with W_U in the model's dtype; returns float32.
+        the formula above is evaluated in float32, the product with W_U in float64 if that is the model's dtype;
+        returns float32.
         """
         if denominator is not None:
             return self.unembed(self.normalised(residual, denominator))
@@ -87,8 +94,12 @@ class Readout:
         return x if self.bias is None else x + self.bias
 
     def unembed(self, normalised: torch.Tensor) -> torch.Tensor:
-        """Logits float32 [..., d_vocab] of outputs of the final norm; the product is taken in W_U's dtype."""
-        x = nn.functional.linear(normalised.to(self.W_U.dtype), self.W_U).float()
+        """Logits float32 [..., d_vocab] of outputs of the final norm; the product is taken in W_U's dtype, or in
+        float32 if that is half precision."""
+        if self.W_U.dtype in HALF:
+            x = torch.cat([normalised @ rows.float().T for rows in self.W_U.split(BLOCK_ROWS)], -1)
+        else:
+            x = nn.functional.linear(normalised.to(self.W_U.dtype), self.W_U).float()
         return self._finish(x if self.b_U is None else x + self.b_U)
 
     def folded_unembedding(
@@ -114,7 +125,7 @@ class Readout:
         """
         constant = self.W_U.new_zeros(self.W_U.shape[0], dtype=dtype)
         if self.bias is not None:
-            constant += (self.W_U @ self.bias.to(self.W_U.dtype)).to(dtype)
+            constant += torch.cat([rows.to(dtype) @ self.bias.to(dtype) for rows in self.W_U.split(BLOCK_ROWS)])
         if self.b_U is not None:
             constant += self.b_U.to(dtype)
         return constant - constant.mean() if centre else constant

@@ -11,6 +11,7 @@ from harness import border
 from harness.conditions import Neuron, Unit, site_of
 from harness.greedy import in_words
 from harness.outcomes import Figure, Frame, Outcomes, Table
+from harness.precision import to_record
 from harness.results import SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -30,12 +31,14 @@ def record_of(
     engine: str,
     seed: int,
     tokens: Mapping[str, Any],
+    near: np.ndarray | None,
 ) -> tuple[dict[str, Any], list[Frame | Figure], list[dict[str, Any]]]:
     """The record of a run, and what is written beside it: tables and figures, and the rows of ``controls.jsonl``.
 
     Args:
         engine: which implementation ran the conditions. seed: of the bootstrap.
         tokens: what prompts begin with (:func:`harness.tokens.first_tokens`).
+        near: prompts after which two tokens lie closer than the rounding (:mod:`harness.precision`), if one looked.
     """
     plan, prepared = stage.plan, stage.prepared
     scores, shown, values = _scores(stage, outcomes, seed)
@@ -54,6 +57,7 @@ def record_of(
             "n_prompts": len(prepared.prompts),
             "n_clusters": int(outcomes.clusters.max()) + 1,
             "tokens": tokens,
+            "near_ties": to_record(near, [prompt.id for prompt in prepared.prompts]),
             "steps": [step.to_dict() for step in prepared.steps],
             "details": prepared.details,
         },
@@ -61,12 +65,18 @@ def record_of(
         "controls": stage.controls.to_dict(),
         **scores,
     }
-    record["remarks"] = [*_remarks(identity["model"]), *record["remarks"]]
+    record["remarks"] = [*_remarks(identity["model"], near), *record["remarks"]]
     return record, shown, _control_rows(stage, values)
 
 
-def _remarks(model: Mapping[str, Any]) -> Iterator[str]:
+def _remarks(model: Mapping[str, Any], near: np.ndarray | None) -> Iterator[str]:
     """What a reader has to know of the model before the numbers."""
+    if near is not None:
+        yield (
+            f"the model's passes are in {model['precision']['weights']}, logits and statistics are not; after "
+            f"{int(near.sum())} of {len(near)} prompts the two most likely tokens lie closer than its rounding "
+            "(near_ties in result.json): what is said there may change with the batch, the engine or the machine"
+        )
     if settings := model["generation_not_applied"]:
         yield (
             "whatever is generated is the most likely token at every step; of the model's generation_config, "

@@ -9,11 +9,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 import harness
 from harness import border, leaderboard
 from harness.conditions import Condition
 from harness.errors import HarnessError, PluginError
 from harness.outcomes import Outcomes, Prepared, Prompt
+from harness.precision import is_half, near_ties
 from harness.provenance import provenance
 from harness.record import record_of
 from harness.report.figures import write_shown
@@ -61,6 +64,8 @@ class _Job:
     run_id: str
     parts: list[Outcomes] = field(default_factory=list)
     stage: Stage | None = None
+    near: np.ndarray | None = None
+    """Of a model in half precision, the prompts after which two tokens lie closer than its rounding."""
 
 
 def together(plans: Sequence[Plan]) -> list[list[Plan]]:
@@ -182,12 +187,22 @@ def _work(jobs: Sequence[_Job], engine: Engine, reporter: Reporter, fresh: bool)
     selections = [look_ahead(job.plan, engine, reporter) for job in jobs]
     with reporter.stage("preparing the prompts"):
         prepared = _prepared(jobs, engine)
+    near = _near_ties(engine, prepared, jobs[0].plan.spec.batch_size, reporter)
     known: dict[Hashable, Any] = {}
     for job, selection in zip(jobs, selections, strict=True):
-        job.stage = set_up(job.plan, engine, prepared, reporter, known, selection)
+        job.stage, job.near = set_up(job.plan, engine, prepared, reporter, known, selection), near
     groups = [jobs] if jobs[0].plan.task.shares_passes else [[job] for job in jobs]
     for group in groups:
         _observe(group, engine, prepared.prompts, reporter)
+
+
+def _near_ties(engine: Engine, prepared: Prepared, batch_size: int, reporter: Reporter) -> np.ndarray | None:
+    """Prompts at which half precision may decide what comes next; None for a model that is in none."""
+    if not is_half(engine.model):
+        return None
+    tokens = [prompt.tokens for prompt in prepared.prompts]
+    with reporter.stage("looking for near-ties", len(tokens)) as advance:
+        return near_ties(engine.model, tokens, batch_size, advance)
 
 
 def _prepared(jobs: Sequence[_Job], engine: Engine) -> Prepared:
@@ -287,7 +302,7 @@ def _finish(job: _Job, engine: Engine, reporter: Reporter, command: str, started
         seed = derive_seed(job.plan.spec.seed, "bootstrap")
         path = engine.path(stage.conditions)
         tokens = first_tokens(engine.model, [prompt.tokens for prompt in stage.prepared.prompts])
-        record, shown, control_rows = record_of(stage, outcomes, job.identity, job.run_id, path, seed, tokens)
+        record, shown, control_rows = record_of(stage, outcomes, job.identity, job.run_id, path, seed, tokens, job.near)
     with reporter.stage("drawing figures", len(shown)) as advance:
         write_shown(job.folder.path, shown, advance)
     files = {

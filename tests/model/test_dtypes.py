@@ -56,7 +56,7 @@ def test_edits_are_made_in_the_models_dtype(model: Model, dtype: torch.dtype) ->
     with model.edit_neurons(last, edit), model.capture_neurons(last) as neurons:
         logits = model.forward(batch).logits
     assert seen == [dtype]
-    assert neurons[last].dtype == logits.dtype == dtype
+    assert neurons[last].dtype == dtype and logits.dtype == torch.float32
     assert (neurons[last][..., 3] == 1.5).all()
 
 
@@ -68,11 +68,20 @@ def test_numbers_for_analysis_are_float32(model: Model) -> None:
 
 
 def test_the_readout_gives_the_models_logits_bit_by_bit(model: Model, dtype: torch.dtype) -> None:
+    """Its own as they are, rounded; and in float32 those that engines work with."""
+    batch = model.pad(model.encode(PROMPTS))
     with model.capture_residual() as captured:
-        logits = model.forward(model.pad(model.encode(PROMPTS)), logits_to_keep=0).logits
-    assert torch.equal(model.readout.logits(captured.residual), logits)
+        own = model.hf(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+    assert own.dtype == dtype and torch.equal(model.readout.logits(captured.residual), own)
+    with model.capture_residual() as captured:
+        logits = model.forward(batch, logits_to_keep=0).logits
     formula = model.readout.logits(captured.residual, model.readout.denominator(captured.residual))
-    assert (formula - logits.float()).abs().max() < DTYPES[dtype] * logits.abs().max()
+    assert torch.equal(formula, logits)
+    own = model.readout.logits(captured.residual).float()
+    assert (logits - own).abs().max() < DTYPES[dtype] * own.abs().max()
+    for keep in (1, 2):
+        kept = model.forward(batch, logits_to_keep=keep).logits
+        torch.testing.assert_close(kept, logits[:, -keep:], rtol=1e-5, atol=1e-5)
 
 
 def test_left_padding_changes_little(model: Model, dtype: torch.dtype) -> None:
