@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import json
 import os
 import re
-import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import HarnessError
 from harness.owned import path_name
 from harness.provenance import packages
+from harness.ray_cluster import connected, first_line
 from harness.ray_worker import AHEAD, Opened, Order, Piece, Refused, work
 from harness.report.page import write_page
 from harness.results import MARK, PROVENANCE, RECORD, UNFINISHED, RunFolder, canonical, writing
@@ -66,7 +65,7 @@ class OnRay:
         with writing(output):
             output.mkdir(parents=True, exist_ok=True)
         work = [_Group(self, list(group), output, command, fresh) for group in groups]
-        with _connected(self.address) as where:
+        with connected(self.address) as where:
             for needs in {group.needs for group in work}:
                 self._find_room(*needs, where)
             made = asyncio.run(_all(work))
@@ -202,7 +201,7 @@ class _Group:
             except HarnessError as error:
                 return self._abandoned(Refused(str(error)))
             except RayTaskError as error:
-                return self._abandoned(Refused(_first_line(error.cause), f"{error}\n"))
+                return self._abandoned(Refused(first_line(error.cause), f"{error}\n"))
             except RayError as error:
                 raise _Lost(type(error).__name__) from error
             finally:
@@ -291,44 +290,3 @@ class _Group:
         for name in self.opened:
             RunFolder(self.output / name).abandon()
         return refused
-
-
-@contextlib.contextmanager
-def _connected(address: str | None) -> Iterator[str]:
-    """Within the block, Ray is there, at the address that is given; a cluster that was started for it is stopped then.
-
-    Raises:
-        HarnessError: Ray is not installed, or no cluster answers.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
-    try:
-        import ray
-    except ImportError:
-        raise HarnessError('--executor ray: Ray is not installed; pip install "neuron-harness[ray]".') from None
-    where = address or os.environ.get("RAY_ADDRESS") or "local"
-    if where.startswith("ray://"):
-        raise HarnessError(
-            "--address: results are written where this command runs, so it must run on a node of the cluster: submit "
-            "it with `ray job submit`, or give auto or HOST:6379 there."
-        )
-    try:
-        host, _, port = where.rpartition(":")
-        if port.isdigit():  # Ray itself would try for minutes
-            socket.create_connection((host, int(port)), timeout=10).close()
-        ray.init(
-            where, include_dashboard=False if where == "local" else None, log_to_driver=False, logging_level="ERROR"
-        )
-    except Exception as error:  # of many kinds: no cluster, another version of Ray or Python, no route
-        hint = "" if "RAY_AUTH_MODE" in os.environ else " (Does it want a token? Then set RAY_AUTH_MODE=token.)"
-        raise HarnessError(f"--address: no Ray cluster can be used at {where}: {_first_line(error)}{hint}") from error
-    # What Ray has to say of lost nodes it writes to stdout, where results are.
-    with contextlib.redirect_stdout(io.StringIO()):
-        try:
-            yield where
-        finally:
-            ray.shutdown()
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300]
