@@ -20,6 +20,7 @@ from harness.errors import HarnessError
 from harness.modules import (
     down_bias,
     input_device,
+    keep_caps,
     layer_input,
     linear_features,
     on_final_residual,
@@ -490,6 +491,7 @@ def wrap(
     """
     refuse_compiled(hf)
     hf.eval()
+    keep_caps(hf)
     identity.check_finite(hf, name)
     try:
         anatomy = locate(hf)

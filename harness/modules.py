@@ -18,6 +18,17 @@ def text_config(hf: Any) -> Any:
     return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
+def keep_caps(hf: Any) -> None:
+    """Compute attention step by step where its scores are capped (Gemma 2).
+
+    The fused kernel of PyTorch knows no cap. ``transformers`` before 5.20 or so hands it such models all the same, and
+    they give other logits than their own formula.
+    """
+    config = text_config(hf)
+    if getattr(config, "attn_logit_softcapping", None) and getattr(config, "_attn_implementation", None) == "sdpa":
+        hf.set_attn_implementation("eager")
+
+
 def features(module: nn.Module) -> tuple[int, int] | None:
     """``(d_in, d_out)`` of a linear map (nn.Linear and its kin, the Conv1D of GPT-2), None for other modules."""
     names = ("nx", "nf") if type(module).__name__ == "Conv1D" else ("in_features", "out_features")

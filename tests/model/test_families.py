@@ -226,6 +226,15 @@ def test_several_tokens_may_follow_the_cache_at_once(model: Model) -> None:
         assert close(logits[row], plain_logits(model.hf, ids + answers[row])[-n:])
 
 
+def test_capped_attention_is_not_left_to_a_kernel_that_knows_no_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the versions of transformers that let sdpa leave the cap out."""
+    monkeypatch.setattr(transformers.Gemma2PreTrainedModel, "_supports_sdpa", True)
+    hf = tiny_hf("gemma2", attention="sdpa")
+    assert hf.config._attn_implementation == "sdpa" and hf.config.attn_logit_softcapping
+    model, ids = wrap(hf, tokenizer(), "gemma2"), [1, 2, 3]
+    assert torch.equal(plain_logits(model.hf, ids), plain_logits(tiny_hf("gemma2", attention="eager"), ids))
+
+
 class Bare(transformers.LlamaForCausalLM):
     """As code that comes with a model may be: it takes neither positions nor ``logits_to_keep``, and calls its cache as
     it was called when the code was written."""
