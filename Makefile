@@ -4,16 +4,21 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test fast lint docs bench reference train train-tuned clean
+.PHONY: demo setup test fast test-versions lint docs bench reference train train-tuned clean
 
 demo: $(READY)  ## set up, then run the main job on the bundled model
 	$(BIN)/harness eval --task knowledge_conflict --selector entropy --intervention mean
+
+setup: $(READY)  ## nothing but the environment
 
 test: $(READY) lint  ## set up, then run the whole test suite
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
 fast: $(READY)  ## the tests without those that build environments or run whole jobs
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+
+test-versions:  ## those under the oldest and the newest versions (each up to 8 GB and a quarter of an hour)
+	.ci/versions
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -52,5 +57,5 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test]"
-	-$(BIN)/playwright install --only-shell chromium >/dev/null 2>&1 || echo "no Chromium: tests of the page in a browser are skipped"
+	-command -v chromium >/dev/null || $(BIN)/playwright install --only-shell chromium >/dev/null 2>&1 || echo "no Chromium: tests of the page in a browser are skipped"
 	touch $(READY)
