@@ -315,18 +315,23 @@ def _check_loaded(pretrained: str, info: dict[str, Any], allow_unused: bool) -> 
     Returns:
         Names of the checkpoint's tensors that the model does not use, where that is allowed.
     """
-    missing = sorted(info.get("missing_keys", ()))
+    if untold := sorted({"missing_keys", "mismatched_keys", "unexpected_keys"} - info.keys()):
+        raise HarnessError(
+            f"whether the weights of {pretrained} are whole cannot be told: this version of transformers does not say "
+            f"{untold[0]}; install one that constraints.txt names."
+        )
+    missing = sorted(info["missing_keys"])
     if missing:
         raise HarnessError(
             f"the weights of {pretrained} are incomplete: {len(missing)} tensors of the architecture are missing "
             f"({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''})."
         )
-    for name, stored, wanted in sorted(info.get("mismatched_keys", ())):
+    for name, stored, wanted in sorted(info["mismatched_keys"]):
         raise HarnessError(
             f'the weights of {pretrained} do not have the shapes of its config.json: "{name}" is {list(stored)}, '
             f"expected {list(wanted)}."
         )
-    unused = tuple(sorted(name for name in info.get("unexpected_keys", ()) if not _COMPUTED.search(name)))
+    unused = tuple(sorted(name for name in info["unexpected_keys"] if not _COMPUTED.search(name)))
     if unused and not allow_unused:
         raise HarnessError(
             f"the weights of {pretrained} hold {len(unused)} tensor{'s' if len(unused) > 1 else ''} that the model of "

@@ -134,6 +134,26 @@ def test_edits_end_with_each_pass(folders: dict[str, str]) -> None:
 # -- the bundled model -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("kind", "method", "arguments"),
+    [
+        ("loglikelihood", "_model_call", ("a", " b")),
+        ("loglikelihood_rolling", "_model_call", ("a b",)),
+        ("generate_until", "_model_generate", ("a", {"until": ["\n"], "max_gen_toks": 2, "do_sample": False})),
+    ],
+)
+def test_an_lm_eval_that_runs_its_model_in_another_way_is_refused(
+    folders: dict[str, str], monkeypatch: pytest.MonkeyPatch, kind: str, method: str, arguments: tuple[Any, ...]
+) -> None:
+    """As a version would whose methods have other names: the answers were those of the untouched model."""
+    lm = HarnessLM(folders["gpt2"], **TREATMENTS["neurons"][0], batch_size=2, device="cpu")
+    assert getattr(lm, kind)(requests(kind, [arguments]))
+    monkeypatch.setattr(HarnessLM, method, getattr(HFLM, method))
+    with pytest.raises(HarnessError, match="runs its model in a way that this was not written for"):
+        getattr(lm, kind)(requests(kind, [arguments]))
+    assert lm.neurons is not None and lm.neurons.forward(lm.neurons.pad([[1, 2]])), "whoever asks the model itself may"
+
+
 @pytest.fixture(scope="module")
 def demo() -> HarnessLM:
     return HarnessLM(

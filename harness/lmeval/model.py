@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
+from collections.abc import Iterator
+from importlib.metadata import version
 from typing import Any, cast
 
 import torch
@@ -56,6 +59,8 @@ class HarnessLM(PrefixedLM):
         HarnessError: names the argument that is missing, unknown or wrong.
     """
 
+    _answering = _editing = False
+
     def __init__(
         self,
         pretrained: str,
@@ -92,6 +97,41 @@ class HarnessLM(PrefixedLM):
             self.neurons = model_of(self, pretrained)
             self.condition, self.record = treatment.apply(self.neurons)
             log.info("%s: %s", treatment.intervention.name, ", ".join(self.record["edited"]))
+            self.model.register_forward_pre_hook(self._refuse_untreated)
+
+    def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> Any:
+        with self._flagged("_answering"):
+            return super().loglikelihood(requests, disable_tqdm)
+
+    def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> Any:
+        with self._flagged("_answering"):
+            return super().loglikelihood_rolling(requests, disable_tqdm)
+
+    def generate_until(self, requests: Any, disable_tqdm: bool = False) -> Any:
+        with self._flagged("_answering"):
+            return super().generate_until(requests, disable_tqdm)
+
+    @contextlib.contextmanager
+    def _flagged(self, flag: str) -> Iterator[None]:
+        """Within the block, the attribute is true."""
+        before = getattr(self, flag)
+        setattr(self, flag, True)
+        try:
+            yield
+        finally:
+            setattr(self, flag, before)
+
+    def _refuse_untreated(self, *_: Any) -> None:
+        """Before every pass: those behind an answer go through the two methods below, which put the edits in.
+
+        Raises:
+            HarnessError: lm-eval has another way to run its model; its numbers would be those of no intervention.
+        """
+        if self._answering and not self._editing:
+            raise HarnessError(
+                f"lm-eval {version('lm-eval')} runs its model in a way that this was not written for, around the "
+                "intervention; its answers would be those of the untouched model."
+            )
 
     def _model_call(self, inps: torch.Tensor, attn_mask: Any = None, labels: Any = None) -> torch.Tensor:
         """Logits [batch, pos, d_vocab]. lm-eval pads on the right and gives no mask: a causal model's real positions
@@ -99,10 +139,10 @@ class HarnessLM(PrefixedLM):
         if self.neurons is None:
             return cast(torch.Tensor, super()._model_call(inps, attn_mask, labels))
         if self.condition.frozen is None:
-            with under(self.neurons, self.condition):
+            with self._flagged("_editing"), under(self.neurons, self.condition):
                 return cast(torch.Tensor, super()._model_call(inps, attn_mask, labels))
         positions = torch.arange(inps.shape[1], device=inps.device).expand_as(inps)
-        with torch.no_grad(), passes(self.neurons, self.condition) as forward:
+        with self._flagged("_editing"), torch.no_grad(), passes(self.neurons, self.condition) as forward:
             batch = Batch(inps, torch.ones_like(inps), positions)
             return cast(torch.Tensor, forward(batch, logits_to_keep=0).logits)
 
@@ -115,7 +155,7 @@ class HarnessLM(PrefixedLM):
                 "intervention: what is frozen takes two passes for each token, which lm-eval's generation does not "
                 "make; leave frozen out, or run tasks that compare log-likelihoods."
             )
-        with under(self.neurons, self.condition):
+        with self._flagged("_editing"), under(self.neurons, self.condition):
             return cast(torch.Tensor, super()._model_generate(context, *args, **options))
 
     def set_cache_hook(self, cache_hook: Any) -> None:

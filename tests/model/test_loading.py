@@ -224,6 +224,19 @@ def test_weights_that_are_not_numbers(folder: Path, refused: Callable[..., str])
 # --- code that comes with a model ----------------------------------------------------------------------------------
 
 
+def test_a_transformers_that_does_not_say_what_is_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its random weights would be taken for the checkpoint's."""
+    real = transformers.AutoModelForCausalLM.from_pretrained
+
+    def silent(*args: Any, **options: Any) -> Any:
+        hf, info = real(*args, **options)
+        return hf, {key: value for key, value in info.items() if key != "missing_keys"}
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", silent)
+    with pytest.raises(HarnessError, match=r"^whether the weights of .* are whole cannot be told: .* missing_keys; "):
+        load_hf(str(folder))
+
+
 BIAS = "model.layers.0.mlp.down_proj.bias"
 
 
