@@ -62,13 +62,13 @@ def changes(with_compiler: bool) -> None:
     log_p = base.log_softmax(-1)
     p, indices = log_p.exp(), np.arange(n)[:, None]
     none, zero = np.zeros((0, n_tokens), np.float32), np.zeros((n, rows, 1), np.float32)
-    wanted, wild, out = np.ones((n, rows), bool), np.zeros((n, rows, 1), bool), np.zeros((n, rows, 1, 3))
+    wanted, out = np.ones((n, rows), bool), np.zeros((n, rows, 1, 3))
 
     def ours() -> None:
         compiled.changes(
             base.numpy(), none, column.numpy(), np.zeros(0, np.float32), log_p.numpy(), indices,
-            delta.numpy()[..., None], kappa.numpy()[..., None], zero + 1, zero, zero, p.numpy(),
-            column.abs().amax(1).numpy(), wanted, out, wild,
+            delta.numpy()[..., None], kappa.numpy()[..., None], zero + 1, zero, zero, zero, p.numpy(),
+            column.abs().amax(1).numpy(), wanted, out,
         )  # fmt: skip
 
     each = 1e9 / (rows * n_tokens * n)

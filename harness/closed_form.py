@@ -20,9 +20,10 @@ import torch
 
 from harness.batched import BatchedEngine
 from harness.engine import Generations, Progress, Reading, Scores, asked_tokens, batches
-from harness.final_layer import FinalLayer, Observed, fits
+from harness.final_layer import FinalLayer, fits
 from harness.frozen import check_conditions
 from harness.kernels import choose, summarise
+from harness.systems import systems
 
 if TYPE_CHECKING:
     from harness.conditions import Condition
@@ -81,9 +82,8 @@ class ClosedFormEngine(BatchedEngine):
         for rows in batches(prompts, self.batch_size):
             reading = Reading.of(self.model, prompts, rows, first)
             seen, _ = final.run(reading.batch)
-            (residual, target), (neurons, _) = map(reading.predict, (seen.residual, seen.neurons))
-            place = scores.columns(rows)
-            for here, system in final.systems(Observed(residual, neurons)):
+            target, place = reading.target.to(final.device), scores.columns(rows)
+            for here, system in systems(final, seen.map(reading.at)):
                 own = system.gather(target.expand(len(system.at), -1)[..., None])[..., 0]
                 found = summarise(system, target)
                 scores.loss[here, place] = (found.normaliser - own).double().cpu().numpy()
@@ -122,7 +122,7 @@ def _generate_tree(
     for step in range(max_new_tokens):
         seen, past = final.run(batch, past, use_cache=max_new_tokens > 1)
         token = torch.empty(n, len(live), dtype=torch.long, device=device)
-        for here, system in final.systems(seen[:, -1], None if step == 0 else branch[:, live]):
+        for here, system in systems(final, seen[:, -1], None if step == 0 else branch[:, live]):
             if step == 0:
                 found = summarise(system)
                 token[here], entropy[here] = found.best, found.entropy.double()

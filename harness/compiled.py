@@ -153,9 +153,6 @@ TILE = 2048
 SMALL = 0.125
 """Largest change of a logit for which e^x - 1 is taken from its series, whose error is then below float32's."""
 
-WILD = 40.0
-"""Largest change of a logit for which sums relative to the baseline are safe in float32."""
-
 
 @njit(inline="always", fastmath=FLAGS, cache=True, error_model="numpy")
 def expm1_small(x: Any) -> Any:
@@ -226,15 +223,15 @@ def write_push(columns: Any, indices: Any, delta: Any, start: int, out: Any) -> 
 
 @njit(inline="always", fastmath=FLAGS, cache=True, error_model="numpy")
 def write_change(
-    base: Any, push: Any, second: Any, extra: Any, kappa: Any, beta: Any, theta: Any, eta: Any, out: Any
+    base: Any, push: Any, second: Any, extra: Any, kappa: Any, beta: Any, theta: Any, eta: Any, mean: Any, out: Any
 ) -> None:
-    """Change of the logits on a tile: kappa base + beta push + theta second + eta extra."""
+    """Change of the logits on a tile: kappa base + beta push + theta second + eta extra - mean."""
     if kappa == 0:
         for v in range(out.shape[0]):
-            out[v] = beta * push[v]
+            out[v] = beta * push[v] - mean
     else:
         for v in range(out.shape[0]):
-            out[v] = kappa * base[v] + beta * push[v]
+            out[v] = kappa * base[v] + beta * push[v] - mean
     if theta != 0:
         for v in range(out.shape[0]):
             out[v] += theta * second[v]
@@ -246,15 +243,14 @@ def write_change(
 @njit(nogil=True, fastmath=FLAGS, cache=True, error_model="numpy")
 def changes(
     base: Any, second: Any, columns: Any, extra: Any, log_p: Any, indices: Any, delta: Any, kappa: Any, beta: Any,
-    theta: Any, eta: Any, p: Any, reach: Any, wanted: Any, sums: Any, wild: Any,
+    theta: Any, eta: Any, mean: Any, p: Any, reach: Any, wanted: Any, sums: Any,
 ) -> None:  # fmt: skip
     """Sums over the vocabulary of how conditions change the baseline's distribution p at R places.
 
     base, log_p, p: [R, V]. second: [R, V] or [0, V]. columns: [m, V]. extra: [V] or [0]. reach [m]: largest magnitude
-    of each column. indices: [C, k]. delta: [C, R, k]. kappa, beta, theta, eta: [C, R, E], see
+    of each column. indices: [C, k]. delta: [C, R, k]. kappa, beta, theta, eta, mean: [C, R, E], see
     :func:`write_change`, with push = sum_j delta_j columns_j. sums: float64 [C, R, E, 3], see :func:`add_changes`.
-    Only pairs that are ``wanted`` [C, R] are done. wild [C, R, E] is set where a change may exceed ``WILD``; sums are
-    then meaningless.
+    Only pairs that are ``wanted`` [C, R] are done; their changes must be at most 88, for :func:`exp`.
     """
     n, width = indices.shape
     rows, size = base.shape
@@ -282,13 +278,11 @@ def changes(
                 for e in range(kappa.shape[2]):
                     bound = abs(kappa[c, r, e]) * most[r] + abs(beta[c, r, e]) * pushed
                     bound += abs(theta[c, r, e]) * most_second[r] + abs(eta[c, r, e]) * most_extra
-                    if not bound <= f32(WILD):
-                        wild[c, r, e] = True
-                        continue
+                    bound += abs(mean[c, r, e])
                     write_change(
                         base[r, start:stop], push, second[r, start:stop] if second.shape[0] else push,
                         extra[start:stop] if extra.shape[0] else push, kappa[c, r, e], beta[c, r, e], theta[c, r, e],
-                        eta[c, r, e], change[:length],
+                        eta[c, r, e], mean[c, r, e], change[:length],
                     )  # fmt: skip
                     add_changes(
                         change[:length], p[r, start:stop], log_p[r, start:stop], bound <= f32(SMALL), a, b, c_,
@@ -299,29 +293,31 @@ def changes(
 @njit(nogil=True, fastmath=FLAGS, cache=True, error_model="numpy")
 def ranks(
     base: Any, second: Any, columns: Any, extra: Any, log_p: Any, indices: Any, delta: Any, kappa: Any, beta: Any,
-    theta: Any, eta: Any, target: Any, rank: Any, best: Any, highest: Any,
+    theta: Any, eta: Any, mean: Any, target: Any, wanted: Any, rank: Any, best: Any, highest: Any,
 ) -> None:  # fmt: skip
     """Fill ``rank`` of the target [R] (how many other tokens have at least its logit), the ``best`` token and its
-    ``highest`` l + x, [C, R, E]."""
+    ``highest`` l + x, [C, R, E], of the pairs that are ``wanted`` [C, R]."""
     n = indices.shape[0]
     rows, size = base.shape
     push, values = np.empty(size, f32), np.empty(size, f32)
     for c in range(n):
         for r in range(rows):
+            if not wanted[c, r]:
+                continue
             write_push(columns, indices[c], delta[c, r], 0, push)
             for e in range(kappa.shape[2]):
                 write_change(
                     base[r], push, second[r] if second.shape[0] else push, extra if extra.shape[0] else push,
-                    kappa[c, r, e], beta[c, r, e], theta[c, r, e], eta[c, r, e], values,
+                    kappa[c, r, e], beta[c, r, e], theta[c, r, e], eta[c, r, e], mean[c, r, e], values,
                 )  # fmt: skip
                 top = f32(-3.4e38)
                 for v in range(size):
                     value = values[v] + log_p[r, v]
                     values[v] = value
                     top = max(top, value)
-                wanted, count = values[target[r]], -1
+                own, count = values[target[r]], -1
                 for v in range(size):
-                    count += values[v] >= wanted
+                    count += values[v] >= own
                 rank[c, r, e] = count
                 best[c, r, e] = first(values, top)
                 highest[c, r, e] = top

@@ -23,9 +23,11 @@ import torch
 from harness.conditions import BASELINE
 from harness.engine import Progress, batches
 from harness.errors import HarnessError
+from harness.exact import fill
 from harness.expansion import changes_fast, expands
 from harness.final_layer import FinalLayer, Observed, Part, fits
 from harness.frozen import unigram_direction, unigram_probabilities
+from harness.kernels import not_finite
 from harness.logit_changes import Found, Kind, Problem, Unigram, changes
 from harness.logit_changes import ranks as ranks_of
 
@@ -204,7 +206,7 @@ def _groups(
     final: FinalLayer, prompts: Sequence[Sequence[int]], kept: Sequence[np.ndarray], room: int
 ) -> Iterator[list[int]]:
     """Prompts whose residuals and activations fit in ``room`` bytes together; all, where the columns are made once."""
-    each = 4 * (final.model.anatomy.d_model + final.model.anatomy.d_mlp)
+    each = 4 * (2 * final.model.anatomy.d_model + final.model.anatomy.d_mlp)
     group: list[int] = []
     used = 0
     for i in np.argsort([len(tokens) for tokens in prompts], kind="stable").tolist():
@@ -228,7 +230,7 @@ def _observe(
     batch_size: int,
 ) -> tuple[Observed, torch.Tensor, np.ndarray]:
     """What predicts the kept tokens of some prompts, these tokens [t], and their places in the results [t]."""
-    residuals, neurons, targets, places = [], [], [], []
+    found, targets, places = [], [], []
     for batch_rows in batches([prompts[row] for row in rows], batch_size):
         chosen = [rows[i] for i in batch_rows]
         batch = final.model.pad([list(prompts[row]) for row in chosen])
@@ -236,11 +238,10 @@ def _observe(
         width = batch.input_ids.shape[1]
         for i, row in enumerate(chosen):
             ahead = torch.as_tensor(kept[row] + width - len(prompts[row]), device=final.device)
-            residuals.append(seen.residual[i, ahead - 1])
-            neurons.append(seen.neurons[i, ahead - 1])
+            found.append(seen[i, ahead - 1])
             targets.append(batch.input_ids[i].to(final.device)[ahead])
             places.append(np.arange(first[row], first[row + 1]))
-    return Observed(torch.cat(residuals), torch.cat(neurons)), torch.cat(targets), np.concatenate(places)
+    return Observed.cat(found), torch.cat(targets), np.concatenate(places)
 
 
 class _Work:
@@ -277,14 +278,15 @@ class _Work:
         found, share = self._changes(problem)
         self.pairs += part.n * len(target)
         self.exact += share * part.n * len(target)
-        if out.rank is not None and out.best is not None and out.top is not None:
+        kinds: tuple[Kind, ...] = tuple(out.rank or ())  # type: ignore[arg-type]
+        ranked = ranks_of(problem if kinds == self.kinds else replace(problem, kinds=kinds)) if kinds else None
+        fill(problem, part, base, found, ranked, kinds)
+        if ranked is not None and out.rank is not None and out.best is not None and out.top is not None:
             rows = np.ix_(np.arange(part.start, part.start + part.n), place)
-            ranked: tuple[Kind, ...] = tuple(out.rank)  # type: ignore[arg-type]
-            rank, best, highest = ranks_of(problem if ranked == self.kinds else replace(problem, kinds=ranked))
-            grown = found[0][..., [self.kinds.index(kind) for kind in ranked]]
+            (rank, best, highest), grown = ranked, found[0][..., [self.kinds.index(kind) for kind in kinds]]
             top = (highest - torch.log1p(grown)).clamp_max(0)
             for results, array in zip((out.rank, out.best, out.top), (rank, best, top), strict=True):
-                for e, kind in enumerate(ranked):
+                for e, kind in enumerate(kinds):
                     results[kind][rows] = array[..., e].cpu().numpy()
         n = min(part.n, len(out.conditions) - part.start)  # without the untouched model
         here = np.ix_(np.arange(part.start, part.start + n), place)
@@ -295,8 +297,8 @@ class _Work:
         for e, kind in enumerate(self.kinds):
             grown, spread, moved, target_change, unigram_change = (x[:n, :, e] for x in found)
             log_z = torch.log1p(grown)  # relative to the untouched normaliser
-            if not torch.isfinite(log_z).all():
-                raise HarnessError("effects: under some condition, what was likely loses all of its probability.")
+            if not torch.isfinite(log_z).all() or not torch.isfinite(target_change.float()).all():
+                raise not_finite()
             out.loss_change[kind][here] = (log_z - target_change).cpu().numpy()
             # H = log Z - sum p l, and sum p l was -H before.
             mean = (spread - problem.entropy) / (1 + grown)

@@ -144,8 +144,11 @@ class Reading:
 
     def predict(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Of values [batch, >= keep, ...] those at predicting positions [n, ...], and the targets, on their device."""
-        here = self.predicting.to(values.device)
-        return values[:, values.shape[1] - self.keep :][here], self.target.to(values.device)
+        return self.at(values), self.target.to(values.device)
+
+    def at(self, values: torch.Tensor) -> torch.Tensor:
+        """Of values [batch, >= keep, ...] those at predicting positions [n, ...]."""
+        return values[:, values.shape[1] - self.keep :][self.predicting.to(values.device)]
 
 
 class Engine(Protocol):

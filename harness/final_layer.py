@@ -19,17 +19,17 @@ component: l . v needs x . W^T v only. With a soft cap v is added to the capped 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from harness.cache import cache_of
 from harness.conditions import BASELINE, SetNeurons, site_of
-from harness.frozen import unigram_direction
+from harness.frozen import Directions
 from harness.kernels import System
 from harness.readout import BLOCK_ROWS, probe_norm
 
@@ -67,14 +67,25 @@ class Observed:
     """What a pass of the untouched model leaves, at B places.
 
     Attributes (float32):
-        residual: [B, d_model], the final residual. neurons: [B, d_mlp], the last layer's activations.
+        residual: [B, d_model], the final residual. rest: [B, d_model], it without what the last MLP writes.
+        neurons: [B, d_mlp], the last layer's activations.
     """
 
     residual: torch.Tensor
+    rest: torch.Tensor
     neurons: torch.Tensor
 
     def __getitem__(self, place: object) -> Observed:
-        return Observed(self.residual[place], self.neurons[place])  # type: ignore[index]
+        return self.map(lambda x: x[place])  # type: ignore[index]
+
+    def map(self, fn: Callable[[torch.Tensor], torch.Tensor]) -> Observed:
+        """The same with ``fn`` of each array."""
+        return Observed(fn(self.residual), fn(self.rest), fn(self.neurons))
+
+    @classmethod
+    def cat(cls, parts: Sequence[Observed]) -> Observed:
+        """The places of all parts, in order."""
+        return cls(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)))
 
 
 class FinalLayer:
@@ -95,7 +106,7 @@ class FinalLayer:
             self.written = self.w_out * self.post_norm[1]
         if readout.centre_writes:
             self.written = self.written - self.written.mean(1, keepdim=True)
-        self.directions = Directions(self, conditions)
+        self.directions = Directions(readout, conditions)
         self.parts = list(self._split(conditions, column_bytes or COLUMN_BYTES))
 
     @cached_property
@@ -116,12 +127,26 @@ class FinalLayer:
         yield Part(self, conditions[start:], start)
 
     def run(self, batch: Batch, past: object = None, use_cache: bool = False) -> tuple[Observed, object]:
-        """One pass of the untouched model: what it leaves at every position [batch, pos, ...], and the cache."""
-        with self.model.capture_residual() as captured, self.model.capture_neurons(self.layer) as neurons:
-            out = self.model.forward(batch, past=past, logits_to_keep=1, use_cache=use_cache)
-        found = Observed(captured.residual, neurons[self.layer].view(*captured.residual.shape[:2], -1))
-        found = Observed(found.residual.to(self.device).float(), found.neurons.to(self.device).float())
-        return found, cache_of(out)
+        """One pass of the untouched model: what it leaves at every position [batch, pos, ...], and the cache.
+
+        What the last MLP writes is added here, in the model's own dtype and by its own modules: once it is rounded into
+        the residual, the rest cannot be had to more digits than the sum.
+        """
+        model = self.model
+        with (
+            model.capture_residual() as captured,
+            model.capture_neurons(self.layer) as neurons,
+            model.hold_mlp(self.layer) as written,
+        ):
+            out = model.forward(batch, past=past, logits_to_keep=1, use_cache=use_cache)
+        rest, write = captured.residual, written[-1]
+        if (post_norm := model.anatomy.post_mlp_norms[-1]) is not None:
+            write = post_norm.forward(write)
+        if model.anatomy.residual_multiplier != 1.0:
+            write = write * model.anatomy.residual_multiplier
+        residual = rest + write.view_as(rest).to(rest)
+        found = Observed(residual, rest, neurons[self.layer].view(*rest.shape[:2], -1))
+        return found.map(lambda x: x.to(self.device).float()), cache_of(out)
 
     def project(self, x: torch.Tensor) -> torch.Tensor:
         """x @ W^T, float32 [n, d_vocab], of vectors [n, d_model]; W, which is W_U times the gain, is never made."""
@@ -134,62 +159,28 @@ class FinalLayer:
         return out
 
     def scale(self, square: torch.Tensor) -> torch.Tensor:
-        """Factor on the logits by the final norm, float32, from the squared norm of the centred residual (float64)."""
+        """Factor on the logits by the final norm, float64, from the squared norm of the centred residual (float64)."""
         readout = self.model.readout
         if readout.norm == "none":
-            return torch.full_like(square, readout.scale).float()
-        return (readout.scale / (square.clamp_min(0) / self.model.anatomy.d_model + readout.eps).sqrt()).float()
+            return torch.full_like(square, readout.scale)
+        return readout.scale / (square.clamp_min(0) / self.model.anatomy.d_model + readout.eps).sqrt()
+
+    def finish(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits from residuals times W^T and the norm's factor: with their constant part, capped."""
+        logits, cap = logits + self.constant, self.model.readout.cap
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+    def exactly(self, x: torch.Tensor) -> torch.Tensor:
+        """:meth:`project` in float64."""
+        x, W_U = x * self.model.readout.gain.double(), self.model.readout.W_U
+        out = x.new_empty(len(x), self.n_tokens)
+        for start in range(0, self.n_tokens, BLOCK_ROWS):
+            out[:, start : start + BLOCK_ROWS] = x @ W_U[start : start + BLOCK_ROWS].double().T
+        return out
 
     def base(self, seen: Observed) -> Base:
         """What all conditions share at some places."""
         return Base(self, seen)
-
-    def systems(self, seen: Observed, at: torch.Tensor | None = None) -> Iterator[tuple[slice, System]]:
-        """The logits of every condition, a part of the conditions at a time.
-
-        Args:
-            seen: at B places. at: int64 [C, R], the place that each row of each condition stands on; default: row i of
-                every condition on place i.
-        """
-        if at is None:
-            at = torch.arange(len(seen.residual), device=self.device).expand(self.n, -1)
-        base = self.base(seen)
-        for part in self.parts:
-            here = slice(part.start, part.start + part.n)
-            yield here, part.system(base, at[here])
-            if len(self.parts) > 1:  # the columns of all parts would not fit
-                part.release()
-
-
-class Directions:
-    """The directions along which conditions freeze the logits: n distinct ones, mostly none or one.
-
-    Attributes (float64):
-        v: [n, d_vocab]. back: [n, d_model], W^T v.
-    """
-
-    def __init__(self, final: FinalLayer, conditions: Sequence[Condition]) -> None:
-        found: dict[int, np.ndarray] = {}
-        for condition in conditions:
-            frozen = condition.frozen
-            if frozen is not None and frozen.what == "unigram" and id(frozen.counts) not in found:
-                name = f'condition "{condition.name}"'
-                found[id(frozen.counts)] = unigram_direction(frozen.counts, final.n_tokens, name)
-        self._row = {key: row for row, key in enumerate(found)}
-        W_U = final.model.readout.W_U
-        self.v = torch.from_numpy(np.array([*found.values()]).reshape(-1, final.n_tokens)).to(final.device)
-        self.back = torch.zeros(len(found), W_U.shape[1], dtype=torch.float64, device=final.device)
-        if found:
-            for start in range(0, final.n_tokens, BLOCK_ROWS):
-                here = slice(start, start + BLOCK_ROWS)
-                self.back += self.v[:, here] @ W_U[here].double()
-            self.back *= final.model.readout.gain.double()
-
-    def rows(self, conditions: Sequence[Condition]) -> torch.Tensor:
-        """Row of each condition's direction, int64 [C]; -1 where it has none."""
-        frozen = (condition.frozen for condition in conditions)
-        rows = [self._row[id(f.counts)] if f is not None and f.what == "unigram" else -1 for f in frozen]
-        return torch.tensor(rows, dtype=torch.long, device=self.v.device)
 
 
 class Base:
@@ -197,7 +188,7 @@ class Base:
 
     def __init__(self, final: FinalLayer, seen: Observed) -> None:
         readout = final.model.readout
-        self.final, self.neurons = final, seen.neurons
+        self.final, self.seen, self.neurons = final, seen, seen.neurons
         x, y = seen.residual, None
         self.own: torch.Tensor | None = None
         self.square_own = torch.zeros(0)
@@ -225,6 +216,27 @@ class Base:
         share = (self.square_own.clamp_min(0) / self.x.shape[1] + self.final.post_norm[0]).rsqrt()
         inner = self.y.square().sum(-1)
         return square + 2 * share * (self.x * self.y).sum(-1) + share.square() * inner, share
+
+    def written(self, places: torch.Tensor) -> torch.Tensor:
+        """Output of the down projection of the untouched model at some places [n], float64 [n, d_model]."""
+        distinct, back = torch.unique(places, return_inverse=True)
+        neurons, w_out = self.neurons[distinct].double(), self.final.w_out
+        total = neurons.new_zeros(len(distinct), w_out.shape[1])
+        for start in range(0, len(w_out), BLOCK_ROWS):
+            here = slice(start, start + BLOCK_ROWS)
+            total += neurons[:, here] @ w_out[here].double()
+        return (total if self.final.bias is None else total + self.final.bias.to(total))[back]
+
+    def with_places(self, x: torch.Tensor) -> Base:
+        """The same with the centred final residuals x, float64 [n, d_model], as places of their own after all others:
+        nothing of them depends on a norm after the MLP."""
+        more = copy.copy(self)
+        more.x = torch.cat([self.x, x])
+        more.logits = torch.cat([self.logits, self.final.project(x.float())])
+        if self.y is not None and self.second is not None:
+            more.y = torch.cat([self.y, torch.zeros_like(x)])
+            more.second = torch.cat([self.second, self.second.new_zeros(len(x), self.second.shape[1])])
+        return more
 
 
 class Part:
@@ -273,7 +285,7 @@ class Part:
         self._columns = None
 
     def _deltas(self, neurons: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-        """Change of the edited activations [C, R, k]; neurons [B, d_mlp]."""
+        """Change of the edited activations, float64 [C, R, k]; neurons [B, d_mlp]."""
         now = neurons[:, self.used][at[:, :, None], self.indices[:, None, :]]
         if self.values is not None:
             new = self.values[:, None, :].expand_as(now)
@@ -285,80 +297,64 @@ class Part:
                     end = place + len(edit.indices)
                     new[c, :, place:end] = edit.apply(now[c, :, place:end])
                     place = end
-        return torch.where(self.filled[:, None, :], new - now, 0.0)
+        return torch.where(self.filled[:, None, :], new.double() - now.double(), 0.0)
+
+    def residuals(self, base: Base, at: torch.Tensor, pairs: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """Final residuals, float64 [n, d_model], centred as the final norm centres, of the pairs (condition, row of
+        ``at``): added up from what no edit touches, so that an edit may take away nearly all of the residual.
+        """
+        c, r = pairs
+        final, places = self.final, at[c, r]
+        change = self._deltas(base.neurons, at)[c, r]
+        own = base.written(places)
+        for condition in torch.unique(c):
+            mine = c == condition
+            own[mine] += change[mine] @ final.w_out[self.used[self.indices[condition]]].double()
+        if final.post_norm is not None:
+            eps, gain = final.post_norm
+            own = own * (own.square().mean(-1, keepdim=True) + eps).rsqrt() * gain.double()
+        x = base.seen.rest[places].double() + final.model.anatomy.residual_multiplier * own
+        return x - x.mean(-1, keepdim=True) if final.model.readout.centre_writes else x
 
     def system(self, base: Base, at: torch.Tensor) -> System:
-        """The logits of these conditions where they stand, ``at`` [C, R]."""
-        readout, width = self.final.model.readout, self.final.model.anatomy.d_model
+        """The logits of these conditions where they stand, ``at`` [C, R], but for what they freeze of the logits
+        themselves; :mod:`harness.systems` adds that, and mends what has cancelled."""
+        width = self.final.model.anatomy.d_model
         delta = self._deltas(base.neurons, at)
-        exact, places = delta.double(), (at[:, :, None], self.indices[:, None, :])
+        places = (at[:, :, None], self.indices[:, None, :])
         square, share = base.x.square().sum(-1)[at], None
 
         def along(vectors: torch.Tensor, written: torch.Tensor) -> torch.Tensor:
             """Inner products [C, R] of vectors [B, d_model] with delta @ written."""
-            return (exact * (vectors @ written[self.used].double().T)[places]).sum(-1)
+            return (delta * (vectors @ written[self.used].double().T)[places]).sum(-1)
 
-        pushed = ((exact @ self.gram) * exact).sum(-1)  # |delta @ written|^2
+        pushed = ((delta @ self.gram) * delta).sum(-1)  # |delta @ written|^2
         if self.final.post_norm is None:
             square = square + 2 * along(base.x, self.final.written) + pushed
         else:
             assert base.own is not None and base.y is not None and self.gram_own is not None
             own = base.square_own[at] + 2 * along(base.own, self.final.w_out)
-            own = (own + ((exact @ self.gram_own) * exact).sum(-1)).clamp_min(0)
+            own = (own + ((delta @ self.gram_own) * delta).sum(-1)).clamp_min(0)
             share = (own / width + self.final.post_norm[0]).rsqrt()
             both = (base.x * base.y).sum(-1)[at] + along(base.x, self.final.written)
             inner = base.y.square().sum(-1)[at] + 2 * along(base.y, self.final.written) + pushed
             square = square + 2 * share * both + share.square() * inner
-            delta = (share[..., None] * exact).float()
+            delta = share[..., None] * delta
         if self.norm_held is not None:
             square = torch.where(self.norm_held[:, None], base.untouched[0][at], square)
-        system = System(
+        return System(
             base=base.logits,
             second=base.second,
             columns=self.columns[0],
             reach=self.columns[1],
             constant=self.final.constant,
             indices=self.indices,
-            delta=delta,
-            scale=self.final.scale(square),
+            delta=delta.float(),
+            scale=self.final.scale(square).float(),
             share=None if share is None else share.float(),
             at=at,
-            cap=readout.cap,
+            cap=self.final.model.readout.cap,
         )
-        return system if self.direction is None else self._hold(system, base, self.direction)
-
-    def _hold(self, system: System, base: Base, direction: torch.Tensor) -> System:
-        """The same logits with the untouched model's component along each condition's direction (-1: none)."""
-        v, which = self.final.directions.v, direction.clamp_min(0)
-        held = (direction >= 0)[:, None]
-        if system.cap is None:
-            factor = self._lost(system, base, which) / v.square().sum(1)[which, None]
-            factor = torch.where(held, factor / system.scale.double(), 0.0).float()
-            indices = torch.cat([system.indices, len(self.used) + which[:, None]], 1)
-            return replace(system, indices=indices, delta=torch.cat([system.delta, factor[..., None]], -1))
-        # Behind a soft cap the component is that of the capped logits, which have to be made.
-        places = torch.arange(len(base.logits), device=v.device)[None]
-        [(_, untouched)] = self.final.untouched.system(base, places).blocks()
-        factor = torch.zeros_like(system.scale)
-        for c in held[:, 0].nonzero()[:, 0]:
-            own = v[which[c]]
-            before = torch.cat([rows.double() @ own for rows in untouched[0].split(256)])
-            [(_, logits)] = system.part(c[None]).blocks()
-            factor[c] = ((before[system.at[c]] - logits[0].double() @ own) / (own @ own)).float()
-        return replace(system, directions=v.float(), which=which, after=factor)
-
-    def _lost(self, system: System, base: Base, which: torch.Tensor) -> torch.Tensor:
-        """What the edits take of the logits along each condition's direction, (l0 - l) . v, float64 [C, R]."""
-        back, at = self.final.directions.back, (system.at, which[:, None])
-        square, share = base.untouched
-        pushes = (self.written.double() @ back.T)[self.indices, which[:, None]]  # [C, k]
-        mine = (base.x @ back.T)[at]
-        theirs = mine
-        if base.y is not None and system.share is not None:
-            second = (base.y @ back.T)[at]
-            mine, theirs = mine + system.share.double() * second, mine + share[system.at] * second
-        mine = mine + (system.delta.double() * pushes[:, None]).sum(-1)
-        return self.final.scale(square)[system.at].double() * theirs - system.scale.double() * mine
 
 
 def _filled(

@@ -17,10 +17,12 @@ import torch
 
 from harness.conditions import site_of
 from harness.errors import HarnessError, suggest
+from harness.readout import BLOCK_ROWS
 
 if TYPE_CHECKING:
     from harness.conditions import Condition
     from harness.model import Model
+    from harness.readout import Readout
 
 KINDS = {"final_norm": "the final norm", "unigram": "the unigram component"}
 """What can be frozen, and how messages call it."""
@@ -99,3 +101,34 @@ def keep_component(logits: torch.Tensor, untouched: torch.Tensor, v: torch.Tenso
         back = (theirs.double() - mine.double()) @ v / (v @ v)
         kept[row] = (mine.double() + back[:, None] * v).float()
     return kept
+
+
+class Directions:
+    """The directions along which conditions freeze the logits: n distinct ones, mostly none or one.
+
+    Attributes (float64):
+        v: [n, d_vocab]. back: [n, d_model], W^T v.
+    """
+
+    def __init__(self, readout: Readout, conditions: Sequence[Condition]) -> None:
+        W_U, n_tokens = readout.W_U, len(readout.W_U)
+        found: dict[int, np.ndarray] = {}
+        for condition in conditions:
+            frozen = condition.frozen
+            if frozen is not None and frozen.what == "unigram" and id(frozen.counts) not in found:
+                name = f'condition "{condition.name}"'
+                found[id(frozen.counts)] = unigram_direction(frozen.counts, n_tokens, name)
+        self._row = {key: row for row, key in enumerate(found)}
+        self.v = torch.from_numpy(np.array([*found.values()]).reshape(-1, n_tokens)).to(W_U.device)
+        self.back = torch.zeros(len(found), W_U.shape[1], dtype=torch.float64, device=W_U.device)
+        if found:
+            for start in range(0, n_tokens, BLOCK_ROWS):
+                here = slice(start, start + BLOCK_ROWS)
+                self.back += self.v[:, here] @ W_U[here].double()
+            self.back *= readout.gain.double()
+
+    def rows(self, conditions: Sequence[Condition]) -> torch.Tensor:
+        """Row of each condition's direction, int64 [C]; -1 where it has none."""
+        frozen = (condition.frozen for condition in conditions)
+        rows = [self._row[id(f.counts)] if f is not None and f.what == "unigram" else -1 for f in frozen]
+        return torch.tensor(rows, dtype=torch.long, device=self.v.device)

@@ -5,7 +5,9 @@ of effect), everything follows from
 
     sum p (e^x - 1),   sum p (e^x (l + x) - l),   sum p x,   x of the target,   sum p_freq x
 
-and x is a sum of a few fixed vectors, x = kappa base + beta push + theta second + eta direction.
+and x is a sum of a few fixed vectors, x = kappa base + beta push + theta second + eta direction, less a number that
+softmax does not see. That number is the mean of x under p: by Jensen's inequality sum p e^x is then at least 1, so that
+its logarithm keeps its digits whatever the edit does. What float32 cannot hold is left to :mod:`harness.exact`.
 """
 
 from __future__ import annotations
@@ -18,15 +20,25 @@ from typing import Literal
 import numpy as np
 import torch
 
-from harness.kernels import System, as_numpy, in_threads, loops, not_finite
+from harness.kernels import System, as_numpy, in_threads, loops
+from harness.systems import shrunk
 
 Kind = Literal["total", "frozen_norm", "frozen_unigram"]
 
 BLOCK_BYTES = 64 * 2**20
 """Size of one block of changes where torch makes them."""
 
+LARGEST = 40.0
+"""Sum of the magnitudes of the parts of a change up to which float32 holds it: rounding is 3e-6 nats there, and e^x
+does not overflow after the mean of x is taken away."""
+
 Found = tuple[torch.Tensor, ...]
 """The five sums above, float64 [C, R, E] each, E kinds of effects."""
+
+
+Ranks = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Rank of the target (how many other tokens have at least its logit) and the best token, int64 [C, R, E] each, and this
+token's l + x, float64 [C, R, E]: its log-probability but for the change of the normaliser."""
 
 
 @dataclass(frozen=True)
@@ -110,17 +122,40 @@ class Problem:
             found[..., e] = -self.along(direction)[..., e] / direction.square().sum()
         return found
 
+    @cached_property
+    def mean(self) -> torch.Tensor:
+        """Mean of x under p, float64 [C, R, E]; x is used less this number."""
+        system, p, (kappa, beta, theta) = self.system, self.p, self.factors
+        pushes = (p @ system.columns.T).double()[:, system.indices].transpose(0, 1)  # [C, R, k]
+        push = (system.delta.double() * pushes).sum(-1)
+        found = beta * push[..., None] + kappa * torch.linalg.vecdot(p, system.base).double()[:, None]
+        if system.second is not None:
+            found = found + theta * torch.linalg.vecdot(p, system.second).double()[:, None]
+        return found if self.unigram is None else found + self.eta * (p.double() @ self.unigram.direction)[:, None]
+
+    @cached_property
+    def wild(self) -> torch.Tensor:
+        """Pairs that float32 cannot hold, bool [C, R]: a change may be too large, or has lost its digits."""
+        system, (kappa, beta, theta) = self.system, self.factors
+        pushed = (system.delta.abs().double() * system.largest.double()[system.indices][:, None]).sum(-1)
+        bound = beta.abs() * pushed[..., None] + kappa.abs() * _reach(system.base)[:, None]
+        if system.second is not None:
+            bound = bound + theta.abs() * _reach(system.second)[:, None]
+        if self.unigram is not None:
+            bound = bound + self.eta.abs() * self.unigram.direction.abs().max()
+        return ~(bound <= LARGEST).all(-1) | shrunk(system, self.before)
+
     @property
     def compiled(self) -> bool:
         """Whether the compiled loop can do it."""
         return self.system.cap is None and self.system.base.device.type == "cpu"
 
-    def blocks(self) -> Iterator[Problem]:
+    def blocks(self) -> Iterator[slice]:
         """Parts of the conditions whose changes fit in ``BLOCK_BYTES``."""
         n, rows = self.system.at.shape
         step = max(1, BLOCK_BYTES // (8 * 4 * max(rows, 1) * self.system.base.shape[1]))
         for start in range(0, n, step):
-            yield self.part(torch.arange(start, min(start + step, n), device=self.system.at.device))
+            yield slice(start, min(start + step, n))
 
     def part(self, conditions: torch.Tensor) -> Problem:
         """The same for some of the conditions."""
@@ -128,9 +163,8 @@ class Problem:
 
 
 def _centred(system: System, p: torch.Tensor) -> System:
-    """The system with bases whose mean under p [R, V] is 0 at each place: softmax does not see the difference, but a
-    change of the norm scales the base, and where all likely tokens go down together, sums relative to p lose their
-    digits (sum p (e^x - 1) is then nearly -1)."""
+    """The system with bases whose mean under p [R, V] is 0 at each place: softmax does not see the difference, and what
+    a change of the norm adds is smaller."""
 
     def centred(rows: torch.Tensor) -> torch.Tensor:
         return rows - torch.linalg.vecdot(p, rows)[:, None]
@@ -139,63 +173,64 @@ def _centred(system: System, p: torch.Tensor) -> System:
     return replace(system, base=centred(system.base), second=second)
 
 
+def _reach(rows: torch.Tensor) -> torch.Tensor:
+    """Largest magnitude in each row [n] of rows [n, V], float64."""
+    low, high = rows.aminmax(dim=-1)
+    return torch.maximum(high, -low).double()
+
+
 def _dot(rows: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
     """Inner products [n] of rows [n, V] with a vector [V], in float64, without a float64 copy of all rows."""
     return torch.cat([rows.new_zeros(0).double(), *(block.double() @ vector for block in rows.split(256))])
 
 
-def changes(problem: Problem, wanted: np.ndarray | None = None) -> Found:
+def changes(problem: Problem, wanted: torch.Tensor | None = None) -> Found:
     """The five sums of every condition, place and kind.
 
     Args:
-        wanted: bool [C, R], pairs to be done; the others are left at 0.
-
-    Raises:
-        HarnessError: an edit makes the logits overflow.
+        wanted: bool [C, R], pairs to be done; the others, and those that are ``wild``, are left at 0.
     """
-    if not problem.compiled:
-        return changes_plain(problem)
-    found, wild = _changes_compiled(problem, wanted)
-    rows = torch.from_numpy(np.flatnonzero(wild.any((1, 2))))
-    if len(rows):  # changes too large for sums relative to the untouched distribution in float32
-        for all_, some in zip(found, changes_plain(problem.part(rows)), strict=True):
-            all_[rows] = some
-    return found
+    wanted = ~problem.wild if wanted is None else wanted & ~problem.wild
+    return (_changes_compiled if problem.compiled else changes_plain)(problem, wanted)
 
 
-def changes_plain(problem: Problem) -> Found:
-    """The definition, in float64, a block of conditions at a time; for soft caps, other devices and huge changes."""
-    parts = [_block_plain(part) for part in problem.blocks()]
+def changes_plain(problem: Problem, wanted: torch.Tensor) -> Found:
+    """The same in float64, a block of conditions at a time; for soft caps and other devices."""
+    log_p = problem.log_p.double()
+    p, parts = log_p.exp(), []
+    for here in problem.blocks():
+        found = []
+        for x in _logit_changes(problem, here, wanted):
+            grown, target = torch.exp(log_p + x) - p, x.gather(-1, problem.target.expand(len(x), -1)[..., None])[..., 0]
+            spread = (grown * (log_p + x) + p * x).sum(-1)
+            frequent = torch.zeros_like(target) if problem.unigram is None else x @ problem.unigram.p
+            found.append(((p * torch.expm1(x)).sum(-1), spread, (p * x).sum(-1), target, frequent))
+        parts.append([torch.stack(x, -1) for x in zip(*found, strict=True)])
     return tuple(torch.cat(x) for x in zip(*parts, strict=True))
 
 
-def ranks(problem: Problem) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Rank of the target (how many other tokens have at least its logit) and the best token, int64 [C, R, E] each, and
-    this token's l + x, float64 [C, R, E]: its log-probability but for the change of the normaliser."""
+def ranks(problem: Problem) -> Ranks:
+    """Ranks of every condition, place and kind; of pairs that are ``wild`` they mean nothing."""
     if problem.compiled:
         return _ranks_compiled(problem)
     rank, best, highest = [], [], []
-    for part in problem.blocks():
-        logits = [part.log_p.double() + change for change in _logit_changes(part)]
-        own = [y.gather(-1, part.target.expand(len(y), -1)[..., None]) for y in logits]
+    for here in problem.blocks():
+        logits = [problem.log_p.double() + change for change in _logit_changes(problem, here, ~problem.wild)]
+        own = [y.gather(-1, problem.target.expand(len(y), -1)[..., None]) for y in logits]
         rank.append(torch.stack([(y >= o).sum(-1) - 1 for y, o in zip(logits, own, strict=True)], -1))
         best.append(torch.stack([y.argmax(-1) for y in logits], -1))
         highest.append(torch.stack([y.amax(-1) for y in logits], -1))
     return torch.cat(rank), torch.cat(best), torch.cat(highest)
 
 
-def _logit_changes(problem: Problem) -> Iterator[torch.Tensor]:
-    """x of every kind in turn, float64 [C, R, V].
-
-    Raises:
-        HarnessError: it is not finite.
-    """
-    system = problem.system
+def _logit_changes(problem: Problem, here: slice, wanted: torch.Tensor) -> Iterator[torch.Tensor]:
+    """x of every kind in turn for the conditions ``here``, float64 [c, R, V]; 0 where it is not ``wanted`` [C, R]."""
+    system = problem.system.part(torch.arange(here.start, here.stop, device=problem.system.at.device))
     uncapped = replace(problem.before, cap=None)
     [(_, logits)] = uncapped.blocks()
-    z0, log_p = logits[0].double(), problem.log_p.double()
+    z0, p = logits[0].double(), problem.p.double()
     push = torch.einsum("crk,ckv->crv", system.delta.double(), system.columns[system.indices].double())
-    kappa, beta, theta = problem.factors
+    kappa, beta, theta = (x[here] for x in problem.factors)
     for e, kind in enumerate(problem.kinds):
         x = kappa[..., e, None] * system.base[system.at].double() + beta[..., e, None] * push
         if system.second is not None:
@@ -205,56 +240,40 @@ def _logit_changes(problem: Problem) -> Iterator[torch.Tensor]:
         if kind == "frozen_unigram" and problem.unigram is not None:
             v = problem.unigram.direction
             x = x - (x @ v / v.square().sum())[..., None] * v
-        if not torch.isfinite(x).all() or float((log_p + x).max()) > 700:
-            raise not_finite()
-        yield x
-
-
-def _block_plain(problem: Problem) -> Found:
-    log_p, found = problem.log_p.double(), []
-    p = log_p.exp()
-    for x in _logit_changes(problem):
-        grown = torch.exp(log_p + x) - p
-        target = x.gather(-1, problem.target.expand(len(x), -1)[..., None])[..., 0]
-        frequent = torch.zeros_like(target) if problem.unigram is None else x @ problem.unigram.p
-        found.append(
-            ((p * torch.expm1(x)).sum(-1), (grown * (log_p + x) + p * x).sum(-1), (p * x).sum(-1), target, frequent)
-        )
-    return tuple(torch.stack(x, -1) for x in zip(*found, strict=True))
+        x = x - torch.linalg.vecdot(p.expand_as(x), x)[..., None]
+        yield torch.where(wanted[here, :, None], x, 0.0)
 
 
 def _compiled_arrays(problem: Problem) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
     """What all conditions share (base, second, columns, extra, log p), and what each has of its own (indices, delta,
-    kappa, beta, theta, eta), as the compiled loops take them."""
+    kappa, beta, theta, eta, mean), as the compiled loops take them."""
     system = problem.system
     extra = torch.zeros(0) if problem.unigram is None else problem.unigram.direction.float()
     shared = as_numpy(system.base, system.second_rows, system.columns, extra, problem.log_p)
-    factors = (x.float() for x in (*problem.factors, problem.eta))
+    factors = (x.float() for x in (*problem.factors, problem.eta, problem.mean))
     return shared, as_numpy(system.indices, system.delta, *factors)
 
 
-def _changes_compiled(problem: Problem, wanted: np.ndarray | None = None) -> tuple[Found, np.ndarray]:
-    """By the compiled loop; also, bool [C, R, E], where its sums mean nothing because a change is too large."""
+def _changes_compiled(problem: Problem, wanted: torch.Tensor) -> Found:
     shape = tuple(problem.factors[0].shape)
-    sums, wild = np.zeros((*shape, 3)), np.zeros(shape, bool)
-    wanted = np.ones(shape[:2], bool) if wanted is None else wanted
-    (shared, own), (p, reach) = _compiled_arrays(problem), as_numpy(problem.p, problem.system.largest)
+    sums = np.zeros((*shape, 3))
+    (shared, own), (p, reach, chosen) = _compiled_arrays(problem), as_numpy(problem.p, problem.system.largest, wanted)
 
     def loop(here: slice) -> None:
-        loops().changes(*shared, *(x[here] for x in own), p, reach, wanted[here], sums[here], wild[here])
+        loops().changes(*shared, *(x[here] for x in own), p, reach, chosen[here], sums[here])
 
     in_threads(loop, shape[0])
     grown, spread, moved = (torch.from_numpy(np.ascontiguousarray(sums[..., i])) for i in range(3))
-    return (grown, spread, moved, _at_target(problem), _along_unigram(problem)), wild
+    return grown, spread, moved, _at_target(problem), _along_unigram(problem)
 
 
-def _ranks_compiled(problem: Problem) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _ranks_compiled(problem: Problem) -> Ranks:
     shape = tuple(problem.factors[0].shape)
     rank, best, highest = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.float32)
-    (shared, own), [target] = _compiled_arrays(problem), as_numpy(problem.target)
+    (shared, own), (target, chosen) = _compiled_arrays(problem), as_numpy(problem.target, ~problem.wild)
 
     def loop(here: slice) -> None:
-        loops().ranks(*shared, *(x[here] for x in own), target, rank[here], best[here], highest[here])
+        loops().ranks(*shared, *(x[here] for x in own), target, chosen[here], rank[here], best[here], highest[here])
 
     in_threads(loop, shape[0])
     return torch.from_numpy(rank), torch.from_numpy(best), torch.from_numpy(highest).double()
@@ -265,7 +284,7 @@ def _at_target(problem: Problem) -> torch.Tensor:
     system, (kappa, beta, theta), target = problem.system, problem.factors, problem.target
     rows = torch.arange(len(target))
     push = (system.delta.double() * system.columns[system.indices[:, None, :], target[None, :, None]].double()).sum(-1)
-    found = kappa * system.base[rows, target].double()[:, None] + beta * push[..., None]
+    found = kappa * system.base[rows, target].double()[:, None] + beta * push[..., None] - problem.mean
     if system.second is not None:
         found = found + theta * system.second[rows, target].double()[:, None]
     return found if problem.unigram is None else found + problem.eta * problem.unigram.direction[target][:, None]
@@ -275,4 +294,5 @@ def _along_unigram(problem: Problem) -> torch.Tensor:
     """sum p_freq x [C, R, E]."""
     if problem.unigram is None:
         return torch.zeros_like(problem.factors[0])
-    return problem.along(problem.unigram.p) + problem.eta * (problem.unigram.direction @ problem.unigram.p)
+    own = problem.along(problem.unigram.p) - problem.mean
+    return own + problem.eta * (problem.unigram.direction @ problem.unigram.p)

@@ -315,6 +315,24 @@ class Model:
         """
         return self._capture(self._neurons, layers)
 
+    @contextlib.contextmanager
+    def hold_mlp(self, layer: int) -> Iterator[list[torch.Tensor]]:
+        """Within the block the layer's down projection returns zeros: the MLP writes nothing into the residual stream.
+
+        Yields a list that ends with what the projection of the last forward pass would have returned, in its own shape.
+        """
+        written: list[torch.Tensor] = []
+
+        def hook(module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
+            written[:] = [output.detach()]
+            return torch.zeros_like(output)
+
+        handle = self._down(layer).register_forward_hook(hook)
+        try:
+            yield written
+        finally:
+            handle.remove()
+
     # --- heads -----------------------------------------------------------------------------------------------------
 
     def edit_heads(self, layer: int, fn: ActivationEdit) -> AbstractContextManager[None]:
