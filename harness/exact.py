@@ -24,6 +24,8 @@ Pairs = tuple[torch.Tensor, torch.Tensor]
 def fill(problem: Problem, part: Part, base: Base, found: Found, ranked: Ranks | None, kinds: Sequence[Kind]) -> None:
     """Write what the pairs that are ``wild`` have into the sums, and into ranks under ``kinds`` where there are any."""
     c, r = problem.wild.nonzero().T
+    if not len(c):
+        return
     at = torch.arange(len(base.x), device=c.device).expand(part.n, -1)
     step = max(1, BLOCK_BYTES // (8 * part.final.n_tokens))
     for pairs in zip(c.split(step), r.split(step), strict=True):

@@ -6,8 +6,9 @@ of effect), everything follows from
     sum p (e^x - 1),   sum p (e^x (l + x) - l),   sum p x,   x of the target,   sum p_freq x
 
 and x is a sum of a few fixed vectors, x = kappa base + beta push + theta second + eta direction, less a number that
-softmax does not see. That number is the mean of x under p: by Jensen's inequality sum p e^x is then at least 1, so that
-its logarithm keeps its digits whatever the edit does. What float32 cannot hold is left to :mod:`harness.exact`.
+softmax does not see. Where x is large, that number is its mean under p: by Jensen's inequality sum p e^x is then at
+least 1, so that its logarithm keeps its digits whatever the edit does. What float32 cannot hold is left to
+:mod:`harness.exact`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ Kind = Literal["total", "frozen_norm", "frozen_unigram"]
 
 BLOCK_BYTES = 64 * 2**20
 """Size of one block of changes where torch makes them."""
+
+SMALL = 1.0
+"""Changes of logits up to which sum p e^x is at least 1 / e without a look at the mean of x."""
 
 LARGEST = 40.0
 """Sum of the magnitudes of the parts of a change up to which float32 holds it: rounding is 3e-6 nats there, and e^x
@@ -123,27 +127,37 @@ class Problem:
         return found
 
     @cached_property
-    def mean(self) -> torch.Tensor:
-        """Mean of x under p, float64 [C, R, E]; x is used less this number."""
-        system, p, (kappa, beta, theta) = self.system, self.p, self.factors
-        pushes = (p @ system.columns.T).double()[:, system.indices].transpose(0, 1)  # [C, R, k]
-        push = (system.delta.double() * pushes).sum(-1)
-        found = beta * push[..., None] + kappa * torch.linalg.vecdot(p, system.base).double()[:, None]
-        if system.second is not None:
-            found = found + theta * torch.linalg.vecdot(p, system.second).double()[:, None]
-        return found if self.unigram is None else found + self.eta * (p.double() @ self.unigram.direction)[:, None]
-
-    @cached_property
-    def wild(self) -> torch.Tensor:
-        """Pairs that float32 cannot hold, bool [C, R]: a change may be too large, or has lost its digits."""
+    def bound(self) -> torch.Tensor:
+        """Bound on the largest change of a logit, float64 [C, R, E]: the sum of the largest magnitudes of its parts."""
         system, (kappa, beta, theta) = self.system, self.factors
         pushed = (system.delta.abs().double() * system.largest.double()[system.indices][:, None]).sum(-1)
         bound = beta.abs() * pushed[..., None] + kappa.abs() * _reach(system.base)[:, None]
         if system.second is not None:
             bound = bound + theta.abs() * _reach(system.second)[:, None]
+        return bound if self.unigram is None else bound + self.eta.abs() * self.unigram.direction.abs().max()
+
+    @cached_property
+    def wild(self) -> torch.Tensor:
+        """Pairs that float32 cannot hold, bool [C, R]: a change may be too large, or has lost its digits."""
+        return ~(self.bound <= LARGEST).all(-1) | shrunk(self.system, self.before)
+
+    @cached_property
+    def mean(self) -> torch.Tensor:
+        """What x is used less, float64 [C, R, E]: its mean under p, or 0 where x is small."""
+        system, p, (kappa, beta, theta) = self.system, self.p, self.factors
+        large = self.bound > SMALL
+        if not large.any():
+            return torch.zeros_like(kappa)
+        moving = torch.unique(system.indices[large.any(-1).any(-1)])
+        means = p.new_zeros(len(p), len(system.columns))
+        means[:, moving] = p @ system.columns[moving].T
+        push = (system.delta.double() * means.double()[:, system.indices].transpose(0, 1)).sum(-1)
+        found = beta * push[..., None] + kappa * torch.linalg.vecdot(p, system.base).double()[:, None]
+        if system.second is not None:
+            found = found + theta * torch.linalg.vecdot(p, system.second).double()[:, None]
         if self.unigram is not None:
-            bound = bound + self.eta.abs() * self.unigram.direction.abs().max()
-        return ~(bound <= LARGEST).all(-1) | shrunk(system, self.before)
+            found = found + self.eta * (p.double() @ self.unigram.direction)[:, None]
+        return torch.where(large, found, 0.0)
 
     @property
     def compiled(self) -> bool:

@@ -104,14 +104,16 @@ def test_any_size_of_edit(family: str, seed: int, size: float) -> None:
 def test_the_compiled_loop_equals_the_plain_definition(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny(family)
     prompts, conditions = some_prompts(3), some_conditions(model, 4, n=9, size=8.0)
-    fast = effects(model, prompts, conditions, KINDS, unigram=counts(model))
+    fast = effects(model, prompts, conditions, KINDS, unigram=counts(model), ranks=True)
+    assert fast.top is not None
     monkeypatch.setattr(logit_changes, "_changes_compiled", None)
-    monkeypatch.setattr(logit_changes, "changes", logit_changes.changes_plain)
-    monkeypatch.setattr("harness.effects.changes", logit_changes.changes_plain)
-    plain = effects(model, prompts, conditions, KINDS, unigram=counts(model))
+    monkeypatch.setattr(logit_changes.Problem, "compiled", False)
+    plain = effects(model, prompts, conditions, KINDS, unigram=counts(model), ranks=True)
+    assert plain.top is not None
     for kind in KINDS:
         for a, b in (
             (fast.loss_change, plain.loss_change), (fast.entropy_change, plain.entropy_change), (fast.kl, plain.kl),
+            (fast.top, plain.top),
         ):  # fmt: skip
             np.testing.assert_allclose(a[kind], b[kind], atol=3e-5, rtol=1e-4)
 
@@ -125,8 +127,12 @@ def test_huge_edits_are_done_in_double_precision() -> None:
     found = effects(model, prompts, conditions, ("total",))
     scores = HookEngine(model).score(prompts, [BASELINE, *conditions])
     np.testing.assert_allclose(found.loss_change["total"], scores.loss[1:] - scores.loss[0], rtol=1e-3, atol=1e-3)
+    far = [Condition(f"{x}", (SetNeurons(last, (3,), (x,)),)) for x in (1e20, 1e30)]
+    near, farther = effects(model, prompts, far, ("frozen_norm",)).loss_change["frozen_norm"].astype(np.float64)
+    assert near.max() > 1e18  # with a frozen norm, logits and losses are linear in what is far away
+    np.testing.assert_allclose(farther / near, 1e10, rtol=1e-5)
     with pytest.raises(HarnessError, match="not finite"):
-        effects(model, prompts, [Condition("over", (SetNeurons(last, (3,), (1e30,)),))], ("frozen_norm",))
+        effects(model, prompts, [Condition("over", (SetNeurons(last, (3,), (1e39,)),))], ("frozen_norm",))
 
 
 def test_small_memory_gives_the_same_numbers() -> None:
