@@ -26,7 +26,8 @@ class _Unit:
 
     Class attributes:
         site: what an edit of it changes. word: what it is called. written: its name, as a pattern with layer and index.
-        form: its name in words, and an example.
+        form: its name in words, and an example. placed: what its layer and index are called in tables; there, names
+            alone do not tell: as a number, "3.10" is "3.1".
     """
 
     layer: int
@@ -36,6 +37,12 @@ class _Unit:
     word: ClassVar[str]
     written: ClassVar[re.Pattern[str]]
     form: ClassVar[str]
+    placed: ClassVar[tuple[str, ...]] = ("layer", "index")
+
+    @property
+    def place(self) -> dict[str, int]:
+        """Its layer and index, under the names of columns."""
+        return dict(zip(self.placed, (self.layer, self.index), strict=False))
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -69,6 +76,7 @@ class Head(_Unit):
     word = "head"
     written = re.compile(r"L(\d+)H(\d+)")
     form = "L, layer, H, index, for example L5H1"
+    placed = ("layer", "head")
 
     def __str__(self) -> str:
         return f"L{self.layer}H{self.index}"
@@ -84,6 +92,7 @@ class Direction(_Unit):
     word = "direction"
     written = re.compile(r"D(\d+)\.(\d+)")
     form = "D, layer, a dot, index, for example D5.0"
+    placed = ("layer",)
 
     def __str__(self) -> str:
         return f"D{self.layer}.{self.index}"
@@ -94,6 +103,9 @@ Unit: TypeAlias = Neuron | Head | Direction
 
 UNITS: dict[str, type[Unit]] = {unit.word: unit for unit in (Neuron, Head, Direction)}
 """The kinds of units by the word that records have for them."""
+
+UNIT_KEYS = frozenset({"neuron", "selected"})
+"""What a row of :meth:`Selection.table` has by itself: no score may be called so."""
 
 
 class Edit(Protocol):
@@ -207,14 +219,28 @@ class Selection:
     vectors: Mapping[Unit, np.ndarray] = field(default_factory=dict)
 
     def table(self) -> list[dict[str, Any]]:
-        """One row per candidate: its name, whether it was selected, its scores."""
+        """One row per candidate: its name, layer and index, whether it was selected, its scores.
+
+        A layer or index is called ``neuron layer`` where a score has the shorter name.
+        """
         chosen = set(self.neurons)
         columns = {name: np.asarray(values, dtype=float).tolist() for name, values in self.scores.items()}
         return [
-            {"neuron": str(neuron), "selected": neuron in chosen}
+            {
+                "neuron": str(neuron),
+                **{f"neuron {x}" if x in columns else x: number for x, number in neuron.place.items()},
+                "selected": neuron in chosen,
+            }
             | {name: values[row] for name, values in columns.items()}
             for row, neuron in enumerate(self.candidates)
         ]
+
+
+def score_names(row: Mapping[str, Any]) -> list[str]:
+    """The scores among the columns of a row of :meth:`Selection.table`, whose unit has a name of ours."""
+    kind = next(unit for unit in UNITS.values() if unit.written.fullmatch(row["neuron"]))
+    places = {f"neuron {x}" if f"neuron {x}" in row else x for x in kind.placed}
+    return [name for name in row if name not in UNIT_KEYS | places]
 
 
 def check_selection(neurons: Sequence[Unit], n_layers: int, d_mlp: int, n_heads: int, source: str) -> None:

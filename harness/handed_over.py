@@ -11,16 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.conditions import Direction, Frozen, Head, Neuron, Selection, Unit, check_units
+from harness.conditions import UNIT_KEYS, Direction, Frozen, Head, Neuron, Selection, Unit, check_units
 from harness.errors import HarnessError, PluginError
 from harness.handed import ROW_KEYS, a, as_json, expect, instance, locked, members, numbers, refuse, text, twice, whole
 from harness.outcomes import Prepared, Prompt, Step
 
 if TYPE_CHECKING:
     from harness.model import Model
-
-UNIT_KEYS = frozenset({"neuron", "selected"})
-"""What a row of ``neurons.jsonl`` has by itself: no score may be called so."""
 
 
 # -- selections --------------------------------------------------------------------------------------------------------

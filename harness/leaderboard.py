@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.conditions import UNITS
 from harness.errors import HarnessError
 from harness.results import SCHEMA_VERSION, canonical, clean, digest, writing
 
@@ -42,6 +43,8 @@ COLUMNS: dict[str, Type] = {
     "n_prompts": "integer",
     "n_clusters": "integer",
     "neurons": "list",
+    "neuron_layers": "list",
+    "neuron_indices": "list",
     "engine": "text",
     "n_controls": "integer",
     "control_match": "text",
@@ -168,6 +171,8 @@ def rows_of(record: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[di
     identity = record["identity"]
     components, model = identity["components"], identity["model"]
     metrics = {metric["name"]: canonical(metric["params"]) for metric in components["metrics"]}
+    selection = record["selection"]
+    units = [UNITS[selection["unit"]].parse(x["neuron"]) for x in selection["neurons"]]
     shared = {
         "schema_version": SCHEMA_VERSION,
         "run_id": record["run_id"],
@@ -187,7 +192,10 @@ def rows_of(record: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[di
         "inputs_sha256": canonical(identity.get("inputs_sha256", {})),
         "n_prompts": record["task"]["n_prompts"],
         "n_clusters": record["task"]["n_clusters"],
-        "neurons": [x["neuron"] for x in record["selection"]["neurons"]],
+        "neurons": [str(unit) for unit in units],
+        # As columns of their own: the single neuron 3.10 is read as the number 3.1.
+        "neuron_layers": [str(unit.layer) for unit in units],
+        "neuron_indices": [str(unit.index) for unit in units],
         "engine": record["engine"],
         "n_controls": record["controls"]["n"],
         "control_match": record["controls"]["match"],

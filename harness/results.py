@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.conditions import UNITS, Selection, Unit
+from harness.conditions import UNITS, Selection, Unit, score_names
 from harness.errors import HarnessError
 from harness.outcomes import Alone, Outcomes, Prepared, Prompt, Series, Step
 from harness.owned import Written, path_name, remove_empty
@@ -375,7 +375,7 @@ class RunFolder:
 def _read_selection(found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Selection:
     """A selection, from the record and the rows of ``neurons.jsonl``."""
     parse: Callable[[str], Unit] = UNITS[found["unit"]].parse
-    names = [name for name in (rows[0] if rows else ()) if name not in ("neuron", "selected")]
+    names = score_names(rows[0]) if rows else []
     return Selection(
         neurons=tuple(parse(unit["neuron"]) for unit in found["neurons"]),
         rule=found["rule"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,8 @@ from harness.outcomes import Outcomes
 from harness.plugins import catalogue
 from harness.testing import check_intervention, check_metric, check_selector, check_task, tiny_model
 from harness.testing.units import prompts_of
+
+CITIES = Path(__file__).resolve().parents[2] / "shared" / "data" / "real" / "truthfulness" / "cities.csv"
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
@@ -77,6 +80,33 @@ def test_wrong_rows_are_told_by_their_line(rows: list[dict[str, Any]], said: str
     with pytest.raises(HarnessError) as error:
         load_labelled(path)
     assert said in str(error.value) and str(path) in str(error.value)
+
+
+def test_a_csv_is_read_as_the_same_jsonl_is(tmp_path: Path) -> None:
+    rows = [
+        row(text=f'A "quoted" text, {i}\nof two lines', label=i % 2 == 0, group=f"g{i // 2}", split=split)
+        for i, split in enumerate(["train"] * 4 + ["test"] * 4)
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    for true, false in (("1", "0"), ("True", "false")):
+        with (tmp_path / "a.csv").open("w", encoding="utf-8-sig", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows({**x, "label": true if x["label"] else false} for x in rows)
+        assert load_labelled(tmp_path / "a.csv") == load_labelled(tmp_path / "a.jsonl")
+    (tmp_path / "b.csv").write_text("text,label,group,split\nx,maybe,g,train\n", encoding="utf-8")
+    with pytest.raises(HarnessError, match=r"b\.csv, line 2: parameter \"label\" .* valid boolean, got 'maybe'"):
+        load_labelled(tmp_path / "b.csv")
+
+
+@pytest.mark.skipif(not CITIES.is_file(), reason="the reference data is not here")
+def test_a_published_table_is_read_as_it_is() -> None:
+    found = load_labelled(CITIES)
+    assert len(found) == 1496 and sum(x.label for x in found) == 748
+    assert found[0] == LabelledText(
+        text="The city of Krasnodar is in Russia.", label=True, group=found[0].text, split=found[0].split
+    )
+    assert 0.4 < np.mean([x.split == "train" for x in found]) < 0.6
 
 
 # -- directions --------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.outcomes import Figure, Frame
+from harness.report.places import with_places
 from harness.results import write_bytes
 
 if TYPE_CHECKING:
@@ -163,9 +164,13 @@ def render(figure: Figure) -> tuple[bytes, bytes]:
 
 
 def csv_bytes(columns: Mapping[str, Sequence[Any] | np.ndarray]) -> bytes:
-    """Columns of equal length as CSV (UTF-8, one header line): floats to full precision, nothing for NaN and None."""
+    """Columns of equal length as CSV (UTF-8, one header line): floats to full precision, nothing for NaN and None.
+
+    Columns with names of units are followed by their layers and indices (:mod:`harness.report.places`).
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
+    columns = with_places(columns)
     writer.writerow(columns)
     plain = [column.tolist() if isinstance(column, np.ndarray) else column for column in columns.values()]
     writer.writerows([_cell(value) for value in row] for row in zip(*plain, strict=True))

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.conditions import score_names
 from harness.errors import HarnessError
 from harness.results import clean
 
@@ -182,7 +183,7 @@ def _columns(prompts: Prompts, rows: np.ndarray) -> dict[str, Any]:
 
 def packed_neurons(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """``{"data": packed, "n": neurons, "shown": how many fit}``: the selected ones and an even sample of the others."""
-    scores = [name for name in (rows[0] if rows else ()) if name not in ("neuron", "selected")]
+    scores = score_names(rows[0]) if rows else []
     if not scores:
         return None
     selected = [i for i, row in enumerate(rows) if row["selected"]]

@@ -1,24 +1,34 @@
-"""Labelled texts: true and false statements, prompts that are refused and prompts that are answered (JSONL)."""
+"""Labelled texts: true and false statements, prompts that are refused and prompts that are answered."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, ValidationError
 
 from harness.components import InputFile, explain
+from harness.corpora import half
 from harness.errors import HarnessError
 from harness.rows import read_rows
 
 LabelledPath = Annotated[str, InputFile(), Field(min_length=1)]
 """Type of a parameter that is a file of labelled texts."""
 
+COLUMNS = "labelled texts (.jsonl, .csv, .tsv, .json): text, label (true or false), group, split (train or test)"
+"""Description of such a parameter."""
+
+LABELS = {"true": True, "1": True, "false": False, "0": False}
+"""Labels as tables without types have them, in any case."""
+
 
 class LabelledText(BaseModel):
     """One row: ``{"text": "The capital of France is Paris.", "label": true, "group": "capital", "split": "train"}``.
 
-    Texts of one group (one relation, one topic) are not independent of each other; a group lies in one split.
+    Texts of one group (one relation, one topic) are not independent of each other; a group lies in one split. Published
+    tables call the text ``statement``. Where a file has no column ``group``, every text is a group of its own; where it
+    has no column ``split``, a hash of the group decides, for about half of the groups each.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -30,7 +40,7 @@ class LabelledText(BaseModel):
 
 
 def load_labelled(path: str | Path) -> list[LabelledText]:
-    """The rows of a JSONL file, in order.
+    """The rows of a JSONL, JSON, CSV or TSV file, in order.
 
     Raises:
         HarnessError: the file cannot be read, a row is wrong (names its line), a text stands twice, a group lies in
@@ -39,10 +49,12 @@ def load_labelled(path: str | Path) -> list[LabelledText]:
     found: list[LabelledText] = []
     texts: dict[str, int] = {}
     splits: dict[str, tuple[str, int]] = {}
-    for number, columns in read_rows(str(path), None, "train", None):
+    rows = list(read_rows(str(path), None, "train", None))
+    has = {name for _, columns in rows for name in columns}
+    for number, columns in rows:
         where = f"{path}, line {number}"
         try:
-            row = LabelledText.model_validate(columns)
+            row = LabelledText.model_validate(_filled(columns, has))
         except ValidationError as error:
             raise HarnessError(f"{where}: {explain(error, LabelledText, 'a labelled text')}") from error
         if row.text in texts:
@@ -60,4 +72,18 @@ def load_labelled(path: str | Path) -> list[LabelledText]:
         if len(labels) < 2:
             missing = "texts" if not labels else f"text with the label {str(True not in labels).lower()}"
             raise HarnessError(f"{path}: there are no {missing} in the split {wanted}; both labels are needed there.")
+    return found
+
+
+def _filled(columns: Mapping[str, Any], has: set[str]) -> dict[str, Any]:
+    """A row with what its file has no column for; ``has``: the names of all columns of the file."""
+    found = dict(columns)
+    if "text" not in has and "statement" in found:
+        found["text"] = found["statement"]
+    if isinstance(label := found.get("label"), str):
+        found["label"] = LABELS.get(label.strip().lower(), label)
+    if "group" not in has and isinstance(found.get("text"), str):
+        found["group"] = found["text"]
+    if "split" not in has and isinstance(found.get("group"), str):
+        found["split"] = "train" if half(found["group"]) == "select" else "test"
     return found

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness import border
+from harness.conditions import Neuron
 from harness.errors import HarnessError, PluginError
 from harness.outcomes import Frame
 from harness.report.numbers import number, p_value
@@ -214,6 +215,11 @@ def neuron_frame(base: FinalLayer, tuned: FinalLayer, cosine: Mapping[str, np.nd
     return Frame("neurons", "the last layer, neuron by neuron", {"neuron": names, **scores, **cosine})
 
 
+def _indices(names: Sequence[str]) -> str:
+    """Of neurons of one layer: the name of a single one would be read as a number."""
+    return " ".join(str(Neuron.parse(name).index) for name in names)
+
+
 def weights_part(
     models: Sequence[Model],
     contexts: Sequence[SelectionContext],
@@ -246,6 +252,9 @@ def weights_part(
             "rule": row["rule"],
             "base": " ".join(row["base"]),
             "tuned": " ".join(row["tuned"]),
+            "layer": base.layer,
+            "base indices": _indices(row["base"]),
+            "tuned indices": _indices(row["tuned"]),
             "IoU": row["overlap"]["iou"],
             "chance": row["overlap"]["expected_iou"],
             "p": row["overlap"]["p"],

@@ -14,7 +14,7 @@ from harness.components import AnyModel, SelectionContext, Selector
 from harness.conditions import Direction, Selection, Unit
 from harness.errors import HarnessError
 
-from .labelled import LabelledPath
+from .labelled import COLUMNS, LabelledPath
 
 if TYPE_CHECKING:
     from harness.model import Model
@@ -42,7 +42,7 @@ class DifferenceOfMeans(Selector):
     name = "difference_of_means"
     version = "2"
     site = "directions"
-    data: LabelledPath = Field(description='labelled texts: JSONL of {"text", "label", "group", "split"}')
+    data: LabelledPath = Field(description=COLUMNS)
     layer: int | None = Field(
         None,
         description="layer; negative counts from the last; default: the best in cross-validation on the training texts",

@@ -13,7 +13,7 @@ from harness.conditions import Condition
 from harness.errors import HarnessError
 from harness.outcomes import Measurement, Outcomes, Prepared, Prompt, Step
 
-from .labelled import LabelledPath, load_labelled
+from .labelled import COLUMNS, LabelledPath, load_labelled
 
 if TYPE_CHECKING:
     from harness.engine import Engine, Progress
@@ -36,7 +36,7 @@ class LabelledResponse(Task):
     shares_passes = True
     default_metrics: ClassVar[tuple[str, ...]] = ("labelled_response",)
 
-    data: LabelledPath = Field(description='labelled texts: JSONL of {"text", "label", "group", "split"}')
+    data: LabelledPath = Field(description=COLUMNS)
     split: Literal["test", "train", "all"] = Field("test", description="which of the texts")
     template: Template = Field("{text}", pattern=r"\{text\}", description="prompt; names the text as {text}")
     answers: tuple[str, str] | None = Field(None, description="words for true and for false: [true,false]")

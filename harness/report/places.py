@@ -1,0 +1,50 @@
+"""Where units are, as columns of their own: a table's reader may take their names for numbers, and 3.1 for 3.10."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from harness.conditions import UNITS, Unit
+from harness.errors import HarnessError
+
+NAMES = frozenset({*UNITS, "unit", "largest change"})
+"""Columns that hold names of units. Others may hold texts that only look like them: an answer, a version."""
+
+Columns = Mapping[str, Sequence[Any] | np.ndarray]
+
+
+def with_places(columns: Columns) -> Columns:
+    """The columns, with layer and index (heads: layer and head; directions: layer) behind every column of names.
+
+    They are called after the column of names where the table has others of that name already. A table that has the
+    same ones stays as it is, and so do columns with anything but names.
+    """
+    found: dict[str, Sequence[Any] | np.ndarray] = {}
+    for name, values in columns.items():
+        found[name] = values
+        for place, numbers in _places(values).items() if name in NAMES else ():
+            taken = place in columns or place in found
+            key = f"{name} {'index' if place == name else place}" if taken else place
+            if place not in columns or list(columns[place]) != numbers:
+                found[key] = numbers
+    return found
+
+
+def _places(values: Sequence[Any] | np.ndarray) -> dict[str, list[int]]:
+    """The columns that names tell; none unless all are names of one kind."""
+    for kind in UNITS.values():
+        units = [_parsed(kind, value) for value in values]
+        known = [unit.place for unit in units if unit is not None]
+        if known and len(known) == len(units):
+            return {column: [place[column] for place in known] for column in known[0]}
+    return {}
+
+
+def _parsed(kind: type[Unit], value: Any) -> Unit | None:
+    try:
+        return kind.parse(value) if isinstance(value, str) else None
+    except HarnessError:
+        return None
