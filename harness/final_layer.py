@@ -129,23 +129,26 @@ class FinalLayer:
     def run(self, batch: Batch, past: object = None, use_cache: bool = False) -> tuple[Observed, object]:
         """One pass of the untouched model: what it leaves at every position [batch, pos, ...], and the cache.
 
-        What the last MLP writes is added here, in the model's own dtype and by its own modules: once it is rounded into
-        the residual, the rest cannot be had to more digits than the sum.
+        In float32 what the last MLP writes is added here, by the model's own modules: once it is rounded into the
+        residual, the rest cannot be had to more digits than the sum. In half precision the order in which a model adds
+        shows, and its own sum is taken.
         """
         model = self.model
+        hold = model.dtype in (torch.float32, torch.float64)
         with (
             model.capture_residual() as captured,
             model.capture_neurons(self.layer) as neurons,
-            model.hold_mlp(self.layer) as written,
+            model.capture_write(self.layer, hold) as written,
         ):
             out = model.forward(batch, past=past, logits_to_keep=1, use_cache=use_cache)
-        rest, write = captured.residual, written[-1]
+        seen, write = captured.residual, written[-1]
         if (post_norm := model.anatomy.post_mlp_norms[-1]) is not None:
             write = post_norm.forward(write)
         if model.anatomy.residual_multiplier != 1.0:
             write = write * model.anatomy.residual_multiplier
-        residual = rest + write.view_as(rest).to(rest)
-        found = Observed(residual, rest, neurons[self.layer].view(*rest.shape[:2], -1))
+        write = write.view_as(seen).to(seen)
+        residual, rest = (seen + write, seen) if hold else (seen, seen.float() - write.float())
+        found = Observed(residual, rest, neurons[self.layer].view(*seen.shape[:2], -1))
         return found.map(lambda x: x.to(self.device).float()), cache_of(out)
 
     def project(self, x: torch.Tensor) -> torch.Tensor:

@@ -316,16 +316,15 @@ class Model:
         return self._capture(self._neurons, layers)
 
     @contextlib.contextmanager
-    def hold_mlp(self, layer: int) -> Iterator[list[torch.Tensor]]:
-        """Within the block the layer's down projection returns zeros: the MLP writes nothing into the residual stream.
-
-        Yields a list that ends with what the projection of the last forward pass would have returned, in its own shape.
+    def capture_write(self, layer: int, hold: bool = False) -> Iterator[list[torch.Tensor]]:
+        """Within the block, the list ends with what the layer's down projection returned in the last forward pass, in
+        its own shape. With ``hold`` it is kept back: the MLP then writes nothing into the residual stream.
         """
         written: list[torch.Tensor] = []
 
-        def hook(module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
+        def hook(module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor | None:
             written[:] = [output.detach()]
-            return torch.zeros_like(output)
+            return torch.zeros_like(output) if hold else None
 
         handle = self._down(layer).register_forward_hook(hook)
         try:
