@@ -37,7 +37,7 @@ def compare(
     corpus: Annotated[str | None, _option("corpus", "Texts for loss and token-frequency neurons.")] = None,
     unigram: Annotated[str | None, _option("unigram", "File of token counts; default: count the corpus.")] = None,
     truthfulness: Annotated[str | None, _option("truthfulness", "Labelled statements, JSONL or CSV.")] = None,
-    refusal: Annotated[str | None, _option("refusal", "Labelled prompts, JSONL or CSV; true: should be refused.")] = None,
+    refusal: Annotated[str | None, _option("refusal", "Labelled prompts, likewise; true: should be refused.")] = None,
     begins: Annotated[list[str] | None, _option("begins", "How refusals begin; may be repeated.")] = None,
     top: Annotated[int, _option("top", "Neurons that each rule chooses.")] = 10,
     null_dims: Annotated[int | None, _option("null_dims", "Null dimensions; default: from the spectrum.")] = None,
