@@ -20,6 +20,7 @@ from harness.errors import HarnessError, suggest
 from harness.lmeval.commands import app as lm_eval_app
 from harness.main import main, mendable
 from harness.notation import BARE, parse_params
+from harness.stopping import stopped
 
 if TYPE_CHECKING:
     from harness.executors import Executor
@@ -42,9 +43,8 @@ class Commands(TyperGroup):
             raise HarnessError(
                 f"something that the command called ended it (exit code {stop.code}) before its work was done."
             ) from stop
-        except KeyboardInterrupt:
-            typer.echo("interrupted", err=True)
-            raise typer.Exit(130) from None
+        except KeyboardInterrupt as error:
+            raise typer.Exit(stopped(error)) from None
 
 
 app = typer.Typer(
@@ -280,9 +280,8 @@ def unigrams(
             loaded = border.load(loader)  # type: ignore[arg-type]  # a model loader
         with reporter.stage("counting tokens", max_tokens) as advance:
             counted, reused = count_to_file(output, loaded, texts, max_tokens, fresh, advance)  # type: ignore[arg-type]
-    except KeyboardInterrupt:
-        typer.echo("interrupted; the same command continues from the last checkpoint", err=True)
-        raise typer.Exit(130) from None
+    except KeyboardInterrupt as error:
+        raise typer.Exit(stopped(error, "the same command continues from the last checkpoint")) from None
     typer.echo(f"{summary(counted, loaded)}\n{'counted before' if reused else 'written'}: {output}")
 
 
@@ -460,9 +459,9 @@ def _run_all(
                     typer.echo(f"{run.path}: this run was finished before; --fresh makes it again.", err=True)
                 _show(run.record, run.path, as_json)
             made += finished
-    except KeyboardInterrupt:
-        typer.echo("interrupted; the same command continues from the prompts that are finished", err=True)
-        raise typer.Exit(130) from None
+    except KeyboardInterrupt as error:
+        then = "the same command continues from the prompts that are finished"
+        raise typer.Exit(stopped(error, then)) from None
     return made
 
 

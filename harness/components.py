@@ -402,4 +402,4 @@ def explain(error: ValidationError, cls: type[BaseModel], owner: str) -> str:
         return f'{owner} needs the parameter "{path}".'
     message = re.sub(r"^(Value error|Assertion failed), ", "", first["msg"])
     got = "" if first["type"] == "value_error" else f", got {first['input']!r}"
-    return f'parameter "{path}" of {owner}: {message[:1].lower()}{message[1:]}{got}.'.replace("..", ".")
+    return f'parameter "{path}" of {owner}: {message[:1].lower()}{message[1:].rstrip(".")}{got}.'

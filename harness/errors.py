@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
 
 
 class HarnessError(Exception):
@@ -19,6 +21,13 @@ class PluginError(HarnessError):
 
 class HarnessWarning(UserWarning):
     """Something that the user should know about but that does not stop the run."""
+
+
+def not_there(path: Path, wanted: Literal["file", "folder"] = "file") -> str:
+    """What is the matter where a file, or a folder, is expected and none is found: the end of a sentence."""
+    if path.is_dir():
+        return "this is a folder, not a file"
+    return "this is a file, not a folder" if path.exists() and wanted == "folder" else f"there is no such {wanted}"
 
 
 def suggest(name: str, choices: Iterable[str], cutoff: float = 0.6) -> str:

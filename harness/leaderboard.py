@@ -83,6 +83,23 @@ PROVENANCE = frozenset(
 """Columns that say when, where and under which name a run was made, not what it is."""
 
 
+def check(path: Path) -> None:
+    """Find out before a run is made what would keep its rows from being added.
+
+    Raises:
+        HarnessError: the file cannot be written, or holds a line that is no row.
+    """
+    from filelock import FileLock
+
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if path.exists():
+                with path.open("r+b") as file:
+                    text = file.read()
+                _parse(path, text[: text.rfind(b"\n") + 1])
+
+
 def append(path: Path, rows: Sequence[Mapping[str, Any]]) -> int:
     """Add the rows that are not there yet; returns how many were added.
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import HarnessError, suggest
+from harness.errors import HarnessError, not_there, suggest
 
 if TYPE_CHECKING:
     import torch
@@ -346,7 +346,7 @@ def _load_tokenizer(source: str, revision: str | None, shared: dict[str, Any]) -
 
     folder = Path(source).expanduser()
     if _is_path(source) and not folder.is_dir():
-        raise HarnessError(f'tokeniser folder "{source}" does not exist.{_nearest(folder)}')
+        raise HarnessError(f'tokeniser "{source}": {not_there(folder, "folder")}.{_nearest(folder)}')
     with _quietly(), _explained(f'the tokeniser of "{source}"'):
         try:
             found = AutoTokenizer.from_pretrained(

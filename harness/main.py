@@ -1,6 +1,7 @@
 """Where the command begins and ends: whatever ends it becomes an exit code, and a sentence where a person can mend it.
 
-Exit code 0 means that the work was done; 2, that it was not, and why stands on stderr; 130, that it was interrupted.
+Exit code 0 means that the work was done; 2, that it was not, and why stands on stderr; 130, that it was interrupted,
+and 143, that it was terminated.
 Nothing but the standard library is imported before :func:`main` runs: an interrupt during the imports is one, too.
 """
 
@@ -14,6 +15,7 @@ from typing import Any, TextIO
 
 from harness import caches
 from harness.errors import HarnessError
+from harness.stopping import stopped, terminations
 
 
 def main() -> None:
@@ -21,7 +23,7 @@ def main() -> None:
     # MKL otherwise rounds by where an array happens to lie in memory; read when torch is imported, later than this.
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
     try:
-        with _streams(), mendable():
+        with terminations(), _streams(), mendable():
             caches.provide()
             _check_arguments()
             from harness.cli import app
@@ -35,9 +37,8 @@ def main() -> None:
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
+    except KeyboardInterrupt as error:
+        raise SystemExit(stopped(error)) from None
 
 
 def _check_arguments() -> None:

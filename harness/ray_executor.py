@@ -16,13 +16,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness import leaderboard
 from harness.errors import HarnessError
 from harness.owned import path_name
 from harness.provenance import packages
 from harness.ray_cluster import connected, first_line
 from harness.ray_worker import AHEAD, Opened, Order, Piece, Refused, work
 from harness.report.page import write_page
-from harness.results import MARK, PROVENANCE, RECORD, UNFINISHED, RunFolder, canonical, writing
+from harness.results import MARK, PROVENANCE, RECORD, UNFINISHED, RunFolder, canonical, check_writable, writing
 from harness.run import Finished, enter, identity_of
 from harness.spec import Resources
 
@@ -62,8 +63,8 @@ class OnRay:
         self, groups: Sequence[Sequence[Plan]], output: Path, command: str, fresh: bool
     ) -> Iterator[list[Finished]]:
         """See :class:`harness.executors.Executor`; a run that fails is reported, and the others go on."""
-        with writing(output):
-            output.mkdir(parents=True, exist_ok=True)
+        check_writable(output)
+        leaderboard.check(output / "leaderboard.jsonl")
         work = [_Group(self, list(group), output, command, fresh) for group in groups]
         with connected(self.address) as where:
             for needs in {group.needs for group in work}:

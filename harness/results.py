@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from harness.conditions import UNITS, Selection, Unit, score_names
-from harness.errors import HarnessError
+from harness.errors import HarnessError, not_there
 from harness.outcomes import Alone, Outcomes, Prepared, Prompt, Series, Step
 from harness.owned import Written, path_name, remove_empty
 
@@ -81,8 +81,12 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        why = error.strerror or str(error)
         hint = " Free some space or choose another folder with --output_path." if error.errno == errno.ENOSPC else ""
-        raise HarnessError(f"cannot write {path}: {error.strerror or error}.{hint}") from error
+        if error.errno in (errno.EEXIST, errno.ENOTDIR):  # words that do not say what is the matter
+            files = [place for place in (path, *path.parents) if place.is_file()]
+            why = f"{files[0]} is a file, not a folder" if files else why
+        raise HarnessError(f"cannot write {path}: {why}.{hint}") from error
 
 
 def check_writable(folder: Path) -> None:
@@ -352,7 +356,7 @@ class RunFolder:
         """
         path = self.path / "outcomes.safetensors"
         if not path.is_file():
-            raise HarnessError(f"{path}: there is no such file.")
+            raise HarnessError(f"{path}: {not_there(path)}.")
         arrays, labels = load_arrays(path), _read_labels(path)
         rows = read_jsonl(self.path / "samples.jsonl")
         observed = {name for name, array in arrays.items() if array.ndim == 2}

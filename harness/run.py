@@ -106,6 +106,7 @@ def execute_together(
     from filelock import FileLock
 
     check_writable(output)
+    leaderboard.check(output / "leaderboard.jsonl")
     started = time.time()
     with reporter.stage("loading the model"):
         model = border.load(plans[0].model)

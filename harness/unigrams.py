@@ -19,7 +19,7 @@ import numpy as np
 from harness import border, identity
 from harness.components import ComponentSpec
 from harness.corpora import tokenised
-from harness.errors import HarnessError
+from harness.errors import HarnessError, not_there
 from harness.results import canonical, digest, write_bytes
 
 if TYPE_CHECKING:
@@ -327,7 +327,7 @@ def load_unigrams(path: str | Path, model: Model) -> Unigrams:
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise HarnessError(f"{path}: there is no such file of token counts (write one with `harness unigrams`).")
+        raise HarnessError(f"{path}: {not_there(path)} of token counts (write one with `harness unigrams`).")
     meta: dict[str, Any] = {}
     if path.suffix == ".npy":
         try:

@@ -42,7 +42,7 @@ COMPUTED = STAGES.index("report.html")
 """From here on nothing is left to be computed."""
 
 
-class Killed(BaseException):
+class Killed(KeyboardInterrupt):
     """What SIGKILL leaves: nobody cleans up after it."""
 
 
@@ -238,3 +238,89 @@ def test_a_process_that_is_killed_before_the_page(small_facts: Path, tmp_path: P
     assert (left / "report.html").is_file() and not (left / "unfinished").exists()
     record = json.loads((left / "result.json").read_text())
     assert len((tmp_path / "leaderboard.jsonl").read_text().splitlines()) == len(record["measures"])
+
+
+# -- before the work ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("executor", ["local", "ray"])
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda path: path.mkdir(), "cannot write .*leaderboard.jsonl: Is a directory"),
+        (lambda path: path.write_text("mine\n"), "leaderboard.jsonl, line 1: this is not a leaderboard row"),
+        (lambda path: path.with_name("leaderboard.jsonl.lock").mkdir(), "cannot write .*leaderboard.jsonl"),
+    ],
+    ids=["a folder", "not a leaderboard", "no lock"],
+)
+def test_a_leaderboard_that_cannot_be_written_is_found_before_the_run(
+    small_facts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, executor: str, wrong: Callable[[Path], object],
+    says: str,
+) -> None:  # fmt: skip
+    from rich.console import Console
+
+    from harness.executors import choose
+
+    tmp_path.joinpath("out").mkdir()
+    wrong(tmp_path / "out/leaderboard.jsonl")
+    planned = run.plan(spec("mean", small_facts), catalogue())
+    monkeypatch.setattr(type(planned.model), "load", lambda self: pytest.fail("the model was loaded"))
+    made = choose(executor, Console(quiet=True), quiet=True)
+    with pytest.raises(HarnessError, match=says):
+        list(made.execute([[planned]], tmp_path / "out", "test", fresh=False))
+    assert {x.name for x in (tmp_path / "out").iterdir()} <= {"leaderboard.jsonl", "leaderboard.jsonl.lock"}
+
+
+def test_a_file_where_a_folder_belongs_is_called_so(tmp_path: Path, harness: Harness) -> None:
+    (tmp_path / "file").write_text("mine")
+    for output in ("file", "file/below/it"):
+        code, _, err = harness("run", "copying-null", "-o", tmp_path / output)
+        assert code == 2 and f"{tmp_path}/file is a file, not a folder" in err
+
+
+# -- SIGTERM -----------------------------------------------------------------------------------------------------------
+
+TERMINATED = """
+import os, signal, sys
+from harness.report import figures
+figures.render = lambda figure: (b'', b'<svg/>')
+from harness import run
+from harness.results import RunFolder
+run.PART = 20
+real = RunFolder.save_part
+def save(self, start, part):
+    real(self, start, part)
+    os.kill(os.getpid(), signal.SIGTERM)
+RunFolder.save_part = save
+from harness.main import main
+sys.argv = ['harness', *sys.argv[1:]]
+main()
+"""
+
+
+def test_sigterm_says_how_to_go_on(small_facts: Path, tmp_path: Path) -> None:
+    given = [str(x) for x in arguments(small_facts, tmp_path, metric="transitions", controls="5")]
+    done = subprocess.run([sys.executable, "-c", TERMINATED, *given], capture_output=True, text=True)
+    assert done.returncode == 143
+    assert done.stderr == "terminated; the same command continues from the prompts that are finished\n"
+    assert (only(tmp_path) / "unfinished/part-00000000.safetensors").is_file()
+    finishing = TERMINATED.replace("    os.kill(os.getpid(), signal.SIGTERM)", "    assert start > 0")
+    done = subprocess.run([sys.executable, "-c", finishing, *given], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (only(tmp_path) / "files.sha256").is_file()
+
+
+# -- permissions -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+@pytest.mark.parametrize("umask", [0o077, 0o002])
+def test_what_is_written_follows_the_umask(make: Make, tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        make(tmp_path / "out")
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "out").rglob("*"):
+        wanted = (0o777 if path.is_dir() else 0o666) & ~umask
+        assert path.stat().st_mode & 0o777 == wanted, path

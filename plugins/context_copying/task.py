@@ -23,7 +23,7 @@ from pydantic import Field, field_validator
 
 from harness.components import Task, Template
 from harness.conditions import BASELINE, Condition
-from harness.errors import HarnessError, suggest
+from harness.errors import HarnessError, not_there, suggest
 from harness.facts import COLUMNS, OPTIONAL_COLUMNS, Fact, file_digest, read_facts, render
 from harness.outcomes import Outcomes, Prepared, Prompt, Step
 from harness.rows import is_file, read_rows
@@ -166,7 +166,7 @@ class KnowledgeConflict(Task):
         local = [Path(name).expanduser() for name in named if name is not None and is_file(name)]
         missing = next((path for path in local if not path.is_file()), None)
         if missing:
-            raise HarnessError(f"{missing}: there is no such file.")
+            raise HarnessError(f"{missing}: {not_there(missing)}.")
         return file_digest([document.path, *local])
 
     def facts(self) -> list[Fact]:
