@@ -19,6 +19,7 @@ from torch import nn
 from harness.errors import HarnessError
 from harness.modules import features, is_norm, linear_features, text_config
 from harness.selfcheck import check_causal, check_neurons, probe_last_layer, relative_error, run, write_multiplier
+from harness.wording import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +148,7 @@ def _find_layers(hf: Any, config: Any) -> tuple[nn.Module, ...]:
     ]
     lists = [x for x in lists if not any(word in x[0] for word in ("vision", "visual", "audio"))] or lists
     if not lists:
-        raise _refusal(hf, f"a list of {n} decoder layers")
+        raise _refusal(hf, f"a list of {counted(n, 'decoder layer')}")
     return tuple(min(lists, key=lambda x: x[0].count("."))[1])
 
 
@@ -269,7 +270,7 @@ def _one_width(hf: Any, downs: tuple[nn.Module, ...]) -> int:
     widths = [linear_features(down)[0] for down in downs]
     if len(set(widths)) > 1:
         raise HarnessError(
-            f"{type(hf).__name__} has MLPs of different widths ({min(widths)} to {max(widths)} neurons), "
+            f"{type(hf).__name__} has MLPs of different widths ({min(widths)} to {counted(max(widths), 'neuron')}), "
             "which is not supported."
         )
     return widths[0]

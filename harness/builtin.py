@@ -15,6 +15,7 @@ from harness import hookimpl
 from harness.components import Corpus, Intervention, ModelLoader, SelectionContext, Selector
 from harness.conditions import Head, Neuron, Selection, by_layer, check_units
 from harness.errors import HarnessError, suggest
+from harness.wording import counted, the
 
 if TYPE_CHECKING:
     from harness.conditions import Edit, Unit
@@ -131,7 +132,7 @@ def resolve_layer(layer: int, n_layers: int, owner: str) -> int:
     """
     if not -n_layers <= layer < n_layers:
         raise HarnessError(
-            f"{owner}: layer {layer} does not exist; the model has {n_layers} layers (0 to {n_layers - 1})."
+            f"{owner}: layer {layer} does not exist; the model has {counted(n_layers, 'layer')} (0 to {n_layers - 1})."
         )
     return layer % n_layers
 
@@ -139,7 +140,9 @@ def resolve_layer(layer: int, n_layers: int, owner: str) -> int:
 def check_top(top: int, available: int, owner: str) -> None:
     """Refuse to choose more neurons than there are."""
     if top > available:
-        raise HarnessError(f"{owner}: top={top} neurons were asked for, but only {available} exist in the layer.")
+        raise HarnessError(
+            f"{owner}: top={counted(top, 'neuron')} were asked for, but only {available} exist in the layer."
+        )
 
 
 def check_layer(model: Model, layer: int, top: int, owner: str) -> int:
@@ -174,7 +177,7 @@ class Random(Selector):
         drawn = np.sort(rng.choice(anatomy.d_mlp, self.top, replace=False))
         return Selection(
             neurons=tuple(Neuron(layer, int(index)) for index in drawn),
-            rule=f"{self.top} of the {anatomy.d_mlp} neurons of layer {layer}, drawn uniformly at random",
+            rule=f"{self.top} of the {counted(anatomy.d_mlp, 'neuron')} of layer {layer}, drawn uniformly at random",
         )
 
 
@@ -228,10 +231,11 @@ class Neurons(Selector):
         check_named(self.listed(), model, "selector neurons")
 
     def select(self, context: SelectionContext) -> Selection:
-        listed, rule = self.listed(), "neurons named by the user"
+        listed = self.listed()
+        rule = f"{the(len(listed), 'neuron')} named by the user"
         if self.published is not None:
-            rule = f"entropy neurons of {self.published} published by Tighidet et al. (2025)"
-        return Selection(neurons=listed, rule=f"the {len(listed)} {rule}")
+            rule = f"{the(len(listed), 'entropy neuron')} of {self.published} published by Tighidet et al. (2025)"
+        return Selection(neurons=listed, rule=rule)
 
 
 def check_named(units: Sequence[Unit], model: Model, owner: str) -> None:
@@ -271,7 +275,7 @@ class Heads(Selector):
 
     def select(self, context: SelectionContext) -> Selection:
         chosen = tuple(Head.parse(text) for text in self.heads)
-        return Selection(neurons=chosen, rule=f"the {len(chosen)} heads named by the user")
+        return Selection(neurons=chosen, rule=f"{the(len(chosen), 'head')} named by the user")
 
 
 class Nothing(Intervention):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import sys
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
 
 import harness
@@ -21,6 +19,7 @@ from harness.lmeval.commands import app as lm_eval_app
 from harness.main import main, mendable
 from harness.notation import BARE, parse_params
 from harness.stopping import stopped
+from harness.terminal import Terminal, say, say_json
 
 if TYPE_CHECKING:
     from harness.executors import Executor
@@ -75,7 +74,7 @@ DryRun = Annotated[bool, typer.Option("--dry_run", "--dry-run", help="Validate, 
 
 def _version(value: bool) -> None:
     if value:
-        typer.echo(harness.__version__)
+        say(harness.__version__)
         raise typer.Exit
 
 
@@ -180,7 +179,7 @@ def evaluate(
         )
     except ValidationError as error:
         raise HarnessError(explain(error, RunSpec, "harness eval")) from error
-    local = choose("local", Console(stderr=True), quiet)
+    local = choose("local", Terminal(stderr=True), quiet)
     _run_all([spec], found, local, output_path, fresh, as_json, quiet, dry_run)
 
 
@@ -225,7 +224,7 @@ def run(
     """Run named evaluations of the registry."""
     from harness.executors import choose
 
-    chosen = choose(executor, Console(stderr=True), quiet, address, cpus, gpus, max_retries)
+    chosen = choose(executor, Terminal(stderr=True), quiet, address, cpus, gpus, max_retries)
     found = _catalogue()
     known = _registry(registry)
     if bool(names) == all_runs:
@@ -274,7 +273,7 @@ def unigrams(
     from harness.report.progress import ConsoleReporter
     from harness.unigrams import count_to_file, summary
 
-    reporter = ConsoleReporter(Console(stderr=True), quiet)
+    reporter = ConsoleReporter(Terminal(stderr=True), quiet)
     try:
         with reporter.stage("loading the model"):
             loaded = border.load(loader)  # type: ignore[arg-type]  # a model loader
@@ -282,7 +281,7 @@ def unigrams(
             counted, reused = count_to_file(output, loaded, texts, max_tokens, fresh, advance)  # type: ignore[arg-type]
     except KeyboardInterrupt as error:
         raise typer.Exit(stopped(error, "the same command continues from the last checkpoint")) from None
-    typer.echo(f"{summary(counted, loaded)}\n{'counted before' if reused else 'written'}: {output}")
+    say(f"{summary(counted, loaded)}\n{'counted before' if reused else 'written'}: {output}")
 
 
 @app.command("list")
@@ -302,7 +301,7 @@ def list_components(
     from harness.report.listing import show
 
     found = _catalogue()
-    show(Console(), found, what, lambda: _registry(registry))
+    show(Terminal(), found, what, lambda: _registry(registry))
 
 
 @app.command("report")
@@ -334,11 +333,11 @@ def report(
         from harness.report.latex import export
 
         for table in export([path.parent for path in paths], latex):
-            typer.echo(f"wrote {table}")
+            say(f"wrote {table}")
     if markdown is not None or latex is not None:
         return
     for path, record in zip(paths, records, strict=True):
-        typer.echo(f"wrote {write_page(path.parent)}", err=True)
+        say(f"wrote {write_page(path.parent)}", err=True)
         _show(record, path.parent, as_json)
 
 
@@ -356,9 +355,9 @@ def _catalogue() -> Catalogue:
 
     found = catalogue()
     for broken in found.broken:
-        Console(stderr=True).print(f"warning: left out {broken}", style="yellow", highlight=False, markup=False)
+        Terminal(stderr=True).print(f"warning: left out {broken}", style="yellow")
         if "--debug" in sys.argv:
-            typer.echo(broken.detail, err=True)
+            say(broken.detail, err=True)
     return found
 
 
@@ -448,7 +447,7 @@ def _run_all(
     plans = [plan(spec, found) for spec in specs]
     if dry_run:
         for one in plans:
-            typer.echo(json.dumps({"name": one.spec.name, **one.components()}, indent=2, ensure_ascii=False))
+            say_json({"name": one.spec.name, **one.components()})
         return []
     command = shlex.join(["harness", *sys.argv[1:]])
     made = []
@@ -456,7 +455,7 @@ def _run_all(
         for finished in executor.execute(together(plans), output, command, fresh):
             for run in finished:
                 if run.reused and not quiet:
-                    typer.echo(f"{run.path}: this run was finished before; --fresh makes it again.", err=True)
+                    say(f"{run.path}: this run was finished before; --fresh makes it again.", err=True)
                 _show(run.record, run.path, as_json)
             made += finished
     except KeyboardInterrupt as error:
@@ -470,15 +469,15 @@ def _page(runs: list[Path], folder: Path, title: str, description: str) -> None:
     from harness.report.markdown import export
 
     page, kept = export(runs, folder, title, description)
-    typer.echo(f"wrote {page}", err=True)
+    say(f"wrote {page}", err=True)
     for path in kept:
-        typer.echo(f"left {folder / path}, of an earlier page: it was changed since", err=True)
+        say(f"left {folder / path}, of an earlier page: it was changed since", err=True)
 
 
 def _show(record: Any, path: Path, as_json: bool) -> None:
     from harness.report.console import show
 
     if as_json:
-        typer.echo(json.dumps(record, indent=2, ensure_ascii=False))
+        say_json(record)
     else:
-        show(Console(highlight=False), record, path)
+        show(Terminal(), record, path)

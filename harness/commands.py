@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from harness import harmless
 from harness.errors import HarnessError, suggest
+from harness.terminal import Terminal, say
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-Format = Annotated[str | None, typer.Option("--format", "-f", help="table, csv, markdown or json.")]
+Format = Annotated[str | None, typer.Option("--format", "-f", help="table, csv, markdown, json or html.")]
 Out = Annotated[
     Path | None, typer.Option("--out", help="Write to this file; without --format its ending says in which format.")
 ]
@@ -75,7 +75,7 @@ def leaderboard(
         _write(board.text_of(found, form, shown, str(path)), out)
     for i, note in enumerate(board.summary(found, str(path))):
         if form == "table" or i:  # data go to other programs: only what may surprise is said beside them
-            typer.echo(note, err=True)
+            say(note, err=True)
 
 
 def compare(
@@ -84,16 +84,19 @@ def compare(
     """Compare finished runs with the first: what differs, selected neurons, every shared measure."""
     from harness.compare import compare as compared
     from harness.plugins import catalogue
-    from harness.report import comparison
+    from harness.report import comparison, comparison_page
 
     form = _format("json" if as_json else form, out, comparison.FORMATS)
     found = compared(runs, catalogue(), resamples)
     if form == "table":
         _print(out, lambda console: comparison.show(console, found, everything))
     elif form == "json":
-        _write(json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n", out)
+        _write(harmless.json_text(found, indent=2, allow_nan=False) + "\n", out)
+    elif form == "csv":
+        _write(comparison.csv_text(found), out)
     else:
-        _write(comparison.csv_text(found) if form == "csv" else comparison.markdown(found, everything), out)
+        page = comparison_page.html if form == "html" else comparison_page.markdown
+        _write(page(found, everything), out)
 
 
 def _format(given: str | None, out: Path | None, known: tuple[str, ...]) -> str:
@@ -109,12 +112,12 @@ def _format(given: str | None, out: Path | None, known: tuple[str, ...]) -> str:
     return given
 
 
-def _print(out: Path | None, show: Callable[[Console], None]) -> None:
+def _print(out: Path | None, show: Callable[[Terminal], None]) -> None:
     """Show on the terminal, or write what a wide one would show."""
     if out is None:
-        show(Console(highlight=False))
+        show(Terminal())
         return
-    console = Console(file=io.StringIO(), width=WIDTH, highlight=False)
+    console = Terminal(file=io.StringIO(), width=WIDTH)
     show(console)
     text = console.file.getvalue()  # type: ignore[attr-defined]  # the StringIO above
     _write("".join(f"{line.rstrip()}\n" for line in text.splitlines()), out)
@@ -124,7 +127,7 @@ def _write(text: str, out: Path | None) -> None:
     from harness.results import write_bytes
 
     if out is None:
-        typer.echo(text, nl=False)
+        say(text, end="")
     else:
         write_bytes(out, text.encode())
-        typer.echo(f"wrote {out}", err=True)
+        say(f"wrote {out}", err=True)

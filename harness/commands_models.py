@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
-from rich.console import Console
 
 from harness import commands
 from harness.components import explain, parse_spec
 from harness.errors import HarnessError
+from harness.terminal import Terminal, say_json
 
 if TYPE_CHECKING:
     from harness.components import Corpus, ModelLoader
@@ -99,10 +98,10 @@ def compare(
     texts = (
         None if corpus is None else cast("Corpus", found.build("corpus", parse_spec(corpus, "--corpus"), "--corpus"))
     )
-    reporter = ConsoleReporter(Console(stderr=True), quiet)
+    reporter = ConsoleReporter(Terminal(stderr=True), quiet)
     names = [_short(spec) for spec in specs]
     done = compare_models(loaders, names, settings, texts, output_path, batch_size, reporter.stage)
     if as_json:
-        typer.echo(json.dumps(done.record, indent=2, ensure_ascii=False))
+        say_json(done.record)
     else:
-        show(Console(highlight=False), done.record, done.folder)
+        show(Terminal(), done.record, done.folder)

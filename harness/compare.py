@@ -15,6 +15,7 @@ from harness.conditions import UNITS, Unit, by_layer
 from harness.errors import HarnessError
 from harness.pairing import Pairing, Run, measures_of, only, open_run, pair
 from harness.results import clean, read_json
+from harness.wording import counted, plural
 
 if TYPE_CHECKING:
     from harness.plugins import Catalogue
@@ -38,7 +39,7 @@ def compare(paths: Sequence[Path], catalogue: Catalogue, resamples: int = 2000) 
         HarnessError: fewer than two runs or too many, or a folder without a finished run.
     """
     if not 2 <= len(paths) <= MOST:
-        raise HarnessError(f"compare: expected 2 to {MOST} finished runs, got {len(paths)}.")
+        raise HarnessError(f"compare: expected 2 to {counted(MOST, 'finished run')}, got {len(paths)}.")
     runs = [open_run(path) for path in paths]
     pairings = [pair(runs[0], run) for run in runs[1:]]
     labels = [chr(ord("A") + i) for i in range(len(runs))]
@@ -150,7 +151,7 @@ def selections(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str,
     shapes = [(model["n_layers"], model[size]) for model in models]
     nothing = {"comparable": False, "shared": [], "n_first": 0, "n_second": 0, "overlap": None}
     if units[0] != units[1]:
-        return nothing | {"why": f"one run selected {units[0]}s, the other {units[1]}s"}
+        return nothing | {"why": f"one run selected {plural(units[0])}, the other {plural(units[1])}"}
     if units[0] == "direction":
         return nothing | {"why": "a direction's name does not tell its vector"}
     if shapes[0] != shapes[1]:
@@ -166,7 +167,7 @@ def selections(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str,
     same = models[0]["weights_sha256"] == models[1]["weights_sha256"]
     return {
         "comparable": True,
-        "why": "" if same else f"{units[0]}s of two models are the same where their places are",
+        "why": "" if same else f"{plural(units[0])} of two models are the same where their places are",
         "unit": units[0],
         "shared": [str(unit) for unit in both],
         "n_first": len(a),
@@ -260,11 +261,11 @@ def paired(first: AnyMeasure, second: AnyMeasure, pairing: Pairing, resamples: i
     interval, beyond = paired_intervals(a, b, *items, derive_seed(0, "compare", "bootstrap"), resamples)
     # Where every resample is alike, the interval says nothing; it does not say that the difference is known exactly.
     interval, beyond = (x if x and x.low < x.high else None for x in (interval, beyond))
-    counted = None
+    moved = None
     if isinstance(first, Measure) and isinstance(second, Measure) and first.is_count and second.is_count:
         x, y = only(first, pairing.same[:, 0]), only(second, pairing.same[:, 1])
         assert isinstance(x, Measure) and isinstance(y, Measure)
-        counted = asdict(mcnemar(x, y))
+        moved = asdict(mcnemar(x, y))
     values = [a.values, b.values]
     return {
         "first": values[0][1],
@@ -275,7 +276,7 @@ def paired(first: AnyMeasure, second: AnyMeasure, pairing: Pairing, resamples: i
         "p": test.p,
         "n_items": test.n,
         "n_differing": test.differing,
-        "mcnemar": counted,
+        "mcnemar": moved,
         "beyond_controls": _minus([_beyond(x) for x in values]),
         "beyond_low": beyond.low if beyond else None,
         "beyond_high": beyond.high if beyond else None,

@@ -235,6 +235,10 @@ class Intervention(Component):
     needs_statistics: ClassVar[bool] = True
     """Whether :meth:`edits` wants the activation statistics of the neurons, or heads."""
 
+    def title(self) -> str:
+        """What units are under, in reports: "mean ablation" where that is what it is called."""
+        return f"the intervention {self.name}"
+
     @abc.abstractmethod
     def edits(self, neurons: Sequence[Any], statistics: Any) -> tuple[Edit, ...]:
         """Return the edits (one or more a layer) that treat exactly these neurons, or heads.

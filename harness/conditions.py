@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeAl
 import numpy as np
 
 from harness.errors import HarnessError
+from harness.wording import counted, plural
 
 if TYPE_CHECKING:
     import torch
@@ -139,7 +140,8 @@ class SetNeurons:
     def __post_init__(self) -> None:
         if len(self.values) != len(self.indices):  # one value would be spread over all of them
             raise HarnessError(
-                f"an edit of {len(self.indices)} neurons of layer {self.layer} has {len(self.values)} values; expected "
+                f"an edit of {counted(len(self.indices), 'neuron')} of layer {self.layer} has "
+                f"{counted(len(self.values), 'value')}; expected "
                 "one for each."
             )
 
@@ -196,6 +198,10 @@ class Condition:
 BASELINE = Condition("baseline")
 
 
+End: TypeAlias = Literal["high", "low"]
+"""Of a score: the end at which units are out of the ordinary."""
+
+
 @dataclass(frozen=True)
 class Selection:
     """What a selector chose, and why.
@@ -208,6 +214,8 @@ class Selection:
         details: anything else worth recording (weight pre-processing, singular values ...), JSON values only.
         pool: what controls are drawn from; None: all others of the same layers.
         vectors: of directions, those of the pool included: float64 [d_model] each.
+        special: which end of a score ("high" or "low") sets apart what the selector looks for; reports say which of the
+            chosen are ordinary in it (:mod:`harness.standing`).
     """
 
     neurons: tuple[Unit, ...]
@@ -217,6 +225,7 @@ class Selection:
     details: Mapping[str, Any] = field(default_factory=dict)
     pool: tuple[Unit, ...] | None = None
     vectors: Mapping[Unit, np.ndarray] = field(default_factory=dict)
+    special: Mapping[str, End] = field(default_factory=dict)
 
     def table(self) -> list[dict[str, Any]]:
         """One row per candidate: its name, layer and index, whether it was selected, its scores.
@@ -266,7 +275,7 @@ def check_units(units: Sequence[Unit], n_layers: int, d_mlp: int, n_heads: int, 
         if not 0 <= unit.layer < n_layers or unit.index < 0 or (n is not None and unit.index >= n):
             raise HarnessError(
                 f"{source} names {word} {unit}, but the model has layers 0 to {n_layers - 1}"
-                + ("." if n is None else f" with {word}s 0 to {n - 1} each.")
+                + ("." if n is None else f" with {plural(word)} 0 to {n - 1} each.")
             )
     if len(set(units)) < len(units):
         twice, _ = Counter(units).most_common(1)[0]

@@ -12,6 +12,7 @@ import numpy as np
 from harness.conditions import Head, Neuron, Selection, Unit, by_layer
 from harness.errors import HarnessError
 from harness.matching import Match, balance, matched_sets, matching_values
+from harness.wording import agree, counted, only
 
 if TYPE_CHECKING:
     from harness.model import Model
@@ -74,7 +75,8 @@ def draw_controls(
     matched = matched_sets(neurons, wanted, pool, values, seed)
     if n is not None and len(matched) < n:
         raise HarnessError(
-            f"controls: {n} sets matched by {match} were asked for, but only {len(matched)} distinct ones were found; "
+            f"controls: {counted(n, 'set')} matched by {match} {agree(n, 'was', 'were')} asked for, but "
+            f"{only(len(matched), 'distinct one')} {agree(len(matched), 'was', 'were')} found; "
             f"ask for at most {len(matched)}."
         )
     return Controls(tuple(matched), layers, match, balance(neurons, pool, matched, values, kind))
@@ -92,8 +94,8 @@ def check_controls(model: Model, selection: Selection, n: int | None, match: str
         raise HarnessError(f"controls: match={match} is for neurons; {site} are drawn from their pool: use match=none.")
     if n and not any(pool.values()):
         raise HarnessError(
-            f"controls: {n} random sets were asked for, but the selector left nothing to draw them from (its pool is "
-            "empty): loosen its thresholds, or ask for no controls."
+            f"controls: {counted(n, 'random set')} {agree(n, 'was', 'were')} asked for, but the selector left "
+            "nothing to draw them from (its pool is empty): loosen its thresholds, or ask for no controls."
         )
     if n and match == "none":
         _refuse_more(n, selection.neurons, possible_controls(selection.neurons, pool, _across(selection)))
@@ -107,8 +109,9 @@ def _across(selection: Selection) -> bool:
 def _refuse_more(n: int, selected: Sequence[Unit], possible: int) -> None:
     if possible < n:
         raise HarnessError(
-            f"controls: {n} random sets of {len(selected)} {selected[0].word}s were asked for, but "
-            f"without the selected ones only {possible} distinct sets exist; ask for at most {possible}."
+            f"controls: {counted(n, 'random set')} of {counted(len(selected), selected[0].word)} "
+            f"{agree(n, 'was', 'were')} asked for, but without the selected ones "
+            f"{only(possible, 'distinct set')} {agree(possible or 1, 'exists', 'exist')}; ask for at most {possible}."
         )
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from harness import border
 from harness.errors import HarnessError
+from harness.wording import agree, counted, the
 
 if TYPE_CHECKING:
     from harness.components import Corpus
@@ -78,10 +79,13 @@ def sequences(
     """
     size = length - len(model.prefix)
     if n < 1 or size < 1 or length < 2:
-        raise HarnessError(f"sequences: {n} of {length} tokens were asked for; expected at least 1 of at least 2.")
+        raise HarnessError(
+            f"sequences: {n} of {counted(length, 'token')} were asked for; expected at least 1 of at least 2."
+        )
     if model.n_positions is not None and length > model.n_positions:
         raise HarnessError(
-            f"sequences: {length} tokens are more than the {model.n_positions} positions of {model.name}; "
+            f"sequences: {counted(length, 'token')} are more than the {counted(model.n_positions, 'position')} "
+            f"of {model.name}; "
             "ask for a smaller length."
         )
     seen = _Seen(part, corpus)
@@ -110,7 +114,8 @@ def tokenised(
         for number, ids in zip(numbers, rows, strict=True):
             if ids and max(ids) >= n_embeddings:
                 raise HarnessError(
-                    f"document {number} holds token {max(ids)}, but {model.name} embeds only {n_embeddings} tokens: "
+                    f"document {number} holds token {max(ids)}, but {model.name} embeds only "
+                    f"{counted(n_embeddings, 'token')}: "
                     "this tokeniser does not belong to the model."
                 )
             yield number, ids
@@ -165,13 +170,13 @@ class _Seen:
             )
         prefix = f" ({length - size} for the prefix)" if length > size else ""
         if across_documents:
-            held = "the one document" if self.documents == 1 else f"the {self.documents} documents"
+            held = f"{the(self.documents, 'document')} of {where} {agree(self.documents, 'has', 'together have')}"
             return (
-                f"sequences: {held} of {where} together have fewer than the {length} tokens of one sequence{prefix}; "
-                f"ask for a smaller length, or {self._more()}."
+                f"sequences: {held} fewer than the {counted(length, 'token')} of one "
+                f"sequence{prefix}; ask for a smaller length, or {self._more()}."
             )
         return (
-            f"sequences: no document of {where} is long enough for {length} tokens{prefix}, the longest of "
+            f"sequences: no document of {where} is long enough for {counted(length, 'token')}{prefix}, the longest of "
             f"{self.documents} has {self.longest}; ask for a smaller length or join documents (across_documents=true)."
         )
 

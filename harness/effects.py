@@ -30,6 +30,7 @@ from harness.frozen import unigram_direction, unigram_probabilities
 from harness.kernels import not_finite
 from harness.logit_changes import Found, Kind, Problem, Unigram, changes
 from harness.logit_changes import ranks as ranks_of
+from harness.wording import counted
 
 if TYPE_CHECKING:
     from harness.conditions import Condition
@@ -166,7 +167,9 @@ def _kept(prompts: Sequence[Sequence[int]], positions: Sequence[Sequence[bool]] 
         return [np.arange(1, len(tokens)) for tokens in prompts]
     for i, (tokens, keep) in enumerate(zip(prompts, positions, strict=True)):
         if len(keep) != len(tokens) - 1:
-            raise HarnessError(f"effects: prompt {i} has {len(tokens) - 1} predicted tokens, positions {len(keep)}.")
+            raise HarnessError(
+                f"effects: prompt {i} has {counted(len(tokens) - 1, 'predicted token')}, positions {len(keep)}."
+            )
     return [1 + np.flatnonzero(np.asarray(keep, dtype=bool)) for keep in positions]
 
 

@@ -13,9 +13,8 @@ from harness.components import explain
 from harness.errors import HarnessError, suggest
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from harness.run import Finished, Plan, Reporter
+    from harness.terminal import Terminal
 
 EXECUTORS = ("local", "ray")
 
@@ -54,7 +53,7 @@ class InProcess:
 
 def choose(
     name: str,
-    console: Console,
+    console: Terminal,
     quiet: bool,
     address: str | None = None,
     cpus: float | None = None,

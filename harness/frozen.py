@@ -18,6 +18,7 @@ import torch
 from harness.conditions import site_of
 from harness.errors import HarnessError, suggest
 from harness.readout import BLOCK_ROWS
+from harness.wording import counted
 
 if TYPE_CHECKING:
     from harness.conditions import Condition
@@ -70,7 +71,7 @@ def unigram_probabilities(counts: np.ndarray | None, d_vocab: int, source: str) 
     found = np.asarray(np.nan if counts is None else counts, dtype=np.float64)
     if found.shape != (d_vocab,) or not (np.isfinite(found) & (found > 0)).all():
         raise HarnessError(
-            f"{source}: the unigram distribution needs {d_vocab} positive counts, one a token "
+            f"{source}: the unigram distribution needs {counted(d_vocab, 'positive count')}, one a token "
             "(add 1 where a token was not seen)."
         )
     return found / found.sum()

@@ -14,6 +14,7 @@ import numpy as np
 
 from harness.handed import ROW_KEYS, a, as_json, expect, instance, locked, members, numbers, refuse, text, twice
 from harness.outcomes import Figure, Frame, Measurement, Outcomes, Prompt, Series, Table
+from harness.wording import counted
 
 if TYPE_CHECKING:
     from harness.conditions import Condition
@@ -28,7 +29,8 @@ def outcomes(found: Any, prompts: Sequence[Prompt], conditions: Sequence[Conditi
     expect(
         tuple(seen.conditions) == names,
         who,
-        f"gave outcomes of {len(seen.conditions)} conditions ({', '.join(map(str, seen.conditions[:3]))} ...), "
+        f"gave outcomes of {counted(len(seen.conditions), 'condition')} "
+        f"({', '.join(map(str, seen.conditions[:3]))} ...), "
         f"expected {len(names)} ({', '.join(names[:3])} ...), in their order",
     )
     same = [prompt.id for prompt in seen.prompts] == [prompt.id for prompt in prompts]
@@ -57,7 +59,7 @@ def _answers(seen: Outcomes, who: str) -> None:
     n = len(seen.prompts)
     expect(len(seen.answers) <= len(seen.conditions), who, "gave answers of more conditions than there are")
     for row, answers in zip(seen.conditions, seen.answers, strict=False):
-        expect(len(answers) == n, who, f"gave {len(answers)} answers under {row} to {n} prompts")
+        expect(len(answers) == n, who, f"gave {counted(len(answers), 'answer')} under {row} to {counted(n, 'prompt')}")
         for answer in answers:
             expect(isinstance(answer, str), who, f"gave {a(answer)} as an answer under {row}, expected text")
 
@@ -139,7 +141,7 @@ def _measure(measure: Any, seen: Outcomes, who: str) -> None:
             expect(found == shape, who, f"gave {named} of {found} conditions and prompts, expected {shape}")
     codes = getattr(measure, "codes", None)
     if codes is not None and codes.size and not -1 <= int(codes.min()) <= int(codes.max()) < len(measure.items):
-        refuse(who, f"gave {named} codes that are no places among its {len(measure.items)} items")
+        refuse(who, f"gave {named} codes that are no places among its {counted(len(measure.items), 'item')}")
     values = numbers(measure.values, shape[:1], who, f"values of {named}")
     expect(not np.isinf(values.astype(float)).any(), who, f"gave {named} an infinite value")
 

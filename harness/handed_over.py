@@ -15,6 +15,8 @@ from harness.conditions import UNIT_KEYS, Direction, Frozen, Head, Neuron, Selec
 from harness.errors import HarnessError, PluginError
 from harness.handed import ROW_KEYS, a, as_json, expect, instance, locked, members, numbers, refuse, text, twice, whole
 from harness.outcomes import Prepared, Prompt, Step
+from harness.standing import check_special
+from harness.wording import counted
 
 if TYPE_CHECKING:
     from harness.model import Model
@@ -56,6 +58,7 @@ def selection(found: Any, model: Model, who: str) -> Selection:
     if candidates and strangers:
         refuse(who, f"chose {min(strangers)}, which is not among its candidates")
     as_json(chosen.details, who, "details")
+    check_special(chosen, who)
     return replace(chosen, scores=_scores(chosen, candidates, who), vectors=_vectors(chosen, pool, model, who))
 
 
@@ -130,11 +133,15 @@ def reference(found: Any, prompts: Sequence[Prompt], who: str) -> Any:
     if found is None:
         return None
     spans = list(instance(found, Sequence, who))  # type: ignore[type-abstract]
-    expect(len(spans) == len(prompts), who, f"gave {len(spans)} parts of {len(prompts)} prompts")
+    expect(len(spans) == len(prompts), who, f"gave {counted(len(spans), 'part')} of {counted(len(prompts), 'prompt')}")
     for prompt, span in zip(prompts, spans, strict=True):
         fine = isinstance(span, tuple | list) and len(span) == 2 and all(whole(x) for x in span)
         fine = fine and 0 <= span[0] < span[1] <= len(prompt.tokens)
-        expect(fine, who, f'gave {span} as the part of prompt "{prompt.id}", which has {len(prompt.tokens)} tokens')
+        expect(
+            fine,
+            who,
+            f'gave {span} as the part of prompt "{prompt.id}", which has {counted(len(prompt.tokens), "token")}',
+        )
     return spans
 
 

@@ -13,6 +13,7 @@ from harness.errors import HarnessError
 from harness.greedy import not_applied
 from harness.modules import read_parameter, text_config
 from harness.precision import described
+from harness.wording import counted
 
 if TYPE_CHECKING:
     from harness.model import Model
@@ -67,7 +68,7 @@ def check_finite(hf: Any, name: str) -> None:
         if not torch.isfinite(total) and not torch.isfinite(weight).all():
             bad = int((~torch.isfinite(weight)).sum())
             raise HarnessError(
-                f'the weights of {name} are damaged: "{path}" holds {bad} values that are NaN or infinite.'
+                f'the weights of {name} are damaged: "{path}" holds {counted(bad, "value")} that are NaN or infinite.'
             )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import HarnessError, not_there, suggest
+from harness.wording import agree, counted
 
 if TYPE_CHECKING:
     import torch
@@ -132,7 +133,7 @@ def resolve_device(device: str) -> torch.device:
         raise HarnessError(f'device "{device}" was asked for, but there is no usable CUDA GPU here; use device=cpu.')
     if index and int(index) >= torch.cuda.device_count():
         raise HarnessError(
-            f'device "{device}" was asked for, but there are only {torch.cuda.device_count()} GPUs here.'
+            f'device "{device}" was asked for, but there are only {counted(torch.cuda.device_count(), "GPU")} here.'
         )
     if kind == "mps" and not torch.backends.mps.is_available():
         raise HarnessError('device "mps" was asked for, but Apple\'s Metal is not available here; use device=cpu.')
@@ -323,7 +324,8 @@ def _check_loaded(pretrained: str, info: dict[str, Any], allow_unused: bool) -> 
     missing = sorted(info["missing_keys"])
     if missing:
         raise HarnessError(
-            f"the weights of {pretrained} are incomplete: {len(missing)} tensors of the architecture are missing "
+            f"the weights of {pretrained} are incomplete: {counted(len(missing), 'tensor')} of the architecture "
+            f"{agree(len(missing), 'is', 'are')} missing "
             f"({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''})."
         )
     for name, stored, wanted in sorted(info["mismatched_keys"]):

@@ -2,7 +2,8 @@
 
 Exit code 0 means that the work was done; 2, that it was not, and why stands on stderr; 130, that it was interrupted,
 and 143, that it was terminated.
-Nothing but the standard library is imported before :func:`main` runs: an interrupt during the imports is one, too.
+Of other people's, only the standard library is imported before :func:`main` runs: an interrupt during the imports is
+one, too.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-from harness import caches
+from harness import caches, harmless
 from harness.errors import HarnessError
 from harness.stopping import stopped, terminations
 
@@ -27,6 +28,9 @@ def main() -> None:
             caches.provide()
             _check_arguments()
             from harness.cli import app
+            from harness.terminal import install
+
+            install()
 
             try:
                 app()
@@ -35,7 +39,7 @@ def main() -> None:
     except HarnessError as error:
         if "--debug" in sys.argv:
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {harmless.line(str(error))}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt as error:
         raise SystemExit(stopped(error)) from None

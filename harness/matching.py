@@ -18,6 +18,7 @@ import numpy as np
 
 from harness.conditions import Neuron, by_layer
 from harness.errors import HarnessError
+from harness.wording import agree, counted
 
 if TYPE_CHECKING:
     from harness.model import Model
@@ -91,10 +92,12 @@ def matched_sets(
         gap = np.abs(values[neuron.layer][among] - values[neuron.layer][neuron.index])
         near[neuron] = among[np.argsort(gap, kind="stable")]
     for layer, chosen in by_layer(selected).items():
-        if len(pool.get(layer, ())) < len(chosen):
+        left = len(pool.get(layer, ()))
+        if left < len(chosen):
             raise HarnessError(
-                f"controls: {len(chosen)} neurons of layer {layer} are selected, and only {len(pool.get(layer, ()))} "
-                "are left to match them with."
+                f"controls: {counted(len(chosen), 'neuron')} of layer {layer} {agree(len(chosen), 'is', 'are')} "
+                f"selected, and only {left} {agree(left, 'is', 'are')} left to match "
+                f"{agree(len(chosen), 'it', 'them')} with."
             )
     rng = np.random.default_rng(seed)
     sets: dict[tuple[Neuron, ...], None] = {}

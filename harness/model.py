@@ -28,6 +28,7 @@ from harness.modules import (
     write_matrix,
 )
 from harness.readout import HALF, Readout, read_out
+from harness.wording import counted
 
 ActivationEdit = Callable[[torch.Tensor], torch.Tensor]
 """Takes activations [batch, pos, ...], returns new ones of the same shape; must not write into its argument."""
@@ -181,7 +182,7 @@ class Model:
             if max(ids) >= n_embeddings:
                 raise HarnessError(
                     f'prompt {i} ("{_short(text)}") holds token {max(ids)}, but {self.name} embeds only '
-                    f"{n_embeddings} tokens: this tokeniser does not belong to the model."
+                    f"{counted(n_embeddings, 'token')}: this tokeniser does not belong to the model."
                 )
             sequences.append(ids)
         return sequences
@@ -208,7 +209,8 @@ class Model:
     def _check_length(self, n: int) -> None:
         if self.n_positions is not None and n > self.n_positions:
             raise HarnessError(
-                f"a sequence of {n} tokens is longer than the {self.n_positions} positions of {self.name}."
+                f"a sequence of {counted(n, 'token')} is longer than the "
+                f"{counted(self.n_positions, 'position')} of {self.name}."
             )
 
     # --- forward ---------------------------------------------------------------------------------------------------
@@ -385,7 +387,8 @@ class Model:
         if width != anatomy.n_heads * anatomy.d_head:
             raise HarnessError(
                 f"the heads of layer {layer} of {self.name} cannot be told apart: the attention output projection "
-                f"reads {width} numbers, which is not {anatomy.n_heads} heads of width {anatomy.d_head}."
+                f"reads {counted(width, 'number')}, which is not {counted(anatomy.n_heads, 'head')} of width "
+                f"{anatomy.d_head}."
             )
         return _Site(projection, (anatomy.n_heads, anatomy.d_head), f"the heads of layer {layer}")
 

@@ -13,6 +13,7 @@ from harness import border
 from harness.components import ComponentSpec, Metric
 from harness.errors import HarnessError
 from harness.outcomes import Outcomes, Prompt
+from harness.wording import agree, counted
 
 if TYPE_CHECKING:
     from harness.plugins import Catalogue
@@ -95,23 +96,25 @@ def pair(first: Run, second: Run) -> Pairing:
     texts = [{prompt.id: (prompt.text, prompt.cluster) for prompt in run.prompts} for run in (first, second)]
     shared = texts[0].keys() & texts[1].keys()
     if differing := sum(texts[0][id] != texts[1][id] for id in shared):
-        return Pairing(None, f"not paired: {differing} prompts have the same id and another text")
+        have = agree(differing, "has", "have")
+        return Pairing(None, f"not paired: {counted(differing, 'prompt')} {have} the same id and another text")
     clusters = [[prompt.cluster for prompt in run.prompts] for run in (first, second)]
     names = sorted(set(clusters[0]) & set(clusters[1]))
     if len(names) < 2:
-        return Pairing(None, f"not paired: {len(names)} items in common, and it takes two")
+        return Pairing(None, f"not paired: {counted(len(names), 'item')} in common, and it takes two")
     numbers = {name: number for number, name in enumerate(names)}
     places = [np.array([i for i, name in enumerate(found) if name in numbers]) for found in clusters]
     items = [np.array([numbers[found[i]] for i in where]) for found, where in zip(clusters, places, strict=True)]
     of_id = [{prompt.id: i for i, prompt in enumerate(run.prompts)} for run in (first, second)]
     same = np.array([(i, of_id[1][id]) for id, i in of_id[0].items() if id in shared], int).reshape(-1, 2)
     if len(shared) == len(texts[0]) == len(texts[1]):
-        kind, why = "prompts", f"paired: the same {len(shared)} prompts of {len(names)} items"
+        kind, why = "prompts", f"paired: the same {counted(len(shared), 'prompt')} of {counted(len(names), 'item')}"
     else:
         kind = "items"
         why = (
-            f"paired by item: {len(names)} items in common (of {len(set(clusters[0]))} and {len(set(clusters[1]))}), "
-            f"with {len(places[0])} and {len(places[1])} prompts, {len(same)} of them the same"
+            f"paired by item: {counted(len(names), 'item')} in common (of {len(set(clusters[0]))} and "
+            f"{len(set(clusters[1]))}), "
+            f"with {len(places[0])} and {counted(len(places[1]), 'prompt')}, {len(same)} of them the same"
         )
     return Pairing(kind, why, places[0], places[1], items[0], items[1], same)
 

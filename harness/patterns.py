@@ -10,6 +10,7 @@ import torch
 from harness.errors import HarnessError
 from harness.model import Model
 from harness.selfcheck import relative_error, tolerance_of
+from harness.wording import counted
 
 
 @contextlib.contextmanager
@@ -45,7 +46,8 @@ def patterns(model: Model, sequences: Sequence[Sequence[int]]) -> list[torch.Ten
     shape = (len(sequences), anatomy.n_heads, length, length)
     if len(found) != anatomy.n_layers or any(tuple(x.shape) != shape for x in found):
         raise HarnessError(
-            f"{model.name} does not return the attention patterns of its {anatomy.n_layers} x {anatomy.n_heads} heads; "
+            f"{model.name} does not return the attention patterns of its {anatomy.n_layers} x "
+            f"{counted(anatomy.n_heads, 'head')}; "
             "load it with attn_implementation=eager."
         )
     ahead = max(float(x.triu(1).abs().max()) for x in found)

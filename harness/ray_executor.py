@@ -26,11 +26,11 @@ from harness.report.page import write_page
 from harness.results import MARK, PROVENANCE, RECORD, UNFINISHED, RunFolder, canonical, check_writable, writing
 from harness.run import Finished, enter, identity_of
 from harness.spec import Resources
+from harness.wording import counted
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from harness.stages import Plan
+    from harness.terminal import Terminal
 
 FINISHED = (RECORD, PROVENANCE, MARK)
 """What a worker gets of a run that is complete."""
@@ -53,7 +53,7 @@ class OnRay:
         max_retries: how often a group is begun again after its worker was lost.
     """
 
-    console: Console
+    console: Terminal
     quiet: bool = False
     address: str | None = None
     resources: Resources = field(default_factory=Resources)
@@ -74,7 +74,7 @@ class OnRay:
         results = [run for group in made for run in group]
         if failed := results.count(None):
             n = len(results)
-            raise HarnessError(f"{failed} of {n} runs failed, see above; {n - failed or 'none'} finished.")
+            raise HarnessError(f"{failed} of {counted(n, 'run')} failed, see above; {n - failed or 'none'} finished.")
 
     def _find_room(self, cpus: float, gpus: float, where: str) -> None:
         """Say what would be waited for: a node that is large enough.

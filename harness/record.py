@@ -13,6 +13,8 @@ from harness.greedy import in_words
 from harness.outcomes import Figure, Frame, Outcomes, Table
 from harness.precision import to_record
 from harness.results import SCHEMA_VERSION
+from harness.standing import PERCENTILE, Standing, standings, warning
+from harness.wording import counted, noun_for
 
 if TYPE_CHECKING:
     from harness.components import Metric
@@ -74,8 +76,8 @@ def _remarks(model: Mapping[str, Any], near: np.ndarray | None) -> Iterator[str]
     if near is not None:
         yield (
             f"the model's passes are in {model['precision']['weights']}, logits and statistics are not; after "
-            f"{int(near.sum())} of {len(near)} prompts the two most likely tokens lie closer than its rounding "
-            "(near_ties in result.json): what is said there may change with the batch, the engine or the machine"
+            f"{int(near.sum())} of {counted(len(near), 'prompt')} the two most likely tokens lie closer than its "
+            "rounding (near_ties in result.json): what is said there may change with the batch, engine or machine"
         )
     if settings := model["generation_not_applied"]:
         yield (
@@ -108,10 +110,17 @@ def _selection(stage: Stage) -> dict[str, Any]:
         for index, value in zip(edit.indices, getattr(edit, "values", ()), strict=False)
     }
 
-    def entry(neuron: Unit) -> dict[str, Any]:
+    standing = standings(selection)
+
+    def entry(neuron: Unit, stands: Standing) -> dict[str, Any]:
         found: dict[str, Any] = {"neuron": str(neuron)}
         if neuron in rows:
-            found |= {name: float(column[rows[neuron]]) for name, column in selection.scores.items()}
+            for name, column in selection.scores.items():
+                found[name] = float(column[rows[neuron]])
+                if name in stands.percentiles:
+                    found[f"{name}{PERCENTILE}"] = round(stands.percentiles[name], 3)
+        if stands.ordinary:
+            found["ordinary_in"] = list(stands.ordinary)
         if isinstance(statistics, ActivationStatistics) and isinstance(neuron, Neuron):
             names = ("mean", "sd", "minimum", "maximum")
             found |= {f"activation_{name}": statistics.value(name, [neuron])[0] for name in names}
@@ -124,12 +133,15 @@ def _selection(stage: Stage) -> dict[str, Any]:
         "selector": plan.selector.name,
         "unit": selection.neurons[0].word,
         "intervention": plan.intervention.name,
+        "intervention_title": plan.intervention.title(),
         "intervention_summary": plan.intervention.summary(),
         "pool": None if selection.pool is None else [str(unit) for unit in selection.pool],
         "positions": plan.task.positions_treated,
         "rule": selection.rule,
-        "neurons": [entry(neuron) for neuron in selection.neurons],
+        "neurons": [entry(*both) for both in zip(selection.neurons, standing, strict=True)],
         "layer_medians": medians,
+        "special": dict(selection.special),
+        "warning": warning(selection, standing),
         "details": dict(selection.details),
         "activation_positions": statistics.n if statistics is not None else None,
     }
@@ -170,6 +182,7 @@ def _scores(
         shown += border.shown(metric, "measure", (*found.frames, *found.figures), taken)
         remarks += found.remarks
         broken = broken or found.broken
+    selected = f"the selected {noun_for(len(selection.neurons), selection.neurons[0].word)}"
     primary = [summary for _, summary in summaries if summary.primary]
     holm = dict(zip((x.name for x in primary), adjust([x.test.p_two_sided for x in primary], "holm"), strict=True))
     benjamini = dict(zip((x.name for x in primary), adjust([x.test.p_two_sided for x in primary], "bh"), strict=True))
@@ -177,7 +190,7 @@ def _scores(
     for metric_name, summary in summaries:
         row = {"metric": metric_name, **summary.to_dict()}
         if summary.primary:
-            said = verdict(summary, holm[summary.name], broken=broken)
+            said = verdict(summary, holm[summary.name], broken=broken, selected=selected)
             row |= {
                 "p_holm": holm[summary.name],
                 "p_bh": benjamini[summary.name],

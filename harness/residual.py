@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from harness.errors import HarnessError
+from harness.wording import counted
 
 if TYPE_CHECKING:
     import torch
@@ -66,7 +67,7 @@ def _rows(layer: int, vectors: tuple[tuple[float, ...], ...], residual: torch.Te
     rows = torch.tensor(vectors, dtype=torch.float32, device=residual.device)
     if rows.shape[1] != residual.shape[-1]:
         raise HarnessError(
-            f"a direction of layer {layer} has {rows.shape[1]} numbers, but the model's residual stream has "
+            f"a direction of layer {layer} has {counted(rows.shape[1], 'number')}, but the model's residual stream has "
             f"{residual.shape[-1]}."
         )
     return rows

@@ -387,6 +387,7 @@ def _read_selection(found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]])
         scores={name: np.array([row[name] for row in rows], float) for name in names},
         details=found["details"],
         pool=None if found["pool"] is None else tuple(map(parse, found["pool"])),
+        special=found.get("special", {}),
     )
 
 

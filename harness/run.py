@@ -34,6 +34,7 @@ from harness.results import (
 )
 from harness.stages import Plan, Reporter, Stage, look_ahead, plan, set_up
 from harness.tokens import first_tokens
+from harness.wording import counted
 
 if TYPE_CHECKING:
     from harness.engine import Engine, Progress
@@ -226,8 +227,10 @@ def _prepared(jobs: Sequence[_Job], engine: Engine) -> Prepared:
 def _observe(jobs: Sequence[_Job], engine: Engine, prompts: Sequence[Prompt], reporter: Reporter) -> None:
     """Run all conditions of all jobs part by part; parts that an interrupted run finished are read back."""
     n = max(len(_conditions(jobs)[0]), 1)
-    runs = f" of {len(jobs)} runs" if len(jobs) > 1 else ""
-    with reporter.stage(f"{len(prompts)} prompts under {n} conditions{runs}", len(prompts) * n) as advance:
+    runs = f" of {counted(len(jobs), 'run')}" if len(jobs) > 1 else ""
+    with reporter.stage(
+        f"{counted(len(prompts), 'prompt')} under {counted(n, 'condition')}{runs}", len(prompts) * n
+    ) as advance:
         for start in range(0, len(prompts), PART):
             part = tuple(prompts[start : start + PART])
             missing = []

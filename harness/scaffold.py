@@ -18,6 +18,7 @@ import typer
 
 from harness.components import KINDS, Kind
 from harness.errors import HarnessError, suggest
+from harness.terminal import say
 
 if TYPE_CHECKING:
     from harness.plugins import Catalogue
@@ -140,7 +141,7 @@ def new_plugin(
     check_free(names, catalogue())
     folder = path / name
     write_package(names, folder)
-    typer.echo(f"wrote {folder}: a package with the {kind} {names.component}, in {names.module}.py. Next:\n")
+    say(f"wrote {folder}: a package with the {kind} {names.component}, in {names.module}.py. Next:\n")
     steps = [shlex.join(["cd", str(folder)]), 'pip install -e ".[test]"', f"harness list {names.component}"]
     for line in (*steps, names.example, "pytest"):
-        typer.echo(f"  {line}")
+        say(f"  {line}")

@@ -8,6 +8,8 @@ import sys
 import threading
 from collections.abc import Iterator
 
+from harness import harmless
+
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM has arrived: what Ctrl-C ends, it ends in the same way."""
@@ -35,5 +37,5 @@ def stopped(error: KeyboardInterrupt, then: str = "") -> int:
     """Say on stderr what has ended the command, and ``then`` what to do; returns the exit code, as shells have them."""
     terminated = isinstance(error, Terminated)
     word = "terminated" if terminated else "interrupted"
-    print(f"{word}; {then}" if then else word, file=sys.stderr)
+    print(harmless.line(f"{word}; {then}" if then else word), file=sys.stderr)
     return 128 + (signal.SIGTERM if terminated else signal.SIGINT)

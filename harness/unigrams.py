@@ -21,6 +21,7 @@ from harness.components import ComponentSpec
 from harness.corpora import tokenised
 from harness.errors import HarnessError, not_there
 from harness.results import canonical, digest, write_bytes
+from harness.wording import agree, counted
 
 if TYPE_CHECKING:
     from harness.components import Corpus
@@ -73,9 +74,10 @@ class Unigrams:
         Raises:
             HarnessError: without smoothing, where a token was never seen.
         """
-        if self.smoothing == 0 and not self.counts.all():
+        if self.smoothing == 0 and (unseen := int((self.counts == 0).sum())):
             raise HarnessError(
-                f"unigrams of {self.source}: {int((self.counts == 0).sum())} tokens were never seen, so their "
+                f"unigrams of {self.source}: {counted(unseen, 'token')} {agree(unseen, 'was', 'were')} never "
+                "seen, so their "
                 "log-frequency is infinite; use a smoothing above 0."
             )
         logs = np.log(self.probabilities)
@@ -124,7 +126,7 @@ class _Count:
         if len(found) > len(self.counts):
             raise HarnessError(
                 f"unigrams: the corpus holds token {len(found) - 1}, but the model has logits for only "
-                f"{len(self.counts)} tokens: this tokeniser does not belong to the model."
+                f"{counted(len(self.counts), 'token')}: this tokeniser does not belong to the model."
             )
         self.counts += found
         self.n_tokens += len(ids)
@@ -188,7 +190,7 @@ def _describe(corpus: Corpus, max_tokens: int | None, done: _Count) -> str:
     """The corpus as it is written on a command line, and how much of it was counted."""
     spec = ComponentSpec(corpus.name, corpus.model_dump(mode="json", exclude_defaults=True))
     first = "the first " if done.n_tokens == max_tokens else ""
-    return f"{first}{done.n_tokens} tokens of {spec}"
+    return f"{first}{counted(done.n_tokens, 'token')} of {spec}"
 
 
 def _checkpoint_key(model: Model, corpus: Corpus) -> dict[str, Any]:
@@ -210,7 +212,7 @@ def _continue(path: Path, key: dict[str, Any], model: Model) -> _Count:
             )
     if len(counts) != model.anatomy.d_vocab:
         raise HarnessError(
-            f"{path}: this is the checkpoint of a model with {len(counts)} tokens; count anew (--fresh)."
+            f"{path}: this is the checkpoint of a model with {counted(len(counts), 'token')}; count anew (--fresh)."
         )
     return _Count(counts, int(counts.sum()), int(meta["n_documents"]))
 
@@ -368,15 +370,21 @@ def _fit(counts: np.ndarray, model: Model, path: Path) -> tuple[np.ndarray, tupl
     """Counts of exactly the model's tokens, and what was done about it."""
     n, d_vocab = len(counts), model.anatomy.d_vocab
     if n < d_vocab:
-        note = f"the file has {n} counts, the model {d_vocab} tokens: the other {d_vocab - n} were given the count 0"
+        note = (
+            f"the file has {counted(n, 'count')}, the model {counted(d_vocab, 'token')}: the other "
+            f"{d_vocab - n} were given the count 0"
+        )
         return np.pad(counts, (0, d_vocab - n)), (note,)
     if counts[d_vocab:].any():
         extra = d_vocab + int(np.flatnonzero(counts[d_vocab:])[0])
         raise HarnessError(
-            f"{path}: token {extra} has a count, but {model.name} has only {d_vocab} tokens: "
+            f"{path}: token {extra} has a count, but {model.name} has only {counted(d_vocab, 'token')}: "
             "the file belongs to another tokenizer."
         )
-    note = f"the file has {n} counts, the model {d_vocab} tokens: the last {n - d_vocab}, all 0, were left out"
+    note = (
+        f"the file has {counted(n, 'count')}, the model {counted(d_vocab, 'token')}: the last "
+        f"{n - d_vocab}, all 0, were left out"
+    )
     return counts[:d_vocab].copy(), (note,) if n > d_vocab else ()
 
 

@@ -375,7 +375,7 @@ def damaged(folder: Path, kind: str) -> None:
         ("no tokeniser", "tokeniser"),
         ("NaN in weights", "holds 1 values that are NaN or infinite"),
         ("infinite logits", "not finite"),
-        ("a tensor is missing", "1 tensors of the architecture are missing"),
+        ("a tensor is missing", "1 tensor of the architecture is missing"),
     ],
 )
 def test_damaged_models_are_refused(kind: str, says: str, small_facts: Path, tmp_path: Path, harness: Harness) -> None:

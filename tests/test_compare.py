@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 from small_runs import finish
 
 from harness.compare import compare, differing, selections
@@ -26,9 +25,10 @@ from harness.errors import HarnessError
 from harness.outcomes import Outcomes, Prompt
 from harness.pairing import Run, open_run, pair
 from harness.plugins import catalogue
-from harness.report import comparison
+from harness.report import comparison, comparison_page
 from harness.results import read_json, write_json
 from harness.statistics import Functional, Measure, chance_overlap, mcnemar, paired_intervals, swap_test
+from harness.terminal import Terminal
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
@@ -407,7 +407,7 @@ def golden() -> dict[str, Any]:
 
 
 def printed(found: dict[str, Any], width: int, everything: bool = False) -> str:
-    console = Console(file=io.StringIO(), width=width, highlight=False)
+    console = Terminal(file=io.StringIO(), width=width)
     comparison.show(console, found, everything)
     return "".join(line.rstrip() + "\n" for line in console.file.getvalue().splitlines())  # type: ignore[attr-defined]
 
@@ -423,7 +423,7 @@ def test_the_comparison_is_printed_as_it_was(golden: dict[str, Any], name: str, 
 
 def test_the_rest_is_shown_when_asked_for(golden: dict[str, Any]) -> None:
     assert "CK -> PK" not in printed(golden, 130) and "CK -> PK" in printed(golden, 130, everything=True)
-    assert "CK -\\> PK" not in comparison.markdown(golden) and "CK -> PK" in comparison.markdown(
+    assert "CK -\\> PK" not in comparison_page.markdown(golden) and "CK -> PK" in comparison_page.markdown(
         golden, everything=True
     )
 

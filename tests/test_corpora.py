@@ -408,7 +408,7 @@ def test_what_a_corpus_of_one_document_lacks_is_said_with_the_parameter_that_hel
     )
     with pytest.raises(HarnessError, match=said + r".*sample_by what one document is \(now paragraph\)"):
         sequences(plain, corpus, 1, 4, 0, part=other)  # type: ignore[arg-type]
-    with pytest.raises(HarnessError, match=r"the one document of the corpus text together .*; ask for .* sample_by"):
+    with pytest.raises(HarnessError, match=r"the document of the corpus text has fewer .*; ask for .* sample_by"):
         sequences(plain, corpus, 1, 60, 0, across_documents=True)
     with pytest.raises(HarnessError, match=r"take a corpus with more of them\."):
         sequences(plain, Given(texts=("abc",)), 1, 2, 0, part="select" if half("abc") == "evaluate" else "evaluate")

@@ -11,7 +11,6 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from rich.console import Console
 from small_runs import Silent
 from test_cli import files
 from test_together import spec as whole
@@ -25,6 +24,7 @@ from harness.ray_worker import Opened, Piece, Refused, work
 from harness.registry import load_registry
 from harness.run import identity_of, plan
 from harness.spec import Resources, RunSpec
+from harness.terminal import Terminal
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
@@ -81,7 +81,7 @@ def test_a_cluster_that_does_not_answer_is_one_sentence(harness: Harness, tmp_pa
 
 
 def test_this_process_is_the_default(small_facts: Path, tmp_path: Path) -> None:
-    assert isinstance(choose("local", Console(), quiet=True), InProcess)
+    assert isinstance(choose("local", Terminal(), quiet=True), InProcess)
     groups = [[plan(spec("a", small_facts), catalogue())], [plan(spec("b", small_facts, seed=1), catalogue())]]
     made = InProcess(Silent()).execute(groups, tmp_path, "test", fresh=False)
     assert [run.record["name"] for run in next(made)] == ["a"]
@@ -123,10 +123,10 @@ def test_a_group_needs_what_its_largest_run_needs(small_facts: Path, tmp_path: P
         plan(spec("a", small_facts, resources=Resources(cpus=2)), catalogue()),
         plan(spec("b", small_facts, resources=Resources(cpus=1, gpus=1)), catalogue()),
     ]
-    group = _Group(OnRay(Console()), plans, tmp_path, "test", fresh=False)
+    group = _Group(OnRay(Terminal()), plans, tmp_path, "test", fresh=False)
     assert group.needs == (2, 1)
     assert replace(group, plans=plans[:1]).needs == (2, 0)
-    assert replace(group, executor=OnRay(Console(), resources=Resources(cpus=3))).needs == (3, 1)
+    assert replace(group, executor=OnRay(Terminal(), resources=Resources(cpus=3))).needs == (3, 1)
 
 
 def test_resources_are_no_part_of_a_runs_identity(small_facts: Path) -> None:
@@ -159,7 +159,7 @@ def group(small_facts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("harness.run.PART", 16)
     monkeypatch.setattr("harness.ray_worker.PIECE", 1000)
     plans = [plan(spec(name, small_facts, intervention=name), catalogue()) for name in ("mean", "zero")]
-    return _Group(OnRay(Console(quiet=True)), plans, tmp_path / "out", "test", fresh=False)
+    return _Group(OnRay(Terminal(quiet=True)), plans, tmp_path / "out", "test", fresh=False)
 
 
 def deliver(group: _Group, until: Callable[[Piece], bool] = lambda piece: False) -> list[Piece]:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from harness import leaderboard
 from harness.errors import HarnessError
@@ -25,6 +24,7 @@ from harness.leaderboard import COLUMNS, rows_of, typed
 from harness.query import Filter, Query, ask
 from harness.report import board
 from harness.results import SCHEMA_VERSION
+from harness.terminal import Terminal
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
@@ -160,7 +160,7 @@ def test_rows_of_another_schema_are_shown_and_counted(rows: list[dict[str, Any]]
     assert found.rows[-1] == {name: None for name in COLUMNS} | {
         "row_id": "1", "schema_version": 1, "measure": "CKCR", "value": 3.0, "primary": True,
     }  # fmt: skip
-    assert "1 rows are of another schema" in board.summary(found, "file")[0]
+    assert "1 row is of another schema" in board.summary(found, "file")[0]
     assert printed(found, 200).splitlines()[-1].split()[:6] == ["-", "-", "-", "-", "-", "3.0000"]
     assert SCHEMA_VERSION != 1
 
@@ -264,7 +264,7 @@ def test_a_filter_that_nothing_meets_says_what_is_near(harness: Harness, file: P
 
 
 def printed(found: Any, width: int, columns: list[str] | None = None) -> str:
-    console = Console(file=io.StringIO(), width=width, highlight=False)
+    console = Terminal(file=io.StringIO(), width=width)
     board.show(console, found, columns)
     return "".join(line.rstrip() + "\n" for line in console.file.getvalue().splitlines())  # type: ignore[attr-defined]
 

@@ -80,7 +80,7 @@ def test_a_reader_that_leaves_does_not_end_the_work(tmp_path: Path) -> None:
         "import os, sys\nfrom pathlib import Path\nfrom harness import cli, main\n"
         "def work():\n"
         "    for _ in range(3):\n        cli.typer.echo('x' * 100_000)\n"
-        "    cli.Console().print('y' * 100_000)\n"
+        "    cli.Terminal().print('y' * 100_000)\n"
         "    Path(sys.argv[2]).write_text('done')\n"
         "cli.app.command('work')(lambda path: work())\n"
         "main.main()\n"

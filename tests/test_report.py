@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from harness.report.console import show
+from harness.terminal import Terminal
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
 
@@ -27,7 +27,7 @@ def record() -> dict[str, Any]:
 
 
 def printed(record: dict[str, Any], width: int, **options: Any) -> str:
-    console = Console(file=io.StringIO(), width=width, highlight=False, **options)
+    console = Terminal(file=io.StringIO(), width=width, **options)
     show(console, record, Path("reports/example"))
     return "".join(line.rstrip() + "\n" for line in console.file.getvalue().splitlines())  # type: ignore[attr-defined]
 

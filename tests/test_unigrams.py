@@ -94,7 +94,7 @@ def test_smoothing_is_one_as_in_the_paper_and_zero_needs_every_token() -> None:
     assert found.unseen == 1 / 3
     plain = Unigrams(np.array([3, 0, 1]), 4, "x", smoothing=0)
     np.testing.assert_allclose(plain.probabilities, [3 / 4, 0, 1 / 4])
-    with pytest.raises(HarnessError, match=r"1 tokens were never seen.*smoothing above 0"):
+    with pytest.raises(HarnessError, match=r"1 token was never seen.*smoothing above 0"):
         _ = plain.log_frequency
     for wrong in (-1.0, float("nan"), float("inf")):
         with pytest.raises(HarnessError, match="smoothing of at least 0"):

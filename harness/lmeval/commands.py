@@ -10,6 +10,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from harness.terminal import say
+from harness.wording import counted
+
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -52,7 +55,7 @@ def pass_on(ctx: typer.Context) -> None:
         if not stop.code and not {"-h", "--help"} & set(ctx.args):
             raise
         if isinstance(stop.code, str):
-            typer.echo(stop.code, err=True)
+            say(stop.code, err=True)
         raise typer.Exit(stop.code if isinstance(stop.code, int) else 1 if stop.code else 0) from None
 
 
@@ -68,7 +71,7 @@ for word, about in PASSED_ON.items():
 @app.command("tasks-path")
 def tasks_path(debug: Debug = False) -> None:
     """Print the folder of our tasks: lm_eval --include_path "$(harness lm-eval tasks-path)" --tasks ..."""
-    typer.echo(str(files("harness_tasks")))
+    say(str(files("harness_tasks")))
 
 
 @app.command("prepare")
@@ -95,4 +98,4 @@ def prepare(
     spec = _model(model, model_args, device, found)
     loader = found.build("model", spec, "--model")
     for folder, n in write(loader, task, output, limit, seed):  # type: ignore[arg-type]  # a model loader
-        typer.echo(f"wrote {folder} ({n} prompts): lm_eval --include_path {output} --tasks {folder.name}_prepared")
+        say(f"wrote {folder} ({counted(n, 'prompt')}): lm_eval --include_path {output} --tasks {folder.name}_prepared")

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from pydantic import Field
-from rich.console import Console
 
 from harness import border
 from harness.closed_form import ClosedFormEngine
@@ -29,6 +28,7 @@ from harness.report.progress import ConsoleReporter
 from harness.results import clean
 from harness.spec import RunSpec
 from harness.stages import Plan, Stage, look_ahead, set_up
+from harness.terminal import Terminal
 
 if TYPE_CHECKING:
     from harness.engine import Engine, Progress
@@ -141,7 +141,7 @@ class Treatment:
         loader = catalogue().build("model", ComponentSpec("hf", {"pretrained": model.name}), "pretrained")
         # The loader stands there for form's sake: the model is loaded.
         plan = Plan(spec, cast(ModelLoader, loader), self.texts, self.selector, self.intervention, (), {})
-        reporter = ConsoleReporter(Console(stderr=True), quiet=True)
+        reporter = ConsoleReporter(Terminal(stderr=True), quiet=True)
         selection = look_ahead(plan, engine, reporter)
         prepared = self.texts.prepare(engine, None, derive_seed(self.seed, "task"))
         stage = set_up(plan, engine, prepared, reporter, selection=selection)

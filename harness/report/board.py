@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from harness import harmless
 from harness.leaderboard import COLUMNS
 from harness.query import SETTING, Found, column_named
 from harness.report.console import VERDICT_STYLES
 from harness.report.numbers import FORMS, number, p_value
 from harness.results import SCHEMA_VERSION
+from harness.terminal import Terminal
+from harness.wording import agree, counted
 
 Row = Mapping[str, Any]
 
@@ -143,43 +142,29 @@ def _component(row: Row, kind: str, varying: Mapping[str, Sequence[str]]) -> str
 
 def csv_text(rows: Iterable[Row], columns: Sequence[str]) -> str:
     """Comma-separated values, unrounded; lists are separated by spaces, null is empty."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(columns)
-    for row in rows:
-        values = (row[column] for column in columns)
-        writer.writerow([" ".join(x) if isinstance(x, list) else "" if x is None else x for x in values])
-    return out.getvalue()
+    lines = (
+        [" ".join(x) if isinstance(x, list) else "" if x is None else x for x in map(row.get, columns)] for row in rows
+    )
+    return harmless.csv_text(columns, lines)
 
 
 def json_text(rows: Iterable[Row], columns: Sequence[str]) -> str:
     """A JSON array, one row a line."""
-    lines = (json.dumps({x: row[x] for x in columns}, ensure_ascii=False, allow_nan=False) for row in rows)
+    lines = (harmless.json_text({x: row[x] for x in columns}, allow_nan=False) for row in rows)
     return "[\n" + ",\n".join(lines) + "\n]\n"
 
 
 def markdown(rows: Sequence[Row], columns: Sequence[str]) -> str:
     """A Markdown table."""
     aligned = [":--" if COLUMNS[x] in ("text", "list") else "--:" for x in columns]
-    lines = [list(columns), aligned, *([_piped(x) for x in line] for line in cells(rows, columns))]
+    lines = [list(columns), aligned, *(map(harmless.markdown, line) for line in cells(rows, columns))]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _piped(text: str) -> str:
-    return escape_markdown(text.replace("\n", " "))
-
-
-def escape_markdown(text: str) -> str:
-    """Text that may stand in a Markdown table and means itself there."""
-    for sign in "\\|*_`<[":
-        text = text.replace(sign, f"\\{sign}")
-    return text
 
 
 # -- terminal ----------------------------------------------------------------------------------------------------------
 
 
-def show(console: Console, found: Found, columns: Sequence[str] | None) -> None:
+def show(console: Terminal, found: Found, columns: Sequence[str] | None) -> None:
     """Print the rows, as a list where a table is too wide. What is the same in all of them is said once."""
     shown, same = list(columns or visible(found.rows)), {}
     lines = cells(found.rows, shown)
@@ -196,13 +181,17 @@ def show(console: Console, found: Found, columns: Sequence[str] | None) -> None:
 
 def summary(found: Found, source: str) -> list[str]:
     """What is shown, and what not, in sentences."""
-    said = [f"{len(found.rows)} of {found.n} rows of {source}"]
+    said = [f"{len(found.rows)} of {counted(found.n, 'row')} of {source}"]
     if found.cut:
-        said.append(f"{found.cut} more match, see -n")
+        said.append(f"{found.cut} more {agree(found.cut, 'matches', 'match')}, see -n")
     if found.older:
-        said.append(f"{found.older} older rows of the same settings are left out, see --history")
+        left = agree(found.older, "is", "are")
+        said.append(f"{counted(found.older, 'older row')} of the same settings {left} left out, see --history")
     if found.foreign:
-        said.append(f"{found.foreign} rows are of another schema and shown as far as they have these columns")
+        of = agree(found.foreign, "is", "are")
+        said.append(
+            f"{counted(found.foreign, 'row')} {of} of another schema and shown as far as these columns are there"
+        )
     return ["; ".join(said), *found.hints]
 
 
@@ -230,7 +219,7 @@ def _list(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
     for line in lines:
         grid.add_row(Text(" ".join(line[i] for i in about)))
         rest = ", ".join(f"{columns[i]} {text}" for i, text in enumerate(line) if i not in about)
-        grid.add_row(Padding(escape(rest), (0, 0, 0, 2)))
+        grid.add_row(Padding(rest, (0, 0, 0, 2)))
     return grid
 
 
@@ -242,15 +231,6 @@ def page(found: Found, columns: Sequence[str], source: str) -> str:
 
     Everything from the rows is escaped: names of models and measures are not ours.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("harness.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     lines: list[list[dict[str, Any]]] = [
         [
             {"text": text, "value": _sortable(row[name]), "wide": COLUMNS[name] in ("text", "list"), "name": name}
@@ -263,11 +243,15 @@ def page(found: Found, columns: Sequence[str], source: str) -> str:
         for i, name in enumerate(columns)
         if COLUMNS[name] == "text" and 1 < len(values := sorted({line[i]["text"] for line in lines})) <= 40
     }
-    return environment.get_template("board.html.j2").render(
-        columns=[{"name": name, "wide": COLUMNS[name] in ("text", "list")} for name in columns],
-        lines=lines,
-        choices=choices,
-        notes=summary(found, source),
+    return (
+        harmless.html_environment()
+        .get_template("board.html.j2")
+        .render(
+            columns=[{"name": name, "wide": COLUMNS[name] in ("text", "list")} for name in columns],
+            lines=lines,
+            choices=choices,
+            notes=summary(found, source),
+        )
     )
 
 

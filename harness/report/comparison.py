@@ -1,23 +1,22 @@
-"""A comparison of runs for a terminal, as Markdown, or as CSV."""
+"""A comparison of runs for a terminal, in words, and as CSV; :mod:`harness.report.comparison_page` has the pages."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console, RenderableType
-from rich.markup import escape
+from rich.console import RenderableType
 from rich.padding import Padding
 from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from harness.report.board import escape_markdown
+from harness import harmless
 from harness.report.console import NARROW
 from harness.report.numbers import between, number, p_value, value
+from harness.terminal import Terminal
+from harness.wording import agree, counted
 
 Json = Mapping[str, Any]
 
@@ -26,7 +25,7 @@ NAMES = ("run", "value", "95% interval", "controls", "minus A", "95% interval", 
 
 ALPHA = 0.05
 
-FORMATS = ("table", "csv", "markdown", "json")
+FORMATS = ("table", "csv", "markdown", "json", "html")
 
 EXPLAINED = (
     "Intervals: 95% bootstrap; those of differences draw the same items from both runs. Runs that are paired by item "
@@ -37,14 +36,14 @@ EXPLAINED = (
 )
 
 
-def show(console: Console, found: Json, everything: bool = False) -> None:
+def show(console: Terminal, found: Json, everything: bool = False) -> None:
     """Print a comparison; ``everything``: also the measures that are not primary."""
     for part in _parts(found, console.width, everything):
         console.print(part)
 
 
 def _parts(found: Json, width: int, everything: bool) -> Iterator[RenderableType]:
-    yield Rule(f"[bold]Comparison of {len(found['runs'])} runs[/]", align="left")
+    yield Rule(Text(f"Comparison of {counted(len(found['runs']), 'run')}", style="bold"), align="left")
     for run in found["runs"]:
         yield Text(f"{run['label']}  {run['name']}: {run['folder']}", overflow="fold")
     yield Text("\nWhat differs", style="bold")
@@ -62,7 +61,7 @@ def _parts(found: Json, width: int, everything: bool) -> Iterator[RenderableType
             yield from _measures(rows, found, width)
     if not found["measures"]:
         yield _indent(Text("The runs have no measure in common."))
-    yield _indent(Text(EXPLAINED.format(holm=_holm(found)), style="dim"))
+    yield _indent(Text(explained(found), style="dim"))
     yield Text("\nIn words", style="bold")
     for sentence in words(found):
         yield _indent(Text(sentence))
@@ -72,9 +71,13 @@ def _indent(part: RenderableType) -> RenderableType:
     return Padding(part, (0, 0, 0, 2))
 
 
-def _holm(found: Json) -> str:
+def explained(found: Json) -> str:
+    """What intervals and p-values of a comparison are."""
     size = found["family"]
-    return f"Holm over the {size} comparisons of primary measures" if size else "no primary measure is paired"
+    holm = (
+        f"Holm over the {counted(size, 'comparison')} of primary measures" if size else "no primary measure is paired"
+    )
+    return EXPLAINED.format(holm=holm)
 
 
 # -- what was asked and selected ---------------------------------------------------------------------------------------
@@ -114,8 +117,9 @@ def selected(found: Json) -> str:
     names = f" ({', '.join(found['shared'])})" if found["shared"] else ""
     caution = f" ({found['why']})" if found["why"] else ""
     return (
-        f"{both} share {overlap['shared']} of {found['n_first']} and {found['n_second']} {unit}s{names}: IoU "
-        f"{overlap['iou']:.2f}. Random sets of these sizes, of {found['n_layer']} {unit}s in a layer, would share "
+        f"{both} share {overlap['shared']} of {found['n_first']} and {counted(found['n_second'], unit)}{names}: IoU "
+        f"{overlap['iou']:.2f}. Random sets of these sizes, of {counted(found['n_layer'], unit)} in a layer, "
+        "would share "
         f"{number(overlap['expected_shared'])} (IoU {number(overlap['expected_iou'])}), as many by chance with p = "
         f"{p_value(overlap['p'])}{caution}."
     )
@@ -124,7 +128,7 @@ def selected(found: Json) -> str:
 # -- what was measured -------------------------------------------------------------------------------------------------
 
 
-def _lines(row: Json, found: Json) -> Iterator[list[str]]:
+def lines_of(row: Json, found: Json) -> Iterator[list[str]]:
     """The cells of a measure, one line a run, in the order of ``NAMES``."""
     differences = [None, *row["differences"]]
     for run, own, difference in zip(found["runs"], row["runs"], differences, strict=True):
@@ -167,7 +171,7 @@ def _in_unit(row: Json, found: float | None, sign: bool = False) -> str:
 def _measures(rows: Sequence[Json], found: Json, width: int) -> Iterator[RenderableType]:
     """A line for each measure and below it one for each run, in columns; a list where that is too wide."""
     header = [name if rows[0]["primary"] else name.removesuffix(" Holm") for name in ("", *NAMES[1:])]
-    lines = [list(_lines(row, found)) for row in rows]
+    lines = [list(lines_of(row, found)) for row in rows]
     widths = [
         max(map(len, column)) for column in zip(header, *(line for several in lines for line in several), strict=True)
     ]
@@ -195,7 +199,7 @@ def _list(rows: Sequence[Json], lines: Sequence[Sequence[Sequence[str]]]) -> Ren
             text = f"{label}: {treated} [{interval}], controls {controls}"
             if minus:
                 text += f"; minus A {minus} [{between_}], beyond controls {beyond}, {tested} {p}, McNemar {mcnemar}"
-            grid.add_row(Padding(escape(text), (0, 0, 0, 2)))
+            grid.add_row(Padding(text, (0, 0, 0, 2)))
     return grid
 
 
@@ -219,7 +223,11 @@ def words(found: Json) -> list[str]:
         ]
         rest = len(tested) - len(apart)
         if rest:
-            told.append(f"{rest} of {len(tested)} primary measures are not shown to differ (Holm-corrected p >= 0.05)")
+            told.append(
+                f"{rest} of {counted(len(tested), 'primary measure')} {agree(rest, 'is', 'are')} not shown to "
+                "differ (Holm-corrected "
+                "p >= 0.05)"
+            )
         sentences.append(f"{label} and {reference}: {'; '.join(told)}.")
     return sentences
 
@@ -234,14 +242,12 @@ def _amount(row: Json, difference: float) -> str:
 
 def csv_text(found: Json) -> str:
     """One line a measure and run, unrounded; the differences are to the first run."""
-    out = io.StringIO()
     own = ("value", "ci_low", "ci_high", "count", "denominator", "control_mean", "beyond_controls", "verdict")
     paired = ("difference", "low", "high", "beyond_controls", "beyond_low", "beyond_high", "p", "p_holm", "n_items")
     mcnemar = ("first_only", "second_only", "n", "p")
     header = ["metric", "measure", "title", "unit", "primary", "label", "run", *own, "paired"]
     header += [f"minus_{name}" for name in paired] + [f"mcnemar_{name}" for name in mcnemar] + ["why"]
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(header)
+    lines = []
     for row in found["measures"]:
         for run, mine, difference in zip(found["runs"], row["runs"], [None, *row["differences"]], strict=True):
             if mine is None:
@@ -250,35 +256,5 @@ def csv_text(found: Json) -> str:
             cells = [row["metric"], row["name"], row["title"], row["unit"], row["primary"], run["label"], run["name"]]
             cells += [mine[name] for name in own] + [told.get("paired")] + [told.get(name) for name in paired]
             cells += [counts.get(name) for name in mcnemar] + [told.get("why")]
-            writer.writerow(["" if cell is None else cell for cell in cells])
-    return out.getvalue()
-
-
-def markdown(found: Json, everything: bool = False) -> str:
-    """The comparison as a Markdown page."""
-    labels = [run["label"] for run in found["runs"]]
-    text = ["# Comparison of " + ", ".join(escape_markdown(run["name"]) for run in found["runs"]), ""]
-    text += [f"- {run['label']}: {escape_markdown(run['name'])} (`{run['folder']}`)" for run in found["runs"]]
-    text += ["", "## What differs", ""]
-    rows = [[row["field"], *map(short, row["values"])] for row in found["differing"]]
-    text += _piped(["field", *labels], rows) if rows else ["Nothing: these are the same run."]
-    text += ["", "## Selected", "", *(f"- {escape_markdown(selected(x))}" for x in found["selections"])]
-    text += ["", "## Prompts", "", *(f"- {x['first']} and {x['second']}: {x['why']}." for x in found["pairs"])]
-    for primary in (True, False) if everything else (True,):
-        rows = [
-            [row["title"], *line]
-            for row in found["measures"]
-            if row["primary"] == primary
-            for line in _lines(row, found)
-        ]
-        if rows:
-            names = list(NAMES) if primary else [name.replace("p Holm", "p") for name in NAMES]
-            text += ["", "## Measures" if primary else "## The rest", "", *_piped(["measure", *names], rows)]
-    text += ["", EXPLAINED.format(holm=_holm(found))]
-    text += ["", "## In words", "", *(f"- {escape_markdown(sentence)}" for sentence in words(found))]
-    return "\n".join(text) + "\n"
-
-
-def _piped(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [list(header), ["---"] * len(header), *([escape_markdown(cell) for cell in row] for row in rows)]
-    return [f"| {' | '.join(line)} |" for line in lines]
+            lines.append(["" if cell is None else cell for cell in cells])
+    return harmless.csv_text(header, lines)

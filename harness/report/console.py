@@ -10,14 +10,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, RenderableType
-from rich.markup import escape
+from rich.console import RenderableType
 from rich.padding import Padding
 from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from harness.report.numbers import between, cell, control, controls, effect, number, p_value, question, value, verdict
+from harness.report.numbers import (
+    between,
+    cell,
+    control,
+    controls,
+    effect,
+    number,
+    p_value,
+    question,
+    stands,
+    value,
+    verdict,
+)
+from harness.standing import PERCENTILE
+from harness.terminal import Terminal
+from harness.wording import counted, noun_for, plural, the
 
 NARROW = 100
 MOST_ROWS, MOST_COLUMNS = 16, 8
@@ -31,7 +45,7 @@ VERDICT_STYLES = {
 }
 
 
-def show(console: Console, record: Mapping[str, Any], path: Path) -> None:
+def show(console: Terminal, record: Mapping[str, Any], path: Path) -> None:
     """Print the report of a finished run."""
     for part in _parts(record, path, console.width < NARROW):
         console.print(part)
@@ -40,14 +54,15 @@ def show(console: Console, record: Mapping[str, Any], path: Path) -> None:
 def _parts(record: Mapping[str, Any], path: Path, narrow: bool) -> Iterator[RenderableType]:
     components = record["identity"]["components"]
     names = {kind: components[kind]["name"] for kind in ("task", "selector", "intervention")}
-    yield Rule(f"[bold]{escape(record['name'])}[/]", align="left")
+    selection = record["selection"]
+    yield Rule(Text(record["name"], style="bold"), align="left")
     if record["description"]:
-        yield escape(record["description"])
+        yield record["description"]
     yield from _question(record, names)
     yield _heading("Prompts")
     yield _steps(record["task"])
-    yield _heading(f"Selected {record['selection']['unit']}s ({names['selector']})")
-    yield from _selected(record["selection"], narrow)
+    yield _heading(f"Selected {noun_for(len(selection['neurons']), selection['unit'])} ({names['selector']})")
+    yield from _selected(selection, narrow)
     for table in record["tables"]:
         yield _heading(f"Before and after: {table['title']}")
         yield _table(table)
@@ -65,9 +80,9 @@ def _parts(record: Mapping[str, Any], path: Path, narrow: bool) -> Iterator[Rend
     figures = f", figures/ ({', '.join(x['name'] for x in record['figures'])})" if record["figures"] else ""
     leaderboard = path.parent / "leaderboard.jsonl"
     yield _indent(
-        f"{escape(str(path))}/  report.html (this report and more, for a browser), result.json, samples.jsonl, "
+        f"{path}/  report.html (this report and more, for a browser), result.json, samples.jsonl, "
         "neurons.jsonl, controls.jsonl, outcomes.safetensors, provenance.json"
-        f"{escape(tables)}{escape(figures)}; one row a measure in {escape(str(leaderboard))}"
+        f"{tables}{figures}; one row a measure in {leaderboard}"
     )
 
 
@@ -93,61 +108,64 @@ def _question(record: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[R
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column()
-    grid.add_row("question", escape(question(record)))
+    grid.add_row("question", question(record))
     grid.add_row(
         "model",
-        escape(
-            f"{model['id']}: {model['n_layers']} layers, d_model {model['d_model']}, d_mlp {model['d_mlp']}, "
-            f"vocabulary {model['n_vocab']}, {size} parameters, {model['dtype']} on {model['device']}, "
-            f"weights {model['weights_sha256'][:12]}"
-        ),
+        f"{model['id']}: {counted(model['n_layers'], 'layer')}, d_model {model['d_model']}, d_mlp {model['d_mlp']}, "
+        f"vocabulary {model['n_vocab']}, {size} parameters, {model['dtype']} on {model['device']}, "
+        f"weights {model['weights_sha256'][:12]}",
     )
-    grid.add_row("task", escape(record["task"]["summary"]))
+    grid.add_row("task", record["task"]["summary"])
     for read in record.get("texts", ()):
-        grid.add_row("texts", escape(f"{read['corpus']}; read by {' and '.join(read['read_by'])}"))
+        grid.add_row("texts", f"{read['corpus']}; read by {' and '.join(read['read_by'])}")
     if names["intervention"] != "none":
-        grid.add_row("treatment", escape(f"{selection['intervention_summary']} Applied at {selection['positions']}."))
-    grid.add_row(
-        "controls", escape(f"{controls(record)}; seed {record['identity']['seed']}, engine {record['engine']}")
-    )
+        grid.add_row("treatment", f"{selection['intervention_summary']} Applied at {selection['positions']}.")
+    grid.add_row("controls", f"{controls(record)}; seed {record['identity']['seed']}, engine {record['engine']}")
     yield grid
 
 
 def _steps(task: Mapping[str, Any]) -> RenderableType:
     grid = _grid("left", "dropped", "step", right=("left", "dropped"))
     for step in task["steps"]:
-        grid.add_row(str(step["kept"]), str(step["dropped"] or ""), escape(f"{step['name']}: {step['why']}"))
+        grid.add_row(str(step["kept"]), str(step["dropped"] or ""), f"{step['name']}: {step['why']}")
     return _indent(grid)
 
 
 def _selected(selection: Mapping[str, Any], narrow: bool) -> Iterator[RenderableType]:
-    yield _indent(escape(f"Rule: {selection['rule']}."))
-    neurons = selection["neurons"]
+    yield _indent(f"Rule: {selection['rule']}.")
+    neurons, unit = selection["neurons"], selection["unit"]
     scores = [name.removeprefix("median_") for name in selection["layer_medians"]]
-    rows = [_neuron(neuron, scores) for neuron in neurons]
+    rows = [{unit: neuron["neuron"], **_neuron(neuron, scores)} for neuron in neurons]
     if scores:
         medians = {name: number(selection["layer_medians"][f"median_{name}"]) for name in scores}
-        rows.append({"neuron": "layer median", **medians})
+        rows.append({unit: "layer median", **medians})
     columns = list(rows[0])
-    if narrow:
+    if narrow or len(columns) > MOST_COLUMNS:
         for row in rows:
-            cells = ", ".join(f"{key} {value}" for key, value in row.items() if key not in ("neuron", "range"))
-            yield _indent(Text(f"{row['neuron']}: {cells}" if cells else row["neuron"]))
+            cells = ", ".join(f"{key} {value}" for key, value in row.items() if key not in (unit, "range"))
+            yield _indent(Text(f"{row[unit]}: {cells}" if cells else row[unit]))
     else:
         grid = _grid(*columns, right=columns[1:])
         for row in rows:
-            style = "dim" if row["neuron"] == "layer median" else None
+            style = "dim" if row[unit] == "layer median" else None
             grid.add_row(*(row.get(column, "") for column in columns), style=style)
         yield _indent(grid)
+    if any(f"{name}{PERCENTILE}" in neuron for neuron in neurons for name in scores):
+        note = f"In brackets: percent of the other {plural(unit)} of its layer that score lower."
+        yield _indent(Text(note, style="dim"))
+    if selection.get("warning"):
+        yield _indent(Text(f"Warning: {selection['warning']}.", style="yellow"))
     if selection["details"].get("processing"):
         yield _indent(Text(f"Scores after: {selection['details']['processing']}.", style="dim"))
     if selection["activation_positions"] is not None:
-        yield _indent(Text(f"Activations over {selection['activation_positions']} prompt positions.", style="dim"))
+        yield _indent(
+            Text(f"Activations over {counted(selection['activation_positions'], 'prompt position')}.", style="dim")
+        )
 
 
 def _neuron(neuron: Mapping[str, Any], scores: Sequence[str]) -> dict[str, str]:
     """Cells of a selected neuron, by column."""
-    cells = {"neuron": neuron["neuron"], **{name: number(neuron.get(name)) for name in scores}}
+    cells = {name: stands(neuron, name) for name in scores}
     if "activation_mean" in neuron:
         mean, sd, low, high = (number(neuron[f"activation_{name}"]) for name in ("mean", "sd", "minimum", "maximum"))
         cells |= {"mean +- sd": f"{mean} +- {sd}", "range": f"{low} to {high}"}
@@ -211,10 +229,11 @@ def _measures(record: Mapping[str, Any], narrow: bool) -> Iterator[RenderableTyp
             yield _indent(Text(f"Without a value, because no prompt counts: {'; '.join(empty)}.", style="dim"))
     yield _indent(
         Text(
-            f"Intervals: 95% bootstrap over {record['task']['n_clusters']} independent items. Controls: mean and 5% "
+            f"Intervals: 95% bootstrap over {counted(record['task']['n_clusters'], 'independent item')}. "
+            "Controls: mean and 5% "
             "to 95% quantiles. Effect: distance from the controls' mean in their standard deviations. p: permutation "
-            f"test against the {record['controls']['n']} controls, (b+1)/(m+1), two-sided; Holm over the "
-            f"{record['family']['size']} primary measures.",
+            f"test against {the(record['controls']['n'], 'control')}, (b+1)/(m+1), two-sided; Holm over "
+            f"{the(record['family']['size'], 'primary measure')}.",
             style="dim",
         )
     )
@@ -227,7 +246,7 @@ def _measure_table(rows: Sequence[Mapping[str, Any]], primary: bool) -> Renderab
     grid = _grid(*columns, right=columns[1:])
     for measure in rows:
         cells = [
-            escape(measure["title"]),
+            measure["title"],
             value(measure),
             between(measure, measure["ci_low"], measure["ci_high"]),
             control(measure),
@@ -246,9 +265,7 @@ def _measure_list(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
         grid.add_row(
             Padding(
                 f"{value(measure)} [{between(measure, measure['ci_low'], measure['ci_high'])}]; controls "
-                f"{control(measure)}; effect {effect(measure)}; p {p_value(measure['p_two_sided'])}{holm}".replace(
-                    "[", "\\["
-                ),
+                f"{control(measure)}; effect {effect(measure)}; p {p_value(measure['p_two_sided'])}{holm}",
                 (0, 0, 0, 2),
             )
         )

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness import harmless
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.collections import PathCollection
@@ -61,11 +63,6 @@ def line_style(row: int) -> dict[str, Any]:
     """Colour and dashes of line ``row``; lines beyond :data:`LINES` are grey."""
     colour, dashes, _ = LINES[min(row, len(LINES) - 1)]
     return {"color": colour, "linestyle": dashes}
-
-
-def plural(n: int, noun: str) -> str:
-    """``"1 neuron"``, ``"3,072 neurons"``."""
-    return f"{n:,} {noun}" + ("" if n == 1 else "s")
 
 
 def drawable(values: np.ndarray, log: bool = False) -> np.ndarray:
@@ -258,8 +255,8 @@ def label(axes: Axes, x: np.ndarray, y: np.ndarray, texts: Sequence[str], cloud:
     halo = [withStroke(linewidth=1.6, foreground="white")]
     written = [
         axes.annotate(
-            text, (x[i], y[i]), xytext=(0, 0), textcoords="offset points", ha="center", va="center", zorder=6,
-            path_effects=halo, annotation_clip=False,
+            harmless.figure(text), (x[i], y[i]), xytext=(0, 0), textcoords="offset points", ha="center", va="center",
+            zorder=6, path_effects=halo, annotation_clip=False,
         )
         for i, text in enumerate(texts)
     ]  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import io
 import math
 import re
@@ -13,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness import harmless
 from harness.outcomes import Figure, Frame
 from harness.report.places import with_places
 from harness.results import write_bytes
+from harness.wording import counted, plural
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
+    from matplotlib.text import Text
 
 DPI = 200
 COLUMN, PAGE = 3.35, 6.9
@@ -112,7 +114,7 @@ def _check(shown: Sequence[Frame | Figure]) -> None:
             raise ValueError(f"{what} {item.name!r}: a name has only letters, digits, - and _")
         key = (type(item), item.name.lower())  # some file systems do not tell A.png from a.png
         if key in seen:
-            raise ValueError(f"two {what}s are called {item.name!r}")
+            raise ValueError(f"two {plural(what)} are called {item.name!r}")
         seen.add(key)
         columns = item.columns if isinstance(item, Frame) else item.data
         lengths = {name: len(column) for name, column in columns.items()}
@@ -135,6 +137,7 @@ def draw(figure: Figure) -> Canvas:
     """The figure on an Agg canvas, without ``pyplot``; to be called and used within :func:`style`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
+    from matplotlib.text import Text
 
     canvas = Canvas(figsize=figure.size, dpi=DPI, layout="constrained")
     canvas.get_layout_engine().set(w_pad=0.03, h_pad=0.03)  # type: ignore[union-attr, call-arg]
@@ -144,7 +147,23 @@ def draw(figure: Figure) -> Canvas:
     except Exception as error:
         error.add_note(f"while drawing the figure {figure.name!r}")
         raise
+    for text in canvas.findobj(Text):
+        _make_harmless(text)
     return canvas
+
+
+def _make_harmless(text: Text) -> None:
+    """Whatever was written without care: no character that the font has no form for, no formula that is none."""
+    from matplotlib.mathtext import MathTextParser
+
+    written = text.get_text()
+    if written != (shown := harmless.figure(written).replace(r"\$", "$")):
+        text.set_text(shown)
+    if written.count("$") > written.count(r"\$"):
+        try:
+            MathTextParser("path").parse(shown)
+        except ValueError:
+            text.set_parse_math(False)
 
 
 def render(figure: Figure) -> tuple[bytes, bytes]:
@@ -168,13 +187,10 @@ def csv_bytes(columns: Mapping[str, Sequence[Any] | np.ndarray]) -> bytes:
 
     Columns with names of units are followed by their layers and indices (:mod:`harness.report.places`).
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     columns = with_places(columns)
-    writer.writerow(columns)
     plain = [column.tolist() if isinstance(column, np.ndarray) else column for column in columns.values()]
-    writer.writerows([_cell(value) for value in row] for row in zip(*plain, strict=True))
-    return text.getvalue().encode()
+    rows = ([_cell(value) for value in row] for row in zip(*plain, strict=True))
+    return harmless.csv_text(columns, rows).encode()
 
 
 def _cell(value: Any) -> Any:
@@ -200,11 +216,11 @@ def control_histogram(name: str, treated: float, controls: np.ndarray, title: st
     edges = bin_edges(known)
     counts, _ = np.histogram(known, edges)
     sides = f"{(known < treated).sum()} below it, {(known == treated).sum()} equal, {(known > treated).sum()} above"
-    caption = f"{title}: the selected components beside {len(known)} random controls ({sides})."
+    caption = f"{title}: the selected components beside {counted(len(known), 'random control')} ({sides})."
     if not math.isfinite(treated):
-        caption = f"{title} under {len(known)} random controls; the selected components have no value."
+        caption = f"{title} under {counted(len(known), 'random control')}; the selected components have no value."
     if len(known) < len(controls):
-        caption += f" {len(controls) - len(known)} controls without a value are left out."
+        caption += f" Left out: {counted(len(controls) - len(known), 'control')} without a value."
     place = np.clip(np.searchsorted(edges, controls, side="right") - 1, 0, len(edges) - 2)
     has_bin = np.isfinite(controls)
 
@@ -222,14 +238,16 @@ def control_histogram(name: str, treated: float, controls: np.ndarray, title: st
             axes.vlines((edges[:-1] + edges[1:]) / 2, 0, counts, color=drawing.CONTROLS, linewidth=1.5)
         if math.isfinite(treated):
             text = f"selected: {treated:.4g}{'' if unit == '%' else ' '}{unit}".rstrip()
-            axes.axvline(treated, color=drawing.SELECTED, linestyle=(0, (4, 1.5)), linewidth=1.4, label=text)
+            axes.axvline(
+                treated, color=drawing.SELECTED, linestyle=(0, (4, 1.5)), linewidth=1.4, label=harmless.figure(text)
+            )
             axes.plot(
                 [treated], [1], transform=axes.get_xaxis_transform(), marker="D", markersize=4, clip_on=False,
                 color=drawing.SELECTED, markeredgecolor="black", markeredgewidth=0.7,
             )  # fmt: skip
         axes.grid(False, axis="x")
         axes.yaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
-        axes.set(xlabel=f"{title} ({unit})" if unit else title, ylabel="controls", ylim=(0, None))
+        axes.set(xlabel=harmless.figure(f"{title} ({unit})" if unit else title), ylabel="controls", ylim=(0, None))
         drawing.legend(axes)
 
     data = {

@@ -14,18 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.harmless import latex as escape
 from harness.owned import path_name
 from harness.report.figures import csv_bytes
-from harness.report.numbers import p_value
+from harness.report.numbers import chosen, p_value, treatment
 from harness.report.publishing import publish
 from harness.results import read_json
+from harness.wording import counted
 
 LISTING = ".harness-tables.sha256"
-
-SPECIAL = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-}  # fmt: skip
 
 VARIED = ("task", "selector", "intervention")
 """Components in which runs of one table may differ, beside the model."""
@@ -42,12 +39,6 @@ class TexTable:
     rows: Sequence[Sequence[str] | None]
     data: Mapping[str, Sequence[Any]]
     """Columns of the CSV file."""
-
-
-def escape(text: str) -> str:
-    """Text as LaTeX prints it; ``->`` becomes an arrow."""
-    parts = text.split("->")
-    return r"$\to$".join("".join(SPECIAL.get(character, character) for character in part) for part in parts)
 
 
 def export(runs: Sequence[Path], folder: Path) -> tuple[Path, ...]:
@@ -101,12 +92,9 @@ def _of_run(record: Mapping[str, Any], stem: str) -> list[TexTable]:
 
 def _about(record: Mapping[str, Any]) -> str:
     """What was done, for captions."""
-    components = record["identity"]["components"]
-    neurons = len(record["selection"]["neurons"])
     return escape(
-        f"{record['identity']['model']['id']}, {neurons} {components['selector']['name']} "
-        f"{record['selection']['unit']}s under {components['intervention']['name']} ablation, "
-        f"{record['task']['n_prompts']:,} prompts, {record['controls']['n']} random controls"
+        f"{record['identity']['model']['id']}, {chosen(record)} under {treatment(record)}, "
+        f"{counted(record['task']['n_prompts'], 'prompt', ',')}, {counted(record['controls']['n'], 'random control')}"
     )
 
 

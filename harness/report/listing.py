@@ -6,19 +6,19 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from harness.components import KINDS, PLURALS, Component
 from harness.errors import HarnessError, suggest
+from harness.terminal import Terminal
 
 if TYPE_CHECKING:
     from harness.plugins import Catalogue
     from harness.registry import Registry
 
 
-def show(console: Console, found: Catalogue, what: str | None, registry: Callable[[], Registry]) -> None:
+def show(console: Terminal, found: Catalogue, what: str | None, registry: Callable[[], Registry]) -> None:
     """Print everything, one kind, one component, the registry's runs, or the plugins.
 
     Raises:
@@ -69,21 +69,21 @@ def _table(title: str, *columns: str) -> Table:
 def _kind(found: Catalogue, kind: Any, title: str) -> Table:
     table = _table(title, "name", "what it is", "from")
     for name, cls in sorted(found.components[kind].items()):
-        table.add_row(name, escape(cls.summary()), found.origins[cls].distribution)
+        table.add_row(name, cls.summary(), found.origins[cls].distribution)
     return table
 
 
 def _runs(registry: Registry) -> Table:
     table = _table(f"runs of {registry.path}", "name", "runs", "what it asks")
     for name, specs in registry.runs.items():
-        table.add_row(name, str(len(specs)), escape(specs[0].description))
+        table.add_row(name, str(len(specs)), specs[0].description)
     return table
 
 
 def _suites(registry: Registry) -> Table:
     table = _table("suites of runs", "name", "what it is", "runs")
     for name, suite in registry.suites.items():
-        table.add_row(name, escape(suite.description), ", ".join(suite.runs))
+        table.add_row(name, suite.description, ", ".join(suite.runs))
     return table
 
 
@@ -93,23 +93,24 @@ def _plugins(found: Catalogue) -> Table:
         offers = [f"{cls.kind} {cls.name}" for cls, of in found.origins.items() if of == origin]
         table.add_row(origin.plugin, f"{origin.distribution} {origin.version}", ", ".join(offers))
     for broken in found.broken:
-        table.add_row(broken.origin.plugin, str(broken.origin.distribution), escape(f"left out: {broken.reason}"))
+        table.add_row(broken.origin.plugin, str(broken.origin.distribution), f"left out: {broken.reason}")
     return table
 
 
-def _component(console: Console, found: Catalogue, cls: type[Component]) -> None:
-    console.print(f"[bold cyan]{cls.name}[/] [dim]({cls.kind}, version {cls.version}, {found.origins[cls]})[/]")
+def _component(console: Terminal, found: Catalogue, cls: type[Component]) -> None:
+    about = f" ({cls.kind}, version {cls.version}, {found.origins[cls]})"
+    console.print(Text.assemble((cls.name, "bold cyan"), (about, "dim")))
     for paragraph in inspect.cleandoc(cls.__doc__ or "").split("\n\n"):
-        console.print(escape(" ".join(paragraph.replace("``", "").split())), highlight=False)
+        console.print(" ".join(paragraph.replace("``", "").split()))
     rows = parameters(cls)
     if not rows:
         console.print("It takes no parameters.\n")
         return
     table = _table("\nparameters", "name", "type", "default", "what it is")
     for name, *words in rows:
-        table.add_row(name, *map(escape, words))
+        table.add_row(name, *words)
     console.print(table)
-    console.print(f"\nWritten as {cls.name}:{rows[0][0]}=...\n", style="dim", highlight=False)
+    console.print(f"\nWritten as {cls.name}:{rows[0][0]}=...\n", style="dim")
 
 
 def parameters(cls: type[Component]) -> list[tuple[str, str, str, str]]:

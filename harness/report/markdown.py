@@ -8,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from harness import harmless
 from harness.owned import Written, path_name
 from harness.report.numbers import between, cell, control, controls, effect, p_value, question, value, verdict
 from harness.report.publishing import publish, refuse_foreign
 from harness.results import json_bytes, read_bytes, read_json
+from harness.standing import PERCENTILE
 
 PAGE, SUMMARY, LISTING = "README.md", "runs.json", ".harness-page.sha256"
 
@@ -39,14 +41,9 @@ def export(runs: Sequence[Path], folder: Path, title: str, description: str) -> 
     Raises:
         HarnessError: a record is damaged, a file is in the way that is not ours, or the folder cannot be written.
     """
-    import jinja2
-
     from harness.report.figures import figure_files
     from harness.report.sweeps import curve, sweeps
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("harness.report"), trim_blocks=False, keep_trailing_newline=True, autoescape=False
-    )
     found = sweeps([read_json(run / "result.json") for run in runs])
     swept = {record["name"] for sweep in found for record in sweep.records if record["name"].startswith(sweep.run)}
     files: dict[str, bytes] = {}
@@ -56,9 +53,11 @@ def export(runs: Sequence[Path], folder: Path, title: str, description: str) -> 
         if figure.name in [before.name for before in drawn[:i]]:  # two components may have the parameter
             drawn[i] = figure = replace(figure, name=f"{figure.name}-{i + 1}")
         files |= {f"sweeps/{file}": data for file, data in figure_files(figure).items()}
-    curves = [{"title": _cell(x.title), "file": f"sweeps/figures/{x.name}.png"} for x in drawn]
-    text = environment.get_template("suite.md.j2").render(
-        runs=pages, curves=curves, title=title, description=description
+    curves = [{"title": x.title, "file": harmless.markdown_link(f"sweeps/figures/{x.name}.png")} for x in drawn]
+    text = (
+        harmless.markdown_environment()
+        .get_template("suite.md.j2")
+        .render(runs=pages, curves=curves, title=title, description=description)
     )
     files[SUMMARY] = json_bytes([_summary(page["record"]) for page in pages])
     files[PAGE] = (re.sub(r"\n{3,}", "\n\n", text).strip() + "\n").encode()
@@ -85,10 +84,10 @@ def _run(path: Path, files: dict[str, bytes], swept: Collection[str]) -> dict[st
     for figure in record["figures"] if name not in swept else ():
         file = path_name(figure["name"], f"{path / 'result.json'}, figures") + ".png"
         files[f"{name}/{file}"] = read_bytes(path / "figures" / file)
-        figures.append({"title": _cell(figure["title"]), "file": f"{name}/{file}"})
+        figures.append({"title": figure["title"], "file": harmless.markdown_link(f"{name}/{file}")})
     return {
         "name": name,
-        "anchor": re.sub(r"[^a-z0-9_-]", "", name.lower()),
+        "anchor": harmless.Markup(re.sub(r"[^a-z0-9_-]", "", name.lower())),
         "description": record["description"],
         "record": record,
         "question": question(record),
@@ -96,6 +95,7 @@ def _run(path: Path, files: dict[str, bytes], swept: Collection[str]) -> dict[st
         "treated": selection["intervention"] != "none",
         "controls": controls(record),
         "selected": ", ".join(unit["neuron"] for unit in selection["neurons"]),
+        "standing": _standing(selection),
         "primary": [_measure(record, measure) for measure in record["measures"] if measure["primary"]],
         "rows": [_measure(record, measure) for measure in record["measures"]],
         "frames": [_frame(frame) for frame in record["frames"] if frame["rows"] and name not in swept],
@@ -105,7 +105,7 @@ def _run(path: Path, files: dict[str, bytes], swept: Collection[str]) -> dict[st
 
 def _measure(record: Mapping[str, Any], measure: Mapping[str, Any]) -> dict[str, str]:
     return {
-        "title": _cell(measure["title"]),
+        "title": measure["title"],
         "baseline": "-"
         if measure["baseline"] is None
         else value({**measure, "value": measure["baseline"], "count": None}),
@@ -119,6 +119,17 @@ def _measure(record: Mapping[str, Any], measure: Mapping[str, Any]) -> dict[str,
     }
 
 
+def _standing(selection: Mapping[str, Any]) -> str:
+    """ "15.3 rho 99%, norm 31%; ..." of the selected units."""
+    told = []
+    for unit in selection["neurons"]:
+        percents = [
+            f"{key.removesuffix(PERCENTILE)} {value:.0f}%" for key, value in unit.items() if key.endswith(PERCENTILE)
+        ]
+        told += [f"{unit['neuron']} {', '.join(percents)}"] if percents else []
+    return "; ".join(told)
+
+
 def _frame(frame: Mapping[str, Any]) -> dict[str, Any]:
     columns = list(frame["rows"][0])
     return {
@@ -126,8 +137,3 @@ def _frame(frame: Mapping[str, Any]) -> dict[str, Any]:
         "columns": columns,
         "rows": [[cell(row[x]) for x in columns] for row in frame["rows"]],
     }
-
-
-def _cell(text: str) -> str:
-    """Text that may stand in a table."""
-    return text.replace("|", "\\|").replace("\n", " ")

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from harness.standing import PERCENTILE
+from harness.wording import agree, counted, plural
+
 FORMS = {"%": "{:.2f}%", "nats": "{:+.4f}"}
 """How values are written, by unit; others have four places."""
 
@@ -47,6 +50,12 @@ def number(found: float | None) -> str:
     return "-" if found is None else f"{found:.3g}"
 
 
+def stands(neuron: Mapping[str, Any], score: str) -> str:
+    """A score of a selected unit, and how many percent of the others of its layer score lower."""
+    percent = neuron.get(f"{score}{PERCENTILE}")
+    return number(neuron.get(score)) + ("" if percent is None else f" ({percent:.0f}%)")
+
+
 def p_value(found: float | None) -> str:
     """Two significant digits, or four places; a dash where there is no test."""
     return "-" if found is None else (f"{found:.4f}" if found >= 0.001 else f"{found:.1e}")
@@ -61,20 +70,33 @@ def cell(found: Any) -> str:
 
 def verdict(record: Mapping[str, Any], measure: Mapping[str, Any]) -> str:
     """The verdict of a primary measure, in the run's own words: heads are compared with random heads."""
-    return str(measure["verdict"]).replace("neurons", f"{record['selection']['unit']}s")
+    return str(measure["verdict"]).replace("neurons", plural(record["selection"]["unit"]))
+
+
+def chosen(record: Mapping[str, Any]) -> str:
+    """What was selected, in words: "6 entropy neurons", "1 difference_of_means direction"."""
+    selection, selector = record["selection"], record["identity"]["components"]["selector"]["name"]
+    n, unit = len(selection["neurons"]), selection["unit"]
+    # value_neurons chooses neurons: these are value neurons, not value_neurons neurons.
+    return counted(n, selector.removesuffix("s") if selector.endswith(plural(unit)) else f"{selector} {unit}")
+
+
+def treatment(record: Mapping[str, Any]) -> str:
+    """What the selected units are under: "mean ablation", "the intervention add_direction"."""
+    selection = record["selection"]
+    return str(selection.get("intervention_title") or f"{selection['intervention']} ablation")  # of older records
 
 
 def question(record: Mapping[str, Any]) -> str:
     """What the run asks."""
-    components, selection = record["identity"]["components"], record["selection"]
-    task, (selector, change) = record["task"]["title"], (components[x]["name"] for x in ("selector", "intervention"))
-    n, unit = len(selection["neurons"]), selection["unit"]
-    which = selector if selector.endswith(f"{unit}s") else f"{selector} {unit}s"
-    if change == "none":
-        return f"What does {task} show of {n} {which}, and is it more than of {n} random {unit}s?"
+    selection, task = record["selection"], record["task"]["title"]
+    n, which = len(selection["neurons"]), chosen(record)
+    others = counted(n, f"random {selection['unit']}")
+    if selection["intervention"] == "none":
+        return f"What does {task} show of {which}, and is it more than of {others}?"
     return (
-        f"What changes in {task} when {n} {which} are under {change} ablation, and is it more than with {n} random "
-        f"{unit}s?"
+        f"What changes in {task} when {which} {agree(n, 'is', 'are')} under {treatment(record)}, and is it "
+        f"more than with {others}?"
     )
 
 
@@ -86,5 +108,7 @@ def controls(record: Mapping[str, Any]) -> str:
         "the selector's pool" if selection["pool"] is not None else f"the same layer{'s' * (len(found['layers']) > 1)}"
     )
     matched = f", matched in {found['match']}" if found["match"] != "none" else ""
-    said = f"{found['n']} distinct random sets of {n} {unit}s of {where}{matched}, none of them selected"
+    said = (
+        f"{counted(found['n'], 'distinct random set')} of {counted(n, unit)} of {where}{matched}, none of them selected"
+    )
     return said + (f" ({warning.rstrip('.')})" if (warning := found["details"].get("warning")) else "")

@@ -6,25 +6,33 @@ content security policy lets no script run but the page's own, by hash.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from harness.owned import path_name
-from harness.report.numbers import between, cell, control, controls, effect, number, p_value, question, value, verdict
+from harness import harmless
+from harness.report.numbers import (
+    between,
+    cell,
+    control,
+    controls,
+    effect,
+    number,
+    p_value,
+    question,
+    stands,
+    value,
+    verdict,
+)
+from harness.report.page_assets import assets, pictures
 from harness.report.page_charts import histogram
 from harness.report.page_data import breakdown, examples, packed_neurons, packed_prompts, read_prompts, read_rows
 from harness.results import clean, read_json, write_bytes
+from harness.standing import PERCENTILE
+from harness.wording import agree, noun_for, plural
 
 NAME = "report.html"
-
-FIGURES_LIMIT = 900_000
-"""Bytes of figures in the page; what comes after is named and lies beside it."""
 
 EXAMPLES = 12
 """Prompts that are shown where the script does not run."""
@@ -33,8 +41,8 @@ CHARTS = 80
 """Measures whose control distribution is drawn."""
 
 VERDICTS: dict[str, tuple[str, str, str]] = {
-    "supported": ("yes", "●", "The selected {units} change this more than random {units} do."),
-    "less than random neurons": ("less", "▼", "The selected {units} change this less than random {units} do."),
+    "supported": ("yes", "●", "The selected {selected} this more than random {units} do."),
+    "less than random neurons": ("less", "▼", "The selected {selected} this less than random {units} do."),
     "not distinguishable from random neurons": ("no", "○", "Random {units} change this as much."),
     "underpowered": ("unknown", "?", "There is too little data, or there are too few controls, to tell."),
     "model broken": ("broken", "✕", "The treated model no longer does the task: nothing can be concluded."),
@@ -51,15 +59,12 @@ def write_page(folder: Path) -> Path:
     Raises:
         HarnessError: a file is missing or damaged, or the page cannot be written.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("harness.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = harmless.html_environment()
     environment.filters |= {"number": number, "p_value": p_value, "cell": cell}
     record = read_json(folder / "result.json")
     context = _context(folder, record)
-    context |= _assets(charts=context["neurons"] is not None)
+    charts = context["neurons"] is not None
+    context |= assets(*(["page_scatter.js"] if charts else []), "page_prompts.js", charts=charts)
     text = environment.get_template("page.html.j2").render(context)
     path = folder / NAME
     write_bytes(path, (text.strip() + "\n").encode())
@@ -84,7 +89,7 @@ def _context(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
         "filters": {name: list(pair) for name, pair in prompts.categories.items()},
         "examples": list(examples(prompts, EXAMPLES)),
         "breakdowns": [breakdown(prompts, name) for name in prompts.groupings],
-        "figures": _figures(folder, record["figures"]),
+        "figures": pictures(folder, record["figures"]),
         "frames": [_frame(frame) for frame in record["frames"]],
         "components": _components(record["identity"]["components"]),
         "digests": _digests(record),
@@ -107,13 +112,14 @@ FILES = {
 
 def _verdicts(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The verdicts that were given, each with the measures that it was given to, the telling ones first."""
-    units = f"{record['selection']['unit']}s"
+    n, unit = len(record["selection"]["neurons"]), record["selection"]["unit"]
+    units, selected = plural(unit), f"{noun_for(n, unit)} {agree(n, 'changes', 'change')}"
     found = []
     for word, (style, sign, meaning) in VERDICTS.items():
         measures = [x for x in record["measures"] if x["primary"] and x.get("verdict") == word]
         if measures:
             said = word.replace("neurons", units)
-            meaning = meaning.format(units=units)
+            meaning = meaning.format(units=units, selected=selected)
             found.append({"word": said, "style": style, "sign": sign, "meaning": meaning, "measures": measures})
     return found
 
@@ -165,34 +171,21 @@ def _table(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _selected(selection: Mapping[str, Any]) -> dict[str, Any]:
-    """The selected neurons as a table, with the layer's medians as its last row."""
-    columns = list(dict.fromkeys(key for neuron in selection["neurons"] for key in neuron))
-    rows = [{key: neuron.get(key) for key in columns} for neuron in selection["neurons"]]
-    medians = {key.removeprefix("median_"): found for key, found in selection["layer_medians"].items()}
-    if medians:
-        rows.append({"neuron": "median of all"} | medians)
-    return {"columns": columns, "rows": rows}
-
-
-def _figures(folder: Path, figures: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Figures with their pictures, as long as there is room; those that are only named keep their place."""
-    room, found = FIGURES_LIMIT, []
-    for figure in figures:
-        name = path_name(figure["name"], f"{folder / 'result.json'}, figures")
-        path = folder / "figures" / f"{name}.png"
-        image = base64.b64encode(path.read_bytes()).decode() if path.is_file() else ""
-        if len(image) > room:
-            image = ""
-        room -= len(image)
-        size = _png_size(image) if image else (0, 0)
-        found.append({**figure, "image": image, "width": size[0] // 2, "height": size[1] // 2})
-    return found
-
-
-def _png_size(image: str) -> tuple[int, int]:
-    """Width and height of a PNG in pixels; given before it is decoded, the page does not jump."""
-    head = base64.b64decode(image[:64])
-    return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
+    """The selected units as a table: scores with where they stand, and the median scores as its last row."""
+    scores = [name.removeprefix("median_") for name in selection["layer_medians"]]
+    hidden = {"neuron", *(f"{name}{PERCENTILE}" for name in scores)}
+    rows = []
+    for unit in selection["neurons"]:
+        row = {selection["unit"]: unit["neuron"]} | {key: found for key, found in unit.items() if key not in hidden}
+        row |= {name: stands(unit, name) for name in scores if name in unit}
+        if "ordinary_in" in row:
+            row["ordinary_in"] = ", ".join(row["ordinary_in"])
+        rows.append(row)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    if scores:
+        medians = {name: number(selection["layer_medians"][f"median_{name}"]) for name in scores}
+        rows.append(dict.fromkeys(columns, "") | {selection["unit"]: "median of all"} | medians)
+    return {"columns": columns, "rows": rows, "scores": scores}
 
 
 def _frame(frame: Mapping[str, Any]) -> dict[str, Any]:
@@ -231,25 +224,3 @@ def _digests(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         *identity["inputs_sha256"].items(),
     ]
     return [(name, digest) for name, digest in found if digest]
-
-
-def _assets(charts: bool) -> dict[str, Any]:
-    """Style and scripts, and the policy that admits these scripts only; the chart library where there are charts."""
-    from markupsafe import Markup
-
-    folder = files("harness.report") / "templates"
-
-    def read(name: str) -> str:
-        return (folder / name).read_text(encoding="utf-8")
-
-    library = re.sub(r"\n//# sourceMappingURL=\S+\s*$", "\n", read("chart.umd.min.js"))
-    names = ["page.js", *(["page_scatter.js"] if charts else []), "page_prompts.js"]
-    scripts = [*([library] if charts else []), "\n".join(map(read, names))]
-    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
-    policy += "script-src " + " ".join(f"'sha256-{found}'" for found in hashes)
-    return {
-        "style": Markup(read("page.css")),
-        "scripts": [Markup(script) for script in scripts],
-        "policy": policy,
-    }

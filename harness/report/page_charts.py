@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from markupsafe import Markup, escape
 
+from harness import harmless
 from harness.report.figures import bin_edges
+from harness.wording import counted
 
 WIDTH, HEIGHT = 340, 128
 LEFT, RIGHT, TOP, BOTTOM = 12, 12, 22, 24
@@ -46,15 +48,15 @@ def histogram(title: str, treated: float | None, controls: Sequence[float | None
                 x(null), TOP, HEIGHT - BOTTOM
             )
         )
-    sides = f"{len(known)} random controls from {known.min():.4g} to {known.max():.4g}{_with(unit)}"
+    sides = f"{counted(len(known), 'random control')} from {known.min():.4g} to {known.max():.4g}{_with(unit)}"
     if treated is not None:
         parts.append(_treated(x(treated), f"{treated:.4g}{_with(unit)}"))
         below, equal = int((known < treated).sum()), int((known == treated).sum())
         sides += (
-            f"; the selected ones at {treated:.4g}{_with(unit)}, {below} controls below, {equal} equal, "
+            f"; the selected ones at {treated:.4g}{_with(unit)}, {counted(below, 'control')} below, {equal} equal, "
             f"{len(known) - below - equal} above"
         )
-    said = escape(f"{title}: {sides}.")
+    said = escape(harmless.plain(f"{title}: {sides}."))
     return Markup('<svg class="histogram" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         WIDTH, HEIGHT, said, Markup("").join(parts)
     )

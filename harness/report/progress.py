@@ -6,8 +6,9 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from harness.terminal import Terminal
 
 QUIET_SECONDS = 10.0
 """Without a terminal, seconds between two lines about the same stage."""
@@ -16,7 +17,7 @@ QUIET_SECONDS = 10.0
 class ConsoleReporter:
     """Shows the stages of a run; ``quiet`` shows nothing."""
 
-    def __init__(self, console: Console, quiet: bool = False) -> None:
+    def __init__(self, console: Terminal, quiet: bool = False) -> None:
         self.console = console
         self.quiet = quiet
 
@@ -33,7 +34,7 @@ class ConsoleReporter:
 
     @contextlib.contextmanager
     def _bar(self, title: str, total: int | None) -> Iterator[Callable[[int], None]]:
-        columns = [SpinnerColumn(), TextColumn("{task.description}")]
+        columns = [SpinnerColumn(), TextColumn("{task.description}", markup=False)]
         if total is not None:
             columns += [BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn()]
         with Progress(*columns, console=self.console, transient=True) as progress:
@@ -52,7 +53,7 @@ class ConsoleReporter:
             if total and now - last >= QUIET_SECONDS and done:
                 last = now
                 left = (now - start) / done * (total - done)
-                self.console.print(f"{title}: {done} of {total}, about {left:.0f} s left", highlight=False)
+                self.console.print(f"{title}: {done} of {total}, about {left:.0f} s left")
 
         yield advance
-        self.console.print(f"{title}: {time.monotonic() - start:.1f} s", highlight=False)
+        self.console.print(f"{title}: {time.monotonic() - start:.1f} s")

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness import harmless
 from harness.outcomes import Figure
 from harness.report import drawing
 from harness.results import canonical
+from harness.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
@@ -109,16 +111,17 @@ def curve(sweep: Sweep) -> Figure:
             axes.plot(sweep.values, c_mean, color=drawing.CONTROLS, marker="o", markersize=3, label="random controls")
             bars = np.maximum([mean - low, high - mean], 0)
             axes.errorbar(sweep.values, mean, bars, color=drawing.SELECTED, marker="D", label="treated")
-            axes.set_ylabel(title)
+            axes.set_ylabel(harmless.figure(title))
         for axes in grid[len(panels) :]:
             axes.set_visible(False)
         for axes in grid[max(0, len(panels) - wide) : len(panels)]:
-            axes.set_xlabel(sweep.parameter.rpartition(".")[2])
+            axes.set_xlabel(harmless.figure(sweep.parameter.rpartition(".")[2]))
             axes.xaxis.set_tick_params(labelbottom=True)
         drawing.legend(grid[0])
 
     title = (
-        f"Primary measures against {sweep.parameter} in {len(sweep.records)} runs; bars: 95% intervals, band: 5% to "
+        f"Primary measures against {sweep.parameter} in {counted(len(sweep.records), 'run')}; bars: 95% "
+        "intervals, band: 5% to "
         "95% of the random controls."
     )
     size = (6.9, 1.0 + 1.7 * -(-len(panels) // 2))

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from harness.statistics.measure import Aggregated, AnyMeasure, Functional, known_values, ratio
+from harness.wording import counted
 
 FEW_RESAMPLES, FEW_ROWS = 200, 20
 """Resamples, and conditions (the treated one and controls), of measures that cannot be resampled by sums."""
@@ -77,7 +78,9 @@ def resampled(
         yield from _resampled_functional(measure, rows, clusters, seed, resamples)
         return
     if len(clusters) != measure.numerator.shape[1]:
-        raise ValueError(f"{len(clusters)} cluster numbers for {measure.numerator.shape[1]} prompts")
+        raise ValueError(
+            f"{counted(len(clusters), 'cluster number')} for {counted(measure.numerator.shape[1], 'prompt')}"
+        )
     denominator = measure.denominator[rows]
     if (denominator == denominator[0]).all():  # as in every share of a fixed set of prompts
         denominator = denominator[:1]
@@ -92,7 +95,7 @@ def _resampled_functional(
     terms = measure.terms[rows]
     n_rows, n_prompts, n_terms = terms.shape
     if len(clusters) != n_prompts:
-        raise ValueError(f"{len(clusters)} cluster numbers for {n_prompts} prompts")
+        raise ValueError(f"{counted(len(clusters), 'cluster number')} for {counted(n_prompts, 'prompt')}")
     sums = cluster_sums(terms.transpose(0, 2, 1).reshape(n_rows * n_terms, n_prompts), clusters).T
     block = min(_block(len(sums)), max(1, FUNCTIONAL_CELLS // sums.shape[1]))
     for weights in _weights(len(sums), seed, resamples, block):

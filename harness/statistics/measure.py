@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from harness.errors import HarnessError
+from harness.wording import counted
 
 
 def finite(value: Any) -> float | None:
@@ -100,7 +101,9 @@ def refuse(measure: str, wrong: np.ndarray, what: str) -> None:
     if wrong.any():
         row = int(np.flatnonzero(wrong.any(axis=1))[0])
         name = ("baseline", "treated")[row] if row < 2 else f"control-{row - 2:04d}"
-        raise HarnessError(f'measure "{measure}": {what} in condition {name}, {int(wrong[row].sum())} prompts.')
+        raise HarnessError(
+            f'measure "{measure}": {what} in condition {name}, {counted(int(wrong[row].sum()), "prompt")}.'
+        )
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray, scale: float) -> np.ndarray:

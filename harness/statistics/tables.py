@@ -11,6 +11,7 @@ import numpy as np
 from harness.errors import HarnessError
 from harness.statistics.measure import finite, ratio
 from harness.statistics.permutation import adjust
+from harness.wording import only
 
 MIN_CHANGED = 10
 """Fewer changed prompts than this cannot carry a verdict, nor a chi-square approximation."""
@@ -110,5 +111,5 @@ def table_tests(table: np.ndarray) -> TableTests:
     mcnemar = tuple(McNemar(*move, p, holm) for move, p, holm in zip(moves, exact, adjust(exact), strict=True))
     note = None
     if changed < MIN_CHANGED:
-        note = f"only {changed} prompts changed: the chi-square approximation is poor, trust the exact McNemar tests"
+        note = f"{only(changed, 'prompt')} changed: the chi-square approximation is poor, trust the exact McNemar tests"
     return TableTests(int(table.sum()), changed, bowker, homogeneity, mcnemar, note)

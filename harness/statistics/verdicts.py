@@ -11,6 +11,7 @@ from harness.statistics.bootstrap import Interval, binomial_interval, both_inter
 from harness.statistics.measure import AnyMeasure, Measure, finite
 from harness.statistics.permutation import PermutationTest, control_summary, effect_sizes, permutation_test
 from harness.statistics.tables import MIN_CHANGED
+from harness.wording import counted, only
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ def verdict(
     alpha: float = 0.05,
     n_changed: int | None = None,
     broken: str | None = None,
+    selected: str = "the selected neurons",
 ) -> Verdict:
     """What a measure says, decided by rule; the first that applies:
 
@@ -116,7 +118,8 @@ def verdict(
        "less than random neurons" when the treated value is then nearer to no effect than the controls' mean.
     4. "not distinguishable from random neurons".
 
-    ``n_changed`` replaces the number of changed prompts that the summary counted.
+    ``n_changed`` replaces the number of changed prompts that the summary counted; ``selected``: what was treated, in
+    words.
     """
     test, interval, floor = summary.test, summary.difference_interval, 2 / (summary.test.m + 1)
     changed = round(max(summary.n_changed, summary.n_changed_controls or 0)) if n_changed is None else n_changed
@@ -129,14 +132,21 @@ def verdict(
     if summary.value is None:
         return say("underpowered", "no value, because no prompt counts towards it")
     if changed < MIN_CHANGED:
-        return say("underpowered", f"only {changed} prompts changed, fewer than the {MIN_CHANGED} that a verdict needs")
+        return say(
+            "underpowered",
+            f"{only(changed, 'prompt')} changed, fewer than the {MIN_CHANGED} that a verdict needs",
+        )
     if floor >= alpha or test.p_two_sided is None or p_adjusted is None or summary.controls is None:
-        return say("underpowered", f"{test.m} random sets cannot give p < {alpha:g}; it takes {int(2 / alpha)} or more")
+        return say(
+            "underpowered",
+            f"{counted(test.m, 'random set')} cannot give p < {alpha:g}; it takes {int(2 / alpha)} or more",
+        )
     unit = {"%": "%", "share": "", "": ""}.get(summary.unit, f" {summary.unit}")
     mean = summary.controls["mean"]
     assert mean is not None
     numbers = (
-        f"{summary.value:.3g}{unit} with the selected neurons, {mean:.3g}{unit} on average over {test.m} random sets "
+        f"{summary.value:.3g}{unit} with {selected}, {mean:.3g}{unit} on average over "
+        f"{counted(test.m, 'random set')} "
         f"(adjusted p = {p_adjusted:.2g}"
     )
     apart = False

@@ -15,6 +15,7 @@ from harness.engine import HookEngine
 from harness.model import Model
 from harness.testing.promises import as_json, made, promise, running, same, twice
 from harness.testing.units import TOLERANCE
+from harness.wording import counted
 
 
 def check_corpus(cls: type[Corpus], /, *, documents: int = 200, **params: Any) -> tuple[str, ...]:
@@ -68,7 +69,11 @@ def check_model_loader(cls: type[ModelLoader], /, **params: Any) -> Model:
     with torch.no_grad():
         logits = running(owner, "a forward pass", lambda: model.forward(model.pad(tokens), logits_to_keep=0).logits)
     width = logits.shape[-1]
-    promise(width == model.anatomy.d_vocab, owner, f"{width} logits do not fit {model.anatomy.d_vocab} tokens")
+    promise(
+        width == model.anatomy.d_vocab,
+        owner,
+        f"{counted(width, 'logit')} do not fit {counted(model.anatomy.d_vocab, 'token')}",
+    )
     promise(bool(torch.isfinite(logits).all()), owner, "its predictions are not finite")
     equal = model.weights_digest == again.weights_digest and model.tokenizer_digest == again.tokenizer_digest
     promise(equal, owner, "loaded twice, weights or tokeniser differ; give what is drawn at random a seed")

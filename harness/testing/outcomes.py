@@ -33,6 +33,7 @@ from harness.testing.promises import (
     twice,
     untouched,
 )
+from harness.wording import counted
 
 CONTROLS = 3
 """Control conditions of the runs below."""
@@ -129,7 +130,11 @@ def check_metric(cls: type[Metric], outcomes: Outcomes | None = None, /, **param
     rest = {x.name: x for x in running(owner, "measure()", lambda: metric.measure(fewer)).measures}
     for measure, twin in zip(found.measures, again.measures, strict=True):
         values, n = np.asarray(measure.values), len(outcomes.conditions)
-        promise(values.shape == (n,), owner, f'"{measure.name}" has {values.size} values for {n} conditions')
+        promise(
+            values.shape == (n,),
+            owner,
+            f'"{measure.name}" has {counted(values.size, "value")} for {counted(n, "condition")}',
+        )
         promise(not np.isinf(values).any(), owner, f'"{measure.name}" is infinite')
         promise(same(values, twin.values), owner, f'"{measure.name}" differs from call to call')
         kept = measure.name in rest and np.allclose(values[:-1], rest[measure.name].values, equal_nan=True)
@@ -234,7 +239,11 @@ def _check_outcomes(outcomes: Outcomes, prompts: Sequence[Prompt], conditions: S
         promise(numbers, owner, f'the outcome "{name}" holds {array.dtype}, expected numbers')
         promise(bool(np.isfinite(array).all()), owner, f'the outcome "{name}" is not finite')
     for row, answers in enumerate(outcomes.answers):
-        promise(len(answers) == len(prompts), owner, f"{len(answers)} answers in row {row} for {len(prompts)} prompts")
+        promise(
+            len(answers) == len(prompts),
+            owner,
+            f"{counted(len(answers), 'answer')} in row {row} for {counted(len(prompts), 'prompt')}",
+        )
     promise(len(outcomes.answers) <= 2, owner, "answers are those of baseline and treated model only")
     accepted(handed_back.outcomes, outcomes, prompts, conditions, f"{owner}: observe()")
 

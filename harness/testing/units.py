@@ -26,7 +26,9 @@ from harness.conditions import (
     site_of,
 )
 from harness.engine import HookEngine
+from harness.errors import HarnessError
 from harness.model import Model
+from harness.standing import check_special
 from harness.testing.models import prompts_of, tiny_model
 from harness.testing.promises import accepted, as_json, check_shown, made, promise, running, same, twice, untouched
 
@@ -101,6 +103,10 @@ def _check_selection(selection: Selection, model: Model, owner: str) -> None:
     promise(bool(selection.rule.strip()), owner, "rule is empty: say in one sentence how the choice was made")
     strangers = set(selection.neurons) - set(selection.candidates)
     promise(not selection.candidates or not strangers, owner, "it chose what is not among its candidates")
+    try:
+        check_special(selection, "select()")
+    except HarnessError as error:
+        promise(False, owner, str(error))
     for name, scores in selection.scores.items():
         shape, n = np.shape(scores), len(selection.candidates)
         promise(
@@ -204,7 +210,9 @@ def _check_edit(edit: Edit, again: Edit, model: Model, owner: str) -> None:
     promise(torch.equal(found, apply(given, again)), owner, f"{where} depends on global random numbers; give it a seed")
     alone = torch.cat([apply(given[:, i : i + 1]) for i in range(shape[1])], dim=1)
     promise(
-        torch.allclose(found, alone), owner, f"{where} mixes positions; each position's activations are edited alone"
+        torch.allclose(found, alone),
+        owner,
+        f"{where} mixes positions; each position's activations are edited alone",
     )
 
 

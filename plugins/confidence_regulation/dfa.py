@@ -13,6 +13,7 @@ from harness.components import Metric
 from harness.conditions import Condition, Neuron, Selection, Unit
 from harness.errors import HarnessError
 from harness.outcomes import Frame, Measurement, Outcomes, Prepared, Prompt, Step
+from harness.wording import counted
 
 from .repeats import RepeatTask
 from .text import prompt_of
@@ -163,7 +164,8 @@ class Attributions(Metric):
         remarks: tuple[str, ...] = ()
         if len(tested) < len(components):
             remarks = (
-                f"{len(tested)} of {len(components)} components are tested: those with the largest difference over the "
+                f"{len(tested)} of {counted(len(components), 'component')} are tested: those with the largest "
+                "difference over the "
                 "selected and all control neurons alike",
             )
         return Measurement(

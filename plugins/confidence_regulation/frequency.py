@@ -11,6 +11,7 @@ from harness.builtin import check_layer
 from harness.components import CountsPath, ModelCorpus, SelectionContext, Selector
 from harness.conditions import Neuron, Selection
 from harness.errors import HarnessError
+from harness.wording import agree, counted, only
 
 from .sweep import check_last, check_length, sweep, text
 
@@ -63,9 +64,9 @@ class TokenFrequency(Selector):
 
         model, owner = context.model, "selector token_frequency"
         layer = check_layer(model, self.layer, self.top, owner)
-        counted = unigrams(model, self.unigram, self.corpus)
+        frequencies = unigrams(model, self.unigram, self.corpus)
         read = text(context, self.corpus, self.sequences, self.length, self.across_documents, context.seed)
-        p = counted.probabilities
+        p = frequencies.probabilities
         swept = sweep(context, layer, read.tokens, "frozen_unigram", owner, unigram=p, newlines=self.newlines)
         w_out = write_directions(model, layer)
         assert swept.kl_change is not None
@@ -74,21 +75,22 @@ class TokenFrequency(Selector):
             "total_effect": swept.total,
             "direct_effect": swept.direct["frozen_unigram"],
             "kl_change": swept.kl_change,
-            "v_freq_cosine": frequency_cosines(model, unembedding_geometry(model), w_out, counted.log_frequency),
+            "v_freq_cosine": frequency_cosines(model, unembedding_geometry(model), w_out, frequencies.log_frequency),
             "norm": np.linalg.norm(w_out, axis=1),
         }
         chosen, rule = self._choose(scores)
         return Selection(
             neurons=tuple(Neuron(layer, int(index)) for index in chosen),
-            rule=f"layer {layer}: {rule}; on {swept.n_tokens} tokens of {read.said}",
+            rule=f"layer {layer}: {rule}; on {counted(swept.n_tokens, 'token')} of {read.said}",
             candidates=tuple(Neuron(layer, index) for index in range(model.anatomy.d_mlp)),
             scores=scores,
+            special={"frequency_mediated": "high", "total_effect": "high"},
             details={
                 "layer": layer,
                 "effect_tokens": swept.n_tokens,
-                "unigram": counted.source,
-                "unigram_tokens": int(counted.n_tokens),
-                "unigram_notes": list(counted.notes),
+                "unigram": frequencies.source,
+                "unigram_tokens": int(frequencies.n_tokens),
+                "unigram_notes": list(frequencies.notes),
             },
         )
 
@@ -120,7 +122,7 @@ def large_effects(total: np.ndarray, quantile: float, top: int, owner: str) -> n
     keep = np.flatnonzero((total > 0) & (total >= np.quantile(total, quantile)))
     if len(keep) < top:
         raise HarnessError(
-            f"{owner}: only {len(keep)} neurons have a total effect above 0 and from the quantile {quantile:g} on, "
-            f"{top} were asked for; lower effect_quantile or top."
+            f"{owner}: {only(len(keep), 'neuron')} {agree(len(keep), 'has', 'have')} a total effect "
+            f"above 0 and from the quantile {quantile:g} on, {top} were asked for; lower effect_quantile or top."
         )
     return keep

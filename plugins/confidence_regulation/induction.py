@@ -15,6 +15,7 @@ from harness.components import Metric
 from harness.conditions import Condition, Neuron, Selection, Unit
 from harness.errors import HarnessError
 from harness.outcomes import Figure, Frame, Measurement, Outcomes, Prepared, Prompt, Series, Step
+from harness.wording import counted
 
 from .mediation import groups
 from .metrics import curves, mean_of
@@ -192,7 +193,9 @@ class InductionSynthetic(InductionTask):
             prompt_of(model, i, [*span.tokens, *span.tokens[begin:]], begin=begin, split=split)
             for i, span in enumerate(spans)
         ]
-        twice = Step("duplicated", len(prompts), 0, f"spans of {length} tokens, each followed by a copy of itself")
+        twice = Step(
+            "duplicated", len(prompts), 0, f"spans of {counted(length, 'token')}, each followed by a copy of itself"
+        )
         return Prepared(tuple(prompts), (step, twice), {"length": length, "split": split})
 
     def shown(self, prompt: Prompt) -> np.ndarray:
@@ -234,7 +237,8 @@ class InductionNatural(InductionTask):
                 found.append((span.tokens[: second + self.ngram + 2], first, second))
         if not found:
             raise HarnessError(
-                f"task {self.name}: none of {len(spans)} sequences repeats {self.ngram} tokens like this; raise "
+                f"task {self.name}: none of {counted(len(spans), 'sequence')} repeats "
+                f"{counted(self.ngram, 'token')} like this; raise "
                 "candidates or lower ngram."
             )
         kept = found[:wanted]

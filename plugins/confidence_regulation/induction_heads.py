@@ -10,6 +10,7 @@ from pydantic import Field
 from harness.components import SelectionContext, Selector
 from harness.conditions import Head, Selection
 from harness.errors import HarnessError
+from harness.wording import counted
 
 from .sweep import check_length
 
@@ -56,11 +57,14 @@ class InductionHeads(Selector):
         pool = tuple(heads[i] for i in baseline if i not in best)
         return Selection(
             neurons=tuple(heads[i] for i in best),
-            rule=f"the {self.top} of {len(heads)} heads with the highest prefix-matching scores on {self.sequences} "
-            f"sequences of {self.length} random tokens, each duplicated; {len(pool)} baseline heads (mean attention to "
+            rule=f"the {self.top} of {counted(len(heads), 'head')} with the highest prefix-matching scores on "
+            f"{self.sequences} "
+            f"sequences of {counted(self.length, 'random token')}, each duplicated; "
+            f"{counted(len(pool), 'baseline head')} (mean attention to "
             f"the first token > {self.min_bos:g}, prefix matching < {self.max_prefix:g})",
             candidates=heads,
             scores={"prefix_matching": matching, "first_token": first},
+            special={"prefix_matching": "high"},
             details={"baseline_heads": [str(head) for head in pool]},
             pool=pool,
         )

@@ -80,6 +80,9 @@ class _Constant(NeuronIntervention):
 
     statistic: ClassVar[str]
 
+    def title(self) -> str:
+        return f"{self.name} ablation"
+
     def values(self, neurons: Sequence[Neuron], statistics: ActivationStatistics) -> list[float]:
         return statistics.value(self.statistic, neurons)
 

@@ -10,6 +10,7 @@ from harness import border
 from harness.components import AnySelector, SelectionContext, Selector
 from harness.conditions import Neuron, Selection, by_layer
 from harness.errors import HarnessError
+from harness.wording import counted
 
 if TYPE_CHECKING:
     from harness.matching import Match
@@ -41,7 +42,8 @@ class _MatchedRandom(Selector):
         details = balance(chosen, pool, drawn, values, self.match)
         return Selection(
             neurons=drawn[0],
-            rule=f"{len(chosen)} random neurons, each one of the {details['neighbours']} of its layer that are nearest "
+            rule=f"{counted(len(chosen), 'random neuron')}, each one of the {details['neighbours']} of its "
+            "layer that are nearest "
             f"to a neuron that {self.like.name} chooses ({details['variable']}), none of them chosen by it",
             details={"like": original.rule, "like_neurons": [str(neuron) for neuron in chosen], **details},
             pool=tuple(Neuron(layer, i) for layer, indices in pool.items() for i in indices),

@@ -10,6 +10,7 @@ from pydantic import Field
 from harness.components import Metric
 from harness.errors import HarnessError
 from harness.outcomes import Figure, Frame, Measurement, Series
+from harness.wording import counted
 
 if TYPE_CHECKING:
     from harness.outcomes import Outcomes
@@ -329,7 +330,10 @@ class UnigramCorrelation(Metric):
         interval = bootstrap_interval(level, 0, outcomes.clusters, seed=0)
         between = f", 95% interval {interval.low:.3f} to {interval.high:.3f}" if interval else ""
         tokens = int(outcomes["tokens"][0].sum())
-        remark = f"untouched model: r = {before:.3f} between entropy and KL(P_freq || P_model) over {tokens} tokens"
+        remark = (
+            f"untouched model: r = {before:.3f} between entropy and KL(P_freq || P_model) over "
+            f"{counted(tokens, 'token')}"
+        )
         series = outcomes.series
         known = ~np.isnan(series["entropy"]["baseline"])
         entropy, kl = (

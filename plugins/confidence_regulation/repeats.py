@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from harness.outcomes import Step
+from harness.wording import counted
 
 from .text import TextTask
 
@@ -28,7 +29,7 @@ class RepeatTask(TextTask):
         most = self.length if model.n_positions is None else (model.n_positions - begin) // 2
         length = min(self.length, most)
         spans, step = self.spans(model, n, begin + length, seed)
-        why = f"spans of {length} tokens, each to be followed by a copy of itself"
+        why = f"spans of {counted(length, 'token')}, each to be followed by a copy of itself"
         if length < self.length:
             why += f"; {self.length} were asked for, but {model.name} has {model.n_positions} positions"
         halves = [tuple(int(token) for token in span.tokens[begin:]) for span in spans]

@@ -9,8 +9,9 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from harness.builtin import check_layer
 from harness.components import AnyCorpus, SelectionContext, Selector
-from harness.conditions import Neuron, Selection
+from harness.conditions import End, Neuron, Selection
 from harness.errors import HarnessError
+from harness.wording import agree, counted, only, the
 
 from .sweep import check_last, check_length
 
@@ -30,18 +31,26 @@ LOOSEN = {
 """What to do when a rule lets too few neurons pass."""
 
 
+SIGNS: dict[str, End] = {"rho": "high", "logit_var": "low", "norm": "high"}
+MEASURED: dict[str, End] = {"norm_mediated": "high", "total_effect": "high"}
+"""What entropy neurons are known by: in their weights, and in their effects where these are measured."""
+
 TIE_DECIMALS = 12
 """Scores that agree to so many decimals are equal: both lie in [0, 1] and come from float32 weights."""
 
 
 class Entropy(Selector):
-    """Entropy neurons: large output weights that write into the null space of the unembedding.
+    """Entropy neurons, which write into the null space of the unembedding and so change confidence more than choice.
+
+    Those that were published (Stolfo et al. 2024) have three signs: much of the output weights' norm in the null space
+    (rho), little effect on single logits (LogitVar), and large output weights (norm). A rule looks at one or two of
+    these; the report says where each chosen neuron stands in all three, and warns of those that are ordinary.
 
     Rules: ``rho_logit_var`` takes the neurons with rho >= min_rho and of those the lowest LogitVar (Tighidet et al.
-    2025); ``norm_logit_var`` takes the largest norms (norm_quantile and above) and of those the lowest LogitVar (Du et
-    al. 2025, after Stolfo et al. 2024); ``rho`` takes the highest rho; ``mediated`` measures: of the neurons with the
-    largest total effects (effect_quantile and above) it takes the highest LayerNorm-mediated fractions, 1 - DE/TE, on
-    sequences of a corpus that tasks do not evaluate on.
+    2025), whatever their norm; ``norm_logit_var`` takes the largest norms (norm_quantile and above) and of those the
+    lowest LogitVar (Du et al. 2025, after Stolfo et al. 2024); ``rho`` takes the highest rho; ``mediated`` measures: of
+    the neurons with the largest total effects (effect_quantile and above) it takes the highest LayerNorm-mediated
+    fractions, 1 - DE/TE, on sequences of a corpus that tasks do not evaluate on.
     """
 
     name = "entropy"
@@ -101,9 +110,11 @@ class Entropy(Selector):
         cosines = null_cosines(geometry, w_out[chosen]).round(6)
         return Selection(
             neurons=tuple(Neuron(layer, int(index)) for index in chosen),
-            rule=f"layer {layer}: {rule}{measured}; null space: {k} of {model.anatomy.d_model} directions ({why})",
+            rule=f"layer {layer}: {rule}{measured}; null space: {k} of "
+            f"{counted(model.anatomy.d_model, 'direction')} ({why})",
             candidates=tuple(Neuron(layer, index) for index in range(model.anatomy.d_mlp)),
             scores=scores,
+            special=SIGNS | MEASURED if self.rule == "mediated" else SIGNS,
             details={
                 "layer": layer,
                 "null_dims": k,
@@ -131,7 +142,7 @@ class Entropy(Selector):
             "total_effect": swept.total,
             "direct_effect": swept.direct["frozen_norm"],
         }
-        return f", on {swept.n_tokens} tokens of {read.said}"
+        return f", on {counted(swept.n_tokens, 'token')} of {read.said}"
 
     def _choose(self, scores: Mapping[str, np.ndarray]) -> tuple[np.ndarray, str]:
         """Indices of the chosen neurons, best first, and the rule in words.
@@ -143,7 +154,7 @@ class Entropy(Selector):
         if not alive.any():
             raise HarnessError("selector entropy: no neuron of the layer writes anything; choose another layer.")
         if self.rule == "rho":
-            keep, order, rule = alive, -scores["rho"], f"the {self.top} neurons with the highest rho"
+            keep, order, rule = alive, -scores["rho"], f"{the(self.top, 'neuron')} with the highest rho"
         elif self.rule == "rho_logit_var":
             keep, order = alive & (scores["rho"] >= self.min_rho), scores["logit_var"]
             rule = f"of the neurons with rho >= {self.min_rho:g}, the {self.top} with the lowest LogitVar"
@@ -162,7 +173,9 @@ class Entropy(Selector):
         if len(passing) < self.top:
             most = f"; the highest rho is {np.nanmax(scores['rho']):.3f}" if self.rule == "rho_logit_var" else ""
             raise HarnessError(
-                f"selector entropy: only {len(passing)} neurons pass the rule {self.rule}, {self.top} were asked "
+                f"selector entropy: {only(len(passing), 'neuron')} {agree(len(passing), 'passes', 'pass')} the "
+                f"rule {self.rule}, "
+                f"{self.top} were asked "
                 f"for{most}. {LOOSEN[self.rule]}."
             )
         # What float32 weights cannot tell apart is ordered by norm, so that rounding decides nothing.

@@ -12,6 +12,7 @@ from harness.builtin import check_layer
 from harness.components import AnySelector, ModelCorpus, SelectionContext, Selector
 from harness.conditions import Neuron, Selection
 from harness.errors import HarnessError
+from harness.wording import counted
 
 from .sweep import check_length, text
 
@@ -57,7 +58,9 @@ class ActivationShift(Selector):
         if kept is not None:
             layers = {unit.layer for unit in kept.neurons if isinstance(unit, Neuron)}
             if len(layers) != 1:
-                raise HarnessError(f"{owner}: keep must choose neurons of one layer, got {len(layers)} layers.")
+                raise HarnessError(
+                    f"{owner}: keep must choose neurons of one layer, got {counted(len(layers), 'layer')}."
+                )
             layer = layers.pop()
         first, second, said = self._means(context, layer)
         shift, norm = second - first, np.linalg.norm(write_directions(model, layer), axis=1)
@@ -75,6 +78,7 @@ class ActivationShift(Selector):
             rule=rule,
             candidates=tuple(Neuron(layer, index) for index in range(model.anatomy.d_mlp)),
             scores=scores,
+            special=kept.special if kept and kept.special.keys() <= scores.keys() else {"weighted_shift": "high"},
             details={**(kept.details if kept else {}), "layer": layer},
             pool=kept.pool if kept else None,
         )

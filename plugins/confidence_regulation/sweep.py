@@ -10,6 +10,7 @@ import numpy as np
 
 from harness.components import Corpus, SelectionContext
 from harness.errors import HarnessError
+from harness.wording import counted
 
 if TYPE_CHECKING:
     from harness.logit_changes import Kind
@@ -34,7 +35,10 @@ def text(
     from harness.corpora import sequences as draw
 
     found = draw(context.model, corpus, sequences, length, seed, part="select", across_documents=across_documents)
-    return Text([x.tokens for x in found], f"{len(found)} sequences of {length} tokens of the corpus {corpus.name}")
+    return Text(
+        [x.tokens for x in found],
+        f"{counted(len(found), 'sequence')} of {counted(length, 'token')} of the corpus {corpus.name}",
+    )
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pydantic import Field
 from harness import border
 from harness.components import ModelCorpus, Task
 from harness.outcomes import Prompt, Series, Step
+from harness.wording import counted
 
 if TYPE_CHECKING:
     from harness.corpora import Sequence as Span
@@ -36,7 +37,10 @@ class TextTask(Task):
 
         found = sequences(model, self.corpus, n, length, seed, part="evaluate", across_documents=self.across_documents)
         joined = "documents joined" if self.across_documents else "each a part of one document"
-        why = f"of {length} tokens from the corpus {self.corpus.name}, evaluation half of its documents, {joined}"
+        why = (
+            f"of {counted(length, 'token')} from the corpus {self.corpus.name}, evaluation half of its "
+            f"documents, {joined}"
+        )
         return found, Step("sequences", len(found), n - len(found), why)
 
 

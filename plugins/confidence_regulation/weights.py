@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from harness.model import Model
+from harness.wording import last
 from harness.writes import write_directions
 
 __all__ = [
@@ -113,7 +114,10 @@ def suggest_null_dims(singular_values: np.ndarray, trivial: int = 0) -> tuple[in
     best = int(np.argmax(drops)) if len(drops) else 0
     if len(drops) and drops[best] >= 1.5:
         k = widest - best
-        return k, f"the spectrum of W_U drops by a factor of {drops[best]:.3g} before its last {k} directions"
+        return (
+            k,
+            f"the spectrum of W_U drops by a factor of {drops[best]:.3g} before its {last(k, 'direction')}",
+        )
     k = max(1 + trivial, round(d / 100))
     return k, f"1% of d_model = {d} (no drop of a factor of 1.5 or more in the spectrum's last tenth)"
 

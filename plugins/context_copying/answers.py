@@ -11,6 +11,7 @@ from harness.conditions import BASELINE
 from harness.errors import HarnessError
 from harness.facts import Fact
 from harness.outcomes import Step
+from harness.wording import counted
 
 from .matching import overlap
 
@@ -74,7 +75,7 @@ def filtered(answers: list[Answer], similarity: float, wanted: int, steps: list[
         objects[x.fact.relation.name].add(x.key)
     keep(
         "too few objects",
-        f"the relation has fewer than {wanted} other answers to contradict it with",
+        f"the relation has fewer than {counted(wanted, 'other answer')} to contradict it with",
         lambda x: len(objects[x.fact.relation.name]) > wanted,
     )
     if not answers:

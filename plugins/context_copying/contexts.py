@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from harness.errors import HarnessError
 from harness.facts import Fact, render
+from harness.wording import counted
 from harness.yamlfile import Document
 
 from .answers import Answer
@@ -113,7 +114,7 @@ class Contexts:
                 if len(drawn) == n:
                     return list(drawn.values())
         raise HarnessError(
-            f"task knowledge_conflict: the table has no {n} facts of other relations that say nothing about "
-            f'"{fact.subject}", which {what} sentences are made of; use placement=sentence and context=conflicting, or '
-            "a table with more relations."
+            f"task knowledge_conflict: the table has no {counted(n, 'fact')} of other relations that say nothing about "
+            f'"{fact.subject}", which {what} sentences are made of; use placement=sentence and '
+            "context=conflicting, or a table with more relations."
         )

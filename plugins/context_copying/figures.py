@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness import harmless
 from harness.outcomes import Figure
 from harness.report import drawing
 from harness.report.figures import COLUMN, PAGE, bin_edges, control_histogram
+from harness.wording import counted
 
 from .cells import columns_of
 from .matching import SOURCES
@@ -78,7 +80,7 @@ def conversion_bars(measures: Sequence[Measure]) -> Figure:
 
     title = (
         "Conversion ratios: of the prompts not answered from a source before, how many are after; selected neurons "
-        f"and, beneath, the mean of {m} random controls with their 5% to 95% range."
+        f"and, beneath, the mean of {counted(m, 'random control')} with their 5% to 95% range."
     )
     return Figure("conversion_ratios", title, columns_of(rows), paint, (COLUMN, 2.3))
 
@@ -148,7 +150,8 @@ def source_counts(tables: np.ndarray) -> Figure:
         drawing.legend(axes, columns=1)
 
     title = (
-        f"Knowledge sources of {int(before.sum()):,} answers, untouched, with the selected neurons treated, and with "
+        f"Knowledge sources of {counted(int(before.sum()), 'answer', ',')}, untouched, with the selected "
+        "neurons treated, and with "
         "random controls treated (mean, 5% to 95%)."
     )
     return Figure("knowledge_sources", title, columns_of(rows), paint, (COLUMN, 2.5))
@@ -203,7 +206,8 @@ def log_odds(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) 
                     drawing.legend(axes, columns=2)
 
     title = (
-        f"Log-odds between the first tokens of the sources over {n:,} prompts, in nats: densities before and after "
+        f"Log-odds between the first tokens of the sources over {counted(n, 'prompt', ',')}, in nats: "
+        "densities before and after "
         "(above), and of their shifts (below; the outermost 1% not drawn; dashed: mean)."
     )
     return Figure("log_odds", title, columns_of(rows), paint, (PAGE, 3.4))
@@ -263,7 +267,7 @@ def group_bars(columns: Mapping[str, Any], by: str) -> Figure:
             axes.set(xlabel=f"{title} ({same[0]['unit']})")
             axes.grid(False, axis="y")
         counts = {row["group"]: row["facts"] for row in rows}
-        panels[0].set_yticks(places, [f"{group} ({counts[group]})" for group in groups])
+        panels[0].set_yticks(places, [harmless.figure(f"{group} ({counts[group]})") for group in groups])
         panels[0].set_ylim(len(groups) - 0.5, -0.5)
         drawing.legend(panels[0], columns=1)
 
@@ -292,7 +296,7 @@ def logit_var_rho(names: Sequence[str], logit_var: np.ndarray, rho: np.ndarray, 
         drawing.label(axes, rho[chosen], logit_var[chosen], [names[i] for i in chosen], cloud)
 
     title = (
-        f"Null-space share and LogitVar of {drawing.plural(len(names), 'neuron')}, {k} selected: entropy neurons lie "
+        f"Null-space share and LogitVar of {counted(len(names), 'neuron', ',')}, {k} selected: entropy neurons lie "
         "at the lower right."
     )
     data: dict[str, Any] = {"neuron": list(names), "selected": selected, "rho": rho, "logit_var": logit_var}
@@ -327,6 +331,6 @@ def norm_distribution(norm: np.ndarray, selected: np.ndarray) -> Figure:
         )
 
     k = int(selected.sum())
-    title = f"Norms of the output weights of {drawing.plural(len(norm), 'neuron')}, the {k} selected marked."
+    title = f"Norms of the output weights of {counted(len(norm), 'neuron', ',')}, the {k} selected marked."
     data = {"norm": norm, "selected": selected}
     return Figure("weight_norms", title, data, paint, (COLUMN, 2.2))

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from harness.components import Metric
 from harness.outcomes import Measurement, Table
+from harness.wording import counted
 
 from .cells import transition_cells
 from .figures import conversion_bars, log_odds, source_counts, transition_scores
@@ -212,7 +213,10 @@ class LogOdds(Metric):
             ]
         alike = int((~distinct).sum())
         remarks = (
-            (f"log-odds leave out {alike} prompts whose counter and parametric object begin with the same token",)
+            (
+                f"log-odds leave out {counted(alike, 'prompt')} whose counter and parametric object begin with "
+                "the same token",
+            )
             if alike
             else ()
         )

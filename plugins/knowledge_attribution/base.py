@@ -11,6 +11,7 @@ from pydantic import Field
 from harness.builtin import resolve_layer
 from harness.components import AnyCorpus, SelectionContext, Selector
 from harness.errors import HarnessError
+from harness.wording import counted, the
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +63,8 @@ class Attribution(Selector):
                 context.model, self.corpus, self.prompts, self.length, context.seed, "select", across_documents=True
             )
             return [x.tokens for x in read], (
-                f"after {len(read)} sequences of {self.length} tokens of the corpus {self.corpus.name} (documents that "
+                f"after {counted(len(read), 'sequence')} of {counted(self.length, 'token')} of the corpus "
+                f"{self.corpus.name} (documents that "
                 "tasks do not evaluate on)"
             )
         n = len(context.prompts)
@@ -70,9 +72,9 @@ class Attribution(Selector):
             raise HarnessError(f"selector {self.name}: the task has no prompts; name a corpus (corpus=text:path=FILE).")
         rows = np.sort(np.random.default_rng(context.seed).permutation(n)[: self.prompts]).tolist()
         whose = (
-            f"{n} prompts that the task holds out for selectors; the run is evaluated on others"
+            f"{counted(n, 'prompt')} that the task holds out for selectors; the run is evaluated on others"
             if context.held_out
-            else f"the task's own {n} prompts, on which the run is evaluated, too"
+            else f"the task's own {counted(n, 'prompt')}, on which the run is evaluated, too"
         )
         return [context.prompts[row] for row in rows], f"at the end of {len(rows)} of {whose}"
 
@@ -83,7 +85,8 @@ class Attribution(Selector):
     def check_top(self, available: int) -> None:
         if self.top > available:
             raise HarnessError(
-                f"selector {self.name}: top={self.top} {self.noun}s were asked for, but there are only {available}."
+                f"selector {self.name}: top={counted(self.top, self.noun)} were asked for, but there are only "
+                f"{available}."
             )
 
     def rank(self, score: np.ndarray) -> list[int]:
@@ -93,7 +96,7 @@ class Attribution(Selector):
 
     def rule(self, what: str, where: str, layers: Sequence[int]) -> str:
         scope = f"layer {layers[0]}" if self.layer is not None else f"layers {layers[0]} to {layers[-1]}"
-        return f"{scope}: the {self.top} {self.noun}s with the largest mean {what}, {where}"
+        return f"{scope}: {the(self.top, self.noun)} with the largest mean {what}, {where}"
 
 
 def processing(model: Model) -> str:

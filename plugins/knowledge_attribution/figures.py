@@ -10,6 +10,7 @@ from harness.conditions import Head
 from harness.outcomes import Figure
 from harness.report import drawing
 from harness.report.figures import COLUMN, PAGE
+from harness.wording import counted, plural, the
 
 from .tables import words
 
@@ -61,7 +62,7 @@ def by_layer(layers: np.ndarray, score: np.ndarray, chosen: np.ndarray, noun: st
 
         above, below = canvas.subplots(2, 1, sharex=True)
         above.bar(np.arange(n), counts, color=drawing.SELECTED, width=0.8)
-        above.set(ylabel=f"selected {noun.split()[-1]}s")
+        above.set(ylabel=f"selected {plural(noun.split()[-1])}")
         above.yaxis.set_major_locator(MaxNLocator(integer=True))
         below.bar(np.arange(n), total, color=drawing.OTHERS, width=0.8)
         below.set(xlabel="layer", ylabel=f"sum of positive\ncontributions ({unit})")
@@ -69,8 +70,9 @@ def by_layer(layers: np.ndarray, score: np.ndarray, chosen: np.ndarray, noun: st
 
     return Figure(
         f"{noun.replace(' ', '_')}s_by_layer",
-        f"The {len(chosen)} selected {noun}s by layer, and the sum of all positive contributions ({title}, mean over "
-        f"prompts) of a layer's {noun.split()[-1]}s.",
+        f"{the(len(chosen), f'selected {noun}').capitalize()} by layer, and the sum of all positive "
+        f"contributions ({title}, mean over "
+        f"prompts) of a layer's {plural(noun.split()[-1])}.",
         {"layer": np.arange(n), "selected": counts, "positive_sum": total},
         paint,
         (COLUMN, 3.0),
@@ -115,7 +117,8 @@ def head_map(score: np.ndarray, title: str, unit: str) -> Figure:
     layers, heads = np.indices(score.shape).reshape(2, -1)
     return Figure(
         "value_heads_map",
-        f"Contribution of every head ({title}, mean over prompts), {n_layers} layers of {n_heads} heads.",
+        f"Contribution of every head ({title}, mean over prompts), {counted(n_layers, 'layer')} of "
+        f"{counted(n_heads, 'head')}.",
         {"layer": layers, "head": heads, "score": score.ravel()},
         paint,
         (COLUMN, 2.8),

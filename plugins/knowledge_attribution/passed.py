@@ -13,6 +13,7 @@ from harness.engine import batches
 from harness.errors import HarnessError
 from harness.model import Model
 from harness.readout import probe_norm
+from harness.wording import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +109,8 @@ def _check_targets(prompts: Sequence[Sequence[int]], targets: Sequence[int] | No
         raise HarnessError("knowledge attribution needs at least one prompt.")
     if targets is not None and (len(targets) != len(prompts) or not all(0 <= t < d_vocab for t in targets)):
         raise HarnessError(
-            f"knowledge attribution: expected one target token (0 to {d_vocab - 1}) for each of {len(prompts)} prompts."
+            f"knowledge attribution: expected one target token (0 to {d_vocab - 1}) for each of "
+            f"{counted(len(prompts), 'prompt')}."
         )
 
 

@@ -81,6 +81,7 @@ class QueryNeurons(Attribution):
                 layers,
             ),
             candidates=units,
+            special={"query": "high"},
             scores={"query": total.ravel(), "share_positive": raised.ravel()},
             details={
                 "of": self.of,

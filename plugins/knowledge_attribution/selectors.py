@@ -92,6 +92,7 @@ class ValueNeurons(_ValueSelector):
             rule=self.rule(f"{METHODS[self.method]} {PREDICTION}", where, layers),
             candidates=units,
             scores=scores,
+            special={name: "high" for name in (self.method,) if name in scores},
             details={
                 "method": self.method,
                 "processing": processing(model),
@@ -168,6 +169,7 @@ class ValueHeads(_ValueSelector):
             rule=self.rule(what, where, layers),
             candidates=units,
             scores=scores,
+            special={name: "high" for name in (self.method,) if name in scores},
             details={
                 "method": self.method,
                 "level": self.level,

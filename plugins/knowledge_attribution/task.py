@@ -12,6 +12,7 @@ from harness.components import Metric, Task, Template
 from harness.conditions import BASELINE, Condition
 from harness.errors import HarnessError
 from harness.outcomes import Measurement, Outcomes, Prepared, Prompt, Step
+from harness.wording import counted
 
 if TYPE_CHECKING:
     from harness.engine import Engine, Progress
@@ -84,7 +85,8 @@ class TargetProbability(Task):
             steps.append(Step("known", len(prompts), len(facts) - len(prompts), why))
         if not prompts:
             raise HarnessError(
-                f"task target_probability: {model.name} knows none of the {len(facts)} facts; take other facts, or "
+                f"task target_probability: {model.name} knows none of the {counted(len(facts), 'fact')}; take "
+                "other facts, or "
                 "known=false to attribute whatever it predicts."
             )
         held_out, prompts = self._split(prompts)

@@ -18,6 +18,7 @@ from harness.errors import HarnessError
 from harness.greedy import NEUTRAL, changes, in_words, not_applied
 from harness.lmeval.tokens import PrefixedLM
 from harness.tokens import stop_tokens
+from harness.wording import counted
 
 from .loading import quiet
 
@@ -72,8 +73,8 @@ class ConditionsLM(PrefixedLM):
             )
         if len(scored) > self.max_length:
             raise HarnessError(
-                f"{_where(request)} has a continuation of {len(scored)} tokens, longer than the {self.max_length} "
-                f"positions of {self.engine.model.name}."
+                f"{_where(request)} has a continuation of {counted(len(scored), 'token')}, longer than the "
+                f"{self.max_length} positions of {self.engine.model.name}."
             )
         return before, scored
 

@@ -14,6 +14,7 @@ from harness.outcomes import Frame, Prompt
 from harness.pairing import Pairing
 from harness.report.numbers import number, p_value
 from harness.statistics import Measure, adjust, transition_table
+from harness.wording import counted
 
 from .part import Part, columns
 
@@ -31,7 +32,7 @@ def same_tokens(tuned: Engine, prompts: Sequence[Prompt]) -> None:
     texts = tuned.model.encode([prompt.text for prompt in prompts])
     other = sum(tuple(tokens) != prompt.tokens for tokens, prompt in zip(texts, prompts, strict=True))
     if other:
-        raise HarnessError(f"the two tokenisers divide {other} of {len(prompts)} prompts differently.")
+        raise HarnessError(f"the two tokenisers divide {other} of {counted(len(prompts), 'prompt')} differently.")
 
 
 def difference(
@@ -77,7 +78,7 @@ def text_rows(
 
     tokens = [x.tokens for x in draw(engines[0].model, corpus, sequences, length, seed, "evaluate", True)]
     scored = [engine.score(tokens, [BASELINE]) for engine in engines]
-    said = f"of {len(tokens)} sequences of {length} tokens of the corpus {corpus.name}"
+    said = f"of {counted(len(tokens), 'sequence')} of {counted(length, 'token')} of the corpus {corpus.name}"
     return [
         difference(
             name, f"{name.removeprefix('text_')} {said}", "nats",
@@ -136,7 +137,7 @@ def behaviour_part(
     }
     return Part(
         "behaviour",
-        f"Behaviour on {len(prompts)} prompts of {len(np.unique(outcomes[0].clusters))} facts",
+        f"Behaviour on {counted(len(prompts), 'prompt')} of {counted(len(np.unique(outcomes[0].clusters)), 'fact')}",
         tuple(map(sentence, rows)),
         {"measures": rows, "transitions": table, "n_prompts": len(prompts)},
         (

@@ -225,15 +225,16 @@ def _told(part: Part) -> dict[str, Any]:
 
 
 def write(folder: Path, record: Mapping[str, Any], parts: Sequence[Part]) -> None:
-    """Tables, figures, the page, and last the record: where it is, the comparison is complete."""
+    """Tables, figures, the pages, and last the record: where it is, the comparison is complete."""
     from harness.report.figures import write_shown
     from harness.results import write_bytes, write_json
 
-    from .report import markdown
+    from .report import html, markdown
 
     shown: list[Frame | Figure] = []
     for part in parts:
         shown += [*part.frames, *part.figures]
     write_shown(folder, shown)
     write_bytes(folder / "README.md", markdown(record).encode())
+    write_bytes(folder / "report.html", html(record, folder).encode())
     write_json(folder / "result.json", record)

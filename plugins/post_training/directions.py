@@ -18,6 +18,7 @@ import numpy as np
 
 from harness.errors import HarnessError
 from harness.outcomes import Frame
+from harness.wording import counted
 
 if TYPE_CHECKING:
     from harness.model import Model
@@ -242,7 +243,7 @@ def separations(readings: Readings, probes: Sequence[Probe], seed: int = 0) -> F
     found = [separation(readings, probe, seed) for probe in probes]
     return Frame(
         "separation",
-        f"How well each layer's direction tells {found[0].n} held-out texts apart",
+        f"How well each layer's direction tells {counted(found[0].n, 'held-out text')} apart",
         {"layer": [probe.layer for probe in probes], "norm": [probe.norm for probe in probes], **_columns(found)},
     )
 
@@ -302,6 +303,7 @@ def transfer(base: Readings, tuned: Readings, layers: Sequence[int], seed: int =
 def _check_alike(base: Readings, tuned: Readings) -> None:
     if (base.n_layers, base.d_model) != (tuned.n_layers, tuned.d_model):
         raise HarnessError(
-            f"directions go from one model to another of equal shape, but {base.model} has {base.n_layers} layers of "
+            f"directions go from one model to another of equal shape, but {base.model} has "
+            f"{counted(base.n_layers, 'layer')} of "
             f"width {base.d_model} and {tuned.model} {tuned.n_layers} of width {tuned.d_model}."
         )

@@ -10,6 +10,7 @@ import numpy as np
 from harness.outcomes import Figure
 from harness.report import drawing
 from harness.report.figures import COLUMN, PAGE
+from harness.wording import last
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
@@ -112,7 +113,8 @@ def spectrum_figure(base: FinalLayer, tuned: FinalLayer, angles: np.ndarray, k: 
         "angle": [float(x) for x in angles] + [np.nan] * (d - len(angles)),
     }
     title = (
-        f"Singular values of the two unembeddings, with the last {k} directions marked, and the principal angles "
+        f"Singular values of the two unembeddings, with the {last(k, 'direction')} marked, and the "
+        "principal angles "
         "between their null spaces"
     )
     return Figure("unembedding", title, data, paint, (PAGE, 2.2))

@@ -11,6 +11,7 @@ import numpy as np
 from harness.outcomes import Frame
 from harness.report.numbers import number, p_value
 from harness.statistics import adjust, derive_seed
+from harness.wording import counted
 
 from .directions import contrasts, cosines, difference_of_means, labellings, read, transfer
 from .labelled import load_labelled
@@ -61,7 +62,7 @@ def direction_part(name: str, path: Path, contexts: Sequence[SelectionContext], 
     at = alike[best]
     return Part(
         name,
-        f"The direction of {name}, {len(texts)} labelled texts",
+        f"The direction of {name}, {counted(len(texts), 'labelled text')}",
         (
             f"After layer {best}, the best of the tuned model in cross-validation on the training texts, the two "
             f"models' directions of {name} have cosine {at['cosine']:.3f} (under shuffled labels "
@@ -129,9 +130,10 @@ def patching_part(contexts: Sequence[SelectionContext], facts: Sequence[Fact], p
     ]
     return Part(
         "patching",
-        f"Where knowledge is: activation patching of {len(chosen)} pairs of facts",
+        f"Where knowledge is: activation patching of {counted(len(chosen), 'pair')} of facts",
         (
-            f"The maps of recovery by layer and token have correlation {r}{between} over {found.n_pairs} pairs that "
+            f"The maps of recovery by layer and token have correlation {r}{between} over "
+            f"{counted(found.n_pairs, 'pair')} that "
             "both models answer.",
         ),
         {"r": found.r, "interval": interval, "n_pairs": found.n_pairs, "map": rows},

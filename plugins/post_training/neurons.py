@@ -18,6 +18,7 @@ from harness.errors import HarnessError, PluginError
 from harness.outcomes import Frame
 from harness.report.numbers import number, p_value
 from harness.statistics import adjust, chance_overlap, generator
+from harness.wording import counted
 
 from .part import Part, columns
 
@@ -274,7 +275,8 @@ def weights_part(
                 for name, value in medians.items()
             )
             + ".",
-            f"Null space of the unembedding, {null['dims']} dimensions: overlap {null['overlap']:.4f}, chance "
+            f"Null space of the unembedding, {counted(null['dims'], 'dimension')}: overlap "
+            f"{null['overlap']:.4f}, chance "
             f"{number(null['expected'])}, p = {p_value(null['p'])}; largest principal angle {far:.1f} degrees.",
         ),
         {

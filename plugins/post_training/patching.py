@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.errors import HarnessError
+from harness.wording import agree, counted
 
 if TYPE_CHECKING:
     import torch
@@ -104,8 +105,9 @@ def fact_pairs(models: Sequence[Model], facts: Sequence[Fact], n: int = 100, see
     if not pairs:
         names = " and ".join(model.name for model in models)
         raise HarnessError(
-            f"patching: of {len(facts)} facts {names} know{'s' if len(models) == 1 else ''} {int(known.sum())}, and no "
-            "two of them have one relation, equally many tokens and different answers; take other facts."
+            f"patching: of {counted(len(facts), 'fact')} {names} {agree(len(models), 'knows', 'know')} "
+            f"{int(known.sum())}, and no two of them have one relation, equally many tokens and different answers; "
+            "take other facts."
         )
     kept = np.sort(np.random.default_rng(seed).permutation(len(pairs))[:n])
     return [pairs[i] for i in kept]
@@ -185,7 +187,8 @@ def localise(model: Model, pairs: Sequence[Pair], batch_size: int = 64) -> Local
     recovery[np.abs(effect) < LEAST] = np.nan
     if not np.isfinite(recovery).any():
         raise HarnessError(
-            f"patching: in none of {len(pairs)} pairs do the clean and the corrupted run of {model.name} differ by "
+            f"patching: in none of {counted(len(pairs), 'pair')} do the clean and the corrupted run of "
+            f"{model.name} differ by "
             f"{LEAST} nats: there is nothing to recover."
         )
     return Localisation(model.name, recovery, roles, effect)

@@ -9,6 +9,7 @@ import numpy as np
 from harness.outcomes import Figure
 from harness.report import drawing
 from harness.report.figures import COLUMN
+from harness.wording import counted
 
 from .patching import ROLES
 
@@ -40,7 +41,7 @@ def patching_map(found: Localisation, name: str = "patching") -> Figure:
     return Figure(
         name,
         f"Share of the difference between the answers that the clean residual stream brings back, by layer and token: "
-        f"{found.model}, mean over {n} pairs of facts.",
+        f"{found.model}, mean over {counted(n, 'pair')} of facts.",
         {"layer": layer, "token": [ROLES[i] for i in role], "recovery": values[:, roles].ravel()},
         paint,
         (COLUMN, 2.0),

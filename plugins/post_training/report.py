@@ -1,4 +1,4 @@
-"""A comparison of two models for a terminal and as a Markdown page, both made from its record."""
+"""A comparison of two models for a terminal, as a Markdown page and as a web page, all made from its record."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.measure import Measurement
 from rich.padding import Padding
 from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from harness.report.board import escape_markdown
+from harness import __version__, harmless
 from harness.report.numbers import cell
+from harness.report.page_assets import FIGURES_LIMIT, assets, pictures
+from harness.terminal import Terminal
 
 MOST_ROWS = 16
 """Longer tables are in the folder only."""
@@ -26,13 +28,13 @@ METHOD = (
 )
 
 
-def show(console: Console, record: Mapping[str, Any], folder: Path) -> None:
+def show(console: Terminal, record: Mapping[str, Any], folder: Path) -> None:
     """Print a comparison. Tables that are wider than the terminal are left to the folder."""
     for part in _parts(record, folder, console):
         console.print(part)
 
 
-def _parts(record: Mapping[str, Any], folder: Path, console: Console) -> Iterator[RenderableType]:
+def _parts(record: Mapping[str, Any], folder: Path, console: Terminal) -> Iterator[RenderableType]:
     yield Rule(Text(heading(record), style="bold"), align="left")
     for part in record["parts"]:
         yield Text(f"\n{part['title']}", style="bold")
@@ -44,7 +46,9 @@ def _parts(record: Mapping[str, Any], folder: Path, console: Console) -> Iterato
             fits = Measurement.get(console, console.options.update(width=1000), table).maximum <= console.width
             yield table if fits else _indent(Text(f"tables/{frame['name']}.csv, or a wider terminal", style="dim"))
     yield _indent(Text(f"\n{METHOD}", style="dim"))
-    yield Text(f"\n{folder}/  README.md (this report with its figures), result.json, tables/, figures/")
+    yield Text(
+        f"\n{folder}/  report.html (this report with its figures), README.md (the same), result.json, tables/, figures/"
+    )
 
 
 def heading(record: Mapping[str, Any]) -> str:
@@ -70,15 +74,35 @@ def _table(frame: Mapping[str, Any]) -> Table:
 
 def markdown(record: Mapping[str, Any]) -> str:
     """The page: sentences, short tables and figures of every part."""
-    lines = [f"# {heading(record)}", ""]
+    plain = harmless.markdown
+    lines = [f"# {plain(heading(record))}", ""]
     for part in record["parts"]:
-        lines += [f"## {part['title']}", "", *(f"- {sentence}" for sentence in part["sentences"]), ""]
+        lines += [
+            f"## {plain(part['title'])}",
+            "",
+            *(f"- {plain(sentence)}" for sentence in part["sentences"]),
+            "",
+        ]
         for frame in _short(part):
             names = list(frame["rows"][0])
-            lines += [f"**{frame['title'][:1].upper()}{frame['title'][1:]}**", ""]
-            lines += [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
-            lines += ["| " + " | ".join(escape_markdown(cell(x)) for x in row.values()) + " |" for row in frame["rows"]]
+            lines += [f"**{plain(frame['title'][:1].upper() + frame['title'][1:])}**", ""]
+            lines += [f"| {' | '.join(map(plain, names))} |", "|---" * len(names) + "|"]
+            lines += ["| " + " | ".join(plain(cell(x)) for x in row.values()) + " |" for row in frame["rows"]]
             lines += [""]
         for figure in part["figures"]:
-            lines += [f"![{figure['title']}](figures/{figure['name']}.png)", "", f"*{figure['title']}*", ""]
+            title = plain(figure["title"])
+            lines += [f"![{title}](figures/{figure['name']}.png)", "", f"*{title}*", ""]
     return "\n".join([*lines, METHOD, ""])
+
+
+def html(record: Mapping[str, Any], folder: Path) -> str:
+    """The page for a browser: it opens from a file, offline, with the pictures of the folder's figures in it."""
+    environment = harmless.html_environment()
+    environment.filters["cell"] = cell
+    parts, room = [], FIGURES_LIMIT
+    for part in record["parts"]:
+        figures = pictures(folder, part["figures"], room)
+        room -= sum(len(figure["image"]) for figure in figures)
+        parts.append({**part, "figures": figures})
+    context = {"heading": heading(record), "parts": parts, "method": METHOD, "version": __version__, **assets()}
+    return environment.get_template("models.html.j2").render(context).strip() + "\n"

@@ -13,6 +13,7 @@ from harness.builtin import resolve_layer
 from harness.components import AnyModel, SelectionContext, Selector
 from harness.conditions import Direction, Selection, Unit
 from harness.errors import HarnessError
+from harness.wording import counted
 
 from .labelled import COLUMNS, LabelledPath
 
@@ -123,7 +124,8 @@ class DifferenceOfMeans(Selector):
         source = self._elsewhere[1]
         if source.residual.shape != readings.residual.shape:
             raise HarnessError(
-                f"selector {self.name}: from_model has {source.n_layers} layers of width {source.d_model}, but "
+                f"selector {self.name}: from_model has {counted(source.n_layers, 'layer')} of width "
+                f"{source.d_model}, but "
                 f"{readings.model} has {readings.n_layers} of width {readings.d_model}: expected the same."
             )
         return source
@@ -136,9 +138,9 @@ class DifferenceOfMeans(Selector):
             area = scores["auroc_train"][layer]
             chosen = f", of all layers the first with the largest area in cross-validation ({area:.3f})"
         return (
-            f"difference of the class means of {n} labelled texts at {where}, after layer {layer} of {source.model}"
-            f"{chosen}; area under the ROC curve on the {held} held-out texts, which had no part in that, "
-            f"{scores['auroc'][layer]:.3f}"
+            f"difference of the class means of {counted(n, 'labelled text')} at {where}, after layer {layer} of "
+            f"{source.model}{chosen}; area under the ROC curve on the {counted(held, 'held-out text')}, which had no "
+            f"part in that, {scores['auroc'][layer]:.3f}"
         )
 
     def _vectors(

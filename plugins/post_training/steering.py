@@ -18,6 +18,7 @@ from harness.outcomes import Frame, Outcomes
 from harness.report.numbers import number, p_value
 from harness.residual import AddVector, ProjectOut
 from harness.statistics import adjust, derive_seed, summarise
+from harness.wording import counted
 
 from .directions import contrasts, difference_of_means, labellings, read
 from .labelled import load_labelled
@@ -133,7 +134,7 @@ def steered(
 
 def sentence(row: dict[str, Any]) -> str:
     """One row in words."""
-    prompts = f"{row['prompts']} prompts to be {'answered' if row['change'] == 'added' else 'refused'}"
+    prompts = f"{counted(row['prompts'], 'prompt')} to be {'answered' if row['change'] == 'added' else 'refused'}"
     p = p_value(row["p Holm"])
     return (
         f"The {row['direction']} model's direction {row['change']} in the {row['model']} model, {prompts}: refusals "

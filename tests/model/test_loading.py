@@ -208,7 +208,7 @@ def test_no_weights(folder: Path, refused: Callable[..., str]) -> None:
 
 def test_missing_tensors(folder: Path, refused: Callable[..., str]) -> None:
     change_weights(folder, lambda weights: weights.pop(DOWN))
-    assert refused().endswith(f"are incomplete: 1 tensors of the architecture are missing ({DOWN}).")
+    assert refused().endswith(f"are incomplete: 1 tensor of the architecture is missing ({DOWN}).")
 
 
 def test_tensors_of_other_shapes(folder: Path, refused: Callable[..., str]) -> None:

@@ -19,6 +19,11 @@ function make(tag, text, properties = {}) {
   return element;
 }
 
+/** "1 prompt", "3 prompts". */
+function counted(n, noun) {
+  return `${n} ${noun}${n === 1 ? "" : "s"}`;
+}
+
 function colour(name) {
   return getComputedStyle(root).getPropertyValue(`--${name}`).trim();
 }

@@ -149,7 +149,7 @@
     const rows = found.slice(page * size, (page + 1) * size);
     table.tBodies[0].replaceChildren(...rows.map(rowOf));
     const which = found.length ? `${page * size + 1} to ${page * size + rows.length} of ` : "";
-    status.textContent = `${which}${found.length} prompts${found.length < n ? ` (${n} in all)` : ""}`;
+    status.textContent = `${which}${counted(found.length, "prompt")}${found.length < n ? ` (${n} in all)` : ""}`;
     pager.querySelector("span").textContent = `page ${page + 1} of ${last + 1}`;
     previous.disabled = page === 0;
     next.disabled = page === last;

@@ -11,6 +11,7 @@ import numpy as np
 from harness.outcomes import Figure
 from harness.report import drawing
 from harness.report.figures import COLUMN, PAGE, bin_edges
+from harness.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
@@ -37,7 +38,7 @@ def activation_values(
     samples = np.asarray(samples, dtype=float)
     if samples.ndim != 2 or len(samples) != k or any(len(row) != k for row in values.values()):
         given = list(map(len, values.values()))
-        raise ValueError(f"figure {name}: {k} neurons, samples {samples.shape}, values of {given}")
+        raise ValueError(f"figure {name}: {counted(k, 'neuron')}, samples {samples.shape}, values of {given}")
     drawn = min(k, MAX_PANELS)
     edges = [bin_edges(row[np.isfinite(row)]) for row in samples]
     counts = [np.histogram(row[np.isfinite(row)], bounds)[0] for row, bounds in zip(samples, edges, strict=True)]
@@ -50,7 +51,7 @@ def activation_values(
         for key, marks in values.items():
             data[key] += [float(marks[row])] * len(found)
     caption = (
-        f"Activations of {drawing.plural(drawn, 'selected neuron')} ({drawing.plural(samples.shape[1], 'position')}, "
+        f"Activations of {counted(drawn, 'selected neuron', ',')} ({counted(samples.shape[1], 'position', ',')}, "
         "logarithmic counts) and the values that ablations set them to"
         f"{f'; {used} is the one of this run' if used in values else ''}."
     )

@@ -11,6 +11,7 @@ import numpy as np
 from harness.outcomes import Figure
 from harness.report import drawing
 from harness.report.figures import COLUMN, PAGE
+from harness.wording import counted
 
 from .tokens import file_name
 
@@ -39,11 +40,13 @@ def total_direct(
     """
     total, direct, selected = np.asarray(total), np.asarray(direct), np.asarray(selected, dtype=bool)
     if not len(neurons) == len(total) == len(direct) == len(selected) or total.shape != direct.shape:
-        raise ValueError(f"figure {name}: {len(neurons)} neurons, total {total.shape}, direct {direct.shape}")
+        raise ValueError(
+            f"figure {name}: {counted(len(neurons), 'neuron')}, total {total.shape}, direct {direct.shape}"
+        )
     groups = [(neurons[i], np.array([i])) for i in np.flatnonzero(selected).tolist()][:MAX_BOXES]
     others = np.flatnonzero(~selected)
     if len(others):
-        groups.append((f"{len(others)} others" if len(others) > 1 else neurons[others[0]], others))
+        groups.append((f"{counted(len(others), 'other')}" if len(others) > 1 else neurons[others[0]], others))
     rows: list[dict[str, Any]] = [
         {"group": text, "selected": bool(selected[members[0]]), "effect": effect}
         | drawing.box_statistics(values[members].ravel())
@@ -52,8 +55,8 @@ def total_direct(
     ]
     n_prompts = total.shape[1]
     caption = (
-        f"Total effect and {direct_name} on the loss: {int(selected.sum())} selected neurons beside "
-        f"{drawing.plural(len(others), 'other')} pooled ({drawing.plural(n_prompts, 'prompt')}). Boxes: quartiles; "
+        f"Total effect and {direct_name} on the loss: {counted(int(selected.sum()), 'selected neuron')} beside "
+        f"{counted(len(others), 'other', ',')} pooled ({counted(n_prompts, 'prompt', ',')}). Boxes: quartiles; "
         "whiskers: to the last value within 1.5 interquartile ranges; values beyond are not drawn."
     )
     if int(selected.sum()) > MAX_BOXES:
@@ -114,7 +117,7 @@ def head_ablation(
         "as many at a time; bars: one standard deviation over the sets."
     )
     if k > MAX_PANELS:
-        caption += f" The first {MAX_PANELS} of {k} neurons are drawn."
+        caption += f" The first {MAX_PANELS} of {counted(k, 'neuron')} are drawn."
 
     def paint(canvas: Canvas) -> None:
         panels = canvas.subplots(lines, columns, sharey=True, squeeze=False).ravel()
@@ -175,13 +178,17 @@ def dfa_bars(
     means = np.array([induction, corrupted], dtype=float)
     intervals = np.array([induction_ci, corrupted_ci], dtype=float)
     if means.shape != (2, c) or intervals.shape != (2, c, 2):
-        raise ValueError(f"figure {name}: means {means.shape}, intervals {intervals.shape}, {c} components")
+        raise ValueError(f"figure {name}: means {means.shape}, intervals {intervals.shape}, {counted(c, 'component')}")
     difference = means[0] - means[1]
     order = np.argsort(-np.abs(np.nan_to_num(difference)), kind="stable")
     chosen = order[:top]
-    which = f"the {len(chosen)} of {c} components with the largest difference" if c > top else f"all {c} components"
+    which = (
+        f"the {len(chosen)} of {counted(c, 'component')} with the largest difference"
+        if c > top
+        else f"all {counted(c, 'component')}"
+    )
     caption = (
-        f"Direct attributions to the pre-activation of {neuron} on {drawing.plural(n, 'induction sequence')} and on "
+        f"Direct attributions to the pre-activation of {neuron} on {counted(n, 'induction sequence', ',')} and on "
         f"corrupted ones: {which}; bars: 95% intervals."
     )
 

@@ -11,6 +11,7 @@ import numpy as np
 from harness.outcomes import Figure
 from harness.report import drawing
 from harness.report.figures import COLUMN
+from harness.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -198,16 +199,16 @@ def _scatter(
     selected = np.asarray(selected, dtype=bool)
     arrays = [x.values, y.values, selected, *data.values()]
     if any(array.shape != (n,) for array in map(np.asarray, arrays)):
-        raise ValueError(f"figure {name}: {n} neurons, arrays of {[np.shape(array) for array in arrays]}")
+        raise ValueError(f"figure {name}: {counted(n, 'neuron')}, arrays of {[np.shape(array) for array in arrays]}")
     shown = drawing.drawable(x.values, x.log) & drawing.drawable(y.values, y.log)
     edges = [None if axis.log else drawing.limits(axis.values[shown], selected[shown]) for axis in (x, y)]
     outside = drawing.beyond(x.values, edges[0]) | drawing.beyond(y.values, edges[1])
     k = int(selected.sum())
-    caption = [f"{title} ({drawing.plural(n, 'neuron')}, {k} selected)."]
+    caption = [f"{title} ({counted(n, 'neuron', ',')}, {k} selected)."]
     if left := n - int(shown.sum()):
-        caption.append(f"{drawing.plural(left, 'neuron')} without a finite{_positive(x, y)} value left out.")
+        caption.append(f"{counted(left, 'neuron', ',')} without a finite{_positive(x, y)} value left out.")
     if far := int((outside & shown).sum()):
-        caption.append(f"{drawing.plural(far, 'neuron')} beyond the axes drawn as triangles at their edge.")
+        caption.append(f"{counted(far, 'neuron', ',')} beyond the axes drawn as triangles at their edge.")
     if k > drawing.MAX_LABELS:
         caption.append(f"The first {drawing.MAX_LABELS} of the selected are named.")
 

@@ -10,6 +10,7 @@ import numpy as np
 from harness.outcomes import Figure
 from harness.report import drawing
 from harness.report.figures import COLUMN
+from harness.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +45,7 @@ def induction_curves(
         for row, (mean, se) in rows.items():
             _extend(data, quantity=quantity, condition=row, position=position, mean=mean, se=se)
     caption = (
-        f"{' and '.join(curves).capitalize()} by position in {drawing.plural(n, 'sequence')}"
+        f"{' and '.join(curves).capitalize()} by position in {counted(n, 'sequence', ',')}"
         f"{'' if split is None else f' whose second copy begins at position {split} (dashed line)'}; "
         "bands: one standard error."
     )
@@ -77,7 +78,7 @@ def activation_curves(
     Args:
         position: [t]. mean, se: [k, t] over the n sequences. split: where the second copy begins.
     """
-    title = f"Activations by position in {drawing.plural(n, 'sequence')} whose second copy begins at position {split}"
+    title = f"Activations by position in {counted(n, 'sequence', ',')} whose second copy begins at position {split}"
     return _by_position(name, title, "activation", position, neurons, mean, se, split)
 
 
@@ -96,7 +97,7 @@ def entropy_by_position(
         position: [t]. change, se: [k, t] in nats, over the n sequences. split: where the second copy begins.
     """
     title = (
-        f"Change of entropy by position when each neuron is ablated, in {drawing.plural(n, 'sequence')} whose second "
+        f"Change of entropy by position when each neuron is ablated, in {counted(n, 'sequence', ',')} whose second "
         f"copy begins at position {split}"
     )
     return _by_position(name, title, "change of entropy (nats)", position, neurons, change, se, split)
@@ -122,14 +123,14 @@ def natural_curves(
     """
     k, half = len(neurons), len(places) // 2
     if len(places) != 2 * half or np.shape(mean) != (k, 2 * half) or np.shape(se) != np.shape(mean):
-        raise ValueError(f"figure {name}: {len(places)} places, mean {np.shape(mean)}, se {np.shape(se)}")
+        raise ValueError(f"figure {name}: {counted(len(places), 'place')}, mean {np.shape(mean)}, se {np.shape(se)}")
     x = np.concatenate([np.arange(half), np.arange(half) + half + 0.8])
     data: dict[str, list[Any]] = {"neuron": [], "occurrence": [], "place": [], "mean": [], "se": []}
     for neuron, row, error in zip(neurons, mean, se, strict=True):
         _extend(data, neuron=neuron, occurrence=[1] * half + [2] * half, place=list(places), mean=row, se=error)
     caption = (
         f"{text[:1].upper() + text[1:]} at the places of a repeated n-gram, first and second occurrence "
-        f"({drawing.plural(n, 'sequence')}); bars: one standard error." + _first(k)
+        f"({counted(n, 'sequence', ',')}); bars: one standard error." + _first(k)
     )
 
     def paint(canvas: Canvas) -> None:
@@ -161,7 +162,9 @@ def _by_position(
 ) -> Figure:
     k = len(neurons)
     if np.shape(mean) != (k, len(position)) or np.shape(se) != np.shape(mean):
-        raise ValueError(f"figure {name}: {k} neurons, {len(position)} positions, mean {np.shape(mean)}")
+        raise ValueError(
+            f"figure {name}: {counted(k, 'neuron')}, {counted(len(position), 'position')}, mean {np.shape(mean)}"
+        )
     data: dict[str, list[Any]] = {"neuron": [], "position": [], "mean": [], "se": []}
     for neuron, row, error in zip(neurons, mean, se, strict=True):
         _extend(data, neuron=neuron, position=position, mean=row, se=error)
@@ -186,12 +189,12 @@ def _extend(data: dict[str, list[Any]], **columns: Any) -> None:
     for key, values in columns.items():
         rows = [values] * n if isinstance(values, str) else np.asarray(values).tolist()
         if len(rows) != n:
-            raise ValueError(f"column {key} has {len(rows)} values, expected {n}")
+            raise ValueError(f"column {key} has {counted(len(rows), 'value')}, expected {n}")
         data[key] += rows
 
 
 def _first(k: int) -> str:
-    return f" The first {MAX_LINES} of {k} neurons are drawn." if k > MAX_LINES else ""
+    return f" The first {MAX_LINES} of {counted(k, 'neuron')} are drawn." if k > MAX_LINES else ""
 
 
 def _without_bars(axes: Axes) -> list[Any]:

@@ -10,6 +10,7 @@ import numpy as np
 from harness.outcomes import Figure
 from harness.report import drawing
 from harness.report.figures import COLUMN
+from harness.wording import counted
 
 from .neurons import norm_logit_var
 
@@ -63,13 +64,15 @@ def singular_values(
         raise ValueError(f"figure {name}: cosines {cosines.shape}, expected {(k, d)}")
     rank = np.arange(d, 0, -1)
     shown = drawing.drawable(values, log=True)
-    caption = [f"Singular values of the unembedding ({d} directions); shaded: the last {null_dims}, its null space."]
+    caption = [
+        f"Singular values of the unembedding ({counted(d, 'direction')}); shaded: the last {null_dims}, its null space."
+    ]
     if k:
-        caption.append(f"Below, how much of the output weights of {drawing.plural(k, 'neuron')} lies along each.")
+        caption.append(f"Below, how much of the output weights of {counted(k, 'neuron', ',')} lies along each.")
     if left := d - int(shown.sum()):
-        caption.append(f"{drawing.plural(left, 'direction')} with a singular value of 0 left out above.")
+        caption.append(f"{counted(left, 'direction', ',')} with a singular value of 0 left out above.")
     if k > MAX_LINES:
-        caption.append(f"The first {MAX_LINES} neurons are drawn.")
+        caption.append(f"The first {counted(MAX_LINES, 'neuron')} are drawn.")
 
     def paint(canvas: Canvas) -> None:
         panels = canvas.subplots(2 if k else 1, 1, sharex=True, squeeze=False, height_ratios=[1, 1.1] if k else None)

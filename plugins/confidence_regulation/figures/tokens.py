@@ -10,6 +10,7 @@ import numpy as np
 from harness.outcomes import Figure
 from harness.report import drawing
 from harness.report.figures import COLUMN
+from harness.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
@@ -51,7 +52,7 @@ def entropy_kl(entropy: np.ndarray, kl: np.ndarray, r: float, name: str = "entro
         drawn.set_rasterized(True)
         axes.set(xlabel="entropy (nats)", ylabel="KL(P$_{freq}$ ‖ P$_{model}$) (nats)")
         drawing.colour_bar(axes, drawn, "tokens")
-        axes.set_title(f"r = {r:.3f},  n = {len(x):,} tokens")
+        axes.set_title(f"r = {r:.3f},  n = {counted(len(x), 'token', ',')}")
 
     data = {
         "entropy_low": x_edges[i], "entropy_high": x_edges[i + 1], "kl_low": y_edges[j], "kl_high": y_edges[j + 1],
@@ -194,7 +195,7 @@ def _span(values: np.ndarray) -> tuple[float, float]:
 
 
 def _tokens(n: int) -> str:
-    return drawing.plural(n, "token")
+    return counted(n, "token", ",")
 
 
 def _left_out(n: int) -> list[str]:

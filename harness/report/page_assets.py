@@ -1,0 +1,58 @@
+"""What every page carries with it: style, scripts, and the policy that lets no other script run."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from harness.owned import path_name
+
+FIGURES_LIMIT = 900_000
+"""Bytes of figures in a page; what comes after is named and lies beside it."""
+
+
+def assets(*names: str, charts: bool = False) -> dict[str, Any]:
+    """``style``, ``scripts`` and ``policy`` of a page with these scripts of ours; the chart library with ``charts``."""
+    scripts = ["\n".join(map(_read, ("page.js", *names)))]
+    if charts:
+        scripts.insert(0, re.sub(r"\n//# sourceMappingURL=\S+\s*$", "\n", _read("chart.umd.min.js")))
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
+    policy += "script-src " + " ".join(f"'sha256-{found}'" for found in hashes)
+    return {
+        "style": Markup(_read("page.css")),
+        "scripts": [Markup(script) for script in scripts],
+        "policy": policy,
+    }
+
+
+def _read(name: str) -> str:
+    return (files("harness.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+def pictures(folder: Path, figures: Sequence[Mapping[str, Any]], room: int = FIGURES_LIMIT) -> list[dict[str, Any]]:
+    """Figures with their pictures, as long as there is room; those that are only named keep their place."""
+    found = []
+    for figure in figures:
+        name = path_name(figure["name"], f"{folder / 'result.json'}, figures")
+        path = folder / "figures" / f"{name}.png"
+        image = base64.b64encode(path.read_bytes()).decode() if path.is_file() else ""
+        if len(image) > room:
+            image = ""
+        room -= len(image)
+        size = _png_size(image) if image else (0, 0)
+        found.append({**figure, "image": image, "width": size[0] // 2, "height": size[1] // 2})
+    return found
+
+
+def _png_size(image: str) -> tuple[int, int]:
+    """Width and height of a PNG in pixels; given before it is decoded, the page does not jump."""
+    head = base64.b64decode(image[:64])
+    return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")

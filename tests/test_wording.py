@@ -1,0 +1,178 @@
+"""One is one and several are several, in every sentence that counts something."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import io
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import small_runs
+
+from harness import wording
+from harness.builtin import Heads, Neurons
+from harness.components import SelectionContext
+from harness.report import console, numbers, page
+from harness.report.latex import export as export_latex
+from harness.report.markdown import export as export_markdown
+from harness.statistics import Measure, summarise, table_tests, verdict
+from harness.terminal import Terminal
+
+_NOUNS = "prompt|neuron|head|direction|item|control|measure|set|token|layer|row|run|fact|sequence|position|parameter"
+_NOT = r"(?!(?:and|of|to|or|x|is|has|does|was|in)\b)"
+WRONG = re.compile(
+    rf"(?<![\d.,:/e-])1 {_NOT}(?:[a-z_-]+ ){{0,2}}?(?:{_NOUNS})s\b|\b0 prompts changed|\b1 \w+ (?:are|were|have)\b"
+)
+"""A one with a plural, and "only 0"."""
+
+
+@pytest.mark.parametrize(
+    ("n", "counted", "the", "only"),
+    [
+        (0, "0 prompts", "the 0 prompts", "no prompt"),
+        (1, "1 prompt", "the prompt", "only 1 prompt"),
+        (2, "2 prompts", "the 2 prompts", "only 2 prompts"),
+    ],
+)
+def test_words(n: int, counted: str, the: str, only: str) -> None:
+    assert (wording.counted(n, "prompt"), wording.the(n, "prompt"), wording.only(n, "prompt")) == (counted, the, only)
+    assert wording.last(n, "prompt") == ("last prompt" if n == 1 else f"last {counted}")
+    assert wording.agree(n, "is", "are") == ("is" if n == 1 else "are")
+
+
+def test_nouns() -> None:
+    assert wording.plural("random control") == "random controls" and wording.plural("corpus") == "corpora"
+    assert wording.counted(3072, "neuron", ",") == "3,072 neurons"
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 9])
+def test_too_few_changed(n: int) -> None:
+    said = {0: "No prompt changed", 1: "Only 1 prompt changed"}.get(n, f"Only {n} prompts changed")
+    numerator = np.zeros((22, 60))
+    numerator[1, :n] = 1
+    measure = Measure("m", "m", "%", numerator, np.ones((22, 60)), primary=True)
+    summary = replace(summarise(measure, np.arange(60), 0, 200), n_changed=n, n_changed_controls=0.0)
+    assert verdict(summary, 0.5).sentence.startswith(f"{said}, fewer than the 10")
+    note = table_tests(np.array([[50, n], [0, 20]])).note
+    assert note is not None and note.startswith(f"{said[:1].lower()}{said[1:]}: the chi-square")
+
+
+@pytest.mark.parametrize(("m", "said"), [(1, "1 random set cannot"), (2, "2 random sets cannot")])
+def test_too_few_controls(m: int, said: str) -> None:
+    numerator = np.random.default_rng(0).integers(0, 2, (2 + m, 60)).astype(float)
+    measure = Measure("m", "m", "%", numerator, np.ones((2 + m, 60)), primary=True)
+    summary = replace(summarise(measure, np.arange(60), 0, 200), n_changed=60)
+    assert verdict(summary, 0.5).sentence.startswith(said)
+
+
+def test_a_verdict_speaks_of_what_was_selected() -> None:
+    rng = np.random.default_rng(0)
+    numerator = np.concatenate([np.zeros((1, 80)), np.ones((1, 80)), rng.random((99, 80))])
+    summary = summarise(Measure("m", "m", "nats", numerator, np.ones((101, 80))), np.arange(80), 0, 200)
+    found = verdict(summary, 0.01, selected="the selected direction")
+    assert "with the selected direction," in found.sentence and "neurons" not in found.sentence
+
+
+@pytest.mark.parametrize(("n", "said"), [(1, "the neuron named by the user"), (2, "the 2 neurons named by the user")])
+def test_rules(n: int, said: str) -> None:
+    context: Any = SelectionContext.__new__(SelectionContext)
+    assert Neurons(neurons=tuple(f"0.{i}" for i in range(n)), published=None).select(context).rule == said
+    heads = Heads(heads=tuple(f"L0H{i}" for i in range(n))).select(context)
+    assert heads.rule == said.replace("neuron", "head")
+
+
+def record_of(n: int, unit: str, selector: str, intervention: str, title: str | None) -> dict[str, Any]:
+    components = {"selector": {"name": selector}, "intervention": {"name": intervention}}
+    neurons = [{"neuron": str(i)} for i in range(n)]
+    selection = {"neurons": neurons, "unit": unit, "intervention": intervention, "intervention_title": title}
+    return {"identity": {"components": components}, "selection": selection, "task": {"title": "T"}}
+
+
+@pytest.mark.parametrize(
+    ("asked", "question"),
+    [
+        (
+            (1, "direction", "difference_of_means", "ablate_direction", "the intervention ablate_direction"),
+            "What changes in T when 1 difference_of_means direction is under the intervention ablate_direction, and is "
+            "it more than with 1 random direction?",
+        ),
+        (
+            (6, "neuron", "entropy", "mean", "mean ablation"),
+            "What changes in T when 6 entropy neurons are under mean ablation, and is it more than with 6 random "
+            "neurons?",
+        ),
+        (
+            (1, "neuron", "value_neurons", "zero", None),
+            "What changes in T when 1 value_neuron is under zero ablation, and is it more than with 1 random neuron?",
+        ),
+        (
+            (1, "head", "induction_heads", "none", None),
+            "What does T show of 1 induction_head, and is it more than of 1 random head?",
+        ),
+    ],
+)
+def test_questions(asked: tuple[Any, ...], question: str) -> None:
+    assert numbers.question(record_of(*asked)) == question
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, small_facts: Path) -> Path:
+    task, output = f"knowledge_conflict:data={small_facts}", tmp_path_factory.mktemp("runs")
+    return small_runs.finish(output, task=task, selector="entropy:top=1", intervention="mean", controls=1)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_reports_of_one_of_everything(run: Path, tmp_path: Path, n: int) -> None:
+    """One neuron, one control; n primary measures, prompts and items: no report has a one with a plural."""
+    record = copy.deepcopy(small_runs.record(run))
+    record["family"]["size"] = n
+    for i, measure in enumerate(record["measures"]):
+        measure |= {"primary": i < n, "p_holm": None, "verdict": "underpowered", "verdict_sentence": "It is."}
+    record["task"] |= {"n_prompts": n, "n_clusters": n}
+    record["selection"]["activation_positions"] = n
+    record["figures"] = []
+    (tmp_path / "result.json").write_text(json.dumps(record), encoding="utf-8")
+    terminal = Terminal(file=io.StringIO(), width=1000)
+    console.show(terminal, record, tmp_path)
+    html = page.write_page(tmp_path).read_text(encoding="utf-8").partition("<body>")[2].partition("<script")[0]
+    found = [terminal.file.getvalue(), re.sub("<[^>]+>", " ", html)]  # type: ignore[attr-defined]  # the StringIO above
+    found.append(export_markdown([tmp_path], tmp_path / "page", "t", "d")[0].read_text(encoding="utf-8"))
+    found += [path.read_text(encoding="utf-8") for path in export_latex([tmp_path], tmp_path / "tables")]
+    for text in found:
+        assert not WRONG.search(text), WRONG.search(text)
+    assert "each of the primary measure" not in found[1]
+
+
+NOUNS = (
+    "prompts|tokens|neurons|heads|directions|sets|controls|measures|items|facts|layers|sequences|rows|runs|conditions"
+)
+COUNTS_THEMSELVES = {"train.py", "evaluate.py", "world.py", "kernels.py"}
+
+
+def test_no_sentence_counts_by_itself() -> None:
+    """A number that is followed by a plural in an f-string comes from harness/wording.py."""
+    root, found = Path(__file__).parents[1], []
+    follows = re.compile(
+        rf"^ (?:(?:random|distinct|selected|independent|primary|held-out|finished|older) )?({NOUNS})\b"
+    )
+    for path in [*(root / "harness").rglob("*.py"), *(root / "plugins").rglob("*.py")]:
+        if path.name in COUNTS_THEMSELVES:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.JoinedStr):
+                continue
+            for value, text in zip(node.values, node.values[1:], strict=False):
+                number = isinstance(value, ast.FormattedValue) and COUNTS.search(ast.unparse(value.value))
+                if number and isinstance(text, ast.Constant) and follows.match(str(text.value)):
+                    found.append(f"{path.relative_to(root)}:{node.lineno}: {ast.unparse(node)}")
+    assert not found, "\n".join(found)
+
+
+COUNTS = re.compile(r"^(len\(.*|n|n_\w+|\w+\.n_\w+|.*\['n'\]|.*\['n_\w+'\]|int\(.*)$")
+"""Expressions that are numbers of something."""
