@@ -183,6 +183,7 @@ def look_ahead(plan: Plan, engine: Engine, reporter: Reporter) -> Selection | No
         selection = _select(plan, engine, Prepared(()))
     check_controls(engine.model, selection, plan.spec.controls, plan.spec.match)
     border.alone(plan.task, selection, engine.model)
+    border.ready(plan.intervention, selection)
     return selection
 
 

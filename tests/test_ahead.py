@@ -153,6 +153,31 @@ def test_a_metric_of_a_stranger_that_says_nothing_is_named_when_it_fails(tmp_pat
         make(tmp_path, misbehaving(Average, measure=measure))
 
 
+@pytest.mark.parametrize(
+    ("task", "selector", "intervention", "says"),
+    [
+        ("mediation", "random:layer=0", "mean", "the task mediation is about neurons of the last layer (2); 0."),
+        ("unigram_entropy", "neurons:neurons=[1.1]", "mean", "the task unigram_entropy is about neurons of the last"),
+        ("induction_synthetic", "random", "clip_mean:side=shift", "side=shift needs a selector that measures shifts"),
+        ("dfa", "heads:heads=[L0H0]", None, "the task dfa attributes the input of neurons, but heads were selected"),
+        ("head_neuron_interaction", "random", "mean", "the task head_neuron_interaction ablates heads"),
+        (
+            "head_neuron_interaction:neurons=random:top=9999",
+            "heads:heads=[L0H0]",
+            "bos_attention",
+            "top=9999",
+        ),
+    ],
+)
+def test_a_selection_that_does_not_fit_the_task(
+    task: str, selector: str, intervention: str | None, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogue().components["task"][task.partition(":")[0]], "prepare", never)
+    with pytest.raises(HarnessError) as caught:
+        make(tmp_path, task=task, selector=selector, intervention=intervention)
+    assert says in str(caught.value)
+
+
 def test_units_and_edits_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(HarnessError, match="bos_attention edits heads, but the selector random chooses neurons"):
         make(tmp_path, UNLOADED, selector="random", intervention="bos_attention")

@@ -69,6 +69,20 @@ class EffectsTask(TextTask):
 
         return [kept(model, x.tokens, skip_first=self.skip_first, newlines=not self.newlines) for x in prompts]
 
+    def check_units(self, units: Sequence[Unit], model: Model) -> None:
+        """Refuse anything but neurons of the last layer."""
+        last = model.anatomy.n_layers - 1
+        for unit in units:
+            if not isinstance(unit, Neuron) or unit.layer != last:
+                raise HarnessError(
+                    f"--selector: the task {self.name} is about neurons of the last layer ({last}); {unit} is none."
+                )
+
+    def alone(self, selection: Selection, model: Model) -> Sequence[tuple[Unit, ...]]:
+        """None; what cannot be measured is refused here, before anything is run."""
+        self.check_units(selection.neurons, model)
+        return ()
+
     def measured(
         self,
         model: Model,
@@ -84,13 +98,8 @@ class EffectsTask(TextTask):
         """
         from harness.effects import effects
 
-        last = model.anatomy.n_layers - 1
         for condition in conditions:
-            for unit in condition.units:
-                if not isinstance(unit, Neuron) or unit.layer != last:
-                    raise HarnessError(
-                        f"--selector: the task {self.name} is about neurons of the last layer ({last}); {unit} is none."
-                    )
+            self.check_units(condition.units, model)
             if condition.frozen is not None:
                 raise HarnessError(
                     f"--intervention: the task {self.name} measures direct effects by itself; leave frozen out."
@@ -135,6 +144,7 @@ class Mediation(EffectsTask):
 
     def alone(self, selection: Selection, model: Model) -> Sequence[tuple[Unit, ...]]:
         """Every selected neuron, and the others of the last layer, or so many of them at random."""
+        self.check_units(selection.neurons, model)
         layer = model.anatomy.n_layers - 1
         rest = [i for i in range(model.anatomy.d_mlp) if Neuron(layer, i) not in set(selection.neurons)]
         if self.others is not None and self.others < len(rest):
