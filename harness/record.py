@@ -184,16 +184,19 @@ def _scores(
         broken = broken or found.broken
     selected = f"the selected {noun_for(len(selection.neurons), selection.neurons[0].word)}"
     primary = [summary for _, summary in summaries if summary.primary]
-    holm = dict(zip((x.name for x in primary), adjust([x.test.p_two_sided for x in primary], "holm"), strict=True))
-    benjamini = dict(zip((x.name for x in primary), adjust([x.test.p_two_sided for x in primary], "bh"), strict=True))
+    # By summary, not by name: measures of two metrics may be called the same.
+    holm, benjamini = (
+        dict(zip(map(id, primary), adjust([x.test.p_two_sided for x in primary], how), strict=True))
+        for how in ("holm", "bh")
+    )
     measures = []
     for metric_name, summary in summaries:
         row = {"metric": metric_name, **summary.to_dict()}
         if summary.primary:
-            said = verdict(summary, holm[summary.name], broken=broken, selected=selected)
+            said = verdict(summary, holm[id(summary)], broken=broken, selected=selected)
             row |= {
-                "p_holm": holm[summary.name],
-                "p_bh": benjamini[summary.name],
+                "p_holm": holm[id(summary)],
+                "p_bh": benjamini[id(summary)],
                 "verdict": said.word,
                 "verdict_sentence": said.sentence,
             }

@@ -443,6 +443,11 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
         raise HarnessError(f"{path}: cannot be read ({error}); delete it or use --fresh.") from error
 
 
+def _category(names: Sequence[str], code: int) -> str | None:
+    """The name of a category; -1 is none of them."""
+    return names[code] if code >= 0 else None
+
+
 def sample_rows(outcomes: Outcomes) -> Iterator[dict[str, Any]]:
     """One row a prompt and condition, for the baseline and the treated condition.
 
@@ -459,7 +464,7 @@ def sample_rows(outcomes: Outcomes) -> Iterator[dict[str, Any]]:
                 **prompt.fields,
                 **({"answer": outcomes.answers[row][i]} if outcomes.answers else {}),
                 **{
-                    name: outcomes.categories[name][int(array[row, i])]
+                    name: _category(outcomes.categories[name], int(array[row, i]))
                     if name in outcomes.categories
                     else array[row, i]
                     for name, array in sorted(outcomes.values.items())

@@ -134,6 +134,10 @@ def _check_fit(
             f"--intervention: {intervention.name} edits {intervention.site}, but the selector {selector.name} chooses "
             f"{selector.site}."
         )
+    names = [metric.name for metric in metrics]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise HarnessError(f"--metric: {twice} is named twice; a run records a metric once.")
     with border.asking(task, "gives()"):
         given = task.gives()
     for metric in metrics:

@@ -200,3 +200,8 @@ def test_a_selector_that_reads_no_prompts_chooses_once_and_first(tmp_path: Path,
 
     folder = make(tmp_path, misbehaving(Loud, select=select, reads_prompts=lambda self: False))
     assert seen == [0] and len(record(folder)["selection"]["neurons"]) == 2
+
+
+def test_a_metric_that_is_named_twice(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match="--metric: average is named twice"):
+        make(tmp_path, UNLOADED, metrics=("average", "average"))

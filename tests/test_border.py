@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_runs import record, samples
 from strangers import Average, Halved, Loud, PlainTask, TinyLoader, make, misbehaving
 
 from harness import border
@@ -606,3 +607,31 @@ def test_the_core_calls_components_at_the_border_only() -> None:
                 if not called.startswith(("border.", "super().")):
                     found.add((path.name, called))
     assert found <= OWN, found
+
+
+# -- what two components may have alike --------------------------------------------------------------------------------
+
+
+def test_measures_of_two_metrics_with_one_name_keep_their_own_p(tmp_path: Path, blank_figures: None) -> None:
+    def primary(values: Callable[[np.ndarray], np.ndarray]) -> Any:
+        def measure(self: Any, outcomes: Outcomes) -> Measurement:
+            found = values(outcomes["entropy"])
+            return Measurement((Measure("m", "m", "nats", found, np.ones(found.shape), primary=True),))
+
+        return measure
+
+    first = misbehaving(Average, measure=primary(lambda x: x - x[:1]))
+    still = misbehaving(Average, name="other", measure=primary(np.zeros_like))
+    folder = make(tmp_path, first, still, metrics=("average", "other"), controls=19)
+    one, two = record(folder)["measures"]
+    assert (one["metric"], two["metric"]) == ("average", "other")
+    assert one["p_holm"] >= one["p_two_sided"] and two["p_holm"] == 1.0 and one["p_holm"] != two["p_holm"]
+
+
+def test_a_code_of_no_category_is_written_as_none(tmp_path: Path, blank_figures: None) -> None:
+    def coded(found: Outcomes) -> Outcomes:
+        codes = np.tile(np.array([0, 1, -1, -1]), (len(found.conditions), 1))[:, [int(x.id) for x in found.prompts]]
+        return replace(found, values={**found.values, "kind": codes}, categories={"kind": ("a", "b")})
+
+    folder = make(tmp_path, observing(coded))
+    assert [row["kind"] for row in samples(folder)] == ["a", "b", None, None]
