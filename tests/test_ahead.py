@@ -40,9 +40,12 @@ LATE = misbehaving(PlainTask, prepare=never)
         ("entropy:layer=5", "selector entropy: layer 5 does not exist"),
         ("entropy:rule=mediated,corpus=world,layer=0", "selector entropy: effects through the final norm"),
         ("entropy:rule=mediated,corpus=world,length=99", "selector entropy: length=99 tokens do not fit the 64"),
-        ("token_frequency:layer=1", "selector token_frequency: effects through the final norm"),
-        ("token_frequency:length=99", "selector token_frequency: length=99 tokens do not fit the 64 positions"),
-        ("activation_shift:length=40", "length=40 tokens, duplicated, do not fit the 64 positions"),
+        ("token_frequency:corpus=world,layer=1", "selector token_frequency: effects through the final norm"),
+        (
+            "token_frequency:corpus=world,length=99",
+            "selector token_frequency: length=99 tokens do not fit the 64 positions",
+        ),
+        ("activation_shift:corpus=world,length=40", "length=40 tokens, duplicated, do not fit the 64 positions"),
         ("value_neurons:top=9999", "selector value_neurons: top=9999 neurons were asked for, but there are only"),
         ("value_neurons:layer=9", "selector value_neurons: layer 9 does not exist"),
         ("query_neurons:layer=2", "selector query_neurons: no value neuron comes after layer 2"),
@@ -115,12 +118,12 @@ UNLOADED = misbehaving(TinyLoader, load=never)
         ("knowledge_conflict", "mediation", "--metric: mediation needs"),
         ("knowledge_conflict", "by_position", 'needs "series entropy"'),
         (
-            "mediation",
+            "mediation:corpus=world",
             "transitions",
             '--metric: transitions needs "source", which the task mediation does not',
         ),
-        ("mediation", "log_odds", "Metrics that fit: by_position, calibration, mediation"),
-        ("induction_synthetic", "calibration", "--metric: calibration needs"),
+        ("mediation:corpus=world", "log_odds", "Metrics that fit: by_position, calibration, mediation"),
+        ("induction_synthetic:corpus=world", "calibration", "--metric: calibration needs"),
         ("target_probability", "lm_eval", "--metric: lm_eval needs"),
     ],
 )
@@ -137,7 +140,8 @@ def test_our_metrics_fit_the_tasks_whose_metrics_they_are() -> None:
         "labelled_response": {"data": "x", "answers": ("true", "false")},
     }
     for name, cls in found["task"].items():
-        task: Task = cls(**params.get(name, {}))  # type: ignore[assignment]
+        own = {"corpus": "world"} if "corpus" in cls.model_fields else {}
+        task: Task = cls(**own, **params.get(name, {}))  # type: ignore[assignment]
         given = task.gives()
         assert given is not None, name
         for metric in task.default_metrics:
@@ -156,13 +160,33 @@ def test_a_metric_of_a_stranger_that_says_nothing_is_named_when_it_fails(tmp_pat
 @pytest.mark.parametrize(
     ("task", "selector", "intervention", "says"),
     [
-        ("mediation", "random:layer=0", "mean", "the task mediation is about neurons of the last layer (2); 0."),
-        ("unigram_entropy", "neurons:neurons=[1.1]", "mean", "the task unigram_entropy is about neurons of the last"),
-        ("induction_synthetic", "random", "clip_mean:side=shift", "side=shift needs a selector that measures shifts"),
-        ("dfa", "heads:heads=[L0H0]", None, "the task dfa attributes the input of neurons, but heads were selected"),
-        ("head_neuron_interaction", "random", "mean", "the task head_neuron_interaction ablates heads"),
         (
-            "head_neuron_interaction:neurons=random:top=9999",
+            "mediation:corpus=world",
+            "random:layer=0",
+            "mean",
+            "the task mediation is about neurons of the last layer (2); 0.",
+        ),
+        (
+            "unigram_entropy:corpus=world",
+            "neurons:neurons=[1.1]",
+            "mean",
+            "the task unigram_entropy is about neurons of the last",
+        ),
+        (
+            "induction_synthetic:corpus=world",
+            "random",
+            "clip_mean:side=shift",
+            "side=shift needs a selector that measures shifts",
+        ),
+        (
+            "dfa:corpus=world",
+            "heads:heads=[L0H0]",
+            None,
+            "the task dfa attributes the input of neurons, but heads were selected",
+        ),
+        ("head_neuron_interaction:corpus=world", "random", "mean", "the task head_neuron_interaction ablates heads"),
+        (
+            "head_neuron_interaction:corpus=world,neurons={name: random, top: 9999}",
             "heads:heads=[L0H0]",
             "bos_attention",
             "top=9999",
