@@ -19,6 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from harness.errors import HarnessError, suggest
 from harness.notation import BARE, not_key_value, parse_params, write_params
+from harness.progress import Stage, silent
 
 if TYPE_CHECKING:
     from harness.conditions import Condition, Edit, Frozen, Selection, Unit
@@ -148,7 +149,8 @@ def _models_own(value: Any, info: ValidationInfo) -> Any:
 class SelectionContext:
     """What a selector may look at: the model, an engine on it, the task's prompts as token ids, and a seed.
 
-    ``held_out``: the run is not evaluated on these prompts, but on others.
+    ``held_out``: the run is not evaluated on these prompts, but on others. ``stage``: tells of work that takes long,
+    ``with context.stage("effects of 3,072 neurons", steps) as advance``.
     """
 
     model: Model
@@ -156,6 +158,7 @@ class SelectionContext:
     prompts: Sequence[Sequence[int]]
     seed: int
     held_out: bool = False
+    stage: Stage = silent
 
 
 class Corpus(Component):

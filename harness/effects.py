@@ -30,6 +30,7 @@ from harness.frozen import unigram_direction, unigram_probabilities
 from harness.kernels import not_finite
 from harness.logit_changes import Found, Kind, Problem, Unigram, changes
 from harness.logit_changes import ranks as ranks_of
+from harness.progress import shares
 from harness.wording import counted
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def effects(
             the error, in nats, is at most ``tolerance``; the others exactly.
         ranks: also the rank of the right token and the most likely token with its log-probability, under all kinds or
             those that are named, which costs about as much again.
+        progress: told of len(prompts) * len(conditions) steps in all, while the work is going on.
         memory_bytes: for columns, logits and activations together; results come on top.
 
     Raises:
@@ -132,15 +134,17 @@ def effects(
     final = FinalLayer(model, [*conditions, BASELINE] if ranks else conditions, column_bytes=memory_bytes // 2)
     work = _Work(final, tuple(kinds), frequencies, memory_bytes // 8, tolerance if method == "fast" else None)
     out = _empty(conditions, prompt, position, tuple(kinds), frequencies is not None, ranked)
+    done = shares(progress, len(prompts) * len(conditions)) if progress else None
+    pairs = len(prompt) * sum(part.n for part in final.parts)
     for rows in _groups(final, prompts, kept, memory_bytes // 4):
         seen, target, place = _observe(final, prompts, kept, rows, first, batch_size)
         for part in final.parts:
             for chunk in work.chunks(len(target)):
                 work.measure(part, seen[chunk], target[chunk], out, place[chunk.cpu().numpy()])
+                if done:
+                    done(part.n * len(chunk) / pairs)
             if len(final.parts) > 1:
                 part.release()
-        if progress:
-            progress(len(rows) * len(conditions))
     return replace(out, exact_share=work.exact / work.pairs)
 
 

@@ -25,6 +25,7 @@ from harness.errors import HarnessError
 from harness.handed_over import lock_statistics
 from harness.outcomes import Prepared
 from harness.plugins import Catalogue, Origin
+from harness.progress import Stage as Began
 from harness.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ def look_ahead(plan: Plan, engine: Engine, reporter: Reporter) -> Selection | No
         if plan.selector.reads_prompts():
             return None
     with reporter.stage("selecting neurons"):
-        selection = _select(plan, engine, Prepared(()))
+        selection = _select(plan, engine, Prepared(()), reporter.stage)
     check_controls(engine.model, selection, plan.spec.controls, plan.spec.match)
     border.alone(plan.task, selection, engine.model)
     border.ready(plan.intervention, selection)
@@ -210,7 +211,7 @@ def set_up(
     """
     if selection is None:
         with reporter.stage("selecting neurons"):
-            selection = _select(plan, engine, prepared)
+            selection = _select(plan, engine, prepared, reporter.stage)
     plan = replace(plan, intervention=border.ready(plan.intervention, selection))
     with reporter.stage("measuring activations"):
         statistics = _statistics(plan, engine, prepared, selection, {} if known is None else known)
@@ -234,12 +235,12 @@ def set_up(
     return Stage(plan, prepared, selection, statistics, controls, alone, conditions)
 
 
-def _select(plan: Plan, engine: Engine, prepared: Prepared) -> Selection:
+def _select(plan: Plan, engine: Engine, prepared: Prepared, stage: Began) -> Selection:
     from harness.statistics import derive_seed
 
     tokens = [prompt.tokens for prompt in prepared.held_out or prepared.prompts]
     seed = derive_seed(plan.spec.seed, "selector")
-    context = SelectionContext(engine.model, engine, tokens, seed, bool(prepared.held_out))
+    context = SelectionContext(engine.model, engine, tokens, seed, bool(prepared.held_out), stage)
     selection = border.select(plan.selector, context)
     chosen = selection.neurons[0].site
     if plan.task.intervenes and chosen != plan.intervention.site:

@@ -72,7 +72,9 @@ def test_every_cell_is_what_one_pass_for_it_gives(
     monkeypatch.setattr(patching, "LEAST", 1e-3)
     model = tiny_model(family)
     pairs = some_pairs(model)
-    found = localise(model, pairs, batch_size)
+    told: list[int] = []
+    found = localise(model, pairs, batch_size, told.append)
+    assert len(told) >= model.anatomy.n_layers and sum(told) == len(pairs) * model.anatomy.n_layers
     assert found.recovery.shape == (5, model.anatomy.n_layers, 7)
     for i, pair in enumerate(pairs):
         n = len(pair.clean)

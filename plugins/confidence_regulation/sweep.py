@@ -116,12 +116,17 @@ def sweep(
     n = sum(map(sum, positions))
     step = max(1, RESULT_BYTES // (4 * 8 * max(1, n)))  # effects() returns up to eight numbers for each pair
     total, direct, kl = [], [], []
-    for start in range(0, len(conditions), step):
-        some = conditions[start : start + step]
-        kinds: tuple[Kind, ...] = ("total", frozen)
-        found = effects(model, tokens, some, kinds, positions, unigram=unigram, batch_size=batch_size, method=method)
-        total.append(found.size("total"))
-        direct.append(found.size(frozen))
-        if found.kl_unigram_change is not None:
-            kl.append(found.kl_unigram_change["total"].mean(axis=1, dtype=np.float64))
+    kinds: tuple[Kind, ...] = ("total", frozen)
+    said = f"effects of {counted(len(conditions), 'neuron')} of {model.name} on {counted(n, 'token')}"
+    with context.stage(said, len(conditions) * len(tokens)) as advance:
+        for start in range(0, len(conditions), step):
+            some = conditions[start : start + step]
+            found = effects(
+                model, tokens, some, kinds, positions, unigram=unigram, batch_size=batch_size, method=method,
+                progress=advance,
+            )  # fmt: skip
+            total.append(found.size("total"))
+            direct.append(found.size(frozen))
+            if found.kl_unigram_change is not None:
+                kl.append(found.kl_unigram_change["total"].mean(axis=1, dtype=np.float64))
     return Swept(np.concatenate(total), {frozen: np.concatenate(direct)}, np.concatenate(kl) if kl else None, n)

@@ -12,6 +12,7 @@ from harness.conditions import BASELINE
 from harness.errors import HarnessError
 from harness.outcomes import Frame, Prompt
 from harness.pairing import Pairing
+from harness.progress import Stage, silent
 from harness.report.numbers import number, p_value
 from harness.statistics import Measure, adjust, transition_table
 from harness.wording import counted
@@ -71,13 +72,22 @@ def conflict_rows(outcomes: Sequence[Outcomes], resamples: int) -> list[dict[str
 
 
 def text_rows(
-    engines: Sequence[Engine], corpus: Corpus, sequences: int, length: int, seed: int, resamples: int
+    engines: Sequence[Engine],
+    corpus: Corpus,
+    sequences: int,
+    length: int,
+    seed: int,
+    resamples: int,
+    stage: Stage = silent,
 ) -> list[dict[str, Any]]:
     """Differences of loss and entropy on sequences of a corpus, which are resampled whole."""
     from harness.corpora import sequences as draw
 
     tokens = [x.tokens for x in draw(engines[0].model, corpus, sequences, length, seed, "evaluate", True)]
-    scored = [engine.score(tokens, [BASELINE]) for engine in engines]
+    scored = []
+    for engine in engines:
+        with stage(f"{counted(len(tokens), 'sequence')} read by {engine.model.name}", len(tokens)) as advance:
+            scored.append(engine.score(tokens, [BASELINE], advance))
     said = f"of {counted(len(tokens), 'sequence')} of {counted(length, 'token')} of the corpus {corpus.name}"
     return [
         difference(
@@ -107,6 +117,7 @@ def behaviour_part(
     resamples: int,
     sequences: int = 64,
     length: int = 128,
+    stage: Stage = silent,
 ) -> Part:
     """Both models on the base model's prompts of ``task``, and on a corpus where there is one.
 
@@ -117,10 +128,13 @@ def behaviour_part(
 
     prompts = task.prepare(engines[0], limit, seed).prompts
     same_tokens(engines[1], prompts)
-    outcomes = [task.observe(engine, prompts, [BASELINE]) for engine in engines]
+    outcomes = []
+    for engine in engines:
+        with stage(f"{counted(len(prompts), 'prompt')} answered by {engine.model.name}", len(prompts)) as advance:
+            outcomes.append(task.observe(engine, prompts, [BASELINE], advance))
     rows = conflict_rows(outcomes, resamples)
     if corpus is not None:
-        rows += text_rows(engines, corpus, sequences, length, seed, resamples)
+        rows += text_rows(engines, corpus, sequences, length, seed, resamples, stage)
     for row, p in zip(rows, adjust([row["p"] for row in rows]), strict=True):
         row["p_holm"] = p
     table = transition_table(outcomes[0]["source"][0], outcomes[1]["source"][0], range(len(SOURCES)))

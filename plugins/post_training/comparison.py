@@ -7,7 +7,6 @@ tables and figures, and a folder that is the same bytes whenever the same compar
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from harness import border
 from harness.errors import HarnessError
+from harness.progress import Stage
 
 from .part import Part
 
@@ -67,10 +67,6 @@ class Compared:
     folder: Path
 
 
-Stage = Callable[[str], AbstractContextManager[Any]]
-"""Called with what begins now, in words."""
-
-
 def compare_models(
     loaders: Sequence[ModelLoader],
     names: Sequence[str],
@@ -101,7 +97,9 @@ def compare_models(
     with stage("loading the models"):
         models = [border.load(loader) for loader in loaders]
     check_comparable(models)
-    contexts = [SelectionContext(model, ClosedFormEngine(model, batch_size), [], settings.seed) for model in models]
+    contexts = [
+        SelectionContext(model, ClosedFormEngine(model, batch_size), [], settings.seed, stage=stage) for model in models
+    ]
     identity = {
         "schema": SCHEMA,
         "base": models[0].provenance(),
@@ -164,7 +162,11 @@ def _parts(
         yield weights_part([context.model for context in contexts], contexts, rules, s.null_dims, s.seed)
     engines = [context.engine for context in contexts]
     made: list[tuple[str, str, Callable[[], Part]]] = [
-        ("behaviour", "Behaviour", lambda: behaviour_part(engines, task, corpus, s.limit, s.seed, s.resamples))
+        (
+            "behaviour",
+            "Behaviour",
+            lambda: behaviour_part(engines, task, corpus, s.limit, s.seed, s.resamples, stage=stage),
+        )
     ]
     for kind in ("truthfulness", "refusal"):
         if path := getattr(settings, kind):

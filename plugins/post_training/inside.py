@@ -117,7 +117,11 @@ def patching_part(contexts: Sequence[SelectionContext], facts: Sequence[Fact], p
 
     models = [context.model for context in contexts]
     chosen = fact_pairs(models, facts, pairs, derive_seed(seed, "pairs"))
-    maps = [localise(model, chosen, contexts[0].engine.batch_size) for model in models]
+    maps = []
+    for model, context, which in zip(models, contexts, MODELS, strict=True):
+        steps = len(chosen) * model.anatomy.n_layers
+        with context.stage(f"patching {counted(len(chosen), 'pair')} of facts in the {which} model", steps) as advance:
+            maps.append(localise(model, chosen, contexts[0].engine.batch_size, advance))
     found = correlation(maps[0], maps[1], derive_seed(seed, "patching"))
     interval = None if found.interval is None else (found.interval.low, found.interval.high)
     r = "-" if found.r is None else f"{found.r:.3f}"

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from harness.facts import Fact
     from harness.model import Batch, Model
+    from harness.progress import Advance
     from harness.statistics import Interval
 
 ROLES = ("first subject token", "middle subject tokens", "last subject token", "after the subject", "last token")
@@ -165,11 +166,14 @@ def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return found
 
 
-def localise(model: Model, pairs: Sequence[Pair], batch_size: int = 64) -> Localisation:
+def localise(
+    model: Model, pairs: Sequence[Pair], batch_size: int = 64, progress: Advance = lambda n: None
+) -> Localisation:
     """Patch every layer and token of every pair; the cells of a layer are run as one batch.
 
     Args:
         batch_size: rows of a forward pass, unless one pair has more tokens than that.
+        progress: told of len(pairs) * n_layers steps in all.
 
     Raises:
         HarnessError: no pair has runs that differ enough, or a logit is not finite.
@@ -182,7 +186,7 @@ def localise(model: Model, pairs: Sequence[Pair], batch_size: int = 64) -> Local
     roles, effect = np.full((len(pairs), longest), -1), np.zeros(len(pairs))
     for rows in _of_one_length(pairs, batch_size):
         n = len(pairs[rows[0]].clean)
-        recovery[rows, :, longest - n :], effect[rows] = _patch(model, [pairs[row] for row in rows], shared)
+        recovery[rows, :, longest - n :], effect[rows] = _patch(model, [pairs[row] for row in rows], shared, progress)
         roles[rows, longest - n :] = [pairs[row].roles for row in rows]
     recovery[np.abs(effect) < LEAST] = np.nan
     if not np.isfinite(recovery).any():
@@ -204,7 +208,9 @@ def _of_one_length(pairs: Sequence[Pair], batch_size: int) -> Iterable[list[int]
         yield from (rows[start : start + size] for start in range(0, len(rows), size))
 
 
-def _patch(model: Model, pairs: Sequence[Pair], shared: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def _patch(
+    model: Model, pairs: Sequence[Pair], shared: Sequence[int], progress: Advance
+) -> tuple[np.ndarray, np.ndarray]:
     """Recovery [B, n_layers, n_tokens] and effect [B] of pairs of equally many tokens.
 
     ``shared``: layers at whose input a pass of the corrupted prompts may go on; what is before them is run once.
@@ -234,6 +240,7 @@ def _patch(model: Model, pairs: Sequence[Pair], shared: Sequence[int]) -> tuple[
                 stack.enter_context(model.edit_residual(layer, partial(_put, clean=seen[layer], start=start)))
                 patched = _difference(model, tiled, np.tile(answers, (copies, 1)))
             recovery[:, layer, start:] = patched.reshape(copies, len(pairs)).T
+            progress(len(pairs))
     effect = best - worst
     with np.errstate(divide="ignore", invalid="ignore"):  # effects that are too small are left out by the caller
         recovery[..., start:] = (recovery[..., start:] - worst[:, None, None]) / effect[:, None, None]

@@ -59,15 +59,16 @@ def steering_part(path: Path, begins: tuple[str, ...], contexts: Sequence[Select
         LabelledResponse.model_validate({"data": str(path), "split": split, "refusal": begins, "max_new_tokens": 1})
         for split in ("train", "test")
     )
-    layer = acting_layer(contexts[1].engine, train, readings[1])
     changes: tuple[Change, ...] = ("added", "ablated")
-    rows = [
-        {"direction": MODELS[i], "model": MODELS[j], "change": change}
-        | steered(contexts[j].engine, test, readings[i], layer, change, seed)
-        for change in changes
-        for i in (0, 1)
-        for j in (0, 1)
-    ]
+    cells = [(change, i, j) for change in changes for i in (0, 1) for j in (0, 1)]
+    rows = []
+    with contexts[1].stage("the layer in which directions act, then directions in models", 1 + len(cells)) as advance:
+        layer = acting_layer(contexts[1].engine, train, readings[1])
+        advance(1)
+        for change, i, j in cells:
+            found = steered(contexts[j].engine, test, readings[i], layer, change, seed)
+            rows.append({"direction": MODELS[i], "model": MODELS[j], "change": change} | found)
+            advance(1)
     for row, p in zip(rows, adjust([row["p"] for row in rows]), strict=True):
         row["p Holm"] = p
     return Part(
