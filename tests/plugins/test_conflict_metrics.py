@@ -280,7 +280,7 @@ def test_log_odds_of_two_prompts_and_one_whose_objects_begin_alike() -> None:
     assert values == {name: pytest.approx(value) for name, value in expected.items()}
     assert [measure.name for measure in measurement.measures if measure.primary] == ["log_odds_shift_CK_PK"]
     assert measurement.remarks == (
-        "log-odds leave out 1 prompts whose counter and parametric object begin with the same token",
+        "log-odds leave out 1 prompt whose counter and parametric object begin with the same token",
     )
 
 
