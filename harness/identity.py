@@ -13,7 +13,7 @@ from harness.errors import HarnessError
 from harness.greedy import not_applied
 from harness.modules import read_parameter, text_config
 from harness.precision import described
-from harness.wording import counted
+from harness.wording import agree, counted
 
 if TYPE_CHECKING:
     from harness.model import Model
@@ -68,7 +68,8 @@ def check_finite(hf: Any, name: str) -> None:
         if not torch.isfinite(total) and not torch.isfinite(weight).all():
             bad = int((~torch.isfinite(weight)).sum())
             raise HarnessError(
-                f'the weights of {name} are damaged: "{path}" holds {counted(bad, "value")} that are NaN or infinite.'
+                f'the weights of {name} are damaged: "{path}" holds {counted(bad, "value")} that '
+                f"{agree(bad, 'is', 'are')} NaN or infinite."
             )
 
 

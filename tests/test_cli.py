@@ -373,7 +373,7 @@ def damaged(folder: Path, kind: str) -> None:
         ("no weights", "has no weights: expected model.safetensors"),
         ("truncated", "model.safetensors is damaged or truncated"),
         ("no tokeniser", "tokeniser"),
-        ("NaN in weights", "holds 1 values that are NaN or infinite"),
+        ("NaN in weights", "holds 1 value that is NaN or infinite"),
         ("infinite logits", "not finite"),
         ("a tensor is missing", "1 tensor of the architecture is missing"),
     ],

@@ -188,7 +188,7 @@ def test_shared_items_are_paired_where_prompts_differ() -> None:
         (run(["x/1", "y/1"], data="e"), "the data differ"),
         (run(["x/1", "y/1"], task="u"), "the tasks differ"),
         (run(["x/1", "y/1"], text="other"), "2 prompts have the same id and another text"),
-        (run(["x/1", "z/1"]), "1 items in common, and it takes two"),
+        (run(["x/1", "z/1"]), "1 item in common, and it takes two"),
         (Run(Path("r"), run(["x/1"]).record, missing="r/outcomes.safetensors: there is no such file."), "no such file"),
     ],
 )

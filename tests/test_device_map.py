@@ -111,7 +111,7 @@ def test_a_damaged_weight_on_the_disk_is_found(tmp_path: Path) -> None:
     [name] = [name for name in weights if name.endswith("h.1.mlp.c_proj.weight")]
     weights[name][0, 0] = float("nan")
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(HarnessError, match=r"h\.1\.mlp\.c_proj\.weight.*1 values that are NaN"):
+    with pytest.raises(HarnessError, match=r"h\.1\.mlp\.c_proj\.weight.*1 value that is NaN"):
         load_hf(str(folder), device_map=spread(folder, "a layer"))
 
 

@@ -97,5 +97,5 @@ def test_a_ratio_written_as_a_functional_has_the_same_numbers() -> None:
 def test_a_term_that_is_not_finite_is_refused() -> None:
     terms = np.ones((3, 4, 2))
     terms[2, 1, 0] = np.nan
-    with pytest.raises(HarnessError, match=r'"r": a value that is not finite .* control-0000, 1 prompts'):
+    with pytest.raises(HarnessError, match=r'"r": a value that is not finite .* control-0000, 1 prompt'):
         Functional("r", "r", "", terms, lambda sums: sums[..., 0])

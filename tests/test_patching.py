@@ -140,7 +140,7 @@ def test_facts_of_one_relation_make_pairs_that_the_model_knows(small_facts: Path
     check_shown([patching_map(found)], "patching")
     with pytest.raises(HarnessError, match="different tokenisers"):
         fact_pairs([model, dataclasses.replace(tiny_model("gpt2"), name="tiny")], facts)
-    with pytest.raises(HarnessError, match="patching: of 1 facts demo knows"):
+    with pytest.raises(HarnessError, match="patching: of 1 fact demo knows"):
         fact_pairs([model], facts[:1])
 
 

@@ -155,7 +155,7 @@ def test_prompts_must_be_the_same_tokens() -> None:
     text = "The capital of France is"
     [tokens] = model.encode([text])
     same_tokens(ClosedFormEngine(model), [Prompt("a", text, tuple(tokens), "a")])
-    with pytest.raises(HarnessError, match="divide 1 of 1 prompts differently"):
+    with pytest.raises(HarnessError, match="divide 1 of 1 prompt differently"):
         same_tokens(ClosedFormEngine(model), [Prompt("a", text, (*tokens, 1), "a")])
 
 
