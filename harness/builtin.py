@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
 
 from harness import hookimpl
-from harness.components import Corpus, Intervention, ModelLoader, SelectionContext, Selector
+from harness.components import Corpus, Intervention, ModelLoader, SelectionContext, Selector, Source
 from harness.conditions import Head, Neuron, Selection, by_layer, check_units
 from harness.errors import HarnessError, suggest
 from harness.wording import counted, the
@@ -26,9 +26,9 @@ class HuggingFace(ModelLoader):
     """A causal language model of the Hugging Face hub or of a local folder."""
 
     name = "hf"
-    pretrained: str = Field(min_length=1, description="hub id (openai-community/gpt2) or folder")
+    pretrained: Source = Field(description="hub id (openai-community/gpt2) or folder")
     revision: str | None = Field(None, description="branch, tag or commit")
-    tokenizer: str | None = Field(None, description="hub id or folder of the tokenizer; default: the model's")
+    tokenizer: Source | None = Field(None, description="hub id or folder of the tokenizer; default: the model's")
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field("float32", description="of the forward pass")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     device_map: str | dict[str, str] | None = Field(
@@ -64,7 +64,7 @@ class Text(Corpus):
     name = "text"
     version = "2"
     document_parameter = "sample_by"
-    path: str = Field(min_length=1, description="file, folder, or hub id (allenai/c4)")
+    path: Source = Field(description="file, folder, or hub id (allenai/c4)")
     config: str | None = Field(None, description="configuration of the hub dataset (en)")
     split: str = Field("train", description="split of the hub dataset")
     column: str = Field("text", description="column that holds the texts; .txt files have none")

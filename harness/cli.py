@@ -18,6 +18,7 @@ from harness.errors import HarnessError, suggest
 from harness.lmeval.commands import app as lm_eval_app
 from harness.main import main, mendable
 from harness.notation import BARE, parse_params
+from harness.paths import expand
 from harness.stopping import stopped
 from harness.terminal import Terminal, say, say_json
 
@@ -235,8 +236,8 @@ def run(
     specs = [spec for name in (names or list(known.runs)) for spec in known.find(name, model)]
     specs = [_with_model(spec, device, found, known) for spec in specs]
     if limit is not None:
-        if limit < 1:
-            raise HarnessError(f"--limit: expected at least 1, got {limit}.")
+        if not 1 <= limit < 2**63:
+            raise HarnessError(f"--limit: expected at least 1 and at most 64 bits, got {limit}.")
         specs = [spec.model_copy(update={"limit": limit}) for spec in specs]
     if markdown is not None and not dry_run:
         from harness.report.markdown import check
@@ -387,7 +388,7 @@ def _model(
         spec = parse_spec(name, "--model")
     elif name in models:
         spec = models[name]
-    elif "/" in name or Path(name).expanduser().exists():
+    elif "/" in name or expand(name).exists():
         spec = ComponentSpec("hf", {"pretrained": name})
     else:
         known = [*loaders, *models]
@@ -428,7 +429,7 @@ def _named(task: ComponentSpec) -> str:
 def _short(model: ComponentSpec) -> str:
     """A name for a model that can be part of a folder's name."""
     name = str(model.params.get("pretrained", model.name)).rstrip("/")
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", name.rsplit("/", 1)[-1]).strip("._-") or model.name
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name.rsplit("/", 1)[-1]).strip("._-")[:60] or model.name
 
 
 def _run_all(

@@ -10,6 +10,7 @@ import typer
 from harness import commands
 from harness.components import explain, parse_spec
 from harness.errors import HarnessError
+from harness.spec import MOST_PROMPTS
 from harness.terminal import Terminal, say_json
 
 if TYPE_CHECKING:
@@ -18,11 +19,10 @@ if TYPE_CHECKING:
 MODELS = "Two models"
 
 
-def _option(name: str, text: str) -> Any:
+def _option(name: str, text: str, least: int | None = None, most: int | None = None) -> Any:
     """An option of the comparison of models."""
-    return typer.Option(
-        f"--{name}", *([f"--{name.replace('_', '-')}"] if "_" in name else []), help=text, rich_help_panel=MODELS
-    )
+    names = [f"--{name}", *([f"--{name.replace('_', '-')}"] if "_" in name else [])]
+    return typer.Option(*names, help=text, rich_help_panel=MODELS, min=least, max=most)
 
 
 def compare(
@@ -43,7 +43,7 @@ def compare(
     pairs: Annotated[int, _option("pairs", "Pairs of facts for activation patching; 0: none.")] = 100,
     limit: Annotated[int | None, _option("limit", "Use only so many facts.")] = None,
     seed: Annotated[int, _option("seed", "Seed of everything random.")] = 0,
-    batch_size: Annotated[int, _option("batch_size", "Prompts in a forward pass.")] = 64,
+    batch_size: Annotated[int, _option("batch_size", "Prompts in a forward pass.", 1, MOST_PROMPTS)] = 64,
     output_path: Annotated[
         Path,
         typer.Option(
@@ -54,7 +54,7 @@ def compare(
     registry: Annotated[Path | None, _option("registry", "Registry file with names of models.")] = None,
     quiet: Annotated[bool, _option("quiet", "No progress on stderr.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Also the measures that are not primary.")] = False,
-    resamples: Annotated[int, typer.Option("--resamples", min=100, help="Bootstrap resamples.")] = 2000,
+    resamples: Annotated[int, typer.Option("--resamples", min=100, max=1_000_000, help="Bootstrap resamples.")] = 2000,
     form: commands.Format = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record; of runs, as --format json.")] = False,
     out: commands.Out = None,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from harness.conditions import UNITS, Unit, by_layer
 from harness.errors import HarnessError
 from harness.pairing import Pairing, Run, measures_of, only, open_run, pair
-from harness.results import clean, read_json
+from harness.results import PROVENANCE, clean, read_provenance
 from harness.wording import counted, plural
 
 if TYPE_CHECKING:
@@ -83,8 +83,7 @@ def compare(paths: Sequence[Path], catalogue: Catalogue, resamples: int = 2000) 
 
 
 def _command(folder: Path) -> str | None:
-    path = folder / "provenance.json"
-    return read_json(path).get("command") if path.is_file() else None
+    return read_provenance(folder)["command"] if (folder / PROVENANCE).is_file() else None
 
 
 # -- what was asked ----------------------------------------------------------------------------------------------------

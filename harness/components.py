@@ -13,9 +13,19 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
 
 from harness.errors import HarnessError, suggest
 from harness.notation import BARE, not_key_value, parse_params, write_params
@@ -42,13 +52,22 @@ class Component(BaseModel, abc.ABC):
         kind: set by the six subclasses below.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
     name: ClassVar[str]
     version: ClassVar[str] = "1"
     positional: ClassVar[str | None] = None
     """The parameter that values without a name belong to: ``lm_eval:arc_easy`` is ``lm_eval:tasks=[arc_easy]``."""
     kind: ClassVar[Kind]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        """Whole numbers fit 64 bits: what they are handed to has no larger ones."""
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, int) and not -(2**63) <= value < 2**63:
+                raise ValueError(f"expected a number of at most 64 bits in {name}")
+        return self
 
     @classmethod
     def summary(cls) -> str:
@@ -116,7 +135,16 @@ class InputFile:
     """Marks a parameter that is the path of a file: its content is part of a run's identity."""
 
 
-CountsPath = Annotated[str | None, InputFile()]
+def _source(value: str) -> str:
+    if not value.strip() or "\0" in value:
+        raise ValueError("expected the name of a file or folder, or an id on the hub")
+    return value
+
+
+Source = Annotated[str, AfterValidator(_source)]
+"""Type of a parameter that is a file, a folder, or the id of something on the hub."""
+
+CountsPath = Annotated[Source | None, InputFile()]
 """Type of a parameter that is a file of token counts."""
 
 
@@ -408,5 +436,7 @@ def explain(error: ValidationError, cls: type[BaseModel], owner: str) -> str:
     if first["type"] == "missing":
         return f'{owner} needs the parameter "{path}".'
     message = re.sub(r"^(Value error|Assertion failed), ", "", first["msg"])
-    got = "" if first["type"] == "value_error" else f", got {first['input']!r}"
-    return f'parameter "{path}" of {owner}: {message[:1].lower()}{message[1:].rstrip(".")}{got}.'
+    given = repr(first["input"])
+    got = "" if first["type"] == "value_error" else f", got {given if len(given) <= 80 else given[:80] + '...'}"
+    whose = f'parameter "{path}" of {owner}' if path else owner
+    return f"{whose}: {message[:1].lower()}{message[1:].rstrip('.')}{got}."

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError, suggest
+from harness.filling import fill
 
 COLUMNS = ("relation", "subject", "object")
 """What a table of facts must have, under these names or others (a column mapping)."""
@@ -72,15 +73,9 @@ def render(template: str, columns: Mapping[str, Any], where: str) -> str:
     """Fill a template's ``{column}`` places.
 
     Raises:
-        HarnessError: the template names a column that is not there.
+        HarnessError: the template names a column that is not there, or a brace in it stands alone.
     """
-    try:
-        return template.format_map(columns).strip()
-    except (KeyError, IndexError, ValueError) as error:
-        raise HarnessError(
-            f"{where}: the template {template!r} cannot be filled ({error}); "
-            f"columns are {', '.join(map(str, columns))}."
-        ) from error
+    return fill(template, columns, where).strip()
 
 
 def at(row: Mapping[str, Any], column: str) -> Any:

@@ -6,6 +6,7 @@ Every row has the columns of ``COLUMNS``, each of one type or null, so that the 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -76,6 +77,8 @@ COLUMNS: dict[str, Type] = {
     **{f"control_{key}": "number" for key in ("mean", "sd", "standard_error", "min", "q05", "q50", "q95", "max")},
 }
 """The columns of a row, in order, with their types."""
+
+LARGEST = 2**63
 
 PROVENANCE = frozenset(
     {"run", "time_utc", "command", "harness_version", "git_commit", "git_dirty", "hardware", "wall_seconds"}
@@ -161,21 +164,25 @@ def _parse(path: Path, text: bytes) -> list[dict[str, Any]]:
     for number, line in enumerate(text.splitlines(), 1):
         try:
             row = json.loads(line)
-            row["row_id"]
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, RecursionError) as error:  # text that is not UTF-8, too
             raise HarnessError(f"{path}, line {number}: this is not a leaderboard row.") from error
+        if not isinstance(row, dict) or not isinstance(row.get("row_id"), str):
+            raise HarnessError(f"{path}, line {number}: this is not a leaderboard row.")
         rows.append(row)
     return rows
 
 
 def typed(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row with all columns, in their order and of their types; null where it has none, or one of another type."""
+    """A row with all columns, in their order and of their types; null where it has none, or one of another type.
+
+    Numbers that are not finite, and whole ones that do not fit 64 bits, are none.
+    """
     return {column: _typed(row.get(column), kind) for column, kind in COLUMNS.items()}
 
 
 def _typed(value: Any, kind: Type) -> Any:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if kind == "number" and (whole or isinstance(value, float)):
+    whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
+    if kind == "number" and (whole or (isinstance(value, float) and math.isfinite(value))):
         return float(value)
     if kind == "list" and isinstance(value, list):
         return [str(item) for item in value]

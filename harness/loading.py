@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import HarnessError, not_there, suggest
+from harness.paths import expand
 from harness.wording import agree, counted
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def _offline() -> bool:
 
 def _find(pretrained: str, revision: str | None, offline: bool) -> tuple[Path | str, str | None]:
     """A local folder, or a hub id with the commit that the revision resolves to."""
-    folder = Path(pretrained).expanduser()
+    folder = expand(pretrained)
     if folder.is_dir():
         if revision is not None:
             raise HarnessError(f'revision "{revision}" was asked for, but {pretrained} is a local folder without any.')
@@ -248,7 +249,10 @@ def _check_folder(folder: Path, allow_pickle: bool) -> None:
     _read_json(config)
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        names = set(_read_json(index).get("weight_map", {}).values())
+        places = _read_json(index).get("weight_map")
+        if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+            raise HarnessError(f"{index} is damaged: expected a weight_map from tensors to files.")
+        names = set(places.values())
         if missing := sorted(name for name in names if not (folder / name).is_file()):
             raise HarnessError(f"model folder {folder} is incomplete: {missing[0]}, named in {index.name}, is missing.")
         weights = [folder / name for name in sorted(names)]
@@ -292,7 +296,7 @@ def _refuse_adapter(owner: str, files: Sequence[str], has_model: bool) -> None:
 def _read_json(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise HarnessError(f"{file} is damaged: {_first_line(error)}") from error
     if not isinstance(found, dict):
         raise HarnessError(f"{file} is damaged: it holds no JSON object.")
@@ -346,7 +350,7 @@ def _check_loaded(pretrained: str, info: dict[str, Any], allow_unused: bool) -> 
 def _load_tokenizer(source: str, revision: str | None, shared: dict[str, Any]) -> Any:
     from transformers import AutoTokenizer
 
-    folder = Path(source).expanduser()
+    folder = expand(source)
     if _is_path(source) and not folder.is_dir():
         raise HarnessError(f'tokeniser "{source}": {not_there(folder, "folder")}.{_nearest(folder)}')
     with _quietly(), _explained(f'the tokeniser of "{source}"'):

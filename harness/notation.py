@@ -173,7 +173,11 @@ def _quoted(text: str, place: int) -> tuple[str, int]:
             raise _Wrong(f"the quotes of {_shown(text[place:])} are not closed")
         return match[1].replace("''", "'"), match.end()
     try:
-        return _JSON.raw_decode(text, place)
+        value, behind = _JSON.raw_decode(text, place)
+        value.encode()  # half a character can be in no record
+        return value, behind
+    except UnicodeEncodeError as error:
+        raise _Wrong(f"the quotes of {_shown(text[place:])} hold half a character") from error
     except ValueError as error:
         why = "are not closed" if "Unterminated" in str(error) else "hold an unknown escape (write \\\\ for \\)"
         raise _Wrong(f"the quotes of {_shown(text[place:])} {why}") from error

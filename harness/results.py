@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from harness import jsontext, schema
 from harness.conditions import UNITS, Selection, Unit, score_names
 from harness.errors import HarnessError, not_there
 from harness.outcomes import Alone, Outcomes, Prepared, Prompt, Series, Step
@@ -160,12 +161,7 @@ def read_json(path: Path) -> Any:
     Raises:
         HarnessError: it is missing, or was damaged.
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise HarnessError(f"{path}: cannot be read ({error.strerror}).") from error
-    except ValueError as error:
-        raise HarnessError(f"{path}: this is not valid JSON ({error}).") from error
+    return jsontext.parse(_text(path), str(path))
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -174,20 +170,41 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     Raises:
         HarnessError: it is missing, or was damaged.
     """
+    rows = []
+    for number, line in enumerate(_text(path).split("\n"), 1):
+        if line:
+            rows.append(jsontext.parse(line, f"{path}, line {number}"))
+            if not isinstance(rows[-1], dict):
+                raise HarnessError(f"{path}, line {number}: expected an object, got {rows[-1]!r:.60}.")
+    return rows
+
+
+def read_rows(path: Path, cls: type[schema.Sample | schema.Score | schema.Control]) -> list[dict[str, Any]]:
+    """The rows of one of a run's JSONL files; scores and controls have the same columns in each.
+
+    Raises:
+        HarnessError: it is missing, or was damaged; names the line.
+    """
+    rows = read_jsonl(path)
+    for number, row in enumerate(rows, 1):
+        schema.checked(cls, row, f"{path}, line {number}")
+        if not issubclass(cls, schema.Sample) and row.keys() != rows[0].keys():
+            raise HarnessError(f"{path}, line {number}: expected the columns of the first row; the file is damaged.")
+    return rows
+
+
+def _text(path: Path) -> str:
     try:
-        with path.open(encoding="utf-8") as file:
-            return [json.loads(line) for line in file]
-    except OSError as error:
-        raise HarnessError(f"{path}: cannot be read ({error.strerror}).") from error
-    except ValueError as error:
-        raise HarnessError(f"{path}: this is not valid JSON lines ({error}).") from error
+        return read_bytes(path).decode()
+    except UnicodeDecodeError as error:
+        raise HarnessError(f"{path}: it is not UTF-8 text; the file is damaged.") from error
 
 
 def read_record(path: Path) -> dict[str, Any]:
     """The record of a finished run, from its folder or its ``result.json``.
 
     Raises:
-        HarnessError: there is none, or it was written by another version of the harness.
+        HarnessError: there is none, it was written by another version of the harness, or it is damaged.
     """
     path = path / RECORD if path.is_dir() else path
     if not path.is_file():
@@ -197,7 +214,16 @@ def read_record(path: Path) -> dict[str, Any]:
     record = read_json(path)
     if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
         raise HarnessError(f"{path}: this is no record of schema {SCHEMA_VERSION}; make the run again.")
-    return record
+    return schema.checked(schema.Record, record, str(path))
+
+
+def read_provenance(path: Path) -> dict[str, Any]:
+    """``provenance.json`` of a run's folder.
+
+    Raises:
+        HarnessError: it is missing or damaged.
+    """
+    return schema.checked(schema.Provenance, read_json(path / PROVENANCE), str(path / PROVENANCE))
 
 
 class RunFolder:
@@ -282,7 +308,7 @@ class RunFolder:
 
     def _mark(self) -> None:
         """Say that the run is complete: the last file."""
-        record = read_json(self.result)
+        record = read_record(self.result)
         names = [f"figures/{path_name(x['name'], str(self.result))}" for x in record["figures"]]
         paths = [x for x in FILES if x not in (PAGE, PROVENANCE)]
         paths += [f"{name}.{ending}" for name in names for ending in ("csv", "svg", "png")]
@@ -307,10 +333,10 @@ class RunFolder:
         path = self._unfinished / "prepared.json"
         if not path.is_file():
             return None
-        data = read_json(path)
+        data = schema.checked(schema.Prepared, read_json(path), str(path))
         return Prepared(
             prompts=tuple(Prompt.from_dict(row) for row in data["prompts"]),
-            steps=tuple(Step(**row) for row in data["steps"]),
+            steps=tuple(Step(row["name"], row["kept"], row["dropped"], row["why"]) for row in data["steps"]),
             details=data["details"],
             held_out=tuple(Prompt.from_dict(row) for row in data["held_out"]),
         )
@@ -328,7 +354,8 @@ class RunFolder:
         stem = self._unfinished / f"part-{start:08d}"
         if not stem.with_suffix(".safetensors").is_file():
             return None
-        rest = read_json(stem.with_suffix(".json"))
+        beside = stem.with_suffix(".json")
+        rest = schema.checked(schema.Part, read_json(beside), str(beside))
         arrays = load_arrays(stem.with_suffix(".safetensors"))
         return Outcomes(
             conditions=conditions,
@@ -358,8 +385,17 @@ class RunFolder:
         if not path.is_file():
             raise HarnessError(f"{path}: {not_there(path)}.")
         arrays, labels = load_arrays(path), _read_labels(path)
-        rows = read_jsonl(self.path / "samples.jsonl")
+        samples, scores = self.path / "samples.jsonl", self.path / "neurons.jsonl"
+        rows = read_rows(samples, schema.Answered if labels["answers"] else schema.Sample)
         observed = {name for name, array in arrays.items() if array.ndim == 2}
+        shape = (len(labels["conditions"]), len(rows) // 2)
+        try:
+            selection = _read_selection(read_record(self.result)["selection"], read_rows(scores, schema.Score))
+        except HarnessError as error:  # a unit's name knows no file
+            raise HarnessError(f"{self.path}: {error}") from error
+        missing = [name for name in labels["series"] if f"series {name}" not in arrays]
+        if missing or any(arrays[x].shape != shape for x in observed if not x.startswith(("alone ", "series "))):
+            raise HarnessError(f"{path}: its arrays are not those of {samples}; one of the files is damaged.")
         return Outcomes(
             conditions=tuple(labels["conditions"]),
             prompts=tuple(_prompt(row, observed) for row in rows[::2]),
@@ -372,7 +408,7 @@ class RunFolder:
                 tuple(labels["alone"]),
                 {name.removeprefix("alone "): x for name, x in arrays.items() if name.startswith("alone ")},
             ),
-            selection=_read_selection(read_json(self.result)["selection"], read_jsonl(self.path / "neurons.jsonl")),
+            selection=selection,
         )
 
 
@@ -425,7 +461,7 @@ def _read_labels(path: Path) -> Any:
         labels = (file.metadata() or {}).get("outcomes")
     if labels is None:
         raise HarnessError(f"{path}: it does not say what its arrays are; make the run again with --fresh.")
-    return json.loads(labels)
+    return schema.checked(schema.Labels, jsontext.parse(labels, str(path)), f"{path}: what its arrays are")
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError
+from harness.jsontext import parse
+from harness.paths import expand
 
 Row = tuple[int, dict[str, Any]]
 """Where a row begins (line, or number in a list, from 1), and its columns."""
@@ -25,7 +26,7 @@ TABLES = {".csv": ",", ".tsv": "\t"}
 
 def is_file(data: str) -> bool:
     """Whether ``data`` means a file rather than the id of a dataset on the hub."""
-    return Path(data).suffix.lower() in {".jsonl", ".json", *TABLES} or Path(data).expanduser().exists()
+    return Path(data).suffix.lower() in {".jsonl", ".json", *TABLES} or expand(data).exists()
 
 
 def read_rows(data: str, subset: str | None, split: str, revision: str | None) -> Iterator[Row]:
@@ -37,19 +38,19 @@ def read_rows(data: str, subset: str | None, split: str, revision: str | None) -
     if not is_file(data):
         yield from _hub_rows(data, subset, split, revision)
         return
-    path = Path(data).expanduser()
+    path = expand(data)
     text, suffix = _text(path), path.suffix.lower()
     if suffix in TABLES:
         yield from _table(text, path, TABLES[suffix])
     elif suffix == ".json":
-        rows = _json(text, f"{path}")
+        rows = parse(text, f"{path}")
         if not isinstance(rows, list):
             raise HarnessError(f"{path}: expected a list of objects.")
         yield from ((i, _object(row, f"{path}, item {i}")) for i, row in enumerate(rows, 1))
     else:
         for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
-                yield number, _object(_json(line, f"{path}, line {number}"), f"{path}, line {number}")
+                yield number, _object(parse(line, f"{path}, line {number}"), f"{path}, line {number}")
 
 
 def _text(path: Path) -> str:
@@ -83,16 +84,9 @@ def _first_line(reader: csv.DictReader[str], row: dict[str, Any]) -> int:
     return reader.line_num - sum(len(re.findall("\r\n|\r|\n", cell)) for cell in cells)
 
 
-def _json(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise HarnessError(f"{where}: this is not valid JSON ({error}).") from error
-
-
 def _object(row: Any, where: str) -> dict[str, Any]:
     if not isinstance(row, dict):
-        raise HarnessError(f"{where}: expected an object with named columns, got {row!r}.")
+        raise HarnessError(f"{where}: expected an object with named columns, got {row!r:.60}.")
     return row
 
 

@@ -28,7 +28,8 @@ from harness.results import (
     check_writable,
     clean,
     digest,
-    read_json,
+    read_provenance,
+    read_record,
     sample_rows,
     writing,
 )
@@ -140,7 +141,7 @@ def execute_together(
 
 def enter(path: Path, reused: bool) -> Finished:
     """Enter the finished run of a folder into the leaderboard beside it."""
-    record, about = read_json(path / "result.json"), read_json(path / "provenance.json")
+    record, about = read_record(path), read_provenance(path)
     leaderboard.append(path.parent / "leaderboard.jsonl", leaderboard.rows_of(record, about))
     return Finished(path, record, reused)
 

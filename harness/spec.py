@@ -8,16 +8,19 @@ from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_valid
 
 from harness.components import ComponentSpec, parse_spec
 
+MOST_PROMPTS = 1_000_000
+"""In one forward pass."""
+
 COMPONENT_FIELDS = ("model", "task", "selector", "intervention")
 
 
 class Resources(BaseModel):
     """What a run takes of a node of a cluster; what is left open is 1 CPU and no GPU."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    cpus: float | None = Field(default=None, gt=0, description="CPU cores, and threads")
-    gpus: float | None = Field(default=None, ge=0, description="GPUs; less than 1 shares one")
+    cpus: float | None = Field(default=None, gt=0, le=100_000, description="CPU cores, and threads")
+    gpus: float | None = Field(default=None, ge=0, le=100_000, description="GPUs; less than 1 shares one")
 
     @field_validator("cpus", "gpus")
     @classmethod
@@ -54,8 +57,8 @@ class RunSpec(BaseModel):
     engine: Literal["auto", "hooks"] = Field(
         "auto", description="auto: the fastest one that is exact; hooks: one hooked pass for each condition"
     )
-    batch_size: int = Field(64, ge=1, description="prompts in one forward pass")
-    limit: int | None = Field(None, ge=1, description="use only the first so many items of the task's data")
+    batch_size: int = Field(64, ge=1, le=MOST_PROMPTS, description="prompts in one forward pass")
+    limit: int | None = Field(None, ge=1, lt=2**63, description="use only the first so many items of the task's data")
     resamples: int = Field(2000, ge=100, le=1_000_000, description="bootstrap resamples over prompts")
     resources: Resources = Field(
         default=Resources(), description="of a node of a cluster; no part of the run's identity"

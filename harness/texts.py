@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from harness.errors import HarnessError, suggest
+from harness.paths import expand
 
 FORMATS = {".txt": "text", ".jsonl": "json", ".json": "json", ".ndjson": "json", ".parquet": "parquet"}
 """What a file holds, by its ending; text and JSON may be compressed."""
@@ -30,7 +31,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 
 def is_local(path: str) -> bool:
     """Whether ``path`` means a file or folder here rather than the id of a dataset on the hub."""
-    return Path(path).expanduser().exists() or format_of(Path(path)) is not None or path.startswith(("/", ".", "~"))
+    return expand(path).exists() or format_of(Path(path)) is not None or path.startswith(("/", ".", "~"))
 
 
 def format_of(path: Path) -> str | None:
@@ -46,7 +47,7 @@ def local_files(path: str) -> tuple[str, list[Path]]:
     Raises:
         HarnessError: there is no such file, none of a format that can be read, or files of several formats.
     """
-    root = Path(path).expanduser()
+    root = expand(path)
     known = "expected .txt, .jsonl, .json or .parquet (text and JSON also as .gz)"
     if root.is_dir():
         inside = sorted((x for x in root.rglob("*") if x.is_file()), key=lambda x: x.relative_to(root).as_posix())

@@ -20,6 +20,7 @@ from harness import border, identity
 from harness.components import ComponentSpec
 from harness.corpora import tokenised
 from harness.errors import HarnessError, not_there
+from harness.paths import expand
 from harness.results import canonical, digest, write_bytes
 from harness.wording import agree, counted
 
@@ -249,7 +250,7 @@ def _read(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
         with safe_open(path, framework="numpy") as file:
             meta = json.loads((file.metadata() or {}).get("harness", "{}"))
             counts = file.get_tensor("counts")
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise HarnessError(
             f"{path}: this file of token counts cannot be read ({' '.join(str(error).split())})."
         ) from error
@@ -327,7 +328,7 @@ def load_unigrams(path: str | Path, model: Model) -> Unigrams:
         HarnessError: the file cannot be read; it holds anything but whole, non-negative numbers, or nothing but zeros;
             it was counted with another tokeniser, or has counts of tokens that the model does not have.
     """
-    path = Path(path).expanduser()
+    path = expand(path)
     if not path.is_file():
         raise HarnessError(f"{path}: {not_there(path)} of token counts (write one with `harness unigrams`).")
     meta: dict[str, Any] = {}

@@ -87,7 +87,7 @@ def prepare(
         ),
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", "-L", min=1, help="Only so many items of the data.")] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of everything random.")] = 0,
     debug: Debug = False,
 ) -> None:
     """Write the prompts that a model is asked, as a task that any lm-eval runs: JSONL, YAML and a scoring function."""

@@ -124,7 +124,10 @@ def _differ(key: str, params: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _params(text: str | None) -> dict[str, Any]:
-    found = json.loads(text) if text else {}
+    try:
+        found = json.loads(text) if text else {}
+    except (ValueError, RecursionError):  # somebody else's row
+        found = {}
     return found if isinstance(found, dict) else {}
 
 

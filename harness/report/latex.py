@@ -19,7 +19,7 @@ from harness.owned import path_name
 from harness.report.figures import csv_bytes
 from harness.report.numbers import chosen, p_value, treatment
 from harness.report.publishing import publish
-from harness.results import read_json
+from harness.results import read_record
 from harness.wording import counted
 
 LISTING = ".harness-tables.sha256"
@@ -51,7 +51,7 @@ def export(runs: Sequence[Path], folder: Path) -> tuple[Path, ...]:
         HarnessError: a record is missing or damaged, a file is in the way that is not ours, or the folder cannot be
             written.
     """
-    records = [read_json(run / "result.json") for run in runs]
+    records = [read_record(run) for run in runs]
     names = Counter(record["name"] for record in records)
     stems = [x["name"] if names[x["name"]] == 1 else run.resolve().name for x, run in zip(records, runs, strict=True)]
     tables = [table for record, stem in zip(records, stems, strict=True) for table in _of_run(record, stem)]

@@ -12,7 +12,7 @@ from harness import harmless
 from harness.owned import Written, path_name
 from harness.report.numbers import between, cell, control, controls, effect, p_value, question, value, verdict
 from harness.report.publishing import publish, refuse_foreign
-from harness.results import json_bytes, read_bytes, read_json
+from harness.results import json_bytes, read_bytes, read_record
 from harness.standing import PERCENTILE
 
 PAGE, SUMMARY, LISTING = "README.md", "runs.json", ".harness-page.sha256"
@@ -44,7 +44,7 @@ def export(runs: Sequence[Path], folder: Path, title: str, description: str) -> 
     from harness.report.figures import figure_files
     from harness.report.sweeps import curve, sweeps
 
-    found = sweeps([read_json(run / "result.json") for run in runs])
+    found = sweeps([read_record(run) for run in runs])
     swept = {record["name"] for sweep in found for record in sweep.records if record["name"].startswith(sweep.run)}
     files: dict[str, bytes] = {}
     pages = [_run(run, files, swept) for run in runs]
@@ -77,7 +77,7 @@ def _run(path: Path, files: dict[str, bytes], swept: Collection[str]) -> dict[st
     Args:
         files: its pictures are added, by their paths beside the page.
     """
-    record = read_json(path / "result.json")
+    record = read_record(path)
     name, model, selection = record["name"], record["identity"]["model"], record["selection"]
     figures = []
     path_name(name, f"{path / 'result.json'}, name")

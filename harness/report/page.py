@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import harmless
+from harness import harmless, schema
 from harness.report.numbers import (
     between,
     cell,
@@ -27,8 +27,8 @@ from harness.report.numbers import (
 )
 from harness.report.page_assets import assets, pictures
 from harness.report.page_charts import histogram
-from harness.report.page_data import breakdown, examples, packed_neurons, packed_prompts, read_prompts, read_rows
-from harness.results import clean, read_json, write_bytes
+from harness.report.page_data import breakdown, examples, packed_neurons, packed_prompts, read_prompts
+from harness.results import PROVENANCE, clean, read_provenance, read_record, read_rows, write_bytes
 from harness.standing import PERCENTILE
 from harness.wording import agree, noun_for, plural
 
@@ -61,7 +61,7 @@ def write_page(folder: Path) -> Path:
     """
     environment = harmless.html_environment()
     environment.filters |= {"number": number, "p_value": p_value, "cell": cell}
-    record = read_json(folder / "result.json")
+    record = read_record(folder)
     context = _context(folder, record)
     charts = context["neurons"] is not None
     context |= assets(*(["page_scatter.js"] if charts else []), "page_prompts.js", charts=charts)
@@ -75,16 +75,16 @@ def _context(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that the template shows."""
     tables = record["tables"]
     prompts = read_prompts(folder / "samples.jsonl", [name for table in tables for name in table["categories"]])
-    provenance = read_json(folder / "provenance.json") if (folder / "provenance.json").is_file() else None
+    provenance = read_provenance(folder) if (folder / PROVENANCE).is_file() else None
     return {
         "record": record,
         "question": question(record),
         "controls": controls(record),
         "verdicts": _verdicts(record),
-        "measures": _measures(record, read_rows(folder / "controls.jsonl")),
+        "measures": _measures(record, _rows(folder / "controls.jsonl", schema.Control)),
         "tables": [_table(table) for table in tables],
         "selected": _selected(record["selection"]),
-        "neurons": packed_neurons(read_rows(folder / "neurons.jsonl")),
+        "neurons": packed_neurons(_rows(folder / "neurons.jsonl", schema.Score)),
         "prompts": packed_prompts(prompts) if prompts.ids else None,
         "filters": {name: list(pair) for name, pair in prompts.categories.items()},
         "examples": list(examples(prompts, EXAMPLES)),
@@ -96,6 +96,11 @@ def _context(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
         "provenance": provenance,
         "files": [(name, what) for name, what in FILES.items() if (folder / name).exists()],
     }
+
+
+def _rows(path: Path, cls: type[schema.Score | schema.Control]) -> list[dict[str, Any]]:
+    """The rows of a file; none where it is not there."""
+    return read_rows(path, cls) if path.is_file() else []
 
 
 FILES = {
@@ -221,6 +226,6 @@ def _digests(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("weights", model["weights_sha256"]),
         ("tokenizer", model["tokenizer_sha256"]),
         ("data", identity["data_sha256"]),
-        *identity["inputs_sha256"].items(),
+        *identity.get("inputs_sha256", {}).items(),
     ]
     return [(name, digest) for name, digest in found if digest]

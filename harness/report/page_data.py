@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from harness import schema
 from harness.conditions import score_names
 from harness.errors import HarnessError
-from harness.results import clean
+from harness.results import clean, read_rows
 
 PROMPTS_LIMIT, NEURONS_LIMIT = 1_000_000, 350_000
 """Bytes that the packed prompts and neurons may take in the page; beyond, it shows fewer and says so."""
@@ -73,23 +74,6 @@ class Prompts:
         return dict(sorted(found.items(), key=lambda item: -len(set(item[1]))))
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of one of a run's JSONL files; none if it is not there.
-
-    Raises:
-        HarnessError: the file is damaged; names the line.
-    """
-    rows = []
-    if path.is_file():
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    rows.append(json.loads(line))
-                except ValueError as error:
-                    raise HarnessError(f"{path}, line {number}: this is not valid JSON ({error}).") from error
-    return rows
-
-
 def read_prompts(path: Path, categories: Sequence[str]) -> Prompts:
     """The prompts of ``samples.jsonl``; none if it is not there.
 
@@ -99,7 +83,7 @@ def read_prompts(path: Path, categories: Sequence[str]) -> Prompts:
     Raises:
         HarnessError: the file is damaged.
     """
-    rows = read_rows(path)
+    rows = read_rows(path, schema.Sample) if path.is_file() else []
     before, after = rows[::2], rows[1::2]
     if len(before) != len(after) or any(a["prompt_id"] != b["prompt_id"] for a, b in zip(before, after, strict=True)):
         raise HarnessError(f"{path}: expected two rows for each prompt, baseline and treated.")

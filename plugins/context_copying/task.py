@@ -21,11 +21,13 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field, field_validator
 
-from harness.components import Task, Template
+from harness.components import Source, Task, Template
 from harness.conditions import BASELINE, Condition
 from harness.errors import HarnessError, not_there, suggest
 from harness.facts import COLUMNS, OPTIONAL_COLUMNS, Fact, file_digest, read_facts, render
+from harness.filling import check
 from harness.outcomes import Outcomes, Prepared, Prompt, Step
+from harness.paths import expand
 from harness.rows import is_file, read_rows
 from harness.tokens import decode, first_token, stop_tokens
 from harness.yamlfile import Document, load_yaml
@@ -101,13 +103,15 @@ class KnowledgeConflict(Task):
         "selected_neurons",
     )
 
-    data: str | None = Field(None, description="facts: a .jsonl, .csv, .tsv or .json file, or a dataset id on the hub")
-    relations: str | None = Field(
+    data: Source | None = Field(
+        None, description="facts: a .jsonl, .csv, .tsv or .json file, or a dataset id on the hub"
+    )
+    relations: Source | None = Field(
         None,
         description="relations: a .jsonl, .csv or .json file; facts: made of the facts themselves; default: the "
         "definition's",
     )
-    definition: str | None = Field(None, description="the task's YAML; default: the one that ships with the harness")
+    definition: Source | None = Field(None, description="the task's YAML; default: the one that ships with the harness")
     columns: dict[str, str] = Field(
         default_factory=dict,
         description="column mapping, for example {subject: head, relation: property, object: tail}, nested columns as "
@@ -148,6 +152,11 @@ class KnowledgeConflict(Task):
                 )
         return columns
 
+    @field_validator("query", "example")
+    @classmethod
+    def _template(cls, template: str | None) -> str | None:
+        return None if template is None else check(template, None)  # its columns are known once the data are read
+
     # -- the data -----------------------------------------------------------------------------------------------------
 
     def _definition(self) -> Document:
@@ -163,7 +172,7 @@ class KnowledgeConflict(Task):
     def data_digest(self) -> str:
         document = self._definition()
         named = [self._source(document), *([self.relations] if self.relations not in (None, "facts") else [])]
-        local = [Path(name).expanduser() for name in named if name is not None and is_file(name)]
+        local = [expand(name) for name in named if name is not None and is_file(name)]
         missing = next((path for path in local if not path.is_file()), None)
         if missing:
             raise HarnessError(f"{missing}: {not_there(missing)}.")

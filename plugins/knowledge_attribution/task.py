@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from harness.components import Metric, Task, Template
+from harness.components import Metric, Source, Task, Template
 from harness.conditions import BASELINE, Condition
 from harness.errors import HarnessError
+from harness.filling import check
 from harness.outcomes import Measurement, Outcomes, Prepared, Prompt, Step
 from harness.wording import counted
 
@@ -35,8 +36,8 @@ class TargetProbability(Task):
     shares_passes = True
     default_metrics: ClassVar[tuple[str, ...]] = ("target_probability",)
 
-    data: str | None = Field(None, description="facts, as of the task knowledge_conflict; default: the bundled ones")
-    relations: str | None = Field(None, description="relations, as of the task knowledge_conflict")
+    data: Source | None = Field(None, description="facts, as of the task knowledge_conflict; default: the bundled ones")
+    relations: Source | None = Field(None, description="relations, as of the task knowledge_conflict")
     columns: dict[str, str] = Field(default_factory=dict, description="column mapping, as of knowledge_conflict")
     template: Template = Field(
         "Complete the statement with {description}.\n{example}.\n{query}",
@@ -46,6 +47,11 @@ class TargetProbability(Task):
     holdout: float = Field(
         0.5, ge=0, lt=1, description="share of the facts that selectors look at and nothing is evaluated on; 0: none"
     )
+
+    @field_validator("template")
+    @classmethod
+    def _known_places(cls, template: str) -> str:
+        return check(template, ("query", "description", "example"))
 
     def data_digest(self) -> str:
         return self._table().data_digest()

@@ -44,6 +44,21 @@ class ConditionsLM(PrefixedLM):
         self.engine, self.conditions, self.progress = engine, conditions, progress
         self.prefix = engine.model.prefix
 
+    @property
+    def prefix_token_id(self) -> int:
+        """The token before a text without a context.
+
+        Raises:
+            HarnessError: the tokenizer has none.
+        """
+        found: int | None = super().prefix_token_id
+        if found is None:
+            raise HarnessError(
+                f"task lm_eval: the tokenizer of {self.engine.model.name} has neither a BOS nor an EOS token, one of "
+                "which lm-eval puts before a text without a context."
+            )
+        return found
+
     def read(self, request: Any) -> tuple[list[int], list[int]]:
         """Tokens of a request: those that are only read, and those that are scored (of a text to go on from: none).
 
@@ -127,7 +142,8 @@ class ConditionsLM(PrefixedLM):
         """Texts [n_contexts][C] of requests with the same generation arguments."""
         model = self.engine.model
         options, n_new = self._options(arguments)
-        eos = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
+        end = self.eot_token_id
+        eos = None if end is None else self.tok_decode(end, skip_special_tokens=False)
         until = handle_stop_sequences(options.get("until"), eos=eos)
         prompts = [self.tok_encode(text, left_truncate_len=self.max_length - n_new) for text in contexts]
         stop = stop_tokens(model, [text for text in until if text])

@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 from pydantic import BeforeValidator, Field
 
-from harness.components import Task
+from harness.components import Source, Task
 from harness.errors import HarnessError
 from harness.outcomes import Outcomes, Prepared, Prompt, Step
 
@@ -34,7 +34,10 @@ def _plain(value: Any) -> Any:
     """Generation arguments as YAML has them: values given on the command line are text."""
     if not isinstance(value, Mapping):
         return value
-    return {key: yaml.safe_load(item) if isinstance(item, str) else item for key, item in value.items()}
+    try:
+        return {key: yaml.safe_load(item) if isinstance(item, str) else item for key, item in value.items()}
+    except yaml.YAMLError as error:
+        raise ValueError(f"expected values as YAML writes them ({getattr(error, 'problem', error)})") from error
 
 
 class LmEval(Task):
@@ -53,7 +56,7 @@ class LmEval(Task):
     tasks: Annotated[list[str], BeforeValidator(_names), Field(min_length=1)] = Field(
         description="names of tasks, groups and tags of lm-eval, or paths of their YAML files"
     )
-    include_path: str | None = Field(None, description="folder of further task definitions")
+    include_path: Source | None = Field(None, description="folder of further task definitions")
     num_fewshot: Annotated[int, Field(ge=0)] | None = Field(None, description="examples shown; default: the tasks' own")
     fewshot_seed: int = Field(1234, description="seed of the choice of examples; 1234 is lm-eval's default")
     gen_kwargs: Annotated[dict[str, Any], BeforeValidator(_plain)] = Field(

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from harness import border
+from harness.components import Source
 from harness.errors import HarnessError
+from harness.paths import expand
 from harness.progress import Stage
 
 from .part import Part
@@ -39,16 +41,18 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    top: int = Field(10, ge=1, description="neurons that each rule chooses")
-    null_dims: int | None = Field(None, ge=1, description="null dimensions; default: from the base model's spectrum")
-    limit: int | None = Field(None, ge=1, description="facts that behaviour is measured on; default: all")
-    unigram: str | None = Field(None, description="file of token counts")
-    truthfulness: str | None = Field(None, description="labelled statements")
-    refusal: str | None = Field(None, description="labelled prompts, true for those that should be refused")
+    top: int = Field(10, ge=1, lt=2**31, description="neurons that each rule chooses")
+    null_dims: int | None = Field(
+        None, ge=1, lt=2**31, description="null dimensions; default: from the base model's spectrum"
+    )
+    limit: int | None = Field(None, ge=1, lt=2**63, description="facts that behaviour is measured on; default: all")
+    unigram: Source | None = Field(None, description="file of token counts")
+    truthfulness: Source | None = Field(None, description="labelled statements")
+    refusal: Source | None = Field(None, description="labelled prompts, true for those that should be refused")
     begins: tuple[str, ...] = Field(BEGINS, min_length=1, description="how refusals begin")
-    pairs: int = Field(100, ge=0, description="pairs of facts for activation patching; 0: none")
-    seed: int = 0
-    resamples: int = Field(2000, ge=100, description="bootstrap resamples")
+    pairs: int = Field(100, ge=0, lt=2**31, description="pairs of facts for activation patching; 0: none")
+    seed: int = Field(0, ge=0, lt=2**63)
+    resamples: int = Field(2000, ge=100, le=1_000_000, description="bootstrap resamples")
 
     def for_bundled(self) -> Settings:
         """The same, with the bundled labelled texts where none are named."""
@@ -97,6 +101,7 @@ def compare_models(
     with stage("loading the models"):
         models = [border.load(loader) for loader in loaders]
     check_comparable(models)
+    check_fits(settings, models[0])
     contexts = [
         SelectionContext(model, ClosedFormEngine(model, batch_size), [], settings.seed, stage=stage) for model in models
     ]
@@ -130,6 +135,15 @@ def check_comparable(models: Sequence[Model]) -> None:
             )
 
 
+def check_fits(settings: Settings, model: Model) -> None:
+    """Raises: HarnessError: more neurons or null dimensions are asked for than the model has."""
+    anatomy = model.anatomy
+    if settings.null_dims is not None and settings.null_dims >= anatomy.d_model:
+        raise HarnessError(f"--null_dims: expected fewer than d_model = {anatomy.d_model}, got {settings.null_dims}.")
+    if settings.top > anatomy.d_mlp:
+        raise HarnessError(f"--top: a layer of {model.name} has {anatomy.d_mlp} neurons, fewer than {settings.top}.")
+
+
 def input_digests(settings: Settings, corpus: Corpus | None) -> dict[str, str]:
     """sha256 of every file that is read; a file that is wrong is refused before a model is loaded."""
     from harness.texts import files_digest
@@ -142,7 +156,7 @@ def input_digests(settings: Settings, corpus: Corpus | None) -> dict[str, str]:
         if path is not None:
             if kind != "unigram":
                 load_labelled(path)
-            found[kind] = files_digest([Path(path).expanduser()])
+            found[kind] = files_digest([expand(path)])
     return found
 
 

@@ -8,12 +8,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, ValidationError
 
-from harness.components import InputFile, explain
+from harness.components import InputFile, Source, explain
 from harness.corpora import half
 from harness.errors import HarnessError
 from harness.rows import read_rows
 
-LabelledPath = Annotated[str, InputFile(), Field(min_length=1)]
+LabelledPath = Annotated[Source, InputFile()]
 """Type of a parameter that is a file of labelled texts."""
 
 COLUMNS = "labelled texts (.jsonl, .csv, .tsv, .json): text, label (true or false), group, split (train or test)"

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from harness.components import Metric, Task, Template
 from harness.conditions import Condition
 from harness.errors import HarnessError
+from harness.filling import check, fill
 from harness.outcomes import Measurement, Outcomes, Prepared, Prompt, Step
 
 from .labelled import COLUMNS, LabelledPath, load_labelled
@@ -43,6 +44,11 @@ class LabelledResponse(Task):
     refusal: tuple[str, ...] | None = Field(None, min_length=1, description="how refusals begin: [I cannot,Sorry]")
     max_new_tokens: int = Field(12, ge=1, description="length of the answers that are looked at for refusals")
 
+    @field_validator("template")
+    @classmethod
+    def _known_places(cls, template: str) -> str:
+        return check(template, ("text",))
+
     @field_validator("refusal")
     @classmethod
     def _one_of_the_two(cls, refusal: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
@@ -68,7 +74,7 @@ class LabelledResponse(Task):
         if limit is not None and limit < len(texts):
             texts = [texts[i] for i in np.linspace(0, len(texts) - 1, limit).round().astype(int)]
             steps.append(Step("limit", limit, steps[0].kept - limit, "spread evenly over the file"))
-        written = [self.template.replace("{text}", row.text) for row in texts]
+        written = [fill(self.template, {"text": row.text}, f"task {self.name}: template") for row in texts]
         prompts = tuple(
             Prompt(
                 id=row.text,
