@@ -436,3 +436,20 @@ def test_an_aggregated_measure_is_resampled_by_calling_its_function() -> None:
     assert np.isnan(empty.values).all()
     change = Aggregated("m", "m", "", codes, items, mean, change=True)
     assert (change.values == measure.values - measure.values[0]).all()
+
+
+def test_a_tokenizer_without_special_tokens_generates_and_is_named_where_one_is_needed() -> None:
+    from types import SimpleNamespace
+
+    from harness.testing import tiny_model
+    from harness_plugins.lm_eval_tasks.answering import ConditionsLM
+
+    model = tiny_model("llama")
+    model.tokenizer.bos_token = model.tokenizer.eos_token = None
+    lm = ConditionsLM(ClosedFormEngine(model), [BASELINE])
+    about = {"task_name": "t", "doc_id": 0, "idx": 0}
+    options = {"until": ["x"], "max_gen_toks": 3}
+    [[text]] = lm.generate_until([SimpleNamespace(request_type="generate_until", args=("a b", options), **about)])
+    assert text
+    with pytest.raises(HarnessError, match="the tokenizer of llama has neither a BOS nor an EOS token"):
+        lm.loglikelihood_rolling([SimpleNamespace(request_type="loglikelihood_rolling", args=("a b",), **about)])
