@@ -441,8 +441,9 @@ def test_an_aggregated_measure_is_resampled_by_calling_its_function() -> None:
 def test_a_tokenizer_without_special_tokens_generates_and_is_named_where_one_is_needed() -> None:
     from types import SimpleNamespace
 
-    from harness.testing import tiny_model
     from harness_plugins.lm_eval_tasks.answering import ConditionsLM
+
+    from harness.testing import tiny_model
 
     model = tiny_model("llama")
     model.tokenizer.bos_token = model.tokenizer.eos_token = None
