@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pydantic import BaseModel
 
-from harness.errors import HarnessError
+from harness.border import said
+from harness.errors import HarnessError, PluginError
 from harness.results import MARK, RECORD, RunFolder, canonical, write_bytes
 from harness.spec import RunSpec
 
@@ -113,10 +114,12 @@ def _make(order: Order, kept: Kept, send: Callable[[Message | None], None]) -> N
                     files = {path for path in run.path.rglob("*") if path.is_file()}
                     for path in (*sorted(files.difference(last)), *last):
                         send_file(run.path, path, send)
+    except PluginError as error:  # a plugin's fault: the driver says so, and the other groups go on
+        send(Refused(str(error), traceback.format_exc()))
     except HarnessError as error:
         send(Refused(str(error)))
-    except Exception as error:  # a plugin's: the driver says so, and the other groups go on
-        send(Refused(f"{type(error).__name__}: {error}", traceback.format_exc()))
+    except BaseException as error:  # what ends a thread ends no program: the driver would wait for the runs
+        send(Refused(said(error), traceback.format_exc()))
     finally:
         send(None)
 

@@ -263,4 +263,5 @@ def test_an_error_of_a_plugin_is_told_with_its_traceback(group: _Group) -> None:
     with patch.object(type(group.plans[0].task), "prepare", side_effect=ZeroDivisionError("oh")):
         *_, refused = work(group._order(), {})
     assert isinstance(refused, Refused)
-    assert refused.sentence == "ZeroDivisionError: oh" and "Traceback" in refused.detail
+    assert refused.sentence.startswith("task knowledge_conflict of neuron-harness ")
+    assert refused.sentence.endswith(": prepare() raised ZeroDivisionError: oh.") and "Traceback" in refused.detail
