@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from harness.model import Model
+    from harness.progress import Advance
 
 SAMPLE_BYTES = 512 * 2**20
 """Memory for the sample that medians and modes are taken from; the sample is the whole corpus while it fits."""
@@ -155,11 +156,12 @@ def activation_statistics(
     batch_size: int,
     seed: int,
     spans: Spans | None = None,
+    progress: Advance = lambda n: None,
 ) -> ActivationStatistics:
     """One pass of the untouched model over ``prompts`` (token ids), for all neurons of ``layers``.
 
     The sample keeps the positions with the smallest of independent uniform keys, which is a uniform sample without
-    replacement of a stream whose length need not be known.
+    replacement of a stream whose length need not be known. ``progress`` is told of len(prompts) steps in all.
 
     Raises:
         HarnessError: an activation is not finite.
@@ -169,11 +171,13 @@ def activation_statistics(
     moments = {layer: _Moments(d_mlp) for layer in layers}
     rng = np.random.default_rng(seed)
     reservoir = _Reservoir(capacity)
-    for found in _passes(model, prompts, layers, batch_size, spans, model.capture_neurons, "neuron activations"):
+    passes = _passes(model, prompts, layers, batch_size, spans, model.capture_neurons, "neuron activations")
+    for done, found in enumerate(passes):
         for layer, x in found.items():
             moments[layer].add(x)
         rows = {layer: x.cpu().numpy() for layer, x in found.items()}
         reservoir.add(rng.random(len(rows[layers[0]])), rows)
+        progress(len(prompts[done * batch_size : (done + 1) * batch_size]))
     return ActivationStatistics(
         n=moments[layers[0]].n,
         mean={layer: m.mean for layer, m in moments.items()},

@@ -26,6 +26,7 @@ from harness.components import SelectionContext
 from harness.errors import HarnessError
 from harness.model import Model
 from harness.outcomes import Prompt
+from harness.progress import silent
 from harness.testing import tiny_model
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
@@ -189,12 +190,11 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], 
 
 
 def small(folder: Path) -> Any:
-    import contextlib
 
     loaders = [Demo(device="cpu"), DemoTuned(device="cpu")]
     settings = Settings(limit=60, pairs=8, resamples=100)
     names = ("demo", "demo-tuned")
-    return compare_models(loaders, names, settings, None, folder, 256, lambda title: contextlib.nullcontext())
+    return compare_models(loaders, names, settings, None, folder, 256, silent)
 
 
 def part(record: dict[str, Any], name: str) -> dict[str, Any]:

@@ -98,5 +98,6 @@ def test_a_selector_that_measures_effects_has_stages_with_steps() -> None:
     TokenFrequency.model_validate({"corpus": WorldTexts.model_validate({}), "sequences": 2, "length": 16}).select(
         context
     )
-    [(title, (total, done))] = seen.items()
+    (_, passed), (title, (total, done)) = seen.items()
+    assert passed == (2, 2)
     assert title.startswith(f"effects of {model.anatomy.d_mlp} neurons") and total == done == 2 * model.anatomy.d_mlp

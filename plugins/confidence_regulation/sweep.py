@@ -108,7 +108,9 @@ def sweep(
 
     model, batch_size = context.model, context.engine.batch_size
     check_last(model, layer, owner)
-    means = activation_statistics(model, tokens, [layer], batch_size, context.seed).mean[layer]
+    with context.stage(f"activations of {model.name} on {counted(len(tokens), 'sequence')}", len(tokens)) as advance:
+        statistics = activation_statistics(model, tokens, [layer], batch_size, context.seed, progress=advance)
+    means = statistics.mean[layer]
     conditions = [Condition(f"{layer}.{i}", (SetNeurons(layer, (i,), (float(x),)),)) for i, x in enumerate(means)]
     if not fits(model, conditions):
         raise HarnessError(f"{owner}: the direct effects of {model.name}'s neurons have no closed form.")

@@ -103,7 +103,7 @@ def overlaps(
     for rule, selector in selectors.items():
         row: dict[str, Any] = {"rule": rule, "base": [], "tuned": [], "shared": [], "overlap": None, "why": ""}
         try:
-            chosen[rule] = [border.select(selector, context) for context in contexts]
+            chosen[rule] = [_selected(rule, selector, context) for context in contexts]
         except PluginError:
             raise
         except HarnessError as error:
@@ -117,6 +117,11 @@ def overlaps(
     for row, p in zip(known, adjust([row["overlap"]["p"] for row in known]), strict=True):
         row["p_holm"] = p
     return rows, chosen
+
+
+def _selected(rule: str, selector: Selector, context: SelectionContext) -> Selection:
+    with context.stage(f"choosing {rule} in {context.model.name}"):
+        return border.select(selector, context)
 
 
 def overlap_sentence(row: Mapping[str, Any]) -> str:
@@ -235,8 +240,11 @@ def weights_part(
     """
     from .figures import spectrum_figure, weights_figures
 
-    base, k = FinalLayer.of(models[0], null_dims)
-    tuned, _ = FinalLayer.of(models[1], k)
+    with contexts[0].stage("reading the last layers", len(models)) as advance:
+        base, k = FinalLayer.of(models[0], null_dims)
+        advance(1)
+        tuned, _ = FinalLayer.of(models[1], k)
+        advance(1)
     rules, chosen = overlaps(contexts, selectors(k))
     rows = score_rows(base, tuned)
     pairs = {"output": (base.w_out, tuned.w_out)}
