@@ -76,7 +76,7 @@ def draw_controls(
     if n is not None and len(matched) < n:
         raise HarnessError(
             f"controls: {counted(n, 'set')} matched by {match} {agree(n, 'was', 'were')} asked for, but "
-            f"{only(len(matched), 'distinct one')} {agree(len(matched), 'was', 'were')} found; "
+            f"{only(len(matched), 'distinct one')} {agree(len(matched) or 1, 'was', 'were')} found; "
             f"ask for at most {len(matched)}."
         )
     return Controls(tuple(matched), layers, match, balance(neurons, pool, matched, values, kind))

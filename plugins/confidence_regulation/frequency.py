@@ -122,7 +122,7 @@ def large_effects(total: np.ndarray, quantile: float, top: int, owner: str) -> n
     keep = np.flatnonzero((total > 0) & (total >= np.quantile(total, quantile)))
     if len(keep) < top:
         raise HarnessError(
-            f"{owner}: {only(len(keep), 'neuron')} {agree(len(keep), 'has', 'have')} a total effect "
+            f"{owner}: {only(len(keep), 'neuron')} {agree(len(keep) or 1, 'has', 'have')} a total effect "
             f"above 0 and from the quantile {quantile:g} on, {top} were asked for; lower effect_quantile or top."
         )
     return keep

@@ -173,7 +173,7 @@ class Entropy(Selector):
         if len(passing) < self.top:
             most = f"; the highest rho is {np.nanmax(scores['rho']):.3f}" if self.rule == "rho_logit_var" else ""
             raise HarnessError(
-                f"selector entropy: {only(len(passing), 'neuron')} {agree(len(passing), 'passes', 'pass')} the "
+                f"selector entropy: {only(len(passing), 'neuron')} {agree(len(passing) or 1, 'passes', 'pass')} the "
                 f"rule {self.rule}, "
                 f"{self.top} were asked "
                 f"for{most}. {LOOSEN[self.rule]}."
