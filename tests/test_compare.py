@@ -428,6 +428,18 @@ def test_the_rest_is_shown_when_asked_for(golden: dict[str, Any]) -> None:
     )
 
 
+def test_the_page_is_self_contained_and_takes_text_for_what_it_is(golden: dict[str, Any]) -> None:
+    golden["runs"][0]["name"] = "<script>alert(1)</script>\u202e"
+    next(row for row in golden["measures"] if row["primary"])["title"] = "<b>bold</b>"
+    found = comparison_page.html(golden)
+    assert "&lt;script&gt;alert(1)" in found and "&lt;b&gt;bold" in found and "<b>" not in found
+    assert "\u202e" not in found and "<script>alert" not in found
+    assert "default-src &#39;none&#39;" in found and "http" not in found.partition("<body>")[2].partition("<script>")[0]
+    for sentence in comparison.words(golden):
+        assert sentence.partition(";")[0][:40].replace(">", "&gt;") in found
+    assert found.count("<tbody>") < comparison_page.html(golden, everything=True).count("<tbody>")
+
+
 def test_not_paired_is_printed_instead_of_an_interval(golden: dict[str, Any]) -> None:
     for row in golden["measures"]:
         row["differences"][0] |= {

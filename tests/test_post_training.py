@@ -246,6 +246,11 @@ def test_the_folder_holds_what_the_record_names(compared: tuple[dict[str, Any], 
             assert (folder / "figures" / f"{figure['name']}.png").stat().st_size > 1000
             assert f"figures/{figure['name']}.png" in (folder / "README.md").read_text()
     assert (folder / "README.md").read_text() == markdown(record)
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "default-src &#39;none&#39;" in page and all(
+        f'id="part-{i + 1}"' in page for i in range(len(record["parts"]))
+    )
+    assert page.count("data:image/png;base64,") >= 1
     assert "NaN" not in (folder / "result.json").read_text()
     assert str(folder.parent) not in (folder / "result.json").read_text()
 
