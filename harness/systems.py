@@ -44,7 +44,7 @@ def systems(final: FinalLayer, seen: Observed, at: torch.Tensor | None = None) -
         here = at[part.start : part.start + part.n]
         whole = part.system(base, here)
         alone = cancels(whole, final, base)
-        for some in _slices(alone.sum(1).tolist(), room):
+        for some in _slices(alone.sum(1).cpu().tolist(), room):
             yield (
                 slice(part.start + some.start, part.start + some.stop),
                 _finished(part, whole, base, here, alone, some),

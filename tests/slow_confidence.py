@@ -40,7 +40,7 @@ class Slow:
         self.gain = self.norm.weight.detach().numpy()
         self.bias = self.norm.bias.detach().numpy() if self.centred else np.zeros(len(self.gain))
         self.eps = self.norm.eps if self.centred else self.norm.variance_epsilon
-        self.W_U = self.hf.lm_head.weight.detach().numpy()
+        self.W_U = self.hf.get_output_embeddings().weight.detach().numpy()
 
     def run(self, tokens: Sequence[int], changes: dict[int, Change] | None = None) -> Pass:
         """A pass with the activations of some layers changed."""
