@@ -353,7 +353,7 @@ def test_prompts_that_do_not_fit(change: Any, says: str, tmp_path: Path) -> None
 def test_parts_and_further_sets_that_do_not_fit(tmp_path: Path) -> None:
     wanting = misbehaving(Halved, needs_statistics=True)
     for spans, says in (
-        ([(0, 1)], "reference() gave 1 parts of 4 prompts"),
+        ([(0, 1)], "reference() gave 1 part of 4 prompts"),
         ([(0, 99)] * 4, "reference() gave (0, 99) as the part of prompt"),
         ([(2, 2)] * 4, "reference() gave (2, 2) as the part of prompt"),
         ([(-1, 2)] * 4, "reference() gave (-1, 2) as the part of prompt"),
@@ -394,7 +394,7 @@ OUTCOMES: list[tuple[Any, str]] = [
     (lambda x: having(x, x["entropy"], name=""), "gave '' as the name of an outcome"),
     (lambda x: having(x, x["entropy"], name="series x"), 'calls an outcome "series x"'),
     (lambda x: having(x, x["entropy"], name="answer"), 'calls an outcome "answer"'),
-    (lambda x: replace(x, answers=(("a",),)), "gave 1 answers under baseline to 4 prompts"),
+    (lambda x: replace(x, answers=(("a",),)), "gave 1 answer under baseline to 4 prompts"),
     (lambda x: replace(x, answers=(("a", "b", "c", None),)), "gave None as an answer under baseline"),
     (lambda x: replace(x, answers=["abcd"]), "gave a list as answers"),
     (lambda x: replace(x, categories={"entropy": ("a",)}), "which holds float64, not codes"),

@@ -106,7 +106,7 @@ def test_a_good_task() -> None:
         (observes(lambda x: None), "observe() returned no harness.outcomes.Outcomes"),
         (observes(lambda x: Outcomes(x.conditions[::-1], x.prompts, x.values)), "expected ('baseline', 'treated', "),
         (observes(lambda x: Outcomes(x.conditions, x.prompts[::-1], x.values)), "the outcomes' prompts are not those"),
-        (observes(lambda x: Outcomes(x.conditions, x.prompts, x.values, (("a",),))), "1 answers in row 0 for 4"),
+        (observes(lambda x: Outcomes(x.conditions, x.prompts, x.values, (("a",),))), "1 answer in row 0 for 4"),
         (loss(lambda x: x / 0), 'the outcome "loss" is not finite'),
         (loss(lambda x: x[:1] + 0 * x), "the ablation changes no outcome: hand the conditions to the engine"),
         (loss(lambda x: x + np.arange(len(x))[:, None]), 'a condition without edits has another "loss" than the'),

@@ -105,6 +105,12 @@ class Entropy(Selector):
         k, why = (self.null_dims, "as asked") if self.null_dims else suggested
         w_out = write_directions(model, layer)
         scores = neuron_scores(geometry, w_out, k)
+        wrong = [name for name, values in scores.items() if not np.isfinite(values[scores["norm"] != 0]).all()]
+        if wrong:
+            raise HarnessError(
+                f"selector entropy: {wrong[0]} of neurons of layer {layer} is not finite in float32: the weights of "
+                "the checkpoint are damaged or too large."
+            )
         measured = self._measure(context, layer, scores) if self.rule == "mediated" else ""
         chosen, rule = self._choose(scores)
         cosines = null_cosines(geometry, w_out[chosen]).round(6)

@@ -350,7 +350,7 @@ def test_the_tokeniser_may_be_elsewhere(folder: Path, original: Path) -> None:
 def test_a_missing_folder_of_the_tokeniser(folder: Path, refused: Callable[..., str]) -> None:
     missing = folder.parent / "tiny-lama"
     assert refused(tokenizer=str(missing)) == (
-        f'tokeniser folder "{missing}" does not exist. Did you mean "tiny-llama"?'
+        f'tokeniser "{missing}": there is no such folder. Did you mean "tiny-llama"?'
     )
 
 

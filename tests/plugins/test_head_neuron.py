@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -305,7 +306,7 @@ def test_a_run(harness: Callable[..., tuple[int, str, str]], tmp_path: Path) -> 
     assert response["name"] == "head_response" and response["value"] > 0
     lines = (folder / "tables" / "head_response.csv").read_text().splitlines()
     assert len(lines) == 1 + len(record["task"]["details"]["watched"]) * 4
-    sizes = [x.split(",")[2] for x in lines[1:5]]
+    sizes = [row["n_heads"] for row in csv.DictReader(lines)][:4]
     assert sizes == ["0", "1", "1", "2"]
 
 

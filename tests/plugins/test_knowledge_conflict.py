@@ -101,7 +101,7 @@ def slow_filters(asked: list[dict[str, Any]], wanted: int = 3) -> tuple[dict[str
 
     def alike(row: dict[str, Any]) -> bool:
         subject, answer = row["subject"].lower(), row["answer"].lower()
-        return subject in answer or answer in subject or jaro_winkler(row["subject"], row["answer"]) >= 0.8
+        return subject in answer or answer in subject or jaro_winkler(subject, answer) >= 0.8
 
     def elsewhere(row: dict[str, Any], rows: list[dict[str, Any]]) -> bool:
         return any(
