@@ -204,7 +204,7 @@ class Endless(Good):
         (Shouting, "selector My:Selector: a name is made of lower-case letters"),
         (Loose, "selector good: its parameters can be changed after they were validated"),
         (Unfinished, "selector unfinished: it does not implement select()"),
-        (Endless, "selector good: the identity, which is stored with results, cannot be written as JSON"),
+        (Endless, 'selector good: parameter "bound" of good: input should be a finite number, got inf'),
         (Neuron, "Neuron: it is no selector; derive it from harness.components.Selector"),
     ],
 )

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from harness_plugins.knowledge_attribution.task import TargetProbability, TargetProbabilityMetric
+from pydantic import ValidationError
 from small_runs import finish, measures, record
 
 from harness.components import ComponentSpec, parse_spec
@@ -101,8 +102,8 @@ def test_copies_of_a_prompt_are_on_one_side_of_the_holdout(model: Model, small_f
 def test_the_template_is_the_users(model: Model, small_facts: Path) -> None:
     prepared = task(small_facts, template="{query}", known=False).prepare(HookEngine(model), 3, 0)
     assert "\n" not in prepared.prompts[0].text and prepared.prompts[0].fields["subject"] in prepared.prompts[0].text
-    with pytest.raises(HarnessError, match=r"target_probability: template.*wrong.*columns are description"):
-        task(small_facts, template="{wrong}").prepare(HookEngine(model), 3, 0)
+    with pytest.raises(ValidationError, match=r"(?s)template.*no \"wrong\".*There are: query, description, example"):
+        task(small_facts, template="{wrong}")
 
 
 def test_it_observes_the_target_under_every_condition(model: Model, small_facts: Path) -> None:
