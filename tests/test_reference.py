@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from test_together import Quiet
 
+from harness.harmless import markdown
 from harness.plugins import catalogue
 from harness.registry import load_registry
 from harness.results import digest
@@ -38,7 +39,7 @@ def test_reference_reports_are_current(suite: str) -> None:
 def test_pages_show_every_run_and_every_picture_that_they_name(suite: str) -> None:
     page = (REFERENCE / suite / "README.md").read_text(encoding="utf-8")
     for row in json.loads((REFERENCE / suite / "runs.json").read_text()):
-        assert f"## {row['name']}\n" in page
+        assert f"## {markdown(row['name'])}\n" in page
         assert all(measure["verdict"] in page for measure in row["measures"].values())
     pictures = re.findall(r"!\[.*?\]\((.*?)\)", page)
     assert pictures and all((REFERENCE / suite / picture).is_file() for picture in pictures)
