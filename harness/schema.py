@@ -163,7 +163,7 @@ class Measure(_Part):
     description: str
     higher_is_better: bool | None
     primary: bool
-    null: float
+    null: Number  # the value of no effect; some functions of sums have none
     baseline: Number
     value: Number
     count: Number
