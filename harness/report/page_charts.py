@@ -18,12 +18,14 @@ THIN = 1.5
 """Least width of a bar, where the treated value lies so far off that bars would vanish."""
 
 
-def histogram(title: str, treated: float | None, controls: Sequence[float | None], null: float, unit: str) -> Markup:
+def histogram(
+    title: str, treated: float | None, controls: Sequence[float | None], null: float | None, unit: str
+) -> Markup:
     """The controls' values as bars, the treated value as a dashed line with a diamond, no effect as a dotted line.
 
     Args:
         title: what is measured. treated: None where it has no value. controls: [m]; None where a control has none.
-        null: the value that means no effect. unit: "%", "nats", "" ...
+        null: the value that means no effect, where there is one. unit: "%", "nats", "" ...
     """
     known = np.array([value for value in controls if value is not None], float)
     if not len(known):
@@ -32,7 +34,7 @@ def histogram(title: str, treated: float | None, controls: Sequence[float | None
     counts, _ = np.histogram(known, edges)
     inside = [edges[0], edges[-1], *([treated] if treated is not None else [])]
     reach = max(inside) - min(inside)
-    if min(inside) - reach / 2 <= null <= max(inside) + reach / 2:
+    if null is not None and min(inside) - reach / 2 <= null <= max(inside) + reach / 2:
         inside.append(null)
     low, high = min(inside), max(inside)
     pad = 0.03 * (high - low)
@@ -42,7 +44,7 @@ def histogram(title: str, treated: float | None, controls: Sequence[float | None
         return LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT)
 
     parts = [_bars(edges, counts, x), _axis(low, high, x)]
-    if low <= null <= high:
+    if null is not None and low <= null <= high:
         parts.append(
             Markup('<line class="null" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"/>').format(
                 x(null), TOP, HEIGHT - BOTTOM
