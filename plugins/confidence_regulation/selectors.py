@@ -180,9 +180,7 @@ class Entropy(Selector):
             most = f"; the highest rho is {np.nanmax(scores['rho']):.3f}" if self.rule == "rho_logit_var" else ""
             raise HarnessError(
                 f"selector entropy: {only(len(passing), 'neuron')} {agree(len(passing) or 1, 'passes', 'pass')} the "
-                f"rule {self.rule}, "
-                f"{self.top} were asked "
-                f"for{most}. {LOOSEN[self.rule]}."
+                f"rule {self.rule}, {self.top} were asked for{most}. {LOOSEN[self.rule]}."
             )
         # What float32 weights cannot tell apart is ordered by norm, so that rounding decides nothing.
         ranked = np.lexsort((-scores["norm"][passing], order[passing].round(TIE_DECIMALS)))
