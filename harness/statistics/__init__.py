@@ -20,6 +20,7 @@ from harness.statistics.comparison import (
 from harness.statistics.measure import Aggregated, AnyMeasure, Functional, Measure
 from harness.statistics.permutation import PermutationTest, adjust, control_summary, effect_sizes, permutation_test
 from harness.statistics.seeds import derive_seed, generator
+from harness.statistics.selective import Selective, controls_needed, selective_findings
 from harness.statistics.tables import ChiSquare, McNemar, TableTests, conversion_ratios, table_tests, transition_table
 from harness.statistics.verdicts import MeasureSummary, Verdict, summarise, verdict
 
@@ -35,6 +36,7 @@ __all__ = [
     "MeasureSummary",
     "Overlap",
     "PermutationTest",
+    "Selective",
     "SwapTest",
     "TableTests",
     "Verdict",
@@ -43,6 +45,7 @@ __all__ = [
     "bootstrap_interval",
     "chance_overlap",
     "control_summary",
+    "controls_needed",
     "conversion_ratios",
     "derive_seed",
     "effect_sizes",
@@ -51,6 +54,7 @@ __all__ = [
     "paired_bootstrap",
     "paired_intervals",
     "permutation_test",
+    "selective_findings",
     "summarise",
     "swap_test",
     "table_tests",
