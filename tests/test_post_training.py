@@ -12,11 +12,18 @@ import pytest
 from harness_plugins.confidence_regulation.selectors import Entropy
 from harness_plugins.demo import Demo, DemoTuned
 from harness_plugins.post_training import steering
-from harness_plugins.post_training.behaviour import difference, same_tokens
+from harness_plugins.post_training.behaviour import difference, same_tokens, sentence
 from harness_plugins.post_training.comparison import Settings, check_comparable, compare_models
 from harness_plugins.post_training.directions import Readings
 from harness_plugins.post_training.inside import cosine_rows
-from harness_plugins.post_training.neurons import FinalLayer, cosines, null_overlap, overlaps, spearman
+from harness_plugins.post_training.neurons import (
+    FinalLayer,
+    cosines,
+    null_overlap,
+    overlap_sentence,
+    overlaps,
+    spearman,
+)
 from harness_plugins.post_training.report import markdown
 from scipy.stats import spearmanr
 
@@ -116,6 +123,17 @@ def test_overlap_of_chosen_neurons_beside_chance() -> None:
     assert apart["overlap"]["shared"] == 0 and apart["p_holm"] == 1
     assert few["overlap"] is None and "no neuron passes" in few["why"]
     assert set(chosen) == {"shared", "apart"}
+
+
+def test_p_that_equals_alpha_is_below_it() -> None:
+    above = np.nextafter(0.05, 1)
+    overlap = {"iou": 0.2, "shared": 1, "expected_iou": 0.01}
+    rule = {"rule": "norm", "overlap": overlap, "base": ["2.1"], "tuned": ["2.1"]}
+    assert "partly the same" in overlap_sentence({**rule, "p_holm": 0.05})
+    assert "no more in common than random sets" in overlap_sentence({**rule, "p_holm": above})
+    row = {"title": "loss", "unit": "nats", "first": 1.0, "second": 2.0, "difference": 1.0, "low": 0.5, "high": 1.5}
+    assert "not distinguishable" not in sentence({**row, "p_holm": 0.05})
+    assert "not distinguishable" in sentence({**row, "p_holm": above})
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])

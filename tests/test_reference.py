@@ -12,6 +12,7 @@ from test_together import Quiet
 from harness.harmless import markdown
 from harness.plugins import catalogue
 from harness.registry import load_registry
+from harness.report.numbers import by_key
 from harness.results import digest
 from harness.run import execute, identity_of, plan
 
@@ -51,7 +52,7 @@ def test_a_reference_run_gives_its_numbers_again(tmp_path: Path) -> None:
     [spec] = load_registry(ROOT / "registry.yaml").find(name)
     again = execute(plan(spec, catalogue()), tmp_path, Quiet(), "test")  # type: ignore[arg-type]
     [row] = [x for x in json.loads((REFERENCE / "paper-confidence" / "runs.json").read_text()) if x["name"] == name]
-    found = {m["name"]: m for m in again.record["measures"]}
+    found = {".".join(key): measure for key, measure in by_key(again.record).items()}
     for measure, expected in row["measures"].items():
         assert found[measure]["value"] == pytest.approx(expected["value"], rel=1e-3, abs=1e-5)
         assert found[measure]["verdict"] == expected["verdict"]

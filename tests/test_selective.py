@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.statistics import adjust, controls_needed, generator, permutation_test, selective_findings
+from harness.statistics import ALPHA, adjust, controls_needed, generator, permutation_test, selective_findings
 
-ALPHA = 0.05
 FAMILIES = st.lists(
     st.lists(st.one_of(st.none(), st.sampled_from([1 / 1000, 1 / 200, 0.0125, 0.05, 0.2, 1.0])), max_size=5), max_size=8
 )

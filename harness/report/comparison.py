@@ -15,6 +15,7 @@ from rich.text import Text
 from harness import harmless
 from harness.report.console import NARROW
 from harness.report.numbers import between, number, p_value, value
+from harness.statistics import ALPHA
 from harness.terminal import Terminal
 from harness.wording import agree, counted
 
@@ -22,8 +23,6 @@ Json = Mapping[str, Any]
 
 NAMES = ("run", "value", "95% interval", "controls", "minus A", "95% interval", "beyond controls", "p Holm", "McNemar")
 """Columns of the measures; p without Holm's correction for those that are not primary."""
-
-ALPHA = 0.05
 
 FORMATS = ("table", "csv", "markdown", "json", "html")
 
@@ -215,7 +214,7 @@ def words(found: Json) -> list[str]:
         if not tested:
             sentences.append(f"{label} and {reference}: nothing is tested, because no primary measure is paired.")
             continue
-        apart = [(row, d) for row, d in tested if d["p_holm"] < ALPHA]
+        apart = [(row, d) for row, d in tested if d["p_holm"] <= ALPHA]
         told = [
             f"{row['title']} is {'higher' if d['difference'] > 0 else 'lower'} in {label}, by "
             f"{_amount(row, d['difference'])} ({between(row, d['low'], d['high'])})"
@@ -225,8 +224,7 @@ def words(found: Json) -> list[str]:
         if rest:
             told.append(
                 f"{rest} of {counted(len(tested), 'primary measure')} {agree(rest, 'is', 'are')} not shown to "
-                "differ (Holm-corrected "
-                "p >= 0.05)"
+                f"differ (Holm-corrected p > {ALPHA:g})"
             )
         sentences.append(f"{label} and {reference}: {'; '.join(told)}.")
     return sentences

@@ -17,7 +17,7 @@ from typing import Any
 from harness.harmless import latex as escape
 from harness.owned import path_name
 from harness.report.figures import csv_bytes
-from harness.report.numbers import chosen, p_value, treatment
+from harness.report.numbers import by_key, chosen, p_value, treatment
 from harness.report.publishing import publish
 from harness.results import read_record
 from harness.wording import counted
@@ -133,7 +133,7 @@ def _measures(record: Mapping[str, Any], stem: str) -> TexTable:
         for measure in measures
     ]
     header = ["Measure", "Treated", "95\\% interval", "Controls", "Quantile", "$p$", "$p$ (Holm)"]
-    keys = ("name", "title", "unit", "value", "count", "denominator", "ci_low", "ci_high")
+    keys = ("metric", "name", "title", "unit", "value", "count", "denominator", "ci_low", "ci_high")
     data = {key: [measure[key] for measure in measures] for key in keys}
     data |= {f"control_{key}": [(x["controls"] or {}).get(key) for x in measures] for key in ("mean", "standard_error")}
     data |= {key: [measure[key] for measure in measures] for key in ("quantile", "p_two_sided", "p_holm", "verdict")}
@@ -147,25 +147,29 @@ def _across(records: Sequence[Mapping[str, Any]], stems: Sequence[str]) -> list[
     models = [record["identity"]["model"]["id"] for record in records]
     if len(set(zip(labels, models, strict=True))) < len(records):  # they differ in something that labels do not show
         labels = list(stems)
-    found = [{x["name"]: x for x in record["measures"] if x["primary"]} for record in records]
+    found = [{key: x for key, x in by_key(record).items() if x["primary"]} for record in records]
+    shared = [key for key in found[0] if all(key in measures for measures in found)]
+    names = Counter(name for _, name in shared)
     tables = []
-    for name, first in found[0].items():
-        if not all(name in measures for measures in found):
-            continue
+    for key in shared:
+        first = found[0][key]
         cells = {
-            place: f"{_fixed(x[name]['value'], _digits(first))} ({_fixed(x[name]['quantile'], 1)})"
+            place: f"{_fixed(x[key]['value'], _digits(first))} ({_fixed(x[key]['quantile'], 1)})"
             for place, x in zip(zip(labels, models, strict=True), found, strict=True)
         }
         columns = list(dict.fromkeys(models))
         rows = [[escape(row), *(cells.get((row, x), "--") for x in columns)] for row in dict.fromkeys(labels)]
         data: dict[str, list[Any]] = {"run": list(stems), "model": models, "setting": labels}
         data |= {
-            key: [x[name][key] for x in found] for key in ("value", "ci_low", "ci_high", "quantile", "p_two_sided")
+            what: [x[key][what] for x in found] for what in ("value", "ci_low", "ci_high", "quantile", "p_two_sided")
         }
-        about = escape(f"{first['title'][:1].upper()}{first['title'][1:]} ({first['unit']})")
+        metric, name = key
+        of = "" if names[name] == 1 else f", metric {metric}"
+        about = escape(f"{first['title'][:1].upper()}{first['title'][1:]} ({first['unit']}{of})")
         caption = f"{about} with its quantile among the random controls in brackets."
         header = ["", *map(escape, columns)]
-        tables.append(TexTable(f"across-{name}", caption, "l" + "r" * len(columns), header, rows, data))
+        stem = name if names[name] == 1 else f"{metric}-{name}"
+        tables.append(TexTable(f"across-{stem}", caption, "l" + "r" * len(columns), header, rows, data))
     return tables
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from harness import harmless
 from harness.owned import Written, path_name
-from harness.report.numbers import between, cell, control, controls, effect, p_value, question, value, verdict
+from harness.report.numbers import between, by_key, cell, control, controls, effect, p_value, question, value, verdict
 from harness.report.publishing import publish, refuse_foreign
 from harness.results import json_bytes, read_bytes, read_record
 from harness.standing import PERCENTILE
@@ -65,9 +65,10 @@ def export(runs: Sequence[Path], folder: Path, title: str, description: str) -> 
 
 
 def _summary(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What tells whether a page is current: the run's identity and its primary measures."""
+    """What tells whether a page is current: the run's identity and its primary measures, by ``metric.measure``."""
     keys = ("value", "p_holm", "verdict")
-    measures = {m["name"]: {key: m[key] for key in keys} for m in record["measures"] if m["primary"]}
+    primary = [(".".join(both), m) for both, m in by_key(record).items() if m["primary"]]
+    measures = {name: {key: m[key] for key in keys} for name, m in primary}
     return {"name": record["name"], "run_id": record["run_id"], "measures": measures}
 
 

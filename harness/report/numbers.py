@@ -12,6 +12,11 @@ FORMS = {"%": "{:.2f}%", "nats": "{:+.4f}"}
 """How values are written, by unit; others have four places."""
 
 
+def by_key(record: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """The measures of a record by metric and name, in order: two metrics may have a measure of the same name."""
+    return {(measure["metric"], measure["name"]): measure for measure in record["measures"]}
+
+
 def value(measure: Mapping[str, Any]) -> str:
     """The treated value, with its counts where it counts."""
     found = measure["value"]

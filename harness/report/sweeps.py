@@ -12,6 +12,7 @@ import numpy as np
 from harness import harmless
 from harness.outcomes import Figure
 from harness.report import drawing
+from harness.report.numbers import by_key
 from harness.results import canonical
 from harness.wording import counted
 
@@ -60,9 +61,9 @@ def sweeps(records: Sequence[Record]) -> list[Sweep]:
     sweeps = []
     for (parameter, _, _), rows in found.items():
         values = {numbers[i][parameter]: i for i in rows}
-        if len(values) >= LEAST:
-            ordered = sorted(values)
-            sweeps.append(Sweep(parameter, tuple(ordered), tuple(records[values[x]] for x in ordered)))
+        alike = tuple(records[values[x]] for x in sorted(values))
+        if len(values) >= LEAST and _shared(alike):
+            sweeps.append(Sweep(parameter, tuple(sorted(values)), alike))
     return sweeps
 
 
@@ -86,18 +87,25 @@ def _rest(identity: Mapping[str, Any], numbers: Mapping[str, float], parameter: 
     return canonical({**identity, "components": components})
 
 
+def _shared(records: Sequence[Record]) -> list[tuple[str, str]]:
+    """Metric and name of the primary measures of the first run that all have; metrics may differ within a sweep."""
+    found = [by_key(record) for record in records]
+    return [key for key, row in found[0].items() if row["primary"] and all(key in others for others in found)]
+
+
 def curve(sweep: Sweep) -> Figure:
     """Every primary measure against the number: treated with its interval, controls with their 5% to 95% range."""
-    shared = [m["name"] for m in sweep.records[0]["measures"] if m["primary"]]
-    panels = [[_measure(record, name) for record in sweep.records] for name in shared]
-    columns: dict[str, list[Any]] = {sweep.parameter: [], "measure": []}
-    for name, rows in zip(shared, panels, strict=True):
+    shared, found = _shared(sweep.records), [by_key(record) for record in sweep.records]
+    panels = [[_numbers_of(measures[key]) for measures in found] for key in shared]
+    columns: dict[str, list[Any]] = {sweep.parameter: [], "metric": [], "measure": []}
+    for (metric, name), rows in zip(shared, panels, strict=True):
         for value, row in zip(sweep.values, rows, strict=True):
             columns[sweep.parameter].append(value)
+            columns["metric"].append(metric)
             columns["measure"].append(name)
             for key, number in row.items():
                 columns.setdefault(key, []).append(number)
-    titles = [_title(sweep.records[0], name) for name in shared]
+    titles = _titles([found[0][key] for key in shared])
 
     def paint(canvas: Canvas) -> None:
         wide = min(2, len(panels))
@@ -128,8 +136,7 @@ def curve(sweep: Sweep) -> Figure:
     return Figure(re.sub(r"[^A-Za-z0-9_-]", "_", sweep.name), title, columns, paint, size)
 
 
-def _measure(record: Record, name: str) -> dict[str, float | None]:
-    [measure] = [m for m in record["measures"] if m["name"] == name]
+def _numbers_of(measure: Mapping[str, Any]) -> dict[str, float | None]:
     controls = measure["controls"] or {}
     return {
         **{key: measure[key] for key in ("value", "ci_low", "ci_high", "p_two_sided", "p_holm")},
@@ -137,7 +144,12 @@ def _measure(record: Record, name: str) -> dict[str, float | None]:
     }
 
 
-def _title(record: Record, name: str) -> str:
-    [measure] = [m for m in record["measures"] if m["name"] == name]
-    title = measure["title"].replace("share of the effect", "share")
-    return f"{title}\n({measure['unit']})" if measure["unit"] != "share" else title
+def _titles(measures: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the panels are called; with the metric's name where two metrics have a measure of one title."""
+    titles = [measure["title"].replace("share of the effect", "share") for measure in measures]
+    told = [
+        f"{title}, {measure['metric']}" if titles.count(title) > 1 else title
+        for title, measure in zip(titles, measures, strict=True)
+    ]
+    units = [measure["unit"] for measure in measures]
+    return [f"{title}\n({unit})" if unit != "share" else title for title, unit in zip(told, units, strict=True)]

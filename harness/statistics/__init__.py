@@ -20,11 +20,12 @@ from harness.statistics.comparison import (
 from harness.statistics.measure import Aggregated, AnyMeasure, Functional, Measure
 from harness.statistics.permutation import PermutationTest, adjust, control_summary, effect_sizes, permutation_test
 from harness.statistics.seeds import derive_seed, generator
-from harness.statistics.selective import Selective, controls_needed, selective_findings
+from harness.statistics.selective import ALPHA, Selective, controls_needed, selective_findings
 from harness.statistics.tables import ChiSquare, McNemar, TableTests, conversion_ratios, table_tests, transition_table
 from harness.statistics.verdicts import MeasureSummary, Verdict, summarise, verdict
 
 __all__ = [
+    "ALPHA",
     "Aggregated",
     "AnyMeasure",
     "ChiSquare",

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+ALPHA = 0.05
+"""What p-values are compared with; p == ALPHA counts as below."""
+
 ROUNDING = 1e-12
 """Relative: p-values and levels are ratios of small numbers, and p == level counts."""
 
@@ -33,7 +36,7 @@ class Selective:
         return sum(map(bool, self.runs))
 
 
-def selective_findings(families: Sequence[Sequence[float | None]], alpha: float = 0.05) -> Selective:
+def selective_findings(families: Sequence[Sequence[float | None]], alpha: float = ALPHA) -> Selective:
     """Findings among runs of several measures each (Benjamini & Bogomolov 2014, J. R. Stat. Soc. B 76, 297-318).
 
     A run shows something where Benjamini and Hochberg's procedure at ``alpha`` over the smallest p of every run selects
@@ -60,7 +63,7 @@ def selective_findings(families: Sequence[Sequence[float | None]], alpha: float 
     )
 
 
-def controls_needed(n: int, alpha: float = 0.05) -> int:
+def controls_needed(n: int, alpha: float = ALPHA) -> int:
     """The fewest control sets m with which a run can be selected among ``n`` runs though no other one is.
 
     The smallest p of m control sets is 1 / (m + 1).

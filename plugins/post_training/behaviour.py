@@ -14,7 +14,7 @@ from harness.outcomes import Frame, Prompt
 from harness.pairing import Pairing
 from harness.progress import Stage, silent
 from harness.report.numbers import number, p_value
-from harness.statistics import Measure, adjust, transition_table
+from harness.statistics import ALPHA, Measure, adjust, transition_table
 from harness.wording import counted
 
 from .part import Part, columns
@@ -104,7 +104,7 @@ def sentence(row: Mapping[str, Any]) -> str:
     title = f"{row['title'][:1].upper()}{row['title'][1:]}"
     said = f"{title}: {row['first']:.3g}{unit} before, {row['second']:.3g}{unit} after"
     between = "" if row["low"] is None else f" ({number(row['low'])} to {number(row['high'])})"
-    clear = "" if row["p_holm"] is not None and row["p_holm"] < 0.05 else ": not distinguishable"
+    clear = "" if row["p_holm"] is not None and row["p_holm"] <= ALPHA else ": not distinguishable"
     return f"{said}; difference {row['difference']:+.3g}{between}, p = {p_value(row['p_holm'])}{clear}."
 
 

@@ -17,7 +17,7 @@ from harness.conditions import Neuron
 from harness.errors import HarnessError, PluginError
 from harness.outcomes import Frame
 from harness.report.numbers import number, p_value
-from harness.statistics import adjust, chance_overlap, generator
+from harness.statistics import ALPHA, adjust, chance_overlap, generator
 from harness.wording import counted
 
 from .part import Part, columns
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 LEAST_LOGIT_VAR = 1e-12
 """LogitVar below this is rounding of float32 weights; the logarithm is taken of this instead."""
 
-SAME, APART = 0.5, 0.05
-"""Verdicts: sets are largely the same from this intersection over union on, if their p is below the second number."""
+SAME = 0.5
+"""Sets that share more than random ones are largely the same from this intersection over union on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +129,7 @@ def overlap_sentence(row: Mapping[str, Any]) -> str:
     found = row["overlap"]
     if found is None:
         return f"{row['rule']}: not compared. {row['why']}"
-    if row["p_holm"] >= APART:
+    if row["p_holm"] > ALPHA:
         said = "no more in common than random sets"
     else:
         said = "largely the same neurons" if found["iou"] >= SAME else "partly the same neurons"
