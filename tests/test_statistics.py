@@ -16,6 +16,7 @@ from scipy import stats
 from harness.errors import HarnessError
 from harness.statistics import (
     Measure,
+    TableTests,
     adjust,
     binomial_interval,
     bootstrap_interval,
@@ -78,6 +79,17 @@ def share_of_events(rates: list[float], n: int, seed: int = 0, **fields: Any) ->
 # Tables of transitions
 
 
+def of_counts(table: Any) -> TableTests:
+    """Tests of a table [k, k] of independent prompts."""
+    table = np.asarray(table, dtype=int)
+    before, after = (index.ravel().repeat(table.ravel()) for index in np.indices(table.shape))
+    return table_tests(before, after, range(len(table)), np.arange(table.sum()))
+
+
+EXCHANGE_NOTHING = {"gpt2-small": 1, "pythia-1.4b": 1, "mistral-7b-v0.1": 1}
+"""Pairs of categories between which no prompt moved; the published p of Bowker counts them as degrees of freedom."""
+
+
 @pytest.mark.parametrize("model", TABLES)
 def test_published_tables(model: str) -> None:
     gts, ckcr, pkcr, ndcr, into, out, mcnemar, bowker, stuart_maxwell = ANSWERS[model]
@@ -86,12 +98,14 @@ def test_published_tables(model: str) -> None:
     assert rounds_to(ratios["CKCR"], ckcr)
     assert rounds_to(ratios["PKCR"], pkcr)
     assert rounds_to(ratios["NDCR"], ndcr)
-    tests = table_tests(np.array(TABLES[model]))
+    tests = of_counts(TABLES[model])
     assert (tests.mcnemar[0].into, tests.mcnemar[0].out) == (into, out)
     assert rounds_to(tests.mcnemar[0].p, mcnemar)
-    assert rounds_to(tests.bowker.p, bowker) and tests.bowker.df == 3
+    assert rounds_to(float(stats.chi2.sf(tests.bowker.statistic, 3)), bowker)
+    assert tests.bowker.df == 3 - EXCHANGE_NOTHING.get(model, 0)
+    assert tests.bowker.p == pytest.approx(stats.chi2.sf(tests.bowker.statistic, tests.bowker.df))
     assert rounds_to(tests.stuart_maxwell.p, stuart_maxwell) and tests.stuart_maxwell.df == 2
-    assert (tests.note is not None) == (model == "pythia-1.4b"), "7 changed prompts are too few for chi-square"
+    assert tests.note is None
 
 
 def test_published_tables_are_the_reference_file() -> None:
@@ -105,21 +119,31 @@ def test_mcnemar_is_that_of_statsmodels() -> None:
     from statsmodels.stats.contingency_tables import mcnemar
 
     for table in map(np.array, TABLES.values()):
-        for i, found in enumerate(table_tests(table).mcnemar):
+        for i, found in enumerate(of_counts(table).mcnemar):
             pair = [[0, found.into], [found.out, 0]]
             assert found.p == pytest.approx(mcnemar(pair, exact=True).pvalue, rel=1e-9), i
-        exact = [x.p for x in table_tests(table).mcnemar]
-        assert [x.p_holm for x in table_tests(table).mcnemar] == pytest.approx(adjust(exact, "holm"))
+        exact = [x.p for x in of_counts(table).mcnemar]
+        assert [x.p_holm for x in of_counts(table).mcnemar] == pytest.approx(adjust(exact, "holm"))
+
+
+def test_bowker_counts_the_pairs_that_exchange_something() -> None:
+    from statsmodels.stats.contingency_tables import SquareTable
+
+    found = of_counts([[612, 0, 0], [1, 773, 0], [0, 1, 380]]).bowker
+    assert (found.statistic, found.df) == (2.0, 2) and found.p == pytest.approx(0.3679, abs=5e-5)
+    for model in ("phi-1.5", "llama-3-8b"):  # where all pairs do
+        oracle = SquareTable(np.array(TABLES[model]), shift_zeros=False).symmetry()
+        assert of_counts(TABLES[model]).bowker.p == pytest.approx(oracle.pvalue)
 
 
 @pytest.mark.filterwarnings("error")
 def test_tables_without_anything_to_test() -> None:
-    for table in (np.zeros((3, 3)), np.diag([7, 0, 0]), np.array([[4]])):
-        tests = table_tests(table)
+    for table in (np.zeros((3, 3)), np.diag([7, 0, 0]), [[4]]):
+        tests = of_counts(table)
         assert tests.bowker.p is None and tests.stuart_maxwell.p is None
         assert all(x.p == 1 for x in tests.mcnemar)
         json.dumps(tests.to_dict(), allow_nan=False)
-    still = table_tests(np.diag([5, 6, 7]))
+    still = of_counts(np.diag([5, 6, 7]))
     assert still.bowker.p == 1 and still.stuart_maxwell.p == 1 and still.n_changed == 0
     assert conversion_ratios(np.zeros((3, 3))) == {"CKCR": None, "PKCR": None, "NDCR": None, "GTS": None}
     assert conversion_ratios(np.diag([7, 0, 0])) == {"CKCR": None, "PKCR": 0, "NDCR": 0, "GTS": 0}
@@ -130,13 +154,13 @@ def test_singular_tables() -> None:
     pair = np.array([[50, 20], [5, 60]])
     apart = np.zeros((4, 4), dtype=int)  # two pairs of categories that exchange nothing: a singular covariance
     apart[:2, :2] = apart[2:, 2:] = pair
-    one, both = table_tests(pair).stuart_maxwell, table_tests(apart).stuart_maxwell
+    one, both = of_counts(pair).stuart_maxwell, of_counts(apart).stuart_maxwell
     assert one.statistic == pytest.approx(15**2 / 25)  # for two categories it is McNemar's chi-square
     assert both.statistic == pytest.approx(2 * one.statistic) and both.df == 2
     alone = np.zeros((3, 3), dtype=int)  # a third category that occurs and never changes
     alone[:2, :2], alone[2, 2] = pair, 9
-    assert table_tests(alone).stuart_maxwell == one
-    assert table_tests(np.pad(pair, (0, 1))).bowker == table_tests(pair).bowker  # an empty category costs no df
+    assert of_counts(alone).stuart_maxwell == one
+    assert of_counts(np.pad(pair, (0, 1))).bowker == of_counts(pair).bowker  # an empty category costs no df
 
 
 def test_transition_table() -> None:
@@ -157,7 +181,7 @@ def test_tables_do_not_depend_on_the_order_of_categories(table: np.ndarray, orde
     ratios, moved = conversion_ratios(table, ORDER), conversion_ratios(other, [ORDER[i] for i in order])
     assert ratios == moved
     assert all(ratio is None or 0 <= ratio <= 100 for ratio in ratios.values())
-    one, two = table_tests(table), table_tests(other)
+    one, two = of_counts(table), of_counts(other)
     assert [one.mcnemar[i].p for i in order] == [x.p for x in two.mcnemar]
     for a, b in ((one.bowker, two.bowker), (one.stuart_maxwell, two.stuart_maxwell)):
         assert a.df == b.df and a.statistic == pytest.approx(b.statistic, abs=1e-8)
@@ -166,7 +190,7 @@ def test_tables_do_not_depend_on_the_order_of_categories(table: np.ndarray, orde
 @settings(deadline=None)
 @given(tables3)
 def test_time_reversal_keeps_the_tests(table: np.ndarray) -> None:
-    forward, backward = table_tests(table), table_tests(table.T)
+    forward, backward = of_counts(table), of_counts(table.T)
     assert [(x.into, x.out, x.p) for x in forward.mcnemar] == [(x.out, x.into, x.p) for x in backward.mcnemar]
     assert forward.stuart_maxwell.statistic == pytest.approx(backward.stuart_maxwell.statistic, abs=1e-8)
 

@@ -59,8 +59,13 @@ def test_too_few_changed(n: int) -> None:
     measure = Measure("m", "m", "%", numerator, np.ones((22, 60)), primary=True)
     summary = replace(summarise(measure, np.arange(60), 0, 200), n_changed=n, n_changed_controls=0.0)
     assert verdict(summary, 0.5).sentence.startswith(f"{said}, fewer than the 10")
-    note = table_tests(np.array([[50, n], [0, 20]])).note
-    assert note is not None and note.startswith(f"{said[:1].lower()}{said[1:]}: the chi-square")
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_too_few_moved(n: int) -> None:
+    moved = np.arange(60) < n
+    note = table_tests(np.zeros(60, int), moved.astype(int), (0, 1), np.arange(60)).note
+    assert note is not None and note.startswith(f"only {wording.counted(n, 'independent item')} moved: ")
 
 
 @pytest.mark.parametrize(("m", "said"), [(1, "1 random set cannot"), (2, "2 random sets cannot")])

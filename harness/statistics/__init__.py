@@ -17,6 +17,7 @@ from harness.statistics.comparison import (
     paired_intervals,
     swap_test,
 )
+from harness.statistics.margins import MarginShift, MarginTest, margin_test
 from harness.statistics.measure import Aggregated, AnyMeasure, Functional, Measure
 from harness.statistics.permutation import PermutationTest, adjust, control_summary, effect_sizes, permutation_test
 from harness.statistics.seeds import derive_seed, generator
@@ -32,6 +33,8 @@ __all__ = [
     "Discordant",
     "Functional",
     "Interval",
+    "MarginShift",
+    "MarginTest",
     "McNemar",
     "Measure",
     "MeasureSummary",
@@ -51,6 +54,7 @@ __all__ = [
     "derive_seed",
     "effect_sizes",
     "generator",
+    "margin_test",
     "mcnemar",
     "paired_bootstrap",
     "paired_intervals",

@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 
 from harness.errors import HarnessError
+from harness.statistics.margins import MarginTest, margin_test
 from harness.statistics.measure import finite, ratio
 from harness.statistics.permutation import adjust
 from harness.wording import only
 
 MIN_CHANGED = 10
-"""Fewer changed prompts than this cannot carry a verdict, nor a chi-square approximation."""
+"""Fewer changed prompts than this cannot carry a verdict."""
+
+ALPHA = 0.05
 
 
 def transition_table(before: np.ndarray, after: np.ndarray, categories: Sequence[Any]) -> np.ndarray:
@@ -23,14 +26,17 @@ def transition_table(before: np.ndarray, after: np.ndarray, categories: Sequence
     Raises:
         HarnessError: an entry of ``before`` or ``after`` [n] is none of the ``categories``.
     """
+    k, (first, last) = len(categories), (_places(x, categories) for x in (before, after))
+    return np.bincount(first * k + last, minlength=k**2).reshape(k, k)
+
+
+def _places(values: np.ndarray, categories: Sequence[Any]) -> np.ndarray:
+    """Place among the categories of every value [n]."""
     names = np.array(list(categories))
-    codes = []
-    for array in (np.asarray(before), np.asarray(after)):
-        matches = array[:, None] == names
-        for odd in array[~matches.any(axis=1)]:
-            raise HarnessError(f"transition table: {odd} is none of the categories {', '.join(map(str, names))}.")
-        codes.append(matches.argmax(axis=1))
-    return np.bincount(codes[0] * len(names) + codes[1], minlength=len(names) ** 2).reshape(len(names), len(names))
+    matches = np.asarray(values)[:, None] == names
+    for odd in np.asarray(values)[~matches.any(axis=1)]:
+        raise HarnessError(f"transition table: {odd} is none of the categories {', '.join(map(str, names))}.")
+    return matches.argmax(axis=1)
 
 
 def conversion_ratios(table: np.ndarray, categories: Sequence[str] = ("CK", "PK", "ND")) -> dict[str, float | None]:
@@ -67,12 +73,18 @@ class McNemar:
 
 @dataclass(frozen=True)
 class TableTests:
-    """Did anything shift? (Not: more than under controls.) ``mcnemar`` is in the order of the table's categories."""
+    """Did anything shift? (Not: more than under controls.)
+
+    ``margins`` keeps the prompts of a fact together. The others are shown because they are known, and take prompts for
+    independent: where those of a fact move together, they find too much. ``mcnemar`` is in the order of the table's
+    categories.
+    """
 
     n: int
     n_changed: int
-    bowker: ChiSquare
+    margins: MarginTest
     stuart_maxwell: ChiSquare
+    bowker: ChiSquare
     mcnemar: tuple[McNemar, ...]
     note: str | None
 
@@ -80,36 +92,73 @@ class TableTests:
         return asdict(self)
 
 
-def table_tests(table: np.ndarray) -> TableTests:
-    """Paired tests of a table of counts [k, k].
+def table_tests(
+    before: np.ndarray, after: np.ndarray, categories: Sequence[Any], clusters: np.ndarray, seed: int = 0
+) -> TableTests:
+    """Paired tests of a transition table: of its margins by clusters (:func:`margin_test`), and the classical ones.
 
-    Bowker: symmetry, n_ij = n_ji in expectation, over the categories that occur. Stuart-Maxwell: equal margins before
-    and after. Exact McNemar: for each category, as many prompts move in as out. The chi-square p are None when fewer
-    than two categories occur.
+    Stuart-Maxwell: equal margins before and after. Bowker: symmetry, n_ij = n_ji in expectation, over the pairs of
+    categories that exchange something. Exact McNemar: for each category, as many prompts move in as out. The chi-square
+    p are None when fewer than two categories occur.
+
+    Args:
+        before, after: of every prompt, one of the ``categories`` [n].
+        clusters: cluster number of every prompt [n]; prompts of one cluster (fact) may move together.
+        seed: of the flips of clusters, where they are drawn.
+
+    Raises:
+        HarnessError: an entry of ``before`` or ``after`` is none of the ``categories``.
     """
+    first, last = (_places(x, categories) for x in (before, after))
+    table = transition_table(first, last, range(len(categories)))
+    margins = margin_test(first, last, clusters, len(categories), seed)
+    changed = int((first != last).sum())
+    return TableTests(
+        len(first), changed, margins, _stuart_maxwell(table), _bowker(table), _mcnemar(table), _note(margins, changed)
+    )
+
+
+def _note(margins: MarginTest, changed: int) -> str | None:
+    """What the number of clusters that moved cannot show."""
+    if changed and margins.smallest is None:
+        return "no independent item moved on balance: there is nothing to test"
+    if margins.smallest is not None and margins.smallest > ALPHA:
+        return f"{only(margins.moved, 'independent item')} moved: no p by flips can be below {margins.smallest:.2g}"
+    return None
+
+
+def _chi_square(statistic: float, df: int, table: np.ndarray) -> ChiSquare:
+    from scipy.stats import chi2
+
+    if (table.sum(axis=0) + table.sum(axis=1) > 0).sum() < 2:
+        return ChiSquare(0.0, 0, None)
+    return ChiSquare(statistic, df, float(chi2.sf(statistic, df)) if df else 1.0)
+
+
+def _bowker(table: np.ndarray) -> ChiSquare:
+    """A pair that exchanges nothing has no term in the statistic, so it has no degree of freedom either."""
+    there, back = table[np.triu_indices(len(table), 1)], table.T[np.triu_indices(len(table), 1)]
+    exchanging = there + back > 0
+    there, back = there[exchanging], back[exchanging]
+    return _chi_square(float(((there - back) ** 2 / (there + back)).sum()), len(there), table)
+
+
+def _stuart_maxwell(table: np.ndarray) -> ChiSquare:
+    """The covariance of the margins is singular where groups of categories exchange nothing: sum over such groups."""
     from scipy.sparse.csgraph import connected_components
-    from scipy.stats import binomtest, chi2
     from statsmodels.stats.contingency_tables import SquareTable
 
-    table = np.asarray(table).astype(np.int64)
     off = table - np.diag(np.diag(table))
-    changed = int(off.sum())
-    occurs = np.flatnonzero(table.sum(axis=0) + table.sum(axis=1))
-    if len(occurs) < 2:
-        bowker = homogeneity = ChiSquare(0.0, 0, None)
-    else:
-        symmetry = SquareTable(table[np.ix_(occurs, occurs)], shift_zeros=False).symmetry()
-        bowker = ChiSquare(float(symmetry.statistic), int(symmetry.df), float(symmetry.pvalue))
-        # The covariance of the margins is singular where groups of categories exchange nothing: sum over such groups.
-        groups, group_of = connected_components(off, directed=False)
-        blocks = [b for b in (np.flatnonzero(group_of == g) for g in range(groups)) if len(b) > 1]
-        parts = [SquareTable(off[np.ix_(b, b)], shift_zeros=False).homogeneity() for b in blocks]
-        statistic, df = float(sum(x.statistic for x in parts)), int(sum(x.df for x in parts))
-        homogeneity = ChiSquare(statistic, df, float(chi2.sf(statistic, df)) if df else 1.0)
+    groups, group_of = connected_components(off, directed=False)
+    blocks = [b for b in (np.flatnonzero(group_of == g) for g in range(groups)) if len(b) > 1]
+    parts = [SquareTable(off[np.ix_(b, b)], shift_zeros=False).homogeneity() for b in blocks]
+    return _chi_square(float(sum(x.statistic for x in parts)), int(sum(x.df for x in parts)), table)
+
+
+def _mcnemar(table: np.ndarray) -> tuple[McNemar, ...]:
+    from scipy.stats import binomtest
+
+    off = table - np.diag(np.diag(table))
     moves = list(zip(off.sum(axis=0).tolist(), off.sum(axis=1).tolist(), strict=True))
     exact = [float(binomtest(into, into + out).pvalue) if into + out else 1.0 for into, out in moves]
-    mcnemar = tuple(McNemar(*move, p, holm) for move, p, holm in zip(moves, exact, adjust(exact), strict=True))
-    note = None
-    if changed < MIN_CHANGED:
-        note = f"{only(changed, 'prompt')} changed: the chi-square approximation is poor, trust the exact McNemar tests"
-    return TableTests(int(table.sum()), changed, bowker, homogeneity, mcnemar, note)
+    return tuple(McNemar(*move, p, holm) for move, p, holm in zip(moves, exact, adjust(exact), strict=True))

@@ -102,7 +102,7 @@ class Transitions(Metric):
             categories=SOURCES,
             treated=tables[1],
             controls=tables[2:],
-            tests=table_tests(tables[1]),
+            tests=table_tests(source[0], source[1], codes, outcomes.clusters),
         )
         agree = all("counter_object" in x.fields and _agrees(x.fields) for x in outcomes.prompts)
         remarks = ("every context agrees with memory: answers count as PK or ND, and CK cannot occur",) if agree else ()

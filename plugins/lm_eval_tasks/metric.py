@@ -70,7 +70,7 @@ class LmEvalMetric(Metric):
             )
             measures += _measures(found)
             if primary and _right_or_wrong(values):
-                tables.append(_table(found))
+                tables.append(_table(found, outcomes.clusters))
         return Measurement(tuple(measures), tuple(tables), remarks=tuple(remarks))
 
 
@@ -135,14 +135,16 @@ def _aggregated(key: str, about: Mapping[str, Any], primary: bool, outcomes: Out
     yield _with_null(Aggregated(name, name, "", *rest, False, better))
 
 
-def _table(metric: _Metric) -> Table:
+def _table(metric: _Metric, clusters: np.ndarray) -> Table:
     """Documents right and wrong, before and after."""
     from harness.statistics import table_tests, transition_table
 
-    codes = metric.values[:, ~np.isnan(metric.values[0])].astype(int)
+    known = ~np.isnan(metric.values[0])
+    codes = metric.values[:, known].astype(int)
     counts = np.array([transition_table(codes[0], row, (0, 1)) for row in codes[1:]])
     title = f"{metric.name}: documents before (rows) and after (columns)"
-    return Table(metric.name, title, WORDS, counts[0], counts[1:], table_tests(counts[0]))
+    tests = table_tests(codes[0], codes[1], (0, 1), clusters[known])
+    return Table(metric.name, title, WORDS, counts[0], counts[1:], tests)
 
 
 def _groups(outcomes: Outcomes, remarks: list[str]) -> Iterator[_Metric]:
