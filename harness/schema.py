@@ -196,6 +196,47 @@ class Family(_Part):
     size: Whole
 
 
+class MarginShift(_Part):
+    gained: int
+    t: Number
+    p: Number
+    p_adjusted: Number
+
+
+class MarginTest(_Part):
+    statistic: float
+    df: Whole
+    p: Number
+    clusters: Whole
+    moved: Whole
+    smallest: Number
+    exact: bool
+    shifts: list[MarginShift]
+
+
+class ChiSquare(_Part):
+    statistic: float
+    df: Whole
+    p: Number
+
+
+class McNemar(_Part):
+    into: Whole
+    out: Whole
+    p: float
+    p_holm: Number
+
+
+class TableTests(_Part):
+    n: Whole
+    n_changed: Whole
+    margins: MarginTest | None = None  # of runs from before there was this test
+    stuart_maxwell: ChiSquare
+    bowker: ChiSquare
+    mcnemar: list[McNemar]
+    note: str | None
+
+
 class Table(_Part):
     metric: str
     name: str
@@ -203,7 +244,7 @@ class Table(_Part):
     categories: list[str]
     treated: list[list[float]]
     control_mean: list[list[Number]] | None
-    tests: Names | None
+    tests: TableTests | None
 
 
 class Frame(_Part):

@@ -29,6 +29,7 @@ from harness.report.numbers import (
     value,
     verdict,
 )
+from harness.report.table_tests import CLASSICAL, by_items, classical, moved
 from harness.standing import PERCENTILE
 from harness.terminal import Terminal
 from harness.wording import counted, noun_for, plural, the
@@ -196,14 +197,13 @@ def _table_tests(table: Mapping[str, Any]) -> Iterator[RenderableType]:
     tests = table["tests"]
     if not tests:
         return
-    yield _indent(f"{tests['n_changed']} of {tests['n']} changed.")
+    yield _indent(moved(tests))
     grid = _grid("paired tests of the treated table", "", "p", right=("p",))
-    for key, title in (("stuart_maxwell", "Stuart-Maxwell: equal margins"), ("bowker", "Bowker: symmetry")):
-        found = tests[key]
-        grid.add_row(title, f"chi2 = {found['statistic']:.2f}, df = {found['df']}", p_value(found["p"]))
-    for name, moves in zip(table["categories"], tests["mcnemar"], strict=True):
-        counts = f"{moves['into']} into, {moves['out']} out"
-        grid.add_row(f"McNemar (exact): {name} against the rest", counts, f"{p_value(moves['p_holm'])} (Holm)")
+    for row in by_items(table):
+        grid.add_row(*row)
+    grid.add_row(CLASSICAL, style="dim")
+    for row in classical(table):
+        grid.add_row(*row, style="dim")
     yield _indent(grid)
     if tests["note"]:
         yield _indent(Text(f"Note: {tests['note']}.", style="dim"))

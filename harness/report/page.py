@@ -28,6 +28,7 @@ from harness.report.numbers import (
 from harness.report.page_assets import assets, pictures
 from harness.report.page_charts import histogram
 from harness.report.page_data import breakdown, examples, packed_neurons, packed_prompts, read_prompts
+from harness.report.table_tests import CLASSICAL, by_items, classical, moved
 from harness.results import PROVENANCE, clean, read_provenance, read_record, read_rows, write_bytes
 from harness.standing import PERCENTILE
 from harness.wording import agree, noun_for, plural
@@ -83,6 +84,7 @@ def _context(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
         "verdicts": _verdicts(record),
         "measures": _measures(record, _rows(folder / "controls.jsonl", schema.Control)),
         "tables": [_table(table) for table in tables],
+        "classical_tests": CLASSICAL,
         "selected": _selected(record["selection"]),
         "neurons": packed_neurons(_rows(folder / "neurons.jsonl", schema.Score)),
         "prompts": packed_prompts(prompts) if prompts.ids else None,
@@ -172,7 +174,13 @@ def _table(table: Mapping[str, Any]) -> dict[str, Any]:
         ]
         rows.append({"name": name, "cells": cells, "total": total})
     totals = [sum(row[j] for row in table["treated"]) for j in range(len(table["categories"]))]
-    return {**table, "rows": rows, "totals": totals}
+    tests = table["tests"] and {
+        "moved": moved(table["tests"]),
+        "by_items": list(by_items(table)),
+        "classical": list(classical(table)),
+        "note": table["tests"]["note"],
+    }
+    return {**table, "rows": rows, "totals": totals, "tests": tests}
 
 
 def _selected(selection: Mapping[str, Any]) -> dict[str, Any]:
