@@ -209,14 +209,19 @@ class Attributions(Metric):
 
 
 def _bars(components: Sequence[str], values: Mapping[str, np.ndarray], row: int, title: str) -> Figure:
-    """Contributions under both kinds of sequences with normal 95% intervals over prompts."""
+    """Contributions under both kinds of sequences with Student's 95% intervals over prompts (sequences); one prompt has
+    none."""
+    from scipy.stats import ttest_1samp
+
     from .figures import dfa_bars
 
     def bars(kind: str) -> tuple[np.ndarray, np.ndarray]:
         per_prompt = np.stack([values[f"{kind} {x}"][row] for x in components]).astype(np.float64)
-        mean, n = per_prompt.mean(1), per_prompt.shape[1]
-        half = 1.96 * per_prompt.std(1, ddof=1) / np.sqrt(n) if n > 1 else np.zeros(len(mean))
-        return mean, np.stack([mean - half, mean + half], 1)
+        mean = per_prompt.mean(1)
+        if per_prompt.shape[1] < 2:
+            return mean, np.full((len(mean), 2), np.nan)
+        between = ttest_1samp(per_prompt, 0.0, axis=1).confidence_interval(0.95)
+        return mean, np.stack([between.low, between.high], 1)
 
     return dfa_bars(components, *bars("induction"), *bars("corrupted"), title, values["induction activation"].shape[1])
 
