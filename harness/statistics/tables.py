@@ -12,12 +12,11 @@ from harness.errors import HarnessError
 from harness.statistics.margins import MarginTest, margin_test
 from harness.statistics.measure import finite, ratio
 from harness.statistics.permutation import adjust
+from harness.statistics.selective import ALPHA
 from harness.wording import only
 
 MIN_CHANGED = 10
 """Fewer changed prompts than this cannot carry a verdict."""
-
-ALPHA = 0.05
 
 
 def transition_table(before: np.ndarray, after: np.ndarray, categories: Sequence[Any]) -> np.ndarray:
