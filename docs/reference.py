@@ -172,7 +172,8 @@ def leaderboard_page() -> str:
         [
             "# Leaderboard columns",
             "Every row of `leaderboard.jsonl` has these columns, each of one type or null. `harness leaderboard "
-            "--where`, `--sort` and `--columns` take their names.",
+            "--where`, `--sort` and `--columns` take their names, and `finding` (yes/no), which is computed over the "
+            "whole board when it is shown.",
             table(("column", "type"), [(f"`{name}`", type_) for name, type_ in leaderboard.COLUMNS.items()]),
         ]
     )

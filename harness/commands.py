@@ -44,7 +44,7 @@ def leaderboard(
     primary: Annotated[bool, typer.Option("--primary/--all", help="Primary measures only, or all.")] = True,
     verdict: Annotated[list[str] | None, typer.Option("--verdict", help="Verdict; may be repeated.")] = None,
     sort: Annotated[
-        str | None, typer.Option("--sort", help="Column (value, p_holm, time ...); default: the newest run first.")
+        str | None, typer.Option("--sort", help="Column (value, p_adjusted, time ...); default: the newest run first.")
     ] = None,
     descending: Annotated[bool, typer.Option("--descending", help="Largest first.")] = False,
     n: Annotated[int | None, typer.Option("-n", min=1, help="At most so many rows.")] = None,

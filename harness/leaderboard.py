@@ -43,6 +43,7 @@ COLUMNS: dict[str, Type] = {
     "inputs_sha256": "text",
     "n_prompts": "integer",
     "n_clusters": "integer",
+    "exploratory": "yes/no",
     "neurons": "list",
     "neuron_layers": "list",
     "neuron_indices": "list",
@@ -65,14 +66,19 @@ COLUMNS: dict[str, Type] = {
     "value": "number",
     "count": "integer",
     "denominator": "number",
+    "n_clusters_counting": "integer",
+    "design_effect": "number",
     "ci_low": "number",
     "ci_high": "number",
     "p_greater": "number",
     "p_less": "number",
     "p_two_sided": "number",
     "quantile": "number",
+    "p_adjusted": "number",
     "p_holm": "number",
     "p_bh": "number",
+    "margin": "number",
+    "detectable": "number",
     "verdict": "text",
     **{f"control_{key}": "number" for key in ("mean", "sd", "standard_error", "min", "q05", "q50", "q95", "max")},
 }
@@ -216,6 +222,7 @@ def rows_of(record: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[di
         "inputs_sha256": canonical(identity.get("inputs_sha256", {})),
         "n_prompts": record["task"]["n_prompts"],
         "n_clusters": record["task"]["n_clusters"],
+        "exploratory": record.get("exploratory") is not None,
         "neurons": [str(unit) for unit in units],
         # As columns of their own: the single neuron 3.10 is read as the number 3.1.
         "neuron_layers": [str(unit.layer) for unit in units],
@@ -235,6 +242,9 @@ def rows_of(record: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[di
                 **shared,
                 **clean(measure),
                 "measure": measure["name"],
+                # The prompts of how many facts count towards it, beside those that the run has.
+                "n_clusters_counting": measure.get("n_clusters"),
+                "n_clusters": shared["n_clusters"],
                 **{f"control_{key}": value for key, value in clean(measure["controls"] or {}).items()},
             }
         )

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.errors import HarnessError, suggest
-from harness.leaderboard import COLUMNS, typed
+from harness.findings import Findings, findings_of
+from harness.leaderboard import COLUMNS, Type, typed
 from harness.results import SCHEMA_VERSION
 
 Row = Mapping[str, Any]
@@ -43,6 +44,9 @@ SETTING = [
 """Columns that say what was asked. Of rows that agree in them, made by other versions or at other times, the newest
 counts."""
 
+SHOWN: dict[str, Type] = {**COLUMNS, "finding": "yes/no"}
+"""The columns that are shown: those of the file, and what is computed over the whole board."""
+
 ALIASES = {"time": "time_utc", "p": "p_two_sided", "controls": "control_mean"}
 """Short names of columns."""
 
@@ -65,8 +69,8 @@ def column_named(name: str, option: str) -> str:
         HarnessError: there is none; names ``option`` and the nearest column.
     """
     name = ALIASES.get(name, name)
-    if name not in COLUMNS:
-        near = suggest(name, [*COLUMNS, *ALIASES]) or f" There are: {', '.join(COLUMNS)}."
+    if name not in SHOWN:
+        near = suggest(name, [*SHOWN, *ALIASES]) or f" There are: {', '.join(SHOWN)}."
         raise HarnessError(f'{option}: "{name}" is no column of the leaderboard.{near}')
     return name
 
@@ -123,7 +127,7 @@ class Filter:
 
     def _wanted(self) -> Any:
         """The value, of the column's type."""
-        kind, text = COLUMNS[self.column], self.value
+        kind, text = SHOWN[self.column], self.value
         if text.lower() in ("null", "none"):
             return None
         if kind in ("number", "integer"):
@@ -168,10 +172,11 @@ class Query:
 
 @dataclass(frozen=True)
 class Found:
-    """The rows that a query chose, and what became of the others."""
+    """The rows that a query chose, what became of the others, and what is found on the whole board."""
 
     rows: list[dict[str, Any]]
     n: int
+    board: Findings = field(default_factory=Findings)
     older: int = 0
     foreign: int = 0
     cut: int = 0
@@ -179,24 +184,31 @@ class Found:
 
 
 def ask(rows: Iterable[Row], query: Query) -> Found:
-    """Choose and sort rows; they keep the columns and types of ``COLUMNS``.
+    """Choose and sort rows; they have the columns and types of ``SHOWN``.
+
+    ``finding`` is told of the newest row of each setting, among all of them whatever is chosen; older rows have none.
 
     Returns:
         ``n``: all rows; ``older``: left out because newer ones replace them; ``foreign``: of another schema, shown as
-        far as they have these columns; ``cut``: left out by the limit; ``hints``: for filters that nothing meets.
+        far as they have these columns; ``cut``: left out by the limit; ``hints``: for filters that nothing meets;
+        ``board``: see :func:`harness.findings.findings_of`.
 
     Raises:
         HarnessError: a measure, a verdict or a column is unknown; names the nearest.
     """
     given = list(rows)
-    every = [typed(row) for row in given]
+    every = [typed(row) | {"finding": None} for row in given]
     _known(
         "--measure", query.measures, {row["measure"] for row in every if row["measure"]}, "measure of the leaderboard"
     )
     _known("--verdict", query.verdicts, VERDICTS, "verdict")
     primary = query.primary and not query.measures
     foreign = sum(row["schema_version"] != SCHEMA_VERSION for row in every)
-    current = every if query.history else newest(every)
+    board = newest(every)
+    marks, found = findings_of(board)
+    for row, mark in zip(board, marks, strict=True):
+        row["finding"] = mark
+    current = every if query.history else board
     kept = [
         row
         for row in current
@@ -208,7 +220,7 @@ def ask(rows: Iterable[Row], query: Query) -> Found:
     ordered = _sorted(kept, query)
     shown = ordered[: query.limit]
     hints = [] if kept else [hint for condition in query.where if (hint := _hint(condition, current))]
-    return Found(shown, len(every), len(every) - len(current), foreign, len(ordered) - len(shown), hints)
+    return Found(shown, len(every), found, len(every) - len(current), foreign, len(ordered) - len(shown), hints)
 
 
 def newest(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

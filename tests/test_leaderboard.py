@@ -21,7 +21,7 @@ import pytest
 from harness import leaderboard
 from harness.errors import HarnessError
 from harness.leaderboard import COLUMNS, rows_of, typed
-from harness.query import Filter, Query, ask
+from harness.query import SHOWN, Filter, Query, ask
 from harness.report import board
 from harness.results import SCHEMA_VERSION
 from harness.terminal import Terminal
@@ -39,6 +39,9 @@ PROVENANCE = {
     "processor": "x86_64",
     "wall_seconds": 12,
 }
+
+
+NEWER = ("p_adjusted", "margin", "detectable", "n_clusters_counting", "design_effect")
 
 
 def run_rows(finished: str = PROVENANCE["finished"], **changes: Any) -> list[dict[str, Any]]:  # type: ignore[assignment]
@@ -77,7 +80,7 @@ def test_a_row_has_every_column_in_order_and_of_its_type(rows: list[dict[str, An
         assert list(row) == list(COLUMNS)
         assert typed(row) == row and all(type(typed(row)[name]) is type(row[name]) for name in row)
     assert {name for name in COLUMNS if all(row[name] is None for row in rows)} <= {
-        "model_revision", "higher_is_better",
+        "model_revision", "higher_is_better", *NEWER,
     }  # fmt: skip
     assert isinstance(rows[0]["wall_seconds"], float)
 
@@ -158,10 +161,10 @@ def test_rows_of_another_schema_are_shown_and_counted(rows: list[dict[str, Any]]
     found = ask([old, *rows], Query(measures=["CKCR"]))
     assert found.foreign == 1
     assert found.rows[-1] == {name: None for name in COLUMNS} | {
-        "row_id": "1", "schema_version": 1, "measure": "CKCR", "value": 3.0, "primary": True,
+        "row_id": "1", "schema_version": 1, "measure": "CKCR", "value": 3.0, "primary": True, "finding": None,
     }  # fmt: skip
     assert "1 row is of another schema" in board.summary(found, "file")[0]
-    assert printed(found, 200).splitlines()[-1].split()[:6] == ["-", "-", "-", "-", "-", "3.0000"]
+    assert printed(found, 200).splitlines()[-2].split()[:6] == ["-", "-", "-", "-", "-", "3.0000"]
     assert SCHEMA_VERSION != 1
 
 
@@ -291,18 +294,19 @@ def test_what_tells_rows_apart_is_shown_and_what_does_not_is_said_once(rows: lis
 def test_data_formats_have_all_columns_unrounded(harness: Harness, file: Path, rows: list[dict[str, Any]]) -> None:
     code, out, err = harness("leaderboard", "-o", file.parent, "--all", "--format", "json", "--sort", "row_id")
     assert (code, err) == (0, "")
-    assert json.loads(out) == sorted(rows, key=lambda row: row["row_id"])
+    assert [{x: row[x] for x in COLUMNS} for row in json.loads(out)] == sorted(rows, key=lambda row: row["row_id"])
     code, out, _ = harness("leaderboard", "-o", file, "--measure", "CKCR", "--format", "csv", "--sort", "time")
     table = list(csv.DictReader(io.StringIO(out)))
     wanted = [row for row in rows if row["measure"] == "CKCR"]
-    assert list(table[0]) == list(COLUMNS)
+    assert list(table[0]) == list(SHOWN) == [*COLUMNS, "finding"]
     assert [float(row["value"]) for row in table] == [row["value"] for row in wanted]
     assert table[0]["neurons"].split() == wanted[0]["neurons"] and table[1]["limit"] == ""
 
 
 def test_markdown_escapes_what_would_break_it(rows: list[dict[str, Any]]) -> None:
     rows[0]["model"] = "a|b_c\nd"
-    lines = board.markdown(rows[:2], ["model", "measure", "value"]).splitlines()
+    rows[0]["time_utc"] = "2027"
+    lines = board.markdown(ask(rows, Query(primary=False)), ["model", "measure", "value"]).splitlines()
     assert lines[:2] == ["| model | measure | value |", "| :-- | :-- | --: |"]
     assert lines[2] == "| a\\|b\\_c d | CK\\_to\\_PK | 0.00% |"
 

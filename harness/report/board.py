@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from harness import harmless
-from harness.leaderboard import COLUMNS
-from harness.query import SETTING, Found, column_named
+from harness.findings import in_words
+from harness.query import SETTING, SHOWN, Found, column_named
 from harness.report.console import VERDICT_STYLES
 from harness.report.numbers import FORMS, number, p_value
 from harness.results import SCHEMA_VERSION
@@ -31,19 +31,24 @@ DEFAULT = (
     "ci_low",
     "ci_high",
     "control_mean",
-    "p_holm",
+    "p_adjusted",
     "verdict",
+    "finding",
 )
 """Columns that people see when they name none; data formats have all."""
 
 COMPONENTS = ("task", "selector", "intervention")
+
+DISTANCES = ("margin", "detectable")
+"""Columns whose numbers have the measure's unit, and no sign."""
 
 IN_UNIT = (
     "baseline",
     "value",
     "ci_low",
     "ci_high",
-    *(x for x in COLUMNS if x.startswith("control_") and COLUMNS[x] == "number"),
+    *DISTANCES,
+    *(x for x in SHOWN if x.startswith("control_") and SHOWN[x] == "number"),
 )
 """Columns whose numbers have the measure's unit."""
 
@@ -60,20 +65,20 @@ def columns_of(text: str | None, form: str) -> list[str] | None:
         HarnessError: an unknown column; names the nearest.
     """
     if text is None:
-        return list(COLUMNS) if form in ("csv", "json") else None
+        return list(SHOWN) if form in ("csv", "json") else None
     if text.strip() == "all":
-        return list(COLUMNS)
+        return list(SHOWN)
     return [column_named(name.strip(), "--columns") for name in text.split(",") if name.strip()]
 
 
 def text_of(found: Found, form: str, columns: Sequence[str] | None, source: str) -> str:
     """The rows in one of ``FORMATS`` but "table"."""
     if form == "csv":
-        return csv_text(found.rows, columns or list(COLUMNS))
+        return csv_text(found.rows, columns or list(SHOWN))
     if form == "json":
-        return json_text(found.rows, columns or list(COLUMNS))
+        return json_text(found.rows, columns or list(SHOWN))
     shown = columns or visible(found.rows)
-    return markdown(found.rows, shown) if form == "markdown" else page(found, shown, source)
+    return markdown(found, shown) if form == "markdown" else page(found, shown, source)
 
 
 def visible(rows: Sequence[Row]) -> list[str]:
@@ -83,6 +88,15 @@ def visible(rows: Sequence[Row]) -> list[str]:
     several = [name for name in settings if len({row[name] for row in known}) > 1]
     place = DEFAULT.index("measure")
     return [*DEFAULT[:place], *several, *DEFAULT[place:]]
+
+
+def notes(found: Found, columns: Sequence[str]) -> list[str]:
+    """What the findings are found among, where they are shown."""
+    return in_words(found.board) if found.rows and "finding" in columns else []
+
+
+def _sentence(note: str) -> str:
+    return f"{note[0].upper()}{note[1:]}."
 
 
 def cells(rows: Sequence[Row], columns: Sequence[str]) -> list[list[str]]:
@@ -102,7 +116,8 @@ def cell(row: Row, column: str) -> str:
         return " ".join(value)
     if column in IN_UNIT:
         form = FORMS.get(row["unit"], "{:.4f}")
-        return (form if column == "value" else form.removesuffix("%")).format(value)
+        form = form if column == "value" else form.removesuffix("%")
+        return (form.replace("+", "") if column in DISTANCES else form).format(value)
     if isinstance(value, float):
         return p_value(value) if column.startswith("p_") else number(value)
     return value[:12] if column.endswith(("_sha256", "_commit")) or column == "run_id" else str(value)
@@ -157,11 +172,12 @@ def json_text(rows: Iterable[Row], columns: Sequence[str]) -> str:
     return "[\n" + ",\n".join(lines) + "\n]\n"
 
 
-def markdown(rows: Sequence[Row], columns: Sequence[str]) -> str:
-    """A Markdown table."""
-    aligned = [":--" if COLUMNS[x] in ("text", "list") else "--:" for x in columns]
-    lines = [list(columns), aligned, *(map(harmless.markdown, line) for line in cells(rows, columns))]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def markdown(found: Found, columns: Sequence[str]) -> str:
+    """A Markdown table, and below it what its findings are found among."""
+    aligned = [":--" if SHOWN[x] in ("text", "list") else "--:" for x in columns]
+    lines = [list(columns), aligned, *(map(harmless.markdown, line) for line in cells(found.rows, columns))]
+    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return table + "".join(f"\n{harmless.markdown(_sentence(note))}\n" for note in notes(found, columns))
 
 
 # -- terminal ----------------------------------------------------------------------------------------------------------
@@ -180,6 +196,8 @@ def show(console: Terminal, found: Found, columns: Sequence[str] | None) -> None
         console.print(Text(", ".join(f"{name} {value}" for name, value in same.items()), style="bold"))
     if lines:
         console.print(_table(shown, lines) if _width(shown, lines) <= console.width else _list(shown, lines))
+    for note in notes(found, shown):
+        console.print(Text(note, style="dim"))
 
 
 def summary(found: Found, source: str) -> list[str]:
@@ -207,7 +225,7 @@ def _width(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> int:
 def _table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
     for name in columns:
-        wide = COLUMNS[name] in ("text", "list")
+        wide = SHOWN[name] in ("text", "list")
         table.add_column(name, justify="left" if wide else "right", no_wrap=name != "verdict")
     for line in lines:
         texts = zip(columns, line, strict=True)
@@ -218,7 +236,7 @@ def _table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
 def _list(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
     """Each row as what it is about, and below that its numbers and verdict."""
     grid = Table.grid()
-    about = [i for i, name in enumerate(columns) if COLUMNS[name] == "text" and name != "verdict"]
+    about = [i for i, name in enumerate(columns) if SHOWN[name] == "text" and name != "verdict"]
     for line in lines:
         grid.add_row(Text(" ".join(line[i] for i in about)))
         rest = ", ".join(f"{columns[i]} {text}" for i, text in enumerate(line) if i not in about)
@@ -236,7 +254,7 @@ def page(found: Found, columns: Sequence[str], source: str) -> str:
     """
     lines: list[list[dict[str, Any]]] = [
         [
-            {"text": text, "value": _sortable(row[name]), "wide": COLUMNS[name] in ("text", "list"), "name": name}
+            {"text": text, "value": _sortable(row[name]), "wide": SHOWN[name] in ("text", "list"), "name": name}
             for name, text in zip(columns, line, strict=True)
         ]
         for row, line in zip(found.rows, cells(found.rows, columns), strict=True)
@@ -244,16 +262,16 @@ def page(found: Found, columns: Sequence[str], source: str) -> str:
     choices = {
         name: values
         for i, name in enumerate(columns)
-        if COLUMNS[name] == "text" and 1 < len(values := sorted({line[i]["text"] for line in lines})) <= 40
+        if SHOWN[name] in ("text", "yes/no") and 1 < len(values := sorted({line[i]["text"] for line in lines})) <= 40
     }
     return (
         harmless.html_environment()
         .get_template("board.html.j2")
         .render(
-            columns=[{"name": name, "wide": COLUMNS[name] in ("text", "list")} for name in columns],
+            columns=[{"name": name, "wide": SHOWN[name] in ("text", "list")} for name in columns],
             lines=lines,
             choices=choices,
-            notes=summary(found, source),
+            notes=[*summary(found, source), *notes(found, columns)],
         )
     )
 
