@@ -52,6 +52,7 @@ COLUMNS: dict[str, Type] = {
     "control_match": "text",
     "seed": "integer",
     "limit": "integer",
+    "hold_out": "number",
     "batch_size": "integer",
     "resamples": "integer",
     "hardware": "text",
@@ -230,7 +231,7 @@ def rows_of(record: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[di
         "engine": record["engine"],
         "n_controls": record["controls"]["n"],
         "control_match": record["controls"]["match"],
-        **{key: identity.get(key) for key in ("seed", "limit", "batch_size", "resamples")},
+        **{key: identity.get(key) for key in ("seed", "limit", "hold_out", "batch_size", "resamples")},
         "hardware": provenance["accelerator"] or provenance["processor"],
         "wall_seconds": provenance["wall_seconds"],
     }

@@ -36,6 +36,7 @@ SETTING = [
     "control_match",
     "seed",
     "limit",
+    "hold_out",
     "batch_size",
     "resamples",
     "metric",

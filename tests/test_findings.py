@@ -91,6 +91,12 @@ def test_replaced_and_older_rows_are_not_counted() -> None:
     }  # fmt: skip
 
 
+def test_runs_that_hold_out_other_facts_are_other_runs() -> None:
+    rows = [*board_of([0.5], hold_out=0.0), *board_of([0.5], hold_out=0.5), *board_of([0.5])]
+    rows = [row | {"row_id": str(i), "run_id": str(i)} for i, row in enumerate(rows)]
+    assert ask(rows, Query()).board.n == 3 and ask([rows[0], rows[0]], Query()).board.n == 1
+
+
 def test_what_a_run_itself_does_not_say_is_no_finding() -> None:
     """A broken model, or controls that do not match: the run is counted as if its p were 1."""
     rows = board_of([0.001], [0.02], [0.9])
@@ -129,12 +135,13 @@ def test_the_footer_stands_below_what_shows_findings() -> None:
 def test_a_row_has_what_its_verdict_rests_on() -> None:
     record = json.loads((GOLDEN / "record.json").read_text(encoding="utf-8"))
     record["exploratory"] = "the selector saw the outcomes"
+    record["identity"]["hold_out"] = 0.5
     record["measures"][0] |= {
         "n_clusters": 7, "design_effect": 1.5, "p_adjusted": 0.05, "margin": 2.0, "detectable": 3.0,
     }  # fmt: skip
     row = rows_of(record, PROVENANCE)[0]
     assert (row["n_clusters"], row["n_clusters_counting"]) == (record["task"]["n_clusters"], 7)
-    assert [row[x] for x in NEWER] == [0.05, 2.0, 3.0, 7, 1.5] and row["exploratory"] is True
+    assert [row[x] for x in NEWER] == [0.5, 0.05, 2.0, 3.0, 7, 1.5] and row["exploratory"] is True
     assert board.cell(row, "margin") == "2.00" and board.cell(row | {"unit": "nats"}, "detectable") == "3.0000"
     record["exploratory"] = None
     assert rows_of(record, PROVENANCE)[0]["exploratory"] is False

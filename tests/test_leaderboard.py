@@ -41,7 +41,7 @@ PROVENANCE = {
 }
 
 
-NEWER = ("p_adjusted", "margin", "detectable", "n_clusters_counting", "design_effect")
+NEWER = ("hold_out", "p_adjusted", "margin", "detectable", "n_clusters_counting", "design_effect")
 
 
 def run_rows(finished: str = PROVENANCE["finished"], **changes: Any) -> list[dict[str, Any]]:  # type: ignore[assignment]

@@ -83,7 +83,9 @@ def text_of(found: Found, form: str, columns: Sequence[str] | None, source: str)
 
 def visible(rows: Sequence[Row]) -> list[str]:
     """The columns that people see by default: ``DEFAULT``, and of the settings those that tell the rows apart."""
-    settings = ("dtype", "device", "engine", "n_controls", "control_match", "seed", "limit", "weights_sha256")
+    settings = (
+        "dtype", "device", "engine", "n_controls", "control_match", "seed", "limit", "hold_out", "weights_sha256"
+    )  # fmt: skip
     known = [row for row in rows if row["schema_version"] == SCHEMA_VERSION]  # others may not have these columns
     several = [name for name in settings if len({row[name] for row in known}) > 1]
     place = DEFAULT.index("measure")
