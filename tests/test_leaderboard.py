@@ -305,8 +305,7 @@ def test_data_formats_have_all_columns_unrounded(harness: Harness, file: Path, r
 
 def test_markdown_escapes_what_would_break_it(rows: list[dict[str, Any]]) -> None:
     rows[0]["model"] = "a|b_c\nd"
-    rows[0]["time_utc"] = "2027"
-    lines = board.markdown(ask(rows, Query(primary=False)), ["model", "measure", "value"]).splitlines()
+    lines = board.markdown(rows[:2], ["model", "measure", "value"]).splitlines()
     assert lines[:2] == ["| model | measure | value |", "| :-- | :-- | --: |"]
     assert lines[2] == "| a\\|b\\_c d | CK\\_to\\_PK | 0.00% |"
 

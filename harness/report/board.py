@@ -78,7 +78,10 @@ def text_of(found: Found, form: str, columns: Sequence[str] | None, source: str)
     if form == "json":
         return json_text(found.rows, columns or list(SHOWN))
     shown = columns or visible(found.rows)
-    return markdown(found, shown) if form == "markdown" else page(found, shown, source)
+    if form == "html":
+        return page(found, shown, source)
+    below = (f"\n{harmless.markdown(_sentence(note))}\n" for note in notes(found, shown))
+    return markdown(found.rows, shown) + "".join(below)
 
 
 def visible(rows: Sequence[Row]) -> list[str]:
@@ -174,12 +177,11 @@ def json_text(rows: Iterable[Row], columns: Sequence[str]) -> str:
     return "[\n" + ",\n".join(lines) + "\n]\n"
 
 
-def markdown(found: Found, columns: Sequence[str]) -> str:
-    """A Markdown table, and below it what its findings are found among."""
+def markdown(rows: Sequence[Row], columns: Sequence[str]) -> str:
+    """A Markdown table."""
     aligned = [":--" if SHOWN[x] in ("text", "list") else "--:" for x in columns]
-    lines = [list(columns), aligned, *(map(harmless.markdown, line) for line in cells(found.rows, columns))]
-    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    return table + "".join(f"\n{harmless.markdown(_sentence(note))}\n" for note in notes(found, columns))
+    lines = [list(columns), aligned, *(map(harmless.markdown, line) for line in cells(rows, columns))]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 # -- terminal ----------------------------------------------------------------------------------------------------------
