@@ -12,6 +12,7 @@ from harness.errors import HarnessError, suggest
 from harness.findings import Findings, findings_of
 from harness.leaderboard import COLUMNS, Type, typed
 from harness.results import SCHEMA_VERSION
+from harness.statistics import VERDICTS
 
 Row = Mapping[str, Any]
 
@@ -50,14 +51,6 @@ SHOWN: dict[str, Type] = {**COLUMNS, "finding": "yes/no"}
 
 ALIASES = {"time": "time_utc", "p": "p_two_sided", "controls": "control_mean"}
 """Short names of columns."""
-
-VERDICTS = (
-    "supported",
-    "less than random neurons",
-    "not distinguishable from random neurons",
-    "underpowered",
-    "model broken",
-)
 
 _SIGNS = ("!=", "!~", ">=", "<=", "==", "=", "~", ">", "<")
 _WHERE = re.compile(rf"\s*(\w+)\s*({'|'.join(map(re.escape, _SIGNS))})\s*(.*?)\s*", re.DOTALL)

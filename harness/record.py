@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -158,7 +160,7 @@ def _scores(
 ) -> tuple[dict[str, Any], list[Frame | Figure], dict[str, np.ndarray]]:
     """Every metric's measures beside their controls, tables with tests, a verdict for each primary measure; what is
     to be written beside the record; and the measures' values under the controls [m], by ``metric.measure``."""
-    from harness.statistics import adjust, summarise, verdict
+    from harness.statistics import summarise
 
     plan, selection = stage.plan, stage.selection
     taken: dict[tuple[type, str], str] = {}
@@ -177,36 +179,19 @@ def _scores(
         for measure in found.measures:
             with border.asking(metric, f'the measure "{measure.name}"'):  # its function is the metric's
                 summaries.append((metric.name, summarise(measure, clusters, seed, plan.spec.resamples)))
-        controls |= {f"{metric.name}.{x.name}": x.values[2:] for x in found.measures}
+        controls |= {f"{metric.name}.{x.name}": x.values[2:] for x in found.measures}  # in the order of the summaries
         tables += [_table(metric, table) for table in found.tables]
         shown += border.shown(metric, "measure", (*found.frames, *found.figures), taken)
         remarks += found.remarks
         broken = broken or found.broken
-    selected = f"the selected {noun_for(len(selection.neurons), selection.neurons[0].word)}"
-    primary = [summary for _, summary in summaries if summary.primary]
-    # By summary, not by name: measures of two metrics may be called the same.
-    holm, benjamini = (
-        dict(zip(map(id, primary), adjust([x.test.p_two_sided for x in primary], how), strict=True))
-        for how in ("holm", "bh")
-    )
-    measures = []
-    for metric_name, summary in summaries:
-        row = {"metric": metric_name, **summary.to_dict()}
-        if summary.primary:
-            said = verdict(summary, holm[id(summary)], broken=broken, selected=selected)
-            row |= {
-                "p_holm": holm[id(summary)],
-                "p_bh": benjamini[id(summary)],
-                "verdict": said.word,
-                "verdict_sentence": said.sentence,
-            }
-        measures.append(row)
+    judged, family = _judged(stage, [found for _, found in summaries], controls, broken)
+    measures = [
+        {"metric": metric_name, **summary.to_dict(), **judged.get(i, {})}
+        for i, (metric_name, summary) in enumerate(summaries)
+    ]
     scores = {
         "measures": measures,
-        "family": {
-            "adjusted": "Holm and Benjamini-Hochberg over the primary measures of this run",
-            "size": len(primary),
-        },
+        "family": family,
         "tables": tables,
         "frames": [frame_rows(item) for item in shown if isinstance(item, Frame)],
         "figures": [{"name": item.name, "title": item.title} for item in shown if isinstance(item, Figure)],
@@ -214,6 +199,57 @@ def _scores(
         "broken": broken,
     }
     return scores, shown, controls
+
+
+def _judged(
+    stage: Stage, summaries: Sequence[MeasureSummary], controls: Mapping[str, np.ndarray], broken: str | None
+) -> tuple[dict[int, dict[str, Any]], dict[str, Any]]:
+    """What is said of each primary measure, by its place among the summaries, and of their family.
+
+    Args:
+        controls: values of every measure under the controls [m], in the order of the summaries.
+    """
+    from harness.statistics import Circumstances, adjust, family_of, verdict
+
+    spec, selection, prepared = stage.plan.spec, stage.selection, stage.prepared
+    places = [i for i, summary in enumerate(summaries) if summary.primary]
+    primary = [summaries[i] for i in places]
+    values = np.array([list(controls.values())[i] for i in places]).reshape(len(places), len(stage.controls.sets))
+    treated = [np.nan if x.value is None else x.value for x in primary]
+    family = family_of(treated, values, [x.null for x in primary])
+    p = [x.test.p_two_sided for x in primary]
+    clusters = len({prompt.cluster for prompt in prepared.prompts})
+    items = spec.limit or (prepared.steps[0].kept if prepared.steps else clusters)
+    around = Circumstances(
+        broken=broken,
+        blocked=stage.controls.details.get("blocks"),
+        selected=f"the selected {noun_for(len(selection.neurons), selection.neurons[0].word)}",
+        items_per_cluster=items / clusters,
+        limited=spec.limit is not None,
+    )
+    judged = {}
+    corrections = zip(places, primary, adjust(p, "holm"), adjust(p, "bh"), strict=True)
+    for place, (i, summary, holm, bh) in enumerate(corrections):
+        said = verdict(summary, family, place, replace(around, margin=getattr(spec, "margins", {}).get(summary.name)))
+        judged[i] = {
+            "p_adjusted": family.p[place],
+            "p_holm": holm,
+            "p_bh": bh,
+            "verdict": said.word,
+            "verdict_sentence": said.sentence,
+            "margin": said.margin,
+            "detectable": said.detectable,
+            "detectable_limit": None if said.half is None else math.ceil(said.half.clusters * around.items_per_cluster),
+            "detectable_controls": None if said.half is None else said.half.controls,
+        }
+    about = {
+        "adjusted": "Westfall-Young step-down min-p over the primary measures of this run, by their shared controls",
+        "size": len(primary),
+        "alpha": family.alpha,
+        "rows": family.rows,
+        "smallest": family.smallest,
+    }
+    return judged, about
 
 
 def frame_rows(frame: Frame) -> dict[str, Any]:

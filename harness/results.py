@@ -32,7 +32,7 @@ from harness.errors import HarnessError, not_there
 from harness.outcomes import Alone, Outcomes, Prepared, Prompt, Series, Step
 from harness.owned import Written, path_name, remove_empty
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 RECORD, PAGE, PROVENANCE, MARK = "result.json", "report.html", "provenance.json", "files.sha256"
 UNFINISHED = "unfinished"

@@ -176,24 +176,36 @@ class Measure(_Part):
     ci_method: str | None
     difference_low: Number
     difference_high: Number
+    n_clusters: Whole
+    design_effect: Number
     p_greater: Number
     p_less: Number
     p_two_sided: Number
     quantile: Number
+    p_magnitude: Number
+    p_adjusted: Number = None
     p_holm: Number = None
     verdict: str | None = None
     verdict_sentence: str | None = None
+    margin: Number = None
+    detectable: Number = None
+    detectable_limit: Number = None
+    detectable_controls: Number = None
 
     @model_validator(mode="after")
     def _judged(self) -> Self:
         """A primary measure has a verdict and its corrected p."""
-        if self.primary and ("p_holm" not in self.model_fields_set or None in (self.verdict, self.verdict_sentence)):
-            raise ValueError("expected p_holm, verdict and verdict_sentence of a primary measure")
+        there = {"p_adjusted", "p_holm", "margin", "detectable"} <= self.model_fields_set
+        if self.primary and (not there or None in (self.verdict, self.verdict_sentence)):
+            raise ValueError("expected p_adjusted, p_holm, verdict, margin and detectable of a primary measure")
         return self
 
 
 class Family(_Part):
     size: Whole
+    alpha: float
+    rows: Whole
+    smallest: float
 
 
 class MarginShift(_Part):

@@ -39,10 +39,11 @@ MOST_ROWS, MOST_COLUMNS = 16, 8
 """Of a metric's tables a wide terminal shows the short ones, so many columns of them; the CSV files have everything."""
 
 VERDICT_STYLES = {
-    "supported": "bold green",
-    "less than random neurons": "magenta",
+    "more than random": "bold green",
+    "less than random": "magenta",
+    "opposite direction": "magenta",
     "model broken": "bold red",
-    "underpowered": "yellow",
+    "cannot tell": "yellow",
 }
 
 

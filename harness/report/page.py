@@ -42,10 +42,12 @@ CHARTS = 80
 """Measures whose control distribution is drawn."""
 
 VERDICTS: dict[str, tuple[str, str, str]] = {
-    "supported": ("yes", "●", "The selected {selected} this more than random {units} do."),
-    "less than random neurons": ("less", "▼", "The selected {selected} this less than random {units} do."),
-    "not distinguishable from random neurons": ("no", "○", "Random {units} change this as much."),
-    "underpowered": ("unknown", "?", "There is too little data, or there are too few controls, to tell."),
+    "more than random": ("yes", "●", "The selected {selected} this more than random {units} do."),
+    "less than random": ("less", "▼", "The selected {selected} this less than random {units} do."),
+    "opposite direction": ("less", "⇄", "The selected {selected} this in the other direction than random {units} do."),
+    "no more than d apart": ("no", "≈", "The selected {selected} this as random {units} do, to within d."),
+    "inconclusive": ("unknown", "○", "Whether the selected {selected} this more or less than random {units} is open."),
+    "cannot tell": ("unknown", "?", "These controls, or these data, cannot tell."),
     "model broken": ("broken", "✕", "The treated model no longer does the task: nothing can be concluded."),
 }
 """For each verdict its style, a sign (colour alone says nothing to some), and what it means."""

@@ -1,13 +1,14 @@
 """Statistics of measures: p-values against controls, intervals over prompts, tests of transition tables, two runs.
 
 There are two sources of variance. *Which neurons?* is answered by the controls: the treated value is ranked among the
-values of random sets (:func:`permutation_test`). *Which prompts?* is answered by resampling facts, the prompts of one
-fact together (:func:`bootstrap_interval`, :func:`paired_bootstrap`). Everything here is a pure function of arrays; what
-is not defined (no controls, an empty cell, a spread of 0) is None, never NaN. scipy.stats and statsmodels are imported
-inside functions because importing them is slow.
+values of random sets (:func:`permutation_test`), all primary measures of a run together (:func:`step_down_min_p`).
+*Which prompts?* is answered by drawing facts, the prompts of one fact together (:func:`interval_of`). Everything
+here is a pure function of arrays; what is not defined (no controls, an empty cell, a spread of 0) is None, never NaN.
+scipy.stats and statsmodels are imported inside functions because importing them is slow.
 """
 
-from harness.statistics.bootstrap import Interval, binomial_interval, bootstrap_interval, paired_bootstrap
+from harness.statistics.bootstrap import Interval
+from harness.statistics.clusters import binomial_interval, design_effect, korn_graubard
 from harness.statistics.comparison import (
     Discordant,
     Overlap,
@@ -17,20 +18,27 @@ from harness.statistics.comparison import (
     paired_intervals,
     swap_test,
 )
+from harness.statistics.intervals import interval_of
 from harness.statistics.margins import MarginShift, MarginTest, margin_test
 from harness.statistics.measure import Aggregated, AnyMeasure, Functional, Measure
 from harness.statistics.permutation import PermutationTest, adjust, control_summary, effect_sizes, permutation_test
+from harness.statistics.power import Needed, Spread, detectable, needed
 from harness.statistics.seeds import derive_seed, generator
-from harness.statistics.selective import ALPHA, Selective, controls_needed, selective_findings
+from harness.statistics.selective import Selective, controls_needed, selective_findings
+from harness.statistics.stepdown import ALPHA, critical_rank, step_down_min_p
+from harness.statistics.summary import MeasureSummary, summarise
 from harness.statistics.tables import ChiSquare, McNemar, TableTests, conversion_ratios, table_tests, transition_table
-from harness.statistics.verdicts import MeasureSummary, Verdict, summarise, verdict
+from harness.statistics.verdicts import VERDICTS, Circumstances, Family, Verdict, family_of, verdict
 
 __all__ = [
     "ALPHA",
+    "VERDICTS",
     "Aggregated",
     "AnyMeasure",
     "ChiSquare",
+    "Circumstances",
     "Discordant",
+    "Family",
     "Functional",
     "Interval",
     "MarginShift",
@@ -38,28 +46,36 @@ __all__ = [
     "McNemar",
     "Measure",
     "MeasureSummary",
+    "Needed",
     "Overlap",
     "PermutationTest",
     "Selective",
+    "Spread",
     "SwapTest",
     "TableTests",
     "Verdict",
     "adjust",
     "binomial_interval",
-    "bootstrap_interval",
     "chance_overlap",
     "control_summary",
     "controls_needed",
     "conversion_ratios",
+    "critical_rank",
     "derive_seed",
+    "design_effect",
+    "detectable",
     "effect_sizes",
+    "family_of",
     "generator",
+    "interval_of",
+    "korn_graubard",
     "margin_test",
     "mcnemar",
-    "paired_bootstrap",
+    "needed",
     "paired_intervals",
     "permutation_test",
     "selective_findings",
+    "step_down_min_p",
     "summarise",
     "swap_test",
     "table_tests",

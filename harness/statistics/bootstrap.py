@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
+from harness.statistics.clusters import cluster_sums
 from harness.statistics.measure import Aggregated, AnyMeasure, Functional, known_values, ratio
 from harness.wording import counted
 
@@ -27,27 +27,6 @@ class Interval:
     level: float
     method: str
     undefined: int = 0
-
-
-def binomial_interval(
-    k: int, n: int, method: Literal["wilson", "clopper-pearson"] = "wilson", level: float = 0.95
-) -> tuple[float, float] | None:
-    """Interval of a single proportion k / n, in [0, 1]; None when n = 0."""
-    from scipy.stats import binomtest
-
-    if n == 0:
-        return None
-    found = binomtest(k, n).proportion_ci(level, {"wilson": "wilson", "clopper-pearson": "exact"}[method])
-    return float(found.low), float(found.high)
-
-
-def cluster_sums(array: np.ndarray, clusters: np.ndarray) -> np.ndarray:
-    """Sums over the prompts of each cluster: [rows, n_prompts] -> [rows, n_clusters]."""
-    if array.shape[1] == 0:
-        return array.astype(np.float64)
-    order = np.argsort(clusters, kind="stable")
-    starts = np.flatnonzero(np.diff(clusters[order], prepend=clusters[order[0]] - 1))
-    return np.add.reduceat(array[:, order], starts, axis=1, dtype=np.float64)
 
 
 def _weights(n: int, seed: int, resamples: int, block: int) -> Iterator[np.ndarray]:
@@ -119,41 +98,88 @@ def _block(n: int) -> int:
     return max(1, min(512, 4_000_000 // max(n, 1)))
 
 
-def percentile(values: Sequence[np.ndarray], level: float) -> Interval | None:
-    """The middle ``level`` of the resampled values, which come in blocks."""
+def percentile(values: Sequence[np.ndarray], level: float, clusters: int) -> Interval | None:
+    """Percentiles of resampled values, which come in blocks, at a level that is widened for few clusters.
+
+    The plain middle ``level`` is too narrow by sqrt(g / (g - 1)), which a resample's variance lacks, and by what t with
+    g - 1 degrees of freedom is wider than normal: the level becomes 2 Phi(sqrt(g / (g - 1)) t) - 1 (Hesterberg 2015,
+    Am. Stat. 69(4), 371-386, section 4.2). None with fewer than two clusters, or when no resample has a value.
+    """
+    from scipy.stats import norm, t
+
     drawn = np.concatenate([np.empty(0), *values])
     known = known_values(drawn)
-    if len(known) == 0:
+    if len(known) == 0 or clusters < 2:
         return None
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(low), float(high), level, "percentile bootstrap over clusters", len(drawn) - len(known))
+    tail = float(norm.sf(np.sqrt(clusters / (clusters - 1)) * t.isf((1 - level) / 2, clusters - 1)))
+    low, high = np.quantile(known, [tail, 1 - tail])
+    return Interval(
+        float(low), float(high), level, "bootstrap over clusters, widened percentiles", len(drawn) - len(known)
+    )
 
 
-def bootstrap_interval(
-    measure: AnyMeasure, row: int, clusters: np.ndarray, seed: int, resamples: int = 2000, level: float = 0.95
-) -> Interval | None:
-    """Interval of the value of condition ``row``; prompts of the same cluster [n_prompts] are drawn together.
+@dataclass(frozen=True)
+class Draws:
+    """A measure in bootstrap resamples of clusters.
 
-    None with fewer than two clusters, or when no resample has a value.
+    Attributes:
+        treated: the treated value in each of B resamples [B]; NaN where undefined. difference: treated minus the mean
+            of the controls that were resampled [B].
+        difference_of_rows: the same of the values themselves, over those controls.
+        noise: standard deviation, over resamples, of a control's distance from the controls' mean, in the mean over
+            controls: what other prompts would change. NaN with fewer than two controls.
+        critical: for some ranks r, the 80% quantile, over resamples, of how far the r-th most extreme control lies from
+            the controls' mean, on the side where that is further (:mod:`harness.statistics.power`).
     """
-    return percentile([block[:, 0] for block in resampled(measure, [row], clusters, seed, resamples)], level)
+
+    treated: np.ndarray
+    difference: np.ndarray
+    difference_of_rows: float
+    noise: float
+    critical: Mapping[int, float]
 
 
-def both_intervals(
-    measure: AnyMeasure, clusters: np.ndarray, seed: int, resamples: int, level: float
-) -> tuple[Interval | None, Interval | None]:
-    """Intervals of the treated value, and of its difference to the mean of the controls in the same resamples."""
-    values, differences = [], []
-    for block in resampled(measure, range(1, len(measure.values)), clusters, seed, resamples):
-        controls = block[:, 1:]
-        mean = ratio(np.nansum(controls, axis=1), (~np.isnan(controls)).sum(axis=1), 1.0)
-        values.append(block[:, 0])
-        differences.append(block[:, 0] - mean)
-    return percentile(values, level), percentile(differences, level)
+def draw(
+    measure: AnyMeasure, clusters: np.ndarray, seed: int, resamples: int = 2000, ranks: Sequence[int] = ()
+) -> Draws:
+    """Resample all conditions of a measure once, for everything that is asked of the resamples."""
+    few = isinstance(measure, Aggregated)
+    values = measure.values[1:]
+    rows = range(1, 1 + min(len(values), FEW_ROWS if few else len(values)))
+    controls = values[1 : len(rows)]
+    order = np.argsort(controls, kind="stable")[: len(known_values(controls))]  # NaN come last
+    ranks = [r for r in ranks if r <= len(order)] if not few else []
+    places = np.array([order[place] for r in ranks for place in (-r, r - 1)], int)  # above, below the mean
+    treated, difference, at_places = [np.empty(0)], [np.empty(0)], [np.empty((0, len(places)))]
+    sums, squares, known = np.zeros(len(controls)), np.zeros(len(controls)), np.zeros(len(controls))
+    for block in resampled(measure, rows, clusters, seed, resamples):
+        others = block[:, 1:]
+        there = ~np.isnan(others)
+        mean = ratio(np.where(there, others, 0.0).sum(axis=1), there.sum(axis=1), 1.0)
+        away = np.where(there, others - np.nan_to_num(mean)[:, None], 0.0)
+        sums, squares, known = sums + away.sum(axis=0), squares + (away**2).sum(axis=0), known + there.sum(axis=0)
+        treated.append(block[:, 0])
+        difference.append(block[:, 0] - mean)
+        at_places.append(np.where(there[:, places], away[:, places], np.nan))
+    variance = (squares - ratio(sums**2, known, 1.0))[known > 1] / (known[known > 1] - 1)
+    return Draws(
+        np.concatenate(treated),
+        np.concatenate(difference),
+        float(values[0] - known_values(controls).mean()) if len(known_values(controls)) else float("nan"),
+        float(np.sqrt(variance.mean())) if len(variance) > 1 else float("nan"),
+        dict(zip(ranks, _further(np.concatenate(at_places)), strict=True)),
+    )
 
 
-def paired_bootstrap(
-    measure: AnyMeasure, clusters: np.ndarray, seed: int, resamples: int = 2000, level: float = 0.95
-) -> Interval | None:
-    """Interval of treated minus the mean of the controls, paired by resample; None without controls."""
-    return both_intervals(measure, clusters, seed, resamples, level)[1]
+FOUND = 0.8
+"""Of the resamples; other control sets, whose most extreme ones lie elsewhere, make it about three in four runs."""
+
+
+def _further(away: np.ndarray) -> Iterator[float]:
+    """The larger of both sides' quantiles, for distances [B, 2 n_ranks] above and below the mean."""
+    if len(away) == 0:
+        yield from [float("nan")] * (away.shape[1] // 2)
+        return
+    for i in range(0, away.shape[1], 2):
+        sides = [known_values(away[:, i]), -known_values(away[:, i + 1])]
+        yield max((float(np.quantile(side, FOUND)) for side in sides if len(side)), default=float("nan"))

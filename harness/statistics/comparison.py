@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.statistics.bootstrap import Interval, cluster_sums, percentile, resampled
+from harness.statistics.bootstrap import Interval, percentile, resampled
+from harness.statistics.clusters import cluster_sums
 from harness.statistics.measure import Aggregated, AnyMeasure, Functional, Measure, ratio
 
 BLOCK = 4_000_000
@@ -40,7 +41,8 @@ def paired_intervals(
         raise ValueError("the two runs do not have the same clusters")
     runs = ((first, first_clusters), (second, second_clusters))
     a, b = (_drawn(measure, clusters, seed, resamples) for measure, clusters in runs)
-    return percentile([(b - a)[:, 0]], level), percentile([(b - a)[:, 1]], level)
+    n = len(np.unique(first_clusters))
+    return percentile([(b - a)[:, 0]], level, n), percentile([(b - a)[:, 1]], level, n)
 
 
 def _drawn(measure: AnyMeasure, clusters: np.ndarray, seed: int, resamples: int) -> np.ndarray:

@@ -7,7 +7,7 @@ from math import prod
 
 import numpy as np
 
-from harness.statistics.bootstrap import cluster_sums
+from harness.statistics.clusters import cluster_sums
 from harness.statistics.seeds import generator
 
 DRAWS = 9999

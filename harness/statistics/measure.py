@@ -12,6 +12,17 @@ import numpy as np
 from harness.errors import HarnessError
 from harness.wording import counted
 
+CHANGE = 1e-6
+"""What a prompt contributes has changed if it differs by more than this, in its unit and as a share: outcomes are
+float32, and less is rounding."""
+
+
+def differs(values: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+    """Where values are not the baseline's, rounding aside; the shapes broadcast."""
+    if values.dtype.kind in "bui" and baseline.dtype.kind in "bui":
+        return np.asarray(values != baseline)
+    return np.asarray(np.abs(values - baseline) > CHANGE * (1 + np.abs(baseline)))
+
 
 def finite(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None
@@ -80,7 +91,7 @@ class Measure:
     @property
     def changed(self) -> np.ndarray:
         """Number of prompts that contribute otherwise than under the baseline [n_conditions]."""
-        different = self.numerator != self.numerator[:1]
+        different = differs(self.numerator, self.numerator[:1])
         return (different | (self.denominator != self.denominator[:1])).sum(axis=1)
 
     @property
@@ -151,7 +162,7 @@ class Functional:
     @property
     def changed(self) -> np.ndarray:
         """Number of prompts that contribute otherwise than under the baseline [n_conditions]."""
-        return (self.terms != self.terms[:1]).any(axis=2).sum(axis=1)
+        return differs(self.terms, self.terms[:1]).any(axis=2).sum(axis=1)
 
     @property
     def counting(self) -> np.ndarray:

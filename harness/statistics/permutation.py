@@ -10,6 +10,26 @@ import numpy as np
 
 from harness.statistics.measure import finite, known_values
 
+ROUNDING = 1e-7
+"""Values of a measure that differ by less, and by less than this share of the largest, differ by rounding: outcomes are
+float32, and sums of what is alike are not always the same bits."""
+
+
+def alike(values: np.ndarray, null: float = 0.0) -> np.ndarray:
+    """The values with differences of rounding taken away: what is next to ``null`` becomes it.
+
+    Where all lie within rounding of one another, all are the same. Otherwise their distances from ``null`` are rounded.
+    """
+    values = np.asarray(values, np.float64)
+    finite = values[np.isfinite(values)]
+    if len(finite) == 0:
+        return values
+    centre = float(null) if np.isfinite(null) else 0.0
+    grain = ROUNDING * max(1.0, float(np.abs(finite).max()))
+    if float(np.ptp(finite)) <= grain:
+        return np.where(np.isfinite(values), finite[0], values)
+    return centre + np.round((values - centre) / grain) * grain
+
 
 @dataclass(frozen=True)
 class PermutationTest:
@@ -27,18 +47,20 @@ class PermutationTest:
     """Percent of the controls below the treated value, ties counted half (``percentileofscore(kind="mean")``)."""
 
 
-def permutation_test(treated: float, controls: np.ndarray) -> PermutationTest:
+def permutation_test(treated: float, controls: np.ndarray, null: float = 0.0) -> PermutationTest:
     """Monte-Carlo test: p = (b + 1) / (m + 1), b the controls [m] at least as extreme, ties included.
 
-    The +1 makes the test exact where the treated set is one of m + 1 exchangeable sets (Phipson & Smyth 2010). Control
-    sets that avoid the treated neurons are so only nearly: they are drawn from a slightly smaller layer, which matters
-    where many of few are treated (2 of 40: P(p <= 0.05) is 0.06 to 0.08) and not where 6 of 3,072 are.
+    The +1 makes the test exact where the treated set is one of m + 1 exchangeable sets (Phipson & Smyth 2010, Stat.
+    Appl. Genet. Mol. Biol. 9(1)); :mod:`harness.controls` tells how near to that control sets are drawn.
     Two-sided: min(1, 2 min(p_greater, p_less)). All p are None without controls or when ``treated`` is not finite.
+    ``null``: the value of no effect, which values within rounding of it are taken for (:func:`alike`).
     """
     known = known_values(controls)
     m, n_nan = len(known), len(controls) - len(known)
     if m == 0 or not np.isfinite(treated):
         return PermutationTest(0, 0, m, n_nan, None, None, None, None)
+    treated, *others = alike(np.array([treated, *known]), null).tolist()
+    known = np.array(others)
     greater, less = int((known >= treated).sum()), int((known <= treated).sum())
     p_greater, p_less = (greater + 1) / (m + 1), (less + 1) / (m + 1)
     quantile = 100 * (m - greater + less) / (2 * m)

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-ALPHA = 0.05
-"""What p-values are compared with; p == ALPHA counts as below."""
+from harness.statistics.stepdown import ALPHA
 
 ROUNDING = 1e-12
 """Relative: p-values and levels are ratios of small numbers, and p == level counts."""

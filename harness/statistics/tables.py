@@ -12,7 +12,7 @@ from harness.errors import HarnessError
 from harness.statistics.margins import MarginTest, margin_test
 from harness.statistics.measure import finite, ratio
 from harness.statistics.permutation import adjust
-from harness.statistics.selective import ALPHA
+from harness.statistics.stepdown import ALPHA
 from harness.wording import only
 
 MIN_CHANGED = 10

@@ -1,163 +1,242 @@
-"""A measure in one record, and what it says in words."""
+"""What a primary measure says in words, decided by rule."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import numpy as np
 
-from harness.statistics.bootstrap import Interval, binomial_interval, both_intervals
-from harness.statistics.measure import AnyMeasure, Measure, finite
-from harness.statistics.permutation import PermutationTest, control_summary, effect_sizes, permutation_test
-from harness.statistics.tables import MIN_CHANGED
-from harness.wording import counted, only
+from harness.statistics.permutation import ROUNDING
+from harness.statistics.power import SETS, Needed, detectable, needed
+from harness.statistics.stepdown import ALPHA, critical_rank, step_down_min_p
+from harness.statistics.summary import MeasureSummary
+from harness.wording import counted
+
+Word = Literal[
+    "more than random",
+    "less than random",
+    "opposite direction",
+    "no more than d apart",
+    "inconclusive",
+    "cannot tell",
+    "model broken",
+]
+VERDICTS: tuple[Word, ...] = get_args(Word)
+
+MARGIN = 2.0
+"""The margin d of a measure for which the user names none, in standard deviations of the control sets."""
 
 
 @dataclass(frozen=True)
-class MeasureSummary:
-    """Everything that is reported of a measure; None where undefined.
+class Family:
+    """The primary measures of a run, judged by the control sets that they share.
 
-    ``count``: events under treatment, where the measure counts; ``denominator``: what they are counted among.
-    ``n_changed``: prompts that the treatment changed; ``n_changed_controls``: the same, mean over the controls.
-    ``interval``: of the treated value; ``difference_interval``: of treated minus the mean of the controls.
+    Attributes:
+        p: adjusted p of each measure (:func:`harness.statistics.stepdown.step_down_min_p`); None where it has none.
+        rows: M, the control sets and the treated one. smallest: 1 / M, the smallest p there can be.
+        moving: measures that are not the same in every control set. rank: what a value must lie beyond to be found.
     """
 
-    name: str
-    title: str
-    unit: str
-    description: str
-    higher_is_better: bool | None
-    primary: bool
-    null: float
-    baseline: float | None
-    value: float | None
-    count: int | None
-    denominator: float | None
-    n_changed: int
-    n_changed_controls: float | None
-    interval: Interval | None
-    controls: dict[str, float | int | None] | None
-    test: PermutationTest
-    effects: dict[str, float | None]
-    difference_interval: Interval | None
+    p: tuple[float | None, ...]
+    rows: int
+    moving: int
+    rank: int
+    alpha: float = ALPHA
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values; intervals and test are flattened: ``ci_low``, ``difference_high``, ``p_two_sided``, ``m`` ..."""
-        row = asdict(self)
-        for key, prefix in (("interval", "ci"), ("difference_interval", "difference")):
-            found = row.pop(key) or {}
-            row |= {f"{prefix}_{name}": found.get(name) for name in ("low", "high", "level", "method", "undefined")}
-        return row | row.pop("test")
+    @property
+    def smallest(self) -> float:
+        return 1 / self.rows
 
 
-def summarise(
-    measure: AnyMeasure, clusters: np.ndarray, seed: int, resamples: int = 2000, level: float = 0.95
-) -> MeasureSummary:
-    """Values, interval over prompts, controls, test and effect sizes of one measure.
-
-    Of a count without a single event (or with nothing else) every resample is alike; its interval is Clopper-Pearson's
-    with clusters as trials, which for 0 of n is close to the rule of three.
-    """
-    values, changed = measure.values, measure.changed
-    treated, controls = float(values[1]), values[2:]
-    interval, difference_interval = both_intervals(measure, clusters, seed, resamples, level)
-    counting = len(np.unique(clusters[measure.counting]))
-    if counting < 2:
-        interval = None  # a single cluster has no spread to resample
-    events = trials = None
-    if isinstance(measure, Measure):
-        events, trials = float(measure.numerator[1].sum()), float(measure.denominator[1].sum())
-    if isinstance(measure, Measure) and measure.is_count and trials and events in (0, trials):
-        low, high = binomial_interval(counting if events else 0, counting, "clopper-pearson", level) or (0.0, 1.0)
-        interval = Interval(measure.scale * low, measure.scale * high, level, "Clopper-Pearson, clusters as trials")
-    return MeasureSummary(
-        name=measure.name,
-        title=measure.title,
-        unit=measure.unit,
-        description=measure.description,
-        higher_is_better=measure.higher_is_better,
-        primary=measure.primary,
-        null=measure.null,
-        baseline=finite(values[0]),
-        value=finite(treated),
-        count=int(events) if measure.is_count and events is not None else None,
-        denominator=trials,
-        n_changed=int(changed[1]),
-        n_changed_controls=float(changed[2:].mean()) if len(controls) else None,
-        interval=interval,
-        controls=control_summary(controls) if len(controls) else None,
-        test=permutation_test(treated, controls),
-        effects=effect_sizes(treated, controls),
-        difference_interval=difference_interval,
-    )
+def family_of(treated: Sequence[float], controls: np.ndarray, null: Sequence[float], alpha: float = ALPHA) -> Family:
+    """Judge k measures together; treated and null: [k], controls: [k, m] (NaN where a set has no value)."""
+    values, around = np.asarray(treated, np.float64), np.asarray(null, np.float64)
+    known = np.isfinite(values)
+    spread = [len(set(row[~np.isnan(row)].tolist())) > 1 for row in controls]
+    adjusted = step_down_min_p(values, controls, around)
+    rank = critical_rank(controls[known], alpha, around[known]) if known.any() else 0
+    return Family(tuple(adjusted), controls.shape[1] + 1, sum(spread), rank, alpha)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    word: str
-    """"supported", "less than random neurons", "not distinguishable from random neurons", "underpowered" or "model
-    broken"."""
-    sentence: str
+    """What a measure says.
 
-
-def verdict(
-    summary: MeasureSummary,
-    p_adjusted: float | None,
-    alpha: float = 0.05,
-    n_changed: int | None = None,
-    broken: str | None = None,
-    selected: str = "the selected neurons",
-) -> Verdict:
-    """What a measure says, decided by rule; the first that applies:
-
-    1. "model broken": ``broken`` says why.
-    2. "underpowered": no value; fewer than 10 prompts changed, both under treatment and under the average control; or
-       too few controls: 2 / (m + 1) >= alpha, or the value lies beyond all of them and the adjusted p is >= alpha yet.
-    3. "supported": adjusted p < alpha, and the interval of treated minus controls lies on the tested side of 0;
-       "less than random neurons" when the treated value is then nearer to no effect than the controls' mean.
-    4. "not distinguishable from random neurons".
-
-    ``n_changed`` replaces the number of changed prompts that the summary counted; ``selected``: what was treated, in
-    words.
+    Attributes:
+        margin: d, in the measure's unit; None where the controls have no spread and the user named none.
+        detectable: the distance from the controls' mean that such a run would have found in about 75% of cases.
+        half: clusters and control sets with which half of that would be found, if any would do.
     """
-    test, interval, floor = summary.test, summary.difference_interval, 2 / (summary.test.m + 1)
-    changed = round(max(summary.n_changed, summary.n_changed_controls or 0)) if n_changed is None else n_changed
 
-    def say(word: str, why: str) -> Verdict:
-        return Verdict(word, f"{why[0].upper()}{why[1:]}.")
+    word: Word
+    sentence: str
+    margin: float | None = None
+    detectable: float | None = None
+    half: Needed | None = None
 
-    if broken is not None:
-        return say("model broken", f"not interpreted, because the model is broken: {broken.rstrip('.')}")
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What a verdict depends on beside the numbers of its measure.
+
+    Attributes:
+        broken: why nothing is interpreted. blocked: why the controls are none for these neurons.
+        selected: what was treated; units: what the controls are, in words. margin: the user's d.
+        items_per_cluster: of the task's data, for each cluster that is evaluated. limited: ``--limit`` left some out.
+    """
+
+    broken: str | None = None
+    blocked: str | None = None
+    selected: str = "the selected neurons"
+    margin: float | None = None
+    items_per_cluster: float = 1.0
+    limited: bool = True
+
+
+def verdict(summary: MeasureSummary, family: Family, place: int, around: Circumstances = Circumstances()) -> Verdict:
+    """The first that applies:
+
+    1. "model broken": the task says that the treated model no longer does it.
+    2. "cannot tell": no value; no controls; all sets alike, the treated one too; or 1 / (m + 1) > alpha, so that no
+       value could be found.
+    3. Adjusted p <= alpha: "more than random"; "less than random" where the value lies between no effect and the mean
+       of the controls; "opposite direction" where it lies on the other side of no effect than they do. Where matched
+       controls do not match, none of these is said but "cannot tell".
+    4. "no more than d apart": the 90% interval of treated minus the mean of the controls lies within +-d: two one-sided
+       tests at 5% (Schuirmann 1987, J. Pharmacokinet. Biopharm. 15, 657-680).
+    5. "inconclusive", with what would have been found.
+
+    Args:
+        place: of the measure in the family.
+    """
+    adjusted, alpha = family.p[place], family.alpha
+    margin = around.margin if around.margin is not None else _margin(summary)
+    if around.broken is not None:
+        return _say("model broken", f"not interpreted, because the model is broken: {around.broken.rstrip('.')}")
+    why = _nothing(summary, family)
+    if why is not None:
+        return _say("cannot tell", why)
+    assert adjusted is not None and summary.value is not None and summary.controls is not None
+    found = _detectable(summary, family)
+    half = _half(summary, family, found)
+    rest = Verdict("inconclusive", "", margin, found, half)
+    numbers = _numbers(summary, family, adjusted, around.selected)
+    if adjusted <= alpha:
+        if around.blocked:
+            return _say("cannot tell", f"{numbers}; but {around.blocked.rstrip('.')}", rest)
+        return _say(_direction(summary), numbers, rest)
+    tail = _smaller(summary, alpha)
+    interval = summary.equivalence_interval
+    if interval is not None and margin is not None and -margin <= interval.low and interval.high <= margin:
+        own = "" if around.margin is not None else f", {MARGIN:g} sd of the random sets"
+        return _say(
+            "no more than d apart",
+            f"{numbers}; difference {interval.low:.3g} to {interval.high:.3g} (90% interval), within d = "
+            f"{margin:.3g}{_unit(summary)}{own}{tail}",
+            rest,
+        )
+    return _say("inconclusive", numbers + tail + _would(summary, found, half, around), rest)
+
+
+def _say(word: Word, why: str, rest: Verdict | None = None) -> Verdict:
+    return replace(rest or Verdict(word, ""), word=word, sentence=f"{why[0].upper()}{why[1:]}.")
+
+
+def _nothing(summary: MeasureSummary, family: Family) -> str | None:
+    """Why nothing can be told, whatever the value is."""
+    sets = counted(family.rows - 1, "random set")
     if summary.value is None:
-        return say("underpowered", "no value, because no prompt counts towards it")
-    if changed < MIN_CHANGED:
-        return say(
-            "underpowered",
-            f"{only(changed, 'prompt')} changed, fewer than the {MIN_CHANGED} that a verdict needs",
-        )
-    if floor >= alpha or test.p_two_sided is None or p_adjusted is None or summary.controls is None:
-        return say(
-            "underpowered",
-            f"{counted(test.m, 'random set')} cannot give p < {alpha:g}; it takes {int(2 / alpha)} or more",
-        )
-    unit = {"%": "%", "share": "", "": ""}.get(summary.unit, f" {summary.unit}")
-    mean = summary.controls["mean"]
-    assert mean is not None
-    numbers = (
+        return "no value, because no prompt counts towards it"
+    if summary.test.m == 0 or summary.controls is None or summary.controls["mean"] is None:
+        return "there are no controls to compare with"
+    if family.smallest > family.alpha:
+        least = math.ceil(1 / family.alpha - 1e-9) - 1
+        return f"{sets} cannot give p <= {family.alpha:g}; it takes {least} or more"
+    if summary.alike:
+        return f"{summary.value:.3g}{_unit(summary)}, and the same in all of the {sets}"
+    return None
+
+
+def _direction(summary: MeasureSummary) -> Word:
+    """Which side of the controls, seen from no effect."""
+    assert summary.value is not None and summary.controls is not None
+    mean, low, high = (summary.controls[name] for name in ("mean", "q05", "q95"))
+    assert mean is not None and low is not None and high is not None
+    null = summary.null
+    if not np.isfinite(null):  # no value means no effect: higher is more
+        return "more than random" if summary.value > mean else "less than random"
+    value, controls = summary.value - null, mean - null
+    if abs(value) <= ROUNDING * max(1.0, abs(null)):
+        return "less than random"
+    if value * controls < 0:
+        # Controls that scatter around no effect have no direction that one could be opposite to.
+        apart = (low - null) * (high - null) > 0
+        return "opposite direction" if apart or abs(value) < abs(controls) else "more than random"
+    return "less than random" if abs(value) < abs(controls) else "more than random"
+
+
+def _margin(summary: MeasureSummary) -> float | None:
+    sd = summary.controls["sd"] if summary.controls else None
+    return MARGIN * sd if sd else None
+
+
+def _detectable(summary: MeasureSummary, family: Family) -> float | None:
+    """The 80% quantile, over resamples, of the critical control's distance from the mean; else the normal formula."""
+    near = min(summary.critical, key=lambda rank: (abs(rank - family.rank), rank), default=None)
+    if near is not None and np.isfinite(summary.critical[near]):
+        return float(summary.critical[near])
+    if summary.spread is None:
+        return None
+    found = detectable(summary.spread, summary.n_clusters, family.rows - 1, family.moving, family.alpha)
+    return found if math.isfinite(found) else None
+
+
+def _half(summary: MeasureSummary, family: Family, found: float | None) -> Needed | None:
+    """What would find half of what this run would have found."""
+    if found is None or summary.spread is None or found <= 0:
+        return None
+    controls = family.rows - 1
+    normal = detectable(summary.spread, summary.n_clusters, controls, family.moving, family.alpha)
+    if not math.isfinite(normal) or normal <= 0:
+        return None
+    sets = sorted({controls, *(n for n in SETS if n >= controls)})
+    return needed(summary.spread, found / 2, family.moving, family.alpha, sets, found / normal)
+
+
+def _would(summary: MeasureSummary, found: float | None, half: Needed | None, around: Circumstances) -> str:
+    """What an inconclusive run would have found, and what a larger one would."""
+    if found is None:
+        return ""
+    said = f"; about 75% of such runs find a distance of {found:.3g}{_unit(summary)} from random sets"
+    if half is None:
+        return f"{said}, and no number of prompts finds half of that, because random sets themselves differ so much"
+    items = math.ceil(half.clusters * around.items_per_cluster)
+    data = f"--limit {items}" if around.limited else f"{counted(items, 'item')} of data"
+    return f"{said}; half of that would take {data} and --controls {half.controls}"
+
+
+def _smaller(summary: MeasureSummary, alpha: float) -> str:
+    """Told of a value that is on no side: its distance from no effect may be small all the same."""
+    p, quantile = summary.magnitude.p_less, summary.magnitude.quantile
+    if p is None or quantile is None or 2 * p > alpha:
+        return ""
+    return f"; it lies nearer to no effect than {100 - quantile:.0f}% of the random sets (p = {2 * p:.2g}, uncorrected)"
+
+
+def _numbers(summary: MeasureSummary, family: Family, adjusted: float, selected: str) -> str:
+    assert summary.controls is not None
+    mean, unit, interval = summary.controls["mean"], _unit(summary), summary.difference_interval
+    told = (
         f"{summary.value:.3g}{unit} with {selected}, {mean:.3g}{unit} on average over "
-        f"{counted(test.m, 'random set')} "
-        f"(adjusted p = {p_adjusted:.2g}"
+        f"{counted(family.rows - 1, 'random set')} (adjusted p = {adjusted:.2g}"
     )
-    apart = False
     if interval is not None:
-        numbers += f"; difference {interval.low:.3g} to {interval.high:.3g}, {interval.level:.0%} interval"
-        apart = interval.low > 0 if test.b_greater < test.b_less else interval.high < 0
-    numbers += ")"
-    if apart and p_adjusted < alpha:
-        if abs(summary.value - summary.null) < abs(mean - summary.null):
-            return say("less than random neurons", numbers)
-        return say("supported", numbers)
-    if apart and min(test.b_greater, test.b_less) == 0:
-        return say("underpowered", f"{numbers}: beyond every random set, but too few sets for the number of measures")
-    return say("not distinguishable from random neurons", numbers)
+        told += f"; difference {interval.low:.3g} to {interval.high:.3g}, {interval.level:.0%} interval over prompts"
+    return told + ")"
+
+
+def _unit(summary: MeasureSummary) -> str:
+    return {"%": "%", "share": "", "": ""}.get(summary.unit, f" {summary.unit}")

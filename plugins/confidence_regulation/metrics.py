@@ -295,7 +295,7 @@ class UnigramCorrelation(Metric):
     needs = frozenset({"tokens", "levels", "changes", "kl_unigram_change", "series kl_unigram"})
 
     def measure(self, outcomes: Outcomes) -> Measurement:
-        from harness.statistics import Functional, bootstrap_interval
+        from harness.statistics import Functional, interval_of
         from harness.statistics.functionals import pearson
 
         from . import figures
@@ -327,7 +327,7 @@ class UnigramCorrelation(Metric):
             mean_of(outcomes, "entropy_change", title="change of entropy", primary=True),
             level,
         )
-        interval = bootstrap_interval(level, 0, outcomes.clusters, seed=0)
+        interval = interval_of(level, 0, outcomes.clusters, seed=0)
         between = f", 95% interval {interval.low:.3f} to {interval.high:.3f}" if interval else ""
         tokens = int(outcomes["tokens"][0].sum())
         remark = (

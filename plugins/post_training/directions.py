@@ -201,7 +201,7 @@ class Separation:
 
 def separation(readings: Readings, probe: Probe, seed: int = 0, resamples: int = 2000) -> Separation:
     """Test a direction, of this model or of another one of equal width."""
-    from harness.statistics import Measure, bootstrap_interval
+    from harness.statistics import Measure, interval_of
 
     held = ~readings.train
     along, label = probe.project(readings.residual[probe.layer][held].astype(np.float64)), readings.label[held]
@@ -211,7 +211,7 @@ def separation(readings: Readings, probe: Probe, seed: int = 0, resamples: int =
     return Separation(
         auroc=float(areas(along[:, None], label[None])[0, 0]),
         accuracy=float(right[0].mean()),
-        interval=bootstrap_interval(measure, 0, readings.group[held], seed, resamples),
+        interval=interval_of(measure, 0, readings.group[held], seed, resamples),
         d_prime=float((along[label].mean() - along[~label].mean()) / spread) if spread > 0 else 0.0,
         n=len(label),
     )

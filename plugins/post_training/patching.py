@@ -307,7 +307,7 @@ def correlation(base: Localisation, tuned: Localisation, seed: int = 0, resample
     r = _pearson(*(_mean(found, np.ones((1, n))) for found in maps))
     drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples if n > 1 else 0)
     values = _pearson(*(_mean(found, drawn.astype(float)) for found in maps))
-    return Correlation(float(r[0]) if np.isfinite(r[0]) else None, percentile([values], 0.95), n)
+    return Correlation(float(r[0]) if np.isfinite(r[0]) else None, percentile([values], 0.95, n), n)
 
 
 def _pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -1,0 +1,131 @@
+"""Prompts come in clusters (the prompts of one fact): what a share, a mean or a difference is worth then.
+
+The value of a measure is a ratio of sums, R = sum(y) / sum(x). Its linearised residual in cluster c is e_c = sum_c(y) -
+R sum_c(x), and its variance over draws of g clusters is g / (g - 1) sum(e_c^2) / sum(x)^2 (Taylor linearisation:
+Woodruff 1971, J. Am. Stat. Assoc. 66, 411-414). Clusters in which nothing counts are none of the g.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from harness.statistics.measure import Measure, ratio
+
+
+def cluster_sums(array: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+    """Sums over the prompts of each cluster: [rows, n_prompts] -> [rows, n_clusters]."""
+    if array.shape[1] == 0:
+        return array.astype(np.float64)
+    order = np.argsort(clusters, kind="stable")
+    starts = np.flatnonzero(np.diff(clusters[order], prepend=clusters[order[0]] - 1))
+    return np.add.reduceat(array[:, order], starts, axis=1, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Linearised:
+    """Conditions of a measure, linearised.
+
+    Attributes:
+        values: value of each condition [rows], before the measure's scale; NaN where nothing counts.
+        influence: [rows, n_clusters], e_c / sum(x): what each cluster adds to the deviation of the value.
+        counting: in how many clusters something counts [rows]. trials: sum(x) [rows].
+    """
+
+    values: np.ndarray
+    influence: np.ndarray
+    counting: np.ndarray
+    trials: np.ndarray
+
+    @property
+    def variance(self) -> np.ndarray:
+        """Variance of each value over draws of clusters [rows]; NaN with fewer than two."""
+        return spread(self.influence, self.counting)
+
+
+def spread(influence: np.ndarray, counting: np.ndarray | int) -> np.ndarray:
+    """Variance of what has these influences [..., n_clusters], of which so many clusters count; NaN below two."""
+    g = np.asarray(counting, np.float64)
+    return np.asarray((influence**2).sum(axis=-1) * ratio(g, g - 1, 1.0) * np.where(g > 1, 1.0, np.nan))
+
+
+def linearise(measure: Measure, clusters: np.ndarray) -> Linearised:
+    """All conditions of a ratio; ``clusters``: cluster number of every prompt [n_prompts]."""
+    x = cluster_sums(measure.denominator, clusters)
+    y = cluster_sums(np.where(measure.denominator > 0, measure.numerator, 0), clusters)
+    trials = x.sum(axis=1)
+    values = ratio(y.sum(axis=1), trials, 1.0)
+    influence = ratio(y - np.nan_to_num(values)[:, None] * x, trials[:, None], 1.0)
+    return Linearised(values, np.nan_to_num(influence), (x > 0).sum(axis=1), trials)
+
+
+def design_effect(measure: Measure, clusters: np.ndarray) -> float:
+    """How many times the variance of a share is that of as many independent prompts; at least 1.
+
+    Pooled over all conditions, so that a condition with few events, or none, has one, too: the sum of the cluster
+    variances over the sum of the binomial ones. Where no condition has both events and others, nothing can be told and
+    prompts of a cluster are taken for copies of one another (Kish 1965: the mean size of a prompt's cluster).
+    """
+    found = linearise(measure, clusters)
+    binomial = ratio(found.values * (1 - found.values), np.maximum(found.trials - 1, 0), 1.0)
+    usable = (binomial > 0) & (found.counting > 1)
+    if not usable.any():
+        sizes = cluster_sums(measure.denominator[1:2], clusters)[0]
+        return max(1.0, float((sizes**2).sum() / sizes.sum())) if sizes.sum() else 1.0
+    return max(1.0, float(found.variance[usable].sum() / binomial[usable].sum()))
+
+
+def korn_graubard(
+    events: float, trials: float, deff: float, clusters: int, level: float = 0.95
+) -> tuple[float, float] | None:
+    """Interval of a share of clustered prompts, in [0, 1]: Clopper & Pearson's at the effective number of trials.
+
+    That is trials / deff (Korn & Graubard 1998, Survey Methodology 24(2), 193-201), for every count, 0 included. Their
+    further factor for the degrees of freedom of deff is left out: deff is pooled over conditions and never below 1, and
+    with the factor 5 to 30 clusters are covered more than 98% of the time (benchmarks/calibration.py).
+
+    Args:
+        deff: :func:`design_effect`. clusters: how many of them count.
+
+    Returns:
+        None without trials, or with fewer than two clusters.
+    """
+    from scipy.stats import beta
+
+    if trials <= 0 or clusters < 2:
+        return None
+    tail, n = (1 - level) / 2, trials / max(deff, 1.0)
+    k = n * events / trials
+    low = float(beta.ppf(tail, k, n - k + 1)) if events > 0 else 0.0
+    high = float(beta.isf(tail, k + 1, n - k)) if events < trials else 1.0
+    return low, high
+
+
+def mover(
+    first: tuple[float, float, float], second: tuple[float, float, float], correlation: float = 0.0
+) -> tuple[float, float]:
+    """Interval of first - second from (value, low, high) of each: the method of variance estimates recovery.
+
+    Each limit takes the distance of the two own limits that it depends on (Zou & Donner 2008, Stat. Med. 27, 1693-1702;
+    with the correlation of the two estimates, Zou 2007, Psychol. Methods 12, 399-413).
+    """
+    (a, a_low, a_high), (b, b_low, b_high) = first, second
+
+    def distance(x: float, y: float) -> float:
+        return float(np.sqrt(max(0.0, x * x + y * y - 2 * correlation * x * y)))
+
+    return a - b - distance(a - a_low, b_high - b), a - b + distance(a_high - a, b - b_low)
+
+
+def binomial_interval(
+    k: int, n: int, method: Literal["wilson", "clopper-pearson"] = "wilson", level: float = 0.95
+) -> tuple[float, float] | None:
+    """Interval of a single proportion k / n of independent trials, in [0, 1]; None when n = 0."""
+    from scipy.stats import binomtest
+
+    if n == 0:
+        return None
+    found = binomtest(k, n).proportion_ci(level, {"wilson": "wilson", "clopper-pearson": "exact"}[method])
+    return float(found.low), float(found.high)
