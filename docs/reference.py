@@ -52,7 +52,7 @@ PYTHON = {
     "Statistics": tuple(
         f"harness.statistics.{name}"
         for name in (
-            "Measure", "Functional", "summarise", "verdict", "permutation_test", "adjust", "bootstrap_interval",
+            "Measure", "Functional", "summarise", "verdict", "permutation_test", "adjust", "interval_of",
             "table_tests", "derive_seed",
         )
     ),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from harness.errors import HarnessError
-from harness.statistics import Functional, Measure, bootstrap_interval, summarise
+from harness.statistics import Functional, Measure, interval_of, summarise
 from harness.statistics.functionals import (
     auroc,
     confidences,
@@ -91,7 +91,7 @@ def test_a_ratio_written_as_a_functional_has_the_same_numbers() -> None:
     for key, value in one.items():
         if key not in ("denominator", "controls", "effects"):
             assert other[key] == (pytest.approx(value, rel=1e-12) if isinstance(value, float) else value), key
-    assert bootstrap_interval(as_functional, 0, clusters, 1) is not None
+    assert interval_of(as_functional, 0, clusters, 1) is not None
 
 
 def test_a_term_that_is_not_finite_is_refused() -> None:

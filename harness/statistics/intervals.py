@@ -141,12 +141,14 @@ def _t(clusters: int, level: float) -> float:
 
 
 def interval_of(
-    measure: Measure | Functional, row: int, clusters: np.ndarray, seed: int, resamples: int = 2000, level: float = 0.95
+    measure: AnyMeasure, row: int, clusters: np.ndarray, seed: int, resamples: int = 2000, level: float = 0.95
 ) -> Interval | None:
     """:func:`interval` of one condition by itself; ``seed``: of the bootstrap, where there is one."""
     rows = [0, row]
     if isinstance(measure, Functional):
         one: AnyMeasure = replace(measure, terms=measure.terms[rows])
+    elif isinstance(measure, Aggregated):
+        one = replace(measure, codes=measure.codes[rows])
     else:
         one = replace(measure, numerator=measure.numerator[rows], denominator=measure.denominator[rows])
     return interval(bearings(one, clusters, draw(one, clusters, seed, resamples)), level)
