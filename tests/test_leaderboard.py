@@ -239,7 +239,7 @@ def test_the_newest_run_comes_first_and_the_limit_is_told(rows: list[dict[str, A
         (["--where", "model~("], '"(" is no regular expression'),
         (["--columns", "model,velue"], '--columns: "velue" is no column of the leaderboard. Did you mean "value"?'),
         (["--measure", "CKRC"], '--measure: "CKRC" is no measure of the leaderboard. Did you mean "CKCR"?'),
-        (["--verdict", "suported"], '--verdict: "suported" is no verdict. Did you mean "supported"?'),
+        (["--verdict", "inconclusiv"], '--verdict: "inconclusiv" is no verdict. Did you mean "inconclusive"?'),
         (
             ["--format", "cvs"],
             '--format: expected one of table, csv, markdown, json, html, got "cvs". Did you mean "csv"?',

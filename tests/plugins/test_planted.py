@@ -198,9 +198,9 @@ def test_the_run_says_that_they_act_through_the_norm(grown: Planted, run_of: Pat
     assert all_finite(record(run_of))
     found = measures(run_of)
     assert found["norm_mediated"]["value"] == pytest.approx(1, abs=1e-3)
-    assert found["norm_mediated"]["verdict"] == "supported"
+    assert found["norm_mediated"]["verdict"] == "more than random"
     assert found["norm_mediated"]["p_greater"] == pytest.approx(1 / 300)
-    assert found["frequency_mediated"]["verdict"] != "supported" or grown.scale > 20
+    assert found["frequency_mediated"]["verdict"] != "more than random" or grown.scale > 20
 
 
 @pytest.mark.parametrize("engine", [ClosedFormEngine, HookEngine])
@@ -245,7 +245,9 @@ def test_nothing_is_found_where_nothing_was_planted(family: str, corpus: str, tm
         assert set(verdicts) == {
             "total_effect", "norm_mediated", "entropy_change", "frequency_mediated", "kl_unigram_change", "ece",
         }  # fmt: skip
-        assert not {"supported", "less than random neurons", "model broken"} & set(verdicts.values()), verdicts
+        assert not {"more than random", "less than random", "opposite direction", "model broken"} & set(
+            verdicts.values()
+        ), verdicts
         rows = table(folder, "neurons")
         picked = rows["selected"]
         assert picked.sum() == 3
@@ -270,7 +272,7 @@ def test_without_frequency_neurons_the_best_of_the_others_are_far_from_them(
     found = measures(finish(tmp_path, model=empty.save(tmp_path / "model"), task=task, selector=selector,
                             intervention="mean", controls=299))  # fmt: skip
     assert found["frequency_mediated"]["value"] < 0.2
-    assert {name for name, row in found.items() if row.get("verdict") == "supported"} <= {"frequency_mediated"}
+    assert {name for name, row in found.items() if row.get("verdict") == "more than random"} <= {"frequency_mediated"}
 
 
 def test_the_hook_that_reads_the_planted_model_reads_its_logits(grown: Planted) -> None:
