@@ -15,6 +15,7 @@ from test_together import Quiet
 
 from harness.components import parse_spec
 from harness.plugins import catalogue
+from harness.report.markdown import export
 from harness.report.page import write_page
 from harness.run import execute, plan
 from harness.spec import RunSpec
@@ -77,6 +78,15 @@ def test_the_page_says_what_the_record_says(conflict: Path) -> None:
     assert record["run_id"] in seen and "harness eval --task x" in seen
     for figure in record["figures"]:
         assert figure["title"] in seen
+
+
+def test_resamples_without_a_value_are_said(conflict: Path, tmp_path: Path) -> None:
+    record = json.loads((conflict / "result.json").read_text())
+    record["figures"] = []
+    record["measures"][0] |= {"title": "A", "ci_low": 0.0, "ci_high": 1.0, "ci_undefined": 7}
+    (tmp_path / "result.json").write_text(json.dumps(record))
+    for text in (write_page(tmp_path).read_text(), export([tmp_path], tmp_path / "page", "T", "")[0].read_text()):
+        assert re.search(r"Note: of at most 2,000 resamples, .* of the interval: .*A, 7", text_of(text))
 
 
 def test_every_control_set_is_beside_the_record_with_what_it_measured(conflict: Path) -> None:

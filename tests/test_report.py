@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from harness.report.console import show
+from harness.report.numbers import undefined
 from harness.terminal import Terminal
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
@@ -82,3 +83,17 @@ def test_a_broken_model_and_no_controls_are_said(record: dict[str, Any]) -> None
     text = printed(broken, 120)
     assert "Model broken: 92% of the treated answers come from neither." in text
     assert not re.search(r"\b(None|nan|inf)\b", text)
+
+
+def test_resamples_without_a_value_are_said(record: dict[str, Any]) -> None:
+    """An interval of 783 of 2,000 resamples is not one of 2,000."""
+    for measure in record["measures"]:
+        measure |= dict.fromkeys(("ci_undefined", "difference_undefined"), 0)
+    assert undefined(record) == "" and "resamples, those without" not in printed(record, 200)
+    first, second, third = record["measures"][:3]
+    first |= {"title": "A", "ci_undefined": 3, "difference_undefined": 5}
+    second |= {"title": "B", "ci_undefined": 1217}
+    third |= {"ci_undefined": 9, "ci_low": None, "difference_low": None}  # no interval is shown
+    said = "of at most 2,000 resamples, those without a value are left out of the interval: A, 5; B, 1,217"
+    assert undefined(record) == said
+    assert f"Note: {said}." in printed(record, 200)

@@ -26,6 +26,7 @@ from harness.report.numbers import (
     p_value,
     question,
     stands,
+    undefined,
     value,
     verdict,
 )
@@ -238,7 +239,7 @@ def _measures(record: Mapping[str, Any], narrow: bool) -> Iterator[RenderableTyp
             style="dim",
         )
     )
-    for remark in record["remarks"]:
+    for remark in filter(None, [undefined(record), *record["remarks"]]):
         yield _indent(Text(f"Note: {remark}.", style="dim"))
 
 

@@ -10,7 +10,19 @@ from typing import Any
 
 from harness import harmless
 from harness.owned import Written, path_name
-from harness.report.numbers import between, by_key, cell, control, controls, effect, p_value, question, value, verdict
+from harness.report.numbers import (
+    between,
+    by_key,
+    cell,
+    control,
+    controls,
+    effect,
+    p_value,
+    question,
+    undefined,
+    value,
+    verdict,
+)
 from harness.report.publishing import publish, refuse_foreign
 from harness.results import json_bytes, read_bytes, read_record
 from harness.standing import PERCENTILE
@@ -99,6 +111,7 @@ def _run(path: Path, files: dict[str, bytes], swept: Collection[str]) -> dict[st
         "standing": _standing(selection),
         "primary": [_measure(record, measure) for measure in record["measures"] if measure["primary"]],
         "rows": [_measure(record, measure) for measure in record["measures"]],
+        "undefined": undefined(record),
         "frames": [_frame(frame) for frame in record["frames"] if frame["rows"] and name not in swept],
         "figures": figures,
     }

@@ -50,6 +50,17 @@ def effect(measure: Mapping[str, Any]) -> str:
     return "-" if found is None else f"{found:+.1f} sd"
 
 
+def undefined(record: Mapping[str, Any]) -> str:
+    """Which intervals are made of fewer resamples than the others, as a remark; empty where none is."""
+    told = []
+    for measure in record["measures"]:
+        left = [measure[f"{x}_undefined"] or 0 for x in ("ci", "difference") if measure[f"{x}_low"] is not None]
+        if n := max(left, default=0):
+            told.append(f"{measure['title']}, {n:,}")
+    total = counted(record["identity"]["resamples"], "resample", ",")
+    return f"of at most {total}, those without a value are left out of the interval: {'; '.join(told)}" if told else ""
+
+
 def number(found: float | None) -> str:
     """Three significant digits, scientific where that is shorter; a dash for what is not defined."""
     return "-" if found is None else f"{found:.3g}"

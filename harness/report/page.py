@@ -22,6 +22,7 @@ from harness.report.numbers import (
     p_value,
     question,
     stands,
+    undefined,
     value,
     verdict,
 )
@@ -85,6 +86,7 @@ def _context(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
         "controls": controls(record),
         "verdicts": _verdicts(record),
         "measures": _measures(record, _rows(folder / "controls.jsonl", schema.Control)),
+        "undefined": undefined(record),
         "tables": [_table(table) for table in tables],
         "classical_tests": CLASSICAL,
         "selected": _selected(record["selection"]),
