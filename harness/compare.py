@@ -217,7 +217,7 @@ def _own(measure: Mapping[str, Any]) -> dict[str, Any]:
         **{key: measure[key] for key in keys},
         "control_mean": controls.get("mean"),
         "beyond_controls": measure["effects"]["difference"],
-        "p_holm": measure.get("p_holm"),
+        "p_adjusted": measure.get("p_adjusted"),
         "verdict": measure.get("verdict"),
     }
 

@@ -195,7 +195,8 @@ def ask(rows: Iterable[Row], query: Query) -> Found:
     _known(
         "--measure", query.measures, {row["measure"] for row in every if row["measure"]}, "measure of the leaderboard"
     )
-    _known("--verdict", query.verdicts, VERDICTS, "verdict")
+    # Of older rows, too, which had other words.
+    _known("--verdict", query.verdicts, {*VERDICTS, *(row["verdict"] for row in every if row["verdict"])}, "verdict")
     primary = query.primary and not query.measures
     foreign = sum(row["schema_version"] != SCHEMA_VERSION for row in every)
     board = newest(every)

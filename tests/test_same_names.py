@@ -44,7 +44,7 @@ def twin(made: Path, folder: Path, top: int) -> Path:
     [metric] = [x for x in components["metrics"] if x["name"] == OWN]
     components["metrics"].append({**metric, "name": TWIN})
     [measure] = [x for x in record["measures"] if x["name"] == "GTS"]
-    own = {"metric": TWIN, "value": 10.0 + top, "p_two_sided": 0.9, "p_holm": 0.9, "p_bh": 0.9, "quantile": 40.0}
+    own = {"metric": TWIN, "value": 10.0 + top, "p_two_sided": 0.9, "p_adjusted": 0.9, "p_bh": 0.9, "quantile": 40.0}
     record["measures"].append({**measure, **own, "count": None})
     folder.mkdir(parents=True)
     for path in made.iterdir():

@@ -78,7 +78,7 @@ def export(runs: Sequence[Path], folder: Path, title: str, description: str) -> 
 
 def _summary(record: Mapping[str, Any]) -> dict[str, Any]:
     """What tells whether a page is current: the run's identity and its primary measures, by ``metric.measure``."""
-    keys = ("value", "p_holm", "verdict")
+    keys = ("value", "p_adjusted", "verdict")
     primary = [(".".join(both), m) for both, m in by_key(record).items() if m["primary"]]
     measures = {name: {key: m[key] for key in keys} for name, m in primary}
     return {"name": record["name"], "run_id": record["run_id"], "measures": measures}
