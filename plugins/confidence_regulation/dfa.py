@@ -136,9 +136,7 @@ class Attributions(Metric):
 
     name = "dfa"
     needs = OWN
-    family: int = Field(
-        24, ge=1, description="largest number of components that are tested; 999 controls resolve 24 (Holm, 0.05)"
-    )
+    family: int = Field(24, ge=1, description="largest number of components that are tested, p adjusted over them")
 
     def measure(self, outcomes: Outcomes) -> Measurement:
         from harness.statistics import Measure
