@@ -163,6 +163,18 @@ def prepare(task: Task, engine: Engine, limit: int | None, seed: int) -> Prepare
     return prepared(found, engine.model, who)
 
 
+def reads_prompts(selector: Selector) -> bool:
+    """Whether the selector looks at the prompts that it is given."""
+    with asking(selector, "reads_prompts()"):
+        return bool(selector.reads_prompts())
+
+
+def seen(selector: Selector, prompts: Sequence[Prompt]) -> int:
+    """How many of these prompts the selector has seen among texts of its own."""
+    with asking(selector, "has_seen()"):
+        return sum(bool(selector.has_seen(prompt)) for prompt in prompts)
+
+
 def select(selector: Selector, context: SelectionContext) -> Selection:
     """What the selector chooses."""
     from harness.handed_over import selection

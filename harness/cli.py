@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -125,6 +127,18 @@ def evaluate(
         str,
         typer.Option("--match", help="Controls resemble the selected neurons: none, in norm, or in activation."),
     ] = "none",
+    hold_out: Annotated[
+        float | None,
+        typer.Option(
+            "--hold_out",
+            "--hold-out",
+            help="Share of the facts that only the selector sees; default: 0.3 for one that looks at prompts.",
+        ),
+    ] = None,
+    margin: Annotated[
+        list[str] | None,
+        typer.Option("--margin", metavar="NAME=D", help="Difference that matters of a measure; may be repeated."),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of everything random.")] = 0,
     engine: Annotated[
         str, typer.Option("--engine", help="auto: the fastest that is exact; hooks: a hooked pass for each condition.")
@@ -172,6 +186,8 @@ def evaluate(
             metrics=tuple(parse_spec(item, "--metric") for item in metric or ()),
             controls=controls,
             match=match,  # type: ignore[arg-type]  # validated
+            hold_out=hold_out,
+            margins=_margins(margin or ()),
             seed=seed,
             engine=engine,  # type: ignore[arg-type]  # validated
             batch_size=batch_size,
@@ -418,6 +434,25 @@ def _check_settings(known: Registry, found: Catalogue) -> None:
             if model not in models and not set("/:") & set(model):  # a hub id, a folder, a loader with parameters
                 place = known.document.where(section, model)
                 raise HarnessError(f'{place}: there is no model "{model}".{suggest(model, models)}')
+
+
+def _margins(given: Sequence[str]) -> dict[str, float]:
+    """What ``--margin NAME=D`` says, by measure."""
+    found: dict[str, float] = {}
+    for text in given:
+        name, _, size = text.partition("=")
+        try:
+            found_size = float(size)
+        except ValueError:
+            found_size = math.nan
+        if not name or not 0 < found_size < math.inf:
+            raise HarnessError(
+                f'--margin: expected a measure and a number above 0, for example entropy_change=0.05, got "{text}".'
+            )
+        if name in found:
+            raise HarnessError(f"--margin: {name} is given twice.")
+        found[name] = found_size
+    return found
 
 
 def _named(task: ComponentSpec) -> str:

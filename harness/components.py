@@ -216,12 +216,20 @@ class Selector(Component):
     """What it chooses: "neurons", "heads" or "directions"; None: that is known only when it has chosen."""
 
     def reads_prompts(self) -> bool:
-        """Whether :meth:`select` looks at the task's prompts.
+        """Whether :meth:`select` looks at ``context.prompts``, itself or through a selector that is its parameter.
 
         One that does not chooses before the prompts are made, with ``context.prompts`` empty, so that what is wrong
-        with its choice is found at once.
+        with its choice is found at once. For one that does, a part of the prompts is held out of the evaluation
+        (:mod:`harness.held_out`).
         """
         return True
+
+    def has_seen(self, prompt: Prompt) -> bool:
+        """Whether :meth:`select` looks at this prompt but not in ``context.prompts``: among texts of its own.
+
+        Asked of the prompts that are evaluated: what is found on those that had a say in the choice is exploratory.
+        """
+        return False
 
     @abc.abstractmethod
     def select(self, context: SelectionContext) -> Selection:

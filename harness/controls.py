@@ -1,4 +1,13 @@
-"""Control sets: what the same intervention does to other neurons, or heads, than the selected ones."""
+"""Control sets: what the same intervention does to other neurons, or heads, than the selected ones.
+
+A permutation test asks whether the selected set stands out among sets that it might have been. Where the selected
+units are few among those that sets are drawn from, it hardly matters that controls are drawn without them. Where they
+are many it does: without 6 of 20, the selected set and its controls are pushed apart by their being complements, and
+sets that were drawn at random themselves get p <= .05 in .22 to .29 of all cases (6 of 40: .10 to .16). So beyond SMALL
+controls are drawn from all units, the selected ones included, and only the selected set as a whole is left out: that
+set and its controls then are distinct sets drawn alike from the same units, of which any is as likely to be extreme,
+and p is exact (Phipson & Smyth 2010, Statistical Applications in Genetics and Molecular Biology 9(1)).
+"""
 
 from __future__ import annotations
 
@@ -18,14 +27,20 @@ if TYPE_CHECKING:
     from harness.model import Model
 
 
+SMALL = 0.01
+"""Beyond this share of a group, selected units are drawn as members of controls, too."""
+
+
 @dataclass(frozen=True)
 class Controls:
     """Control sets, and how they were drawn.
 
     Attributes:
-        sets: distinct sets of as many units as are selected, none of them selected.
+        sets: distinct sets of as many units as are selected, none of them the selected set.
         layers: what they were drawn from. match: "none", "norm" or "activation".
-        details: of the matching; JSON values only.
+        details: ``treated_in_pool``: whether selected units may be in a set; ``candidates``: how many units sets are
+            drawn from; ``blocks``: why nothing can be said beside these controls, or None; of matched ones how alike
+            they are (:func:`harness.matching.balance`). JSON values only.
     """
 
     sets: tuple[tuple[Unit, ...], ...]
@@ -64,11 +79,16 @@ def draw_controls(
         HarnessError: fewer than ``n`` distinct sets exist, or heads or directions are to be matched.
     """
     check_controls(model, selection, n, match)
-    pool, across = pools(selection, model), _across(selection)
-    wanted = min(most or 0, possible_controls(selection.neurons, pool, across)) if n is None else n
-    layers = tuple(sorted(pool))
     if match == "none":
-        return Controls(tuple(random_controls(selection.neurons, wanted, pool, seed, across)), layers)
+        pool, among = drawn_from(selection, model)
+        across = _across(selection)
+        wanted = min(most or 0, possible_controls(selection.neurons, pool, across)) if n is None else n
+        drawn = random_controls(selection.neurons, wanted, pool, seed, across)
+        candidates = sum(len(members) for members, _ in _groups(selection.neurons, pool, across))
+        about = {"treated_in_pool": among, "candidates": candidates, "blocks": None}
+        return Controls(tuple(drawn), tuple(sorted(pool)), details=about)
+    pool = pools(selection, model)
+    wanted = min(most or 0, possible_controls(selection.neurons, pool)) if n is None else n
     neurons = [unit for unit in selection.neurons if isinstance(unit, Neuron)]
     kind: Match = "norm" if match == "norm" else "activation"
     values = matching_values(model, sorted(by_layer(neurons)), kind, prompts, batch_size)
@@ -79,7 +99,9 @@ def draw_controls(
             f"{only(len(matched), 'distinct one')} {agree(len(matched) or 1, 'was', 'were')} found; "
             f"ask for at most {len(matched)}."
         )
-    return Controls(tuple(matched), layers, match, balance(neurons, pool, matched, values, kind))
+    about = {"treated_in_pool": False, "candidates": sum(len(pool[layer]) for layer in by_layer(neurons))}
+    alike = balance(neurons, pool, matched, values, kind)
+    return Controls(tuple(matched), tuple(sorted(pool)), match, {**about, **alike})
 
 
 def check_controls(model: Model, selection: Selection, n: int | None, match: str) -> None:
@@ -98,30 +120,52 @@ def check_controls(model: Model, selection: Selection, n: int | None, match: str
             "nothing to draw them from (its pool is empty): loosen its thresholds, or ask for no controls."
         )
     if n and match == "none":
-        _refuse_more(n, selection.neurons, possible_controls(selection.neurons, pool, _across(selection)))
+        among, _ = drawn_from(selection, model)
+        _refuse_more(n, selection.neurons, possible_controls(selection.neurons, among, _across(selection)))
 
 
 def _across(selection: Selection) -> bool:
-    """Whether sets are drawn across layers: heads are, from their selector's pool."""
-    return selection.pool is not None and isinstance(selection.neurons[0], Head)
+    """Whether sets are drawn across layers: heads from their selector's pool, whatever from one of other layers."""
+    if selection.pool is None:
+        return False
+    layers = by_layer(selection.pool).keys()
+    return isinstance(selection.neurons[0], Head) or not by_layer(selection.neurons).keys() <= layers
 
 
 def _refuse_more(n: int, selected: Sequence[Unit], possible: int) -> None:
     if possible < n:
         raise HarnessError(
             f"controls: {counted(n, 'random set')} of {counted(len(selected), selected[0].word)} "
-            f"{agree(n, 'was', 'were')} asked for, but without the selected ones "
+            f"{agree(n, 'was', 'were')} asked for, but beside the selected one "
             f"{only(possible, 'distinct set')} {agree(possible or 1, 'exists', 'exist')}; ask for at most {possible}."
         )
 
 
 def pools(selection: Selection, model: Model) -> dict[int, list[int]]:
-    """What controls are drawn from, layer -> indices: the selection's own pool, or the rest of its layers."""
+    """Other units than the selected ones, layer -> indices: of the selection's own pool, or the rest of its layers."""
     chosen = by_layer(selection.neurons)
     # Of directions there is no end: those that controls are drawn from are in the selection's pool.
     n = {"neurons": model.anatomy.d_mlp, "heads": model.anatomy.n_heads}.get(selection.neurons[0].site, 0)
     among = {layer: list(range(n)) for layer in chosen} if selection.pool is None else by_layer(selection.pool)
     return {layer: sorted(set(indices) - set(chosen.get(layer, ()))) for layer, indices in among.items()}
+
+
+def drawn_from(selection: Selection, model: Model) -> tuple[dict[int, list[int]], bool]:
+    """What random sets are drawn from, layer -> indices, and whether the selected units are among it.
+
+    They are where they are more than SMALL of a group that sets are drawn from: see above. They are not where one unit
+    is selected, which alone is the selected set, and not among directions that a selector made to compare its own with
+    (under shuffled labels, say): these are no directions that it might have chosen.
+    """
+    pool, across, selected = pools(selection, model), _across(selection), selection.neurons
+    foreign = selected[0].site == "directions" and not set(selected) & set(selection.pool or ())
+    if len(selected) == 1 or foreign or not any(pool.values()):
+        return pool, False
+    both = {layer: list(indices) for layer, indices in pool.items()}
+    for layer, indices in by_layer(selected).items():
+        both[layer] = sorted({*both.get(layer, ()), *indices})
+    small = any(k > SMALL * len(members) for members, k in _groups(selected, both, across))
+    return (both, True) if small else (pool, False)
 
 
 def _groups(selected: Sequence[Unit], pool: Mapping[int, Sequence[int]], across: bool) -> list[tuple[list[Unit], int]]:
@@ -134,8 +178,10 @@ def _groups(selected: Sequence[Unit], pool: Mapping[int, Sequence[int]], across:
 
 
 def possible_controls(selected: Sequence[Unit], pool: Mapping[int, Sequence[int]], across: bool = False) -> int:
-    """How many distinct sets :func:`random_controls` can draw from."""
-    return math.prod(math.comb(len(members), k) for members, k in _groups(selected, pool, across))
+    """How many distinct sets :func:`random_controls` can draw from, which the selected one is not among."""
+    groups = _groups(selected, pool, across)
+    itself = set(selected) <= {unit for members, _ in groups for unit in members}
+    return math.prod(math.comb(len(members), k) for members, k in groups) - itself
 
 
 def random_controls(
@@ -144,21 +190,22 @@ def random_controls(
     """``n`` distinct random sets of the pool, as many neurons in each layer as are selected there.
 
     With ``across``, and where the pool does not cover the selection's layers, only the total number is matched:
-    baseline heads are chosen by what they do, and few of them lie in one layer. Sets are drawn uniformly; their members
-    are sorted, so that equal sets are equal tuples.
+    baseline heads are chosen by what they do, and few of them lie in one layer. Sets are drawn uniformly, without the
+    selected one where the pool holds it; their members are sorted, so that equal sets are equal tuples.
 
     Raises:
         HarnessError: the pool does not hold that many distinct sets.
     """
     groups = _groups(selected, pool, across)
     _refuse_more(n, selected, possible_controls(selected, pool, across))
-    rng = np.random.default_rng(seed)
+    rng, itself = np.random.default_rng(seed), set(selected)
     sets: dict[tuple[Unit, ...], None] = {}
     while len(sets) < n:
-        drawn = (
+        drawn = tuple(
             members[int(place)]
             for members, k in groups
             for place in np.sort(rng.choice(len(members), size=k, replace=False))
         )
-        sets.setdefault(tuple(drawn))
+        if set(drawn) != itself:
+            sets.setdefault(drawn)
     return list(sets)

@@ -7,6 +7,10 @@ scale, drawn at random among them). How well that worked is told by the standard
     SMD = (mean of the selected - mean of the controls) / sd of all that controls could be drawn from,
 
 of which 0.1 is commonly called negligible and more than 0.25 too large (Stuart 2010, Statistical Science 25(1)).
+
+Selected neurons are never members of matched sets, however small the pool: each would be its own nearest neighbour, and
+controls would be the selected set with a few others in it. Matched sets are not drawn alike with the selected one
+anyway, so that their p is as good as the match: beyond an SMD of 0.25 nothing is concluded from it.
 """
 
 from __future__ import annotations
@@ -34,6 +38,9 @@ LEAST, SHARE = 20, 0.05
 """A control is drawn from so many nearest neighbours, or from this share of the layer if that is more."""
 
 LARGE_SMD = 0.25
+
+NAMED = 3
+"""Selected neurons without others like them that a sentence names."""
 
 TRIES = 50
 """Draws for each set that is wanted; then the neighbourhoods are taken to hold no more."""
@@ -131,7 +138,11 @@ def balance(
     """How alike selected neurons and controls are; JSON values only.
 
     ``smd_random`` is the standardised mean difference to what plain random controls would be on average, ``smd`` that
-    to the matched ones (None without any); ``warning`` is a sentence where the latter is too large, else None.
+    to the matched ones (None without any, and where nothing in the pool varies and the selected ones differ);
+    ``within_reach`` says of each selected neuron how many of the pool of its layer lie within one standard deviation of
+    it. ``warning`` and ``blocks`` are sentences where ``smd`` is too large, else None: such controls are not like the
+    selected neurons, the treated set stands out among them for what it was to be matched in, and p is invalid (random
+    sets that are this far apart get p <= .05 in a quarter to a half of all cases).
     """
     sizes = {layer: len(chosen) for layer, chosen in by_layer(selected).items()}
     among = {layer: values[layer][np.asarray(pool[layer], dtype=int)] for layer in sizes}
@@ -140,19 +151,49 @@ def balance(
     sd = float(np.sqrt(sum(weight[layer] * x.var() for layer, x in among.items())))
     random = float(sum(weight[layer] * x.mean() for layer, x in among.items()))
     drawn = [values[x.layer][x.index] for chosen in sets for x in chosen]
-    before = (own - random) / sd if sd else 0.0
-    after = ((own - float(np.mean(drawn))) / sd if sd else 0.0) if drawn else None
-    warning = None
-    if after is not None and abs(after) > LARGE_SMD:
-        warning = (
-            f"The matched neurons are not much like the selected ones: their mean {VARIABLES[match]} differs by "
-            f"{after:+.2f} standard deviations (that of plain random neurons by {before:+.2f}); too few others are "
-            "like the selected ones."
-        )
+    before = _standardised(own - random, sd)
+    after = _standardised(own - float(np.mean(drawn)), sd) if drawn else None
+    reach = {str(x): int((np.abs(among[x.layer] - values[x.layer][x.index]) <= sd).sum()) for x in selected}
+    large = bool(drawn) and (after is None or abs(after) > LARGE_SMD)
+    apart = f"{after:+.2f} standard deviations" if after is not None else "more than any two of the others"
+    told = f" (that of plain random neurons by {before:+.2f})" if before is not None else ""
     return {
         "variable": VARIABLES[match],
         "neighbours": neighbours(max(len(values[layer]) for layer in sizes)),
-        "smd_random": round(before, 6),
+        "smd_random": None if before is None else round(before, 6),
         "smd": None if after is None else round(after, 6),
-        "warning": warning,
+        "within_reach": reach,
+        "warning": (
+            f"The matched neurons are not much like the selected ones: their mean {VARIABLES[match]} differs by "
+            f"{apart}{told}; too few others are like the selected ones."
+            if large
+            else None
+        ),
+        "blocks": _blocked(apart, VARIABLES[match], reach) if large else None,
     }
+
+
+def _standardised(difference: float, sd: float) -> float | None:
+    """A difference in standard deviations; None where there is one and nothing varies."""
+    return difference / sd if sd else None if difference else 0.0
+
+
+def _blocked(apart: str, variable: str, reach: Mapping[str, int]) -> str:
+    """Why nothing can be said beside these controls, and what pool would do."""
+    alone = [name for name, n in reach.items() if n == 0]
+    if alone:
+        them = agree(len(alone), "it", "them")
+        named = ", ".join(alone[:NAMED]) + (f" and {len(alone) - NAMED} more" if len(alone) > NAMED else "")
+        do = (
+            f"within one standard deviation of {named} there is no other neuron to draw: leave {them} out, or select "
+            f"in a layer that has more like {them}"
+        )
+    else:
+        do = (
+            f"each has others within one standard deviation ({min(reach.values())} or more), but too few of them "
+            "beyond it: select neurons nearer to the rest of their layer, or fewer of them"
+        )
+    return (
+        f"The matched neurons are not like the selected ones: their mean {variable} differs by {apart}, where "
+        f"{LARGE_SMD} is the most that can be passed over, and this alone may make the difference; {do}."
+    )

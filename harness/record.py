@@ -67,6 +67,7 @@ def record_of(
         },
         "selection": _selection(stage),
         "controls": stage.controls.to_dict(),
+        "exploratory": stage.exploratory,
         **scores,
     }
     record["remarks"] = [*_remarks(identity["model"], near), *record["remarks"]]

@@ -15,6 +15,7 @@ import harness
 from harness import border, leaderboard
 from harness.conditions import Condition
 from harness.errors import HarnessError, PluginError
+from harness.held_out import split
 from harness.outcomes import Outcomes, Prepared, Prompt
 from harness.precision import is_half, near_ties
 from harness.provenance import provenance
@@ -175,6 +176,8 @@ def identity_of(plan: Plan, model: Model | None) -> dict[str, Any]:
         },
         "controls": spec.controls,
         "match": spec.match,
+        "hold_out": spec.hold_out,
+        "margins": dict(sorted(spec.margins.items())),
         "engine": spec.engine,
         "seed": spec.seed,
         "limit": spec.limit,
@@ -190,13 +193,19 @@ def _work(jobs: Sequence[_Job], engine: Engine, reporter: Reporter, fresh: bool)
     selections = [look_ahead(job.plan, engine, reporter) for job in jobs]
     with reporter.stage("preparing the prompts"):
         prepared = _prepared(jobs, engine)
-    near = _near_ties(engine, prepared, jobs[0].plan.spec.batch_size, reporter)
-    known: dict[Hashable, Any] = {}
-    for job, selection in zip(jobs, selections, strict=True):
-        job.stage, job.near = set_up(job.plan, engine, prepared, reporter, known, selection), near
-    groups = [jobs] if jobs[0].plan.task.shares_passes else [[job] for job in jobs]
-    for group in groups:
-        _observe(group, engine, prepared.prompts, reporter)
+    parts: dict[Hashable, tuple[Prepared, list[_Job]]] = {}  # runs that hold out the same evaluate the same prompts
+    for job in jobs:
+        own = split(job.plan, prepared)
+        parts.setdefault(tuple(prompt.id for prompt in own.prompts), (own, []))[1].append(job)
+    chosen = {id(job): selection for job, selection in zip(jobs, selections, strict=True)}
+    for own, group in parts.values():
+        near = _near_ties(engine, own, jobs[0].plan.spec.batch_size, reporter)
+        known: dict[Hashable, Any] = {}
+        for job in group:
+            job.stage, job.near = set_up(job.plan, engine, own, reporter, known, chosen[id(job)]), near
+    for own, group in parts.values():
+        for some in [group] if jobs[0].plan.task.shares_passes else [[job] for job in group]:
+            _observe(some, engine, own.prompts, reporter)
 
 
 def _near_ties(engine: Engine, prepared: Prepared, batch_size: int, reporter: Reporter) -> np.ndarray | None:

@@ -70,6 +70,8 @@ class Identity(_Part):
     inputs_sha256: dict[str, str] = Field(default_factory=dict)
     seed: Whole
     limit: Whole | None
+    hold_out: Number = None
+    margins: dict[str, Number] = Field(default_factory=dict)
     batch_size: Whole
     resamples: Whole
 
@@ -129,6 +131,9 @@ class Selection(_Part):
 
 class ControlDetails(_Part):
     warning: str | None = None
+    blocks: str | None = None
+    treated_in_pool: bool = False
+    candidates: Whole | None = None
 
 
 class Controls(_Part):
@@ -289,6 +294,7 @@ class Record(_Part):
     texts: list[Text] = Field(default_factory=list)
     selection: Selection
     controls: Controls
+    exploratory: str | None = None
     measures: list[Measure]
     family: Family
     tables: list[Table]

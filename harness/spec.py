@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator
 
@@ -33,7 +33,7 @@ class Resources(BaseModel):
 class RunSpec(BaseModel):
     """One evaluation run: which components, how many controls, which seed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False)
 
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._=+-]*$", max_length=200, description="name of the run and of its folder"
@@ -52,6 +52,17 @@ class RunSpec(BaseModel):
     )
     match: Literal["none", "norm", "activation"] = Field(
         "none", description="controls resemble the selected neurons in their output weights' norm, or their activations"
+    )
+    hold_out: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="share of the facts that only the selector sees; default: 0.3 where it would look at the prompts "
+        "that are evaluated, else none",
+    )
+    margins: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict,
+        description="the difference that matters, by measure, in its unit; default: 2 standard deviations of controls",
     )
     seed: int = Field(0, ge=0, lt=2**63)
     engine: Literal["auto", "hooks"] = Field(

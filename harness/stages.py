@@ -23,6 +23,7 @@ from harness.conditions import BASELINE, Condition, Selection, Unit
 from harness.controls import Controls, check_controls, draw_controls
 from harness.errors import HarnessError
 from harness.handed_over import lock_statistics
+from harness.held_out import exploratory
 from harness.outcomes import Prepared
 from harness.plugins import Catalogue, Origin
 from harness.progress import Stage as Began
@@ -159,6 +160,7 @@ class Stage:
         statistics: what the intervention's values were taken from, or None.
         alone: the task's further sets.
         conditions: baseline, treated, the controls, and one for each of ``alone``.
+        exploratory: why verdicts are, in a sentence; None where the selector has seen none of the prompts.
     """
 
     plan: Plan
@@ -168,6 +170,7 @@ class Stage:
     controls: Controls
     alone: tuple[tuple[Unit, ...], ...]
     conditions: tuple[Condition, ...]
+    exploratory: str | None = None
 
 
 def look_ahead(plan: Plan, engine: Engine, reporter: Reporter) -> Selection | None:
@@ -181,9 +184,8 @@ def look_ahead(plan: Plan, engine: Engine, reporter: Reporter) -> Selection | No
     """
     for component in (plan.model, plan.task, plan.selector, plan.intervention, *plan.metrics):
         border.check(component, engine.model)
-    with border.asking(plan.selector, "reads_prompts()"):
-        if plan.selector.reads_prompts():
-            return None
+    if border.reads_prompts(plan.selector):
+        return None
     with reporter.stage("selecting neurons"):
         selection = _select(plan, engine, Prepared(()), reporter.stage)
     check_controls(engine.model, selection, plan.spec.controls, plan.spec.match)
@@ -232,7 +234,7 @@ def set_up(
         *(condition(f"control-{i:04d}", units) for i, units in enumerate(controls.sets)),
         *(condition(f"alone-{i:05d}", units) for i, units in enumerate(alone)),
     )
-    return Stage(plan, prepared, selection, statistics, controls, alone, conditions)
+    return Stage(plan, prepared, selection, statistics, controls, alone, conditions, exploratory(plan, prepared))
 
 
 def _select(plan: Plan, engine: Engine, prepared: Prepared, stage: Began) -> Selection:

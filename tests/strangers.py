@@ -121,6 +121,7 @@ def make(output: Path, *classes: type[Component], **fields: Any) -> Path:
     known.components = {kind: dict(found) for kind, found in catalogue().components.items()}
     known.origins = dict(catalogue().origins)
     known.add(package(*classes), ORIGIN)
-    spec = {"model": "tiny", "task": "plain", "selector": "loud", "intervention": "halved", "controls": 3, **fields}
+    spec = {"model": "tiny", "task": "plain", "selector": "loud", "intervention": "halved", "controls": 3}
+    spec |= {"hold_out": 0, **fields}  # all prompts are evaluated
     planned = run.plan(RunSpec(name="small", resamples=100, batch_size=2, **spec), known)
     return run.execute(planned, output, Silent(), "a test").path

@@ -82,7 +82,7 @@ def test_selectors_of_heads(selector: str, says: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"selector": "random:top=1", "controls": 999}, "999 random sets of 1 neuron were asked for, but without"),
+        ({"selector": "random:top=1", "controls": 999}, "999 random sets of 1 neuron were asked for, but beside"),
         ({"selector": "heads:heads=[L0H1]", "intervention": "bos_attention", "controls": 9}, "only 3 distinct sets"),
         (
             {"selector": "heads:heads=[L0H1]", "intervention": "bos_attention", "match": "norm", "controls": 2},

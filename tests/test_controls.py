@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.activations import activation_statistics
-from harness.conditions import Head, Neuron, Selection
+from harness.conditions import Direction, Head, Neuron, Selection
 from harness.controls import draw_controls, possible_controls, random_controls
 from harness.errors import HarnessError
 from harness.matching import balance, matched_sets, matching_values, neighbours
 from harness.model import Model
+from harness.statistics import permutation_test
 from harness.writes import write_directions
 
 PROMPTS = [[5, 6, 7, 8, 9], [10, 11, 12], [60, 61, 62, 63, 64, 65, 66]]
@@ -104,10 +105,36 @@ def test_outliers_that_nothing_matches_are_said() -> None:
     model = tiny("llama")
     model.anatomy.down_projections[2].weight[:, :3] *= 30
     selected = [Neuron(2, i) for i in range(3)]
-    warning = draw(model, selected).details["warning"]
+    details = draw(model, selected).details
+    warning = details["warning"]
     assert warning.startswith("The matched neurons are not much like the selected ones") and "too few others" in warning
+    assert details["within_reach"] == {"2.0": 0, "2.1": 0, "2.2": 0} and details["blocks"].endswith(
+        "within one standard deviation of 2.0, 2.1, 2.2 there is no other neuron to draw: leave them out, or select in "
+        "a layer that has more like them."
+    )
     usual = [Neuron(2, i) for i in np.argsort(matching_values(model, [2], "norm", [], 4)[2])[20:26].tolist()]
-    assert draw(model, usual).details["warning"] is None
+    details = draw(model, usual).details
+    assert details["warning"] is details["blocks"] is None and min(details["within_reach"].values()) > 10
+
+
+@pytest.mark.parametrize("match", ["norm", "activation"])
+def test_what_is_not_alike_blocks_a_verdict_whatever_it_is_matched_in(match: Any) -> None:
+    """With an SMD beyond 0.25 a set stands out for what it was to be matched in, and p is invalid."""
+    values, ends = {0: np.arange(100.0)}, [Neuron(0, i) for i in range(94, 100)]
+    pool = rest(ends, 100)
+    found = balance(ends, pool, matched_sets(ends, 20, pool, values, 0), values, match)
+    assert found["smd"] > 0.25 and found["within_reach"]["0.99"] == 22
+    assert found["blocks"].startswith("The matched neurons are not like the selected ones: their mean log ")
+    assert "(22 or more), but too few of them beyond it: select neurons nearer to the rest" in found["blocks"]
+    middle = [Neuron(0, i) for i in (20, 40, 60)]
+    pool = rest(middle, 100)
+    assert balance(middle, pool, matched_sets(middle, 20, pool, values, 0), values, match)["blocks"] is None
+
+
+def test_a_difference_where_nothing_else_varies_is_no_balance() -> None:
+    values = {0: np.array([0.0] * 30 + [5.0])}
+    found = balance([Neuron(0, 30)], {0: list(range(30))}, [(Neuron(0, 0),)], values, "norm")
+    assert found["smd"] is found["smd_random"] is None and "more than any two of the others" in found["blocks"]
 
 
 def test_dead_neurons_have_a_finite_value() -> None:
@@ -134,19 +161,75 @@ def test_seeds_layers_and_numbers() -> None:
         draw(model, [Neuron(2, 0), Neuron(2, 9)], n=4, pool=few)
 
 
-def test_plain_controls_are_as_before() -> None:
-    model, selected = tiny("gpt2"), [Neuron(2, 0), Neuron(2, 9)]
-    controls = draw(model, selected, match="none")
-    assert list(controls.sets) == random_controls(selected, 50, rest(selected, 128), seed=0)
-    assert controls.match == "none" and controls.details == {}
+def test_few_units_of_many_are_left_out_of_their_controls() -> None:
+    """Up to one in a hundred: what is drawn from has no say then."""
+    model = tiny("gpt2")
+    alone = draw(model, [Neuron(2, 9)], match="none")
+    assert list(alone.sets) == random_controls([Neuron(2, 9)], 50, rest([Neuron(2, 9)], 128), seed=0)
+    assert alone.details == {"treated_in_pool": False, "candidates": 127, "blocks": None}
+    selected = [Neuron(2, 0), Neuron(2, 9), Neuron(2, 11), Neuron(2, 12)]
+    controls = draw(model, selected, match="none", pool=tuple(Neuron(2, i) for i in range(400)))
+    assert list(controls.sets) == random_controls(selected, 50, rest(selected, 400), seed=0)
+    assert controls.details == {"treated_in_pool": False, "candidates": 396, "blocks": None}
+
+
+def test_of_a_small_pool_all_units_may_be_drawn_but_not_the_selected_set() -> None:
+    model, selected = tiny("gpt2"), [Neuron(2, 9), Neuron(2, 0)]
+    controls = draw(model, selected, match="none", n=500)
+    assert controls.details == {"treated_in_pool": True, "candidates": 128, "blocks": None}
+    assert {unit for units in controls.sets for unit in units} >= set(selected)
+    assert len(set(controls.sets)) == 500 and tuple(sorted(selected)) not in controls.sets
+    few = tuple(Neuron(2, i) for i in (3, 5, 7))
+    every = {frozenset(units) for units in draw(model, selected, n=None, match="none", pool=few).sets}
+    assert len(every) == 9 and frozenset(selected) not in every  # pairs of five, but one
+    with pytest.raises(HarnessError, match="but beside the selected one only 9 distinct sets exist; ask for at most 9"):
+        draw(model, selected, n=10, match="none", pool=few)
+    both = draw(model, [Neuron(0, 1), *selected], match="none")  # one of 128 in one layer, two in the other
+    assert both.details["treated_in_pool"] and {x.layer for units in both.sets for x in units} == {0, 2}
+
+
+def test_directions_to_compare_with_are_no_candidates() -> None:
+    model = tiny("gpt2")
+    selected, pool = [Direction(1, 0), Direction(1, 1)], tuple(Direction(1, i) for i in range(2, 12))
+    assert not draw(model, selected, match="none", pool=pool, n=5).details["treated_in_pool"]
+    assert draw(model, selected, match="none", pool=(*selected, *pool), n=5).details["treated_in_pool"]
+
+
+@pytest.mark.parametrize("size", [20, 40])
+def test_random_sets_of_a_small_pool_are_as_often_extreme_as_the_level_says(size: int) -> None:
+    """6 of 20 and 6 of 40 with effects drawn at random: P(p <= .05) was .22 to .29 and .10 to .16 without the treated.
+
+    With 99 controls the two-sided p takes steps of .02, so that .04 is the level that is reached.
+    """
+    runs, m, few = 1500, 99, {0: list(range(size))}
+
+    def p(rng: np.random.Generator, lift: float, pool: Any) -> float:
+        effects = rng.standard_t(3, size)
+        treated = rng.choice(size, 6, replace=False)
+        effects[treated] += lift
+        selected = [Neuron(0, int(i)) for i in treated]
+        sets = random_controls(selected, m, pool(treated), int(rng.integers(2**32)))
+        values = np.array([effects[[x.index for x in units]].sum() for units in sets])
+        return float(permutation_test(effects[treated].sum(), values).p_two_sided)
+
+    def rate(lift: float, pool: Any, n: int) -> float:
+        rng = np.random.default_rng(1)
+        return float(np.mean([p(rng, lift, pool) <= 0.05 for _ in range(n)]))
+
+    error = 2 * np.sqrt(0.05 * 0.95 / runs)
+    assert 0.03 - error <= rate(0, lambda treated: few, runs) <= 0.06 + error
+    assert rate(4, lambda treated: few, 200) >= 0.95  # a set that does something is found all the same
+    assert rate(0, lambda treated: {0: [i for i in few[0] if i not in treated]}, 300) > 0.08  # why it is done so
 
 
 def test_heads_are_drawn_from_their_pool_wherever_it_lies() -> None:
     model = tiny("gpt2")
     selected, pool = [Head(1, 0), Head(1, 1)], (Head(0, 1), Head(0, 2), Head(1, 2), Head(2, 3))
     controls = draw(model, selected, n=None, match="none", pool=pool)
-    assert set(controls.sets) == {(a, b) for i, a in enumerate(pool) for b in pool[i + 1 :]}
-    assert len(draw(model, selected, n=None, match="none").sets) == 1  # without a pool: the layer's other two
+    every = (Head(0, 1), Head(0, 2), *selected, Head(1, 2), Head(2, 3))  # few: the selected ones are among them
+    pairs = {(a, b) for i, a in enumerate(every) for b in every[i + 1 :]}
+    assert set(controls.sets) == pairs - {tuple(selected)} and controls.layers == (0, 1, 2)
+    assert len(draw(model, selected, n=None, match="none").sets) == 5  # without a pool: the layer's four
     assert draw(model, selected, n=None, match="none", pool=()).sets == ()
     with pytest.raises(HarnessError, match="2 random sets were asked for, but the selector left nothing to draw them"):
         draw(model, selected, n=2, match="none", pool=())

@@ -14,6 +14,7 @@ from harness.wording import counted
 
 if TYPE_CHECKING:
     from harness.matching import Match
+    from harness.outcomes import Prompt
 
 
 class _MatchedRandom(Selector):
@@ -25,6 +26,9 @@ class _MatchedRandom(Selector):
 
     def reads_prompts(self) -> bool:
         return self.match == "activation" or self.like.reads_prompts()
+
+    def has_seen(self, prompt: Prompt) -> bool:
+        return self.like.has_seen(prompt)
 
     def select(self, context: SelectionContext) -> Selection:
         from harness.controls import pools

@@ -18,7 +18,7 @@ from .sweep import check_length, text
 
 if TYPE_CHECKING:
     from harness.model import Model
-    from harness.outcomes import Figure
+    from harness.outcomes import Figure, Prompt
 
 
 class ActivationShift(Selector):
@@ -44,6 +44,9 @@ class ActivationShift(Selector):
 
     def reads_prompts(self) -> bool:
         return self.keep is not None and self.keep.reads_prompts()
+
+    def has_seen(self, prompt: Prompt) -> bool:
+        return self.keep is not None and self.keep.has_seen(prompt)
 
     def check(self, model: Model) -> None:
         check_layer(model, self.layer, self.top, "selector activation_shift")

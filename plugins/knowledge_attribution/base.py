@@ -11,7 +11,7 @@ from pydantic import Field
 from harness.builtin import resolve_layer
 from harness.components import AnyCorpus, SelectionContext, Selector
 from harness.errors import HarnessError
-from harness.wording import counted, the
+from harness.wording import agree, counted, the
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +34,8 @@ class Attribution(Selector):
     layer: int | None = Field(None, description="one layer, negative counts from the last; default: all layers")
     prompts: int = Field(64, ge=1, description="predictions it is measured on, drawn by the seed if there are more")
     corpus: AnyCorpus | None = Field(
-        None, description="measure on texts that tasks do not evaluate on; default: on the task's own prompts"
+        None,
+        description="measure on texts that tasks do not evaluate on; default: on prompts that are held out",
     )
     length: int = Field(32, ge=2, description="with corpus: tokens before each prediction")
 
@@ -72,7 +73,8 @@ class Attribution(Selector):
             raise HarnessError(f"selector {self.name}: the task has no prompts; name a corpus (corpus=text:path=FILE).")
         rows = np.sort(np.random.default_rng(context.seed).permutation(n)[: self.prompts]).tolist()
         whose = (
-            f"{counted(n, 'prompt')} that the task holds out for selectors; the run is evaluated on others"
+            f"{counted(n, 'prompt')} that {agree(n, 'is', 'are')} held out for selectors; the run is evaluated on "
+            "others"
             if context.held_out
             else f"the task's own {counted(n, 'prompt')}, on which the run is evaluated, too"
         )

@@ -19,7 +19,7 @@ from .labelled import COLUMNS, LabelledPath
 
 if TYPE_CHECKING:
     from harness.model import Model
-    from harness.outcomes import Figure
+    from harness.outcomes import Figure, Prompt
 
     from .directions import Probe, Readings
 
@@ -61,6 +61,16 @@ class DifferenceOfMeans(Selector):
 
     def reads_prompts(self) -> bool:
         return False
+
+    def has_seen(self, prompt: Prompt) -> bool:
+        return bool({prompt.id, prompt.text} & self._read)
+
+    @cached_property
+    def _read(self) -> frozenset[str]:
+        """The texts that the direction, and its layer, are found on."""
+        from .labelled import load_labelled
+
+        return frozenset(row.text for row in load_labelled(self.data) if row.split == "train")
 
     def check(self, model: Model) -> None:
         if self.layer is not None:

@@ -212,7 +212,7 @@ def test_scores_are_means_over_the_prompts_of_all_layers_or_one() -> None:
     assert len(selection.candidates) == 3 * 48 and "layers 0 to 2: the 5 neurons" in selection.rule
     assert "4 of the task's own 4 prompts, on which the run is evaluated, too" in selection.rule
     held_out = ValueNeurons(top=5).select(replace(context(model, prompts=PROMPTS), held_out=True))
-    assert "4 of 4 prompts that the task holds out for selectors; the run is evaluated on others" in held_out.rule
+    assert "4 of 4 prompts that are held out for selectors; the run is evaluated on others" in held_out.rule
     one = ValueNeurons(top=5, layer=-2, method="inner_product").select(context(model, prompts=PROMPTS))
     assert {unit.layer for unit in one.neurons} == {1} and set(one.scores) == {"inner_product"}
     assert one.rule.startswith("layer 1: the 5 neurons with the largest mean inner product")
