@@ -481,6 +481,7 @@ def _run_all(
     from harness.run import plan, together
 
     plans = [plan(spec, found) for spec in specs]
+    _say_too_few(specs)
     if dry_run:
         for one in plans:
             say_json({"name": one.spec.name, **one.components()})
@@ -498,6 +499,19 @@ def _run_all(
         then = "the same command continues from the prompts that are finished"
         raise typer.Exit(stopped(error, then)) from None
     return made
+
+
+def _say_too_few(specs: Sequence[RunSpec]) -> None:
+    """What the numbers of controls that are asked for can never show, before any work is done."""
+    from harness.controls import too_few
+
+    short: dict[int, list[str]] = {}
+    for spec in specs:
+        if spec.controls and too_few(spec.controls):
+            short.setdefault(spec.controls, []).append(spec.name)
+    for number, names in short.items():
+        which = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+        Terminal(stderr=True).print(f"note: {which}: {too_few(number)}.", style="yellow", soft_wrap=True)
 
 
 def _page(runs: list[Path], folder: Path, title: str, description: str) -> None:

@@ -59,6 +59,24 @@ class Controls:
         }
 
 
+def too_few(m: int) -> str | None:
+    """What m control sets can never show, in a sentence without its end; None where they are enough.
+
+    The smallest p of the treated set among m + 1 is 1 / (m + 1), the smallest adjusted one, too.
+    """
+    from harness.statistics import ALPHA
+
+    if 1 / (m + 1) <= ALPHA:
+        return None
+    least = math.ceil(1 / ALPHA) - 1
+    if m == 0:
+        return f"without controls there is no p, and no verdict: it takes {least} or more"
+    return (
+        f"with {counted(m, 'control')} no p can be below {1 / (m + 1):.2g}, so that nothing can be found to do more, or "
+        f"less, than chance (p <= {ALPHA:g}), whatever it does: it takes {least} or more"
+    )
+
+
 def draw_controls(
     model: Model,
     selection: Selection,

@@ -21,7 +21,7 @@ from harness.errors import HarnessError
 from harness.owned import path_name
 from harness.provenance import packages
 from harness.ray_cluster import connected, first_line
-from harness.ray_worker import AHEAD, Opened, Order, Piece, Refused, work
+from harness.ray_worker import AHEAD, Note, Opened, Order, Piece, Refused, work
 from harness.report.page import write_page
 from harness.results import MARK, PROVENANCE, RECORD, UNFINISHED, RunFolder, canonical, check_writable, writing
 from harness.run import Finished, enter, identity_of
@@ -96,6 +96,10 @@ class OnRay:
         """Show a line of progress."""
         if not self.quiet:
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def note(self, sentence: str) -> None:
+        """Show what the user should know, also where no progress is shown."""
+        self.console.print(f"note: {sentence}", highlight=False, markup=False, soft_wrap=True)
 
     def complain(self, runs: str, error: str, detail: str = "") -> None:
         """Show an error, also where no progress is shown."""
@@ -195,7 +199,9 @@ class _Group:
                     message = await reference
                     if isinstance(message, Refused):
                         return self._abandoned(message)
-                    if isinstance(message, Opened):
+                    if isinstance(message, Note):
+                        self.executor.note(message.sentence)
+                    elif isinstance(message, Opened):
                         self._open(message, locks)
                     else:
                         self._put(message)

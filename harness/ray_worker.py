@@ -81,7 +81,14 @@ class Refused:
     detail: str = ""
 
 
-Message: TypeAlias = Opened | Piece | Refused
+@dataclass(frozen=True)
+class Note:
+    """What the user should know before the work is done."""
+
+    sentence: str
+
+
+Message: TypeAlias = Opened | Piece | Refused | Note
 Send: TypeAlias = Callable[[Message], None]
 Kept: TypeAlias = Mapping[str, Mapping[str, Any]]
 """Run's folder -> path in it -> reference to the file's bytes: what the driver has of earlier attempts."""
@@ -106,7 +113,7 @@ def _make(order: Order, kept: Kept, send: Callable[[Message | None], None]) -> N
         plans = _plans(order)
         with tempfile.TemporaryDirectory(prefix="harness-") as scratch:
             made = execute_together(
-                plans, Path(scratch), _Silent(), order.command, folder=lambda path: SentFolder(path, kept, send)
+                plans, Path(scratch), _Silent(send), order.command, folder=lambda path: SentFolder(path, kept, send)
             )
             for run in made:
                 if not run.reused:
@@ -192,7 +199,10 @@ def send_file(folder: Path, path: Path, send: Send) -> None:
 
 
 class _Silent:
-    """A reporter that shows nothing."""
+    """A reporter that shows no progress, and sends what users should know."""
+
+    def __init__(self, send: Send) -> None:
+        self.note = lambda sentence: send(Note(sentence))
 
     @contextlib.contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:

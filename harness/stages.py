@@ -20,7 +20,7 @@ from harness.components import (
     Task,
 )
 from harness.conditions import BASELINE, Condition, Selection, Unit
-from harness.controls import Controls, check_controls, draw_controls
+from harness.controls import Controls, check_controls, draw_controls, too_few
 from harness.errors import HarnessError
 from harness.handed_over import lock_statistics
 from harness.held_out import exploratory
@@ -28,6 +28,7 @@ from harness.outcomes import Prepared
 from harness.plugins import Catalogue, Origin
 from harness.progress import Stage as Began
 from harness.spec import RunSpec
+from harness.wording import only
 
 if TYPE_CHECKING:
     from harness.activations import ActivationStatistics, HeadStatistics
@@ -46,6 +47,10 @@ class Reporter(Protocol):
 
     def stage(self, title: str, total: int | None = None) -> AbstractContextManager[Progress]:
         """A stage with ``total`` steps, or of unknown length; the context gives a function to tell of progress."""
+        ...
+
+    def note(self, sentence: str) -> None:
+        """Tell what a user should know before the work is done."""
         ...
 
 
@@ -227,6 +232,13 @@ def set_up(
 
     treated = condition("treated", selection.neurons, twice=True)
     controls = _controls(plan, engine, prepared, selection, treated)
+    if plan.spec.controls is None and (
+        said := too_few(len(controls.sets))
+    ):  # of a number that is asked for it is known
+        reporter.note(
+            f"{plan.spec.name}: the pool of the selection holds {only(len(controls.sets), 'distinct set')} to compare "
+            f"with; {said}."
+        )
     alone = border.alone(plan.task, selection, engine.model)
     conditions = (
         BASELINE,

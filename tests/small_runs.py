@@ -26,6 +26,9 @@ class Silent:
     def stage(self, title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
         yield lambda n: None
 
+    def note(self, sentence: str) -> None:
+        pass
+
 
 def finish(output: Path, draw: bool = False, **fields: Any) -> Path:
     """Make a run of the given fields of :class:`harness.spec.RunSpec`; returns its folder.

@@ -28,6 +28,9 @@ class Quiet:
 
         return nullcontext(lambda n: None)
 
+    def note(self, sentence: str) -> None:
+        pass
+
 
 def spec(name: str, facts: Path, **changes: object) -> RunSpec:
     given = {

@@ -53,6 +53,10 @@ class ConsoleReporter:
             with self._lines(title, total) as advance:
                 yield advance
 
+    def note(self, sentence: str) -> None:
+        """Tell it, also where no progress is shown."""
+        self.console.print(f"note: {sentence}", style="yellow", soft_wrap=True)
+
     @contextlib.contextmanager
     def _bar(self, title: str, total: int | None) -> Iterator[Callable[[int], None]]:
         with self._shown() as bars:

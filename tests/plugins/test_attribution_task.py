@@ -166,7 +166,7 @@ def test_ablating_value_neurons_costs_more_than_ablating_random_ones(
     assert found["probability_lost"]["value"] > found["probability_lost"]["controls"]["max"]
     selection = record(folder)["selection"]
     assert len(selection["details"]["tokens"]) == 10 and ("corpus world" in selection["rule"]) == bool(corpus)
-    assert ("prompts that the task holds out for selectors" in selection["rule"]) == (not corpus)
+    assert ("prompts that are held out for selectors" in selection["rule"]) == (not corpus)
 
 
 def test_ablating_query_neurons_of_value_neurons_costs_more_than_ablating_random_ones(
