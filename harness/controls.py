@@ -72,8 +72,8 @@ def too_few(m: int) -> str | None:
     if m == 0:
         return f"without controls there is no p, and no verdict: it takes {least} or more"
     return (
-        f"with {counted(m, 'control')} no p can be below {1 / (m + 1):.2g}, so that nothing can be found to do more, or "
-        f"less, than chance (p <= {ALPHA:g}), whatever it does: it takes {least} or more"
+        f"with {counted(m, 'control')} no p can be below {1 / (m + 1):.2g}, so that nothing can be found to do more, "
+        f"or less, than random ones (p <= {ALPHA:g}), whatever it does: it takes {least} or more"
     )
 
 
