@@ -13,9 +13,10 @@ import numpy as np
 
 import harness
 from harness import border, leaderboard
-from harness.conditions import Condition
+from harness.conditions import Condition, Selection
 from harness.errors import HarnessError, PluginError
 from harness.held_out import split
+from harness.margins import check_margins
 from harness.outcomes import Outcomes, Prepared, Prompt
 from harness.precision import is_half, near_ties
 from harness.provenance import provenance
@@ -66,6 +67,8 @@ class _Job:
     identity: dict[str, Any]
     run_id: str
     parts: list[Outcomes] = field(default_factory=list)
+    selection: Selection | None = None
+    """What was selected before the prompts were made."""
     stage: Stage | None = None
     near: np.ndarray | None = None
     """Of a model in half precision, the prompts after which two tokens lie closer than its rounding."""
@@ -190,19 +193,22 @@ def _work(jobs: Sequence[_Job], engine: Engine, reporter: Reporter, fresh: bool)
     """Prompts, selections, conditions and outcomes of all jobs."""
     for job in jobs:
         job.folder.open(fresh)
-    selections = [look_ahead(job.plan, engine, reporter) for job in jobs]
+    for job in jobs:
+        job.selection = look_ahead(job.plan, engine, reporter)
     with reporter.stage("preparing the prompts"):
         prepared = _prepared(jobs, engine)
     parts: dict[Hashable, tuple[Prepared, list[_Job]]] = {}  # runs that hold out the same evaluate the same prompts
     for job in jobs:
         own = split(job.plan, prepared)
         parts.setdefault(tuple(prompt.id for prompt in own.prompts), (own, []))[1].append(job)
-    chosen = {id(job): selection for job, selection in zip(jobs, selections, strict=True)}
     for own, group in parts.values():
         near = _near_ties(engine, own, jobs[0].plan.spec.batch_size, reporter)
         known: dict[Hashable, Any] = {}
         for job in group:
-            job.stage, job.near = set_up(job.plan, engine, own, reporter, known, chosen[id(job)]), near
+            job.stage, job.near = set_up(job.plan, engine, own, reporter, known, job.selection), near
+            if job.plan.spec.margins:
+                with reporter.stage("looking for the measures"):
+                    check_margins(job.stage, engine)
     for own, group in parts.values():
         for some in [group] if jobs[0].plan.task.shares_passes else [[job] for job in group]:
             _observe(some, engine, own.prompts, reporter)

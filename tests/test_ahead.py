@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import record
+from small_runs import Silent, record
 from strangers import Average, Loud, PlainTask, TinyLoader, make, misbehaving
 
 from harness.components import Metric, Task
 from harness.conditions import Neuron, Selection
 from harness.errors import HarnessError, PluginError
 from harness.plugins import catalogue
+from harness.registry import load_registry
+from harness.run import plan
+
+Harness = Callable[..., tuple[int, str, str]]
 
 
 def never(self: Any, *arguments: Any) -> Any:
@@ -229,3 +235,77 @@ def test_a_selector_that_reads_no_prompts_chooses_once_and_first(tmp_path: Path,
 def test_a_metric_that_is_named_twice(tmp_path: Path) -> None:
     with pytest.raises(HarnessError, match="--metric: average is named twice"):
         make(tmp_path, UNLOADED, metrics=("average", "average"))
+    with pytest.raises(HarnessError, match="--metric: relation_groups is named twice"):  # whatever their parameters
+        make(
+            tmp_path,
+            UNLOADED,
+            task="knowledge_conflict",
+            intervention="mean",
+            metrics=("relation_groups:by=group", "relation_groups:by=relation"),
+        )
+
+
+def test_a_metric_that_a_registry_names_twice(tmp_path: Path) -> None:
+    path = tmp_path / "registry.yaml"
+    path.write_text(
+        "runs:\n  one: {task: knowledge_conflict, selector: entropy, intervention: mean,\n"
+        "        metrics: [{name: relation_groups, by: group}, entropy_change, relation_groups]}\n",
+        encoding="utf-8",
+    )
+    [spec] = load_registry(path).runs["one"]
+    with pytest.raises(HarnessError, match="--metric: relation_groups is named twice; a run records a metric once"):
+        plan(spec, catalogue())
+
+
+# -- what a number of controls can never show --------------------------------------------------------------------------
+
+EVAL = ("eval", "--task", "knowledge_conflict", "--selector", "entropy", "--intervention", "mean", "--dry-run")
+
+
+@pytest.mark.parametrize(("m", "smallest"), [(1, "0.5"), (9, "0.1"), (18, "0.053")])
+def test_too_few_controls_are_said_before_the_run(m: int, smallest: str, harness: Harness) -> None:
+    code, out, err = harness(*EVAL, "--controls", m)
+    assert code == 0 and out.startswith("{") and err.count("\n") == 1
+    assert f"with {m} control{'s' * (m > 1)} no p can be below {smallest}, so that nothing can be found" in err
+    assert "whatever it does: it takes 19 or more." in err
+
+
+@pytest.mark.parametrize("more", [("--controls", 0), ("--controls", 19), ()])
+def test_enough_controls_need_no_word(more: tuple[Any, ...], harness: Harness) -> None:
+    """None at all are asked for by who wants no p."""
+    assert harness(*EVAL, *more)[2] == ""
+
+
+def test_runs_of_a_registry_that_have_too_few_are_said_at_once(harness: Harness, tmp_path: Path) -> None:
+    path = tmp_path / "registry.yaml"
+    path.write_text(
+        "runs:\n  one: {task: knowledge_conflict, selector: entropy, intervention: [mean, zero], controls: [5, 99]}\n",
+        encoding="utf-8",
+    )
+    code, _, err = harness("run", "one", "--dry-run", "--registry", path)
+    assert code == 0 and err.count("\n") == 1 and err.startswith("note: one.mean.5 and 1 more: with 5 controls")
+
+
+@pytest.mark.parametrize(("pool", "n"), [((0, 1, 2, 3), "only 5 distinct sets"), ((), "no distinct set")])
+def test_a_pool_with_too_few_sets_is_said_before_the_conditions_run(
+    pool: tuple[int, ...], n: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr(Silent, "note", lambda self, sentence: notes.append(sentence))
+
+    def select(self: Any, context: Any) -> Selection:
+        return replace(Loud.select(self, context), pool=tuple(Neuron(2, i) for i in pool))
+
+    with pytest.raises(PluginError, match="too late"):
+        make(tmp_path, misbehaving(Loud, select=select), misbehaving(PlainTask, observe=never), controls=None)
+    [note] = notes
+    assert note.startswith(f"small: the pool of the selection holds {n} to compare with; with")
+    assert note.endswith("it takes 19 or more.")
+
+
+def test_a_node_of_a_cluster_sends_what_should_be_known() -> None:
+    from harness.ray_worker import Note, _Silent
+
+    sent: list[Any] = []
+    _Silent(sent.append).note("too few")
+    assert sent == [Note("too few")]

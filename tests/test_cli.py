@@ -31,7 +31,7 @@ def arguments(facts: Path, output: Path, *more: object, **changes: str) -> list[
         "task": f"knowledge_conflict:data={facts}",
         "selector": "entropy",
         "intervention": "mean",
-        "controls": "12",
+        "controls": "19",
         "output_path": str(output),
         **changes,
     }
@@ -108,7 +108,7 @@ def test_a_run_leaves_its_record_samples_neurons_and_rows(finished: Path) -> Non
     assert len(rows) == len(record["measures"])
     assert len({row["row_id"] for row in rows}) == len(rows)
     assert all(row["weights_sha256"] and row["data_sha256"] and row["command"] for row in rows)
-    assert record["controls"]["n"] == 12 == len(record["controls"]["sets"])
+    assert record["controls"]["n"] == 19 == len(record["controls"]["sets"])
     assert len(json.loads((run / "neurons.jsonl").read_text().splitlines()[0])) >= 4
 
 

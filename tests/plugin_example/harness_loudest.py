@@ -17,6 +17,9 @@ class Loudest(Selector):
     name = "loudest"
     top: int = Field(3, ge=1, description="number of neurons")
 
+    def reads_prompts(self) -> bool:
+        return False  # it looks at weights alone
+
     def select(self, context: SelectionContext) -> Selection:
         layer = context.model.anatomy.n_layers - 1
         norms = context.model.w_out(layer).norm(dim=1).cpu().numpy()
