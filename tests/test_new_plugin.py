@@ -67,7 +67,7 @@ def test_the_package_can_be_listed_and_used(
     assert summary.split()[0] in out
     # The command that the package's README shows is valid, and runs.
     [line] = [x for x in (folder / "README.md").read_text().splitlines() if x.startswith("harness eval")]
-    arguments = [*shlex.split(line)[1:], "--controls", "3", "--resamples", "100", "--quiet", "-o", tmp_path / "out"]
+    arguments = [*shlex.split(line)[1:], "--controls", "19", "--resamples", "100", "--quiet", "-o", tmp_path / "out"]
     with monkeypatch.context() as undrawn:  # figures and pages take long, and are tested elsewhere
         undrawn.setattr("harness.run.write_shown", lambda *arguments: None)
         undrawn.setattr("harness.run.write_page", lambda *arguments: None)

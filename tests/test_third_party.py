@@ -82,7 +82,7 @@ def test_an_installed_plugin_is_listed(installed: Path) -> None:
 def test_an_installed_plugin_is_used_in_a_run_and_recorded(installed: Path, small_facts: Path, tmp_path: Path) -> None:
     done = harness(
         installed, "eval", "--task", f"knowledge_conflict:data={small_facts}", "--selector", "loudest:top=2",
-        "--intervention", "mean", "--metric", "confident:below=0.5", "--controls", 5, "--limit", 40,
+        "--intervention", "mean", "--metric", "confident:below=0.5", "--controls", 19, "--limit", 40,
         "--output_path", tmp_path, "--quiet",
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
@@ -184,6 +184,8 @@ class Shake(Intervention):
 class Leaves(Selector):
     "Ends the program, and says that all is well."
     name = "leaves"
+    def reads_prompts(self):
+        return False
     def select(self, context):
         raise SystemExit(0)
 
@@ -218,7 +220,7 @@ def test_what_a_stranger_does_wrong_is_one_sentence_and_no_success(
     package(tmp_path, "harness-odd", "harness_odd", RANDOM)
     asked = ["eval", "--task", "mediation:sequences=2,length=32", "--selector", selector]
     asked += ["--intervention", intervention]
-    asked += ["--controls", "3", "--output_path", str(tmp_path / "runs"), "--quiet"]
+    asked += ["--controls", "19", "--output_path", str(tmp_path / "runs"), "--quiet"]
     done = harness(tmp_path, *asked)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"{says}\n")
     assert not list((tmp_path / "runs").glob("*/*"))
