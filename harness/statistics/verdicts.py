@@ -126,7 +126,8 @@ def verdict(summary: MeasureSummary, family: Family, place: int, around: Circums
     numbers = _numbers(summary, family, adjusted, around.selected)
     if adjusted <= alpha:
         if around.blocked:
-            return _say("cannot tell", f"{numbers}; but {around.blocked.rstrip('.')}", rest)
+            why = around.blocked[:1].lower() + around.blocked[1:].rstrip(".")
+            return _say("cannot tell", f"{numbers}; but {why}", rest)
         return _say(_direction(summary), numbers, rest)
     tail = _smaller(summary, alpha)
     interval = summary.equivalence_interval
