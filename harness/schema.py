@@ -179,8 +179,10 @@ class Measure(_Part):
     ci_low: Number
     ci_high: Number
     ci_method: str | None
+    ci_undefined: Number
     difference_low: Number
     difference_high: Number
+    difference_undefined: Number
     n_clusters: Whole
     design_effect: Number
     p_greater: Number

@@ -20,7 +20,7 @@ from harness.errors import HarnessError
 from harness.leaderboard import rows_of
 from harness.report.console import show
 from harness.report.page import _context as page_context
-from harness.results import RunFolder, read_provenance, read_record
+from harness.results import SCHEMA_VERSION, RunFolder, read_provenance, read_record
 
 Harness = Callable[..., tuple[int, str, str]]
 
@@ -104,8 +104,13 @@ FILES: list[tuple[str, str | bytes, list[str], str]] = [
     ("r/result.json", DEEP, ["report", "r"], "result.json: this is not valid JSON (it is nested too deeply)"),
     ("r/result.json", "{", ["report", "r"], "result.json: this is not valid JSON"),
     ("r/result.json", b"\xff", ["report", "r"], "result.json: it is not UTF-8 text"),
-    ("r/result.json", "[]", ["report", "r"], "this is no record of schema 2"),
-    ("r/result.json", '{"schema_version": 2}', ["report", "r"], "r/result.json: run_id: it is missing"),
+    ("r/result.json", "[]", ["report", "r"], f"this is no record of schema {SCHEMA_VERSION}"),
+    (
+        "r/result.json",
+        f'{{"schema_version": {SCHEMA_VERSION}}}',
+        ["report", "r"],
+        "r/result.json: run_id: it is missing",
+    ),
     ("r/result.json/x", "", ["report", "r"], "there is no finished run here"),
     ("leaderboard.jsonl", DEEP + "\n", ["leaderboard", "-o", "."], "line 1: this is not a leaderboard row"),
     ("leaderboard.jsonl", '{"row_id": null}\n', ["leaderboard", "-o", "."], "line 1: this is not a leaderboard row"),
