@@ -239,7 +239,9 @@ def _judged(
             "verdict": said.word,
             "verdict_sentence": said.sentence,
             "margin": said.margin,
-            "detectable": said.detectable,
+            "detectable": None if said.detectable is None else max(said.detectable),
+            "detectable_above": None if said.detectable is None else said.detectable[0],
+            "detectable_below": None if said.detectable is None else said.detectable[1],
             "detectable_limit": None if said.half is None else math.ceil(said.half.clusters * around.items_per_cluster),
             "detectable_controls": None if said.half is None else said.half.controls,
         }

@@ -196,6 +196,8 @@ class Measure(_Part):
     verdict_sentence: str | None = None
     margin: Number = None
     detectable: Number = None
+    detectable_above: Number = None
+    detectable_below: Number = None
     detectable_limit: Number = None
     detectable_controls: Number = None
 

@@ -164,7 +164,7 @@ def test_rows_of_another_schema_are_shown_and_counted(rows: list[dict[str, Any]]
         "row_id": "1", "schema_version": 1, "measure": "CKCR", "value": 3.0, "primary": True, "finding": None,
     }  # fmt: skip
     assert "1 row is of another schema" in board.summary(found, "file")[0]
-    assert printed(found, 200).splitlines()[-2].split()[:6] == ["-", "-", "-", "-", "-", "3.0000"]
+    assert any(line.split()[:6] == ["-", "-", "-", "-", "-", "3.0000"] for line in printed(found, 200).splitlines())
     assert SCHEMA_VERSION != 1
 
 
@@ -259,7 +259,7 @@ def test_a_missing_leaderboard_is_named(harness: Harness, tmp_path: Path) -> Non
 def test_a_filter_that_nothing_meets_says_what_is_near(harness: Harness, file: Path) -> None:
     code, out, err = harness("leaderboard", "-o", file, "--where", "task=knowledge_conflit")
     assert (code, out) == (0, "")
-    assert f"0 of 78 rows of {file}" in err
+    assert f"0 of {len(leaderboard.read(file))} rows of {file}" in err
     assert 'no row has task "knowledge_conflit". Did you mean "knowledge_conflict"?' in err
 
 
@@ -369,6 +369,7 @@ def test_the_page_stands_alone_and_escapes(rows: list[dict[str, Any]]) -> None:
 
 
 def test_a_line_that_is_no_row_is_refused(file: Path) -> None:
+    n = len(file.read_text().splitlines())
     file.write_text(file.read_text() + "[]\n")
-    with pytest.raises(HarnessError, match="line 79: this is not a leaderboard row"):
+    with pytest.raises(HarnessError, match=f"line {n + 1}: this is not a leaderboard row"):
         leaderboard.read(file)

@@ -17,6 +17,7 @@ import pytest
 
 from harness.report.console import show
 from harness.report.numbers import undefined
+from harness.statistics import VERDICTS
 from harness.terminal import Terminal
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
@@ -52,17 +53,18 @@ def test_colour_changes_nothing_but_colour(record: dict[str, Any]) -> None:
 def test_every_line_of_the_report_is_explained(record: dict[str, Any]) -> None:
     """The documentation has a section for every section, and names every primary measure and verdict."""
     page = (GOLDEN.parents[1] / "docs" / "reading-a-report.md").read_text(encoding="utf-8")
-    for title in ("Prompts", "Selected neurons", "Before and after", "Effects beside the random controls", "Verdicts"):
+    for title in (
+        "Prompts",
+        "Selected neurons",
+        "Before and after",
+        "How sure this can be",
+        "Effects beside the random controls",
+        "Verdicts",
+    ):
         assert f"\n## {title}\n" in page and title in printed(record, 120)
     for step in record["task"]["steps"]:
         assert f"*{step['name']}*" in page or step["name"] == "facts"
-    for word in (
-        "supported",
-        "less than random neurons",
-        "not distinguishable from random neurons",
-        "underpowered",
-        "model broken",
-    ):
+    for word in VERDICTS:
         assert f"*{word}*" in page
     for measure in record["measures"]:
         if measure["primary"] and "conversion" not in measure["title"]:

@@ -139,8 +139,9 @@ def test_what_would_have_been_found_is_found_in_three_runs_of_four() -> None:
     """A planted effect of the size that a run calls detectable."""
     rng, n, hits, trials = np.random.default_rng(0), 120, 0, 200
     null_run = measure((0.05 * rng.normal(size=101))[:, None] + rng.normal(size=(101, n)), unit="nats", scale=1.0)
-    size = judge(null_run).detectable
-    assert size is not None
+    found = judge(null_run).detectable
+    assert found is not None
+    size = found[0]
     for _ in range(trials):
         values = 0.05 * rng.normal(size=101)
         values[1] += size

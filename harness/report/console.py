@@ -16,6 +16,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from harness.report.certainty import COLUMNS, EXPLAINED, certainty
 from harness.report.numbers import (
     between,
     cell,
@@ -74,6 +75,8 @@ def _parts(record: Mapping[str, Any], path: Path, narrow: bool) -> Iterator[Rend
         if frame["rows"] and frame["n"] <= MOST_ROWS and not narrow:
             yield _heading(frame["title"][:1].upper() + frame["title"][1:])
             yield _frame(frame)
+    yield _heading("How sure this can be")
+    yield from _certainty(record, narrow)
     yield _heading("Effects beside the random controls")
     yield from _measures(record, narrow)
     yield _heading("Verdicts")
@@ -219,6 +222,24 @@ def _frame(frame: Mapping[str, Any]) -> RenderableType:
     return _indent(grid)
 
 
+def _certainty(record: Mapping[str, Any], narrow: bool) -> Iterator[RenderableType]:
+    found = certainty(record)
+    for sentence in found.sentences:
+        yield _indent(Text(sentence, style="yellow" if sentence.startswith("Exploratory") else ""))
+    if not found.rows:
+        return
+    if narrow:
+        for title, *cells in found.rows:
+            told = ", ".join(f"{name} {cell}" for name, cell in zip(COLUMNS[1:], cells, strict=True))
+            yield _indent(Text(f"{title}: {told}"))
+    else:
+        grid = _grid(*COLUMNS, right=COLUMNS[1:])
+        for row in found.rows:
+            grid.add_row(*row)
+        yield _indent(grid)
+    yield _indent(Text(EXPLAINED, style="dim"))
+
+
 def _measures(record: Mapping[str, Any], narrow: bool) -> Iterator[RenderableType]:
     measures = record["measures"]
     for title, wanted in (("primary", True), ("the rest, without correction for their number", False)):
@@ -231,11 +252,10 @@ def _measures(record: Mapping[str, Any], narrow: bool) -> Iterator[RenderableTyp
             yield _indent(Text(f"Without a value, because no prompt counts: {'; '.join(empty)}.", style="dim"))
     yield _indent(
         Text(
-            f"Intervals: 95% bootstrap over {counted(record['task']['n_clusters'], 'independent item')}. "
-            "Controls: mean and 5% "
+            f"Intervals: 95%, over {counted(record['task']['n_clusters'], 'independent item')}. Controls: mean and 5% "
             "to 95% quantiles. Effect: distance from the controls' mean in their standard deviations. p: permutation "
-            f"test against {the(record['controls']['n'], 'control')}, (b+1)/(m+1), two-sided; Holm over "
-            f"{the(record['family']['size'], 'primary measure')}.",
+            f"test against {the(record['controls']['n'], 'control')}, (b+1)/(m+1), two-sided; p adj: Westfall-Young "
+            f"over {the(record['family']['size'], 'primary measure')} (Holm's is in result.json).",
             style="dim",
         )
     )
@@ -244,7 +264,7 @@ def _measures(record: Mapping[str, Any], narrow: bool) -> Iterator[RenderableTyp
 
 
 def _measure_table(rows: Sequence[Mapping[str, Any]], primary: bool) -> RenderableType:
-    columns = ["measure", "treated", "95% interval", "random controls", "effect", "p", *(["p Holm"] if primary else [])]
+    columns = ["measure", "treated", "95% interval", "random controls", "effect", "p", *(["p adj"] if primary else [])]
     grid = _grid(*columns, right=columns[1:])
     for measure in rows:
         cells = [
@@ -255,19 +275,19 @@ def _measure_table(rows: Sequence[Mapping[str, Any]], primary: bool) -> Renderab
             effect(measure),
             p_value(measure["p_two_sided"]),
         ]
-        grid.add_row(*cells, *([p_value(measure["p_holm"])] if primary else []))
+        grid.add_row(*cells, *([p_value(measure["p_adjusted"])] if primary else []))
     return grid
 
 
 def _measure_list(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     grid = Table.grid(padding=(0, 0))
     for measure in rows:
-        holm = f", Holm {p_value(measure['p_holm'])}" if measure["primary"] else ""
+        adjusted = f", adjusted {p_value(measure['p_adjusted'])}" if measure["primary"] else ""
         grid.add_row(Text(measure["title"]))
         grid.add_row(
             Padding(
                 f"{value(measure)} [{between(measure, measure['ci_low'], measure['ci_high'])}]; controls "
-                f"{control(measure)}; effect {effect(measure)}; p {p_value(measure['p_two_sided'])}{holm}",
+                f"{control(measure)}; effect {effect(measure)}; p {p_value(measure['p_two_sided'])}{adjusted}",
                 (0, 0, 0, 2),
             )
         )
@@ -275,6 +295,8 @@ def _measure_list(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
 
 
 def _verdicts(record: Mapping[str, Any]) -> Iterator[RenderableType]:
+    if record.get("exploratory"):
+        yield _indent(Text(f"Exploratory: {record['exploratory'].rstrip('.')}.", style="yellow"))
     if record["broken"]:
         yield _indent(Text(f"Model broken: {record['broken']}.", style="bold red"))
     for measure in record["measures"]:

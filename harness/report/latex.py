@@ -128,16 +128,20 @@ def _measures(record: Mapping[str, Any], stem: str) -> TexTable:
             _spread(*_control(measure), digits=_digits(measure)),
             _fixed(measure["quantile"], 1),
             p_value(measure["p_two_sided"]),
-            p_value(measure["p_holm"]),
+            p_value(measure["p_adjusted"]),
         ]
         for measure in measures
     ]
-    header = ["Measure", "Treated", "95\\% interval", "Controls", "Quantile", "$p$", "$p$ (Holm)"]
+    header = ["Measure", "Treated", "95\\% interval", "Controls", "Quantile", "$p$", "$p$ (adj.)"]
     keys = ("metric", "name", "title", "unit", "value", "count", "denominator", "ci_low", "ci_high")
     data = {key: [measure[key] for measure in measures] for key in keys}
     data |= {f"control_{key}": [(x["controls"] or {}).get(key) for x in measures] for key in ("mean", "standard_error")}
-    data |= {key: [measure[key] for measure in measures] for key in ("quantile", "p_two_sided", "p_holm", "verdict")}
-    caption = f"Treated neurons beside the controls (mean $\\pm$ standard error). {_about(record)}."
+    tested = ("quantile", "p_two_sided", "p_adjusted", "p_holm", "verdict")
+    data |= {key: [measure[key] for measure in measures] for key in tested}
+    caption = (
+        "Treated neurons beside the controls (mean $\\pm$ standard error); $p$ adjusted over these measures "
+        f"(Westfall--Young, step-down). {_about(record)}."
+    )
     return TexTable(f"{stem}-measures", caption, "l" + "r" * 6, header, rows, data)
 
 

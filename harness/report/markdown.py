@@ -128,7 +128,7 @@ def _measure(record: Mapping[str, Any], measure: Mapping[str, Any]) -> dict[str,
         "control": control(measure),
         "effect": effect(measure),
         "p": p_value(measure["p_two_sided"]),
-        "p_holm": p_value(measure["p_holm"]) if measure["primary"] else "",
+        "p_adjusted": p_value(measure["p_adjusted"]) if measure["primary"] else "",
         "verdict": verdict(record, measure) if measure["primary"] else "",
     }
 

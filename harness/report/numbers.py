@@ -85,8 +85,12 @@ def cell(found: Any) -> str:
 
 
 def verdict(record: Mapping[str, Any], measure: Mapping[str, Any]) -> str:
-    """The verdict of a primary measure, in the run's own words: heads are compared with random heads."""
-    return str(measure["verdict"]).replace("neurons", plural(record["selection"]["unit"]))
+    """The verdict of a primary measure in the run's own words: with its d, and whether it is exploratory."""
+    word, margin = str(measure["verdict"]), measure.get("margin")
+    if margin is not None:
+        unit = {"%": " points", "nats": " nats"}.get(measure["unit"], "")
+        word = word.replace("than d apart", f"than {number(margin)}{unit} apart")
+    return f"exploratory: {word}" if record.get("exploratory") else word
 
 
 def chosen(record: Mapping[str, Any]) -> str:

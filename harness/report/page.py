@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import harmless, schema
+from harness.report.certainty import COLUMNS, EXPLAINED, certainty
 from harness.report.numbers import (
     between,
     cell,
@@ -89,6 +90,9 @@ def _context(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
         "undefined": undefined(record),
         "tables": [_table(table) for table in tables],
         "classical_tests": CLASSICAL,
+        "certainty": certainty(record),
+        "certainty_columns": COLUMNS,
+        "certainty_explained": EXPLAINED,
         "selected": _selected(record["selection"]),
         "neurons": packed_neurons(_rows(folder / "neurons.jsonl", schema.Score)),
         "prompts": packed_prompts(prompts) if prompts.ids else None,
@@ -129,7 +133,7 @@ def _verdicts(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     for word, (style, sign, meaning) in VERDICTS.items():
         measures = [x for x in record["measures"] if x["primary"] and x.get("verdict") == word]
         if measures:
-            said = word.replace("neurons", units)
+            said = f"exploratory: {word}" if record.get("exploratory") else word
             meaning = meaning.format(units=units, selected=selected)
             found.append({"word": said, "style": style, "sign": sign, "meaning": meaning, "measures": measures})
     return found
@@ -155,6 +159,7 @@ def _measures(record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> l
                 "control": control(measure),
                 "effect": effect(measure),
                 "p": p_value(measure["p_two_sided"]),
+                "p_adjusted": p_value(measure["p_adjusted"]) if measure["primary"] else "",
                 "p_holm": p_value(measure["p_holm"]) if measure["primary"] else "",
                 "verdict": verdict(record, measure) if word else "",
                 "style": style,

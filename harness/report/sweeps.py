@@ -139,7 +139,7 @@ def curve(sweep: Sweep) -> Figure:
 def _numbers_of(measure: Mapping[str, Any]) -> dict[str, float | None]:
     controls = measure["controls"] or {}
     return {
-        **{key: measure[key] for key in ("value", "ci_low", "ci_high", "p_two_sided", "p_adjusted")},
+        **{key: measure[key] for key in ("value", "ci_low", "ci_high", "p_two_sided", "p_adjusted", "p_holm")},
         **{f"control_{key}": controls.get(key) for key in ("mean", "q05", "q95")},
     }
 

@@ -128,15 +128,15 @@ class Draws:
         difference_of_rows: the same of the values themselves, over those controls.
         noise: standard deviation, over resamples, of a control's distance from the controls' mean, in the mean over
             controls: what other prompts would change. NaN with fewer than two controls.
-        critical: for some ranks r, the 80% quantile, over resamples, of how far the r-th most extreme control lies from
-            the controls' mean, on the side where that is further (:mod:`harness.statistics.power`).
+        critical: for some ranks r, the 80% quantile, over resamples, of how far the r-th highest control lies above the
+            controls' mean, and of how far the r-th lowest lies below it (:mod:`harness.statistics.power`).
     """
 
     treated: np.ndarray
     difference: np.ndarray
     difference_of_rows: float
     noise: float
-    critical: Mapping[int, float]
+    critical: Mapping[int, tuple[float, float]]
 
 
 def draw(
@@ -167,7 +167,7 @@ def draw(
         np.concatenate(difference),
         float(values[0] - known_values(controls).mean()) if len(known_values(controls)) else float("nan"),
         float(np.sqrt(max(variance.mean(), 0.0))) if len(variance) > 1 else float("nan"),  # rounding may take it below
-        dict(zip(ranks, _further(np.concatenate(at_places)), strict=True)),
+        dict(zip(ranks, _reached(np.concatenate(at_places)), strict=True)),
     )
 
 
@@ -175,11 +175,8 @@ FOUND = 0.8
 """Of the resamples; other control sets, whose most extreme ones lie elsewhere, make it about three in four runs."""
 
 
-def _further(away: np.ndarray) -> Iterator[float]:
-    """The larger of both sides' quantiles, for distances [B, 2 n_ranks] above and below the mean."""
-    if len(away) == 0:
-        yield from [float("nan")] * (away.shape[1] // 2)
-        return
+def _reached(away: np.ndarray) -> Iterator[tuple[float, float]]:
+    """Quantiles above and below the mean, of distances [B, 2 n_ranks]; NaN where no resample has a value."""
     for i in range(0, away.shape[1], 2):
-        sides = [known_values(away[:, i]), -known_values(away[:, i + 1])]
-        yield max((float(np.quantile(side, FOUND)) for side in sides if len(side)), default=float("nan"))
+        above, below = (known_values(side) for side in (away[:, i], -away[:, i + 1]))
+        yield tuple(float(np.quantile(x, FOUND)) if len(x) else float("nan") for x in (above, below))  # type: ignore[misc]

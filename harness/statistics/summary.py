@@ -25,8 +25,8 @@ class MeasureSummary:
     the same, mean over the controls. ``interval``: of the treated value, over other prompts; ``difference_interval``
     and ``equivalence_interval``: of treated minus the mean of the controls, 95% and 90%. ``magnitude``: the rank of the
     distance from no effect, which shows where something does less though it is on no side. ``alike``: treated and
-    controls all have one value. ``spread``: how the controls vary; ``critical``: for some ranks, how far a control of
-    this rank lies from the mean at most, in 80% of resamples.
+    controls all have one value. ``spread``: how the controls vary; ``critical``: for some ranks, how far the controls
+    of this rank lie above and below the mean at most, in 80% of resamples.
     """
 
     name: str
@@ -53,7 +53,7 @@ class MeasureSummary:
     equivalence_interval: Interval | None
     alike: bool
     spread: Spread | None
-    critical: Mapping[int, float]
+    critical: Mapping[int, tuple[float, float]]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values; intervals and test are flattened: ``ci_low``, ``difference_high``, ``p_two_sided``, ``m`` ..."""

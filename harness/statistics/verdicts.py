@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from harness.statistics.bootstrap import Interval
 from harness.statistics.permutation import ROUNDING
 from harness.statistics.power import SETS, Needed, detectable, needed
 from harness.statistics.stepdown import ALPHA, critical_rank, step_down_min_p
@@ -67,14 +68,14 @@ class Verdict:
 
     Attributes:
         margin: d, in the measure's unit; None where the controls have no spread and the user named none.
-        detectable: the distance from the controls' mean that such a run would have found in about 75% of cases.
+        detectable: distances above and below the controls' mean that about 75% of such runs find.
         half: clusters and control sets with which half of that would be found, if any would do.
     """
 
     word: Word
     sentence: str
     margin: float | None = None
-    detectable: float | None = None
+    detectable: tuple[float, float] | None = None
     half: Needed | None = None
 
 
@@ -123,22 +124,18 @@ def verdict(summary: MeasureSummary, family: Family, place: int, around: Circums
     found = _detectable(summary, family)
     half = _half(summary, family, found)
     rest = Verdict("inconclusive", "", margin, found, half)
-    numbers = _numbers(summary, family, adjusted, around.selected)
+    numbers = _numbers(summary, family, adjusted, around.selected, summary.difference_interval)
     if adjusted <= alpha:
         if around.blocked:
             why = around.blocked[:1].lower() + around.blocked[1:].rstrip(".")
             return _say("cannot tell", f"{numbers}; but {why}", rest)
         return _say(_direction(summary), numbers, rest)
     tail = _smaller(summary, alpha)
-    interval = summary.equivalence_interval
-    if interval is not None and margin is not None and -margin <= interval.low and interval.high <= margin:
+    within = summary.equivalence_interval
+    if within is not None and margin is not None and -margin <= within.low and within.high <= margin:
         own = "" if around.margin is not None else f", {MARGIN:g} sd of the random sets"
-        return _say(
-            "no more than d apart",
-            f"{numbers}; difference {interval.low:.3g} to {interval.high:.3g} (90% interval), within d = "
-            f"{margin:.3g}{_unit(summary)}{own}{tail}",
-            rest,
-        )
+        numbers = _numbers(summary, family, adjusted, around.selected, within)
+        return _say("no more than d apart", f"{numbers}, within d = {margin:.3g}{_unit(summary)}{own}{tail}", rest)
     return _say("inconclusive", numbers + tail + _would(summary, found, half, around), rest)
 
 
@@ -184,20 +181,20 @@ def _margin(summary: MeasureSummary) -> float | None:
     return MARGIN * sd if sd else None
 
 
-def _detectable(summary: MeasureSummary, family: Family) -> float | None:
-    """The 80% quantile, over resamples, of the critical control's distance from the mean; else the normal formula."""
+def _detectable(summary: MeasureSummary, family: Family) -> tuple[float, float] | None:
+    """The 80% quantile, over resamples, of the critical controls' distances from the mean; else the normal formula."""
     near = min(summary.critical, key=lambda rank: (abs(rank - family.rank), rank), default=None)
-    if near is not None and np.isfinite(summary.critical[near]):
-        return float(summary.critical[near])
+    if near is not None and np.isfinite(summary.critical[near]).all():
+        return summary.critical[near]
     if summary.spread is None:
         return None
     found = detectable(summary.spread, summary.n_clusters, family.rows - 1, family.moving, family.alpha)
-    return found if math.isfinite(found) else None
+    return (found, found) if math.isfinite(found) else None
 
 
-def _half(summary: MeasureSummary, family: Family, found: float | None) -> Needed | None:
-    """What would find half of what this run would have found."""
-    if found is None or summary.spread is None or found <= 0:
+def _half(summary: MeasureSummary, family: Family, sides: tuple[float, float] | None) -> Needed | None:
+    """What would find half of what this run would have found, on either side."""
+    if sides is None or summary.spread is None or (found := max(sides)) <= 0:
         return None
     controls = family.rows - 1
     normal = detectable(summary.spread, summary.n_clusters, controls, family.moving, family.alpha)
@@ -207,11 +204,14 @@ def _half(summary: MeasureSummary, family: Family, found: float | None) -> Neede
     return needed(summary.spread, found / 2, family.moving, family.alpha, sets, found / normal)
 
 
-def _would(summary: MeasureSummary, found: float | None, half: Needed | None, around: Circumstances) -> str:
+def _would(
+    summary: MeasureSummary, found: tuple[float, float] | None, half: Needed | None, around: Circumstances
+) -> str:
     """What an inconclusive run would have found, and what a larger one would."""
     if found is None:
         return ""
-    said = f"; about 75% of such runs find a distance of {found:.3g}{_unit(summary)} from random sets"
+    above, below = found
+    said = f"; about 75% of such runs find what lies {above:.3g} above or {below:.3g} below the mean of random sets"
     if half is None:
         return f"{said}, and no number of prompts finds half of that, because random sets themselves differ so much"
     items = math.ceil(half.clusters * around.items_per_cluster)
@@ -227,9 +227,10 @@ def _smaller(summary: MeasureSummary, alpha: float) -> str:
     return f"; it lies nearer to no effect than {100 - quantile:.0f}% of the random sets (p = {2 * p:.2g}, uncorrected)"
 
 
-def _numbers(summary: MeasureSummary, family: Family, adjusted: float, selected: str) -> str:
+def _numbers(summary: MeasureSummary, family: Family, adjusted: float, selected: str, interval: Interval | None) -> str:
+    """Value, controls, adjusted p, and the difference with one of its intervals."""
     assert summary.controls is not None
-    mean, unit, interval = summary.controls["mean"], _unit(summary), summary.difference_interval
+    mean, unit = summary.controls["mean"], _unit(summary)
     told = (
         f"{summary.value:.3g}{unit} with {selected}, {mean:.3g}{unit} on average over "
         f"{counted(family.rows - 1, 'random set')} (adjusted p = {adjusted:.2g}"

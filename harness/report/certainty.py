@@ -1,0 +1,64 @@
+"""How sure a run can be: what it is made of, and what it would have found. The same in every report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from harness.report.numbers import number, p_value
+from harness.wording import counted
+
+FEW_ITEMS = 12
+"""Below this, intervals of skewed measures hold the truth less often than they say (docs/statistics.md)."""
+
+COLUMNS = ("measure", "items", "design effect", "finds", "d", "half of that would take")
+
+EXPLAINED = (
+    "Items: independent ones that count. Design effect: how many times the variance of a share is that of independent "
+    "prompts. Finds: how far above or below the controls' mean about 75% of such runs find a value. d: what counts as "
+    "no more than random, 2 sd of the controls unless --margin says otherwise."
+)
+
+
+@dataclass(frozen=True)
+class Certainty:
+    """Sentences about the run, and for each primary measure a row of ``COLUMNS``."""
+
+    sentences: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def certainty(record: Mapping[str, Any]) -> Certainty:
+    """What a reader has to know before the table of measures."""
+    task, family, m = record["task"], record["family"], record["controls"]["n"]
+    items = counted(task["n_clusters"], "independent item")
+    said = [f"{items} ({counted(task['n_prompts'], 'prompt')}): intervals speak of other items like these."]
+    if task["n_clusters"] < FEW_ITEMS:
+        said.append(f"With fewer than {FEW_ITEMS} items, intervals of skewed measures are too narrow.")
+    if m:
+        said.append(
+            f"M = {family['rows']}: {counted(m, 'control set')} and the selected one. The smallest adjusted p is "
+            f"{p_value(family['smallest'])}; alpha = {family['alpha']:g}, over "
+            f"{counted(family['size'], 'primary measure')} together."
+        )
+    if record.get("exploratory"):
+        said.append(f"Exploratory: {record['exploratory'].rstrip('.')}.")
+    rows = [_row(measure) for measure in record["measures"] if measure["primary"]]
+    return Certainty(tuple(said), tuple(rows))
+
+
+def _row(measure: Mapping[str, Any]) -> tuple[str, ...]:
+    unit = {"%": " points", "nats": " nats"}.get(measure["unit"], "")
+    deff, margin = measure["design_effect"], measure["margin"]
+    above, below = measure["detectable_above"], measure["detectable_below"]
+    limit, controls = measure["detectable_limit"], measure["detectable_controls"]
+    more = f"{counted(limit, 'item')} of data, {counted(controls, 'control')}" if limit is not None else "-"
+    return (
+        measure["title"],
+        str(measure["n_clusters"]),
+        "-" if deff is None else f"{deff:.2f}",
+        "-" if above is None else f"+{number(above)} or -{number(below)}{unit}",
+        "-" if margin is None else f"{number(margin)}{unit}",
+        more,
+    )
