@@ -15,9 +15,6 @@ from harness.statistics.permutation import adjust
 from harness.statistics.stepdown import ALPHA
 from harness.wording import only
 
-MIN_CHANGED = 10
-"""Fewer changed prompts than this cannot carry a verdict."""
-
 
 def transition_table(before: np.ndarray, after: np.ndarray, categories: Sequence[Any]) -> np.ndarray:
     """Counts [k, k] of the category pairs of n prompts: rows before, columns after.

@@ -272,7 +272,7 @@ def group_bars(columns: Mapping[str, Any], by: str) -> Figure:
         drawing.legend(panels[0], columns=1)
 
     title = (
-        f"By {by} of the relations (number of facts in brackets): selected neurons with 95% bootstrap intervals over "
+        f"By {by} of the relations (number of facts in brackets): selected neurons with 95% intervals over "
         "facts, and the random controls."
     )
     height = 1.2 + 0.2 * len(groups)

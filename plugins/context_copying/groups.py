@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -24,28 +25,39 @@ RESAMPLES = 2000
 
 class RelationGroups(Metric):
     """Global transition score, CK conversion ratio and change of entropy for each group of relations, with intervals
-    over facts and p-values that are corrected over the groups (Holm)."""
+    over facts and p-values that are adjusted over the groups (by the control sets that they share, and Holm's)."""
 
     name = "relation_groups"
     needs = frozenset({"source", "entropy", "field group", "field relation"})
     by: Literal["group", "relation"] = Field("group", description="one row for each group, or for each relation")
 
     def measure(self, outcomes: Outcomes) -> Measurement:
-        from harness.statistics import adjust
-
         names = np.array([prompt.fields[self.by] for prompt in outcomes.prompts])
+        families: dict[str, list[tuple[dict[str, Any], np.ndarray]]] = {}
         rows: list[dict[str, Any]] = []
         for group in sorted(set(names.tolist())):
             inside = np.flatnonzero(names == group)
-            found = measures_of(outcomes["source"][:, inside], outcomes["entropy"][:, inside])
-            rows += [row(str(group), x, outcomes.clusters[inside]) for x in found]
-        for title in dict.fromkeys(row["measure"] for row in rows):
-            same = [row for row in rows if row["measure"] == title]
-            for entry, p in zip(same, adjust([row["p"] for row in same], "holm"), strict=True):
-                entry["p_holm"] = p
-        title = f"by {self.by}: 95% bootstrap intervals over facts, p against the controls, Holm over the {self.by}s"
+            for found in measures_of(outcomes["source"][:, inside], outcomes["entropy"][:, inside]):
+                rows.append(row(str(group), found, outcomes.clusters[inside]))
+                families.setdefault(found.name, []).append((rows[-1], found.values))
+        for family in families.values():
+            correct(*zip(*family, strict=True))
+        title = (
+            f"by {self.by}: 95% intervals over facts, p against the controls, adjusted over the {self.by}s "
+            "(Westfall-Young; Holm)"
+        )
         frame = Frame("relation_groups", title, columns_of(rows))
         return Measurement(frames=(frame,), figures=(group_bars(frame.columns, self.by),))
+
+
+def correct(rows: Sequence[dict[str, Any]], values: Sequence[np.ndarray]) -> None:
+    """Fill in the p of one measure that are adjusted over the groups; values [n_conditions] of each group."""
+    from harness.statistics import adjust, step_down_min_p
+
+    every = np.array(values)
+    together = step_down_min_p(every[:, 1], every[:, 2:])
+    for entry, p, holm in zip(rows, together, adjust([entry["p"] for entry in rows]), strict=True):
+        entry |= {"p_adjusted": p, "p_holm": holm}
 
 
 def measures_of(source: np.ndarray, entropy: np.ndarray) -> list[Measure]:
@@ -59,7 +71,7 @@ def measures_of(source: np.ndarray, entropy: np.ndarray) -> list[Measure]:
 
 
 def row(group: str, found: Measure, clusters: np.ndarray) -> dict[str, Any]:
-    """One measure of one group beside its controls; ``p_holm`` is filled in later."""
+    """One measure of one group beside its controls; adjusted p are filled in later."""
     from harness.statistics import derive_seed, summarise
 
     summary = summarise(found, clusters, derive_seed(0, "relation_groups", group, found.name), RESAMPLES)
@@ -77,5 +89,6 @@ def row(group: str, found: Measure, clusters: np.ndarray) -> dict[str, Any]:
         **{f"control_{name}": controls.get(name) for name in ("mean", "standard_error", "q05", "q95")},
         "quantile": summary.test.quantile,
         "p": summary.test.p_two_sided,
+        "p_adjusted": None,
         "p_holm": None,
     }

@@ -65,20 +65,21 @@ class Transitions(Metric):
         source = outcomes["source"]
         before, codes = source[:1], range(len(SOURCES))
         tables = np.array([transition_table(source[0], after, codes) for after in source])
-        measures = [
-            measure(
+        cells = {
+            (i, j): measure(
                 f"{SOURCES[i]}_to_{SOURCES[j]}",
                 f"{SOURCES[i]} -> {SOURCES[j]}, share of what was {SOURCES[i]}",
                 "%",
                 (before == i) & (source == j),
                 before == i,
+                null=100.0 if i == j else 0.0,
                 description=f"of the prompts answered from {NAMES[SOURCES[i]]}, "
                 f"how many are answered from {NAMES[SOURCES[j]]} after the intervention",
             )
             for i in codes
             for j in codes
-            if i != j
-        ]
+        }
+        measures = [cell for (i, j), cell in cells.items() if i != j]
         measures.append(
             measure(
                 "invariant",
@@ -106,9 +107,8 @@ class Transitions(Metric):
         )
         agree = all("counter_object" in x.fields and _agrees(x.fields) for x in outcomes.prompts)
         remarks = ("every context agrees with memory: answers count as PK or ND, and CK cannot occur",) if agree else ()
-        return Measurement(
-            tuple(measures), (table,), (transition_cells(tables),), (source_counts(tables),), remarks, broken
-        )
+        frames = (transition_cells(cells, outcomes.clusters),)
+        return Measurement(tuple(measures), (table,), frames, (source_counts(tables),), remarks, broken)
 
 
 class ConversionRatios(Metric):

@@ -11,13 +11,13 @@ from harness_plugins.context_copying.groups import RelationGroups
 from harness_plugins.context_copying.looser import Matching
 from harness_plugins.context_copying.metrics import Transitions
 from harness_plugins.context_copying.selected import SelectedNeurons
-from scipy.stats import percentileofscore
+from scipy.stats import binomtest, percentileofscore
 from test_conflict_metrics import CK, HAND, ND, PK, outcomes
 
 from harness.conditions import Neuron, Selection
 from harness.outcomes import Frame, Outcomes, Prompt
 from harness.results import canonical
-from harness.statistics import adjust, permutation_test
+from harness.statistics import adjust, permutation_test, step_down_min_p
 
 
 def rows(frame: Frame) -> list[dict[str, object]]:
@@ -46,16 +46,46 @@ def test_every_cell_has_its_share_interval_and_place_among_the_controls() -> Non
     assert len(cells) == 9
     cell = cells["ND", "CK"]
     assert (cell["count"], cell["share"], cell["of_all"]) == (2, 50.0, 20.0)
-    # Wilson's interval of 2 of 4: (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)
-    z, p, n = 1.959963984540054, 0.5, 4
-    half = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-    assert (cell["ci_low"], cell["ci_high"]) == pytest.approx((100 * (0.5 - half), 100 * (0.5 + half)))
+    # Every prompt is a fact of its own: Clopper-Pearson's interval of 2 of 4.
+    exact = binomtest(2, 4).proportion_ci(0.95, "exact")
+    assert (cell["ci_low"], cell["ci_high"]) == pytest.approx((100 * exact.low, 100 * exact.high))
+    assert cell["design_effect"] == pytest.approx(1)
     # The controls: one leaves ND where it is, the other too; CK -> ND is 0% and 100%.
     assert (cell["control_mean"], cell["control_se"], cell["quantile"]) == (0.0, 0.0, 100.0)
     cell = cells["CK", "ND"]
     assert (cell["control_mean"], cell["control_count"], cell["quantile"]) == (50.0, 1.5, 50.0)
     assert cell["control_se"] == pytest.approx(np.std([0, 100], ddof=1) / np.sqrt(2))
     assert cell["p"] == 1.0
+
+
+def test_cells_know_that_the_prompts_of_a_fact_move_together() -> None:
+    """Three copies of every prompt say what one says: the interval stays, the share and its place, too."""
+    found = observed(n=60)
+    alone = replace(found, prompts=tuple(replace(x, cluster=x.id) for x in found.prompts))
+    copies = [replace(x, id=f"{x.id}-{i}") for x in alone.prompts for i in range(3)]
+    values = {"source": np.repeat(found["source"], 3, axis=1)}
+    [one], [three] = (
+        Transitions().measure(x).frames for x in (alone, replace(alone, prompts=tuple(copies), values=values))
+    )
+    for a, b in zip(rows(one), rows(three), strict=True):
+        for name in ("share", "p", "p_adjusted", "quantile", "of_all"):
+            assert b[name] == pytest.approx(a[name])
+        assert b["count"] == 3 * a["count"]  # type: ignore[operator]
+        assert b["design_effect"] == pytest.approx(3, rel=0.2)  # type: ignore[comparison-overlap]
+        assert (b["ci_low"], b["ci_high"]) == pytest.approx((a["ci_low"], a["ci_high"]), abs=3)
+
+
+def test_cells_are_adjusted_together() -> None:
+    found = observed(controls=99)
+    table = rows(Transitions().measure(found).frames[0])
+    source = found["source"]
+    shares = np.array(
+        [[((x == j) & (source[0] == i)).sum() / (source[0] == i).sum() for x in source[1:]]
+         for i in range(3) for j in range(3)]
+    )  # fmt: skip
+    null = [float(i == j) for i in range(3) for j in range(3)]
+    together = step_down_min_p(shares[:, 0], shares[:, 1:], np.array(null))
+    assert [row["p_adjusted"] for row in table] == pytest.approx(together)
 
 
 def test_cells_of_many_controls_are_ranked_as_the_measures_are() -> None:
@@ -106,8 +136,22 @@ def test_a_group_is_what_a_run_on_it_alone_would_say() -> None:
         assert row["ci_low"] <= row["value"] <= row["ci_high"]  # type: ignore[operator]
     for title in {row["measure"] for row in table}:
         same = [row for row in table if row["measure"] == title]
+        assert all(row["p_adjusted"] is not None for row in same)
         assert [row["p_holm"] for row in same] == adjust([row["p"] for row in same], "holm")  # type: ignore[misc]
     assert rows(RelationGroups().measure(found).frames[0]) == table
+
+
+def test_groups_are_adjusted_by_the_control_sets_that_they_share() -> None:
+    """With 19 controls and five groups Holm finds nothing, however far one lies out; together the sets can: 1 / 20."""
+    found = observed()
+    far = np.array([prompt.fields["relation"] == "r0" for prompt in found.prompts])
+    source = found["source"].copy()
+    source[1] = np.where(far, (source[0] + 1) % 3, source[0])
+    table = rows(
+        RelationGroups(by="relation").measure(replace(found, values={**found.values, "source": source})).frames[0]
+    )
+    [row] = [x for x in table if x["group"] == "r0" and x["measure"] == "global transition score"]
+    assert (row["p"], row["p_holm"], row["p_adjusted"]) == (0.1, 0.5, 0.05)
 
 
 def test_one_row_for_each_relation_instead() -> None:
