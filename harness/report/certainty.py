@@ -17,7 +17,8 @@ COLUMNS = ("measure", "items", "design effect", "finds", "d", "half of that woul
 EXPLAINED = (
     "Items: independent ones that count. Design effect: how many times the variance of a share is that of independent "
     "prompts. Finds: how far above or below the controls' mean about 75% of such runs find a value. d: what counts as "
-    "no more than random, 2 sd of the controls unless --margin says otherwise."
+    "no more than random, 2 sd of the controls unless --margin says otherwise. No amount: random sets themselves "
+    "differ too much."
 )
 
 
@@ -34,8 +35,15 @@ def certainty(record: Mapping[str, Any]) -> Certainty:
     task, family, m = record["task"], record["family"], record["controls"]["n"]
     items = counted(task["n_clusters"], "independent item")
     said = [f"{items} ({counted(task['n_prompts'], 'prompt')}): intervals speak of other items like these."]
-    if task["n_clusters"] < FEW_ITEMS:
-        said.append(f"With fewer than {FEW_ITEMS} items, intervals of skewed measures are too narrow.")
+    few = [
+        x["title"]
+        for x in record["measures"]
+        if x["primary"] and x["value"] is not None and x["n_clusters"] < FEW_ITEMS
+    ]
+    if few:
+        said.append(
+            f"Fewer than {FEW_ITEMS} items count in {', '.join(few)}: the interval of what is skewed is too narrow."
+        )
     if m:
         said.append(
             f"M = {family['rows']}: {counted(m, 'control set')} and the selected one. The smallest adjusted p is "
@@ -53,7 +61,9 @@ def _row(measure: Mapping[str, Any]) -> tuple[str, ...]:
     deff, margin = measure["design_effect"], measure["margin"]
     above, below = measure["detectable_above"], measure["detectable_below"]
     limit, controls = measure["detectable_limit"], measure["detectable_controls"]
-    more = f"{counted(limit, 'item')} of data, {counted(controls, 'control')}" if limit is not None else "-"
+    more = f"{counted(limit, 'item')} of data, {counted(controls, 'control')}" if limit is not None else "no amount"
+    if above is None:
+        more = "-"
     return (
         measure["title"],
         str(measure["n_clusters"]),
