@@ -77,9 +77,9 @@ def _bars(edges: np.ndarray, counts: np.ndarray, place: Callable[[float], float]
             width = max(place(right) - place(left) - 0.6, THIN)
             bars.append(
                 Markup(
-                    '<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{:.4g} to {:.4g}: {} controls'
+                    '<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{:.4g} to {:.4g}: {}'
                     "</title></rect>"
-                ).format(place(left) + 0.3, base - height, width, height, left, right, count)
+                ).format(place(left) + 0.3, base - height, width, height, left, right, counted(count, "control"))
             )
     return Markup('<g class="bars">{}</g>').format(Markup("").join(bars))
 

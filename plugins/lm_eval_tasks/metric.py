@@ -39,8 +39,7 @@ class LmEvalMetric(Metric):
     """All metrics of the task lm_eval, as lm-eval aggregates them: the value, and its change, paired by document.
 
     The change of each task's first metric is primary, or that of the group's, where a group was asked for that lm-eval
-    averages over. Metrics that are right or wrong of a document get a table of both, before and after, with its exact
-    test.
+    averages over. Metrics that are right or wrong of a document get a table of both, before and after, with its tests.
     """
 
     name = "lm_eval"
