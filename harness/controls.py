@@ -97,29 +97,43 @@ def draw_controls(
         HarnessError: fewer than ``n`` distinct sets exist, or heads or directions are to be matched.
     """
     check_controls(model, selection, n, match)
-    if match == "none":
-        pool, among = drawn_from(selection, model)
-        across = _across(selection)
-        wanted = min(most or 0, possible_controls(selection.neurons, pool, across)) if n is None else n
-        drawn = random_controls(selection.neurons, wanted, pool, seed, across)
-        candidates = sum(len(members) for members, _ in _groups(selection.neurons, pool, across))
-        about = {"treated_in_pool": among, "candidates": candidates, "blocks": None}
-        return Controls(tuple(drawn), tuple(sorted(pool)), details=about)
+    if match != "none":
+        return _matched(
+            model, selection, n, most, "norm" if match == "norm" else "activation", prompts, batch_size, seed
+        )
+    (pool, whole), across = drawn_from(selection, model), _across(selection)
+    wanted = min(most or 0, possible_controls(selection.neurons, pool, across)) if n is None else n
+    drawn = random_controls(selection.neurons, wanted, pool, seed, across)
+    candidates = sum(len(members) for members, _ in _groups(selection.neurons, pool, across))
+    about = {"treated_in_pool": whole, "candidates": candidates, "blocks": None}
+    return Controls(tuple(drawn), tuple(sorted(pool)), details=about)
+
+
+def _matched(
+    model: Model,
+    selection: Selection,
+    n: int | None,
+    most: int | None,
+    match: Match,
+    prompts: Sequence[Sequence[int]],
+    batch_size: int,
+    seed: int,
+) -> Controls:
+    """Control sets of neurons like the selected ones, which are never in them (:mod:`harness.matching` says why)."""
     pool = pools(selection, model)
     wanted = min(most or 0, possible_controls(selection.neurons, pool)) if n is None else n
     neurons = [unit for unit in selection.neurons if isinstance(unit, Neuron)]
-    kind: Match = "norm" if match == "norm" else "activation"
-    values = matching_values(model, sorted(by_layer(neurons)), kind, prompts, batch_size)
-    matched = matched_sets(neurons, wanted, pool, values, seed)
-    if n is not None and len(matched) < n:
+    values = matching_values(model, sorted(by_layer(neurons)), match, prompts, batch_size)
+    drawn = matched_sets(neurons, wanted, pool, values, seed)
+    if n is not None and len(drawn) < n:
         raise HarnessError(
             f"controls: {counted(n, 'set')} matched by {match} {agree(n, 'was', 'were')} asked for, but "
-            f"{only(len(matched), 'distinct one')} {agree(len(matched) or 1, 'was', 'were')} found; "
-            f"ask for at most {len(matched)}."
+            f"{only(len(drawn), 'distinct one')} {agree(len(drawn) or 1, 'was', 'were')} found; "
+            f"ask for at most {len(drawn)}."
         )
-    about = {"treated_in_pool": False, "candidates": sum(len(pool[layer]) for layer in by_layer(neurons))}
-    alike = balance(neurons, pool, matched, values, kind)
-    return Controls(tuple(matched), tuple(sorted(pool)), match, {**about, **alike})
+    candidates = sum(len(pool[layer]) for layer in by_layer(neurons))
+    about = {"treated_in_pool": False, "candidates": candidates, **balance(neurons, pool, drawn, values, match)}
+    return Controls(tuple(drawn), tuple(sorted(pool)), match, about)
 
 
 def check_controls(model: Model, selection: Selection, n: int | None, match: str) -> None:

@@ -86,6 +86,15 @@ def test_an_exception_of_any_call_names_component_distribution_and_call(
     assert said == f"{cls.kind} {cls.name} of harness-evil 9.9: {method}() raised ValueError: not today."
 
 
+def test_what_has_seen_raises_is_named(tmp_path: Path) -> None:
+    def broken(self: Any, prompt: Any) -> Any:
+        raise KeyError("x")
+
+    weights = misbehaving(Loud, reads_prompts=lambda self: False, has_seen=broken)
+    with pytest.raises(PluginError, match=r"selector loud of harness-evil 9.9: has_seen\(\) raised KeyError: 'x'\."):
+        make(tmp_path, weights)
+
+
 def test_what_reference_raises_is_named(tmp_path: Path) -> None:
     def broken(self: Any, *arguments: Any) -> Any:
         raise KeyError("x")
