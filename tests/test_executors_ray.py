@@ -76,7 +76,7 @@ runs:
     selector: entropy
     intervention: mean
     metrics: [entropy_change, log_odds]
-    controls: 3
+    controls: 19
     limit: 20
     resamples: 100
   second: {extends: first, task: {name: halting, tag: second, data: DATA}}
