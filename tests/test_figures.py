@@ -90,6 +90,7 @@ def record(name: str, factor: float, value: float, seed: int = 0) -> dict[str, o
     measure = {
         "metric": "x", "name": "effect", "title": "effect", "unit": "nats", "primary": True, "value": value,
         "ci_low": value - 1, "ci_high": None if factor == 2 else value + 1, "p_two_sided": 0.1, "p_adjusted": 0.1,
+        "p_holm": 0.1,
         "controls": {"mean": 0.0, "q05": -1.0, "q95": 1.0},
     }  # fmt: skip
     return {
