@@ -53,10 +53,9 @@ def split(plan: Plan, prepared: Prepared) -> Prepared:
     groups = _apart(prepared.prompts)
     n = round(share * len(groups)) if asked is not None else max(round(share * len(groups)), FEWEST)
     if min(n, len(groups) - n) < FEWEST:
-        whose = "as was asked" if asked is not None else f"which selector {plan.selector.name} looks at"
         raise HarnessError(
-            f"--hold_out: {share:g} of {counted(len(groups), 'fact')} for the selector, {whose}, leaves fewer than "
-            f"{FEWEST} facts on one side; take more data, another share, or --hold_out 0, with which a selector that "
+            f"--hold_out: {share:g} of {counted(len(groups), 'independent item')} for selector {plan.selector.name} leaves "
+            f"fewer than {FEWEST} on one side; take more data, another share, or --hold_out 0, with which a selector that "
             "looks at prompts sees those that are evaluated and the run is exploratory."
         )
     # Ranked by name, not by place: runs whose models know other facts hold out the same ones, and can be paired.
@@ -65,7 +64,7 @@ def split(plan: Plan, prepared: Prepared) -> Prepared:
     held = {cluster for group in ranked[:n] for cluster in group}
     seen = tuple(prompt for prompt in prepared.prompts if prompt.cluster in held)
     left = tuple(prompt for prompt in prepared.prompts if prompt.cluster not in held)
-    why = f"the others, of {n} of {counted(len(groups), 'fact')}, are held out: only the selector sees them"
+    why = f"the others, of {n} of {counted(len(groups), 'independent item')}, are held out: only the selector sees them"
     return replace(
         prepared, prompts=left, held_out=seen, steps=(*prepared.steps, Step("hold out", len(left), len(seen), why))
     )

@@ -132,6 +132,8 @@ class Selection(_Part):
 class ControlDetails(_Part):
     warning: str | None = None
     blocks: str | None = None
+    smd: Number = None
+    smd_random: Number = None
     treated_in_pool: bool = False
     candidates: Whole | None = None
 

@@ -17,6 +17,7 @@ from harness.controls import draw_controls, possible_controls, random_controls
 from harness.errors import HarnessError
 from harness.matching import balance, matched_sets, matching_values, neighbours
 from harness.model import Model
+from harness.report.numbers import controls
 from harness.statistics import permutation_test
 from harness.writes import write_directions
 
@@ -289,3 +290,43 @@ def test_matched_random_selectors_stand_in_for_another_choice() -> None:
         assert not {str(x) for chosen in controls.sets for x in chosen} & set(like.neurons)
         with pytest.raises(HarnessError, match="like must choose neurons; heads chooses heads"):
             cls(like=Heads(heads=("L0H1",))).select(context)
+
+
+# -- what reports say --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("details", "pool", "match", "says"),
+    [
+        ({"treated_in_pool": False}, None, "none", "of the same layer, none of them selected"),
+        (
+            {"treated_in_pool": True, "candidates": 20},
+            None,
+            "none",
+            "of the same layer, drawn from all 20, the selected ones included",
+        ),
+        (
+            {"treated_in_pool": True, "candidates": 23},
+            ["2.1"],
+            "none",
+            "of the selector's pool and the selected ones (23 in all)",
+        ),
+        (
+            {"smd": 0.031, "smd_random": 1.2, "warning": None},
+            None,
+            "activation",
+            "of the same layer, matched in activation, none of them selected (standardised mean difference +0.03, of "
+            "plain random neurons +1.20)",
+        ),
+        (
+            {"smd": 1.1, "smd_random": 1.2, "warning": "Not alike."},
+            None,
+            "norm",
+            "of the same layer, matched in norm, none of them selected (Not alike)",
+        ),
+    ],
+)
+def test_reports_say_what_sets_were_drawn_from(details: Any, pool: Any, match: str, says: str) -> None:
+    selection = {"neurons": [{}] * 6, "unit": "neuron", "pool": pool}
+    record = {"controls": {"n": 99, "layers": [2], "match": match, "details": details}, "selection": selection}
+    assert controls(record) == f"99 distinct random sets of 6 neurons {says}"

@@ -57,7 +57,7 @@ def test_whole_facts_are_on_one_side() -> None:
     assert list(made.prompts) == [x for x in every if x.cluster in facts(made.prompts)]  # in their order
     [step] = made.steps
     assert (step.name, step.kept, step.dropped) == ("hold out", 84, 36)
-    assert step.why == "the others, of 12 of 40 facts, are held out: only the selector sees them"
+    assert step.why == "the others, of 12 of 40 independent items, are held out: only the selector sees them"
     assert split(every) == made != split(every, seed=1)
     assert len(facts(split(every, 0.5).held_out)) == 20
 
@@ -92,7 +92,9 @@ def test_a_task_has_its_own_split() -> None:
 
 @pytest.mark.parametrize(("n", "share"), [(3, None), (1, None), (10, 0.9), (10, 0.1), (3, 0.3)])
 def test_too_few_facts_are_refused(n: int, share: float | None) -> None:
-    with pytest.raises(HarnessError, match=rf"of {n} facts? for the selector.*fewer than 2 facts on one side") as error:
+    with pytest.raises(
+        HarnessError, match=rf"of {n} independent items? for the selector.*fewer than 2 on one side"
+    ) as error:
         split(prompts(n), share)
     assert str(error.value).count(". ") == 0 and "--hold_out 0" in str(error.value)
 

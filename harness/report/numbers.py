@@ -127,11 +127,16 @@ def controls(record: Mapping[str, Any]) -> str:
     where = (
         "the selector's pool" if selection["pool"] is not None else f"the same layer{'s' * (len(found['layers']) > 1)}"
     )
-    matched = f", matched in {found['match']}" if found["match"] != "none" else ""
     sets, details = f"{counted(found['n'], 'distinct random set')} of {counted(n, unit)}", found["details"]
     if details.get("treated_in_pool"):
         if selection["pool"] is not None:
             return f"{sets} of {where} and the selected ones ({details['candidates']} in all)"
         return f"{sets} of {where}, drawn from all {details['candidates']}, the selected ones included"
+    matched = f", matched in {found['match']}" if found["match"] != "none" else ""
     said = f"{sets} of {where}{matched}, none of them selected"
-    return said + (f" ({warning.rstrip('.')})" if (warning := details.get("warning")) else "")
+    if warning := details.get("warning"):
+        return f"{said} ({warning.rstrip('.')})"
+    alike, before = details.get("smd"), details.get("smd_random")
+    if alike is None or before is None:
+        return said
+    return f"{said} (standardised mean difference {alike:+.2f}, of plain random {plural(unit)} {before:+.2f})"
