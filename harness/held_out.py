@@ -54,9 +54,9 @@ def split(plan: Plan, prepared: Prepared) -> Prepared:
     n = round(share * len(groups)) if asked is not None else max(round(share * len(groups)), FEWEST)
     if min(n, len(groups) - n) < FEWEST:
         raise HarnessError(
-            f"--hold_out: {share:g} of {counted(len(groups), 'independent item')} for selector {plan.selector.name} leaves "
-            f"fewer than {FEWEST} on one side; take more data, another share, or --hold_out 0, with which a selector that "
-            "looks at prompts sees those that are evaluated and the run is exploratory."
+            f"--hold_out: {share:g} of {counted(len(groups), 'independent item')} for selector {plan.selector.name} "
+            f"leaves fewer than {FEWEST} on one side; take more data, another share, or --hold_out 0, with which a "
+            "selector that looks at prompts sees those that are evaluated and the run is exploratory."
         )
     # Ranked by name, not by place: runs whose models know other facts hold out the same ones, and can be paired.
     seed = derive_seed(plan.spec.seed, "hold_out")
