@@ -14,7 +14,7 @@ from harness.statistics.permutation import ROUNDING
 from harness.statistics.power import SETS, Needed, detectable, needed
 from harness.statistics.stepdown import ALPHA, critical_rank, step_down_min_p
 from harness.statistics.summary import MeasureSummary
-from harness.wording import counted
+from harness.wording import apart, counted
 
 Word = Literal[
     "more than random",
@@ -135,7 +135,7 @@ def verdict(summary: MeasureSummary, family: Family, place: int, around: Circums
     if within is not None and margin is not None and -margin <= within.low and within.high <= margin:
         own = "" if around.margin is not None else f", {MARGIN:g} sd of the random sets"
         numbers = _numbers(summary, family, adjusted, around.selected, within)
-        return _say("no more than d apart", f"{numbers}, within d = {margin:.3g}{_unit(summary)}{own}{tail}", rest)
+        return _say("no more than d apart", f"{numbers}, within d = {margin:.3g}{apart(summary.unit)}{own}{tail}", rest)
     return _say("inconclusive", numbers + tail + _would(summary, found, half, around), rest)
 
 
@@ -210,8 +210,8 @@ def _would(
     """What an inconclusive run would have found, and what a larger one would."""
     if found is None:
         return ""
-    above, below = found
-    said = f"; about 75% of such runs find what lies {above:.3g} above or {below:.3g} below the mean of random sets"
+    above, below = (f"{distance:.3g}{apart(summary.unit)}" for distance in found)
+    said = f"; about 75% of such runs find what lies {above} above or {below} below the mean of random sets"
     if half is None:
         return f"{said}, and no number of prompts finds half of that, because random sets themselves differ so much"
     items = math.ceil(half.clusters * around.items_per_cluster)
@@ -236,7 +236,8 @@ def _numbers(summary: MeasureSummary, family: Family, adjusted: float, selected:
         f"{counted(family.rows - 1, 'random set')} (adjusted p = {adjusted:.2g}"
     )
     if interval is not None:
-        told += f"; difference {interval.low:.3g} to {interval.high:.3g}, {interval.level:.0%} interval over prompts"
+        told += f"; difference {interval.low:.3g} to {interval.high:.3g}{apart(summary.unit)}"
+        told += f", {interval.level:.0%} interval over prompts"
     return told + ")"
 
 
