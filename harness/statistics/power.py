@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -43,20 +43,49 @@ class Spread:
         return math.sqrt(lasting + noise**2), noise
 
 
+def cautious(spread: Spread, sets: int) -> Spread:
+    """What to plan with where only so many control sets were looked at: the upper 80% limit of their variance.
+
+    Half of all pilots see too small a variance, and what they plan is too small then (Browne 1995, Stat. Med. 14,
+    1933-1940). What is added lasts, however many prompts there are: a pilot in which all differences between sets could
+    be noise does not show that they are.
+    """
+    from scipy.stats import chi2
+
+    more = (sets - 1) / float(chi2.ppf(0.2, sets - 1)) - 1
+    return replace(spread, sets=math.sqrt(max(spread.sets, spread.noise) ** 2 + more * spread.sets**2))
+
+
 def detectable(spread: Spread, clusters: float, controls: int, measures: int = 1, alpha: float = ALPHA) -> float:
     """The distance from the controls' mean that a run finds with a probability of about 80%, in the measure's unit.
 
-    For normally distributed control sets: the critical control's distance z(1 - a) * sd, plus z(0.8) of the treated
-    set's own noise; a = q / 2 over the number of primary measures, q the largest p <= alpha that so many controls can
-    give. Infinite where there is none, 1 / (controls + 1) > alpha: nothing can be found.
+    For normally distributed control sets. With r the largest number for which r / M <= alpha, M = m + 1, the treated
+    value must lie beyond the r-th most extreme of m controls. That one's p is about r / M, and in 80% of runs no less
+    than the 20% quantile of Beta(r, M - r): the fewer controls, the farther out it may lie. Over k measures each p is
+    divided by k. The treated set's own noise is added in quadrature. Infinite where nothing can be found (r = 0).
     """
-    from scipy.stats import norm
+    from scipy.stats import beta, norm
 
-    q = int(alpha * (controls + 1) + 1e-9) / (controls + 1)
-    if q == 0:
+    rows = controls + 1
+    r = int(alpha * rows + 1e-9)
+    if r == 0:
         return math.inf
     sets, noise = spread.of(clusters)
-    return float(norm.isf(q / (2 * max(measures, 1))) * sets + norm.isf(1 - FOUND) * noise)
+    sides = 2 * max(measures, 1)
+    usual, far = (
+        _outlying(float(norm.isf(p / sides)), rows, measures > 1) for p in (r / rows, beta.ppf(1 - FOUND, r, rows - r))
+    )
+    return math.inf if math.isinf(far) else usual * sets + math.hypot((far - usual) * sets, norm.isf(1 - FOUND) * noise)
+
+
+def _outlying(distance: float, rows: int, several: bool) -> float:
+    """How far from the controls' mean, in their sd, a value must lie to be so far out among all rows, itself included.
+
+    It moves their mean by 1 / M of its distance x and, where several measures are compared in standard deviations,
+    widens its own measure's: (1 - 1 / M) x / sqrt(1 + x^2 / M). With few rows there is no such x.
+    """
+    room = (1 - 1 / rows) ** 2 - (distance**2 / rows if several else 0.0)
+    return distance / math.sqrt(room) if room > 0 else math.inf
 
 
 @dataclass(frozen=True)

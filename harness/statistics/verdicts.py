@@ -14,7 +14,7 @@ from harness.statistics.permutation import ROUNDING
 from harness.statistics.power import SETS, Needed, detectable, needed
 from harness.statistics.stepdown import ALPHA, critical_rank, step_down_min_p
 from harness.statistics.summary import MeasureSummary
-from harness.wording import apart, counted
+from harness.wording import counted
 
 Word = Literal[
     "more than random",
@@ -121,7 +121,7 @@ def verdict(summary: MeasureSummary, family: Family, place: int, around: Circums
     if why is not None:
         return _say("cannot tell", why)
     assert adjusted is not None and summary.value is not None and summary.controls is not None
-    found = _detectable(summary, family)
+    found = would_be_found(summary, family)
     half = _half(summary, family, found)
     rest = Verdict("inconclusive", "", margin, found, half)
     numbers = _numbers(summary, family, adjusted, around.selected, summary.difference_interval)
@@ -135,7 +135,7 @@ def verdict(summary: MeasureSummary, family: Family, place: int, around: Circums
     if within is not None and margin is not None and -margin <= within.low and within.high <= margin:
         own = "" if around.margin is not None else f", {MARGIN:g} sd of the random sets"
         numbers = _numbers(summary, family, adjusted, around.selected, within)
-        return _say("no more than d apart", f"{numbers}, within d = {margin:.3g}{apart(summary.unit)}{own}{tail}", rest)
+        return _say("no more than d apart", f"{numbers}, within d = {margin:.3g}{_unit(summary)}{own}{tail}", rest)
     return _say("inconclusive", numbers + tail + _would(summary, found, half, around), rest)
 
 
@@ -181,8 +181,11 @@ def _margin(summary: MeasureSummary) -> float | None:
     return MARGIN * sd if sd else None
 
 
-def _detectable(summary: MeasureSummary, family: Family) -> tuple[float, float] | None:
-    """The 80% quantile, over resamples, of the critical controls' distances from the mean; else the normal formula."""
+def would_be_found(summary: MeasureSummary, family: Family) -> tuple[float, float] | None:
+    """How far above, and below, the controls' mean a value must lie that about 75% of such runs find.
+
+    The 80% quantile, over resamples, of the critical controls' distances from the mean; else the normal formula.
+    """
     near = min(summary.critical, key=lambda rank: (abs(rank - family.rank), rank), default=None)
     if near is not None and np.isfinite(summary.critical[near]).all():
         return summary.critical[near]
@@ -192,16 +195,24 @@ def _detectable(summary: MeasureSummary, family: Family) -> tuple[float, float] 
     return (found, found) if math.isfinite(found) else None
 
 
+def reach(summary: MeasureSummary, family: Family) -> tuple[float, float] | None:
+    """How many times as far as normal control sets of this spread these reach: what would be found above, and below,
+    over what :func:`harness.statistics.power.detectable` says; None where either is not known."""
+    sides = would_be_found(summary, family)
+    if sides is None or summary.spread is None:
+        return None
+    normal = detectable(summary.spread, summary.n_clusters, family.rows - 1, family.moving, family.alpha)
+    return (sides[0] / normal, sides[1] / normal) if math.isfinite(normal) and normal > 0 else None
+
+
 def _half(summary: MeasureSummary, family: Family, sides: tuple[float, float] | None) -> Needed | None:
     """What would find half of what this run would have found, on either side."""
-    if sides is None or summary.spread is None or (found := max(sides)) <= 0:
+    times = reach(summary, family)
+    if sides is None or times is None or summary.spread is None or (found := max(sides)) <= 0:
         return None
     controls = family.rows - 1
-    normal = detectable(summary.spread, summary.n_clusters, controls, family.moving, family.alpha)
-    if not math.isfinite(normal) or normal <= 0:
-        return None
     sets = sorted({controls, *(n for n in SETS if n >= controls)})
-    return needed(summary.spread, found / 2, family.moving, family.alpha, sets, found / normal)
+    return needed(summary.spread, found / 2, family.moving, family.alpha, sets, max(times))
 
 
 def _would(
@@ -210,8 +221,8 @@ def _would(
     """What an inconclusive run would have found, and what a larger one would."""
     if found is None:
         return ""
-    above, below = (f"{distance:.3g}{apart(summary.unit)}" for distance in found)
-    said = f"; about 75% of such runs find what lies {above} above or {below} below the mean of random sets"
+    above, below = found
+    said = f"; about 75% of such runs find what lies {above:.3g} above or {below:.3g} below the mean of random sets"
     if half is None:
         return f"{said}, and no number of prompts finds half of that, because random sets themselves differ so much"
     items = math.ceil(half.clusters * around.items_per_cluster)
@@ -236,8 +247,7 @@ def _numbers(summary: MeasureSummary, family: Family, adjusted: float, selected:
         f"{counted(family.rows - 1, 'random set')} (adjusted p = {adjusted:.2g}"
     )
     if interval is not None:
-        told += f"; difference {interval.low:.3g} to {interval.high:.3g}{apart(summary.unit)}"
-        told += f", {interval.level:.0%} interval over prompts"
+        told += f"; difference {interval.low:.3g} to {interval.high:.3g}, {interval.level:.0%} interval over prompts"
     return told + ")"
 
 
