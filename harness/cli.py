@@ -1,4 +1,4 @@
-"""The command line: ``harness eval | run | unigrams | list | report | leaderboard | compare | new-plugin``."""
+"""The command line: ``harness eval | run | plan | unigrams | list | report | leaderboard | compare | new-plugin``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 import harness
-from harness import border, commands, commands_models, scaffold
+from harness import border, commands, commands_models, commands_plan, scaffold
 from harness.components import ComponentSpec, parse_spec
 from harness.errors import HarnessError, suggest
 from harness.lmeval.commands import app as lm_eval_app
@@ -359,6 +359,7 @@ def report(
 
 
 app.command("leaderboard")(commands.leaderboard)
+app.command("plan")(commands_plan.plan)
 app.command("compare")(commands_models.compare)
 app.command("new-plugin")(scaffold.new_plugin)
 app.add_typer(lm_eval_app, name="lm-eval")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.report.numbers import number, p_value
-from harness.wording import apart, counted
+from harness.wording import counted
 
 FEW_ITEMS = 12
 """Below this, intervals of skewed measures hold the truth less often than they say (docs/statistics.md)."""
@@ -42,14 +42,13 @@ def certainty(record: Mapping[str, Any]) -> Certainty:
     ]
     if few:
         said.append(
-            f"Fewer than {FEW_ITEMS} items count in {', '.join(few)}: where their values are skewed, intervals are too "
-            "narrow."
+            f"Fewer than {FEW_ITEMS} items count in {', '.join(few)}: the interval of what is skewed is too narrow."
         )
     if m:
-        together = f", over {counted(family['size'], 'primary measure')} together" if family["size"] > 1 else ""
         said.append(
             f"M = {family['rows']}: {counted(m, 'control set')} and the selected one. The smallest adjusted p is "
-            f"{p_value(family['smallest'])}; alpha = {family['alpha']:g}{together}."
+            f"{p_value(family['smallest'])}; alpha = {family['alpha']:g}, over "
+            f"{counted(family['size'], 'primary measure')} together."
         )
     if record.get("exploratory"):
         said.append(f"Exploratory: {record['exploratory'].rstrip('.')}.")
@@ -58,7 +57,7 @@ def certainty(record: Mapping[str, Any]) -> Certainty:
 
 
 def _row(measure: Mapping[str, Any]) -> tuple[str, ...]:
-    unit = apart(measure["unit"])
+    unit = {"%": " points", "nats": " nats"}.get(measure["unit"], "")
     deff, margin = measure["design_effect"], measure["margin"]
     above, below = measure["detectable_above"], measure["detectable_below"]
     limit, controls = measure["detectable_limit"], measure["detectable_controls"]

@@ -1,0 +1,152 @@
+"""What a pilot of control sets (:mod:`harness.planning`) says of runs: which effects they would find, and how soon."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from harness.errors import HarnessError, suggest
+from harness.planning import Pilot
+from harness.statistics import ALPHA, MeasureSummary, derive_seed, family_of, summarise
+from harness.statistics.power import SETS, Spread, cautious, detectable, needed
+from harness.statistics.verdicts import reach
+
+FACTS = (100, 300, 1000)
+"""Numbers of facts for which the smallest effect is told, beside that of the pilot."""
+
+
+def check_wanted(names: Sequence[str], effect: float | None, measure: str | None) -> None:
+    """Refuse a measure that there is not, and an effect that is of none.
+
+    Raises:
+        HarnessError: names the option, and the primary measures.
+    """
+    if not names:
+        raise HarnessError("--metric: none of the metrics has a primary measure, so there is nothing to plan for.")
+    if measure is not None and measure not in names:
+        raise HarnessError(
+            f'--measure: "{measure}" is no primary measure.{suggest(measure, names)} There are: {", ".join(names)}.'
+        )
+    if effect is not None and measure is None and len(names) > 1:
+        raise HarnessError(f"--effect: it is in the unit of one measure; add --measure, one of {', '.join(names)}.")
+
+
+def outlook(
+    pilot: Pilot, seed: int, resamples: int, effect: float | None = None, name: str | None = None
+) -> dict[str, Any]:
+    """Everything that a plan says, JSON values only.
+
+    ``measures``: of each primary measure how control sets and facts vary, and how far ``above`` and ``below`` the mean
+    of random sets a value must lie that about 80% of runs find, by number of facts and with all there could be.
+    ``needed``: of ``effect``, what each number of control sets takes, the quickest first; None where nothing was asked.
+
+    Args:
+        seed, resamples: of the bootstrap that tells what other facts would change.
+        effect: distance from the mean of random sets in the unit of the measure ``name``; negative below it.
+    """
+    rows = _rows(pilot, seed, resamples)
+    shown = [row for row in rows if name is None or row.summary.name == name]
+    return {
+        "items": pilot.items,
+        "facts": pilot.facts,
+        "prompts": len(pilot.clusters),
+        "sets": len(pilot.measures[0][1].values) - 2,
+        "controls": pilot.controls,
+        "engine": pilot.engine,
+        "alpha": ALPHA,
+        "family": rows[0].moving,
+        "measures": [row.to_dict(pilot) for row in shown],
+        "effect": effect,
+        "needed": None if effect is None else _needed(pilot, shown[0], effect),
+        "seconds": {
+            "fixed": pilot.times.fixed,
+            "item": pilot.times.item,
+            "prompt": pilot.times.prompt,
+            "condition": pilot.times.condition,
+        },
+    }
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A primary measure of the pilot.
+
+    Attributes:
+        reach: how far the control sets reach above and below their mean, in terms of normal ones; 1 where too few of
+            them were looked at to tell.
+        moving: primary measures that are not the same in all control sets.
+    """
+
+    metric: str
+    summary: MeasureSummary
+    reach: tuple[float, float]
+    moving: int
+
+    def detectable(self, clusters: float, controls: int) -> tuple[float | None, float | None]:
+        """Above and below, with so many clusters that count."""
+        normal = math.inf if self.spread is None else detectable(self.spread, clusters, controls, self.moving)
+        above, below = (times * normal if math.isfinite(normal) else None for times in self.reach)
+        known = self.summary.controls
+        if below is not None and self.summary.design_effect is not None and known and below > (known["mean"] or 0):
+            below = None  # no share lies below 0
+        return above, below
+
+    @property
+    def spread(self) -> Spread | None:
+        """What is planned with."""
+        return self.summary.spread and cautious(self.summary.spread, self.summary.test.m)
+
+    def to_dict(self, pilot: Pilot) -> dict[str, Any]:
+        """``sd_sets``: between control sets on the pilot's facts; ``sd_lasting``: what is left of it, at most, with
+        all facts there could be; ``sd_fact``: what one fact adds to a set's distance from the others."""
+        found, counting = self.summary, self.summary.n_clusters / pilot.facts
+
+        def sides(facts: float) -> dict[str, float | None]:
+            return dict(zip(("above", "below"), self.detectable(facts * counting, pilot.controls), strict=True))
+
+        return {
+            "metric": self.metric,
+            "name": found.name,
+            "title": found.title,
+            "unit": found.unit,
+            "mean": found.controls["mean"] if found.controls else None,
+            "n_clusters": found.n_clusters,
+            "sd_sets": found.spread and found.spread.sets,
+            "sd_lasting": self.spread and self.spread.of(math.inf)[0],
+            "sd_fact": found.spread and found.spread.noise * math.sqrt(found.spread.clusters),
+            "detectable": [{"facts": n, **sides(n)} for n in sorted({pilot.facts, *FACTS})],
+            "detectable_at_all": sides(math.inf),
+        }
+
+
+def _rows(pilot: Pilot, seed: int, resamples: int) -> list[_Row]:
+    own = derive_seed(seed, "bootstrap")
+    measures = [measure for _, measure in pilot.measures]
+    summaries = [summarise(measure, pilot.clusters, own, resamples) for measure in measures]
+    values = np.array([measure.values[1:] for measure in measures])
+    family = family_of(values[:, 0].tolist(), values[:, 1:], [float(measure.null) for measure in measures])
+    known = family.smallest <= family.alpha  # of fewer sets the outermost says nothing of a larger run
+    return [
+        _Row(metric, summary, (reach(summary, family) if known else None) or (1.0, 1.0), family.moving)
+        for (metric, _), summary in zip(pilot.measures, summaries, strict=True)
+    ]
+
+
+def _needed(pilot: Pilot, row: _Row, effect: float) -> list[Mapping[str, Any]]:
+    """For numbers of control sets: facts, the ``--limit`` that leaves so many, and seconds; the quickest first."""
+    found: list[Mapping[str, Any]] = []
+    for controls in sorted({*SETS, pilot.controls}):
+        if row.spread is None:
+            break
+        least = needed(row.spread, abs(effect), row.moving, sets=(controls,), scale=row.reach[effect < 0])
+        if least is None:
+            continue
+        facts = math.ceil(least.clusters * pilot.facts / row.summary.n_clusters)
+        items = math.ceil(facts * pilot.items / pilot.facts)
+        seconds = pilot.times.of(items, facts * len(pilot.clusters) / pilot.facts, controls)
+        found.append({"controls": controls, "facts": facts, "limit": items, "seconds": seconds})
+    return sorted(found, key=lambda x: (x["seconds"], x["controls"]))

@@ -1,0 +1,105 @@
+"""A plan for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.console import RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from harness.report.numbers import number
+from harness.report.progress import duration as minutes
+from harness.terminal import Terminal
+from harness.wording import counted
+
+Json = Mapping[str, Any]
+
+EXPLAINED = (
+    "Random sets: their mean. Spread: their standard deviation on these facts; lasting: what is left of it, at most, "
+    "with all facts there could be; one fact: what a single fact adds to a set's distance from the others. Smallest "
+    "effect: how far above or below the mean of random sets a value must lie that about 80% of runs find, with an "
+    "adjusted p of {alpha:g} or less over {family}; with so many facts, or all there could be."
+)
+
+MOST = 6
+"""Ways to find an effect that are shown."""
+
+
+def show(console: Terminal, found: Json) -> None:
+    """Print what :func:`harness.outlook.outlook` says."""
+    for part in _parts(found):
+        console.print(part)
+
+
+def _parts(found: Json) -> Iterator[RenderableType]:
+    yield (
+        f"Looked at: {counted(found['facts'], 'fact')} ({counted(found['prompts'], 'prompt')}) of "
+        f"{counted(found['items'], 'item')} of the data, under {counted(found['sets'], 'control set')}; engine "
+        f"{found['engine']}. What is selected was not treated."
+    )
+    yield Text(f"\nSmallest effect by number of facts, with {counted(found['controls'], 'control set')}", style="bold")
+    yield Padding(_measures(found), (0, 0, 0, 2))
+    family = counted(found["family"], "measure")
+    yield Padding(Text(EXPLAINED.format(alpha=found["alpha"], family=family), style="dim"), (0, 0, 0, 2))
+    if found["needed"] is not None:
+        measure = found["measures"][0]
+        yield Text(f"\nTo find {_in_unit(found['effect'], measure)} of {measure['title']}", style="bold")
+        yield Padding(_needed(found, measure), (0, 0, 0, 2))
+    yield Text("\nTime here", style="bold")
+    yield Padding(_time(found), (0, 0, 0, 2))
+
+
+def duration(seconds: float) -> str:
+    return counted(round(seconds), "second") if seconds < 90 else minutes(seconds)
+
+
+def _in_unit(value: float | None, measure: Json) -> str:
+    return number(value) if value is None or measure["unit"] in ("", "share") else f"{number(value)} {measure['unit']}"
+
+
+def _grid(*columns: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i else "left")
+    return table
+
+
+def _measures(found: Json) -> Table:
+    columns = [x["facts"] for x in found["measures"][0]["detectable"]]
+    grid = _grid("measure", "random sets", "spread", "lasting", "one fact", *(f"{n:,}" for n in columns), "all")
+    for row in found["measures"]:
+        numbers = [number(row[name]) for name in ("mean", "sd_sets", "sd_lasting", "sd_fact")]
+        title = f"{row['title']}, {row['unit']}" if row["unit"] else row["title"]
+        for side, sign in (("above", "+"), ("below", "-")):
+            effects = [x[side] for x in (*row["detectable"], row["detectable_at_all"])]
+            shown = ("-" if x is None else f"{sign}{number(x)}" for x in effects)
+            grid.add_row(*([title, *numbers] if side == "above" else [""] * 5), *shown)
+    return grid
+
+
+def _needed(found: Json, measure: Json) -> RenderableType:
+    if not found["needed"]:
+        if measure["sd_sets"] is None:
+            return Text("Some random sets have no value of it: nothing can be planned from these.")
+        side = "above" if found["effect"] > 0 else "below"
+        return Text(
+            "No number of facts is enough: random sets themselves differ by "
+            f"{_in_unit(measure['sd_lasting'], measure)} (standard deviation), and the smallest effect with all facts "
+            f"is {_in_unit(measure['detectable_at_all'][side], measure)}."
+        )
+    grid = _grid("control sets", "facts", "--limit", "time here")
+    for row in found["needed"][:MOST]:
+        grid.add_row(f"{row['controls']:,}", f"{row['facts']:,}", f"{row['limit']:,}", duration(row["seconds"]))
+    return grid
+
+
+def _time(found: Json) -> str:
+    seconds = found["seconds"]
+    return (
+        f"{duration(seconds['fixed'])} before the first prompt; {number(seconds['item'])} s for each item of the data; "
+        f"{number(seconds['prompt'])} s for each prompt, and {number(seconds['condition'])} s more under each control "
+        "set. Statistics, figures and the page come on top."
+    )
