@@ -30,7 +30,7 @@ DOCS = ROOT / "docs"
 
 PAGES = [
     "errors.md", "install.md", "notation.md", "recipes/data.md", "recipes/models.md", "recipes/neurons.md",
-    "recipes/python.md", "recipes/results.md",
+    "recipes/python.md", "recipes/results.md", "statistics.md",
 ]  # fmt: skip
 SLOW = [
     "attribution.md",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from dataclasses import replace
 from typing import Any
 
@@ -164,16 +163,6 @@ def test_what_is_needed() -> None:
     assert detectable(spread, less.clusters - 1, less.controls) > 0.8 * here
     assert needed(spread, 0.05) is None  # random sets differ by 0.03 whatever the prompts
     assert ranks(999)[0] == 1 and ranks(999)[-1] == 25 and ranks(0) == []
-
-
-def test_differences_have_a_unit() -> None:
-    """Of percentages a difference is told in points: "within d = 1.3%" would be a share of something."""
-    nats = judge(means(0.001, 0.01 * SETS, noise=0.01))
-    assert re.search(r"difference \S+ to \S+ nats, 90% interval over prompts\), within d = \S+ nats, ", nats.sentence)
-    share = replace(means(1.0, 10 * SETS, noise=0.01), unit="%")
-    assert re.search(r"difference \S+ to \S+ points, .* within d = \S+ points, ", judge(share).sentence)
-    would = judge(share, margin=1e-6).sentence
-    assert re.search(r"find what lies \S+ points above or \S+ points below the mean", would)
 
 
 def test_an_inconclusive_run_says_what_to_do() -> None:
