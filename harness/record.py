@@ -231,7 +231,7 @@ def _judged(
     judged = {}
     corrections = zip(places, primary, adjust(p, "holm"), adjust(p, "bh"), strict=True)
     for place, (i, summary, holm, bh) in enumerate(corrections):
-        said = verdict(summary, family, place, replace(around, margin=getattr(spec, "margins", {}).get(summary.name)))
+        said = verdict(summary, family, place, replace(around, margin=spec.margins.get(summary.name)))
         judged[i] = {
             "p_adjusted": family.p[place],
             "p_holm": holm,

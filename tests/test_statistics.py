@@ -18,7 +18,6 @@ from harness.statistics import (
     Measure,
     TableTests,
     adjust,
-    binomial_interval,
     control_summary,
     conversion_ratios,
     derive_seed,
@@ -283,18 +282,6 @@ def test_adjustment_keeps_the_order_and_only_raises(p: list[float | None], metho
     assert all(a <= b * (1 + 1e-12) and b <= 1 for a, b in pairs)
     adjusted = [b for _, b in sorted(pairs)]
     assert adjusted == sorted(adjusted)
-
-
-# Proportions
-
-
-def test_binomial_interval() -> None:
-    for k, n, low, high in ((22, 698, 2.0, 4.7), (3, 243, 0.26, 3.6), (10, 531, 0.91, 3.4), (2, 461, 0.05, 1.6)):
-        found = binomial_interval(k, n, "clopper-pearson")
-        assert found is not None and np.allclose(np.multiply(found, 100), (low, high), atol=0.06)
-    wilson = binomial_interval(0, 20)
-    assert wilson is not None and wilson[0] == 0 and wilson[1] == pytest.approx(3.8415 / (20 + 3.8415), abs=1e-4)
-    assert binomial_interval(0, 0) is None
 
 
 # Measures

@@ -101,8 +101,29 @@ def test_what_has_no_value() -> None:
     assert step_down_min_p(np.array([np.nan, 9.0]), controls) == [None, 1 / 5]
     assert step_down_min_p(np.array([9.0]), np.empty((1, 0))) == [None]
     assert step_down_min_p(np.array([]), np.empty((0, 5))) == []
-    (found,) = step_down_min_p(np.array([9.0]), controls[:1])  # a set without a value is never extreme
-    assert found == 1 / 5
+    (found,) = step_down_min_p(np.array([9.0]), controls[:1])  # of the four rows that have a value
+    assert found == 1 / 4
+
+
+def test_a_treated_set_without_a_value_is_a_row_as_any_other() -> None:
+    """One measure has no value where the other is large: the family must not shrink for just these treated sets."""
+    rng, wrong, runs = np.random.default_rng(0), 0, 6000
+    for _ in range(runs):
+        rows = rng.normal(size=(2, 101))
+        rows[1, np.abs(rows[0]) > 1.6] = np.nan
+        wrong += min(p for p in step_down_min_p(rows[:, 0], rows[:, 1:]) if p is not None) <= 0.05
+    assert wrong / runs <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / runs)  # it was .066
+
+
+def test_to_have_a_value_where_few_sets_do_is_not_to_be_extreme() -> None:
+    """One set of four has a value: among the treated ones that do, one in twenty may be found; it was a fifth."""
+    rng, wrong, runs = np.random.default_rng(1), 0, 0
+    for _ in range(8000):
+        rows = np.where(rng.random(101) < 0.25, rng.normal(size=101), np.nan)[None]
+        (p,) = step_down_min_p(rows[:, 0], rows[:, 1:])
+        if p is not None:
+            runs, wrong = runs + 1, wrong + (p <= 0.05)
+    assert wrong / runs <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / runs)
 
 
 def test_the_critical_rank_is_where_the_family_turns() -> None:

@@ -103,6 +103,13 @@ def test_apart_by_no_more_than_d() -> None:
     assert noisy.word == "inconclusive" and "about 75% of such runs find" in noisy.sentence
 
 
+def test_differences_of_percentages_are_points() -> None:
+    same = judge(share_of_events([0.05, *[0.05] * 99], 3000), margin=5.0).sentence
+    assert "points, 90% interval" in same and "within d = 5 points" in same and "%, 90%" not in same
+    open_ = judge(share_of_events([0.05, *[0.05] * 99], 300), margin=0.5).sentence
+    assert "points above or" in open_ and "points below the mean" in open_
+
+
 def test_nothing_can_be_told() -> None:
     for m, why in (
         (share_of_events([0.1], 30), "no controls"),
@@ -110,6 +117,10 @@ def test_nothing_can_be_told() -> None:
         (measure(np.ones((4, 30)), [[1] * 30, [1] * 30, [0] * 30, [0] * 30]), "no controls"),
         (measure(np.zeros((25, 30))), "the same in all"),
         (measure(np.zeros((25, 0))), "no prompt counts"),
+        (
+            measure(np.ones((40, 30)), [[1] * 30] * 12 + [[0] * 30] * 28),
+            "38 random sets, of which 10 have a value, cannot",
+        ),
         (measure(1e-9 * np.random.default_rng(0).random((25, 30)), unit="nats", scale=1.0), "the same in all"),
     ):
         found = judge(m)
@@ -149,6 +160,21 @@ def test_what_would_have_been_found_is_found_in_three_runs_of_four() -> None:
         p = family_of([run.values[1]], run.values[2:][None], [0.0]).p[0]
         hits += p is not None and p <= 0.05
     assert 0.6 <= hits / trials <= 0.92
+
+
+def test_to_outdo_all_controls_is_not_enough_with_many_measures() -> None:
+    """Six measures of 100 controls: twelve rows outdo all others of theirs, and only five may be as extreme."""
+    flat = 0.1 * np.random.default_rng(0).uniform(-1, 1, size=100)  # nothing lies far out
+    found = summarise(means(0.0, flat), np.arange(400), 0, resamples=300)
+    others = np.random.default_rng(1).normal(size=(5, 100))
+    family = family_of([0.0] * 6, np.concatenate([flat[None], others]), [0.0] * 6)
+    told = verdict(found, family, 0)
+    assert family.rank == 1 and found.spread is not None and told.detectable is not None
+    sides, normal = found.critical[1], detectable(found.spread, 400, 100, 6)
+    assert max(sides) < normal and told.detectable == (normal, normal)
+    for away, expected in ((max(sides) * 1.05, False), (normal * 1.1, True)):
+        treated = [away + flat.mean(), *[0.0] * 5]
+        assert ((family_of(treated, np.concatenate([flat[None], others]), [0.0] * 6).p[0] or 1) <= 0.05) == expected
 
 
 def test_what_is_needed() -> None:

@@ -133,6 +133,7 @@ def test_reports_of_one_of_everything(run: Path, tmp_path: Path, n: int) -> None
     for i, measure in enumerate(record["measures"]):
         measure |= {"primary": i < n, "verdict": "cannot tell", "verdict_sentence": "It cannot."}
         measure |= dict.fromkeys(("p_adjusted", "p_holm", "margin", "detectable"))
+        measure |= dict.fromkeys(f"detectable_{x}" for x in ("above", "below", "limit", "controls"))
     record["task"] |= {"n_prompts": n, "n_clusters": n}
     record["selection"]["activation_positions"] = n
     record["figures"] = []

@@ -8,7 +8,7 @@ scipy.stats and statsmodels are imported inside functions because importing them
 """
 
 from harness.statistics.bootstrap import Interval
-from harness.statistics.clusters import binomial_interval, design_effect, korn_graubard
+from harness.statistics.clusters import design_effect, korn_graubard
 from harness.statistics.comparison import (
     Discordant,
     Overlap,
@@ -55,7 +55,6 @@ __all__ = [
     "TableTests",
     "Verdict",
     "adjust",
-    "binomial_interval",
     "chance_overlap",
     "control_summary",
     "controls_needed",

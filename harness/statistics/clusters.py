@@ -8,7 +8,6 @@ Woodruff 1971, J. Am. Stat. Assoc. 66, 411-414). Clusters in which nothing count
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -32,12 +31,14 @@ class Linearised:
         values: value of each condition [rows], before the measure's scale; NaN where nothing counts.
         influence: [rows, n_clusters], e_c / sum(x): what each cluster adds to the deviation of the value.
         counting: in how many clusters something counts [rows]. trials: sum(x) [rows].
+        sizes: mean size of a prompt's cluster, of the prompts that count [rows]; at least 1.
     """
 
     values: np.ndarray
     influence: np.ndarray
     counting: np.ndarray
     trials: np.ndarray
+    sizes: np.ndarray
 
     @property
     def variance(self) -> np.ndarray:
@@ -58,23 +59,30 @@ def linearise(measure: Measure, clusters: np.ndarray) -> Linearised:
     trials = x.sum(axis=1)
     values = ratio(y.sum(axis=1), trials, 1.0)
     influence = ratio(y - np.nan_to_num(values)[:, None] * x, trials[:, None], 1.0)
-    return Linearised(values, np.nan_to_num(influence), (x > 0).sum(axis=1), trials)
+    sizes = np.maximum(np.nan_to_num(ratio((x**2).sum(axis=1), trials, 1.0)), 1.0)
+    return Linearised(values, np.nan_to_num(influence), (x > 0).sum(axis=1), trials, sizes)
 
 
 def design_effect(measure: Measure, clusters: np.ndarray) -> float:
-    """How many times the variance of a share is that of as many independent prompts; at least 1.
+    """How many times the variance of the treated share is that of as many independent prompts; at least 1.
 
-    Pooled over all conditions, so that a condition with few events, or none, has one, too: the sum of the cluster
-    variances over the sum of the binomial ones. Where no condition has both events and others, nothing can be told and
-    prompts of a cluster are taken for copies of one another (Kish 1965: the mean size of a prompt's cluster).
+    1 + (b - 1) rho (Kish 1965, Survey Sampling, section 5.4), where b is the mean size of a prompt's cluster, of the
+    prompts that count, and rho how alike prompts of a cluster are: pooled over all conditions, so that one with few
+    events, or none, has it, too. It is the least squares fit of the cluster variances of the conditions' counts, each
+    with its own b: of a share *of those that ...* three prompts of a fact may count in one condition and one in
+    another. Where all count alike it is the sum of the cluster variances over the sum of the binomial ones. Where no
+    condition has both events and others, nothing can be told and prompts of a cluster are taken for copies (rho = 1).
     """
     found = linearise(measure, clusters)
     binomial = ratio(found.values * (1 - found.values), np.maximum(found.trials - 1, 0), 1.0)
     usable = (binomial > 0) & (found.counting > 1)
+    size, g = float(found.sizes[1]), int(found.counting[1])
     if not usable.any():
-        sizes = cluster_sums(measure.denominator[1:2], clusters)[0]
-        return max(1.0, float((sizes**2).sum() / sizes.sum())) if sizes.sum() else 1.0
-    return max(1.0, float(found.variance[usable].sum() / binomial[usable].sum()))
+        return size
+    more, times = found.sizes[usable] - 1, found.trials[usable] ** 2
+    fit = float((more**2 * times * binomial[usable]).sum())
+    rho = float((more * times * (found.variance - binomial)[usable]).sum()) / fit if fit else 0.0
+    return float(np.clip(1 + (size - 1) * rho, 1.0, size * g / max(g - 1, 1)))
 
 
 def korn_graubard(
@@ -117,15 +125,3 @@ def mover(
         return float(np.sqrt(max(0.0, x * x + y * y - 2 * correlation * x * y)))
 
     return a - b - distance(a - a_low, b_high - b), a - b + distance(a_high - a, b - b_low)
-
-
-def binomial_interval(
-    k: int, n: int, method: Literal["wilson", "clopper-pearson"] = "wilson", level: float = 0.95
-) -> tuple[float, float] | None:
-    """Interval of a single proportion k / n of independent trials, in [0, 1]; None when n = 0."""
-    from scipy.stats import binomtest
-
-    if n == 0:
-        return None
-    found = binomtest(k, n).proportion_ci(level, {"wilson": "wilson", "clopper-pearson": "exact"}[method])
-    return float(found.low), float(found.high)

@@ -79,6 +79,8 @@ class Measure:
         if not finite.all():
             refuse(self.name, ~finite & (denominator != 0), "a value that is not finite (NaN or infinite)")
             numerator = np.where(finite, numerator, 0.0)
+        if ((denominator == 0) & (numerator != 0)).any():
+            numerator = np.where(denominator == 0, 0, numerator)
         object.__setattr__(self, "numerator", numerator)
         object.__setattr__(self, "denominator", denominator)
 
@@ -104,7 +106,11 @@ class Measure:
         """Whether the treated value is a number of events among a number of trials."""
         events, trials = self.numerator[1], self.denominator[1]
         whole = (events % 1 == 0).all() and (trials % 1 == 0).all()
-        return self.unit in ("%", "share") and bool(whole and (events >= 0).all() and (events <= trials).all())
+        return (
+            self.unit in ("%", "share")
+            and self.scale > 0
+            and bool(whole and (events >= 0).all() and (events <= trials).all())
+        )
 
 
 def refuse(measure: str, wrong: np.ndarray, what: str) -> None:

@@ -23,8 +23,12 @@ def step_down_min_p(treated: np.ndarray, controls: np.ndarray, null: np.ndarray 
     same functions of every row, so the test stays exact, and its smallest adjusted p is 1 / M. (It may lie below the
     single two-sided p, whose smallest is 2 / M, because that one does not look at distances.)
 
+    A row without a value of a measure is never extreme there, the treated one as any other. Where only some rows have
+    one, the adjusted p is at least the share among these that are as extreme: that the treated set has a value, as few
+    others do, says nothing of how extreme it is.
+
     Args:
-        treated: [k]; not finite where a measure has no value. controls: [k, m]; a row without a value is never extreme.
+        treated: [k]; not finite where a measure has no value. controls: [k, m]; NaN where a set has none.
         null: [k] value of no effect; values within rounding of it are taken for it. Default: 0.
 
     Returns:
@@ -32,17 +36,17 @@ def step_down_min_p(treated: np.ndarray, controls: np.ndarray, null: np.ndarray 
     """
     treated, controls = np.asarray(treated, np.float64), np.asarray(controls, np.float64)
     adjusted: list[float | None] = [None] * len(treated)
-    known = np.flatnonzero(np.isfinite(treated))
-    if len(known) == 0 or controls.shape[1] == 0:
+    if controls.shape[1] == 0:
         return adjusted
-    rows = np.column_stack([treated, controls])[known]
-    order = _order(rows, np.zeros(len(known)) if null is None else np.asarray(null, np.float64)[known])
+    rows = np.column_stack([treated, controls])
+    order = _order(rows, np.zeros(len(rows)) if null is None else np.asarray(null, np.float64))
     largest = 0.0
     left = np.argsort(order[:, 0], kind="stable")
     for place, j in enumerate(left):
         most_extreme = order[left[place:]].min(axis=0)
         largest = max(largest, float((most_extreme <= order[j, 0]).mean()))
-        adjusted[known[j]] = largest
+        if np.isfinite(treated[j]):
+            adjusted[j] = max(largest, float((order[j, ~np.isnan(rows[j])] <= order[j, 0]).mean()))
     return adjusted
 
 
@@ -50,6 +54,8 @@ def critical_rank(controls: np.ndarray, alpha: float = ALPHA, null: np.ndarray |
     """How far into the controls a treated value may lie and still be found: it must lie beyond all but ``rank - 1``.
 
     That is what :func:`step_down_min_p` asks of its first measure, told from the control sets alone, for either side.
+    Where it is 1, that may not be enough: two rows of every measure lie beyond its others, and the distance from the
+    mean decides among these.
 
     Args:
         controls: [k, m] values of the k measures. null: as of :func:`step_down_min_p`.

@@ -14,7 +14,7 @@ from harness.statistics.permutation import ROUNDING
 from harness.statistics.power import SETS, Needed, detectable, needed
 from harness.statistics.stepdown import ALPHA, critical_rank, step_down_min_p
 from harness.statistics.summary import MeasureSummary
-from harness.wording import counted
+from harness.wording import agree, counted
 
 Word = Literal[
     "more than random",
@@ -55,10 +55,9 @@ class Family:
 def family_of(treated: Sequence[float], controls: np.ndarray, null: Sequence[float], alpha: float = ALPHA) -> Family:
     """Judge k measures together; treated and null: [k], controls: [k, m] (NaN where a set has no value)."""
     values, around = np.asarray(treated, np.float64), np.asarray(null, np.float64)
-    known = np.isfinite(values)
     spread = [len(set(row[~np.isnan(row)].tolist())) > 1 for row in controls]
     adjusted = step_down_min_p(values, controls, around)
-    rank = critical_rank(controls[known], alpha, around[known]) if known.any() else 0
+    rank = critical_rank(controls, alpha, around)
     return Family(tuple(adjusted), controls.shape[1] + 1, sum(spread), rank, alpha)
 
 
@@ -135,7 +134,7 @@ def verdict(summary: MeasureSummary, family: Family, place: int, around: Circums
     if within is not None and margin is not None and -margin <= within.low and within.high <= margin:
         own = "" if around.margin is not None else f", {MARGIN:g} sd of the random sets"
         numbers = _numbers(summary, family, adjusted, around.selected, within)
-        return _say("no more than d apart", f"{numbers}, within d = {margin:.3g}{_unit(summary)}{own}{tail}", rest)
+        return _say("no more than d apart", f"{numbers}, within d = {margin:.3g}{_apart(summary)}{own}{tail}", rest)
     return _say("inconclusive", numbers + tail + _would(summary, found, half, around), rest)
 
 
@@ -150,9 +149,12 @@ def _nothing(summary: MeasureSummary, family: Family) -> str | None:
         return "no value, because no prompt counts towards it"
     if summary.test.m == 0 or summary.controls is None or summary.controls["mean"] is None:
         return "there are no controls to compare with"
-    if family.smallest > family.alpha:
+    if 1 / (summary.test.m + 1) > family.alpha:
         least = math.ceil(1 / family.alpha - 1e-9) - 1
-        return f"{sets} cannot give p <= {family.alpha:g}; it takes {least} or more"
+        with_value = f"{sets}, of which {summary.test.m} {agree(summary.test.m, 'has', 'have')} a value,"
+        return (
+            f"{with_value if summary.test.n_nan else sets} cannot give p <= {family.alpha:g}; it takes {least} or more"
+        )
     if summary.alike:
         return f"{summary.value:.3g}{_unit(summary)}, and the same in all of the {sets}"
     return None
@@ -184,15 +186,17 @@ def _margin(summary: MeasureSummary) -> float | None:
 def would_be_found(summary: MeasureSummary, family: Family) -> tuple[float, float] | None:
     """How far above, and below, the controls' mean a value must lie that about 75% of such runs find.
 
-    The 80% quantile, over resamples, of the critical controls' distances from the mean; else the normal formula.
+    The 80% quantile, over resamples, of the critical controls' distances from the mean; else the normal formula. Where
+    all controls have to be outdone it is the larger of the two: beyond them the distance decides.
     """
     near = min(summary.critical, key=lambda rank: (abs(rank - family.rank), rank), default=None)
-    if near is not None and np.isfinite(summary.critical[near]).all():
-        return summary.critical[near]
-    if summary.spread is None:
-        return None
+    sides = None if near is None or not np.isfinite(summary.critical[near]).all() else summary.critical[near]
+    if summary.spread is None or (sides is not None and family.rank > 1):
+        return sides
     found = detectable(summary.spread, summary.n_clusters, family.rows - 1, family.moving, family.alpha)
-    return (found, found) if math.isfinite(found) else None
+    if not math.isfinite(found):
+        return None
+    return (found, found) if sides is None else (max(sides[0], found), max(sides[1], found))
 
 
 def reach(summary: MeasureSummary, family: Family) -> tuple[float, float] | None:
@@ -221,8 +225,11 @@ def _would(
     """What an inconclusive run would have found, and what a larger one would."""
     if found is None:
         return ""
-    above, below = found
-    said = f"; about 75% of such runs find what lies {above:.3g} above or {below:.3g} below the mean of random sets"
+    (above, below), unit = found, _apart(summary)
+    said = (
+        f"; about 75% of such runs find what lies {above:.3g}{unit} above or {below:.3g}{unit} below the mean of "
+        "random sets"
+    )
     if half is None:
         return f"{said}, and no number of prompts finds half of that, because random sets themselves differ so much"
     items = math.ceil(half.clusters * around.items_per_cluster)
@@ -247,9 +254,15 @@ def _numbers(summary: MeasureSummary, family: Family, adjusted: float, selected:
         f"{counted(family.rows - 1, 'random set')} (adjusted p = {adjusted:.2g}"
     )
     if interval is not None:
-        told += f"; difference {interval.low:.3g} to {interval.high:.3g}, {interval.level:.0%} interval over prompts"
+        apart = f"{interval.low:.3g} to {interval.high:.3g}{_apart(summary)}"
+        told += f"; difference {apart}, {interval.level:.0%} interval over prompts"
     return told + ")"
 
 
 def _unit(summary: MeasureSummary) -> str:
     return {"%": "%", "share": "", "": ""}.get(summary.unit, f" {summary.unit}")
+
+
+def _apart(summary: MeasureSummary) -> str:
+    """The unit of a difference: that of two percentages is points."""
+    return " points" if summary.unit == "%" else _unit(summary)
