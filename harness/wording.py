@@ -38,6 +38,11 @@ def only(n: int, noun: str) -> str:
     return f"only {counted(n, noun)}" if n else f"no {noun}"
 
 
+def apart(unit: str) -> str:
+    """What a difference of two values in this unit is told in, after its number: " points" of "%", " nats", ""."""
+    return {"%": " points", "share": "", "": ""}.get(unit, f" {unit}")
+
+
 def agree(n: float, one: str, several: str) -> str:
     """A verb or pronoun for n of something: ``agree(n, "is", "are")``."""
     return one if n == 1 else several

@@ -134,7 +134,7 @@ def test_the_command(harness: Harness, command: list[str]) -> None:
     assert {**first, "seconds": 0} == {**again, "seconds": 0}
     assert first["controls"] == 999 and first["sets"] == 4 and len(first["measures"]) == 6
     code, out, err = harness(*command, "--measure", "GTS", "--effect", "50")
-    assert code == 0 and "Smallest effect" in out and "To find 50 % of global transition score" in out
+    assert code == 0 and "Smallest effect" in out and "To find 50 points of global transition score" in out
     assert "change of entropy" not in out
     assert "No number of facts is enough" in harness(*command, "--measure", "GTS", "--effect", "1e-6")[1]
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from harness.report.certainty import certainty
 from harness.report.console import show
 from harness.report.numbers import undefined
 from harness.statistics import VERDICTS
@@ -99,3 +100,20 @@ def test_resamples_without_a_value_are_said(record: dict[str, Any]) -> None:
     said = "of at most 2,000 resamples, those without a value are left out of the interval: A, 5; B, 1,217"
     assert undefined(record) == said
     assert f"Note: {said}." in printed(record, 200)
+
+
+def test_long_names_are_whole(record: dict[str, Any]) -> None:
+    """A name without spaces that does not fit in its column is continued, in every table."""
+    name = "change_of_" + 9 * "a_very_long_name_"
+    measure = next(x for x in record["measures"] if x["primary"])
+    measure["title"] = name
+    text = printed(record, 120)
+    assert "\u2026" not in text
+    assert "".join(line[2:30].strip() for line in text.splitlines() if "_" in line[2:30]).count("change_of_a_very") >= 2
+
+
+def test_one_primary_measure_is_no_family(record: dict[str, Any]) -> None:
+    record["family"] |= {"size": 1}
+    assert any(said.endswith("alpha = 0.05.") for said in certainty(record).sentences)
+    record["family"] |= {"size": 2}
+    assert any(said.endswith("alpha = 0.05, over 2 primary measures together.") for said in certainty(record).sentences)

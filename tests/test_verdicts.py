@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from harness.statistics import (
     family_of,
     needed,
     permutation_test,
+    reachable,
     summarise,
     verdict,
 )
@@ -189,6 +191,18 @@ def test_what_is_needed() -> None:
     assert detectable(spread, less.clusters - 1, less.controls) > 0.8 * here
     assert needed(spread, 0.05) is None  # random sets differ by 0.03 whatever the prompts
     assert ranks(999)[0] == 1 and ranks(999)[-1] == 25 and ranks(0) == []
+
+
+def test_no_share_lies_below_none() -> None:
+    """1.2 points below an average of 0.8% there is nothing that a run could find."""
+    assert reachable((2.0, 1.2), 0.8, "%", share=True) == (2.0, None)
+    assert reachable((2.0, 0.8), 0.8, "%", share=True) == (2.0, 0.8)  # none of all
+    assert reachable((2.0, 1.2), 99.0, "%", share=True) == (None, 1.2)
+    assert reachable((0.2, 0.2), 0.9, "share", share=True) == (None, 0.2)
+    assert reachable((2.0, 1.2), 0.8, "%", share=False) == (2.0, 1.2)  # a loss, say, may be negative
+    rare = judge(share_of_events([0.0, *[0.005] * 99], 200), margin=0.001)
+    assert rare.word == "inconclusive" and rare.detectable is not None
+    assert re.search(r"find what lies \S+ points above the mean of random sets, and nothing below it", rare.sentence)
 
 
 def test_an_inconclusive_run_says_what_to_do() -> None:

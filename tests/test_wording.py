@@ -48,6 +48,7 @@ def test_words(n: int, counted: str, the: str, only: str) -> None:
 def test_nouns() -> None:
     assert wording.plural("random control") == "random controls" and wording.plural("corpus") == "corpora"
     assert wording.counted(3072, "neuron", ",") == "3,072 neurons"
+    assert [wording.apart(unit) for unit in ("%", "nats", "share", "")] == [" points", " nats", "", ""]
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.report.numbers import number, p_value
-from harness.wording import counted
+from harness.statistics import reachable
+from harness.wording import apart, counted
 
 FEW_ITEMS = 12
 """Below this, intervals of skewed measures hold the truth less often than they say (docs/statistics.md)."""
@@ -16,9 +17,9 @@ COLUMNS = ("measure", "items", "design effect", "finds", "d", "half of that woul
 
 EXPLAINED = (
     "Items: independent ones that count. Design effect: how many times the variance of a share is that of independent "
-    "prompts. Finds: how far above or below the controls' mean about 75% of such runs find a value. d: what counts as "
-    "no more than random, 2 sd of the controls unless --margin says otherwise. No amount: random sets themselves "
-    "differ too much."
+    "prompts. Finds: how far above or below the controls' mean about 75% of such runs find a value (one side only: no "
+    "share lies so far on the other). d: what counts as no more than random, 2 sd of the controls unless --margin says "
+    "otherwise. No amount: random sets themselves differ too much."
 )
 
 
@@ -42,13 +43,14 @@ def certainty(record: Mapping[str, Any]) -> Certainty:
     ]
     if few:
         said.append(
-            f"Fewer than {FEW_ITEMS} items count in {', '.join(few)}: the interval of what is skewed is too narrow."
+            f"Fewer than {FEW_ITEMS} items count in {', '.join(few)}: where their values are skewed, intervals are too "
+            "narrow."
         )
     if m:
+        together = f", over {counted(family['size'], 'primary measure')} together" if family["size"] > 1 else ""
         said.append(
             f"M = {family['rows']}: {counted(m, 'control set')} and the selected one. The smallest adjusted p is "
-            f"{p_value(family['smallest'])}; alpha = {family['alpha']:g}, over "
-            f"{counted(family['size'], 'primary measure')} together."
+            f"{p_value(family['smallest'])}; alpha = {family['alpha']:g}{together}."
         )
     if record.get("exploratory"):
         said.append(f"Exploratory: {record['exploratory'].rstrip('.')}.")
@@ -57,18 +59,27 @@ def certainty(record: Mapping[str, Any]) -> Certainty:
 
 
 def _row(measure: Mapping[str, Any]) -> tuple[str, ...]:
-    unit = {"%": " points", "nats": " nats"}.get(measure["unit"], "")
+    unit = apart(measure["unit"])
     deff, margin = measure["design_effect"], measure["margin"]
-    above, below = measure["detectable_above"], measure["detectable_below"]
     limit, controls = measure["detectable_limit"], measure["detectable_controls"]
     more = f"{counted(limit, 'item')} of data, {counted(controls, 'control')}" if limit is not None else "no amount"
-    if above is None:
+    if measure["detectable_above"] is None:
         more = "-"
     return (
         measure["title"],
         str(measure["n_clusters"]),
         "-" if deff is None else f"{deff:.2f}",
-        "-" if above is None else f"+{number(above)} or -{number(below)}{unit}",
+        _finds(measure, unit),
         "-" if margin is None else f"{number(margin)}{unit}",
         more,
     )
+
+
+def _finds(measure: Mapping[str, Any], unit: str) -> str:
+    """How far above and below the controls' mean a value is found, where there can be such a value."""
+    found = measure["detectable_above"], measure["detectable_below"]
+    if None in found or measure["controls"] is None:
+        return "-"
+    sides = reachable(found, measure["controls"]["mean"], measure["unit"], measure["design_effect"] is not None)
+    told = [f"{sign}{number(side)}" for sign, side in zip("+-", sides, strict=True) if side is not None]
+    return f"{' or '.join(told)}{unit}" if told else "nothing"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.standing import PERCENTILE
-from harness.wording import agree, counted, plural
+from harness.wording import agree, apart, counted, plural
 
 FORMS = {"%": "{:.2f}%", "nats": "{:+.4f}"}
 """How values are written, by unit; others have four places."""
@@ -88,8 +88,7 @@ def verdict(record: Mapping[str, Any], measure: Mapping[str, Any]) -> str:
     """The verdict of a primary measure in the run's own words: with its d, and whether it is exploratory."""
     word, margin = str(measure["verdict"]), measure.get("margin")
     if margin is not None:
-        unit = {"%": " points", "nats": " nats"}.get(measure["unit"], "")
-        word = word.replace("than d apart", f"than {number(margin)}{unit} apart")
+        word = word.replace("than d apart", f"than {number(margin)}{apart(measure['unit'])} apart")
     return f"exploratory: {word}" if record.get("exploratory") else word
 
 

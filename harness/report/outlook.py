@@ -13,7 +13,7 @@ from rich.text import Text
 from harness.report.numbers import number
 from harness.report.progress import duration as minutes
 from harness.terminal import Terminal
-from harness.wording import counted
+from harness.wording import apart, counted
 
 Json = Mapping[str, Any]
 
@@ -57,7 +57,7 @@ def duration(seconds: float) -> str:
 
 
 def _in_unit(value: float | None, measure: Json) -> str:
-    return number(value) if value is None or measure["unit"] in ("", "share") else f"{number(value)} {measure['unit']}"
+    return number(value) if value is None else f"{number(value)}{apart(measure['unit'])}"
 
 
 def _grid(*columns: str) -> Table:

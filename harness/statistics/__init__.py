@@ -28,7 +28,7 @@ from harness.statistics.selective import Selective, controls_needed, selective_f
 from harness.statistics.stepdown import ALPHA, critical_rank, step_down_min_p
 from harness.statistics.summary import MeasureSummary, summarise
 from harness.statistics.tables import ChiSquare, McNemar, TableTests, conversion_ratios, table_tests, transition_table
-from harness.statistics.verdicts import VERDICTS, Circumstances, Family, Verdict, family_of, verdict
+from harness.statistics.verdicts import VERDICTS, Circumstances, Family, Verdict, family_of, reachable, verdict
 
 __all__ = [
     "ALPHA",
@@ -73,6 +73,7 @@ __all__ = [
     "needed",
     "paired_intervals",
     "permutation_test",
+    "reachable",
     "selective_findings",
     "step_down_min_p",
     "summarise",

@@ -14,7 +14,7 @@ from harness.statistics.permutation import ROUNDING
 from harness.statistics.power import SETS, Needed, detectable, needed
 from harness.statistics.stepdown import ALPHA, critical_rank, step_down_min_p
 from harness.statistics.summary import MeasureSummary
-from harness.wording import agree, counted
+from harness.wording import agree, apart, counted
 
 Word = Literal[
     "more than random",
@@ -134,7 +134,7 @@ def verdict(summary: MeasureSummary, family: Family, place: int, around: Circums
     if within is not None and margin is not None and -margin <= within.low and within.high <= margin:
         own = "" if around.margin is not None else f", {MARGIN:g} sd of the random sets"
         numbers = _numbers(summary, family, adjusted, around.selected, within)
-        return _say("no more than d apart", f"{numbers}, within d = {margin:.3g}{_apart(summary)}{own}{tail}", rest)
+        return _say("no more than d apart", f"{numbers}, within d = {margin:.3g}{apart(summary.unit)}{own}{tail}", rest)
     return _say("inconclusive", numbers + tail + _would(summary, found, half, around), rest)
 
 
@@ -209,6 +209,15 @@ def reach(summary: MeasureSummary, family: Family) -> tuple[float, float] | None
     return (sides[0] / normal, sides[1] / normal) if math.isfinite(normal) and normal > 0 else None
 
 
+def reachable(found: tuple[float, float], mean: float, unit: str, share: bool) -> tuple[float | None, float | None]:
+    """The distances above and below ``mean`` that there can be: a share lies between 0 and its whole."""
+    if not share:
+        return found
+    above, below = found
+    room = (100.0 if unit == "%" else 1.0) - mean
+    return above if above <= room + ROUNDING else None, below if below <= mean + ROUNDING else None
+
+
 def _half(summary: MeasureSummary, family: Family, sides: tuple[float, float] | None) -> Needed | None:
     """What would find half of what this run would have found, on either side."""
     times = reach(summary, family)
@@ -225,11 +234,16 @@ def _would(
     """What an inconclusive run would have found, and what a larger one would."""
     if found is None:
         return ""
-    (above, below), unit = found, _apart(summary)
-    said = (
-        f"; about 75% of such runs find what lies {above:.3g}{unit} above or {below:.3g}{unit} below the mean of "
-        "random sets"
-    )
+    assert summary.controls is not None and summary.controls["mean"] is not None
+    sides = reachable(found, summary.controls["mean"], summary.unit, summary.design_effect is not None)
+    above, below = ("" if side is None else f"{side:.3g}{apart(summary.unit)}" for side in sides)
+    where = {
+        (True, True): f"find what lies {above} above or {below} below the mean of random sets",
+        (True, False): f"find what lies {above} above the mean of random sets, and nothing below it",
+        (False, True): f"find what lies {below} below the mean of random sets, and nothing above it",
+        (False, False): "find nothing, on either side of the mean of random sets",
+    }
+    said = f"; about 75% of such runs {where[bool(above), bool(below)]}"
     if half is None:
         return f"{said}, and no number of prompts finds half of that, because random sets themselves differ so much"
     items = math.ceil(half.clusters * around.items_per_cluster)
@@ -254,15 +268,10 @@ def _numbers(summary: MeasureSummary, family: Family, adjusted: float, selected:
         f"{counted(family.rows - 1, 'random set')} (adjusted p = {adjusted:.2g}"
     )
     if interval is not None:
-        apart = f"{interval.low:.3g} to {interval.high:.3g}{_apart(summary)}"
-        told += f"; difference {apart}, {interval.level:.0%} interval over prompts"
+        told += f"; difference {interval.low:.3g} to {interval.high:.3g}{apart(summary.unit)}"
+        told += f", {interval.level:.0%} interval over prompts"
     return told + ")"
 
 
 def _unit(summary: MeasureSummary) -> str:
     return {"%": "%", "share": "", "": ""}.get(summary.unit, f" {summary.unit}")
-
-
-def _apart(summary: MeasureSummary) -> str:
-    """The unit of a difference: that of two percentages is points."""
-    return " points" if summary.unit == "%" else _unit(summary)
