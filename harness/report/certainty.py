@@ -17,9 +17,9 @@ COLUMNS = ("measure", "items", "design effect", "finds", "d", "half of that woul
 
 EXPLAINED = (
     "Items: independent ones that count. Design effect: how many times the variance of a share is that of independent "
-    "prompts. Finds: how far above or below the controls' mean about 75% of such runs find a value (one side only: no "
-    "share lies so far on the other). d: what counts as no more than random, 2 sd of the controls unless --margin says "
-    "otherwise. No amount: random sets themselves differ too much."
+    "prompts. Finds: how far above or below the controls' mean about 75% of such runs find a value (one side only: on "
+    "the other no share lies far enough). d: what counts as no more than random, 2 sd of the controls unless --margin "
+    "says otherwise. No amount: random sets themselves differ too much."
 )
 
 

@@ -236,14 +236,14 @@ def _would(
         return ""
     assert summary.controls is not None and summary.controls["mean"] is not None
     sides = reachable(found, summary.controls["mean"], summary.unit, summary.design_effect is not None)
-    above, below = ("" if side is None else f"{side:.3g}{apart(summary.unit)}" for side in sides)
+    above, below = (f"{side:.3g}{apart(summary.unit)}" for side in found)
     where = {
-        (True, True): f"find what lies {above} above or {below} below the mean of random sets",
-        (True, False): f"find what lies {above} above the mean of random sets, and nothing below it",
-        (False, True): f"find what lies {below} below the mean of random sets, and nothing above it",
-        (False, False): "find nothing, on either side of the mean of random sets",
+        (True, True): f"{above} above or {below} below the mean of random sets",
+        (True, False): f"{above} above the mean of random sets (no share lies far enough below it)",
+        (False, True): f"{below} below the mean of random sets (no share lies far enough above it)",
+        (False, False): f"{above} above or {below} below the mean of random sets (no share does)",
     }
-    said = f"; about 75% of such runs {where[bool(above), bool(below)]}"
+    said = f"; about 75% of such runs find what lies {where[sides[0] is not None, sides[1] is not None]}"
     if half is None:
         return f"{said}, and no number of prompts finds half of that, because random sets themselves differ so much"
     items = math.ceil(half.clusters * around.items_per_cluster)
