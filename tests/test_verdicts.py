@@ -15,6 +15,7 @@ from statistics_tools import measure, share_of_events
 from harness.statistics import (
     VERDICTS,
     Circumstances,
+    Functional,
     Measure,
     MeasureSummary,
     Spread,
@@ -28,6 +29,7 @@ from harness.statistics import (
     summarise,
     verdict,
 )
+from harness.statistics.functionals import moments, pearson
 from harness.statistics.power import ranks
 
 
@@ -113,12 +115,15 @@ def test_differences_of_percentages_are_points() -> None:
 
 
 def test_nothing_can_be_told() -> None:
+    one = share_of_events([1.0, *[0.05] * 24], 30)
+    one = replace(one, denominator=np.where(np.arange(26)[:, None] == 1, np.arange(30) == 3, one.denominator))
     for m, why in (
         (share_of_events([0.1], 30), "no controls"),
         (measure(np.zeros((25, 30)), np.zeros((25, 30))), "no prompt counts"),
         (measure(np.ones((4, 30)), [[1] * 30, [1] * 30, [0] * 30, [0] * 30]), "no controls"),
         (measure(np.zeros((25, 30))), "the same in all"),
         (measure(np.zeros((25, 0))), "no prompt counts"),
+        (one, "100%, but one independent item alone counts"),
         (
             measure(np.ones((40, 30)), [[1] * 30] * 12 + [[0] * 30] * 28),
             "38 random sets, of which 10 have a value, cannot",
@@ -128,6 +133,26 @@ def test_nothing_can_be_told() -> None:
         found = judge(m)
         assert found.word == "cannot tell" and why in found.sentence, found
     assert judge(share_of_events([0.3, *[0.0] * 30], 200)).word == "more than random"  # only the controls are alike
+
+
+def test_undefined_is_not_for_want_of_prompts() -> None:
+    x = np.random.default_rng(0).normal(size=(25, 30))
+    flat = Functional("r", "r", "", np.stack(moments(np.ones_like(x), x), -1), pearson)
+    found = said(summarise(flat, np.arange(30), 0, 100), flat.values[2:])
+    assert found.word == "cannot tell" and "undefined" in found.sentence
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_is_infinite_in_a_resample_has_no_value_there() -> None:
+    terms = np.abs(np.random.default_rng(0).normal(size=(25, 12, 1))) * (np.arange(12) < 3)[:, None]
+
+    def inverse(sums: np.ndarray) -> np.ndarray:
+        with np.errstate(divide="ignore"):
+            return np.asarray(1 / sums[..., 0])
+
+    found = summarise(Functional("i", "i", "", terms, inverse), np.arange(12), 0, 300)
+    assert found.interval is not None and np.isfinite(found.interval.high) and found.interval.undefined > 0
+    assert found.spread is not None and np.isfinite(found.spread.noise)
 
 
 def test_broken_and_blocked() -> None:

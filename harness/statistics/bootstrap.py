@@ -153,6 +153,7 @@ def draw(
     treated, difference, at_places = [np.empty(0)], [np.empty(0)], [np.empty((0, len(places)))]
     sums, squares, known = np.zeros(len(controls)), np.zeros(len(controls)), np.zeros(len(controls))
     for block in resampled(measure, rows, clusters, seed, resamples):
+        block = np.where(np.isfinite(block), block, np.nan)  # by nothing is divided, whatever a function makes of it
         others = block[:, 1:]
         there = ~np.isnan(others)
         mean = ratio(np.where(there, others, 0.0).sum(axis=1), there.sum(axis=1), 1.0)

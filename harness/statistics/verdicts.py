@@ -84,7 +84,7 @@ class Circumstances:
 
     Attributes:
         broken: why nothing is interpreted. blocked: why the controls are none for these neurons.
-        selected: what was treated; units: what the controls are, in words. margin: the user's d.
+        selected: what was treated, in words. margin: the user's d.
         items_per_cluster: of the task's data, for each cluster that is evaluated. limited: ``--limit`` left some out.
     """
 
@@ -100,8 +100,8 @@ def verdict(summary: MeasureSummary, family: Family, place: int, around: Circums
     """The first that applies:
 
     1. "model broken": the task says that the treated model no longer does it.
-    2. "cannot tell": no value; no controls; all sets alike, the treated one too; or 1 / (m + 1) > alpha, so that no
-       value could be found.
+    2. "cannot tell": no value; no controls; all sets alike, the treated one too; 1 / (m + 1) > alpha, so that no value
+       could be found; or one cluster alone counts, which says nothing of others.
     3. Adjusted p <= alpha: "more than random"; "less than random" where the value lies between no effect and the mean
        of the controls; "opposite direction" where it lies on the other side of no effect than they do. Where matched
        controls do not match, none of these is said but "cannot tell".
@@ -146,7 +146,7 @@ def _nothing(summary: MeasureSummary, family: Family) -> str | None:
     """Why nothing can be told, whatever the value is."""
     sets = counted(family.rows - 1, "random set")
     if summary.value is None:
-        return "no value, because no prompt counts towards it"
+        return "no value, because " + ("it is undefined here" if summary.n_clusters else "no prompt counts towards it")
     if summary.test.m == 0 or summary.controls is None or summary.controls["mean"] is None:
         return "there are no controls to compare with"
     if 1 / (summary.test.m + 1) > family.alpha:
@@ -155,6 +155,8 @@ def _nothing(summary: MeasureSummary, family: Family) -> str | None:
         return (
             f"{with_value if summary.test.n_nan else sets} cannot give p <= {family.alpha:g}; it takes {least} or more"
         )
+    if summary.n_clusters < 2:
+        return f"{summary.value:.3g}{_unit(summary)}, but one independent item alone counts: it says nothing of others"
     if summary.alike:
         return f"{summary.value:.3g}{_unit(summary)}, and the same in all of the {sets}"
     return None
