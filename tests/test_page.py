@@ -16,7 +16,7 @@ from test_together import Quiet
 from harness.components import parse_spec
 from harness.plugins import catalogue
 from harness.report.markdown import export
-from harness.report.page import write_page
+from harness.report.page import _verdicts, write_page
 from harness.run import execute, plan
 from harness.spec import RunSpec
 
@@ -55,6 +55,14 @@ def text_of(page: str) -> str:
     """What a reader sees: no scripts, styles or tags."""
     plain = re.sub(r"<(script|style)\b.*?</\1>", " ", page, flags=re.S)
     return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", plain)))
+
+
+def test_what_is_only_looked_at_changes_nothing(conflict: Path) -> None:
+    record = json.loads((conflict / "result.json").read_text(encoding="utf-8"))
+    record["measures"][0] |= {"primary": True, "verdict": "more than random"}
+    for intervention, said in (("mean", " change this"), ("none", " show this")):
+        record["selection"]["intervention"] = intervention
+        assert said in _verdicts(record)[0]["meaning"]
 
 
 def test_the_page_is_written_with_the_run_and_stands_alone(conflict: Path) -> None:

@@ -127,8 +127,10 @@ FILES = {
 
 def _verdicts(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The verdicts that were given, each with the measures that it was given to, the telling ones first."""
-    n, unit = len(record["selection"]["neurons"]), record["selection"]["unit"]
-    units, selected = plural(unit), f"{noun_for(n, unit)} {agree(n, 'changes', 'change')}"
+    selection = record["selection"]
+    n, unit = len(selection["neurons"]), selection["unit"]
+    does = "show" if selection["intervention"] == "none" else "change"
+    units, selected = plural(unit), f"{noun_for(n, unit)} {agree(n, f'{does}s', does)}"
     found = []
     for word, (style, sign, meaning) in VERDICTS.items():
         measures = [x for x in record["measures"] if x["primary"] and x.get("verdict") == word]
