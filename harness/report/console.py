@@ -254,7 +254,7 @@ def _measures(record: Mapping[str, Any], narrow: bool) -> Iterator[RenderableTyp
         Text(
             f"Intervals: 95%, over {counted(record['task']['n_clusters'], 'independent item')}. Controls: mean and 5% "
             "to 95% quantiles. Effect: distance from the controls' mean in their standard deviations. p: permutation "
-            f"test against {the(record['controls']['n'], 'control')}, (b+1)/(m+1), two-sided; p adj: Westfall-Young "
+            f"test against {the(record['controls']['n'], 'control')}, 2(b+1)/(m+1), two-sided; p adj: Westfall-Young "
             f"over {the(record['family']['size'], 'primary measure')} (Holm's is in result.json).",
             style="dim",
         )
