@@ -62,19 +62,19 @@ def plan(
     """
     if effect is not None and (effect == 0 or not math.isfinite(effect)):
         raise HarnessError(f"--effect: expected a distance from random sets, negative below them, got {effect:g}.")
-    if sets is not None and sets < 3:
-        raise HarnessError(f"--sets: expected 3 or more, got {sets}: fewer cannot tell how control sets differ.")
     from pydantic import ValidationError
 
     from harness.cli import _catalogue, _model
     from harness.components import explain, parse_spec
     from harness.outlook import check_wanted, outlook
-    from harness.planning import pilot
+    from harness.planning import FEWEST, pilot
     from harness.report.outlook import show
     from harness.report.progress import ConsoleReporter
     from harness.run import plan as found_and_validated
     from harness.spec import RunSpec
 
+    if sets is not None and sets < FEWEST:
+        raise HarnessError(f"--sets: expected {FEWEST} or more, got {sets}: fewer cannot tell how control sets differ.")
     found = _catalogue()
     try:
         spec = RunSpec(

@@ -19,6 +19,10 @@ FACTS = (100, 300, 1000)
 """Numbers of facts for which the smallest effect is told, beside that of the pilot."""
 
 
+MANY = 99
+"""Control sets whose outermost ones tell how far those of a run reach; fewer are taken for normal."""
+
+
 def check_wanted(names: Sequence[str], effect: float | None, measure: str | None) -> None:
     """Refuse a measure that there is not, and an effect that is of none.
 
@@ -98,7 +102,8 @@ class _Row:
     @property
     def spread(self) -> Spread | None:
         """What is planned with."""
-        return self.summary.spread and cautious(self.summary.spread, self.summary.test.m)
+        found = self.summary.spread
+        return None if found is None or found.clusters < 2 else cautious(found, self.summary.test.m)
 
     def to_dict(self, pilot: Pilot) -> dict[str, Any]:
         """``sd_sets``: between control sets on the pilot's facts; ``sd_lasting``: what is left of it, at most, with
@@ -129,10 +134,10 @@ def _rows(pilot: Pilot, seed: int, resamples: int) -> list[_Row]:
     summaries = [summarise(measure, pilot.clusters, own, resamples) for measure in measures]
     values = np.array([measure.values[1:] for measure in measures])
     family = family_of(values[:, 0].tolist(), values[:, 1:], [float(measure.null) for measure in measures])
-    known = family.smallest <= family.alpha  # of fewer sets the outermost says nothing of a larger run
+    times = (reach(summary, family) if family.rows > MANY else None for summary in summaries)
     return [
-        _Row(metric, summary, (reach(summary, family) if known else None) or (1.0, 1.0), family.moving)
-        for (metric, _), summary in zip(pilot.measures, summaries, strict=True)
+        _Row(metric, summary, known or (1.0, 1.0), family.moving)
+        for (metric, _), summary, known in zip(pilot.measures, summaries, times, strict=True)
     ]
 
 

@@ -33,7 +33,7 @@ SETS = {"closed_form": 100, "batched": 12, "hooks": 12}
 LIMIT = 100
 """Items of the task's data that a pilot uses."""
 
-FEWEST = 3
+FEWEST = 5
 """Control sets from which a spread can be told at all."""
 
 WARM_UP = 4

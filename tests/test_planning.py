@@ -144,8 +144,8 @@ def test_the_command(harness: Harness, command: list[str]) -> None:
     [
         (["--effect", "0"], "--effect: expected a distance from random sets"),
         (["--effect", "nan"], "--effect: expected a distance from random sets"),
-        (["--sets", "2"], "--sets: expected 3 or more, got 2"),
-        (["--controls", "2"], "only 2 control sets cannot tell how sets differ; it takes 3 or more"),
+        (["--sets", "2"], "--sets: expected 5 or more, got 2"),
+        (["--controls", "2"], "only 2 control sets cannot tell how sets differ; it takes 5 or more"),
         (["--effect", "1"], "--effect: it is in the unit of one measure; add --measure, one of CKCR, PKCR"),
         (["--measure", "GTX"], '--measure: "GTX" is no primary measure. Did you mean "GTS"?'),
         (["--selector", "entrpy"], "entropy"),
