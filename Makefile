@@ -35,6 +35,7 @@ bench: $(READY)  ## the figures of benchmarks/README.md
 	$(BIN)/python benchmarks/sites.py
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/lm_eval_tasks.py
+	$(BIN)/python benchmarks/calibration.py
 
 reference: $(READY)  ## the committed reference reports of the bundled model
 	rm -rf reports/reference

@@ -25,20 +25,20 @@ SEED = 0
 ROWS: dict[str, tuple[Simulation, int]] = {
     "single": (neurons.single, 4000),
     "magnitude": (neurons.magnitude, 4000),
-    "family": (neurons.family, 4000),
-    "strong": (neurons.strong, 3000),
+    "family": (neurons.family, 3000),
+    "strong": (neurons.strong, 2000),
     "power": (neurons.power, 2000),
-    "small_pools": (pools.small, 1000),
-    "matched": (pools.matched, 400),
-    "hold_out": (pools.hold_out, 1000),
-    "detectable": (verdicts.detected, 300),
-    "planned": (verdicts.planned, 2000),
-    "equivalence": (verdicts.equivalence, 1000),
-    "board": (boards.board, 400),
-    "shares": (prompts.shares, 1000),
-    "means": (prompts.means, 1000),
-    "differences": (prompts.differences, 1000),
-    "margins": (prompts.margins, 2000),
+    "small_pools": (pools.small, 600),
+    "matched": (pools.matched, 200),
+    "hold_out": (pools.hold_out, 600),
+    "detectable": (verdicts.detected, 200),
+    "planned": (verdicts.planned, 1000),
+    "equivalence": (verdicts.equivalence, 400),
+    "board": (boards.board, 100),
+    "shares": (prompts.shares, 600),
+    "means": (prompts.means, 800),
+    "differences": (prompts.differences, 600),
+    "margins": (prompts.margins, 1000),
 }
 """Simulations, in the order of the table, and how many runs each simulates; a twentieth of them with ``--quick``."""
 
@@ -51,14 +51,15 @@ def measured(name: str, quick: bool = False) -> tuple[list[Rate], float]:
     return rates, time.perf_counter() - start
 
 
-COLUMNS = ("claim", "setting", "measured", "runs", "promised", "ok?")
+COLUMNS = ("claim", "setting", "measured", "runs", "promised", "ok?", "beside")
 
 
 def cells(one: Rate) -> tuple[str, ...]:
     """What the table says of a rate."""
     promised = "" if one.bound == "shown" or one.nominal is None else f"{one.bound} {one.nominal:g}"
     ok = {True: "yes", False: "NO", None: ""}[one.ok]
-    return one.claim, one.setting, f"{one.rate:.3f} +- {one.error:.3f}", str(one.runs), promised, ok
+    beside = "" if one.beside is None else f"{one.beside[0]}: {one.beside[1]:.3f}"
+    return one.claim, one.setting, f"{one.rate:.3f} +- {one.error:.3f}", str(one.runs), promised, ok, beside
 
 
 def text_of(rates: list[Rate], markdown: bool) -> str:

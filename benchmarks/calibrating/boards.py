@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from calibrating.data import RealSets
@@ -9,7 +11,9 @@ from calibrating.rates import Rate, rate
 from harness.statistics import ALPHA, adjust, step_down_min_p
 from harness.statistics.selective import selective_findings
 
-RUNS = (5, 20, 50)
+RUNS = {5: 4, 20: 2, 50: 1}
+"""Runs of a board, and how many times as many boards of such are simulated as of the largest."""
+
 EFFECT = 4.0
 """sd of the controls."""
 
@@ -17,23 +21,22 @@ EFFECT = 4.0
 def board(runs: int, rng: np.random.Generator, real: RealSets) -> list[Rate]:
     """Boards of runs that share model, prompts and pool: nothing there, or a fifth of the runs with one true effect."""
     rates, m = [], 999
-    for n in RUNS:
+    for n, times in RUNS.items():
         for share in (0.0, 0.2):
             true = round(share * n)
-            found = np.empty((runs, 5))
-            for i in range(runs):
+            found = np.empty((times * runs, 5))
+            for i in range(len(found)):
                 families, effects = _families(n, true, m, rng, real)
                 found[i] = _errors(families, effects)
             setting = f"{n} runs, {f'{true} with an effect of {EFFECT:g} sd' if true else 'nothing there'}, m = {m}"
             if true:
                 claim = "board, Benjamini-Bogomolov: false ones among selected runs"
                 rates.append(rate(claim, setting, found[:, 1], "at most", ALPHA))
-                rates.append(rate("board, Benjamini-Bogomolov: power", setting, found[:, 2]))
-                rates.append(rate("board, Benjamini-Hochberg over rows: power", setting, found[:, 3]))
+                beside = ("Benjamini-Hochberg over rows", found[:, 3])
+                rates.append(rate("board, Benjamini-Bogomolov: power", setting, found[:, 2], beside=beside))
             else:
-                rates.append(rate("board: P(any false finding), no correction between runs", setting, found[:, 0]))
-                claim = "board, Benjamini-Bogomolov: P(any false finding)"
-                rates.append(rate(claim, setting, found[:, 4], "at most", ALPHA))
+                claim, beside = "board, Benjamini-Bogomolov: P(any false finding)", ("each run by itself", found[:, 0])
+                rates.append(rate(claim, setting, found[:, 4], "at most", ALPHA, beside))
     return rates
 
 
@@ -58,12 +61,12 @@ def _errors(families: list[list[float | None]], effects: list[int | None]) -> tu
     by Benjamini-Hochberg over all rows; any false one by Benjamini-Bogomolov."""
     null = [[j != effect for j in range(len(f))] for f, effect in zip(families, effects, strict=True)]
 
-    def false(found: list[bool | None], nulls: list[bool]) -> bool:
+    def false(found: Sequence[bool | None], nulls: Sequence[bool]) -> bool:
         return any(x and y for x, y in zip(found, nulls, strict=True))
 
     plain = [[p is not None and p <= ALPHA for p in family] for family in families]
     kept = selective_findings(families, ALPHA)
-    wrong = [false(list(f), x) for f, x in zip(kept.findings, null, strict=True)]
+    wrong = [false(f, x) for f, x in zip(kept.findings, null, strict=True)]
     places = [(i, effect) for i, effect in enumerate(effects) if effect is not None]
     rows = iter(adjust([p for family in families for p in family], "bh"))
     together = [[(p := next(rows)) is not None and p <= ALPHA for _ in family] for family in families]

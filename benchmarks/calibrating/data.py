@@ -57,7 +57,7 @@ class RealSets:
             arrays |= {f"{x.name} {x.unit} {part}": getattr(x, part)[1:] for part in ("numerator", "denominator")}
         self.folder.mkdir(parents=True, exist_ok=True)
         unfinished = file.with_suffix(".unfinished.npz")
-        np.savez_compressed(unfinished, **arrays)
+        np.savez_compressed(unfinished, **arrays)  # type: ignore[arg-type]
         unfinished.rename(file)
         return file
 
@@ -90,7 +90,11 @@ class RealSets:
     def by_fact(self) -> tuple[Measure, ...]:
         """The measures with one column a fact: sums over its prompts."""
         return tuple(
-            replace(x, **{part: cluster_sums(getattr(x, part), self.clusters) for part in ("numerator", "denominator")})
+            replace(
+                x,
+                numerator=cluster_sums(x.numerator, self.clusters),
+                denominator=cluster_sums(x.denominator, self.clusters),
+            )
             for x in self.measures
         )
 
@@ -165,7 +169,7 @@ def share(found: np.ndarray, primary: bool = True) -> Measure:
 def mean(values: np.ndarray, counts: np.ndarray | None = None) -> Measure:
     """Values [conditions without the baseline, prompts] as a mean over the prompts that count; the baseline's are 0."""
     numerator = np.vstack([np.zeros_like(values[:1]), values])
-    denominator = np.broadcast_to(True if counts is None else counts, numerator.shape)
+    denominator = np.ones(numerator.shape, bool) if counts is None else np.vstack([counts[:1], counts])
     return Measure(
         name="mean",
         title="mean",

@@ -39,11 +39,11 @@ def magnitude(runs: int, rng: np.random.Generator, real: RealSets) -> list[Rate]
             still = treated[i] / 100  # it does next to nothing
             less.append(two_sided(abs(still), np.abs(controls[i])) <= ALPHA)
             plain.append(two_sided(still, controls[i]) <= ALPHA)
-    setting = "change of entropy and of log-odds, real sets, m = 999"
+    setting = "change of entropy, log-odds; real sets, m = 999"
+    power = "rank of |v - null|: power, a set that does 1% as much"
     return [
         rate("rank of |v - null|: P(p <= .05), random set", setting, false, "at most", ALPHA),
-        rate("rank of |v - null|: power, a set that does 1% as much", setting, less),
-        rate("rank of v: power, a set that does 1% as much", setting, plain),
+        rate(power, setting, less, beside=("rank of v", plain)),
     ]
 
 
@@ -123,10 +123,8 @@ def power(runs: int, rng: np.random.Generator, real: RealSets) -> list[Rate]:
                 treated[i] = times * treated[i] + plus * controls[i].std()
                 holm = adjust([two_sided(t, c) for t, c in zip(treated, controls, strict=True)], "holm")
                 found[run] = _below(step_down_min_p(treated, controls))[i], _below(holm)[i]
-            for column, how in enumerate(("Westfall-Young", "Holm")):
-                rates.append(
-                    rate(f"power of one of six measures, {how}", f"{title}, real sets, m = {m}", found[:, column])
-                )
+            claim, setting = "power of one of six measures, Westfall-Young", f"{title}, real sets, m = {m}"
+            rates.append(rate(claim, setting, found[:, 0], beside=("Holm", found[:, 1])))
     return rates
 
 

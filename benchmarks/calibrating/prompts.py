@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from calibrating.data import PROMPTS, RealSets, events, fact_numbers, mean, share
-from calibrating.rates import Rate, rate
+from calibrating.rates import Bound, Rate, rate
 from harness.statistics import (
     ALPHA,
     Interval,
@@ -39,7 +39,7 @@ def plain(measure: Measure, clusters: np.ndarray, seed: int) -> tuple[float, flo
 def shares(runs: int, rng: np.random.Generator, real: RealSets) -> list[Rate]:
     """Shares of prompts whose three a fact are alike: Korn-Graubard beside the percentile bootstrap."""
     rates = []
-    for facts in (30, 100, 300):
+    for facts, icc in ((8, 0.3), (30, 0.3), (100, 0.3), (300, 0.3), (100, 1.0)):
         clusters = fact_numbers(facts)
         for p in (0.003, 0.01, 0.03, 0.1, 0.5):
             found = np.empty((runs, 2))
@@ -47,18 +47,16 @@ def shares(runs: int, rng: np.random.Generator, real: RealSets) -> list[Rate]:
             for run in range(runs):
                 # The controls' own shares differ; a design effect is pooled over all of them.
                 own = np.concatenate([[p], np.clip(p * rng.gamma(4, 1 / 4, 20), 0, 1)])
-                measure = share(events(own, 0.3, facts, rng))
+                measure = share(events(own, icc, facts, rng))
                 count, n = int(measure.numerator[1].sum()), measure.numerator.shape[1]
                 exact = korn_graubard(count, n, design_effect(measure, clusters), facts, LEVEL)
                 resampled = plain(measure, clusters, int(rng.integers(2**32)))
                 found[run] = covers(exact, p), covers(resampled, p)
                 if count == 0:
                     empty.append(found[run, 0])
-            setting = (
-                f"{facts} facts of {PROMPTS} prompts, true share {p:g}, {len(empty) / runs:.0%} of runs without event"
-            )
-            rates.append(rate("share: coverage of 95%, Korn-Graubard", setting, found[:, 0], "at least", LEVEL))
-            rates.append(rate("share: coverage of 95%, percentile bootstrap", setting, found[:, 1]))
+            setting = f"{facts} facts, true share {p:g}, {len(empty) / runs:.0%} of runs without event"
+            claim, beside = "share, Korn-Graubard: coverage", ("percentile bootstrap", found[:, 1])
+            rates.append(rate(claim, setting, found[:, 0], "at least", LEVEL, beside))
     return rates
 
 
@@ -86,13 +84,10 @@ def means(runs: int, rng: np.random.Generator, real: RealSets) -> list[Rate]:
                     seed = int(rng.integers(2**32))
                     shown = summarise(measure, clusters, seed, RESAMPLES).interval
                     found[run] = covers(shown, truth), covers(plain(measure, clusters, seed), truth)
-                # Too few facts of a skewed measure are the case that the report remarks on: nothing is promised.
-                promised = title == "normal" and facts >= 8
-                setting = f"{title} {kind}, {facts} facts"
-                rates.append(
-                    rate("mean, ratio: coverage of 95%", setting, found[:, 0], "about" if promised else "shown", LEVEL)
-                )
-                rates.append(rate("mean, ratio: coverage of 95%, percentile bootstrap", setting, found[:, 1]))
+                # Few facts of a skewed measure are what the report remarks on: nothing is promised.
+                bound: Bound = "about" if title == "normal" and facts >= 8 else "shown"
+                claim, beside = f"{kind}: coverage", ("percentile bootstrap", found[:, 1])
+                rates.append(rate(claim, f"{title}, {facts} facts", found[:, 0], bound, LEVEL, beside))
     return rates
 
 
@@ -109,7 +104,7 @@ def differences(runs: int, rng: np.random.Generator, real: RealSets) -> list[Rat
                 shown = summarise(measure, clusters, int(rng.integers(2**32)), RESAMPLES).difference_interval
                 found.append(covers(shown, p - 2 * p))
             setting = f"share {p:g}, controls twice that, {facts} facts"
-            rates.append(rate("difference to the controls: coverage of 95%", setting, found, "at least", LEVEL))
+            rates.append(rate("difference to the controls: coverage", setting, found, "at least", LEVEL))
         found = []
         for _ in range(runs):
             own = rng.normal(size=m + 1)
@@ -118,7 +113,7 @@ def differences(runs: int, rng: np.random.Generator, real: RealSets) -> list[Rat
             shown = summarise(measure, clusters, int(rng.integers(2**32)), RESAMPLES).difference_interval
             found.append(covers(shown, own[0]))
         setting = f"normal mean, {facts} facts"
-        rates.append(rate("difference to the controls: coverage of 95%", setting, found, "about", LEVEL))
+        rates.append(rate("difference to the controls: coverage", setting, found, "about", LEVEL))
     return rates
 
 
@@ -154,21 +149,14 @@ def margins(runs: int, rng: np.random.Generator, real: RealSets) -> list[Rate]:
                 tests = table_tests(before, after, range(3), fact_numbers(facts), int(rng.integers(2**32)))
                 ps = tests.margins.p, tests.stuart_maxwell.p, tests.margins.shifts[1].p_adjusted
                 found[run] = [p is not None and p <= ALPHA for p in ps]
-            how = f"{facts} facts, their prompts {'together' if together else 'one by one'}"
+            how = f"{facts} facts, prompts {'together' if together else 'one by one'}"
             null = to_last == 0.5
-            setting = f"{how}, {'a tenth move' if null else 'a third move, between two sources one way only'}"
+            setting = f"{how}, {'10% move' if null else '30% move, between two sources one way'}"
             of = "P(p <= .05), nothing shifts" if null else "power"
-            rates.append(
-                rate(
-                    f"transition table, facts flipped: {of}",
-                    setting,
-                    found[:, 0],
-                    "at most" if null else "shown",
-                    ALPHA,
-                )
-            )
-            rates.append(rate(f"transition table, Stuart-Maxwell: {of}", setting, found[:, 1]))
+            bound: Bound = "at most" if null else "shown"
+            claim, beside = f"transition table, facts flipped: {of}", ("Stuart-Maxwell", found[:, 1])
+            rates.append(rate(claim, setting, found[:, 0], bound, ALPHA, beside))
             if not null:
-                claim = "transition table, step-down |t|: P(adjusted p <= .05) of the source that does not shift"
+                claim = "transition table, step-down |t|: P(adjusted p <= .05), unmoved source"
                 rates.append(rate(claim, setting, found[:, 2], "at most", ALPHA))
     return rates

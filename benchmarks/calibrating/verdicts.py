@@ -10,10 +10,13 @@ from calibrating.rates import Bound, Rate, rate
 from harness.statistics import ALPHA, Circumstances, Measure, family_of, step_down_min_p, summarise, verdict
 from harness.statistics.power import Spread, cautious, detectable
 from harness.statistics.verdicts import reach, would_be_found
+from harness.wording import counted
 
 RESAMPLES = 400
 
 FACTS = 100
+
+PLANNED = "harness plan: what it calls the smallest effect is found"
 
 
 def detected(runs: int, rng: np.random.Generator, real: RealSets) -> list[Rate]:
@@ -76,10 +79,9 @@ def planned(runs: int, rng: np.random.Generator, real: RealSets) -> list[Rate]:
                     found.append(p is not None and p <= ALPHA)
                 # Of few rows the treated one is a large part, and the formula is on the safe side.
                 bound: Bound = "near" if m >= 99 else "shown"
-                setting = (
-                    f"normal sets, {k} measures, m = {m}, {'facts as noisy as sets' if noise == 1 else 'many facts'}"
-                )
-                rates.append(rate("harness plan: an effect it calls the smallest is found", setting, found, bound, 0.8))
+                noisy = "facts as noisy as sets" if noise == 1 else "many facts"
+                setting = f"normal sets, {counted(k, 'measure')}, m = {m}, {noisy}"
+                rates.append(rate(PLANNED, setting, found, bound, 0.8))
     pilots = max(10, runs // 20)
     for name in ("GTS", "entropy_change"):
         found, place = [], real.names.index(name)
@@ -93,7 +95,7 @@ def planned(runs: int, rng: np.random.Generator, real: RealSets) -> list[Rate]:
             effect = times[0] * detectable(cautious(seen.spread, 100), 250, 999, 6)
             found += [_planted(real, place, 999, 250, effect, rng) for _ in range(5)]
         setting = f"{name} of real sets: 100 sets on {FACTS} facts seen, run of 999 on 250"
-        rates.append(rate("harness plan: an effect it calls the smallest is found", setting, found))
+        rates.append(rate(PLANNED, setting, found))
     return rates
 
 
