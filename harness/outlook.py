@@ -13,10 +13,10 @@ from harness.errors import HarnessError, suggest
 from harness.planning import Pilot
 from harness.statistics import ALPHA, MeasureSummary, derive_seed, family_of, summarise
 from harness.statistics.power import SETS, Spread, cautious, detectable, needed
-from harness.statistics.verdicts import reach
+from harness.statistics.verdicts import reach, reachable
 
-FACTS = (100, 300, 1000)
-"""Numbers of facts for which the smallest effect is told, beside that of the pilot."""
+CLUSTERS = (100, 300, 1000)
+"""Numbers of independent items for which the smallest effect is told, beside that of the pilot."""
 
 
 MANY = 99
@@ -44,20 +44,21 @@ def outlook(
 ) -> dict[str, Any]:
     """Everything that a plan says, JSON values only.
 
-    ``measures``: of each primary measure how control sets and facts vary, and how far ``above`` and ``below`` the mean
-    of random sets a value must lie that about 80% of runs find, by number of facts and with all there could be.
+    ``measures``: of each primary measure how control sets and clusters (facts, or other independent items) vary, and
+    how far ``above`` and ``below`` the mean of random sets a value must lie that about 80% of runs find, by number of
+    clusters and with all there could be; None where no value can lie so far out.
     ``needed``: of ``effect``, what each number of control sets takes, the quickest first; None where nothing was asked.
 
     Args:
-        seed, resamples: of the bootstrap that tells what other facts would change.
+        seed, resamples: of the bootstrap that tells what other clusters would change.
         effect: distance from the mean of random sets in the unit of the measure ``name``; negative below it.
     """
     rows = _rows(pilot, seed, resamples)
     shown = [row for row in rows if name is None or row.summary.name == name]
     return {
-        "items": pilot.items,
-        "facts": pilot.facts,
-        "prompts": len(pilot.clusters),
+        "limit": pilot.items,
+        "n_clusters": pilot.n_clusters,
+        "n_prompts": len(pilot.clusters),
         "sets": len(pilot.measures[0][1].values) - 2,
         "controls": pilot.controls,
         "engine": pilot.engine,
@@ -94,10 +95,15 @@ class _Row:
         """Above and below, with so many clusters that count."""
         normal = math.inf if self.spread is None else detectable(self.spread, clusters, controls, self.moving)
         above, below = (times * normal if math.isfinite(normal) else None for times in self.reach)
-        known = self.summary.controls
-        if below is not None and self.summary.design_effect is not None and known and below > (known["mean"] or 0):
-            below = None  # no share lies below 0
-        return above, below
+        if above is None or below is None:
+            return None, None
+        return self.reachable(above, below)
+
+    def reachable(self, above: float, below: float) -> tuple[float | None, float | None]:
+        """Those of the distances from the controls' mean that a value can have."""
+        found, controls = self.summary, self.summary.controls
+        mean = controls["mean"] if controls else None
+        return reachable((above, below), mean or 0.0, found.unit, found.design_effect is not None)
 
     @property
     def spread(self) -> Spread | None:
@@ -106,12 +112,12 @@ class _Row:
         return None if found is None or found.clusters < 2 else cautious(found, self.summary.test.m)
 
     def to_dict(self, pilot: Pilot) -> dict[str, Any]:
-        """``sd_sets``: between control sets on the pilot's facts; ``sd_lasting``: what is left of it, at most, with
-        all facts there could be; ``sd_fact``: what one fact adds to a set's distance from the others."""
-        found, counting = self.summary, self.summary.n_clusters / pilot.facts
+        """``sd_sets``: between control sets on the pilot's prompts; ``sd_lasting``: what is left of it, at most, with
+        all there could be; ``sd_cluster``: what one cluster adds to a set's distance from the others."""
+        found, counting = self.summary, self.summary.n_clusters / pilot.n_clusters
 
-        def sides(facts: float) -> dict[str, float | None]:
-            return dict(zip(("above", "below"), self.detectable(facts * counting, pilot.controls), strict=True))
+        def sides(clusters: float) -> dict[str, float | None]:
+            return dict(zip(("above", "below"), self.detectable(clusters * counting, pilot.controls), strict=True))
 
         return {
             "metric": self.metric,
@@ -122,8 +128,8 @@ class _Row:
             "n_clusters": found.n_clusters,
             "sd_sets": found.spread and found.spread.sets,
             "sd_lasting": self.spread and self.spread.of(math.inf)[0],
-            "sd_fact": found.spread and found.spread.noise * math.sqrt(found.spread.clusters),
-            "detectable": [{"facts": n, **sides(n)} for n in sorted({pilot.facts, *FACTS})],
+            "sd_cluster": found.spread and found.spread.noise * math.sqrt(found.spread.clusters),
+            "detectable": [{"n_clusters": n, **sides(n)} for n in sorted({pilot.n_clusters, *CLUSTERS})],
             "detectable_at_all": sides(math.inf),
         }
 
@@ -142,16 +148,17 @@ def _rows(pilot: Pilot, seed: int, resamples: int) -> list[_Row]:
 
 
 def _needed(pilot: Pilot, row: _Row, effect: float) -> list[Mapping[str, Any]]:
-    """For numbers of control sets: facts, the ``--limit`` that leaves so many, and seconds; the quickest first."""
+    """For numbers of control sets: clusters, the ``--limit`` that leaves so many, and seconds; the quickest first."""
     found: list[Mapping[str, Any]] = []
+    side = int(effect < 0)
+    if row.spread is None or row.reachable(abs(effect), abs(effect))[side] is None:
+        return found
     for controls in sorted({*SETS, pilot.controls}):
-        if row.spread is None:
-            break
-        least = needed(row.spread, abs(effect), row.moving, sets=(controls,), scale=row.reach[effect < 0])
+        least = needed(row.spread, abs(effect), row.moving, sets=(controls,), scale=row.reach[side])
         if least is None:
             continue
-        facts = math.ceil(least.clusters * pilot.facts / row.summary.n_clusters)
-        items = math.ceil(facts * pilot.items / pilot.facts)
-        seconds = pilot.times.of(items, facts * len(pilot.clusters) / pilot.facts, controls)
-        found.append({"controls": controls, "facts": facts, "limit": items, "seconds": seconds})
+        clusters = math.ceil(least.clusters * pilot.n_clusters / row.summary.n_clusters)
+        items = math.ceil(clusters * pilot.items / pilot.n_clusters)
+        seconds = pilot.times.of(items, clusters * len(pilot.clusters) / pilot.n_clusters, controls)
+        found.append({"controls": controls, "n_clusters": clusters, "limit": items, "seconds": seconds})
     return sorted(found, key=lambda x: (x["seconds"], x["controls"]))

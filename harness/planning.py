@@ -66,7 +66,7 @@ class Pilot:
 
     Attributes:
         measures: the primary ones with their metrics' names; row 0 is the baseline, all others are control sets.
-        clusters: number of every prompt's fact (or other item) [n_prompts].
+        clusters: number of every prompt's fact, or other independent item [n_prompts].
         items: items of the data that were used, some of which may have given no prompt.
         controls: how many control sets the run itself would have. engine: which implementation ran the conditions.
     """
@@ -79,7 +79,7 @@ class Pilot:
     times: Times
 
     @property
-    def facts(self) -> int:
+    def n_clusters(self) -> int:
         return len(np.unique(self.clusters))
 
 

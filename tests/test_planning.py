@@ -44,11 +44,11 @@ def seen(sets: int = 100, facts: int = 80, seed: int = 0) -> Pilot:
 
 def test_it_says_how_sets_and_facts_vary() -> None:
     [row] = outlook(seen(1000), 0, 400)["measures"]
-    assert row["sd_fact"] == pytest.approx(FACT, rel=0.1)
+    assert row["sd_cluster"] == pytest.approx(FACT, rel=0.1)
     assert row["sd_sets"] == pytest.approx(math.hypot(LASTING, FACT / math.sqrt(80)), rel=0.1)
     assert 0.8 * LASTING < row["sd_lasting"] < 1.5 * LASTING  # at most so much
     above = [x["above"] for x in row["detectable"]]
-    assert [x["facts"] for x in row["detectable"]] == [80, 100, 300, 1000] and sorted(above, reverse=True) == above
+    assert [x["n_clusters"] for x in row["detectable"]] == [80, 100, 300, 1000] and sorted(above, reverse=True) == above
     assert row["detectable_at_all"]["above"] > 1.5 * LASTING
 
 
@@ -58,11 +58,11 @@ def test_what_it_asks_for_is_enough() -> None:
     for seed in range(12):
         said = outlook(seen(seed=seed), 0, 200, effect=0.2)["needed"]
         least = next(x for x in said if x["controls"] == 99)
-        assert least["limit"] == 2 * least["facts"]
-        assert least["seconds"] == pytest.approx(2 + 0.5 * least["limit"] + least["facts"] * (0.1 + 0.001 * 99))
+        assert least["limit"] == 2 * least["n_clusters"]
+        assert least["seconds"] == pytest.approx(2 + 0.5 * least["limit"] + least["n_clusters"] * (0.1 + 0.001 * 99))
         for _ in range(25):
-            run = values(100, least["facts"], rng).mean(axis=1)
-            run[0] = 0.2 + FACT / math.sqrt(least["facts"]) * rng.normal()
+            run = values(100, least["n_clusters"], rng).mean(axis=1)
+            run[0] = 0.2 + FACT / math.sqrt(least["n_clusters"]) * rng.normal()
             found += [p is not None and p <= 0.05 for p in step_down_min_p(run[:1], run[None, 1:])]
     assert 0.7 <= np.mean(found) <= 0.97
 
@@ -136,7 +136,8 @@ def test_the_command(harness: Harness, command: list[str]) -> None:
     code, out, err = harness(*command, "--measure", "GTS", "--effect", "50")
     assert code == 0 and "Smallest effect" in out and "To find 50 points of global transition score" in out
     assert "change of entropy" not in out
-    assert "No number of facts is enough" in harness(*command, "--measure", "GTS", "--effect", "1e-6")[1]
+    assert "Nothing below the mean of random sets" in harness(*command, "--measure", "GTS", "--effect", "-99")[1]
+    assert "No amount of data is enough" in harness(*command, "--measure", "GTS", "--effect", "1e-6")[1]
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,10 @@ from harness.wording import apart, counted
 Json = Mapping[str, Any]
 
 EXPLAINED = (
-    "Random sets: their mean. Spread: their standard deviation on these facts; lasting: what is left of it, at most, "
-    "with all facts there could be; one fact: what a single fact adds to a set's distance from the others. Smallest "
-    "effect: how far above or below the mean of random sets a value must lie that about 80% of runs find, with an "
-    "adjusted p of {alpha:g} or less over {family}; with so many facts, or all there could be."
+    "Random sets: their mean. Spread: their standard deviation on these prompts; lasting: what is left of it, at most, "
+    "with all there could be; one item: what a single independent item adds to a set's distance from the others. "
+    "Smallest effect: how far above or below the mean of random sets a value must lie that about 80% of runs find, "
+    "with an adjusted p of {alpha:g} or less over {family}; with so many items, or all there could be."
 )
 
 MOST = 6
@@ -36,11 +36,12 @@ def show(console: Terminal, found: Json) -> None:
 
 def _parts(found: Json) -> Iterator[RenderableType]:
     yield (
-        f"Looked at: {counted(found['facts'], 'fact')} ({counted(found['prompts'], 'prompt')}) of "
-        f"{counted(found['items'], 'item')} of the data, under {counted(found['sets'], 'control set')}; engine "
+        f"Looked at: {counted(found['n_clusters'], 'independent item')} ({counted(found['n_prompts'], 'prompt')}) from "
+        f"{counted(found['limit'], 'item')} of data, under {counted(found['sets'], 'control set')}; engine "
         f"{found['engine']}. What is selected was not treated."
     )
-    yield Text(f"\nSmallest effect by number of facts, with {counted(found['controls'], 'control set')}", style="bold")
+    sets = counted(found["controls"], "control set")
+    yield Text(f"\nSmallest effect by number of independent items, with {sets}", style="bold")
     yield Padding(_measures(found), (0, 0, 0, 2))
     family = counted(found["family"], "measure")
     yield Padding(Text(EXPLAINED.format(alpha=found["alpha"], family=family), style="dim"), (0, 0, 0, 2))
@@ -68,10 +69,10 @@ def _grid(*columns: str) -> Table:
 
 
 def _measures(found: Json) -> Table:
-    columns = [x["facts"] for x in found["measures"][0]["detectable"]]
-    grid = _grid("measure", "random sets", "spread", "lasting", "one fact", *(f"{n:,}" for n in columns), "all")
+    columns = [x["n_clusters"] for x in found["measures"][0]["detectable"]]
+    grid = _grid("measure", "random sets", "spread", "lasting", "one item", *(f"{n:,}" for n in columns), "all")
     for row in found["measures"]:
-        numbers = [number(row[name]) for name in ("mean", "sd_sets", "sd_lasting", "sd_fact")]
+        numbers = [number(row[name]) for name in ("mean", "sd_sets", "sd_lasting", "sd_cluster")]
         title = f"{row['title']}, {row['unit']}" if row["unit"] else row["title"]
         for side, sign in (("above", "+"), ("below", "-")):
             effects = [x[side] for x in (*row["detectable"], row["detectable_at_all"])]
@@ -81,25 +82,29 @@ def _measures(found: Json) -> Table:
 
 
 def _needed(found: Json, measure: Json) -> RenderableType:
-    if not found["needed"]:
-        if measure["sd_sets"] is None:
-            return Text("Some random sets have no value of it: nothing can be planned from these.")
-        side = "above" if found["effect"] > 0 else "below"
-        return Text(
-            "No number of facts is enough: random sets themselves differ by "
-            f"{_in_unit(measure['sd_lasting'], measure)} (standard deviation), and the smallest effect with all facts "
-            f"is {_in_unit(measure['detectable_at_all'][side], measure)}."
-        )
-    grid = _grid("control sets", "facts", "--limit", "time here")
-    for row in found["needed"][:MOST]:
-        grid.add_row(f"{row['controls']:,}", f"{row['facts']:,}", f"{row['limit']:,}", duration(row["seconds"]))
-    return grid
+    if found["needed"]:
+        grid = _grid("control sets", "independent items", "--limit", "time here")
+        for row in found["needed"][:MOST]:
+            n = (f"{row[name]:,}" for name in ("controls", "n_clusters", "limit"))
+            grid.add_row(*n, duration(row["seconds"]))
+        return grid
+    if measure["sd_sets"] is None:
+        return Text("Some random sets have no value of it: nothing can be planned from these.")
+    side = "above" if found["effect"] > 0 else "below"
+    least = measure["detectable_at_all"][side]
+    if least is None:
+        mean = _in_unit(measure["mean"], measure)
+        return Text(f"Nothing {side} the mean of random sets, {mean}, can be found: no value lies far enough from it.")
+    return Text(
+        f"No amount of data is enough: random sets themselves differ by {_in_unit(measure['sd_lasting'], measure)} "
+        f"(standard deviation), and the smallest effect with all there could be is {_in_unit(least, measure)}."
+    )
 
 
 def _time(found: Json) -> str:
     seconds = found["seconds"]
     return (
-        f"{duration(seconds['fixed'])} before the first prompt; {number(seconds['item'])} s for each item of the data; "
+        f"{duration(seconds['fixed'])} before the first prompt; {number(seconds['item'])} s for each item of data; "
         f"{number(seconds['prompt'])} s for each prompt, and {number(seconds['condition'])} s more under each control "
         "set. Statistics, figures and the page come on top."
     )
