@@ -21,12 +21,12 @@ import torch
 import transformers
 from harness_plugins.context_copying.task import stop_tokens
 
-from harness.closed_form import ClosedFormEngine
-from harness.conditions import BASELINE, Condition, Neuron, SetNeurons
-from harness.controls import random_controls
-from harness.engine import HookEngine
-from harness.model import Model, wrap
-from harness.plugins import catalogue
+from harness.conditions.conditions import BASELINE, Condition, Neuron, SetNeurons
+from harness.controls.random import random_controls
+from harness.engine.closed_form import ClosedFormEngine
+from harness.engine.hooks import HookEngine
+from harness.model.model import Model, wrap
+from harness.plugin.catalogue import catalogue
 
 REPEATS = 3
 

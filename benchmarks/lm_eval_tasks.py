@@ -22,10 +22,10 @@ from harness_plugins.lm_eval_tasks.task import LmEval
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 
-from harness.closed_form import ClosedFormEngine
-from harness.conditions import BASELINE, Condition, SetNeurons
-from harness.engine import under
-from harness.loading import load_hf
+from harness.conditions.conditions import BASELINE, Condition, SetNeurons
+from harness.engine.closed_form import ClosedFormEngine
+from harness.engine.hooks import under
+from harness.model.loading import load_hf
 
 TASKS = str(Path(__file__).resolve().parents[1] / "tests" / "lm_eval_tasks")
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness import compiled, kernels
-from harness.kernels import System, summarise
+from harness.engine import kernels
+from harness.engine import numba_loops as compiled
+from harness.engine.kernels import System, summarise
 
 
 def seconds(work: Callable[[], Any]) -> float:
@@ -48,7 +49,7 @@ def summaries() -> None:
 
 
 def sums(base: Any, column: Any, kappa: Any, delta: Any, log_p: Any, p: Any) -> tuple[torch.Tensor, ...]:
-    """The sums of harness.logit_changes, as PyTorch would have them."""
+    """The sums of harness.effects.logit_changes, as PyTorch would have them."""
     x = kappa[..., None] * base[None] + delta[..., None] * column[:, None]
     grown = p[None] * torch.expm1(x)
     return grown.sum(-1), (grown * (log_p[None] + x) + p[None] * x).sum(-1), (p[None] * x).sum(-1)

@@ -25,8 +25,8 @@ import numpy as np
 import torch
 import transformers
 
-from harness.conditions import SetNeurons
-from harness.model import Model
+from harness.conditions.conditions import SetNeurons
+from harness.model.model import Model
 
 Prompts = Sequence[Sequence[int]]
 

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from generation import demo
 
-from harness.batched import BatchedEngine
-from harness.conditions import BASELINE, Condition, SetNeurons
-from harness.engine import HookEngine
-from harness.heads import SetHeads
-from harness.model import Model
+from harness.conditions.conditions import BASELINE, Condition, SetNeurons
+from harness.conditions.head_edits import SetHeads
+from harness.engine.batched import BatchedEngine
+from harness.engine.hooks import HookEngine
+from harness.model.model import Model
 
 
 def best(work: Callable[[], Any]) -> float:

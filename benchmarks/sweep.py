@@ -19,10 +19,10 @@ import torch
 import transformers
 from published import bridge, published_sweep, transformer_lens_sweep
 
-from harness.conditions import Condition, SetNeurons
-from harness.effects import effects
-from harness.model import Model, wrap
-from harness.plugins import catalogue
+from harness.conditions.conditions import Condition, SetNeurons
+from harness.effects.effects import effects
+from harness.model.model import Model, wrap
+from harness.plugin.catalogue import catalogue
 
 
 def shaped(**changes: int) -> Model:

@@ -13,13 +13,13 @@ import argparse
 import torch
 from generation import demo, timed
 
-from harness.activations import activation_statistics
-from harness.closed_form import ClosedFormEngine
-from harness.components import SelectionContext
-from harness.conditions import BASELINE, Condition
-from harness.controls import draw_controls
-from harness.engine import HookEngine
-from harness.plugins import catalogue
+from harness.conditions.conditions import BASELINE, Condition
+from harness.controls.random import draw_controls
+from harness.engine.activation_statistics import activation_statistics
+from harness.engine.closed_form import ClosedFormEngine
+from harness.engine.hooks import HookEngine
+from harness.plugin.catalogue import catalogue
+from harness.plugin.components import SelectionContext
 
 VALUES = ("mean", "median", "mode", "mean_minus_sigma", "mean_plus_sigma")
 

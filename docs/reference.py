@@ -14,10 +14,11 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from harness import components, hookspecs, leaderboard
-from harness.components import KINDS, PLURALS, Component, Kind
-from harness.plugins import catalogue
-from harness.report.listing import parameters
+from harness.cli.listing import parameters
+from harness.plugin import components, hookspecs
+from harness.plugin.catalogue import catalogue
+from harness.plugin.components import KINDS, PLURALS, Component, Kind
+from harness.results import leaderboard
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,20 +34,20 @@ REPORTS = "reports/reference"
 """Reports that are pages with pictures."""
 
 PYTHON = {
-    "Models": ("harness.loading.load_hf", "harness.model.Model", "harness.anatomy.Anatomy"),
+    "Models": ("harness.model.loading.load_hf", "harness.model.model.Model", "harness.model.anatomy.Anatomy"),
     "Conditions": tuple(
-        f"harness.conditions.{name}"
+        f"harness.conditions.conditions.{name}"
         for name in ("Neuron", "Head", "Selection", "Edit", "SetNeurons", "Frozen", "Condition")
     ),
     "Engines": (
-        "harness.closed_form.ClosedFormEngine",
-        "harness.engine.HookEngine",
-        "harness.engine.Scores",
-        "harness.engine.Generations",
+        "harness.engine.closed_form.ClosedFormEngine",
+        "harness.engine.hooks.HookEngine",
+        "harness.engine.hooks.Scores",
+        "harness.engine.hooks.Generations",
     ),
-    "Effects of many neurons": ("harness.effects.effects", "harness.effects.Effects"),
+    "Effects of many neurons": ("harness.effects.effects.effects", "harness.effects.effects.Effects"),
     "What tasks and metrics pass on": tuple(
-        f"harness.outcomes.{name}"
+        f"harness.plugin.records.{name}"
         for name in ("Prompt", "Step", "Prepared", "Outcomes", "Measurement", "Table", "Frame", "Figure")
     ),
     "Statistics": tuple(
@@ -56,7 +57,9 @@ PYTHON = {
             "table_tests", "derive_seed",
         )
     ),
-    "Results": ("harness.results.read_record", "harness.leaderboard.read", "harness.compare.compare"),
+    "Results": (
+        "harness.results.folder.read_record", "harness.results.leaderboard.read", "harness.results.compare.compare",
+    ),
     "Tests of plugins": tuple(
         f"harness.testing.{name}"
         for name in (
@@ -139,7 +142,7 @@ def cli_page() -> str:
     """Every command with its arguments and options, as `--help` shows them."""
     from typer.main import get_command
 
-    from harness.cli import app
+    from harness.cli.app import app
 
     return "\n\n".join(["# Command line", *_command("harness", get_command(app))])
 

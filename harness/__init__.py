@@ -7,4 +7,4 @@ import pluggy
 __version__ = "0.1.0"
 
 hookimpl = pluggy.HookimplMarker("harness")
-"""Marks a plugin's functions that implement the hooks of :mod:`harness.hookspecs`."""
+"""Marks a plugin's functions that implement the hooks of :mod:`harness.plugin.hookspecs`."""

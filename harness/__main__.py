@@ -1,5 +1,5 @@
 """``python -m harness`` is ``harness``."""
 
-from harness.main import main
+from harness.cli.main import main
 
 main()

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from harness import commands
-from harness.components import explain, parse_spec
+from harness.cli import results as commands
 from harness.errors import HarnessError
-from harness.spec import MOST_PROMPTS
-from harness.terminal import Terminal, say_json
+from harness.files.terminal import Terminal, say_json
+from harness.plugin.components import explain, parse_spec
+from harness.run.spec import MOST_PROMPTS
 
 if TYPE_CHECKING:
-    from harness.components import Corpus, ModelLoader
+    from harness.plugin.components import Corpus, ModelLoader
 
 MODELS = "Two models"
 
@@ -80,7 +80,7 @@ def compare(
     from harness_plugins.post_training.report import show  # type: ignore[import-not-found]
     from pydantic import ValidationError
 
-    from harness.cli import _catalogue, _model, _short
+    from harness.cli.app import _catalogue, _model, _short
     from harness.report.progress import ConsoleReporter
 
     try:

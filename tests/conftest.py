@@ -45,7 +45,7 @@ def harness(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int
 ) -> Callable[..., tuple[int, str, str]]:
     """Run the command line in this process: ``harness("eval", "--task", ...)`` gives (exit code, stdout, stderr)."""
-    from harness.cli import main
+    from harness.cli.app import main
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["harness", *map(str, arguments)])
@@ -86,4 +86,4 @@ def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     png = io.BytesIO()
     Image.new("L", (1, 1)).save(png, "png")
     svg = b'<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'
-    monkeypatch.setattr("harness.report.figures.render", lambda figure: (png.getvalue(), svg))
+    monkeypatch.setattr("harness.report.figure_files.render", lambda figure: (png.getvalue(), svg))

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 import transformers
 
-from harness.model import Model, wrap
-from harness.testing.tiny import tokenizer
+from harness.model.model import Model, wrap
+from harness.testing.tiny_models import tokenizer
 
 D = 32
 TRUE, FALSE = "\t\n\x0b", "\r\x0c "

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.model import Model
+from harness.model.model import Model
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,15 @@ import numpy as np
 import torch
 from small_runs import Silent
 
-from harness import hookimpl, hookspecs, run
-from harness.components import Component, Intervention, Metric, ModelLoader, SelectionContext, Selector, Task
-from harness.conditions import Neuron, Selection, by_layer
-from harness.model import Model
-from harness.outcomes import Figure, Measurement, Outcomes, Prepared, Prompt
-from harness.plugins import Catalogue, Origin, catalogue
-from harness.spec import RunSpec
+from harness import hookimpl
+from harness.conditions.conditions import Neuron, Selection, by_layer
+from harness.model.model import Model
+from harness.plugin import hookspecs
+from harness.plugin.catalogue import Catalogue, Origin, catalogue
+from harness.plugin.components import Component, Intervention, Metric, ModelLoader, SelectionContext, Selector, Task
+from harness.plugin.records import Figure, Measurement, Outcomes, Prepared, Prompt
+from harness.run import execute as run
+from harness.run.spec import RunSpec
 from harness.statistics import Measure
 from harness.testing import prompts_of, tiny_model
 

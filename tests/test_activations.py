@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from harness.activations import ActivationStatistics, _Moments, half_sample_mode
-from harness.conditions import Neuron
+from harness.conditions.conditions import Neuron
+from harness.engine.activation_statistics import ActivationStatistics, _Moments, half_sample_mode
 from harness.errors import HarnessError
 
 floats = st.floats(-1000, 1000, width=32)

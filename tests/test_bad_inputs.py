@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from harness.components import parse_spec
 from harness.errors import HarnessError
-from harness.leaderboard import rows_of
+from harness.plugin.components import parse_spec
 from harness.report.console import show
 from harness.report.page import _context as page_context
-from harness.results import SCHEMA_VERSION, RunFolder, read_provenance, read_record
+from harness.results.folder import SCHEMA_VERSION, RunFolder, read_provenance, read_record
+from harness.results.leaderboard import rows_of
 
 Harness = Callable[..., tuple[int, str, str]]
 
@@ -270,7 +270,7 @@ def test_a_number_that_is_none_is_none_on_the_leaderboard(harness: Harness, tmp_
 
 
 def test_prepared_prompts_and_parts_that_are_damaged_are_a_sentence(tmp_path: Path) -> None:
-    from harness.outcomes import Outcomes, Prepared, Prompt
+    from harness.plugin.records import Outcomes, Prepared, Prompt
 
     folder = RunFolder(tmp_path / "run")
     folder.open(fresh=False)

@@ -14,14 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_engine import Scale, same_generations, same_scores, some_prompts
 
-from harness import batched, sharing
-from harness.batched import BatchedEngine, under_all
-from harness.closed_form import ClosedFormEngine
-from harness.conditions import BASELINE, Condition, Edit, SetNeurons
-from harness.engine import HookEngine, under
+from harness.conditions.conditions import BASELINE, Condition, Edit, SetNeurons
+from harness.conditions.head_edits import AttendFirst, SetHeads
+from harness.engine import batched
+from harness.engine import prefix as sharing
+from harness.engine.batched import BatchedEngine, under_all
+from harness.engine.closed_form import ClosedFormEngine
+from harness.engine.hooks import HookEngine, under
 from harness.errors import HarnessError
-from harness.heads import AttendFirst, SetHeads
-from harness.model import Model
+from harness.model.model import Model
 
 STOP = frozenset(range(0, 300, 9))
 

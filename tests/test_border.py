@@ -14,11 +14,11 @@ import torch
 from small_runs import record, samples
 from strangers import Average, Halved, Loud, PlainTask, TinyLoader, make, misbehaving
 
-from harness import border
-from harness.components import Component, Corpus
-from harness.conditions import Direction, Frozen, Head, Neuron, Selection, SetNeurons
+from harness.conditions.conditions import Direction, Frozen, Head, Neuron, Selection, SetNeurons
 from harness.errors import HarnessError, PluginError
-from harness.outcomes import Figure, Frame, Measurement, Outcomes, Prepared, Series, Table
+from harness.plugin import border
+from harness.plugin.components import Component, Corpus
+from harness.plugin.records import Figure, Frame, Measurement, Outcomes, Prepared, Series, Table
 from harness.statistics import Functional, Measure
 from harness.testing import tiny_model
 
@@ -181,7 +181,7 @@ def selecting(change: Callable[[Selection], Any]) -> type[Component]:
 E = tuple(Neuron(2, i) for i in range(48))
 
 SELECTIONS: list[tuple[Any, str]] = [
-    (lambda x: None, "select() returned None, expected harness.conditions.Selection"),
+    (lambda x: None, "select() returned None, expected harness.conditions.conditions.Selection"),
     (lambda x: list(x.neurons), "select() returned a list, expected"),
     (lambda x: replace(x, neurons=(Neuron(2, -1),)), "names neuron 2.-1, but the model has layers 0 to 2 with"),
     (lambda x: replace(x, neurons=(Neuron(-1, 3),)), "names neuron -1.3, but the model has layers 0 to 2 with"),
@@ -270,7 +270,7 @@ EDITS: list[tuple[type[Component], str]] = [
     (misbehaving(Halved, change=staticmethod(lambda x: x.numpy())), "returned a ndarray, expected a tensor"),
     (misbehaving(Halved, change=staticmethod(lambda x: x.mul_(2))), "writes into its argument"),
     (misbehaving(Halved, change=staticmethod(lambda x: x / 0)), "makes ordinary activations NaN or infinite"),
-    (misbehaving(Halved, prepare=lambda self, selection: None), "prepare() returned None, expected harness.components"),
+    (misbehaving(Halved, prepare=lambda self, selection: None), "prepare() returned None, expected harness.plugin"),
     (misbehaving(Halved, freeze=lambda self, model: "final_norm"), "freeze() returned 'final_norm', expected harness"),
 ]  # fmt: skip
 
@@ -290,7 +290,7 @@ def test_figures_that_are_none(tmp_path: Path) -> None:
         said = refusal(tmp_path, misbehaving(cls, figures=lambda self, *given: None))
         assert said == (
             f"{cls.kind} {cls.name} of harness-evil 9.9: figures() gave None as figures, expected a tuple of "
-            "harness.outcomes.Figure or harness.outcomes.Frame."
+            "harness.plugin.records.Figure or harness.plugin.records.Frame."
         )
 
 
@@ -311,7 +311,7 @@ def test_edits_are_applied_twice_in_every_engine(layer: int, engine: str, late: 
 
     from strangers import Changed
 
-    from harness.conditions import by_layer
+    from harness.conditions.conditions import by_layer
 
     def edits(self: Any, neurons: Any, statistics: Any) -> Any:
         return tuple(Changed(at, tuple(i), change) for at, i in by_layer(neurons).items())
@@ -329,7 +329,7 @@ def first(found: Prepared, **change: Any) -> Prepared:
 
 
 PREPARED: list[tuple[Any, str]] = [
-    (lambda x: None, "returned None, expected harness.outcomes.Prepared"),
+    (lambda x: None, "returned None, expected harness.plugin.records.Prepared"),
     (lambda x: x.prompts, "returned a tuple, expected"),
     (lambda x: replace(x, prompts=list(x.prompts)), "gave a list as prompts, expected a tuple of"),
     (lambda x: replace(x, prompts=("text",)), "gave 'text' among prompts"),
@@ -391,7 +391,7 @@ def having(found: Outcomes, array: Any, name: Any = "entropy", **rest: Any) -> O
 
 
 OUTCOMES: list[tuple[Any, str]] = [
-    (lambda x: None, "returned None, expected harness.outcomes.Outcomes"),
+    (lambda x: None, "returned None, expected harness.plugin.records.Outcomes"),
     (lambda x: x.values, "returned a dict, expected"),
     (lambda x: replace(x, conditions=x.conditions[:-1], values={}), "gave outcomes of 4 conditions"),
     (lambda x: replace(x, conditions=("treated", "baseline", *x.conditions[2:])), "in their order"),
@@ -440,7 +440,7 @@ def shown(*frames: Any, figures: Any = ()) -> Measurement:
 
 
 MEASUREMENTS: list[tuple[Any, str]] = [
-    (lambda x: None, "returned None, expected harness.outcomes.Measurement"),
+    (lambda x: None, "returned None, expected harness.plugin.records.Measurement"),
     (lambda x: replace(x, measures=list(x.measures)), "gave a list as measures"),
     (lambda x: replace(x, measures=(0.5,)), "gave 0.5 among measures"),
     (lambda x: replace(x, measures=x.measures * 2), 'gave two measures called "entropy"'),
@@ -484,7 +484,7 @@ def test_measurements_that_do_not_fit(change: Any, says: str, tmp_path: Path) ->
 )
 def test_a_loader_that_returns_no_model(load: Any, tmp_path: Path) -> None:
     said = refusal(tmp_path, misbehaving(TinyLoader, load=load))
-    assert said.startswith("model tiny of harness-evil 9.9: load() returned ") and "harness.model.Model" in said
+    assert said.startswith("model tiny of harness-evil 9.9: load() returned ") and "harness.model.model.Model" in said
 
 
 def test_a_model_in_training_mode(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from test_cli import arguments, only
 
-from harness import caches
+from harness.files import cache_folders as caches
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="homes and owners of POSIX")
 

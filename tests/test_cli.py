@@ -55,7 +55,7 @@ def only(folder: Path) -> Path:
 def test_help_and_lists_import_nothing_heavy(command: list[str]) -> None:
     code = (
         "import sys\nsys.argv = ['harness', *sys.argv[1:]]\n"
-        "from harness.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass\n"
+        "from harness.cli.app import main\ntry:\n    main()\nexcept SystemExit:\n    pass\n"
         f"print('HEAVY', sorted(set(sys.modules) & set({HEAVY!r})))"
     )
     done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True)
@@ -192,8 +192,8 @@ def test_another_seed_model_or_parameter_is_another_run(small_facts: Path, tmp_p
 def test_an_interrupted_run_continues_and_ends_with_the_same_bytes(
     finished: Path, small_facts: Path, tmp_path: Path, harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from harness import run
-    from harness.results import RunFolder
+    from harness.results.folder import RunFolder
+    from harness.run import execute as run
 
     monkeypatch.setattr(run, "PART", 20)
     saved: list[int] = []
@@ -233,13 +233,14 @@ def test_an_interrupted_run_continues_and_ends_with_the_same_bytes(
 def test_a_killed_process_is_continued(small_facts: Path, tmp_path: Path, harness: Harness) -> None:
     """SIGKILL in the middle, as a full cluster or a closed laptop does it."""
     script = (
-        "import os, signal, sys\nfrom harness import run\nfrom harness.results import RunFolder\nrun.PART = 20\n"
-        "from harness.report import figures\nfigures.render = lambda figure: (b'', b'<svg/>')\n"  # drawing takes long
+        "import os, signal, sys\nfrom harness.run import execute as run\n"
+        "from harness.results.folder import RunFolder\nrun.PART = 20\n"
+        "from harness.report import figure_files\nfigure_files.render = lambda figure: (b'', b'<svg/>')\n"
         "real, seen = RunFolder.save_part, []\n"
         "def save(self, start, part):\n    real(self, start, part)\n    seen.append(start)\n"
         "    if len(seen) == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
         "RunFolder.save_part = save\n"
-        "sys.argv = ['harness', *sys.argv[1:]]\nfrom harness.cli import main\nmain()\n"
+        "sys.argv = ['harness', *sys.argv[1:]]\nfrom harness.cli.app import main\nmain()\n"
     )
     given = [str(x) for x in arguments(small_facts, tmp_path / "killed")]
     done = subprocess.run([sys.executable, "-c", script, *given], capture_output=True)
@@ -248,8 +249,8 @@ def test_a_killed_process_is_continued(small_facts: Path, tmp_path: Path, harnes
     resume = script.replace("if len(seen) == 2", "if False")
     assert subprocess.run([sys.executable, "-c", resume, *given], capture_output=True).returncode == 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("harness.run.PART", 20)
-        patch.setattr("harness.report.figures.render", lambda figure: (b"", b"<svg/>"))
+        patch.setattr("harness.run.execute.PART", 20)
+        patch.setattr("harness.report.figure_files.render", lambda figure: (b"", b"<svg/>"))
         assert harness(*arguments(small_facts, tmp_path / "whole"))[0] == 0
     killed, whole = files(only(tmp_path / "killed")), files(only(tmp_path / "whole"))
     assert killed.keys() == whole.keys()

@@ -20,16 +20,16 @@ import pytest
 from scipy.stats import norm, t
 from small_runs import finish
 
-from harness.compare import compare, differing, selections
-from harness.components import ComponentSpec
 from harness.errors import HarnessError
-from harness.outcomes import Outcomes, Prompt
-from harness.pairing import Run, open_run, pair
-from harness.plugins import catalogue
+from harness.files.store import read_json, write_json
+from harness.files.terminal import Terminal
+from harness.plugin.catalogue import catalogue
+from harness.plugin.components import ComponentSpec
+from harness.plugin.records import Outcomes, Prompt
 from harness.report import comparison, comparison_page
-from harness.results import read_json, write_json
+from harness.results.compare import compare, differing, selections
+from harness.results.pairing import Run, open_run, pair
 from harness.statistics import Functional, Measure, chance_overlap, mcnemar, paired_intervals, swap_test
-from harness.terminal import Terminal
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from harness.builtin import Neurons
-from harness.components import Component, ComponentSpec, build, parse_spec
+from harness.builtin.components import Neurons
 from harness.errors import HarnessError
-from harness.notation import parse_params
+from harness.plugin.components import Component, ComponentSpec, build, parse_spec
+from harness.plugin.notation import parse_params
 
 
 class Toy(Component):

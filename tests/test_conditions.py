@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.conditions import Neuron, check_selection
-from harness.controls import random_controls
+from harness.conditions.conditions import Neuron, check_selection
+from harness.controls.random import random_controls
 from harness.errors import HarnessError
 
 

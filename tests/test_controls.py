@@ -11,15 +11,15 @@ from families import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.activations import activation_statistics
-from harness.conditions import Direction, Head, Neuron, Selection
-from harness.controls import draw_controls, possible_controls, random_controls
+from harness.conditions.conditions import Direction, Head, Neuron, Selection
+from harness.controls.matched import balance, matched_sets, matching_values, neighbours
+from harness.controls.random import draw_controls, possible_controls, random_controls
+from harness.engine.activation_statistics import activation_statistics
 from harness.errors import HarnessError
-from harness.matching import balance, matched_sets, matching_values, neighbours
-from harness.model import Model
-from harness.report.numbers import controls
+from harness.model.model import Model
+from harness.model.output_weights import write_directions
+from harness.report.formatting import controls
 from harness.statistics import permutation_test
-from harness.writes import write_directions
 
 PROMPTS = [[5, 6, 7, 8, 9], [10, 11, 12], [60, 61, 62, 63, 64, 65, 66]]
 
@@ -260,9 +260,9 @@ def test_balance_counts_each_layer_by_its_share() -> None:
 def test_matched_random_selectors_stand_in_for_another_choice() -> None:
     from harness_plugins.confidence_regulation.matched import ActivationMatchedRandom, NormMatchedRandom
 
-    from harness.builtin import Heads, Neurons
-    from harness.components import SelectionContext
-    from harness.engine import HookEngine
+    from harness.builtin.components import Heads, Neurons
+    from harness.engine.hooks import HookEngine
+    from harness.plugin.components import SelectionContext
 
     model = tiny("gpt2")
     like = Neurons(neurons=("2.7", "2.3", "0.5"))

@@ -19,13 +19,13 @@ from harness_plugins.demo.corpus import WorldTexts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import texts
-from harness.builtin import STREAM_LIMIT, Text
-from harness.components import Corpus, parse_spec
-from harness.corpora import Sequence, _cut, _draw, _joined, half, kept, sequences, special_tokens, tokenised
+from harness.builtin.components import STREAM_LIMIT, Text
+from harness.data import texts
+from harness.data.sequences import Sequence, _cut, _draw, _joined, half, kept, sequences, special_tokens, tokenised
 from harness.errors import HarnessError
-from harness.model import Model
-from harness.plugins import catalogue
+from harness.model.model import Model
+from harness.plugin.catalogue import catalogue
+from harness.plugin.components import Corpus, parse_spec
 
 WIKITEXT = Path(__file__).resolve().parents[2] / "shared" / "data" / "real" / "wikitext2_test.txt"
 

@@ -12,14 +12,14 @@ from families import D_VOCAB, tiny_hf, tokenizer
 from safetensors.torch import load_file, save_file
 from two_devices import two_devices
 
-from harness.activations import activation_statistics
-from harness.batched import BatchedEngine
-from harness.closed_form import ClosedFormEngine
-from harness.conditions import BASELINE, Condition, SetNeurons
-from harness.engine import HookEngine
+from harness.conditions.conditions import BASELINE, Condition, SetNeurons
+from harness.engine.activation_statistics import activation_statistics
+from harness.engine.batched import BatchedEngine
+from harness.engine.closed_form import ClosedFormEngine
+from harness.engine.hooks import HookEngine
 from harness.errors import HarnessError
-from harness.loading import load_hf
-from harness.model import wrap
+from harness.model.loading import load_hf
+from harness.model.model import wrap
 
 PROMPTS = [[1, 2, 3, 4, 5], [6, 7, 8], [9, 10, 11, 12]]
 LAST = [BASELINE, *(Condition(f"last {i}", (SetNeurons(2, (i, i + 1), (0.5, -0.5)),)) for i in range(3))]

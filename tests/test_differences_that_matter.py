@@ -12,8 +12,8 @@ from small_runs import record
 from strangers import Average, PlainTask, make, misbehaving
 
 from harness.errors import HarnessError
-from harness.outcomes import Measurement, Outcomes, Prepared, Prompt
-from harness.registry import load_registry
+from harness.plugin.records import Measurement, Outcomes, Prepared, Prompt
+from harness.run.registry import load_registry
 from harness.statistics import Measure
 from harness.testing import prompts_of
 

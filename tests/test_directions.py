@@ -17,15 +17,15 @@ from harness_plugins.post_training.selectors import DifferenceOfMeans
 from harness_plugins.post_training.task import LabelledResponse, LabelledResponseMetric
 from planted_direction import planted, planted_model, planted_texts
 
-from harness.closed_form import ClosedFormEngine
-from harness.components import SelectionContext, parse_spec
-from harness.conditions import BASELINE, Condition, Direction, Selection
+from harness.conditions.conditions import BASELINE, Condition, Direction, Selection
+from harness.engine.closed_form import ClosedFormEngine
 from harness.errors import HarnessError
-from harness.model import Model
-from harness.outcomes import Outcomes
-from harness.plugins import catalogue
+from harness.model.model import Model
+from harness.plugin.catalogue import catalogue
+from harness.plugin.components import SelectionContext, parse_spec
+from harness.plugin.records import Outcomes
 from harness.testing import check_intervention, check_metric, check_selector, check_task, tiny_model
-from harness.testing.units import prompts_of
+from harness.testing.selectors_and_interventions import prompts_of
 
 CITIES = Path(__file__).resolve().parents[2] / "shared" / "data" / "real" / "truthfulness" / "cities.csv"
 

@@ -10,13 +10,13 @@ import torch
 from families import FAMILIES, tiny
 from test_engine import same_generations, same_scores, some_prompts
 
-from harness.closed_form import ClosedFormEngine
-from harness.conditions import BASELINE, Condition, Direction, Frozen, Selection, SetNeurons, check_selection
-from harness.controls import draw_controls
-from harness.engine import HookEngine, under
+from harness.conditions.conditions import BASELINE, Condition, Direction, Frozen, Selection, SetNeurons, check_selection
+from harness.conditions.residual_edits import AddVector, ProjectOut, orthonormal
+from harness.controls.random import draw_controls
+from harness.engine.closed_form import ClosedFormEngine
+from harness.engine.hooks import HookEngine, under
 from harness.errors import HarnessError
-from harness.model import Model
-from harness.residual import AddVector, ProjectOut, orthonormal
+from harness.model.model import Model
 
 
 def vectors(model: Model, n: int, seed: int = 0) -> np.ndarray:

@@ -17,11 +17,11 @@ import pytest
 from fences import Fence, Harness, agrees, fences, run_page
 from typer.main import get_command
 
-from harness.cli import app
-from harness.components import KINDS, PLURALS
-from harness.hookspecs import HOOKS
-from harness.leaderboard import COLUMNS
-from harness.plugins import catalogue
+from harness.cli.app import app
+from harness.plugin.catalogue import catalogue
+from harness.plugin.components import KINDS, PLURALS
+from harness.plugin.hookspecs import HOOKS
+from harness.results.leaderboard import COLUMNS
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
@@ -155,8 +155,10 @@ def test_what_a_page_shows_is_what_happens(
     folder.mkdir()
     monkeypatch.chdir(folder)
     if page != "recipes/confidence.md":  # the one that reads the data of a figure
-        monkeypatch.setattr("harness.run.write_shown", lambda *arguments: None)  # takes long, is tested elsewhere
-        monkeypatch.setattr("harness.run.write_page", lambda *arguments: None)
+        monkeypatch.setattr(
+            "harness.run.execute.write_shown", lambda *arguments: None
+        )  # takes long, is tested elsewhere
+        monkeypatch.setattr("harness.run.execute.write_page", lambda *arguments: None)
     assert run_page(DOCS / page, harness, install) > 0  # type: ignore[arg-type]
 
 
@@ -221,8 +223,8 @@ def test_the_record_has_the_keys_that_are_documented(harness: Harness, tmp_path:
     run, measure = ({key for cell in part for key in re.findall(r"`(\w+)`", cell)} for part in cells)
     arguments = ["--limit", 60, "--controls", 3, "--resamples", 100, "--quiet", "--json", "-o", tmp_path]
     with pytest.MonkeyPatch.context() as undrawn:
-        undrawn.setattr("harness.run.write_shown", lambda *arguments: None)
-        undrawn.setattr("harness.run.write_page", lambda *arguments: None)
+        undrawn.setattr("harness.run.execute.write_shown", lambda *arguments: None)
+        undrawn.setattr("harness.run.execute.write_page", lambda *arguments: None)
         code, out, _ = harness("eval", "-t", "knowledge_conflict", "-s", "entropy", "-i", "mean", *arguments)
     record = json.loads(out)
     assert code == 0 and run == set(record)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from harness.cli import app
-from harness.components import PLURALS, parse_spec
-from harness.plugins import catalogue
-from harness.registry import load_registry
+from harness.cli.app import app
+from harness.plugin.catalogue import catalogue
+from harness.plugin.components import PLURALS, parse_spec
+from harness.run.registry import load_registry
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

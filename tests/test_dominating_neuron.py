@@ -15,13 +15,13 @@ from families import tiny_hf, tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import logit_changes
-from harness.closed_form import ClosedFormEngine
-from harness.conditions import BASELINE, Condition, Frozen, SetNeurons
-from harness.effects import Effects, effects
-from harness.engine import HookEngine, under
+from harness.conditions.conditions import BASELINE, Condition, Frozen, SetNeurons
+from harness.effects import logit_changes
+from harness.effects.effects import Effects, effects
+from harness.engine.closed_form import ClosedFormEngine
+from harness.engine.hooks import HookEngine, under
 from harness.errors import HarnessError
-from harness.model import Model, wrap
+from harness.model.model import Model, wrap
 
 KINDS = ("total", "frozen_norm", "frozen_unigram")
 NEURON = 3

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_engine import some_conditions, some_prompts
 
-from harness import logit_changes
-from harness.conditions import BASELINE, Condition, Frozen, SetNeurons
-from harness.effects import Effects, effects
-from harness.engine import HookEngine, under
+from harness.conditions.conditions import BASELINE, Condition, Frozen, SetNeurons
+from harness.effects import logit_changes
+from harness.effects.effects import Effects, effects
+from harness.engine.hooks import HookEngine, under
 from harness.errors import HarnessError
-from harness.model import Model
+from harness.model.model import Model
 
 KINDS = ("total", "frozen_norm", "frozen_unigram")
 

@@ -9,13 +9,13 @@ from families import FAMILIES, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import final_layer
-from harness.batched import BatchedEngine
-from harness.closed_form import ClosedFormEngine
-from harness.conditions import BASELINE, Condition, SetNeurons
-from harness.engine import Generations, HookEngine, Scores, under
+from harness.conditions.conditions import BASELINE, Condition, SetNeurons
+from harness.engine import final_layer
+from harness.engine.batched import BatchedEngine
+from harness.engine.closed_form import ClosedFormEngine
+from harness.engine.hooks import Generations, HookEngine, Scores, under
 from harness.errors import HarnessError
-from harness.model import Model
+from harness.model.model import Model
 
 CLOSED = [name for name in FAMILIES if name != "opt_350m"]
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from test_leaderboard import GOLDEN, PROVENANCE, printed
 
-from harness import leaderboard
-from harness.findings import in_words
-from harness.leaderboard import rows_of, typed
-from harness.query import SHOWN, Filter, Query, ask
-from harness.report import board
-from harness.results import SCHEMA_VERSION
+from harness.report import leaderboard as board
+from harness.results import leaderboard
+from harness.results.findings import in_words
+from harness.results.folder import SCHEMA_VERSION
+from harness.results.leaderboard import rows_of, typed
+from harness.results.leaderboard_query import SHOWN, Filter, Query, ask
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 

@@ -17,10 +17,12 @@ import pytest
 from test_cli import VOLATILE, Harness, arguments, files, only
 from test_together import Quiet, spec
 
-from harness import results, run
 from harness.errors import HarnessError
-from harness.plugins import catalogue
-from harness.results import RunFolder, read_record
+from harness.files import store
+from harness.plugin.catalogue import catalogue
+from harness.results import folder as results
+from harness.results.folder import RunFolder, read_record
+from harness.run import execute as run
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
@@ -61,8 +63,8 @@ def accident(path: str, error: BaseException) -> Iterator[None]:
             unlink(*given, **more)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(results.os, "replace", put)
-        patch.setattr(results.os, "unlink", remove)
+        patch.setattr(store.os, "replace", put)
+        patch.setattr(store.os, "unlink", remove)
         yield
 
 
@@ -190,7 +192,7 @@ def test_fresh_removes_what_was_written_and_nothing_else(small_facts: Path, tmp_
 
 
 def test_fresh_removes_figures_that_are_not_made_any_more(make: Make, tmp_path: Path) -> None:
-    from harness.owned import Written
+    from harness.files.owned import Written
 
     whole = make(tmp_path)
     (whole.path / "figures/old.png").write_bytes(b"of an older version")
@@ -223,9 +225,10 @@ def test_an_unfinished_run_is_called_so(make: Make, tmp_path: Path) -> None:
 
 def test_a_process_that_is_killed_before_the_page(small_facts: Path, tmp_path: Path, harness: Harness) -> None:
     script = (
-        "import os, signal, sys\nfrom harness.report import figures\nfigures.render = lambda figure: (b'', b'<svg/>')\n"
-        "from harness import run\nrun.write_page = lambda folder: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "sys.argv = ['harness', *sys.argv[1:]]\nfrom harness.cli import main\nmain()\n"
+        "import os, signal, sys\n"
+        "from harness.report import figure_files\nfigure_files.render = lambda figure: (b'', b'<svg/>')\n"
+        "from harness.run import execute as run\nrun.write_page = lambda folder: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "sys.argv = ['harness', *sys.argv[1:]]\nfrom harness.cli.app import main\nmain()\n"
     )
     given = arguments(small_facts, tmp_path, metric="entropy_change", limit="20", controls="5")
     done = subprocess.run([sys.executable, "-c", script, *map(str, given)], capture_output=True)
@@ -259,7 +262,7 @@ def test_a_leaderboard_that_cannot_be_written_is_found_before_the_run(
 ) -> None:  # fmt: skip
     from rich.console import Console
 
-    from harness.executors import choose
+    from harness.run.executors import choose
 
     tmp_path.joinpath("out").mkdir()
     wrong(tmp_path / "out/leaderboard.jsonl")
@@ -282,24 +285,24 @@ def test_a_file_where_a_folder_belongs_is_called_so(tmp_path: Path, harness: Har
 
 TERMINATED = """
 import os, signal, sys
-from harness.report import figures
-figures.render = lambda figure: (b'', b'<svg/>')
-from harness import run
-from harness.results import RunFolder
+from harness.report import figure_files
+figure_files.render = lambda figure: (b'', b'<svg/>')
+from harness.run import execute as run
+from harness.results.folder import RunFolder
 run.PART = 20
 real = RunFolder.save_part
 def save(self, start, part):
     real(self, start, part)
     os.kill(os.getpid(), signal.SIGTERM)
 RunFolder.save_part = save
-from harness.main import main
+from harness.cli.main import main
 sys.argv = ['harness', *sys.argv[1:]]
 main()
 """
 
 
 def test_sigterm_says_how_to_go_on(small_facts: Path, tmp_path: Path) -> None:
-    given = [str(x) for x in arguments(small_facts, tmp_path, metric="transitions", controls="5")]
+    given = [str(x) for x in arguments(small_facts, tmp_path, metric="transitions", controls="19")]
     done = subprocess.run([sys.executable, "-c", TERMINATED, *given], capture_output=True, text=True)
     assert done.returncode == 143
     assert done.stderr == "terminated; the same command continues from the prompts that are finished\n"

@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from test_batched import some_mixtures
 from test_engine import Scale, same_generations, same_scores, some_conditions, some_prompts
 
-from harness.batched import BatchedEngine
-from harness.closed_form import ClosedFormEngine
-from harness.conditions import BASELINE, Condition, Frozen, SetNeurons
-from harness.effects import Kind, effects
-from harness.engine import HookEngine, under
+from harness.conditions.conditions import BASELINE, Condition, Frozen, SetNeurons
+from harness.conditions.frozen import keep_component, unigram_direction
+from harness.conditions.head_edits import AttendFirst, SetHeads
+from harness.effects.effects import Kind, effects
+from harness.engine.batched import BatchedEngine
+from harness.engine.closed_form import ClosedFormEngine
+from harness.engine.hooks import HookEngine, under
 from harness.errors import HarnessError
-from harness.frozen import keep_component, unigram_direction
-from harness.heads import AttendFirst, SetHeads
-from harness.model import Model
+from harness.model.model import Model
 
 ENGINES = [ClosedFormEngine, BatchedEngine, HookEngine]
 FAMILIES = ["gpt2", "llama", "llama_gqa_tied", "gpt_neox", "opt", "gemma2", "olmo2", "granite", "cohere"]
@@ -222,7 +222,7 @@ def test_frozen_conditions_in_parts_of_the_columns(family: str, monkeypatch: pyt
     model = tiny(family)
     prompts, conditions = some_prompts(9), frozen_mixture(model, 9, n=4)
     whole = ClosedFormEngine(model).generate(prompts, conditions, 4, choices=[[3]] * len(prompts))
-    monkeypatch.setattr("harness.final_layer.COLUMN_BYTES", 4 * model.anatomy.d_vocab * 8)
+    monkeypatch.setattr("harness.engine.final_layer.COLUMN_BYTES", 4 * model.anatomy.d_vocab * 8)
     same_generations(whole, ClosedFormEngine(model).generate(prompts, conditions, 4, choices=[[3]] * len(prompts)))
 
 
@@ -232,7 +232,7 @@ def test_without_the_compiled_loops(monkeypatch: pytest.MonkeyPatch) -> None:
     prompts, conditions = some_prompts(2, n=4), frozen_mixture(model, 3, n=3)
     fast = ClosedFormEngine(model, 3)
     scores, made = fast.score(prompts, conditions), fast.generate(prompts, conditions, 4)
-    monkeypatch.setattr("harness.kernels._compiled", lambda system: False)
+    monkeypatch.setattr("harness.engine.kernels._compiled", lambda system: False)
     same_scores(fast.score(prompts, conditions), scores)
     same_generations(fast.generate(prompts, conditions, 4), made)
 

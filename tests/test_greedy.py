@@ -12,11 +12,11 @@ import pytest
 from families import tiny
 from transformers import GenerationConfig
 
-from harness.batched import BatchedEngine
-from harness.closed_form import ClosedFormEngine
-from harness.conditions import BASELINE
-from harness.engine import HookEngine
-from harness.greedy import NEUTRAL, changes, in_words, not_applied
+from harness.conditions.conditions import BASELINE
+from harness.engine.batched import BatchedEngine
+from harness.engine.closed_form import ClosedFormEngine
+from harness.engine.hooks import HookEngine
+from harness.model.greedy import NEUTRAL, changes, in_words, not_applied
 
 HARMLESS = {
     # what is sampled or searched for, where something is; how long; what is returned; how it is computed

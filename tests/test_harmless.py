@@ -20,14 +20,16 @@ import small_runs
 from rich.table import Table
 from rich.text import Text
 
-from harness import harmless
-from harness.outcomes import Figure
-from harness.report import board, console, listing, page
-from harness.report.figures import control_histogram, csv_bytes, render
+from harness.cli import listing
+from harness.files import harmless
+from harness.files.terminal import WIDTH, Terminal, install, say, say_json
+from harness.plugin.records import Figure
+from harness.report import console, page
+from harness.report import leaderboard as board
+from harness.report.figure_files import control_histogram, csv_bytes, render
 from harness.report.latex import export as export_latex
 from harness.report.markdown import export as export_markdown
 from harness.report.progress import ConsoleReporter
-from harness.terminal import WIDTH, Terminal, install, say, say_json
 
 HOSTILE = {
     "closing tag": "[/]",
@@ -165,7 +167,7 @@ def test_width_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_listing(text: str) -> None:
-    from harness.plugins import Catalogue, Origin
+    from harness.plugin.catalogue import Catalogue, Origin
 
     catalogue = Catalogue()
     text = text.replace("\ud800", "")  # Python has no class of such a name
@@ -267,7 +269,8 @@ SCRIPTS = {"train.py", "evaluate.py", "world.py"}
 
 
 def test_nothing_else_prints() -> None:
-    """Only harness/terminal.py makes consoles and writes to standard output; only harness/harmless.py writes CSV and
+    """Only harness/files/terminal.py makes consoles and writes to standard output; only harness/files/harmless.py
+    writes CSV and
     reads templates; markup of rich is used nowhere."""
     root = Path(__file__).parents[1]
     files = [x for folder in ("harness", "plugins") for x in sorted((root / folder).rglob("*.py"))]

@@ -14,14 +14,14 @@ import torch
 import transformers
 from families import FAMILIES, tiny, tiny_hf, tokenizer
 
-from harness.cache import cache_argument, cache_of
-from harness.conditions import BASELINE, Condition, SetNeurons
-from harness.engine import HookEngine, under
+from harness.conditions.conditions import BASELINE, Condition, SetNeurons
+from harness.conditions.head_edits import AttendFirst, Head, SetHeads
+from harness.engine.final_layer import fits
+from harness.engine.hooks import HookEngine, under
 from harness.errors import HarnessError
-from harness.final_layer import fits
-from harness.heads import AttendFirst, Head, SetHeads
-from harness.model import Model, wrap
-from harness.modules import down_bias, write_matrix
+from harness.model.key_values import cache_argument, cache_of
+from harness.model.model import Model, wrap
+from harness.model.modules import down_bias, write_matrix
 
 PROMPTS = [[5, 6, 7, 8, 9, 10], [11, 12], [13, 14, 15, 16]]
 """Of different lengths: rows begin at different columns."""

@@ -15,14 +15,15 @@ from harness_plugins.post_training.selectors import DifferenceOfMeans
 from small_runs import Silent, record, samples
 from strangers import Loud, PlainTask, make, misbehaving
 
-from harness import held_out, run
-from harness.components import SelectionContext
-from harness.conditions import Neuron
-from harness.controls import random_controls
+from harness.conditions.conditions import Neuron
+from harness.controls.random import random_controls
 from harness.errors import HarnessError
-from harness.outcomes import Prepared, Prompt
-from harness.plugins import catalogue
-from harness.spec import RunSpec
+from harness.plugin.catalogue import catalogue
+from harness.plugin.components import SelectionContext
+from harness.plugin.records import Prepared, Prompt
+from harness.run import execute as run
+from harness.run import held_out
+from harness.run.spec import RunSpec
 from harness.statistics import permutation_test
 from harness.testing import prompts_of
 
@@ -148,7 +149,7 @@ def test_labelled_texts_of_the_training_split_are_not_evaluated(tmp_path: Path) 
     ],
 )
 def test_selectors_say_what_they_look_at(selector: str, reads: bool) -> None:
-    from harness.components import parse_spec
+    from harness.plugin.components import parse_spec
 
     made: Any = catalogue().build("selector", parse_spec(selector, "--selector"), "--selector")
     assert made.reads_prompts() is reads
@@ -252,7 +253,7 @@ def test_an_interrupted_run_holds_out_the_same(small_facts: Path, tmp_path: Path
         calls.append(1)
         return observe(self, *arguments)  # type: ignore[arg-type]
 
-    with patch("harness.run.PART", 8):
+    with patch("harness.run.execute.PART", 8):
         whole = run.execute(one, tmp_path / "whole", Silent(), "test")
         with patch.object(task, "observe", fails), pytest.raises(KeyboardInterrupt):
             run.execute(one, tmp_path / "broken", Silent(), "test")

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import kernels
+from harness.engine import kernels
+from harness.engine.kernels import System, choose, summarise
 from harness.errors import HarnessError
-from harness.kernels import System, choose, summarise
 
 
 def some_system(

@@ -14,8 +14,8 @@ from harness_plugins.post_training import inside, selectors
 from harness_plugins.post_training.directions import Readings, areas, difference_of_means
 from harness_plugins.post_training.layer_choice import FOLDS, cross_validated, folds
 
-from harness.components import SelectionContext
 from harness.errors import HarnessError
+from harness.plugin.components import SelectionContext
 
 D = 12
 

@@ -18,13 +18,13 @@ from typing import Any
 
 import pytest
 
-from harness import leaderboard
 from harness.errors import HarnessError
-from harness.leaderboard import COLUMNS, rows_of, typed
-from harness.query import SHOWN, Filter, Query, ask
-from harness.report import board
-from harness.results import SCHEMA_VERSION
-from harness.terminal import Terminal
+from harness.files.terminal import Terminal
+from harness.report import leaderboard as board
+from harness.results import leaderboard
+from harness.results.folder import SCHEMA_VERSION
+from harness.results.leaderboard import COLUMNS, rows_of, typed
+from harness.results.leaderboard_query import SHOWN, Filter, Query, ask
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 

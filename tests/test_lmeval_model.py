@@ -15,14 +15,14 @@ from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from harness.conditions import BASELINE, Condition, Edit, Neuron, SetNeurons
-from harness.controls import random_controls
-from harness.engine import HookEngine, under
+from harness.conditions.conditions import BASELINE, Condition, Edit, Neuron, SetNeurons
+from harness.conditions.head_edits import AttendFirst
+from harness.controls.random import random_controls
+from harness.engine.hooks import HookEngine, under
 from harness.errors import HarnessError
-from harness.heads import AttendFirst
 from harness.lmeval.model import HarnessLM
 from harness.statistics import derive_seed
-from harness.testing.tiny import tiny_hf, tokenizer
+from harness.testing.tiny_models import tiny_hf, tokenizer
 
 WEIGHTS = str(files("harness_plugins.demo") / "weights")
 FAMILIES = ("gpt2", "gpt_neox", "llama_gqa_tied", "opt", "gemma2", "bloom")
@@ -171,9 +171,9 @@ def test_the_record_says_what_was_done(demo: HarnessLM) -> None:
 
 
 def test_values_are_taken_from_texts_that_selectors_may_see(demo: HarnessLM) -> None:
-    from harness.activations import activation_statistics
-    from harness.corpora import sequences
-    from harness.plugins import catalogue
+    from harness.data.sequences import sequences
+    from harness.engine.activation_statistics import activation_statistics
+    from harness.plugin.catalogue import catalogue
 
     assert demo.neurons is not None
     corpus: Any = catalogue().components["corpus"]["world"]()

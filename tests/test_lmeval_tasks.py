@@ -21,13 +21,13 @@ from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from harness.closed_form import ClosedFormEngine
-from harness.components import parse_spec
-from harness.conditions import BASELINE
+from harness.conditions.conditions import BASELINE
+from harness.engine.closed_form import ClosedFormEngine
 from harness.errors import HarnessError
+from harness.files.store import read_jsonl
 from harness.lmeval.prepared import ours, write
-from harness.plugins import catalogue
-from harness.results import read_jsonl
+from harness.plugin.catalogue import catalogue
+from harness.plugin.components import parse_spec
 from harness.statistics import derive_seed
 from harness.testing import demo_model
 

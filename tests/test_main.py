@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import cli
+from harness.cli import app as cli
 
 Harness = Callable[..., tuple[int, str, str]]
 
@@ -56,10 +56,10 @@ def test_an_interrupt_during_the_imports_is_130() -> None:
         "import sys\n"
         "class Interrupt:\n"
         "    def find_spec(self, name, *_):\n"
-        "        if name == 'harness.cli':\n"
+        "        if name == 'harness.cli.app':\n"
         "            raise KeyboardInterrupt\n"
         "sys.meta_path.insert(0, Interrupt())\n"
-        "from harness.main import main\nmain()\n"
+        "from harness.cli.main import main\nmain()\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
@@ -77,7 +77,7 @@ def test_a_full_disk_behind_standard_output_is_a_sentence(command: list[str]) ->
 
 def test_a_reader_that_leaves_does_not_end_the_work(tmp_path: Path) -> None:
     program = (
-        "import os, sys\nfrom pathlib import Path\nfrom harness import cli, main\n"
+        "import os, sys\nfrom pathlib import Path\nfrom harness.cli import app as cli, main\n"
         "def work():\n"
         "    for _ in range(3):\n        cli.typer.echo('x' * 100_000)\n"
         "    cli.Terminal().print('y' * 100_000)\n"

@@ -16,10 +16,11 @@ from types import ModuleType
 
 import pytest
 
-from harness import plugins, scaffold
-from harness.components import KINDS, Kind
+from harness.cli import new_plugin as scaffold
 from harness.errors import HarnessError
-from harness.plugins import Catalogue, Origin, catalogue
+from harness.plugin import catalogue as plugins
+from harness.plugin.catalogue import Catalogue, Origin, catalogue
+from harness.plugin.components import KINDS, Kind
 
 Harness = Callable[..., tuple[int, str, str]]
 
@@ -69,8 +70,8 @@ def test_the_package_can_be_listed_and_used(
     [line] = [x for x in (folder / "README.md").read_text().splitlines() if x.startswith("harness eval")]
     arguments = [*shlex.split(line)[1:], "--controls", "19", "--resamples", "100", "--quiet", "-o", tmp_path / "out"]
     with monkeypatch.context() as undrawn:  # figures and pages take long, and are tested elsewhere
-        undrawn.setattr("harness.run.write_shown", lambda *arguments: None)
-        undrawn.setattr("harness.run.write_page", lambda *arguments: None)
+        undrawn.setattr("harness.run.execute.write_shown", lambda *arguments: None)
+        undrawn.setattr("harness.run.execute.write_page", lambda *arguments: None)
         code, out, err = harness(*arguments)
     assert (code, err) == (0, "")
     [result] = (tmp_path / "out").glob("*/result.json")
@@ -192,8 +193,8 @@ def test_no_class_hides_its_base(kind: Kind) -> None:
 
 SEVERAL = """
 import json, sys
-from harness.cli import main
-from harness.report import figures
+from harness.cli.app import main
+from harness.report import figure_files as figures
 figures.render = lambda figure: (b"", b"<svg/>")  # drawing takes long
 for command in json.loads(sys.argv[1]):
     sys.argv[1:] = command

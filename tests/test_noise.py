@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from harness.activations import activation_statistics
-from harness.builtin import Noise
-from harness.closed_form import ClosedFormEngine
-from harness.conditions import BASELINE, Condition, Neuron
-from harness.engine import HookEngine
-from harness.noise import CELLS, AddNoise
+from harness.builtin.components import Noise
+from harness.conditions.conditions import BASELINE, Condition, Neuron
+from harness.conditions.noise import CELLS, AddNoise
+from harness.engine.activation_statistics import activation_statistics
+from harness.engine.closed_form import ClosedFormEngine
+from harness.engine.hooks import HookEngine
 from harness.testing import check_intervention, prompts_of, tiny_model
 
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.components import ComponentSpec, parse_spec
 from harness.errors import HarnessError
-from harness.notation import parse_params, parse_value, write_params, write_value
+from harness.plugin.components import ComponentSpec, parse_spec
+from harness.plugin.notation import parse_params, parse_value, write_params, write_value
 
 # -- what is meant by what is written ----------------------------------------------------------------------------------
 

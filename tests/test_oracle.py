@@ -16,11 +16,11 @@ import pytest
 import torch
 from families import FAMILIES, tiny
 
-from harness.closed_form import ClosedFormEngine
-from harness.conditions import BASELINE, Condition, SetNeurons
-from harness.engine import HookEngine, under
-from harness.loading import load_hf
-from harness.model import Model
+from harness.conditions.conditions import BASELINE, Condition, SetNeurons
+from harness.engine.closed_form import ClosedFormEngine
+from harness.engine.hooks import HookEngine, under
+from harness.model.loading import load_hf
+from harness.model.model import Model
 
 ROOT = Path(__file__).resolve().parents[1]
 STORIES = ROOT.parent / "shared" / "models" / "stories260k"

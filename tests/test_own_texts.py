@@ -16,9 +16,9 @@ from test_report import GOLDEN, printed
 
 from harness.errors import HarnessError
 from harness.lmeval.tasks import own_corpus
-from harness.plugins import catalogue
-from harness.spec import RunSpec
-from harness.stages import Plan, corpora_of, plan
+from harness.plugin.catalogue import catalogue
+from harness.run.plan import Plan, corpora_of, plan
+from harness.run.spec import RunSpec
 
 READERS = [
     (kind, name)

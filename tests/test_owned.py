@@ -16,7 +16,7 @@ from test_cli import Harness, files
 from test_latex import other, run  # noqa: F401  # the fixture of one small run
 
 from harness.errors import HarnessError
-from harness.owned import LONGEST, Written, path_name
+from harness.files.owned import LONGEST, Written, path_name
 from harness.report import latex, markdown
 from harness.report.page import write_page
 from harness.report.publishing import publish
@@ -264,11 +264,11 @@ def test_a_node_sends_only_files_of_the_runs_that_it_makes(tmp_path: Path) -> No
 
     from rich.console import Console
 
-    from harness.plugins import catalogue
-    from harness.ray_executor import OnRay, _Group
-    from harness.ray_worker import Opened, Piece
-    from harness.run import plan
-    from harness.spec import RunSpec
+    from harness.plugin.catalogue import catalogue
+    from harness.run.execute import plan
+    from harness.run.ray_driver import OnRay, _Group
+    from harness.run.ray_worker import Opened, Piece
+    from harness.run.spec import RunSpec
 
     made = plan(RunSpec.model_validate({"name": "mine", "task": "knowledge_conflict", "selector": "entropy",
                                         "intervention": "mean"}), catalogue())  # fmt: skip

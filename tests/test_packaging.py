@@ -96,7 +96,7 @@ def test_the_wheel_says_what_it_is(wheel: Path) -> None:
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata.get_payload().strip() == (ROOT / "README.md").read_text().strip()
     entry_points = archive.read(f"{info}/entry_points.txt").decode()
-    for line in ("harness = harness.main:main", "[harness]", "context_copying = harness_plugins.context_copying"):
+    for line in ("harness = harness.cli.main:main", "[harness]", "context_copying = harness_plugins.context_copying"):
         assert line in entry_points
     assert wheel.name.endswith("-py3-none-any.whl")
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from test_together import Quiet
 
-from harness.components import parse_spec
-from harness.plugins import catalogue
+from harness.plugin.catalogue import catalogue
+from harness.plugin.components import parse_spec
 from harness.report.markdown import export
 from harness.report.page import _verdicts, write_page
-from harness.run import execute, plan
-from harness.spec import RunSpec
+from harness.run.execute import execute, plan
+from harness.run.spec import RunSpec
 
 ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 

@@ -123,9 +123,9 @@ def test_without_scripts_the_numbers_are_there(browser: Any, conflict: Path) -> 
 
 
 def test_the_leaderboard_page_fits_filters_and_sorts(browser: Any, conflict: Path) -> None:
-    from harness.leaderboard import read
-    from harness.query import Query, ask
-    from harness.report.board import text_of
+    from harness.report.leaderboard import text_of
+    from harness.results.leaderboard import read
+    from harness.results.leaderboard_query import Query, ask
 
     path = conflict.parent / "board.html"
     found = ask(read(conflict.parent / "leaderboard.jsonl"), Query(primary=True))

@@ -15,10 +15,10 @@ from harness_plugins.post_training.patching import Localisation, Pair, correlati
 from harness_plugins.post_training.patching_figures import patching_map
 
 from harness.errors import HarnessError
-from harness.model import Model
+from harness.model.model import Model
+from harness.model.tokens import first_token
 from harness.testing import demo_model, tiny_model
-from harness.testing.promises import check_shown
-from harness.tokens import first_token
+from harness.testing.common import check_shown
 
 
 def some_pairs(model: Model, seed: int = 0) -> list[Pair]:

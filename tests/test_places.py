@@ -12,13 +12,14 @@ import pandas as pd
 import pytest
 from small_runs import finish
 
-from harness import leaderboard
-from harness.components import parse_spec
-from harness.conditions import Direction, Head, Neuron, Selection, Unit, score_names
-from harness.report.board import csv_text, json_text
-from harness.report.figures import csv_bytes
+from harness.conditions.conditions import Direction, Head, Neuron, Selection, Unit, score_names
+from harness.files.store import write_jsonl
+from harness.plugin.components import parse_spec
+from harness.report.figure_files import csv_bytes
+from harness.report.leaderboard import csv_text, json_text
 from harness.report.places import with_places
-from harness.results import RunFolder, write_jsonl
+from harness.results import leaderboard
+from harness.results.folder import RunFolder
 
 ALIKE = ["3.1", "3.10", "3.100"]
 """Three neurons, and one number."""

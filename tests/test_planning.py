@@ -13,14 +13,14 @@ import pytest
 from small_runs import Silent
 from statistics_tools import measure
 
-from harness import planning
-from harness.components import parse_spec
-from harness.conditions import Condition
-from harness.outlook import outlook
-from harness.planning import Pilot, Times, pilot
-from harness.plugins import catalogue
-from harness.run import plan
-from harness.spec import RunSpec
+from harness.conditions.conditions import Condition
+from harness.plugin.catalogue import catalogue
+from harness.plugin.components import parse_spec
+from harness.run import planning
+from harness.run.execute import plan
+from harness.run.outlook import outlook
+from harness.run.planning import Pilot, Times, pilot
+from harness.run.spec import RunSpec
 from harness.statistics import Spread, detectable, step_down_min_p
 from harness.statistics.power import cautious
 

@@ -9,11 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness import hookimpl, plugins
-from harness.components import ComponentSpec, Selector
-from harness.conditions import Selection
+from harness import hookimpl
+from harness.conditions.conditions import Selection
 from harness.errors import HarnessError
-from harness.plugins import Catalogue, Origin, catalogue
+from harness.plugin import catalogue as plugins
+from harness.plugin.catalogue import Catalogue, Origin, catalogue
+from harness.plugin.components import ComponentSpec, Selector
 
 
 def selector(called: str) -> type[Selector]:
@@ -144,7 +145,7 @@ def discover(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> Cata
 
 HEAD = """
 from harness import hookimpl
-from harness.components import Selector
+from harness.plugin.components import Selector
 
 class Odd(Selector):
     "Odd."

@@ -27,12 +27,12 @@ from harness_plugins.post_training.neurons import (
 from harness_plugins.post_training.report import markdown
 from scipy.stats import spearmanr
 
-from harness.builtin import Neurons
-from harness.closed_form import ClosedFormEngine
-from harness.components import SelectionContext
+from harness.builtin.components import Neurons
+from harness.engine.closed_form import ClosedFormEngine
 from harness.errors import HarnessError
-from harness.model import Model
-from harness.outcomes import Prompt
+from harness.model.model import Model
+from harness.plugin.components import SelectionContext
+from harness.plugin.records import Prompt
 from harness.progress import silent
 from harness.testing import tiny_model
 

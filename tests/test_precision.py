@@ -13,13 +13,13 @@ import torch
 from families import tiny, tiny_hf, tokenizer
 from test_engine import some_conditions, some_prompts
 
-from harness.activations import activation_statistics
-from harness.batched import BatchedEngine
-from harness.closed_form import ClosedFormEngine
-from harness.conditions import BASELINE
-from harness.engine import HookEngine
-from harness.model import wrap
-from harness.precision import described, near_ties, to_record
+from harness.conditions.conditions import BASELINE
+from harness.engine.activation_statistics import activation_statistics
+from harness.engine.batched import BatchedEngine
+from harness.engine.closed_form import ClosedFormEngine
+from harness.engine.hooks import HookEngine
+from harness.model.model import wrap
+from harness.model.precision import described, near_ties, to_record
 
 HALF = {torch.bfloat16: 2**-8, torch.float16: 2**-11}
 """Largest relative error of a rounding."""

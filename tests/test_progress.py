@@ -9,13 +9,13 @@ import pytest
 from families import tiny
 from test_engine import some_conditions
 
-from harness.closed_form import ClosedFormEngine
-from harness.components import SelectionContext
-from harness.effects import effects
+from harness.effects.effects import effects
+from harness.engine.closed_form import ClosedFormEngine
+from harness.files.terminal import Terminal
+from harness.plugin.components import SelectionContext
 from harness.progress import shares
 from harness.report import progress
 from harness.report.progress import ConsoleReporter, duration
-from harness.terminal import Terminal
 from harness.testing import demo_model
 
 

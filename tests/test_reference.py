@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from test_together import Quiet
 
-from harness.harmless import markdown
-from harness.plugins import catalogue
-from harness.registry import load_registry
-from harness.report.numbers import by_key
-from harness.results import digest
-from harness.run import execute, identity_of, plan
+from harness.files.harmless import markdown
+from harness.files.store import digest
+from harness.plugin.catalogue import catalogue
+from harness.report.formatting import by_key
+from harness.run.execute import execute, identity_of, plan
+from harness.run.registry import load_registry
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "reports" / "reference"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.components import parse_spec
 from harness.errors import HarnessError
-from harness.plugins import catalogue
-from harness.registry import default_path, load_registry
-from harness.run import plan
+from harness.plugin.catalogue import catalogue
+from harness.plugin.components import parse_spec
+from harness.run.execute import plan
+from harness.run.registry import default_path, load_registry
 
 GOOD = """\
 models:

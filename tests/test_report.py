@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
+from harness.files.terminal import Terminal
 from harness.report.certainty import certainty
 from harness.report.console import show
-from harness.report.numbers import undefined
+from harness.report.formatting import undefined
 from harness.statistics import VERDICTS
-from harness.terminal import Terminal
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
 

@@ -16,10 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import leaderboard
 from harness.errors import HarnessError
-from harness.outcomes import Outcomes, Prepared, Prompt, Step
-from harness.results import RunFolder, canonical, clean, digest, read_json, sample_rows, write_bytes, write_json
+from harness.files.store import canonical, clean, digest, read_json, write_bytes, write_json
+from harness.plugin.records import Outcomes, Prepared, Prompt, Step
+from harness.results import leaderboard
+from harness.results.folder import RunFolder, sample_rows
 
 
 @given(
@@ -105,7 +106,7 @@ def test_a_line_that_was_torn_by_a_kill_is_mended(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from harness import leaderboard
+from harness.results import leaderboard
 i = 0
 while True:
     leaderboard.append(Path(sys.argv[1]), [{"row_id": str(i), "text": "x" * 200_000}])

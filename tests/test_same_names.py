@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 import small_runs
 
-from harness.compare import compare
-from harness.leaderboard import rows_of
-from harness.plugins import catalogue
-from harness.query import Query, ask
-from harness.report import board, comparison, console, latex, markdown
+from harness.files.terminal import Terminal
+from harness.plugin.catalogue import catalogue
+from harness.report import comparison, console, latex, markdown
+from harness.report import leaderboard as board
 from harness.report.page import write_page
 from harness.report.sweeps import curve, sweeps
-from harness.terminal import Terminal
+from harness.results.compare import compare
+from harness.results.leaderboard import rows_of
+from harness.results.leaderboard_query import Query, ask
 
 OWN, TWIN = "conversion_ratios", "twin"
 

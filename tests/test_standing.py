@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import small_runs
 
-from harness import standing
-from harness.conditions import Neuron, Selection
+from harness.conditions.conditions import Neuron, Selection
 from harness.errors import HarnessError
+from harness.files.terminal import Terminal
+from harness.plugin import standing
 from harness.report import console, page
 from harness.report.markdown import export
-from harness.terminal import Terminal
 
 N = 101
 EVERY = tuple(Neuron(0, i) for i in range(N)) + tuple(Neuron(1, i) for i in range(N))

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from pydantic import ConfigDict, Field
 
-from harness.components import Intervention, SelectionContext, Selector
-from harness.conditions import Head, Neuron, Selection, SetNeurons, by_layer
+from harness.conditions.conditions import Head, Neuron, Selection, SetNeurons, by_layer
 from harness.errors import HarnessError
-from harness.outcomes import Figure
-from harness.plugins import catalogue
+from harness.plugin.catalogue import catalogue
+from harness.plugin.components import Intervention, SelectionContext, Selector
+from harness.plugin.records import Figure
 from harness.testing import (
     check_corpus,
     check_intervention,
@@ -205,7 +205,7 @@ class Endless(Good):
         (Loose, "selector good: its parameters can be changed after they were validated"),
         (Unfinished, "selector unfinished: it does not implement select()"),
         (Endless, 'selector good: parameter "bound" of good: input should be a finite number, got inf'),
-        (Neuron, "Neuron: it is no selector; derive it from harness.components.Selector"),
+        (Neuron, "Neuron: it is no selector; derive it from Selector of harness.plugin.components"),
     ],
 )
 def test_promises_of_every_component(cls: type, says: str) -> None:
@@ -273,13 +273,13 @@ def failing(context: SelectionContext, found: Selection) -> Selection:
         (replaced(neurons=(Neuron(2, 1), Neuron(2, 1))), "it names neuron 2.1 twice"),
         (replaced(neurons=(Neuron(2, 1), Head(2, 1))), "it names both neurons and heads"),
         (replaced(neurons=()), "it selected no neuron"),
-        (replaced(neurons=[Neuron(2, 1)]), "are tuples of harness.conditions.Neuron, Head or Direction"),
+        (replaced(neurons=[Neuron(2, 1)]), "are tuples of Neuron, Head or Direction"),
         (replaced(neurons=(Neuron(0, 1),)), "it chose what is not among its candidates"),
         (replaced(rule=" "), "rule is empty"),
         (replaced(scores={"norm": np.ones(3)}), 'the score "norm" has shape (3,), expected one number for each'),
         (replaced(scores={"norm": np.full(128, np.nan)}), 'the score "norm" of a chosen neuron is not finite'),
         (replaced(details={"set": {1, 2}}), "details cannot be written as JSON"),
-        (selects(lambda context, found: found.neurons), "select() returned no harness.conditions.Selection"),
+        (selects(lambda context, found: found.neurons), "select() returned no harness.conditions.conditions.Selection"),
         (selects(by_chance), "two calls with one seed choose differently"),
         (selects(with_a_hook), "select() left something behind in the model, a hook perhaps"),
         (selects(with_other_weights), "select() changed the weights of the model"),

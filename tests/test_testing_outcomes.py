@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from test_testing import broken
 
-from harness.components import Corpus, Metric, ModelLoader, Task
-from harness.conditions import Head, Selection
-from harness.outcomes import Measurement, Outcomes, Prepared, Prompt
+from harness.conditions.conditions import Head, Selection
+from harness.plugin.components import Corpus, Metric, ModelLoader, Task
+from harness.plugin.records import Measurement, Outcomes, Prepared, Prompt
 from harness.testing import check_corpus, check_metric, check_model_loader, check_task, tiny_model
 
 # -- tasks -------------------------------------------------------------------------------------------------------------
@@ -103,7 +103,7 @@ def test_a_good_task() -> None:
         (prompts(lambda some: [Prompt("a", "a", (1,) * 65, "a")]), "prompt a is longer than the model's positions"),
         (prompts(lambda some: [Prompt("a", "a", (1, 2), "a", {"x": {1}})]), "the fields of prompt a cannot be"),
         (prompts(shuffled), "prepare() makes other prompts the second time"),
-        (observes(lambda x: None), "observe() returned no harness.outcomes.Outcomes"),
+        (observes(lambda x: None), "observe() returned no harness.plugin.records.Outcomes"),
         (observes(lambda x: Outcomes(x.conditions[::-1], x.prompts, x.values)), "expected ('baseline', 'treated', "),
         (observes(lambda x: Outcomes(x.conditions, x.prompts[::-1], x.values)), "the outcomes' prompts are not those"),
         (observes(lambda x: Outcomes(x.conditions, x.prompts, x.values, (("a",),))), "1 answer in row 0 for 4"),
@@ -228,7 +228,7 @@ def silent(model: Any) -> Any:
 
 def test_promises_of_model_loaders() -> None:
     assert check_model_loader(loads(lambda model: model)).name == "gpt2"
-    assert "load() returned no harness.model.Model" in broken(check_model_loader, loads(lambda model: model.hf))
+    assert "load() returned no Model" in broken(check_model_loader, loads(lambda model: model.hf))
     assert "the model is in training mode" in broken(check_model_loader, loads(training))
     assert "setting neurons of the last layer changes nothing" in broken(check_model_loader, loads(silent))
     drawn = loads(lambda model: model, lambda: next(counter))

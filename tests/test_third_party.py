@@ -37,7 +37,7 @@ def package(folder: Path, name: str, module: str, code: str | None) -> None:
 def selector(name: str) -> str:
     return f'''
 from harness import hookimpl
-from harness.components import Selector
+from harness.plugin.components import Selector
 
 
 class Mine(Selector):
@@ -161,8 +161,8 @@ RANDOM = """
 import torch
 from dataclasses import dataclass
 from harness import hookimpl
-from harness.components import Intervention, Selector
-from harness.conditions import by_layer
+from harness.plugin.components import Intervention, Selector
+from harness.conditions.conditions import by_layer
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from unittest.mock import patch
 import pytest
 from test_cli import files
 
-from harness.components import parse_spec
-from harness.plugins import catalogue
-from harness.run import execute, execute_together, plan, together
-from harness.spec import RunSpec
+from harness.plugin.catalogue import catalogue
+from harness.plugin.components import parse_spec
+from harness.run.execute import execute, execute_together, plan, together
+from harness.run.spec import RunSpec
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
@@ -96,7 +96,7 @@ def test_an_interrupted_group_continues(specs: list[RunSpec], tmp_path: Path) ->
         calls.append(1)
         return observe(self, *arguments)  # type: ignore[arg-type]
 
-    with patch("harness.run.PART", 16):
+    with patch("harness.run.execute.PART", 16):
         whole = execute_together(plans, tmp_path / "whole", Quiet(), "test")  # type: ignore[arg-type]
         with patch.object(task, "observe", fails), pytest.raises(KeyboardInterrupt):
             execute_together(plans, tmp_path / "broken", Quiet(), "test")  # type: ignore[arg-type]

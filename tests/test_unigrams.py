@@ -21,11 +21,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from harness import unigrams as module
-from harness.components import Corpus
+from harness.data import unigrams as module
+from harness.data.unigrams import Unigrams, count_to_file, count_unigrams, load_unigrams, summary, unigrams
 from harness.errors import HarnessError
-from harness.model import Model
-from harness.unigrams import Unigrams, count_to_file, count_unigrams, load_unigrams, summary, unigrams
+from harness.model.model import Model
+from harness.plugin.components import Corpus
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the reference data is not here")
@@ -63,7 +63,7 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint every 4 documents, batches of 3, so that small corpora have everything."""
     monkeypatch.setattr(module, "CHECKPOINT_DOCUMENTS", 4)
     monkeypatch.setattr(module, "FLUSH_TOKENS", 7)
-    monkeypatch.setattr("harness.corpora.BATCH_DOCUMENTS", 3)
+    monkeypatch.setattr("harness.data.sequences.BATCH_DOCUMENTS", 3)
 
 
 WORDS = tuple(f"the {i} and the {i * i}" for i in range(31))
@@ -188,9 +188,9 @@ def test_checkpoints_of_other_counts_and_damaged_ones_are_refused(model: Model, 
 
 KILLED = """
 import os, signal, sys
-import harness.unigrams, harness_plugins.demo.corpus as corpus
-from harness.cli import main
-harness.unigrams.CHECKPOINT_DOCUMENTS = 500
+import harness.data.unigrams, harness_plugins.demo.corpus as corpus
+from harness.cli.app import main
+harness.data.unigrams.CHECKPOINT_DOCUMENTS = 500
 generate = corpus.generate
 def dies(documents, seed):
     for i, text in enumerate(generate(documents, seed)):

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from test_engine import some_prompts
 from test_frozen import late_mixture
 
-from harness.conditions import BASELINE, Condition, Neuron, SetNeurons
-from harness.engine import under
+from harness.conditions.conditions import BASELINE, Condition, Neuron, SetNeurons
+from harness.engine.activations import activations
+from harness.engine.hooks import under
 from harness.errors import HarnessError
-from harness.watching import activations
 
 
 @settings(max_examples=10)

@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 import small_runs
 
-from harness import wording
-from harness.builtin import Heads, Neurons
-from harness.components import SelectionContext
-from harness.report import console, numbers, page
+from harness.builtin.components import Heads, Neurons
+from harness.files import wording
+from harness.files.terminal import Terminal
+from harness.plugin.components import SelectionContext
+from harness.report import console, page
+from harness.report import formatting as numbers
 from harness.report.latex import export as export_latex
 from harness.report.markdown import export as export_markdown
 from harness.statistics import Circumstances, Measure, family_of, summarise, table_tests, verdict
-from harness.terminal import Terminal
 
 _NOUNS = "prompt|neuron|head|direction|item|control|measure|set|token|layer|row|run|fact|sequence|position|parameter"
 _NOT = r"(?!(?:and|of|to|or|x|is|has|does|was|in)\b)"
@@ -157,7 +158,7 @@ COUNTS_THEMSELVES = {"train.py", "evaluate.py", "world.py", "kernels.py"}
 
 
 def test_no_sentence_counts_by_itself() -> None:
-    """A number that is followed by a plural in an f-string comes from harness/wording.py."""
+    """A number that is followed by a plural in an f-string comes from harness/files/wording.py."""
     root, found = Path(__file__).parents[1], []
     follows = re.compile(
         rf"^ (?:(?:random|distinct|selected|independent|primary|held-out|finished|older) )?({NOUNS})\b"

@@ -34,12 +34,12 @@ class RealSets:
         file = self.folder / f"sets-{self.sets}-{self.facts}.npz"
         if file.exists():
             return file
-        from harness.planning import pilot
-        from harness.plugins import catalogue
+        from harness.files.terminal import Terminal
+        from harness.plugin.catalogue import catalogue
         from harness.report.progress import ConsoleReporter
-        from harness.run import plan
-        from harness.spec import RunSpec
-        from harness.terminal import Terminal
+        from harness.run.execute import plan
+        from harness.run.planning import pilot
+        from harness.run.spec import RunSpec
 
         spec = RunSpec.model_validate(
             {

@@ -10,9 +10,9 @@ import numpy as np
 from calibrating.data import RealSets
 from calibrating.neurons import two_sided
 from calibrating.rates import Rate, rate
-from harness.conditions import Neuron, Selection
-from harness.controls import draw_controls, random_controls
-from harness.matching import LARGE_SMD, balance, matched_sets
+from harness.conditions.conditions import Neuron, Selection
+from harness.controls.matched import LARGE_SMD, balance, matched_sets
+from harness.controls.random import draw_controls, random_controls
 from harness.statistics import ALPHA
 
 K, SETS = 6, 199

@@ -7,10 +7,10 @@ import numpy as np
 from calibrating.data import RealSets, events, fact_numbers, mean, share
 from calibrating.neurons import normal_sets
 from calibrating.rates import Bound, Rate, rate
+from harness.files.wording import counted
 from harness.statistics import ALPHA, Circumstances, Measure, family_of, step_down_min_p, summarise, verdict
 from harness.statistics.power import Spread, cautious, detectable
 from harness.statistics.verdicts import reach, would_be_found
-from harness.wording import counted
 
 RESAMPLES = 400
 

@@ -12,17 +12,17 @@ from typing import Any, cast
 import torch
 from lm_eval.models.huggingface import HFLM
 
-from harness import border
-from harness.components import ComponentSpec, ModelLoader
-from harness.conditions import BASELINE, Condition
-from harness.engine import passes, under
+from harness.conditions.conditions import BASELINE, Condition
+from harness.engine.hooks import passes, under
 from harness.errors import HarnessError, suggest
 from harness.lmeval.tasks import model_of, own_corpus
 from harness.lmeval.tokens import PrefixedLM
 from harness.lmeval.treatment import Treatment
-from harness.model import Batch, Model
-from harness.plugins import catalogue
-from harness.registry import models_for
+from harness.model.model import Batch, Model
+from harness.plugin import border
+from harness.plugin.catalogue import catalogue
+from harness.plugin.components import ComponentSpec, ModelLoader
+from harness.run.registry import models_for
 
 log = logging.getLogger(f"lm_eval.{__name__}")  # shown where lm-eval shows its own
 

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 import harness
-from harness import border
-from harness.closed_form import ClosedFormEngine
-from harness.components import parse_spec
+from harness.engine.closed_form import ClosedFormEngine
 from harness.errors import HarnessError, suggest
+from harness.files.owned import Written
+from harness.files.store import jsonl_bytes
 from harness.lmeval.tasks import build
-from harness.owned import Written
+from harness.plugin import border
+from harness.plugin.components import parse_spec
 from harness.report.publishing import publish, refuse_foreign
-from harness.results import jsonl_bytes
 
 if TYPE_CHECKING:
-    from harness.components import ModelLoader
+    from harness.plugin.components import ModelLoader
 
 COPIED = ("scoring.yaml", "scoring.py")
 """Files of a task's folder that its prepared prompts are run with; they need nothing of the harness."""

@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from lm_eval.api.task import ConfigurableTask
 
-from harness import border
-from harness.components import ComponentSpec, ModelLoader, Task
-from harness.conditions import BASELINE, Condition
+from harness.conditions.conditions import BASELINE, Condition
 from harness.errors import HarnessError
 from harness.lmeval import WRITTEN_FOR, register
-from harness.notation import parse_params
-from harness.plugins import catalogue
+from harness.plugin import border
+from harness.plugin.catalogue import catalogue
+from harness.plugin.components import ComponentSpec, ModelLoader, Task
+from harness.plugin.notation import parse_params
 
 if TYPE_CHECKING:
-    from harness.engine import Engine
-    from harness.model import Model
-    from harness.outcomes import Prompt
+    from harness.engine.hooks import Engine
+    from harness.model.model import Model
+    from harness.plugin.records import Prompt
 
 register()  # stock lm-eval that was given a YAML file of ours knows our model, too
 
@@ -81,7 +81,7 @@ def model_of(lm: Any, name: str | None = None) -> Model:
     """
     from torch.nn import Module
 
-    from harness.model import wrap
+    from harness.model.model import wrap
 
     if (own := getattr(lm, "neurons", None)) is not None:
         return cast("Model", own)
@@ -158,7 +158,7 @@ class ModelTask(ConfigurableTask):
         **rest: Any,
     ) -> None:
         """Make the prompts with the model that is evaluated, then lm-eval's requests of all of them."""
-        from harness.closed_form import ClosedFormEngine
+        from harness.engine.closed_form import ClosedFormEngine
 
         name = self.config.task
         if cache_requests:

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from lm_eval.models.huggingface import HFLM
 
-from harness.model import put_first
+from harness.model.model import put_first
 
 
 class PrefixedLM(HFLM):
-    """``hf`` that puts first what a :class:`harness.model.Model` puts first (``add_bos``), never twice.
+    """``hf`` that puts first what a :class:`harness.model.model.Model` puts first (``add_bos``), never twice.
 
     lm-eval's own ``add_bos_token`` only asks the tokeniser for its special tokens, of which many have none to put.
 

@@ -8,9 +8,14 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from pydantic import Field
 
-from harness import border
-from harness.closed_form import ClosedFormEngine
-from harness.components import (
+from harness.conditions.conditions import Condition
+from harness.engine.closed_form import ClosedFormEngine
+from harness.errors import HarnessError
+from harness.files.store import clean
+from harness.files.terminal import Terminal
+from harness.plugin import border
+from harness.plugin.catalogue import catalogue
+from harness.plugin.components import (
     AnyCorpus,
     ComponentSpec,
     Intervention,
@@ -20,19 +25,14 @@ from harness.components import (
     build,
     parse_spec,
 )
-from harness.conditions import Condition
-from harness.errors import HarnessError
-from harness.outcomes import Outcomes, Prepared, Prompt
-from harness.plugins import catalogue
+from harness.plugin.records import Outcomes, Prepared, Prompt
 from harness.report.progress import ConsoleReporter
-from harness.results import clean
-from harness.spec import RunSpec
-from harness.stages import Plan, Stage, look_ahead, set_up
-from harness.terminal import Terminal
+from harness.run.plan import Plan, Stage, look_ahead, set_up
+from harness.run.spec import RunSpec
 
 if TYPE_CHECKING:
-    from harness.engine import Engine, Progress
-    from harness.model import Model
+    from harness.engine.hooks import Engine, Progress
+    from harness.model.model import Model
 
 BATCH = 16
 """Texts in a forward pass, whatever lm-eval's batch size: what is selected must not depend on that."""
@@ -64,7 +64,7 @@ class Texts(Task):
     def prepare(self, engine: Engine, limit: int | None, seed: int) -> Prepared:
         if self.corpus is None:
             return Prepared((Prompt("none", "", _NoTokens(), "none"),))
-        from harness.corpora import sequences
+        from harness.data.sequences import sequences
 
         model = engine.model
         length = min(self.length, model.n_positions or self.length)

@@ -1,0 +1,7 @@
+"""Records for people. Everything here is made from finished runs alone, so that it can be made again.
+
+``console``, ``page`` (with ``page_charts``: histograms, ``page_data``, ``page_assets``), ``markdown``, ``latex``;
+``certainty``: what a run can find; ``table_tests``; ``leaderboard``; ``comparison`` and its pages; ``sweeps``: curves
+over runs. ``formatting``: numbers and sentences that all of them share. ``figure_files``: figures with their data.
+``publishing``: pages for a folder of the user's choice. ``progress``: how far a run is.
+"""

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.report.numbers import number, p_value
+from harness.files.wording import apart, counted
+from harness.report.formatting import number, p_value
 from harness.statistics import reachable
-from harness.wording import apart, counted
 
 FEW_ITEMS = 12
 """Below this, intervals of skewed measures hold the truth less often than they say (docs/statistics.md)."""

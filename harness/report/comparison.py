@@ -12,12 +12,12 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from harness import harmless
+from harness.files import harmless
+from harness.files.terminal import Terminal
+from harness.files.wording import agree, counted
 from harness.report.console import NARROW
-from harness.report.numbers import between, number, p_value, value
+from harness.report.formatting import between, number, p_value, value
 from harness.statistics import ALPHA
-from harness.terminal import Terminal
-from harness.wording import agree, counted
 
 Json = Mapping[str, Any]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from harness import __version__, harmless
+from harness import __version__
+from harness.files import harmless
 from harness.report.comparison import NAMES, explained, lines_of, selected, short, words
 from harness.report.page_assets import assets
 

@@ -16,8 +16,11 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from harness.files.terminal import Terminal
+from harness.files.wording import counted, noun_for, plural, the
+from harness.plugin.standing import PERCENTILE
 from harness.report.certainty import COLUMNS, EXPLAINED, certainty
-from harness.report.numbers import (
+from harness.report.formatting import (
     between,
     cell,
     control,
@@ -32,9 +35,6 @@ from harness.report.numbers import (
     verdict,
 )
 from harness.report.table_tests import CLASSICAL, by_items, classical, moved
-from harness.standing import PERCENTILE
-from harness.terminal import Terminal
-from harness.wording import counted, noun_for, plural, the
 
 NARROW = 100
 MOST_ROWS, MOST_COLUMNS = 16, 8

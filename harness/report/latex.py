@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.harmless import latex as escape
-from harness.owned import path_name
-from harness.report.figures import csv_bytes
-from harness.report.numbers import by_key, chosen, p_value, treatment
+from harness.files.harmless import latex as escape
+from harness.files.owned import path_name
+from harness.files.wording import counted
+from harness.report.figure_files import csv_bytes
+from harness.report.formatting import by_key, chosen, p_value, treatment
 from harness.report.publishing import publish
-from harness.results import read_record
-from harness.wording import counted
+from harness.results.folder import read_record
 
 LISTING = ".harness-tables.sha256"
 

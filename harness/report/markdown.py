@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness import harmless
-from harness.owned import Written, path_name
-from harness.report.numbers import (
+from harness.files import harmless
+from harness.files.owned import Written, path_name
+from harness.files.store import json_bytes, read_bytes
+from harness.plugin.standing import PERCENTILE
+from harness.report.formatting import (
     between,
     by_key,
     cell,
@@ -24,8 +26,7 @@ from harness.report.numbers import (
     verdict,
 )
 from harness.report.publishing import publish, refuse_foreign
-from harness.results import json_bytes, read_bytes, read_record
-from harness.standing import PERCENTILE
+from harness.results.folder import read_record
 
 PAGE, SUMMARY, LISTING = "README.md", "runs.json", ".harness-page.sha256"
 
@@ -53,7 +54,7 @@ def export(runs: Sequence[Path], folder: Path, title: str, description: str) -> 
     Raises:
         HarnessError: a record is damaged, a file is in the way that is not ours, or the folder cannot be written.
     """
-    from harness.report.figures import figure_files
+    from harness.report.figure_files import figure_files
     from harness.report.sweeps import curve, sweeps
 
     found = sweeps([read_record(run) for run in runs])

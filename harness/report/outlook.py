@@ -10,10 +10,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from harness.report.numbers import number
+from harness.files.terminal import Terminal
+from harness.files.wording import apart, counted
+from harness.report.formatting import number
 from harness.report.progress import duration as minutes
-from harness.terminal import Terminal
-from harness.wording import apart, counted
 
 Json = Mapping[str, Any]
 
@@ -29,7 +29,7 @@ MOST = 6
 
 
 def show(console: Terminal, found: Json) -> None:
-    """Print what :func:`harness.outlook.outlook` says."""
+    """Print what :func:`harness.run.outlook.outlook` says."""
     for part in _parts(found):
         console.print(part)
 

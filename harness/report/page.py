@@ -11,9 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import harmless, schema
+from harness.files import harmless
+from harness.files.store import clean, write_bytes
+from harness.files.wording import agree, noun_for, plural
+from harness.plugin.standing import PERCENTILE
 from harness.report.certainty import COLUMNS, EXPLAINED, certainty
-from harness.report.numbers import (
+from harness.report.formatting import (
     between,
     cell,
     control,
@@ -31,9 +34,8 @@ from harness.report.page_assets import assets, pictures
 from harness.report.page_charts import histogram
 from harness.report.page_data import breakdown, examples, packed_neurons, packed_prompts, read_prompts
 from harness.report.table_tests import CLASSICAL, by_items, classical, moved
-from harness.results import PROVENANCE, clean, read_provenance, read_record, read_rows, write_bytes
-from harness.standing import PERCENTILE
-from harness.wording import agree, noun_for, plural
+from harness.results import schema
+from harness.results.folder import PROVENANCE, read_provenance, read_record, read_rows
 
 NAME = "report.html"
 

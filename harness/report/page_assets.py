@@ -12,7 +12,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from harness.owned import path_name
+from harness.files.owned import path_name
 
 FIGURES_LIMIT = 900_000
 """Bytes of figures in a page; what comes after is named and lies beside it."""

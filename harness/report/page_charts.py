@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from markupsafe import Markup, escape
 
-from harness import harmless
-from harness.report.figures import bin_edges
-from harness.wording import counted
+from harness.files import harmless
+from harness.files.wording import counted
+from harness.report.figure_files import bin_edges
 
 WIDTH, HEIGHT = 340, 128
 LEFT, RIGHT, TOP, BOTTOM = 12, 12, 22, 24

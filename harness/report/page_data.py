@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from harness import schema
-from harness.conditions import score_names
+from harness.conditions.conditions import score_names
 from harness.errors import HarnessError
-from harness.results import clean, read_rows
+from harness.files.store import clean
+from harness.results import schema
+from harness.results.folder import read_rows
 
 PROMPTS_LIMIT, NEURONS_LIMIT = 1_000_000, 350_000
 """Bytes that the packed prompts and neurons may take in the page; beyond, it shows fewer and says so."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.conditions import UNITS, Unit
+from harness.conditions.conditions import UNITS, Unit
 from harness.errors import HarnessError
 
 NAMES = frozenset({*UNITS, "unit", "largest change"})

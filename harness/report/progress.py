@@ -22,7 +22,7 @@ from rich.progress import (
 from rich.progress import Task as Bar
 from rich.text import Text
 
-from harness.terminal import Terminal
+from harness.files.terminal import Terminal
 
 QUIET_SECONDS = 10.0
 """Without a terminal, seconds between two lines about the same stage."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from harness.errors import HarnessError
-from harness.owned import Written, remove_empty, within
-from harness.results import write_bytes, writing
+from harness.files.owned import Written, remove_empty, within
+from harness.files.store import write_bytes, writing
 
 
 def publish(folder: Path, listing: str, files: Mapping[str, bytes], whole: bool) -> list[str]:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness import harmless
-from harness.outcomes import Figure
-from harness.report import drawing
-from harness.report.numbers import by_key
-from harness.results import canonical
-from harness.wording import counted
+from harness.files import harmless
+from harness.files.store import canonical
+from harness.files.wording import counted
+from harness.plotting import shapes as drawing
+from harness.plugin.records import Figure
+from harness.report.formatting import by_key
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas

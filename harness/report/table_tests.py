@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from harness.report.numbers import p_value
-from harness.wording import counted
+from harness.files.wording import counted
+from harness.report.formatting import p_value
 
 CLASSICAL = "these take prompts for independent:"
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness.files.wording import counted
 from harness.statistics.clusters import cluster_sums
 from harness.statistics.measure import Aggregated, AnyMeasure, Functional, known_values, ratio
-from harness.wording import counted
 
 FEW_RESAMPLES, FEW_ROWS = 200, 20
 """Resamples, and conditions (the treated one and controls), of measures that cannot be resampled by sums."""

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from harness.errors import HarnessError
-from harness.wording import counted
+from harness.files.wording import counted
 
 CHANGE = 1e-6
 """What a prompt contributes has changed if it differs by more than this, in its unit and as a share: outcomes are

@@ -51,7 +51,7 @@ def permutation_test(treated: float, controls: np.ndarray, null: float = 0.0) ->
     """Monte-Carlo test: p = (b + 1) / (m + 1), b the controls [m] at least as extreme, ties included.
 
     The +1 makes the test exact where the treated set is one of m + 1 exchangeable sets (Phipson & Smyth 2010, Stat.
-    Appl. Genet. Mol. Biol. 9(1)); :mod:`harness.controls` tells how near to that control sets are drawn.
+    Appl. Genet. Mol. Biol. 9(1)); :mod:`harness.controls.random` tells how near to that control sets are drawn.
     Two-sided: min(1, 2 min(p_greater, p_less)). All p are None without controls or when ``treated`` is not finite.
     ``null``: the value of no effect, which values within rounding of it are taken for (:func:`alike`).
     """

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from harness.errors import HarnessError
+from harness.files.wording import only
 from harness.statistics.margins import MarginTest, margin_test
 from harness.statistics.measure import finite, ratio
 from harness.statistics.permutation import adjust
 from harness.statistics.stepdown import ALPHA
-from harness.wording import only
 
 
 def transition_table(before: np.ndarray, after: np.ndarray, categories: Sequence[Any]) -> np.ndarray:

@@ -9,12 +9,12 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from harness.files.wording import agree, apart, counted
 from harness.statistics.bootstrap import Interval
 from harness.statistics.permutation import ROUNDING
 from harness.statistics.power import SETS, Needed, detectable, needed
 from harness.statistics.stepdown import ALPHA, critical_rank, step_down_min_p
 from harness.statistics.summary import MeasureSummary
-from harness.wording import agree, apart, counted
 
 Word = Literal[
     "more than random",

@@ -10,10 +10,10 @@ one), returns what it gave, for further assertions, and raises an AssertionError
 that was broken.
 """
 
-from harness.testing.data import check_corpus, check_model_loader
+from harness.testing.corpora_and_models import check_corpus, check_model_loader
 from harness.testing.models import demo_model, prompts_of, tiny_model
-from harness.testing.outcomes import check_metric, check_task, demo_outcomes
-from harness.testing.units import check_intervention, check_selector
+from harness.testing.selectors_and_interventions import check_intervention, check_selector
+from harness.testing.tasks_and_metrics import check_metric, check_task, demo_outcomes
 
 __all__ = [
     "check_corpus",

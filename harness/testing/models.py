@@ -6,17 +6,17 @@ from typing import cast
 
 import numpy as np
 
-from harness.components import ComponentSpec, ModelLoader
-from harness.model import Model, wrap
-from harness.plugins import catalogue
-from harness.testing.tiny import tiny_hf, tokenizer
+from harness.model.model import Model, wrap
+from harness.plugin.catalogue import catalogue
+from harness.plugin.components import ComponentSpec, ModelLoader
+from harness.testing.tiny_models import tiny_hf, tokenizer
 
 
 def tiny_model(family: str = "gpt2", seed: int = 0) -> Model:
     """A random model of 2 or 3 layers on the CPU, with a tokeniser of bytes; the same every time.
 
     Args:
-        family: "gpt2", "llama", "gemma2", "gpt_neox" ...: a name in :data:`harness.testing.tiny.FAMILIES`.
+        family: "gpt2", "llama", "gemma2", "gpt_neox" ...: a name in :data:`harness.testing.tiny_models.FAMILIES`.
         seed: of its weights.
 
     Raises:

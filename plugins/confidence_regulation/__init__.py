@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness import hookimpl
-from harness.components import Intervention, Metric, Selector, Task
+from harness.plugin.components import Intervention, Metric, Selector, Task
 
 from .dfa import Attributions, DirectFeatureAttribution
 from .frequency import TokenFrequency

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.errors import HarnessError
-from harness.model import Model
-from harness.patterns import patterns
+from harness.model.attention_patterns import patterns
+from harness.model.model import Model
 
 PATTERN_BYTES = 2**28
 """Memory for the patterns of one pass."""

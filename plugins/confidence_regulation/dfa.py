@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
-from harness.components import Metric
-from harness.conditions import Condition, Neuron, Selection, Unit
+from harness.conditions.conditions import Condition, Neuron, Selection, Unit
 from harness.errors import HarnessError
-from harness.outcomes import Frame, Measurement, Outcomes, Prepared, Prompt, Step
-from harness.wording import counted
+from harness.files.wording import counted
+from harness.plugin.components import Metric
+from harness.plugin.records import Frame, Measurement, Outcomes, Prepared, Prompt, Step
 
 from .repeats import RepeatTask
 from .text import prompt_of
@@ -21,9 +21,9 @@ from .text import prompt_of
 if TYPE_CHECKING:
     import torch
 
-    from harness.engine import Engine, Progress
-    from harness.model import Model
-    from harness.outcomes import Figure
+    from harness.engine.hooks import Engine, Progress
+    from harness.model.model import Model
+    from harness.plugin.records import Figure
 
 KINDS = ("induction", "corrupted")
 SUMS = ("pre-activation", "activation")
@@ -66,7 +66,7 @@ class DirectFeatureAttribution(RepeatTask):
         return [(unit,) for unit in selection.neurons] if len(selection.neurons) > 1 else ()
 
     def prepare(self, engine: Engine, limit: int | None, seed: int) -> Prepared:
-        from harness.reading import read_in
+        from harness.model.input_weights import read_in
 
         model = engine.model
         n = self.sequences if limit is None else min(limit, self.sequences)

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import Field
 
-from harness.builtin import check_layer
-from harness.components import CountsPath, ModelCorpus, SelectionContext, Selector
-from harness.conditions import Neuron, Selection
+from harness.builtin.components import check_layer
+from harness.conditions.conditions import Neuron, Selection
 from harness.errors import HarnessError
-from harness.wording import agree, counted, only
+from harness.files.wording import agree, counted, only
+from harness.plugin.components import CountsPath, ModelCorpus, SelectionContext, Selector
 
 from .sweep import check_last, check_length, sweep, text
 
 if TYPE_CHECKING:
-    from harness.model import Model
-    from harness.outcomes import Figure
+    from harness.model.model import Model
+    from harness.plugin.records import Figure
 
 
 class TokenFrequency(Selector):
@@ -53,12 +53,12 @@ class TokenFrequency(Selector):
         check_last(model, check_layer(model, self.layer, self.top, owner), owner)
         check_length(model, self.length, owner)
         if self.unigram is not None:
-            from harness.unigrams import load_unigrams
+            from harness.data.unigrams import load_unigrams
 
             load_unigrams(self.unigram, model)
 
     def select(self, context: SelectionContext) -> Selection:
-        from harness.unigrams import unigrams
+        from harness.data.unigrams import unigrams
 
         from .weights import frequency_cosines, unembedding_geometry, write_directions
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.components import Intervention
-from harness.conditions import by_layer
+from harness.conditions.conditions import by_layer
+from harness.plugin.components import Intervention
 
 if TYPE_CHECKING:
-    from harness.conditions import Edit, Head
+    from harness.conditions.conditions import Edit, Head
 
 
 class BosAttention(Intervention):
@@ -20,7 +20,7 @@ class BosAttention(Intervention):
     needs_statistics = False
 
     def edits(self, neurons: Sequence[Head], statistics: Any) -> tuple[Edit, ...]:
-        from harness.heads import AttendFirst
+        from harness.conditions.head_edits import AttendFirst
 
         return tuple(AttendFirst(layer, tuple(heads)) for layer, heads in by_layer(neurons).items())
 
@@ -35,7 +35,7 @@ class MeanAttentionOutput(Intervention):
     site = "heads"
 
     def edits(self, neurons: Sequence[Head], statistics: Any) -> tuple[Edit, ...]:
-        from harness.heads import SetHeads
+        from harness.conditions.head_edits import SetHeads
 
         return tuple(
             SetHeads(layer, tuple(heads), tuple(tuple(statistics.mean[layer][head].tolist()) for head in heads))

@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
-from harness import border
-from harness.components import AnySelector, Metric, SelectionContext
-from harness.conditions import Condition, Head, Neuron, Selection, Unit
-from harness.controls import pools, possible_controls, random_controls
+from harness.conditions.conditions import Condition, Head, Neuron, Selection, Unit
+from harness.controls.random import pools, possible_controls, random_controls
 from harness.errors import HarnessError
-from harness.outcomes import Frame, Measurement, Outcomes, Prepared, Prompt, Series
+from harness.plugin import border
+from harness.plugin.components import AnySelector, Metric, SelectionContext
+from harness.plugin.records import Frame, Measurement, Outcomes, Prepared, Prompt, Series
 
 from .repeats import RepeatTask
 from .text import prompt_of
 
 if TYPE_CHECKING:
-    from harness.engine import Engine, Progress
-    from harness.model import Model
-    from harness.outcomes import Figure
+    from harness.engine.hooks import Engine, Progress
+    from harness.model.model import Model
+    from harness.plugin.records import Figure
 
 CELLS = 2**25
 """Activations (condition, neuron, token) that are held at once."""
@@ -109,7 +109,7 @@ class HeadNeuronInteraction(RepeatTask):
         progress: Progress | None = None,
     ) -> Outcomes:
         """Mean activations of the watched neurons over the second copy, under every condition."""
-        from harness.watching import activations
+        from harness.engine.activations import activations
 
         neurons = [Neuron.parse(text) for text in prompts[0].fields["watched"]]
         tokens = [prompt.tokens for prompt in prompts]

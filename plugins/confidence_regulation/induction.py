@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from pydantic import Field
 
-from harness.components import Metric
-from harness.conditions import Condition, Neuron, Selection, Unit
+from harness.conditions.conditions import Condition, Neuron, Selection, Unit
 from harness.errors import HarnessError
-from harness.outcomes import Figure, Frame, Measurement, Outcomes, Prepared, Prompt, Series, Step
-from harness.wording import counted
+from harness.files.wording import counted
+from harness.plugin.components import Metric
+from harness.plugin.records import Figure, Frame, Measurement, Outcomes, Prepared, Prompt, Series, Step
 
 from .mediation import groups
 from .metrics import curves, mean_of
 from .text import TextTask, per_prompt, prompt_of
 
 if TYPE_CHECKING:
-    from harness.engine import Engine, Progress, Scores
-    from harness.model import Model
+    from harness.engine.hooks import Engine, Progress, Scores
+    from harness.model.model import Model
 
 MOST_ALONE = 24
 """Selected neurons that are also ablated one by one."""
@@ -127,7 +127,7 @@ class InductionTask(TextTask):
         everywhere, since the closed form knows no start, and what it does before the repeat is taken back. Otherwise
         prompts are grouped by where their repeat begins.
         """
-        from harness.engine import Scores
+        from harness.engine.hooks import Scores
 
         last = engine.model.anatomy.n_layers - 1
         tokens = [prompt.tokens for prompt in prompts]
@@ -159,8 +159,8 @@ class InductionTask(TextTask):
 
     def _activations(self, engine: Engine, prompts: Sequence[Prompt], neurons: Sequence[Neuron]) -> Series:
         """Activations of neurons in the untouched model, where the shown predictions are made."""
-        from harness.conditions import BASELINE
-        from harness.watching import activations
+        from harness.conditions.conditions import BASELINE
+        from harness.engine.activations import activations
 
         tokens = [prompt.tokens for prompt in prompts]
         found = activations(engine.model, tokens, [BASELINE], neurons, engine.batch_size)[0]

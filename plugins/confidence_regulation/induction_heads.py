@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
-from harness.components import SelectionContext, Selector
-from harness.conditions import Head, Selection
+from harness.conditions.conditions import Head, Selection
 from harness.errors import HarnessError
-from harness.wording import counted
+from harness.files.wording import counted
+from harness.plugin.components import SelectionContext, Selector
 
 from .sweep import check_length
 
 if TYPE_CHECKING:
-    from harness.model import Model
+    from harness.model.model import Model
 
 
 class InductionHeads(Selector):

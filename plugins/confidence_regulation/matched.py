@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from harness import border
-from harness.components import AnySelector, SelectionContext, Selector
-from harness.conditions import Neuron, Selection, by_layer
+from harness.conditions.conditions import Neuron, Selection, by_layer
 from harness.errors import HarnessError
-from harness.wording import counted
+from harness.files.wording import counted
+from harness.plugin import border
+from harness.plugin.components import AnySelector, SelectionContext, Selector
 
 if TYPE_CHECKING:
-    from harness.matching import Match
-    from harness.outcomes import Prompt
+    from harness.controls.matched import Match
+    from harness.plugin.records import Prompt
 
 
 class _MatchedRandom(Selector):
@@ -31,8 +31,8 @@ class _MatchedRandom(Selector):
         return self.like.has_seen(prompt)
 
     def select(self, context: SelectionContext) -> Selection:
-        from harness.controls import pools
-        from harness.matching import balance, matched_sets, matching_values
+        from harness.controls.matched import balance, matched_sets, matching_values
+        from harness.controls.random import pools
 
         original = border.select(self.like, context)
         chosen = [unit for unit in original.neurons if isinstance(unit, Neuron)]

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
-from harness.components import Metric
 from harness.errors import HarnessError
-from harness.outcomes import Figure, Frame, Measurement, Series
-from harness.wording import counted
+from harness.files.wording import counted
+from harness.plugin.components import Metric
+from harness.plugin.records import Figure, Frame, Measurement, Series
 
 if TYPE_CHECKING:
-    from harness.outcomes import Outcomes
+    from harness.plugin.records import Outcomes
     from harness.statistics import AnyMeasure
 
 

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from harness.outcomes import Step
-from harness.wording import counted
+from harness.files.wording import counted
+from harness.plugin.records import Step
 
 from .text import TextTask
 
 if TYPE_CHECKING:
-    from harness.model import Model
+    from harness.model.model import Model
 
 
 class RepeatTask(TextTask):

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
 
-from harness.builtin import check_layer
-from harness.components import AnyCorpus, SelectionContext, Selector
-from harness.conditions import End, Neuron, Selection
+from harness.builtin.components import check_layer
+from harness.conditions.conditions import End, Neuron, Selection
 from harness.errors import HarnessError
-from harness.wording import agree, counted, only, the
+from harness.files.wording import agree, counted, only, the
+from harness.plugin.components import AnyCorpus, SelectionContext, Selector
 
 from .sweep import check_last, check_length
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from harness.model import Model
-    from harness.outcomes import Figure
+    from harness.model.model import Model
+    from harness.plugin.records import Figure
 
 
 LOOSEN = {

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
-from harness import border
-from harness.components import ModelCorpus, Task
-from harness.outcomes import Prompt, Series, Step
-from harness.wording import counted
+from harness.files.wording import counted
+from harness.plugin import border
+from harness.plugin.components import ModelCorpus, Task
+from harness.plugin.records import Prompt, Series, Step
 
 if TYPE_CHECKING:
-    from harness.corpora import Sequence as Span
-    from harness.model import Model
+    from harness.data.sequences import Sequence as Span
+    from harness.model.model import Model
 
 
 class TextTask(Task):
@@ -33,7 +33,7 @@ class TextTask(Task):
 
     def spans(self, model: Model, n: int, length: int, seed: int) -> tuple[list[Span], Step]:
         """``n`` sequences of ``length`` tokens from documents that no selector has seen, and the step that says so."""
-        from harness.corpora import sequences
+        from harness.data.sequences import sequences
 
         found = sequences(model, self.corpus, n, length, seed, part="evaluate", across_documents=self.across_documents)
         joined = "documents joined" if self.across_documents else "each a part of one document"

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from harness.model import Model
-from harness.wording import last
-from harness.writes import write_directions
+from harness.files.wording import last
+from harness.model.model import Model
+from harness.model.output_weights import write_directions
 
 __all__ = [
     "UnembeddingGeometry",

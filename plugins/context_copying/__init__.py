@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness import hookimpl
-from harness.components import Metric, Task
+from harness.plugin.components import Metric, Task
 
 from .groups import RelationGroups
 from .looser import Matching

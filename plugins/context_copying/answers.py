@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.conditions import BASELINE
+from harness.conditions.conditions import BASELINE
+from harness.data.facts import Fact
 from harness.errors import HarnessError
-from harness.facts import Fact
-from harness.outcomes import Step
-from harness.wording import counted
+from harness.files.wording import counted
+from harness.plugin.records import Step
 
 from .matching import overlap
 
 if TYPE_CHECKING:
-    from harness.engine import Engine
+    from harness.engine.hooks import Engine
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.outcomes import Frame
+from harness.plugin.records import Frame
 
 from .matching import SOURCES
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from harness.errors import HarnessError
 
 if TYPE_CHECKING:
-    from harness.model import Model
+    from harness.model.model import Model
 
 
 def chat(model: Model, message: str) -> str:

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from harness.data.facts import Fact, render
 from harness.errors import HarnessError
-from harness.facts import Fact, render
-from harness.wording import counted
-from harness.yamlfile import Document
+from harness.files.wording import counted
+from harness.files.yaml import Document
 
 from .answers import Answer
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness import harmless
-from harness.outcomes import Figure
-from harness.report import drawing
-from harness.report.figures import COLUMN, PAGE, bin_edges, control_histogram
-from harness.wording import counted
+from harness.files import harmless
+from harness.files.wording import counted
+from harness.plotting import shapes as drawing
+from harness.plugin.records import Figure
+from harness.report.figure_files import COLUMN, PAGE, bin_edges, control_histogram
 
 from .cells import columns_of
 from .matching import SOURCES

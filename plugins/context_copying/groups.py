@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from harness.components import Metric
-from harness.outcomes import Frame, Measurement
+from harness.plugin.components import Metric
+from harness.plugin.records import Frame, Measurement
 
 from .cells import columns_of
 from .figures import group_bars
@@ -17,7 +17,7 @@ from .matching import CK
 from .metrics import measure
 
 if TYPE_CHECKING:
-    from harness.outcomes import Outcomes
+    from harness.plugin.records import Outcomes
     from harness.statistics import Measure
 
 RESAMPLES = 2000

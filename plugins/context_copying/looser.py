@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.components import Metric
-from harness.outcomes import Frame, Measurement
+from harness.plugin.components import Metric
+from harness.plugin.records import Frame, Measurement
 
 from .cells import columns_of
 from .matching import MATCHINGS, SOURCES
 
 if TYPE_CHECKING:
-    from harness.outcomes import Outcomes
+    from harness.plugin.records import Outcomes
 
 
 class Matching(Metric):

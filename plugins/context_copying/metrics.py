@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
-from harness.components import Metric
-from harness.outcomes import Measurement, Table
-from harness.wording import counted
+from harness.files.wording import counted
+from harness.plugin.components import Metric
+from harness.plugin.records import Measurement, Table
 
 from .cells import transition_cells
 from .figures import conversion_bars, log_odds, source_counts, transition_scores
 from .matching import SOURCES
 
 if TYPE_CHECKING:
-    from harness.outcomes import Outcomes
+    from harness.plugin.records import Outcomes
     from harness.statistics import Measure
 
 NAMES = {"CK": "context", "PK": "memory", "ND": "neither"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from harness.data.facts import Relation, at, render, text_at
 from harness.errors import HarnessError
-from harness.facts import Relation, at, render, text_at
 
 WANTED = "the missing words"
 """What is asked for where nobody has described the object."""

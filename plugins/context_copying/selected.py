@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.components import Metric
-from harness.outcomes import Figure, Frame, Measurement
+from harness.plugin.components import Metric
+from harness.plugin.records import Figure, Frame, Measurement
 
 from .cells import columns_of
 from .figures import logit_var_rho, norm_distribution
 
 if TYPE_CHECKING:
-    from harness.conditions import Selection
-    from harness.outcomes import Outcomes
+    from harness.conditions.conditions import Selection
+    from harness.plugin.records import Outcomes
 
 
 class SelectedNeurons(Metric):

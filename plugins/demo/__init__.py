@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from harness import hookimpl
-from harness.components import Corpus, ModelLoader
+from harness.plugin.components import Corpus, ModelLoader
 
 from .corpus import WorldTexts
 
 if TYPE_CHECKING:
-    from harness.model import Model
+    from harness.model.model import Model
 
 
 class Demo(ModelLoader):
@@ -30,7 +30,7 @@ class Demo(ModelLoader):
         return Path(path).resolve() == Path(str(files(__name__).joinpath(cls.folder))).resolve()
 
     def load(self) -> Model:
-        from harness.loading import load_hf
+        from harness.model.loading import load_hf
 
         return load_hf(str(files(__name__).joinpath(self.folder)), device=self.device, name=self.name)
 

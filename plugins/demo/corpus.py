@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
-from harness.components import Corpus
+from harness.plugin.components import Corpus
 
 
 class WorldTexts(Corpus):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness import hookimpl
-from harness.components import Metric, Selector, Task
+from harness.plugin.components import Metric, Selector, Task
 
 from .query_selector import QueryNeurons
 from .selectors import ValueHeads, ValueNeurons

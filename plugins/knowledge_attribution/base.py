@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from pydantic import Field
 
-from harness.builtin import resolve_layer
-from harness.components import AnyCorpus, SelectionContext, Selector
+from harness.builtin.components import resolve_layer
 from harness.errors import HarnessError
-from harness.wording import agree, counted, the
+from harness.files.wording import agree, counted, the
+from harness.plugin.components import AnyCorpus, SelectionContext, Selector
 
 if TYPE_CHECKING:
     import torch
 
-    from harness.conditions import Unit
-    from harness.model import Model
+    from harness.conditions.conditions import Unit
+    from harness.model.model import Model
 
     from .passed import Passed
 
@@ -58,7 +58,7 @@ class Attribution(Selector):
             HarnessError: the task has no prompts, or the corpus no sequence of this length.
         """
         if self.corpus is not None:
-            from harness.corpora import sequences
+            from harness.data.sequences import sequences
 
             read = sequences(
                 context.model, self.corpus, self.prompts, self.length, context.seed, "select", across_documents=True

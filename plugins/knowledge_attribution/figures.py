@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.conditions import Head
-from harness.outcomes import Figure
-from harness.report import drawing
-from harness.report.figures import COLUMN, PAGE
-from harness.wording import counted, plural, the
+from harness.conditions.conditions import Head
+from harness.files.wording import counted, plural, the
+from harness.plotting import shapes as drawing
+from harness.plugin.records import Figure
+from harness.report.figure_files import COLUMN, PAGE
 
 from .tables import words
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-    from harness.conditions import Selection
+    from harness.conditions.conditions import Selection
 
 UNITS = {"inner_product": "logits"}
 """Units of scores; the others are in nats."""

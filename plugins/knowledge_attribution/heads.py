@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from harness.errors import HarnessError
-from harness.model import Model
-from harness.modules import down_bias, write_matrix
-from harness.reading import Norm, attention_norm
+from harness.model.input_weights import Norm, attention_norm
+from harness.model.model import Model
+from harness.model.modules import down_bias, write_matrix
 
 from .increase import Lens, finite, write_increases
 from .passed import Passed, mlp_writes

@@ -8,8 +8,8 @@ beside the residual stream r that it is added to, is
 
 Because the denominator is held, logits are linear in v before the cap: those of r + n_i w_i are those of r plus
 s n_i W w_i. W w_i does not depend on the prompt: it is made once for a block of neurons, and all that is done for a
-neuron and a prompt is one log sum exp over the vocabulary, in the compiled loops of :mod:`harness.kernels`, which store
-no logits. Nothing is approximated. Which neurons need not be looked at to know the largest: :mod:`.bounds`.
+neuron and a prompt is one log sum exp over the vocabulary, in the compiled loops of :mod:`harness.engine.kernels`,
+which store no logits. Nothing is approximated. Which neurons need not be looked at to know the largest: :mod:`.bounds`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from harness.engine.kernels import System, summarise
 from harness.errors import HarnessError
-from harness.kernels import System, summarise
-from harness.model import Model
+from harness.model.model import Model
 
 from .passed import Passed, mlp_writes
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from harness.engine import batches
+from harness.engine.hooks import batches
 from harness.errors import HarnessError
-from harness.model import Model
-from harness.readout import probe_norm
-from harness.wording import counted
+from harness.files.wording import counted
+from harness.model.model import Model
+from harness.model.readout import probe_norm
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +117,7 @@ def _check_targets(prompts: Sequence[Sequence[int]], targets: Sequence[int] | No
 @contextlib.contextmanager
 def _streams(model: Model) -> Any:
     """Within the block, ``(before, after)[layer]`` are what enters and leaves each layer in the last pass."""
-    from harness.modules import layer_input
+    from harness.model.modules import layer_input
 
     before: dict[int, torch.Tensor] = {}
     after: dict[int, torch.Tensor] = {}

@@ -18,9 +18,9 @@ import torch
 from torch import nn
 
 from harness.errors import HarnessError
-from harness.model import Model
-from harness.modules import layer_input
-from harness.patterns import patterns
+from harness.model.attention_patterns import patterns
+from harness.model.model import Model
+from harness.model.modules import layer_input
 
 from .heads import TOLERANCE
 from .passed import Passed, run_prompts
@@ -80,7 +80,7 @@ def value_vectors(model: Model, inputs: Mapping[int, torch.Tensor], rows: int = 
     [n, d_model].
 
     Needs attention whose weights sum to one (no learned sinks) and values that do not depend on the position, as
-    :class:`harness.heads.AttendFirst` does.
+    :class:`harness.conditions.head_edits.AttendFirst` does.
     """
     n, device = len(next(iter(inputs.values()))), model.readout.W_U.device
     parts: dict[int, list[torch.Tensor]] = {layer: [] for layer in inputs}

@@ -27,8 +27,8 @@ import numpy as np
 import torch
 
 from harness.errors import HarnessError
-from harness.model import Model
-from harness.reading import Norm, Reading, input_norm, read_in
+from harness.model.input_weights import Norm, Reading, input_norm, read_in
+from harness.model.model import Model
 
 from .attention_neurons import AttentionNeuron, Sources, sources, top_attention_neurons
 from .bounds import best_first, largest, neuron_bounds

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import Field
 
-from harness.components import SelectionContext
-from harness.conditions import Neuron, Selection
+from harness.conditions.conditions import Neuron, Selection
 from harness.errors import HarnessError
+from harness.plugin.components import SelectionContext
 
 from .base import Attribution, tokens_of
 
 if TYPE_CHECKING:
-    from harness.model import Model
-    from harness.outcomes import Figure, Frame
+    from harness.model.model import Model
+    from harness.plugin.records import Figure, Frame
 
 LISTED = 10
 """Value neurons that are recorded."""

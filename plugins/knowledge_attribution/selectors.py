@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from harness.components import SelectionContext
-from harness.conditions import Head, Neuron, Selection
+from harness.conditions.conditions import Head, Neuron, Selection
+from harness.plugin.components import SelectionContext
 
 from .base import Attribution, by_module, processing, tokens_of
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     import torch
 
-    from harness.model import Model
-    from harness.outcomes import Figure, Frame
+    from harness.model.model import Model
+    from harness.plugin.records import Figure, Frame
 
     from .passed import Passed
 

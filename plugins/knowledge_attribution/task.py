@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from pydantic import Field, field_validator
 
-from harness.components import Metric, Source, Task, Template
-from harness.conditions import BASELINE, Condition
+from harness.conditions.conditions import BASELINE, Condition
 from harness.errors import HarnessError
-from harness.filling import check
-from harness.outcomes import Measurement, Outcomes, Prepared, Prompt, Step
-from harness.wording import counted
+from harness.files.templates import check
+from harness.files.wording import counted
+from harness.plugin.components import Metric, Source, Task, Template
+from harness.plugin.records import Measurement, Outcomes, Prepared, Prompt, Step
 
 if TYPE_CHECKING:
-    from harness.engine import Engine, Progress
-    from harness.facts import Fact
-    from harness.model import Model
+    from harness.data.facts import Fact
+    from harness.engine.hooks import Engine, Progress
+    from harness.model.model import Model
 
     from ..context_copying.task import KnowledgeConflict
 
@@ -113,7 +113,7 @@ class TargetProbability(Task):
         return held_out, [prompt for prompt in prompts if prompt.tokens not in held]
 
     def _text(self, fact: Fact) -> str:
-        from harness.facts import render
+        from harness.data.facts import render
 
         values = {"description": fact.description, "example": fact.relation.example, "query": fact.query}
         return render(self.template, values, "task target_probability: template")
@@ -150,7 +150,7 @@ class TargetProbability(Task):
 
 
 def _begins_object(model: Model, fact: Fact, text: str, target: int) -> bool:
-    from harness.tokens import first_token
+    from harness.model.tokens import first_token
 
     return bool(fact.object) and first_token(model, text, fact.object) == target
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness import hookimpl
-from harness.components import Metric, Task
+from harness.plugin.components import Metric, Task
 
 from .metric import LmEvalMetric
 from .task import LmEval

@@ -15,16 +15,16 @@ import numpy as np
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 
 from harness.errors import HarnessError
-from harness.greedy import NEUTRAL, changes, in_words, not_applied
+from harness.files.wording import counted
 from harness.lmeval.tokens import PrefixedLM
-from harness.tokens import stop_tokens
-from harness.wording import counted
+from harness.model.greedy import NEUTRAL, changes, in_words, not_applied
+from harness.model.tokens import stop_tokens
 
 from .loading import quiet
 
 if TYPE_CHECKING:
-    from harness.conditions import Condition
-    from harness.engine import Engine, Progress
+    from harness.conditions.conditions import Condition
+    from harness.engine.hooks import Engine, Progress
 
 GREEDY = {"do_sample", "temperature", "top_p", "top_k", "until"}
 """Generation arguments that say, or leave it at, that the most likely token is taken."""

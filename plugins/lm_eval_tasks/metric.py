@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.components import Metric
-from harness.outcomes import Measurement, Outcomes, Table
+from harness.plugin.components import Metric
+from harness.plugin.records import Measurement, Outcomes, Table
 
 if TYPE_CHECKING:
     from harness.statistics import AnyMeasure

@@ -11,13 +11,13 @@ import numpy as np
 import yaml
 from pydantic import BeforeValidator, Field
 
-from harness.components import Source, Task
 from harness.errors import HarnessError
-from harness.outcomes import Outcomes, Prepared, Prompt, Step
+from harness.plugin.components import Source, Task
+from harness.plugin.records import Outcomes, Prepared, Prompt, Step
 
 if TYPE_CHECKING:
-    from harness.conditions import Condition
-    from harness.engine import Engine, Progress
+    from harness.conditions.conditions import Condition
+    from harness.engine.hooks import Engine, Progress
 
     from .answering import ConditionsLM
     from .loading import Loaded

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness import hookimpl
-from harness.components import Intervention, Metric, Selector, Task
+from harness.plugin.components import Intervention, Metric, Selector, Task
 
 from .interventions import AblateDirection, AddDirection
 from .selectors import DifferenceOfMeans

@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.compare import paired
-from harness.conditions import BASELINE
+from harness.conditions.conditions import BASELINE
 from harness.errors import HarnessError
-from harness.outcomes import Frame, Prompt
-from harness.pairing import Pairing
+from harness.files.wording import counted
+from harness.plugin.records import Frame, Prompt
 from harness.progress import Stage, silent
-from harness.report.numbers import number, p_value
+from harness.report.formatting import number, p_value
+from harness.results.compare import paired
+from harness.results.pairing import Pairing
 from harness.statistics import ALPHA, Measure, adjust, transition_table
-from harness.wording import counted
 
 from .part import Part, columns
 
 if TYPE_CHECKING:
-    from harness.components import Corpus, Task
-    from harness.engine import Engine
-    from harness.outcomes import Outcomes
+    from harness.engine.hooks import Engine
+    from harness.plugin.components import Corpus, Task
+    from harness.plugin.records import Outcomes
 
 SOURCES = ("CK", "PK", "ND")
 SAID = {"CK": "from the context", "PK": "from the base model's memory", "ND": "from neither"}
@@ -81,7 +81,7 @@ def text_rows(
     stage: Stage = silent,
 ) -> list[dict[str, Any]]:
     """Differences of loss and entropy on sequences of a corpus, which are resampled whole."""
-    from harness.corpora import sequences as draw
+    from harness.data.sequences import sequences as draw
 
     tokens = [x.tokens for x in draw(engines[0].model, corpus, sequences, length, seed, "evaluate", True)]
     scored = []

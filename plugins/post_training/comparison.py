@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from harness import border
-from harness.components import Source
 from harness.errors import HarnessError
-from harness.paths import expand
+from harness.files.paths import expand
+from harness.plugin import border
+from harness.plugin.components import Source
 from harness.progress import Stage
 
 from .part import Part
 
 if TYPE_CHECKING:
-    from harness.components import Corpus, ModelLoader, SelectionContext, Selector
-    from harness.model import Model
-    from harness.outcomes import Figure, Frame
+    from harness.model.model import Model
+    from harness.plugin.components import Corpus, ModelLoader, SelectionContext, Selector
+    from harness.plugin.records import Figure, Frame
 
 SCHEMA = "post_training/1"
 
@@ -89,9 +89,9 @@ def compare_models(
     Raises:
         HarnessError: the models differ in shape, or an input is wrong; nothing is written then.
     """
-    from harness.closed_form import ClosedFormEngine
-    from harness.components import SelectionContext
-    from harness.results import clean, digest
+    from harness.engine.closed_form import ClosedFormEngine
+    from harness.files.store import clean, digest
+    from harness.plugin.components import SelectionContext
 
     if {loader.name for loader in loaders} <= BUNDLED:
         from ..demo.corpus import WorldTexts
@@ -146,7 +146,7 @@ def check_fits(settings: Settings, model: Model) -> None:
 
 def input_digests(settings: Settings, corpus: Corpus | None) -> dict[str, str]:
     """sha256 of every file that is read; a file that is wrong is refused before a model is loaded."""
-    from harness.texts import files_digest
+    from harness.files.digests import files_digest
 
     from .labelled import load_labelled
 
@@ -228,7 +228,7 @@ def rules_of(settings: Settings, corpus: Corpus | None) -> Callable[[int], Mappi
 
 def _told(part: Part) -> dict[str, Any]:
     """A part as the record keeps it."""
-    from harness.record import frame_rows
+    from harness.run.record import frame_rows
 
     return {
         "name": part.name,
@@ -242,8 +242,8 @@ def _told(part: Part) -> dict[str, Any]:
 
 def write(folder: Path, record: Mapping[str, Any], parts: Sequence[Part]) -> None:
     """Tables, figures, the pages, and last the record: where it is, the comparison is complete."""
-    from harness.report.figures import write_shown
-    from harness.results import write_bytes, write_json
+    from harness.files.store import write_bytes, write_json
+    from harness.report.figure_files import write_shown
 
     from .report import html, markdown
 

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.outcomes import Figure
-from harness.report import drawing
-from harness.report.figures import COLUMN
+from harness.plotting import shapes as drawing
+from harness.plugin.records import Figure
+from harness.report.figure_files import COLUMN
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
-    from harness.conditions import Selection
+    from harness.conditions.conditions import Selection
 
 
 def separation_by_layer(selection: Selection) -> Figure:

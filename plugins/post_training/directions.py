@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from harness.errors import HarnessError
-from harness.outcomes import Frame
-from harness.wording import counted
+from harness.files.wording import counted
+from harness.plugin.records import Frame
 
 if TYPE_CHECKING:
-    from harness.model import Model
+    from harness.model.model import Model
     from harness.statistics import Interval
 
     from .labelled import LabelledText
@@ -65,7 +65,7 @@ def read(model: Model, texts: Sequence[LabelledText], position: Position = "last
     """
     import torch
 
-    from harness.engine import batches
+    from harness.engine.hooks import batches
 
     tokens, anatomy = model.encode([row.text for row in texts]), model.anatomy
     residual = np.zeros((anatomy.n_layers, len(texts), anatomy.d_model), np.float32)

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.outcomes import Figure
-from harness.report import drawing
-from harness.report.figures import COLUMN, PAGE
-from harness.wording import last
+from harness.files.wording import last
+from harness.plotting import shapes as drawing
+from harness.plugin.records import Figure
+from harness.report.figure_files import COLUMN, PAGE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
-    from harness.conditions import Selection
+    from harness.conditions.conditions import Selection
 
     from .neurons import FinalLayer
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.outcomes import Frame
-from harness.report.numbers import number, p_value
+from harness.files.wording import counted
+from harness.plugin.records import Frame
+from harness.report.formatting import number, p_value
 from harness.statistics import adjust, derive_seed
-from harness.wording import counted
 
 from .directions import contrasts, cosines, difference_of_means, labellings, read, transfer
 from .labelled import load_labelled
@@ -19,8 +19,8 @@ from .layer_choice import cross_validated
 from .part import Part, columns
 
 if TYPE_CHECKING:
-    from harness.components import SelectionContext
-    from harness.facts import Fact
+    from harness.data.facts import Fact
+    from harness.plugin.components import SelectionContext
 
     from .directions import Readings
 

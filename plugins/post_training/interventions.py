@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, PrivateAttr
 
-from harness.components import Intervention
-from harness.conditions import Direction, by_layer
+from harness.conditions.conditions import Direction, by_layer
 from harness.errors import HarnessError
+from harness.plugin.components import Intervention
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from harness.conditions import Edit, Selection, Unit
+    from harness.conditions.conditions import Edit, Selection, Unit
 
 
 class DirectionIntervention(Intervention):
@@ -55,7 +55,7 @@ class AddDirection(DirectionIntervention):
     )
 
     def edits(self, neurons: Sequence[Direction], statistics: Any) -> tuple[Edit, ...]:
-        from harness.residual import AddVector
+        from harness.conditions.residual_edits import AddVector
 
         def added(layer: int, indices: Sequence[int]) -> Edit:
             total = self.factor * self.vectors([Direction(layer, index) for index in indices]).sum(axis=0)
@@ -76,7 +76,7 @@ class AblateDirection(DirectionIntervention):
     layers: Literal["own", "all"] = Field("own", description="after the direction's own layer, or after every layer")
 
     def edits(self, neurons: Sequence[Direction], statistics: Any) -> tuple[Edit, ...]:
-        from harness.residual import ProjectOut, orthonormal
+        from harness.conditions.residual_edits import ProjectOut, orthonormal
 
         def projection(layer: int, indices: Sequence[int], chosen: Sequence[Direction]) -> Edit:
             basis = orthonormal(self.vectors(chosen))

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, ValidationError
 
-from harness.components import InputFile, Source, explain
-from harness.corpora import half
+from harness.data.sequences import half
 from harness.errors import HarnessError
-from harness.rows import read_rows
+from harness.files.rows import read_rows
+from harness.plugin.components import InputFile, Source, explain
 
 LabelledPath = Annotated[Source, InputFile()]
 """Type of a parameter that is a file of labelled texts."""

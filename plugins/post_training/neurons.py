@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness import border
-from harness.conditions import Neuron
+from harness.conditions.conditions import Neuron
 from harness.errors import HarnessError, PluginError
-from harness.outcomes import Frame
-from harness.report.numbers import number, p_value
+from harness.files.wording import counted
+from harness.plugin import border
+from harness.plugin.records import Frame
+from harness.report.formatting import number, p_value
 from harness.statistics import ALPHA, adjust, chance_overlap, generator
-from harness.wording import counted
 
 from .part import Part, columns
 
 if TYPE_CHECKING:
-    from harness.components import SelectionContext, Selector
-    from harness.conditions import Selection
-    from harness.model import Model
+    from harness.conditions.conditions import Selection
+    from harness.model.model import Model
+    from harness.plugin.components import SelectionContext, Selector
 
 LEAST_LOGIT_VAR = 1e-12
 """LogitVar below this is rounding of float32 weights; the logarithm is taken of this instead."""
@@ -60,7 +60,7 @@ class FinalLayer:
     @classmethod
     def of(cls, model: Model, null_dims: int | None = None) -> tuple[FinalLayer, int]:
         """The final layer, and the number of null dimensions: as asked, or as the spectrum suggests."""
-        from harness.reading import read_in
+        from harness.model.input_weights import read_in
 
         from ..confidence_regulation.weights import (
             neuron_scores,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.outcomes import Figure, Frame
+from harness.plugin.records import Figure, Frame
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.outcomes import Figure
-from harness.report import drawing
-from harness.report.figures import COLUMN
-from harness.wording import counted
+from harness.files.wording import counted
+from harness.plotting import shapes as drawing
+from harness.plugin.records import Figure
+from harness.report.figure_files import COLUMN
 
 from .patching import ROLES
 

@@ -13,10 +13,11 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from harness import __version__, harmless
-from harness.report.numbers import cell
+from harness import __version__
+from harness.files import harmless
+from harness.files.terminal import Terminal
+from harness.report.formatting import cell
 from harness.report.page_assets import FIGURES_LIMIT, assets, pictures
-from harness.terminal import Terminal
 
 MOST_ROWS = 16
 """Longer tables are in the folder only."""

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from harness import border
-from harness.builtin import resolve_layer
-from harness.components import AnyModel, SelectionContext, Selector
-from harness.conditions import Direction, Selection, Unit
+from harness.builtin.components import resolve_layer
+from harness.conditions.conditions import Direction, Selection, Unit
 from harness.errors import HarnessError
-from harness.wording import counted
+from harness.files.wording import counted
+from harness.plugin import border
+from harness.plugin.components import AnyModel, SelectionContext, Selector
 
 from .labelled import COLUMNS, LabelledPath
 
 if TYPE_CHECKING:
-    from harness.model import Model
-    from harness.outcomes import Figure, Prompt
+    from harness.model.model import Model
+    from harness.plugin.records import Figure, Prompt
 
     from .directions import Probe, Readings
 

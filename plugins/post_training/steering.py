@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from harness.conditions import BASELINE, Condition
-from harness.outcomes import Frame, Outcomes
-from harness.report.numbers import number, p_value
-from harness.residual import AddVector, ProjectOut
+from harness.conditions.conditions import BASELINE, Condition
+from harness.conditions.residual_edits import AddVector, ProjectOut
+from harness.files.wording import counted
+from harness.plugin.records import Frame, Outcomes
+from harness.report.formatting import number, p_value
 from harness.statistics import adjust, derive_seed, summarise
-from harness.wording import counted
 
 from .directions import contrasts, difference_of_means, labellings, read
 from .labelled import load_labelled
@@ -26,8 +26,8 @@ from .part import Part, columns
 from .task import LabelledResponse, LabelledResponseMetric
 
 if TYPE_CHECKING:
-    from harness.components import SelectionContext
-    from harness.engine import Engine
+    from harness.engine.hooks import Engine
+    from harness.plugin.components import SelectionContext
 
     from .directions import Readings
 

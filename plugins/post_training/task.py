@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
 
-from harness.components import Metric, Task, Template
-from harness.conditions import Condition
+from harness.conditions.conditions import Condition
 from harness.errors import HarnessError
-from harness.filling import check, fill
-from harness.outcomes import Measurement, Outcomes, Prepared, Prompt, Step
+from harness.files.templates import check, fill
+from harness.plugin.components import Metric, Task, Template
+from harness.plugin.records import Measurement, Outcomes, Prepared, Prompt, Step
 
 from .labelled import COLUMNS, LabelledPath, load_labelled
 
 if TYPE_CHECKING:
-    from harness.engine import Engine, Progress
-    from harness.model import Model
+    from harness.engine.hooks import Engine, Progress
+    from harness.model.model import Model
 
 P_LEAST, P_MOST = 1e-300, 1 - 2**-24
 """Probabilities are held between these, so that log-odds stay finite; float32 does not tell the latter from 1."""
@@ -106,7 +106,7 @@ class LabelledResponse(Task):
     ) -> Outcomes:
         """Values: ``log_odds`` of the answer true against false, or of a refusal's first token against all others
         (nats), and ``said_true``, or ``refused``."""
-        from harness.tokens import decode
+        from harness.model.tokens import decode
 
         model = engine.model
         begins = np.array([prompt.fields["begins"] for prompt in prompts])
@@ -137,7 +137,7 @@ class LabelledResponse(Task):
 
 def _first(model: Model, text: str, word: str) -> int:
     """The token with which ``word`` begins when it answers ``text``."""
-    from harness.tokens import first_token
+    from harness.model.tokens import first_token
 
     return first_token(model, text, word, "" if text[-1:].isspace() else " ")
 

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.components import Task as Component
 from harness.errors import HarnessError
 from harness.lmeval.tasks import ModelTask
+from harness.plugin.components import Task as Component
 
 if TYPE_CHECKING:
-    from harness.conditions import Condition
-    from harness.engine import Engine
-    from harness.model import Model
-    from harness.outcomes import Prompt
+    from harness.conditions.conditions import Condition
+    from harness.engine.hooks import Engine
+    from harness.model.model import Model
+    from harness.plugin.records import Prompt
 
 SPARE = 16
 """So many times as many sequences are drawn as are wanted: not every span of tokens survives being text."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.components import Task as Component
 from harness.lmeval.tasks import ModelTask
+from harness.plugin.components import Task as Component
 
 if TYPE_CHECKING:
-    from harness.conditions import Condition
-    from harness.engine import Engine
-    from harness.model import Model
-    from harness.outcomes import Prompt
+    from harness.conditions.conditions import Condition
+    from harness.engine.hooks import Engine
+    from harness.model.model import Model
+    from harness.plugin.records import Prompt
 
 SHOWN = ("relation", "group", "subject", "object", "parametric_object", "counter_object")
 

@@ -1,4 +1,5 @@
-"""Tiny random models of every family (:mod:`harness.testing.tiny`), wrapped, and greedy continuations of them."""
+"""Tiny random models of every family (:mod:`harness.testing.tiny_models`), wrapped, and greedy continuations of
+them."""
 
 from __future__ import annotations
 
@@ -6,15 +7,15 @@ from typing import Any
 
 import torch
 
-from harness.cache import cache_of
-from harness.model import Model, wrap
-from harness.testing.tiny import BOS, D_VOCAB, EOS, FAMILIES, Family, tiny_hf, tokenizer
+from harness.model.key_values import cache_of
+from harness.model.model import Model, wrap
+from harness.testing.tiny_models import BOS, D_VOCAB, EOS, FAMILIES, Family, tiny_hf, tokenizer
 
 __all__ = ["BOS", "D_VOCAB", "EOS", "FAMILIES", "Family", "greedy", "tiny", "tiny_hf", "tokenizer"]
 
 
 def tiny(family: str, dtype: torch.dtype = torch.float32, seed: int = 0, **options: Any) -> Model:
-    """:func:`tiny_hf` with :func:`tokenizer`, wrapped; ``options`` are those of :func:`harness.model.wrap`."""
+    """:func:`tiny_hf` with :func:`tokenizer`, wrapped; ``options`` are those of :func:`harness.model.model.wrap`."""
     return wrap(tiny_hf(family, dtype, seed), tokenizer(), family, **options)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from families import FAMILIES, tiny
 
-from harness.model import Model
+from harness.model.model import Model
 
 DTYPES = {torch.bfloat16: 2**-5, torch.float16: 2**-8}
 """Tolerances relative to the largest logit: several roundings of 2^-8 and 2^-11."""

@@ -12,13 +12,13 @@ import torch
 import transformers
 from families import FAMILIES, Family, greedy, tiny, tiny_hf, tokenizer
 
-from harness.batched import BatchedEngine
-from harness.cache import cache_argument, cache_of
-from harness.closed_form import ClosedFormEngine
-from harness.conditions import BASELINE
-from harness.engine import HookEngine
+from harness.conditions.conditions import BASELINE
+from harness.engine.batched import BatchedEngine
+from harness.engine.closed_form import ClosedFormEngine
+from harness.engine.hooks import HookEngine
 from harness.errors import HarnessError
-from harness.model import Model, wrap
+from harness.model.key_values import cache_argument, cache_of
+from harness.model.model import Model, wrap
 
 PROMPTS = ("The capital of France is", "a", "Bees make hon")
 NEURONS = {3: 0.0, 17: 2.5}

@@ -11,9 +11,9 @@ import pytest
 import torch
 from families import FAMILIES, tiny, tiny_hf, tokenizer
 
-from harness import identity
-from harness.loading import load_hf
-from harness.model import Model, wrap
+from harness.model import digests as identity
+from harness.model.loading import load_hf
+from harness.model.model import Model, wrap
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from families import BOS, D_VOCAB, tiny_hf, tokenizer
 from safetensors.torch import load_file, save_file
 
 from harness.errors import HarnessError
-from harness.loading import load_hf
+from harness.model.loading import load_hf
 
 DOWN = "model.layers.1.mlp.down_proj.weight"
 
@@ -516,7 +516,7 @@ def hub(original: Path) -> Iterator[Hub]:
 SCRIPT = """
 import json, sys
 from harness.errors import HarnessError
-from harness.loading import load_hf
+from harness.model.loading import load_hf
 
 for name, revision in json.loads(sys.argv[1]):
     try:

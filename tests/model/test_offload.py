@@ -9,12 +9,12 @@ import pytest
 import torch
 from families import tiny, tiny_hf, tokenizer
 
-from harness.batched import BatchedEngine
-from harness.conditions import Condition
-from harness.engine import HookEngine
-from harness.heads import AttendFirst
-from harness.model import Model, wrap
-from harness.sharing import can_resume
+from harness.conditions.conditions import Condition
+from harness.conditions.head_edits import AttendFirst
+from harness.engine.batched import BatchedEngine
+from harness.engine.hooks import HookEngine
+from harness.engine.prefix import can_resume
+from harness.model.model import Model, wrap
 
 
 @pytest.fixture(params=["gpt2", "llama", "falcon"])

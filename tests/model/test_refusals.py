@@ -13,8 +13,8 @@ from families import D_VOCAB, tiny, tiny_hf, tokenizer
 from torch import nn
 
 from harness.errors import HarnessError
-from harness.identity import check_finite
-from harness.model import wrap
+from harness.model.digests import check_finite
+from harness.model.model import wrap
 
 SMALL = {
     "vocab_size": D_VOCAB,
@@ -74,8 +74,8 @@ def test_models_without_unembedding() -> None:
 def test_unknown_families_are_told_where_to_teach_them() -> None:
     message = refusal(from_config("MambaConfig", state_size=4))
     assert "MambaForCausalLM is not supported: did not find an attention" in message
-    assert "harness/anatomy.py" in message
-    assert "harness/testing/tiny.py" in message
+    assert "harness/model/anatomy.py" in message
+    assert "harness/testing/tiny_models.py" in message
 
 
 def test_unknown_treatment_of_logits() -> None:
@@ -83,7 +83,7 @@ def test_unknown_treatment_of_logits() -> None:
     hf.lm_head.register_forward_hook(lambda module, args, out: out.abs())
     message = refusal(hf)
     assert "its logits are not those of its final norm and unembedding" in message
-    assert "harness/readout.py" in message
+    assert "harness/model/readout.py" in message
 
 
 def test_unknown_final_norms() -> None:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from families import greedy
 
-from harness.loading import load_hf
-from harness.model import Model
+from harness.model.loading import load_hf
+from harness.model.model import Model
 
 STORIES = Path(__file__).resolve().parents[2].parent / "shared" / "models" / "stories260k"
 

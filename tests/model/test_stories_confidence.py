@@ -12,9 +12,9 @@ from against_slow import correlation_agrees, frequencies, induction_agrees, medi
 from harness_plugins.confidence_regulation.attention import head_scores, random_repeats
 from small_runs import all_finite, finish, record
 
-from harness.loading import load_hf
-from harness.model import Model
-from harness.results import load_arrays
+from harness.model.loading import load_hf
+from harness.model.model import Model
+from harness.results.folder import load_arrays
 
 STORIES = Path(__file__).resolve().parents[2].parent / "shared" / "models" / "stories260k"
 

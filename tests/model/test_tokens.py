@@ -9,10 +9,10 @@ import pytest
 import torch
 from families import BOS, D_VOCAB, EOS, greedy, tiny_hf, tokenizer
 
-from harness.cache import cache_of
 from harness.errors import HarnessError
-from harness.model import Model, wrap
-from harness.tokens import first_tokens
+from harness.model.key_values import cache_of
+from harness.model.model import Model, wrap
+from harness.model.tokens import first_tokens
 
 PAD = 259
 

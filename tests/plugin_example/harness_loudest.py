@@ -6,9 +6,9 @@ import numpy as np
 from pydantic import Field
 
 from harness import hookimpl
-from harness.components import Metric, SelectionContext, Selector
-from harness.conditions import Neuron, Selection
-from harness.outcomes import Measurement, Outcomes
+from harness.conditions.conditions import Neuron, Selection
+from harness.plugin.components import Metric, SelectionContext, Selector
+from harness.plugin.records import Measurement, Outcomes
 
 
 class Loudest(Selector):

@@ -12,12 +12,12 @@ from harness_plugins.confidence_regulation.selectors import Entropy
 from harness_plugins.confidence_regulation.shift import ActivationShift
 from texts import context, letters
 
-from harness.builtin import Heads, Neurons
-from harness.conditions import Neuron
-from harness.corpora import sequences
+from harness.builtin.components import Heads, Neurons
+from harness.conditions.conditions import Neuron
+from harness.data.sequences import sequences
 from harness.errors import HarnessError
-from harness.model import wrap
-from harness.writes import write_directions
+from harness.model.model import wrap
+from harness.model.output_weights import write_directions
 
 ASKED: dict[str, Any] = {"corpus": letters(), "sequences": 4, "length": 12}
 

@@ -12,15 +12,15 @@ from harness_plugins.knowledge_attribution.task import TargetProbability, Target
 from pydantic import ValidationError
 from small_runs import finish, measures, record
 
-from harness.components import ComponentSpec, parse_spec
-from harness.conditions import BASELINE, Condition, SetNeurons
-from harness.engine import HookEngine
+from harness.conditions.conditions import BASELINE, Condition, SetNeurons
+from harness.engine.hooks import HookEngine
 from harness.errors import HarnessError
-from harness.model import Model
-from harness.outcomes import Outcomes, Prompt
-from harness.plugins import catalogue
-from harness.results import RunFolder
-from harness.tokens import first_token
+from harness.model.model import Model
+from harness.model.tokens import first_token
+from harness.plugin.catalogue import catalogue
+from harness.plugin.components import ComponentSpec, parse_spec
+from harness.plugin.records import Outcomes, Prompt
+from harness.results.folder import RunFolder
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from harness_plugins.confidence_regulation import figures
 from matplotlib.image import imread
 from matplotlib.text import Text
 
-from harness.conditions import Neuron, Selection
-from harness.outcomes import Figure
-from harness.report.figures import draw, render, style
+from harness.conditions.conditions import Neuron, Selection
+from harness.plugin.records import Figure
+from harness.report.figure_files import draw, render, style
 
 rng = np.random.default_rng(0)
 N, K, D, T = 300, 6, 32, 400

@@ -13,9 +13,9 @@ from harness_plugins.context_copying.selected import SelectedNeurons
 from test_conflict_metrics import CK, HAND, LOG_P, ND, outcomes
 from test_conflict_tables import observed
 
-from harness.conditions import Neuron, Selection
-from harness.outcomes import Figure, Measurement
-from harness.report.figures import csv_bytes, render
+from harness.conditions.conditions import Neuron, Selection
+from harness.plugin.records import Figure, Measurement
+from harness.report.figure_files import csv_bytes, render
 
 PNG = b"\x89PNG"
 

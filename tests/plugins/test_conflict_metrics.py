@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import HarnessError
-from harness.outcomes import Measurement, Outcomes, Prompt
-from harness.results import canonical
+from harness.files.store import canonical
+from harness.plugin.records import Measurement, Outcomes, Prompt
 from harness.statistics import Measure, MeasureSummary, summarise
 
 CK, PK, ND = range(3)

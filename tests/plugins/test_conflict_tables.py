@@ -14,9 +14,9 @@ from harness_plugins.context_copying.selected import SelectedNeurons
 from scipy.stats import binomtest, percentileofscore
 from test_conflict_metrics import CK, HAND, ND, PK, outcomes
 
-from harness.conditions import Neuron, Selection
-from harness.outcomes import Frame, Outcomes, Prompt
-from harness.results import canonical
+from harness.conditions.conditions import Neuron, Selection
+from harness.files.store import canonical
+from harness.plugin.records import Frame, Outcomes, Prompt
 from harness.statistics import adjust, permutation_test, step_down_min_p
 
 

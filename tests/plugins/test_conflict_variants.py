@@ -12,11 +12,11 @@ from harness_plugins.context_copying.metrics import Transitions
 from harness_plugins.context_copying.task import SOURCES, KnowledgeConflict
 from test_knowledge_conflict import Scripted
 
-from harness.conditions import BASELINE, Condition
-from harness.engine import HookEngine
+from harness.conditions.conditions import BASELINE, Condition
+from harness.engine.hooks import HookEngine
 from harness.errors import HarnessError
-from harness.model import Model, wrap
-from harness.outcomes import Prepared
+from harness.model.model import Model, wrap
+from harness.plugin.records import Prepared
 
 FACTS = [
     ("capital", "France", "Paris", ["Lutetia"]),

@@ -19,14 +19,14 @@ from harness_plugins.confidence_regulation.dfa import Attributions, DirectFeatur
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.closed_form import ClosedFormEngine
-from harness.conditions import BASELINE, Condition, Head, Neuron, Selection
+from harness.conditions.conditions import BASELINE, Condition, Head, Neuron, Selection
+from harness.engine.closed_form import ClosedFormEngine
 from harness.errors import HarnessError
-from harness.loading import load_hf
-from harness.model import Model
-from harness.outcomes import Outcomes, Prompt
-from harness.plugins import catalogue
-from harness.reading import read_in
+from harness.model.input_weights import read_in
+from harness.model.loading import load_hf
+from harness.model.model import Model
+from harness.plugin.catalogue import catalogue
+from harness.plugin.records import Outcomes, Prompt
 
 STORIES = Path(__file__).resolve().parents[3] / "shared" / "models" / "stories260k"
 

@@ -24,11 +24,11 @@ from hypothesis import strategies as st
 from texts import by_definition as effects_by_definition
 from texts import letters
 
-from harness.components import SelectionContext
-from harness.conditions import Neuron, Selection
-from harness.engine import HookEngine
+from harness.conditions.conditions import Neuron, Selection
+from harness.engine.hooks import HookEngine
 from harness.errors import HarnessError
-from harness.model import Model, wrap
+from harness.model.model import Model, wrap
+from harness.plugin.components import SelectionContext
 
 D = 32
 

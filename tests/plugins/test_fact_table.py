@@ -10,10 +10,10 @@ import pytest
 from harness_plugins.context_copying.task import KnowledgeConflict, cut, knowledge_source, overlap
 from rapidfuzz.distance import JaroWinkler
 
-from harness.components import parse_spec
 from harness.errors import HarnessError
-from harness.plugins import catalogue
-from harness.yamlfile import load_yaml
+from harness.files.yaml import load_yaml
+from harness.plugin.catalogue import catalogue
+from harness.plugin.components import parse_spec
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 ROW = {"relation": "capital", "subject": "France", "object": "Paris"}

@@ -12,11 +12,11 @@ from harness_plugins.confidence_regulation.frequency import TokenFrequency
 from harness_plugins.confidence_regulation.weights import frequency_cosines, unembedding_geometry, write_directions
 from texts import by_definition, context, letters
 
-from harness.conditions import Selection
-from harness.corpora import kept, sequences
+from harness.conditions.conditions import Selection
+from harness.data.sequences import kept, sequences
+from harness.data.unigrams import unigrams
 from harness.errors import HarnessError
-from harness.model import Model, wrap
-from harness.unigrams import unigrams
+from harness.model.model import Model, wrap
 
 ASKED: dict[str, Any] = {"sequences": 3, "length": 20, "corpus": letters()}
 
@@ -119,8 +119,8 @@ def test_its_figure() -> None:
 
 
 def test_the_bundled_model() -> None:
-    from harness.components import ComponentSpec
-    from harness.plugins import catalogue
+    from harness.plugin.catalogue import catalogue
+    from harness.plugin.components import ComponentSpec
 
     model = catalogue().build("model", ComponentSpec("demo", {}), "--model").load()  # type: ignore[attr-defined]
     selector = TokenFrequency(corpus={"name": "world", "size": 400}, sequences=3, length=64)

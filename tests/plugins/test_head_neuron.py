@@ -19,14 +19,14 @@ from harness_plugins.confidence_regulation.text import prompt_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.closed_form import ClosedFormEngine
-from harness.components import SelectionContext, parse_spec
-from harness.conditions import BASELINE, Condition, Head, Neuron, Selection
+from harness.conditions.conditions import BASELINE, Condition, Head, Neuron, Selection
+from harness.conditions.head_edits import AttendFirst, SetHeads
+from harness.engine.closed_form import ClosedFormEngine
 from harness.errors import HarnessError
-from harness.heads import AttendFirst, SetHeads
-from harness.model import Model, wrap
-from harness.outcomes import Alone, Outcomes, Prompt, Series
-from harness.plugins import catalogue
+from harness.model.model import Model, wrap
+from harness.plugin.catalogue import catalogue
+from harness.plugin.components import SelectionContext, parse_spec
+from harness.plugin.records import Alone, Outcomes, Prompt, Series
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ from slow_confidence import repeated
 from small_runs import all_finite, finish, measures, prompts, record, samples, table
 
 from harness.errors import HarnessError
-from harness.model import Model
-from harness.outcomes import Series
-from harness.results import load_arrays
+from harness.model.model import Model
+from harness.plugin.records import Series
+from harness.results.folder import load_arrays
 
 SYNTHETIC: dict[str, Any] = {
     "task": "induction_synthetic:sequences=4,length=24",

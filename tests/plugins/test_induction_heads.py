@@ -13,14 +13,14 @@ from harness_plugins.confidence_regulation.attention import head_scores, random_
 from harness_plugins.confidence_regulation.induction_heads import InductionHeads
 from texts import context
 
-from harness.builtin import Heads
-from harness.components import ComponentSpec
-from harness.conditions import Head
-from harness.controls import draw_controls
+from harness.builtin.components import Heads
+from harness.conditions.conditions import Head
+from harness.controls.random import draw_controls
 from harness.errors import HarnessError
-from harness.model import Model, wrap
-from harness.patterns import patterns
-from harness.plugins import catalogue
+from harness.model.attention_patterns import patterns
+from harness.model.model import Model, wrap
+from harness.plugin.catalogue import catalogue
+from harness.plugin.components import ComponentSpec
 
 
 @pytest.fixture(scope="module")
@@ -125,8 +125,8 @@ def test_baseline_heads_are_the_pool_of_controls(demo: Model) -> None:
     assert loose.pool is not None and set(loose.pool) == {head for head in scores if scores[head] < 0.1}
     assert loose.details["baseline_heads"] == [str(head) for head in loose.pool]
     controls = draw_controls(demo, loose, None, 100, "none", [], 8, 0)
-    assert len(controls.sets) == 66  # two of twelve, wherever they lie
-    assert {head for heads in controls.sets for head in heads} == set(loose.pool)
+    assert len(controls.sets) == 90  # two of twelve and the selected two, wherever they lie, but not these two together
+    assert {head for heads in controls.sets for head in heads} == {*loose.pool, *loose.neurons}
 
 
 def test_refusals() -> None:

@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_engine import same_generations, same_scores, some_prompts
 
-from harness.activations import ActivationStatistics, HeadStatistics, activation_statistics
-from harness.closed_form import ClosedFormEngine
-from harness.components import ComponentSpec, Intervention
-from harness.conditions import BASELINE, Condition, Head, Neuron, Selection, SetNeurons
-from harness.engine import HookEngine
+from harness.conditions.conditions import BASELINE, Condition, Head, Neuron, Selection, SetNeurons
+from harness.conditions.head_edits import AttendFirst, SetHeads
+from harness.engine.activation_statistics import ActivationStatistics, HeadStatistics, activation_statistics
+from harness.engine.closed_form import ClosedFormEngine
+from harness.engine.hooks import HookEngine
 from harness.errors import HarnessError
-from harness.heads import AttendFirst, SetHeads
-from harness.plugins import catalogue
+from harness.plugin.catalogue import catalogue
+from harness.plugin.components import ComponentSpec, Intervention
 
 NEURONS = [Neuron(1, 2), Neuron(0, 1), Neuron(1, 0)]
 X = {0: np.array([[0.0, 1, 2], [0, 3, 2], [0, 5, 9]]), 1: np.array([[-4.0, 1, 0], [-4, 1, 0], [8, 1, 90]])}

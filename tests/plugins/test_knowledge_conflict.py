@@ -18,15 +18,15 @@ import yaml
 from families import BOS, EOS, tiny_hf, tokenizer
 from harness_plugins.context_copying.task import LOG_FLOOR, SOURCES, KnowledgeConflict
 
-from harness.closed_form import ClosedFormEngine
-from harness.components import parse_spec
-from harness.conditions import BASELINE, Condition, SetNeurons
-from harness.engine import Generations, HookEngine
+from harness.conditions.conditions import BASELINE, Condition, SetNeurons
+from harness.engine.closed_form import ClosedFormEngine
+from harness.engine.hooks import Generations, HookEngine
 from harness.errors import HarnessError
-from harness.loading import load_hf
-from harness.model import Model, wrap
-from harness.outcomes import Outcomes, Prepared, Prompt
-from harness.plugins import catalogue
+from harness.model.loading import load_hf
+from harness.model.model import Model, wrap
+from harness.plugin.catalogue import catalogue
+from harness.plugin.components import parse_spec
+from harness.plugin.records import Outcomes, Prepared, Prompt
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 DEFINITION = Path(__file__).resolve().parents[2] / "tasks" / "knowledge_conflict" / "definition.yml"

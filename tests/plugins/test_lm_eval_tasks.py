@@ -17,15 +17,15 @@ from hypothesis import strategies as st
 from test_cli import files
 from test_engine import some_conditions
 
-from harness.closed_form import ClosedFormEngine
-from harness.components import parse_spec
-from harness.conditions import BASELINE, Condition
-from harness.engine import HookEngine, under
+from harness.conditions.conditions import BASELINE, Condition
+from harness.engine.closed_form import ClosedFormEngine
+from harness.engine.hooks import HookEngine, under
 from harness.errors import HarnessError
-from harness.loading import load_hf
-from harness.model import Model, wrap
-from harness.outcomes import Outcomes, Prompt
-from harness.plugins import catalogue
+from harness.model.loading import load_hf
+from harness.model.model import Model, wrap
+from harness.plugin.catalogue import catalogue
+from harness.plugin.components import parse_spec
+from harness.plugin.records import Outcomes, Prompt
 from harness.statistics import Aggregated
 from harness.statistics.bootstrap import draw
 
@@ -178,8 +178,8 @@ def test_parts_and_companions_do_not_show(tmp_path: Path, monkeypatch: pytest.Mo
     """Run in parts, alone or together with another run: the same bytes, codes of generated texts included."""
     from test_together import Quiet
 
-    from harness import run
-    from harness.spec import RunSpec
+    from harness.run import execute as run
+    from harness.run.spec import RunSpec
 
     task, neurons = f"lm_eval:facts_written,facts_word,include_path={TASKS}", "neurons:neurons=[3.40,3.41,3.42]"
     specs = [

@@ -14,10 +14,10 @@ from harness_plugins.demo import Demo
 from harness_plugins.demo.corpus import WorldTexts
 from small_runs import all_finite, finish, measures, prompts, record, samples, table
 
-from harness import run
 from harness.errors import HarnessError
-from harness.model import Model
-from harness.results import MARK, RunFolder, load_arrays
+from harness.model.model import Model
+from harness.results.folder import MARK, RunFolder, load_arrays
+from harness.run import execute as run
 
 MEDIATION: dict[str, Any] = {
     "task": "mediation:frequency=true,sequences=4,length=40,others=3",
@@ -147,7 +147,7 @@ def test_of_the_whole_layer_or_some_of_it(tmp_path: Path, model: Model) -> None:
     for name in ("total_effect", "direct_effect", "entropy_change"):
         np.testing.assert_allclose(fast[name], exact[name], atol=1e-4)
     task = mediation.Mediation.model_validate({"corpus": "world"})
-    from harness.conditions import Neuron, Selection
+    from harness.conditions.conditions import Neuron, Selection
 
     chosen = (Neuron(3, 5), Neuron(3, 2))
     alone = task.alone(Selection(chosen, "by hand"), model)

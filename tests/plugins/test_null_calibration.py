@@ -18,12 +18,12 @@ from harness_plugins.confidence_regulation.metrics import Calibration, Effects
 from planted import ENTROPY, planted, texts
 from scipy.stats import kstest
 
-from harness.closed_form import ClosedFormEngine
-from harness.conditions import BASELINE, Condition, Neuron, Selection, SetNeurons
-from harness.controls import draw_controls, random_controls
-from harness.matching import matched_sets, matching_values
-from harness.model import Model
-from harness.outcomes import Outcomes, Prompt
+from harness.conditions.conditions import BASELINE, Condition, Neuron, Selection, SetNeurons
+from harness.controls.matched import matched_sets, matching_values
+from harness.controls.random import draw_controls, random_controls
+from harness.engine.closed_form import ClosedFormEngine
+from harness.model.model import Model
+from harness.plugin.records import Outcomes, Prompt
 from harness.statistics import permutation_test
 
 LAYER, SEEDS, M = 1, 600, 39
@@ -42,7 +42,7 @@ def model() -> Model:
 @pytest.fixture(scope="module")
 def values(model: Model) -> dict[str, dict[tuple[Neuron, ...], float]]:
     """Every measure of every pair, and every neuron alone, under mean ablation."""
-    from harness.activations import activation_statistics
+    from harness.engine.activation_statistics import activation_statistics
 
     tokens = [tokenizer()(text)["input_ids"][:24] for text in texts()[:10]]
     prompts = [Prompt(str(i), "", tuple(ids), str(i)) for i, ids in enumerate(tokens)]

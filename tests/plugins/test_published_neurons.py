@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from harness.builtin import Neurons, published_neurons
-from harness.components import Selector, parse_spec
-from harness.conditions import Neuron
+from harness.builtin.components import Neurons, published_neurons
+from harness.conditions.conditions import Neuron
 from harness.errors import HarnessError
-from harness.plugins import catalogue
-from harness.registry import default_path, load_registry
+from harness.plugin.catalogue import catalogue
+from harness.plugin.components import Selector, parse_spec
+from harness.run.registry import default_path, load_registry
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "published_entropy_neurons.json"
 SIZES = {

@@ -19,11 +19,11 @@ from harness_plugins.knowledge_attribution.selectors import ValueHeads
 from slow_attribution import Slow, read
 from texts import context
 
-from harness.conditions import Head, Neuron
+from harness.conditions.conditions import Head, Neuron
 from harness.errors import HarnessError
-from harness.loading import load_hf
-from harness.model import Model, wrap
-from harness.report.figures import render
+from harness.model.loading import load_hf
+from harness.model.model import Model, wrap
+from harness.report.figure_files import render
 from harness.testing import check_selector
 
 STORIES = Path(__file__).resolve().parents[3] / "shared" / "models" / "stories260k"
@@ -80,7 +80,7 @@ def test_value_vectors_are_the_heads_outputs_at_the_first_position(family: str) 
     model = tiny(family)
     seen: dict[int, torch.Tensor] = {}
     with torch.no_grad(), model.capture_heads(range(model.anatomy.n_layers)) as heads:
-        from harness.modules import layer_input
+        from harness.model.modules import layer_input
 
         hooks = [
             attention.register_forward_pre_hook(

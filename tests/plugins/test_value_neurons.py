@@ -21,15 +21,15 @@ from harness_plugins.knowledge_attribution.passed import mlp_writes, run_prompts
 from harness_plugins.knowledge_attribution.selectors import ValueHeads, ValueNeurons
 from texts import context, letters
 
-from harness.components import ComponentSpec
-from harness.conditions import Head, Neuron
-from harness.corpora import sequences
+from harness.conditions.conditions import Head, Neuron
+from harness.data.sequences import sequences
 from harness.errors import HarnessError
-from harness.model import Model, wrap
-from harness.modules import write_matrix
-from harness.plugins import catalogue
-from harness.readout import probe_norm
-from harness.report.figures import render
+from harness.model.model import Model, wrap
+from harness.model.modules import write_matrix
+from harness.model.readout import probe_norm
+from harness.plugin.catalogue import catalogue
+from harness.plugin.components import ComponentSpec
+from harness.report.figure_files import render
 
 PROMPTS = [[72, 101, 108], [257, 110, 32, 44, 98, 60, 61], [5, 6, 7, 8, 9], [65, 66]]
 

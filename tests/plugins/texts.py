@@ -8,11 +8,11 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
-from harness.components import Corpus, SelectionContext
-from harness.conditions import BASELINE, Condition, SetNeurons
-from harness.corpora import kept, sequences
-from harness.engine import HookEngine, under
-from harness.model import Model
+from harness.conditions.conditions import BASELINE, Condition, SetNeurons
+from harness.data.sequences import kept, sequences
+from harness.engine.hooks import HookEngine, under
+from harness.model.model import Model
+from harness.plugin.components import Corpus, SelectionContext
 
 
 class Texts(Corpus):

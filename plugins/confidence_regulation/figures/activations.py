@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.outcomes import Figure
-from harness.report import drawing
-from harness.report.figures import COLUMN, PAGE, bin_edges
-from harness.wording import counted
+from harness.files.wording import counted
+from harness.plotting import shapes as drawing
+from harness.plugin.records import Figure
+from harness.report.figure_files import COLUMN, PAGE, bin_edges
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.outcomes import Figure
-from harness.report import drawing
-from harness.report.figures import COLUMN
-from harness.wording import counted
+from harness.files.wording import counted
+from harness.plotting import shapes as drawing
+from harness.plugin.records import Figure
+from harness.report.figure_files import COLUMN
 
 from .neurons import norm_logit_var
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
-    from harness.conditions import Selection
+    from harness.conditions.conditions import Selection
 
 MAX_LINES = len(drawing.LINES)
 

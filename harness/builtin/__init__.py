@@ -1,0 +1,2 @@
+"""Components that belong to no paper (``components``): hub models, texts, neurons and heads by name, scores of
+others."""

@@ -1,0 +1,334 @@
+"""Components that belong to no paper: the Hugging Face loader, explicit and random selections."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import Field, ValidationInfo, field_validator
+
+from harness import hookimpl
+from harness.conditions.conditions import Head, Neuron, Selection, by_layer, check_units
+from harness.errors import HarnessError, suggest
+from harness.files.wording import counted, the
+from harness.plugin.components import Corpus, Intervention, ModelLoader, SelectionContext, Selector, Source
+
+if TYPE_CHECKING:
+    from harness.conditions.conditions import Edit, Unit
+    from harness.model.model import Model
+
+
+class HuggingFace(ModelLoader):
+    """A causal language model of the Hugging Face hub or of a local folder."""
+
+    name = "hf"
+    pretrained: Source = Field(description="hub id (openai-community/gpt2) or folder")
+    revision: str | None = Field(None, description="branch, tag or commit")
+    tokenizer: Source | None = Field(None, description="hub id or folder of the tokenizer; default: the model's")
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field("float32", description="of the forward pass")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    device_map: str | dict[str, str] | None = Field(
+        None,
+        description="auto: spread the model over the GPUs; or {module: device}, a device being cuda:1, cpu or disk",
+    )
+    attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] | None = Field(
+        None, description="attention code"
+    )
+    add_bos: bool | None = Field(None, description="begin prompts with the BOS token; default: as the tokenizer does")
+    trust_remote_code: bool = Field(False, description="run code that comes with the model: only if you trust it")
+    allow_pickle: bool = Field(False, description="load weights that are no safetensors: only if you trust them")
+
+    allow_unused: bool = Field(False, description="leave out tensors of the checkpoint that the model has no place for")
+
+    def load(self) -> Model:
+        from harness.model.loading import load_hf
+
+        return load_hf(self.pretrained, **self.model_dump(exclude={"pretrained"}))
+
+
+STREAM_LIMIT = 10_000
+"""Documents that are read of a stream of the hub when the user names no limit: some have no practical end."""
+
+
+class Text(Corpus):
+    """Texts of local files (.txt, .jsonl, .json, .parquet) or of a dataset on the Hugging Face hub.
+
+    A folder is read with its subfolders, files in the order of their paths. What is compressed (.gz) is unpacked while
+    it is read.
+    """
+
+    name = "text"
+    version = "2"
+    document_parameter = "sample_by"
+    path: Source = Field(description="file, folder, or hub id (allenai/c4)")
+    config: str | None = Field(None, description="configuration of the hub dataset (en)")
+    split: str = Field("train", description="split of the hub dataset")
+    column: str = Field("text", description="column that holds the texts; .txt files have none")
+    sample_by: Literal["paragraph", "document", "line"] = Field(
+        "paragraph", description="what is one document of a .txt file: paragraphs stand between blank lines"
+    )
+    revision: str | None = Field(None, description="branch, tag or commit of the hub dataset")
+    streaming: bool = Field(True, description="read the hub dataset over the network, rather than download all of it")
+    limit: int | None = Field(
+        None, ge=1, description=f"first so many documents; default: all, of a stream of the hub {STREAM_LIMIT}"
+    )
+
+    def documents(self) -> Iterator[str]:
+        """The texts; raises HarnessError for what cannot be read, and where there is none."""
+        from harness.data.texts import is_local, read_hub, read_local
+
+        if is_local(self.path):
+            self._refuse_hub_parameters()
+            texts = read_local(self.path, self.column, self.sample_by)
+        else:
+            texts = read_hub(self.path, self.config, self.split, self.column, self.revision, self.streaming)
+        empty = True
+        for text in islice(texts, self._limit()):
+            empty = False
+            yield text
+        if empty:
+            raise HarnessError(f"corpus text: {self.path} holds no documents.")
+
+    def data_digest(self) -> str:
+        """sha256 of what is read: of local files' bytes; of a hub dataset's id, commit, configuration and split.
+
+        The commit is asked of the hub unless ``revision`` is a full commit: so only then is this possible offline.
+        """
+        from harness.data.texts import hub_commit, is_local, local_files
+        from harness.files.digests import files_digest
+        from harness.files.store import digest
+
+        if is_local(self.path):
+            kind, files = local_files(self.path)
+            what: list[str | None] = [files_digest(files), self.sample_by if kind == "text" else self.column]
+        else:
+            what = [self.path, hub_commit(self.path, self.revision), self.config, self.split, self.column]
+        return digest([*what, self._limit()])
+
+    def _limit(self) -> int | None:
+        from harness.data.texts import is_local
+
+        return self.limit or (STREAM_LIMIT if self.streaming and not is_local(self.path) else None)
+
+    def _refuse_hub_parameters(self) -> None:
+        for name in ("config", "revision"):
+            if getattr(self, name) is not None:
+                raise HarnessError(f"corpus text: {self.path} is local; {name} is for datasets of the hub.")
+        if self.split != "train":
+            raise HarnessError(
+                f'corpus text: {self.path} is local and has only the split "train", not "{self.split}"; '
+                "name the files of the split as path."
+            )
+
+
+def resolve_layer(layer: int, n_layers: int, owner: str) -> int:
+    """A layer counted from the front, or from the back when negative (-1 is the last).
+
+    Raises:
+        HarnessError: the model has no such layer.
+    """
+    if not -n_layers <= layer < n_layers:
+        raise HarnessError(
+            f"{owner}: layer {layer} does not exist; the model has {counted(n_layers, 'layer')} (0 to {n_layers - 1})."
+        )
+    return layer % n_layers
+
+
+def check_top(top: int, available: int, owner: str) -> None:
+    """Refuse to choose more neurons than there are."""
+    if top > available:
+        raise HarnessError(
+            f"{owner}: top={counted(top, 'neuron')} were asked for, but only {available} exist in the layer."
+        )
+
+
+def check_layer(model: Model, layer: int, top: int, owner: str) -> int:
+    """The layer, counted from the front, of which ``top`` neurons are to be chosen.
+
+    Raises:
+        HarnessError: the model has no such layer, or the layer fewer neurons.
+    """
+    found = resolve_layer(layer, model.anatomy.n_layers, owner)
+    check_top(top, model.anatomy.d_mlp, owner)
+    return found
+
+
+class Random(Selector):
+    """Neurons drawn at random from one layer: what a selection that knows nothing would do."""
+
+    name = "random"
+    site = "neurons"
+    top: int = Field(6, ge=1, description="number of neurons")
+    layer: int = Field(-1, description="layer; negative counts from the last")
+
+    def reads_prompts(self) -> bool:
+        return False
+
+    def check(self, model: Model) -> None:
+        check_layer(model, self.layer, self.top, "selector random")
+
+    def select(self, context: SelectionContext) -> Selection:
+        anatomy = context.model.anatomy
+        layer = check_layer(context.model, self.layer, self.top, "selector random")
+        rng = np.random.default_rng(context.seed)
+        drawn = np.sort(rng.choice(anatomy.d_mlp, self.top, replace=False))
+        return Selection(
+            neurons=tuple(Neuron(layer, int(index)) for index in drawn),
+            rule=f"{self.top} of the {counted(anatomy.d_mlp, 'neuron')} of layer {layer}, drawn uniformly at random",
+        )
+
+
+class Neurons(Selector):
+    """An explicit list of neurons, such as [11.584, 11.2378], or one that was published.
+
+    Published are the entropy neurons of Tighidet et al. (EMNLP 2025): gpt2-small, pythia-1.4b, phi-1.5, mistral-7b,
+    llama-3-8b.
+    """
+
+    name = "neurons"
+    site = "neurons"
+    neurons: tuple[str, ...] | None = Field(None, min_length=1, description="layer.index of every neuron")
+    published: str | None = Field(None, description="name of a published list, instead of neurons")
+
+    @field_validator("neurons", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        items = value.split("+") if isinstance(value, str) else value
+        if isinstance(items, list | tuple):
+            for item in items:
+                if not isinstance(item, str):
+                    raise ValueError(f"write the neuron as text (layer.index), not as the number {item!r}")
+                try:
+                    Neuron.parse(item)
+                except HarnessError as error:
+                    raise ValueError(str(error)) from error
+        return items
+
+    @field_validator("published")
+    @classmethod
+    def _one_of_the_two(cls, name: str | None, info: ValidationInfo) -> str | None:
+        if "neurons" not in info.data:
+            return name  # it is wrong itself, and that is what is said
+        if (name is None) == (info.data["neurons"] is None):
+            raise ValueError("give either neurons (neurons=[11.584,11.2378]) or the name of a published list")
+        lists = published_neurons()
+        if name is not None and name not in lists:
+            raise ValueError(f'there is no list "{name}".{suggest(name, lists)} There are: {", ".join(lists)}')
+        return name
+
+    def reads_prompts(self) -> bool:
+        return False
+
+    def listed(self) -> tuple[Neuron, ...]:
+        """The neurons that are named."""
+        names = published_neurons()[self.published] if self.published is not None else self.neurons or ()
+        return tuple(map(Neuron.parse, names))
+
+    def check(self, model: Model) -> None:
+        check_named(self.listed(), model, "selector neurons")
+
+    def select(self, context: SelectionContext) -> Selection:
+        listed = self.listed()
+        rule = f"{the(len(listed), 'neuron')} named by the user"
+        if self.published is not None:
+            rule = f"{the(len(listed), 'entropy neuron')} of {self.published} published by Tighidet et al. (2025)"
+        return Selection(neurons=listed, rule=rule)
+
+
+def check_named(units: Sequence[Unit], model: Model, owner: str) -> None:
+    """Refuse units that the model does not have, or that are named twice."""
+    check_units(units, model.anatomy.n_layers, model.anatomy.d_mlp, model.anatomy.n_heads, owner)
+
+
+def published_neurons() -> dict[str, tuple[str, ...]]:
+    """Published lists of neurons by name; their source stands in ``published_neurons.json``."""
+    text = (files("harness") / "published_neurons.json").read_text(encoding="utf-8")
+    return {name: tuple(entry["neurons"]) for name, entry in json.loads(text)["lists"].items()}
+
+
+class Heads(Selector):
+    """An explicit list of attention heads, such as [L2H2, L2H3]."""
+
+    name = "heads"
+    site = "heads"
+    heads: tuple[str, ...] = Field(min_length=1, description="L, layer, H, index of every head")
+
+    @field_validator("heads", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        items = value.split("+") if isinstance(value, str) else value
+        for item in items if isinstance(items, list | tuple) else ():
+            try:
+                Head.parse(str(item))
+            except HarnessError as error:
+                raise ValueError(str(error)) from error
+        return items
+
+    def reads_prompts(self) -> bool:
+        return False
+
+    def check(self, model: Model) -> None:
+        check_named([Head.parse(text) for text in self.heads], model, "selector heads")
+
+    def select(self, context: SelectionContext) -> Selection:
+        chosen = tuple(Head.parse(text) for text in self.heads)
+        return Selection(neurons=chosen, rule=f"{the(len(chosen), 'head')} named by the user")
+
+
+class Nothing(Intervention):
+    """Edits nothing; what tasks that only look at neurons run under."""
+
+    name = "none"
+    needs_statistics = False
+
+    def edits(self, neurons: Sequence[Unit], statistics: object) -> tuple[Edit, ...]:
+        return ()
+
+
+class Noise(Intervention):
+    """Noise: a normal random number is added to each activation, in units of the neuron's own standard deviation.
+
+    The number follows from the seed, the neuron and the activation (a hash), not from a generator: the same run gives
+    the same numbers in every engine, batch and repetition, as edits have to. Equal activations of a neuron so get equal
+    noise, within a run and between runs of one seed; activations that lie 1/64 of a standard deviation apart, or
+    more, get independent noise. Repeat with other seeds to see what one draw is worth.
+    """
+
+    name = "noise"
+    sigma: float = Field(1.0, gt=0, le=100, description="size, in standard deviations of the neuron's activation")
+    seed: int = Field(0, ge=0, lt=2**63, description="of the noise")
+
+    def edits(self, neurons: Sequence[Neuron], statistics: Any) -> tuple[Edit, ...]:
+        from harness.conditions.noise import CELLS, AddNoise
+
+        def noise(layer: int, indices: Sequence[int]) -> Edit:
+            sd = statistics.value("sd", [Neuron(layer, index) for index in indices])
+            size = tuple(self.sigma * x for x in sd)
+            cell = tuple(x / CELLS if x > 0 else 1.0 for x in sd)  # a constant neuron stays as it is
+            return AddNoise(layer, tuple(indices), size, cell, self.seed)
+
+        return tuple(noise(layer, indices) for layer, indices in by_layer(neurons).items())
+
+
+@hookimpl
+def harness_model_loaders() -> list[type[ModelLoader]]:
+    return [HuggingFace]
+
+
+@hookimpl
+def harness_corpora() -> list[type[Corpus]]:
+    return [Text]
+
+
+@hookimpl
+def harness_selectors() -> list[type[Selector]]:
+    return [Random, Neurons, Heads]
+
+
+@hookimpl
+def harness_interventions() -> list[type[Intervention]]:
+    return [Nothing, Noise]

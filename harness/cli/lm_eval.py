@@ -1,0 +1,101 @@
+"""``harness lm-eval``: lm-eval's own command with our model, where our tasks are, and prompts written beforehand."""
+
+from __future__ import annotations
+
+import sys
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from harness.files.terminal import say
+from harness.files.wording import counted
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+class _LmEval(TyperGroup):
+    """Our commands; whatever else is typed is lm-eval's."""
+
+    def get_command(self, ctx: Any, name: str) -> Any:
+        return super().get_command(ctx, name) or super().get_command(ctx, "run")
+
+
+app = typer.Typer(
+    cls=_LmEval,
+    no_args_is_help=True,
+    context_settings={"ignore_unknown_options": True},
+    help="lm-eval (lm-evaluation-harness) with our tasks, and with our interventions as --model harness.",
+)
+
+PASSED_ON = {
+    "run": "Evaluate as `lm-eval run` does; --model harness takes selector=..., intervention=... in --model_args.",
+    "ls": "List tasks, as `lm-eval ls` does.",
+    "validate": "Validate tasks, as `lm-eval validate` does.",
+}
+
+
+def pass_on(ctx: typer.Context) -> None:
+    """Run lm-eval's command line with these words, the model ``harness`` registered first.
+
+    lm-eval ends its process after help, or with a code of its own where something is wrong; an end with code 0 in the
+    midst of its work is no success.
+    """
+    from harness.lmeval import register
+
+    register()
+    from lm_eval.__main__ import cli_evaluate
+
+    sys.argv = ["lm-eval", str(ctx.info_name), *ctx.args]
+    try:
+        cli_evaluate()
+    except SystemExit as stop:
+        if not stop.code and not {"-h", "--help"} & set(ctx.args):
+            raise
+        if isinstance(stop.code, str):
+            say(stop.code, err=True)
+        raise typer.Exit(stop.code if isinstance(stop.code, int) else 1 if stop.code else 0) from None
+
+
+for word, about in PASSED_ON.items():
+    app.command(
+        word,
+        help=about,
+        add_help_option=False,
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )(pass_on)
+
+
+@app.command("tasks-path")
+def tasks_path(debug: Debug = False) -> None:
+    """Print the folder of our tasks: lm_eval --include_path "$(harness lm-eval tasks-path)" --tasks ..."""
+    say(str(files("harness_tasks")))
+
+
+@app.command("prepare")
+def prepare(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the prompts; one folder a task in it.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="Model that is asked, as for harness eval.")] = "demo",
+    model_args: Annotated[str, typer.Option("--model_args", "--model-args", "-a", help="Loader parameters.")] = "",
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:0, mps; default: the best.")] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--task", "--tasks", "-t", help="Task with its parameters; may be repeated; default: all of ours."
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", "-L", min=1, help="Only so many items of the data.")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of everything random.")] = 0,
+    debug: Debug = False,
+) -> None:
+    """Write the prompts that a model is asked, as a task that any lm-eval runs: JSONL, YAML and a scoring function."""
+    from harness.cli.app import _catalogue, _model
+    from harness.lmeval.prepared import write
+
+    found = _catalogue()
+    spec = _model(model, model_args, device, found)
+    loader = found.build("model", spec, "--model")
+    for folder, n in write(loader, task, output, limit, seed):  # type: ignore[arg-type]  # a model loader
+        say(f"wrote {folder} ({counted(n, 'prompt')}): lm_eval --include_path {output} --tasks {folder.name}_prepared")

@@ -1,0 +1,148 @@
+"""Where the command begins and ends: whatever ends it becomes an exit code, and a sentence where a person can mend it.
+
+Exit code 0 means that the work was done; 2, that it was not, and why stands on stderr; 130, that it was interrupted,
+and 143, that it was terminated.
+Of other people's, only the standard library is imported before :func:`main` runs: an interrupt during the imports is
+one, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+from harness.errors import HarnessError
+from harness.files import cache_folders as caches
+from harness.files import harmless
+from harness.run.stopping import stopped, terminations
+
+
+def main() -> None:
+    """Entry point of the command line."""
+    # MKL otherwise rounds by where an array happens to lie in memory; read when torch is imported, later than this.
+    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+    try:
+        with terminations(), _streams(), mendable():
+            caches.provide()
+            _check_arguments()
+            from harness.cli.app import app
+            from harness.files.terminal import install
+
+            install()
+
+            try:
+                app()
+            finally:
+                sys.stdout.flush()  # what cannot be written is found here, not when Python ends
+    except HarnessError as error:
+        if "--debug" in sys.argv:
+            raise
+        print(f"error: {harmless.line(str(error))}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt as error:
+        raise SystemExit(stopped(error)) from None
+
+
+def _check_arguments() -> None:
+    """Refuse what cannot be written into a record."""
+    for argument in sys.argv[1:]:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise HarnessError(f"the argument {argument!a} is not UTF-8 text.") from None
+
+
+@contextlib.contextmanager
+def mendable() -> Iterator[None]:
+    """Turn what a person can mend into a sentence.
+
+    Raises:
+        HarnessError: instead of what the operating system, the memory, or the nesting or encoding of a file refuses.
+    """
+    try:
+        yield
+    except (OSError, EOFError, MemoryError, RecursionError, UnicodeError) as error:
+        raise HarnessError(said(error)) from error
+
+
+def said(error: BaseException) -> str:
+    """One sentence about an error that is not the program's."""
+    match error:
+        case BrokenPipeError():
+            return "a connection to another process was closed before the work was done."
+        case OSError():
+            why = error.strerror or str(error) or type(error).__name__
+            return (
+                f"{_cut(os.fsdecode(error.filename))}: {why}." if isinstance(error.filename, str | bytes) else f"{why}."
+            )
+        case EOFError():
+            return "something waited for input, and there is none."
+        case MemoryError():
+            return "there is not enough memory; take a smaller --batch_size, --limit or --controls, or a smaller file."
+        case RecursionError():
+            return "what was read is nested too deeply."
+        case UnicodeEncodeError():
+            return f"{_cut(ascii(error.object))} cannot be written as {error.encoding}."
+        case UnicodeDecodeError():
+            return f"what was read is not {error.encoding} text."
+    return f"{type(error).__name__}: {error}."
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+# -- standard output and error -----------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _streams() -> Iterator[None]:
+    """Within the block, a reader of our output that leaves (head, less) does not end the work."""
+    before = sys.stdout, sys.stderr
+    sys.stdout = _Stream(sys.stdout, "standard output")
+    sys.stderr = _Stream(sys.stderr, None)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+class _Stream:
+    """A text stream; once its reader has left, what is written is dropped.
+
+    Anything else that goes wrong is an error that names the stream, or is passed over where it has no name.
+    """
+
+    def __init__(self, stream: TextIO | None, name: str | None) -> None:
+        self._stream = stream or open(os.devnull, "w")  # noqa: SIM115  # whoever started us has closed it
+        self._name = name
+        self._failed = ""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._guarded():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._guarded():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if self._name is not None and not isinstance(error, BrokenPipeError):
+                self._failed = f"cannot write to {self._name}: {error.strerror or error}."
+            with contextlib.suppress(OSError, ValueError):  # no file behind it
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self._stream.fileno())  # what is still buffered has somewhere to go
+                os.close(nowhere)
+        if self._failed:  # said again each time: a library may have passed over it
+            raise HarnessError(self._failed)

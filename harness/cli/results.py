@@ -1,0 +1,133 @@
+"""The commands about results that are there already: ``harness leaderboard`` and ``harness compare``."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.errors import HarnessError, suggest
+from harness.files import harmless
+from harness.files.terminal import Terminal, say
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Format = Annotated[str | None, typer.Option("--format", "-f", help="table, csv, markdown, json or html.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="Write to this file; without --format its ending says in which format.")
+]
+
+SUFFIXES = {".csv": "csv", ".md": "markdown", ".json": "json", ".html": "html", ".txt": "table"}
+
+WIDTH = 160
+"""Of a table that is written to a file."""
+
+
+def leaderboard(
+    output_path: Annotated[
+        Path,
+        typer.Option(
+            "--output_path",
+            "--output-path",
+            "-o",
+            envvar="HARNESS_REPORTS_DIR",
+            help="Reports, or a leaderboard.jsonl.",
+        ),
+    ] = Path("reports"),
+    where: Annotated[
+        list[str] | None,
+        typer.Option("--where", "-w", help="column=value, !=, ~ (finds a pattern), !~, <, <=, >, >=; may be repeated."),
+    ] = None,
+    measure: Annotated[list[str] | None, typer.Option("--measure", help="Measure; may be repeated.")] = None,
+    primary: Annotated[bool, typer.Option("--primary/--all", help="Primary measures only, or all.")] = True,
+    verdict: Annotated[list[str] | None, typer.Option("--verdict", help="Verdict; may be repeated.")] = None,
+    sort: Annotated[
+        str | None, typer.Option("--sort", help="Column (value, p_adjusted, time ...); default: the newest run first.")
+    ] = None,
+    descending: Annotated[bool, typer.Option("--descending", help="Largest first.")] = False,
+    n: Annotated[int | None, typer.Option("-n", min=1, help="At most so many rows.")] = None,
+    columns: Annotated[
+        str | None, typer.Option("--columns", help="Columns, separated by commas, or all; see --format csv.")
+    ] = None,
+    history: Annotated[bool, typer.Option("--history", help="Also rows that newer ones of the same replace.")] = False,
+    form: Annotated[
+        str | None, typer.Option("--format", "-f", help="table (default), csv, markdown, json or html.")
+    ] = None,
+    out: Out = None,
+    debug: Debug = False,
+) -> None:
+    """Show the leaderboard: filter, sort, choose columns, export."""
+    from harness.report import leaderboard as board
+    from harness.results.leaderboard import read
+    from harness.results.leaderboard_query import Filter, Query, ask
+
+    form = _format(form, out, board.FORMATS)
+    shown = board.columns_of(columns, form)
+    conditions = [Filter.parse(text) for text in where or ()]
+    query = Query(conditions, measure or (), verdict or (), primary, history, sort, descending, n)
+    path = output_path / "leaderboard.jsonl" if output_path.is_dir() else output_path
+    found = ask(read(path), query)
+    if form == "table":
+        _print(out, lambda console: board.show(console, found, shown))
+    else:
+        _write(board.text_of(found, form, shown, str(path)), out)
+    for i, note in enumerate(board.summary(found, str(path))):
+        if form == "table" or i:  # data go to other programs: only what may surprise is said beside them
+            say(note, err=True)
+
+
+def compare(
+    runs: list[Path], everything: bool, resamples: int, form: str | None, as_json: bool, out: Path | None
+) -> None:
+    """Compare finished runs with the first: what differs, selected neurons, every shared measure."""
+    from harness.plugin.catalogue import catalogue
+    from harness.report import comparison, comparison_page
+    from harness.results.compare import compare as compared
+
+    form = _format("json" if as_json else form, out, comparison.FORMATS)
+    found = compared(runs, catalogue(), resamples)
+    if form == "table":
+        _print(out, lambda console: comparison.show(console, found, everything))
+    elif form == "json":
+        _write(harmless.json_text(found, indent=2, allow_nan=False) + "\n", out)
+    elif form == "csv":
+        _write(comparison.csv_text(found), out)
+    else:
+        page = comparison_page.html if form == "html" else comparison_page.markdown
+        _write(page(found, everything), out)
+
+
+def _format(given: str | None, out: Path | None, known: tuple[str, ...]) -> str:
+    """The format that was asked for, or that the file's name asks for, or a table.
+
+    Raises:
+        HarnessError: it is unknown; names the nearest.
+    """
+    if given is None:
+        given = SUFFIXES.get(out.suffix, "table") if out else "table"
+    if given not in known:
+        raise HarnessError(f'--format: expected one of {", ".join(known)}, got "{given}".{suggest(given, known)}')
+    return given
+
+
+def _print(out: Path | None, show: Callable[[Terminal], None]) -> None:
+    """Show on the terminal, or write what a wide one would show."""
+    if out is None:
+        show(Terminal())
+        return
+    console = Terminal(file=io.StringIO(), width=WIDTH)
+    show(console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]  # the StringIO above
+    _write("".join(f"{line.rstrip()}\n" for line in text.splitlines()), out)
+
+
+def _write(text: str, out: Path | None) -> None:
+    from harness.files.store import write_bytes
+
+    if out is None:
+        say(text, end="")
+    else:
+        write_bytes(out, text.encode())
+        say(f"wrote {out}", err=True)

@@ -1,0 +1,233 @@
+"""Statistics of neuron activations over a corpus, gathered in one streaming pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from harness.conditions.conditions import Neuron
+from harness.errors import HarnessError
+
+if TYPE_CHECKING:
+    import torch
+
+    from harness.model.model import Model
+    from harness.progress import Advance
+
+SAMPLE_BYTES = 512 * 2**20
+"""Memory for the sample that medians and modes are taken from; the sample is the whole corpus while it fits."""
+
+
+@dataclass(frozen=True)
+class ActivationStatistics:
+    """Statistics of all neurons of some layers over the real (never the padding) positions of a corpus.
+
+    ``mean``, ``sd`` (n - 1 in the denominator), ``minimum`` and ``maximum`` cover every position and are accumulated in
+    float64, because in float16 a variance overflows as soon as a sum of squares passes 65504. Median and mode come from
+    ``sample``: every position while that fits in memory, else a uniform random sample of positions.
+
+    Attributes:
+        n: number of positions.
+        mean, sd, minimum, maximum: layer -> float64 [d_mlp].
+        sample: layer -> float32 [n_sample, d_mlp].
+    """
+
+    n: int
+    mean: dict[int, np.ndarray]
+    sd: dict[int, np.ndarray]
+    minimum: dict[int, np.ndarray]
+    maximum: dict[int, np.ndarray]
+    sample: dict[int, np.ndarray]
+    _known: dict[tuple[str, Neuron], float] = field(default_factory=dict, repr=False, compare=False)
+    """Medians and modes that were asked for before: control sets share neurons, and a mode takes a sort."""
+
+    def value(self, name: str, neurons: Sequence[Neuron]) -> list[float]:
+        """One statistic (``mean``, ``sd``, ``minimum``, ``maximum``, ``median``, ``mode``) of each neuron.
+
+        Raises:
+            HarnessError: a value is not finite; names the neuron and the statistic.
+        """
+        values = [self._one(name, neuron) for neuron in neurons]
+        for neuron, value in zip(neurons, values, strict=True):
+            if not np.isfinite(value):
+                raise HarnessError(f"the {name} of neuron {neuron}'s activations is {value}, which is not finite.")
+        return values
+
+    def _one(self, name: str, neuron: Neuron) -> float:
+        if name not in ("median", "mode"):
+            return float(getattr(self, name)[neuron.layer][neuron.index])
+        if (name, neuron) not in self._known:
+            values = self.sample[neuron.layer][:, neuron.index].astype(np.float64)
+            self._known[name, neuron] = float(np.median(values)) if name == "median" else half_sample_mode(values)
+        return self._known[name, neuron]
+
+
+@dataclass(frozen=True)
+class HeadStatistics:
+    """Mean outputs of all heads of some layers over the real positions of a corpus.
+
+    Attributes:
+        n: number of positions.
+        mean: layer -> float64 [n_heads, d_head].
+    """
+
+    n: int
+    mean: dict[int, np.ndarray]
+
+
+def half_sample_mode(values: np.ndarray) -> float:
+    """Mode of a continuous sample [n]: halve it again and again to its densest half (Bickel & Fruehwirth 2006).
+
+    Needs no bin width, and returns the repeated value where one value holds at least half of the sample (as 0
+    after a ReLU).
+    """
+    x = np.sort(values)
+    while len(x) > 3:
+        half = (len(x) + 1) // 2
+        widths = x[half - 1 :] - x[: len(x) - half + 1]
+        start = int(np.argmin(widths))
+        x = x[start : start + half]
+    if len(x) == 3:
+        left, right = x[1] - x[0], x[2] - x[1]
+        x = x[1:2] if left == right else (x[:2] if left < right else x[1:])
+    return float(x.mean())
+
+
+class _Moments:
+    """Chan's parallel update of count, mean and sum of squared deviations, per neuron, in float64."""
+
+    def __init__(self, d_mlp: int) -> None:
+        self.n = 0
+        self.mean = np.zeros(d_mlp)
+        self.m2 = np.zeros(d_mlp)
+        self.minimum = np.full(d_mlp, np.inf)
+        self.maximum = np.full(d_mlp, -np.inf)
+
+    def add(self, x: torch.Tensor) -> None:
+        """Take in activations [positions, d_mlp]."""
+        x = x.double()
+        n, mean = len(x), x.mean(0)
+        m2 = (x - mean).square().sum(0).cpu().numpy()
+        shift = mean.cpu().numpy() - self.mean
+        total = self.n + n
+        self.mean += shift * (n / total)
+        self.m2 += m2 + shift**2 * (self.n * n / total)
+        self.minimum = np.minimum(self.minimum, x.amin(0).cpu().numpy())
+        self.maximum = np.maximum(self.maximum, x.amax(0).cpu().numpy())
+        self.n = total
+
+
+class _Reservoir:
+    """The rows with the smallest keys of a stream, in the stream's order; thinned out when twice too many."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.keys: list[np.ndarray] = []
+        self.rows: list[dict[int, np.ndarray]] = []
+
+    def add(self, keys: np.ndarray, rows: dict[int, np.ndarray]) -> None:
+        """Take in ``rows`` [n, d_mlp] of every layer, with their ``keys`` [n]."""
+        self.keys.append(keys)
+        self.rows.append(rows)
+        if sum(map(len, self.keys)) > 2 * self.capacity:
+            self.sample()
+
+    def sample(self) -> dict[int, np.ndarray]:
+        """The kept rows [<= capacity, d_mlp] of every layer."""
+        keys = np.concatenate(self.keys)
+        keep = np.sort(np.argsort(keys, kind="stable")[: self.capacity])
+        self.keys = [keys[keep]]
+        self.rows = [{layer: np.concatenate([part[layer] for part in self.rows])[keep] for layer in self.rows[0]}]
+        return self.rows[0]
+
+
+Spans = Sequence[tuple[int, int]]
+"""The part (start, stop) of each prompt's tokens that counts; longer prompts than ``stop`` are cut off there."""
+
+
+def activation_statistics(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    layers: Sequence[int],
+    batch_size: int,
+    seed: int,
+    spans: Spans | None = None,
+    progress: Advance = lambda n: None,
+) -> ActivationStatistics:
+    """One pass of the untouched model over ``prompts`` (token ids), for all neurons of ``layers``.
+
+    The sample keeps the positions with the smallest of independent uniform keys, which is a uniform sample without
+    replacement of a stream whose length need not be known. ``progress`` is told of len(prompts) steps in all.
+
+    Raises:
+        HarnessError: an activation is not finite.
+    """
+    d_mlp = model.anatomy.d_mlp
+    capacity = max(1000, SAMPLE_BYTES // (4 * d_mlp * len(layers)))
+    moments = {layer: _Moments(d_mlp) for layer in layers}
+    rng = np.random.default_rng(seed)
+    reservoir = _Reservoir(capacity)
+    passes = _passes(model, prompts, layers, batch_size, spans, model.capture_neurons, "neuron activations")
+    for done, found in enumerate(passes):
+        for layer, x in found.items():
+            moments[layer].add(x)
+        rows = {layer: x.cpu().numpy() for layer, x in found.items()}
+        reservoir.add(rng.random(len(rows[layers[0]])), rows)
+        progress(len(prompts[done * batch_size : (done + 1) * batch_size]))
+    return ActivationStatistics(
+        n=moments[layers[0]].n,
+        mean={layer: m.mean for layer, m in moments.items()},
+        sd={layer: np.sqrt(m.m2 / max(1, m.n - 1)) for layer, m in moments.items()},
+        minimum={layer: m.minimum for layer, m in moments.items()},
+        maximum={layer: m.maximum for layer, m in moments.items()},
+        sample=reservoir.sample(),
+    )
+
+
+def head_statistics(
+    model: Model, prompts: Sequence[Sequence[int]], layers: Sequence[int], batch_size: int, spans: Spans | None = None
+) -> HeadStatistics:
+    """Mean outputs of the heads of ``layers`` in the untouched model over ``prompts`` (token ids).
+
+    Raises:
+        HarnessError: an output is not finite.
+    """
+    shape = (model.anatomy.n_heads, model.anatomy.d_head)
+    n, total = 0, {layer: np.zeros(shape) for layer in layers}
+    for found in _passes(model, prompts, layers, batch_size, spans, model.capture_heads, "outputs of heads"):
+        n += len(found[layers[0]])
+        for layer, x in found.items():
+            total[layer] += x.double().sum(0).cpu().numpy()
+    return HeadStatistics(n, {layer: x / max(n, 1) for layer, x in total.items()})
+
+
+def _passes(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    layers: Sequence[int],
+    batch_size: int,
+    spans: Spans | None,
+    capture: Callable[[Sequence[int]], AbstractContextManager[dict[int, torch.Tensor]]],
+    what: str,
+) -> Iterator[dict[int, torch.Tensor]]:
+    """What ``capture`` sees at the positions that count, layer -> float32 [positions, ...], a batch at a time."""
+    import torch
+
+    for start in range(0, len(prompts), batch_size):
+        rows = range(start, min(start + batch_size, len(prompts)))
+        parts = [(0, len(prompts[i])) if spans is None else spans[i] for i in rows]
+        batch = model.pad([list(prompts[i])[:stop] for i, (_, stop) in zip(rows, parts, strict=True)])
+        wanted = batch.attention_mask.bool()
+        for row, (first, stop) in enumerate(parts):
+            wanted[row, : wanted.shape[1] - min(stop, len(prompts[start + row])) + first] = False
+        with torch.no_grad(), capture(layers) as captured:
+            model.forward(batch)
+        found = {layer: x[wanted.to(x.device)].float() for layer, x in captured.items()}
+        for layer, x in found.items():
+            if not torch.isfinite(x).all():
+                raise HarnessError(f"{what} of layer {layer} are not finite (NaN or infinity in the model).")
+        yield found

@@ -1,0 +1,78 @@
+"""What neurons do under conditions: their activations at every token of some prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from harness.conditions.conditions import Neuron
+from harness.conditions.frozen import check_conditions
+from harness.engine.hooks import batches, under
+from harness.errors import HarnessError
+
+if TYPE_CHECKING:
+    from harness.conditions.conditions import Condition
+    from harness.model.model import Model
+
+
+@torch.no_grad()
+def activations(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    conditions: Sequence[Condition],
+    neurons: Sequence[Neuron],
+    batch_size: int = 64,
+) -> np.ndarray:
+    """Activations of some neurons, one hooked pass over the prompts for every condition.
+
+    Watched is what the layer goes on with: an edited neuron shows the value that it was given, and a neuron behind the
+    edits its response to them. What a condition freezes lies behind all neurons and changes none.
+
+    Returns:
+        float32 [n_conditions, len(neurons), n_prompts, longest]; the last axis is the token's place in its prompt (BOS
+        included), NaN from the prompt's end on.
+
+    Raises:
+        HarnessError: a neuron that the model does not have, or an activation that is not finite.
+    """
+    _check(model, neurons)
+    check_conditions(model, conditions)
+    longest = max((len(tokens) for tokens in prompts), default=0)
+    found = np.full((len(conditions), len(neurons), len(prompts), longest), np.nan, np.float32)
+    layers = sorted({neuron.layer for neuron in neurons})
+    members = {layer: [n for n, neuron in enumerate(neurons) if neuron.layer == layer] for layer in layers}
+    if not layers:
+        return found
+    for c, condition in enumerate(conditions):
+        for rows in batches(prompts, batch_size):
+            batch = model.pad([list(prompts[row]) for row in rows])
+            # The innermost hooks see what the edits have left.
+            with under(model, condition), model.capture_neurons(layers) as seen:
+                model.forward(batch)
+            for layer, watched in members.items():
+                values = seen[layer][..., [neurons[n].index for n in watched]].float().cpu().numpy()
+                for i, row in enumerate(rows):
+                    n = len(prompts[row])
+                    found[c, watched, row, :n] = _finite(values[i, -n:], condition).T
+    return found
+
+
+def _check(model: Model, neurons: Sequence[Neuron]) -> None:
+    anatomy = model.anatomy
+    for neuron in neurons:
+        if not isinstance(neuron, Neuron):
+            raise HarnessError(f'activations: "{neuron}" is not a neuron, expected layer.index, for example 11.2378.')
+        if not (0 <= neuron.layer < anatomy.n_layers and 0 <= neuron.index < anatomy.d_mlp):
+            raise HarnessError(
+                f"activations: there is no neuron {neuron}, the model has layers 0 to {anatomy.n_layers - 1} with "
+                f"neurons 0 to {anatomy.d_mlp - 1} each."
+            )
+
+
+def _finite(values: np.ndarray, condition: Condition) -> np.ndarray:
+    if not np.isfinite(values).all():
+        raise HarnessError(f'activations are not finite under condition "{condition.name}" (NaN or infinity).')
+    return values

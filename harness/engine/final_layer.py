@@ -1,0 +1,370 @@
+"""The algebra of edits in the last layer: from one pass of the untouched model to the logits of every condition.
+
+The last layer's MLP writes y = n @ w_out + bias into the residual stream, n its neurons. An edit changes n by delta on
+a few neurons, hence the final residual x, and nothing else:
+
+    direct write       x_c = x + rho * delta @ w_out                        rho: Granite's residual multiplier, else 1
+    norm after the MLP x_c = r + t_c * (y * g + delta @ (w_out * g))        t_c = 1 / rms(y + delta @ w_out),
+                                                                            r = x - t_0 * y * g, g the gain
+
+    logits_c = W (x_c - mean(x_c)) / denominator(x_c) + b                   W: W_U times the final norm's gain
+
+so the logits are one or two base vectors plus a few columns of W w_out^T, with scalar factors that follow from inner
+products. Those are taken in float64, so that an edit which nearly cancels the residual does not lose its digits.
+
+A condition that freezes the final norm has the untouched residual's denominator. One that freezes the logits' component
+along v = log p_freq - mean(log p_freq) has one more column, v, whose factor takes back what the edit has changed of the
+component: l . v needs x . W^T v only. With a soft cap v is added to the capped logits
+(:mod:`harness.conditions.frozen`).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+
+from harness.conditions.conditions import BASELINE, SetNeurons, site_of
+from harness.conditions.frozen import Directions
+from harness.engine.kernels import System
+from harness.model.key_values import cache_of
+from harness.model.readout import BLOCK_ROWS, probe_norm
+
+if TYPE_CHECKING:
+    from harness.conditions.conditions import Condition
+    from harness.model.model import Batch, Model
+
+COLUMN_BYTES = 2**30
+"""Memory for the columns of W w_out^T that are held at once; conditions that need more are run in several parts."""
+
+
+def fits(model: Model, conditions: Sequence[Condition]) -> bool:
+    """Whether the closed form is valid: the last MLP's output enters the final residual as above, and the edits are of
+    the last layer's neurons only, at all positions, no neuron twice in a condition."""
+    anatomy = model.anatomy
+    post_norm = anatomy.post_mlp_norms[-1]
+    if post_norm is None:
+        straight = anatomy.direct_write or anatomy.residual_multiplier != 1.0
+    else:
+        kind, _, _, bias = probe_norm(post_norm, anatomy.d_model)
+        straight = kind == "rmsnorm" and bias is None
+    if not straight:
+        return False
+    for condition in conditions:
+        if any(site_of(edit) != "neurons" for edit in condition.edits) or (condition.edits and condition.start):
+            return False
+        edited = [index for edit in condition.edits for index in edit.indices]
+        if len(set(edited)) < len(edited) or any(edit.layer != anatomy.n_layers - 1 for edit in condition.edits):
+            return False
+    return True
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a pass of the untouched model leaves, at B places.
+
+    Attributes (float32):
+        residual: [B, d_model], the final residual. rest: [B, d_model], it without what the last MLP writes.
+        neurons: [B, d_mlp], the last layer's activations.
+    """
+
+    residual: torch.Tensor
+    rest: torch.Tensor
+    neurons: torch.Tensor
+
+    def __getitem__(self, place: object) -> Observed:
+        return self.map(lambda x: x[place])  # type: ignore[index]
+
+    def map(self, fn: Callable[[torch.Tensor], torch.Tensor]) -> Observed:
+        """The same with ``fn`` of each array."""
+        return Observed(fn(self.residual), fn(self.rest), fn(self.neurons))
+
+    @classmethod
+    def cat(cls, parts: Sequence[Observed]) -> Observed:
+        """The places of all parts, in order."""
+        return cls(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)))
+
+
+class FinalLayer:
+    """All conditions' logits from the final residual and the last layer's activations."""
+
+    def __init__(self, model: Model, conditions: Sequence[Condition], column_bytes: int | None = None) -> None:
+        self.model, self.n = model, len(conditions)
+        self.layer, readout, anatomy = model.anatomy.n_layers - 1, model.readout, model.anatomy
+        self.device, self.n_tokens = readout.W_U.device, len(readout.W_U)
+        self.constant = readout.folded_bias(centre=False) * readout.scale
+        self.w_out = model.w_out(self.layer).to(self.device)
+        self.bias = model.down_bias(self.layer)
+        self.post_norm = None
+        self.written = self.w_out * anatomy.residual_multiplier
+        if (module := anatomy.post_mlp_norms[-1]) is not None:
+            _, eps, gain, _ = probe_norm(module, anatomy.d_model)
+            self.post_norm = eps, gain.to(self.device)
+            self.written = self.w_out * self.post_norm[1]
+        if readout.centre_writes:
+            self.written = self.written - self.written.mean(1, keepdim=True)
+        self.directions = Directions(readout, conditions)
+        self.parts = list(self._split(conditions, column_bytes or COLUMN_BYTES))
+
+    @cached_property
+    def untouched(self) -> Part:
+        """The untouched model as the only condition."""
+        return Part(self, [BASELINE], 0)
+
+    def _split(self, conditions: Sequence[Condition], column_bytes: int) -> Iterator[Part]:
+        """Parts of consecutive conditions whose columns fit in ``column_bytes``; at least one condition each."""
+        room = max(1, column_bytes // (4 * self.n_tokens) - len(self.directions.v))
+        start, used = 0, set[int]()
+        for stop, condition in enumerate(conditions):
+            own = {i for edit in condition.edits for i in edit.indices}
+            if len(used | own) > room and stop > start:
+                yield Part(self, conditions[start:stop], start)
+                start, used = stop, set()
+            used |= own
+        yield Part(self, conditions[start:], start)
+
+    def run(self, batch: Batch, past: object = None, use_cache: bool = False) -> tuple[Observed, object]:
+        """One pass of the untouched model: what it leaves at every position [batch, pos, ...], and the cache.
+
+        In float32 what the last MLP writes is added here, by the model's own modules: once it is rounded into the
+        residual, the rest cannot be had to more digits than the sum. In half precision the order in which a model adds
+        shows, and its own sum is taken.
+        """
+        model = self.model
+        hold = model.dtype in (torch.float32, torch.float64)
+        with (
+            model.capture_residual() as captured,
+            model.capture_neurons(self.layer) as neurons,
+            model.capture_write(self.layer, hold) as written,
+        ):
+            out = model.forward(batch, past=past, logits_to_keep=1, use_cache=use_cache)
+        seen, write = captured.residual, written[-1]
+        if (post_norm := model.anatomy.post_mlp_norms[-1]) is not None:
+            write = post_norm.forward(write)
+        if model.anatomy.residual_multiplier != 1.0:
+            write = write * model.anatomy.residual_multiplier
+        write = write.view_as(seen).to(seen)
+        residual, rest = (seen + write, seen) if hold else (seen, seen.float() - write.float())
+        found = Observed(residual, rest, neurons[self.layer].view(*seen.shape[:2], -1))
+        return found.map(lambda x: x.to(self.device).float()), cache_of(out)
+
+    def project(self, x: torch.Tensor) -> torch.Tensor:
+        """x @ W^T, float32 [n, d_vocab], of vectors [n, d_model]; W, which is W_U times the gain, is never made."""
+        x, W_U = x * self.model.readout.gain, self.model.readout.W_U
+        if W_U.dtype == torch.float32:
+            return x @ W_U.T
+        out = x.new_empty(len(x), self.n_tokens)
+        for start in range(0, self.n_tokens, BLOCK_ROWS):
+            out[:, start : start + BLOCK_ROWS] = x @ W_U[start : start + BLOCK_ROWS].float().T
+        return out
+
+    def scale(self, square: torch.Tensor) -> torch.Tensor:
+        """Factor on the logits by the final norm, float64, from the squared norm of the centred residual (float64)."""
+        readout = self.model.readout
+        if readout.norm == "none":
+            return torch.full_like(square, readout.scale)
+        return readout.scale / (square.clamp_min(0) / self.model.anatomy.d_model + readout.eps).sqrt()
+
+    def finish(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits from residuals times W^T and the norm's factor: with their constant part, capped."""
+        logits, cap = logits + self.constant, self.model.readout.cap
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+    def exactly(self, x: torch.Tensor) -> torch.Tensor:
+        """:meth:`project` in float64."""
+        x, W_U = x * self.model.readout.gain.double(), self.model.readout.W_U
+        out = x.new_empty(len(x), self.n_tokens)
+        for start in range(0, self.n_tokens, BLOCK_ROWS):
+            out[:, start : start + BLOCK_ROWS] = x @ W_U[start : start + BLOCK_ROWS].double().T
+        return out
+
+    def base(self, seen: Observed) -> Base:
+        """What all conditions share at some places."""
+        return Base(self, seen)
+
+
+class Base:
+    """What all conditions share at B places, centred as the final norm centres."""
+
+    def __init__(self, final: FinalLayer, seen: Observed) -> None:
+        readout = final.model.readout
+        self.final, self.seen, self.neurons = final, seen, seen.neurons
+        x, y = seen.residual, None
+        self.own: torch.Tensor | None = None
+        self.square_own = torch.zeros(0)
+        if final.post_norm is not None:
+            eps, gain = final.post_norm
+            own = seen.neurons @ final.w_out
+            own = own if final.bias is None else own + final.bias.to(own)
+            self.own = own.double()
+            self.square_own = self.own.square().sum(-1)
+            y = own * gain
+            x = x - y * (own.square().mean(-1, keepdim=True) + eps).rsqrt()
+        if readout.centre_writes:
+            x = x - x.mean(-1, keepdim=True)
+            y = None if y is None else y - y.mean(-1, keepdim=True)
+        self.logits = final.project(x)
+        self.second = None if y is None else final.project(y)
+        self.x, self.y = x.double(), None if y is None else y.double()
+
+    @cached_property
+    def untouched(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of the untouched model: its square, as :meth:`Part.system` has it, and its share, float64 [B]; 0 without."""
+        square = self.x.square().sum(-1)
+        if self.final.post_norm is None or self.y is None:
+            return square, torch.zeros_like(square)
+        share = (self.square_own.clamp_min(0) / self.x.shape[1] + self.final.post_norm[0]).rsqrt()
+        inner = self.y.square().sum(-1)
+        return square + 2 * share * (self.x * self.y).sum(-1) + share.square() * inner, share
+
+    def written(self, places: torch.Tensor) -> torch.Tensor:
+        """Output of the down projection of the untouched model at some places [n], float64 [n, d_model]."""
+        distinct, back = torch.unique(places, return_inverse=True)
+        neurons, w_out = self.neurons[distinct].double(), self.final.w_out
+        total = neurons.new_zeros(len(distinct), w_out.shape[1])
+        for start in range(0, len(w_out), BLOCK_ROWS):
+            here = slice(start, start + BLOCK_ROWS)
+            total += neurons[:, here] @ w_out[here].double()
+        return (total if self.final.bias is None else total + self.final.bias.to(total))[back]
+
+    def with_places(self, x: torch.Tensor) -> Base:
+        """The same with the centred final residuals x, float64 [n, d_model], as places of their own after all others:
+        nothing of them depends on a norm after the MLP."""
+        more = copy.copy(self)
+        more.x = torch.cat([self.x, x])
+        more.logits = torch.cat([self.logits, self.final.project(x.float())])
+        if self.y is not None and self.second is not None:
+            more.y = torch.cat([self.y, torch.zeros_like(x)])
+            more.second = torch.cat([self.second, self.second.new_zeros(len(x), self.second.shape[1])])
+        return more
+
+
+class Part:
+    """Some consecutive conditions: their neurons, how these change, and the columns of W w_out^T."""
+
+    def __init__(self, final: FinalLayer, conditions: Sequence[Condition], start: int) -> None:
+        self.final, self.conditions, self.start, self.n = final, conditions, start, len(conditions)
+        device = final.device
+        width = max((sum(len(e.indices) for e in c.edits) for c in conditions), default=0)
+        rows = [[i for e in c.edits for i in e.indices] for c in conditions]
+        used = sorted({i for row in rows for i in row})
+        place = {index: row for row, index in enumerate(used)}
+        self.used = torch.tensor(used, dtype=torch.long, device=device)
+        # Conditions with fewer neurons are filled up with the first one, whose delta is then 0.
+        self.indices = _filled([[place[i] for i in row] for row in rows], width, 0, torch.long, device)
+        self.filled = _filled([[True] * len(row) for row in rows], width, False, torch.bool, device)
+        constant = all(isinstance(e, SetNeurons) for c in conditions for e in c.edits)
+        values = [[v for e in c.edits for v in getattr(e, "values", ())] for c in conditions]
+        self.values = _filled(values, width, 0.0, torch.float32, device) if constant else None
+        self.written = final.written[self.used]
+        norm_held = [c.frozen is not None and c.frozen.what == "final_norm" for c in conditions]
+        self.norm_held = torch.tensor(norm_held, device=device) if any(norm_held) else None
+        direction = final.directions.rows(conditions)
+        self.direction = direction if bool((direction >= 0).any()) else None
+        self._columns: tuple[torch.Tensor, torch.Tensor] | None = None
+        # Inner products of the written directions of one condition, [C, k, k].
+        vectors = self.written.double()[self.indices]
+        self.gram = vectors @ vectors.transpose(1, 2)
+        raw = final.w_out[self.used].double()[self.indices] if final.post_norm is not None else None
+        self.gram_own = None if raw is None else raw @ raw.transpose(1, 2)
+
+    @property
+    def columns(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """W w_out^T of the neurons in use [m, d_vocab], then the directions along which conditions freeze the logits;
+        and the largest magnitude in each row; see release()."""
+        if self._columns is None:
+            columns = self.final.project(self.written)
+            if self.direction is not None:
+                columns = torch.cat([columns, self.final.directions.v.float()])
+            reach = torch.maximum(columns.amax(1), -columns.amin(1)) if len(columns) else columns.new_zeros(0)
+            self._columns = columns, reach
+        return self._columns
+
+    def release(self) -> None:
+        """Forget the columns; they are made again when they are needed."""
+        self._columns = None
+
+    def _deltas(self, neurons: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+        """Change of the edited activations, float64 [C, R, k]; neurons [B, d_mlp]."""
+        now = neurons[:, self.used][at[:, :, None], self.indices[:, None, :]]
+        if self.values is not None:
+            new = self.values[:, None, :].expand_as(now)
+        else:
+            new = now.clone()
+            for c, condition in enumerate(self.conditions):
+                place = 0
+                for edit in condition.edits:
+                    end = place + len(edit.indices)
+                    new[c, :, place:end] = edit.apply(now[c, :, place:end])
+                    place = end
+        return torch.where(self.filled[:, None, :], new.double() - now.double(), 0.0)
+
+    def residuals(self, base: Base, at: torch.Tensor, pairs: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """Final residuals, float64 [n, d_model], centred as the final norm centres, of the pairs (condition, row of
+        ``at``): added up from what no edit touches, so that an edit may take away nearly all of the residual.
+        """
+        c, r = pairs
+        final, places = self.final, at[c, r]
+        change = self._deltas(base.neurons, at)[c, r]
+        own = base.written(places)
+        for condition in torch.unique(c):
+            mine = c == condition
+            own[mine] += change[mine] @ final.w_out[self.used[self.indices[condition]]].double()
+        if final.post_norm is not None:
+            eps, gain = final.post_norm
+            own = own * (own.square().mean(-1, keepdim=True) + eps).rsqrt() * gain.double()
+        x = base.seen.rest[places].double() + final.model.anatomy.residual_multiplier * own
+        return x - x.mean(-1, keepdim=True) if final.model.readout.centre_writes else x
+
+    def system(self, base: Base, at: torch.Tensor) -> System:
+        """The logits of these conditions where they stand, ``at`` [C, R], but for what they freeze of the logits
+        themselves; :mod:`harness.engine.systems` adds that, and mends what has cancelled."""
+        width = self.final.model.anatomy.d_model
+        delta = self._deltas(base.neurons, at)
+        places = (at[:, :, None], self.indices[:, None, :])
+        square, share = base.x.square().sum(-1)[at], None
+
+        def along(vectors: torch.Tensor, written: torch.Tensor) -> torch.Tensor:
+            """Inner products [C, R] of vectors [B, d_model] with delta @ written."""
+            return (delta * (vectors @ written[self.used].double().T)[places]).sum(-1)
+
+        pushed = ((delta @ self.gram) * delta).sum(-1)  # |delta @ written|^2
+        if self.final.post_norm is None:
+            square = square + 2 * along(base.x, self.final.written) + pushed
+        else:
+            assert base.own is not None and base.y is not None and self.gram_own is not None
+            own = base.square_own[at] + 2 * along(base.own, self.final.w_out)
+            own = (own + ((delta @ self.gram_own) * delta).sum(-1)).clamp_min(0)
+            share = (own / width + self.final.post_norm[0]).rsqrt()
+            both = (base.x * base.y).sum(-1)[at] + along(base.x, self.final.written)
+            inner = base.y.square().sum(-1)[at] + 2 * along(base.y, self.final.written) + pushed
+            square = square + 2 * share * both + share.square() * inner
+            delta = share[..., None] * delta
+        if self.norm_held is not None:
+            square = torch.where(self.norm_held[:, None], base.untouched[0][at], square)
+        return System(
+            base=base.logits,
+            second=base.second,
+            columns=self.columns[0],
+            reach=self.columns[1],
+            constant=self.final.constant,
+            indices=self.indices,
+            delta=delta.float(),
+            scale=self.final.scale(square).float(),
+            share=None if share is None else share.float(),
+            at=at,
+            cap=self.final.model.readout.cap,
+        )
+
+
+def _filled(
+    rows: Sequence[Sequence[float]], width: int, with_: float, dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    """Rows of different lengths as one tensor [len(rows), width]."""
+    return torch.tensor([[*row, *[with_] * (width - len(row))] for row in rows], dtype=dtype, device=device).view(
+        len(rows), width
+    )

@@ -1,0 +1,8 @@
+"""What is read, written and printed, and nothing about models: the floor of the house.
+
+Text of others is read (``rows``: JSONL, JSON, CSV, TSV or a dataset of the hub; ``json``, ``yaml`` with line numbers;
+``templates`` that somebody else has written; ``paths`` as users write them) and made harmless before it goes out
+(``harmless``, a function for each kind of output; ``terminal``, the one way to a person's screen). ``owned``: which
+files are provably ours, so that no others are replaced. ``wording``: numbers with their nouns. ``cache_folders``: where
+libraries may keep their caches.
+"""

@@ -1,0 +1,30 @@
+"""Digests of files, which runs and corpora are identified by."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.errors import HarnessError
+
+
+def files_digest(files: Sequence[Path]) -> str:
+    """sha256 over the sha256 of every file's bytes, in order; names do not matter."""
+    try:
+        stats = [(str(x), x.stat()) for x in files]
+    except OSError as error:
+        raise HarnessError(f"{error.filename}: cannot be read ({error.strerror}).") from error
+    each = [_file_digest(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    return hashlib.sha256("\n".join(each).encode()).hexdigest()
+
+
+@functools.lru_cache(maxsize=4096)
+def _file_digest(path: str, size: int, changed: int) -> str:
+    """sha256 of a file's bytes; ``size`` and ``changed`` (ns) make it be read anew after a change."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise HarnessError(f"{path}: cannot be read ({error.strerror}).") from error

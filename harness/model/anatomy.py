@@ -1,0 +1,285 @@
+"""Where things are in a decoder-only language model: neurons, heads, norms, unembedding.
+
+Nothing is looked up by model type. A few tokens are run through the model with hooks; the *order* in which linear maps
+and norms run says which is which, and a second pass with perturbed activations checks the answer numerically: what the
+neurons write, whether it reaches the final residual unchanged, whether attention and MLP run in parallel, whether the
+model is causal. A model that the search misunderstands is refused when it is loaded, instead of giving wrong numbers.
+The only name that matters is that the attention's module, or its class, calls itself "attn" or "attention".
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from harness.errors import HarnessError
+from harness.files.wording import counted
+from harness.model.modules import features, is_norm, linear_features, text_config
+from harness.model.probes import check_causal, check_neurons, probe_last_layer, relative_error, run, write_multiplier
+
+
+@dataclass(frozen=True, eq=False)
+class Anatomy:
+    """The parts of a decoder-only transformer.
+
+    Attributes:
+        layers: the decoder layers, first to last.
+        down_projections: one a layer; its *input* is the neurons' activations [batch, pos, d_mlp]
+            ([batch * pos, d_mlp] when ``flattened``, as in OPT).
+        attentions: the attention module of each layer.
+        attention_outputs: the output projection of each attention; its input is the heads' outputs, concatenated
+            [batch, pos, n_heads * d_head].
+        post_mlp_norms: the norm between a layer's down projection and the residual stream (Gemma 2 and 3, OLMo 2), or
+            None.
+        final_norm: the norm between the last layer and the unembedding, or None.
+        tail: linear maps between the final norm and the unembedding (``project_out`` of OPT-350m); mostly empty.
+        unembedding: the module that maps to logits (``lm_head``).
+        n_layers, d_model, d_mlp, n_heads, n_kv_heads, d_head: counts and widths.
+        d_vocab: rows of the unembedding matrix (may exceed the tokeniser's vocabulary).
+        parallel: attention and MLP of a layer both read the layer's input (GPT-J, Pythia, Phi, Cohere).
+        residual_multiplier: factor on the MLP's output where it is added to the residual stream (Granite), else 1.
+        direct_write: the last MLP's output is added to the final residual unchanged, so that an edit of the last
+            layer's neurons moves the final residual by ``delta @ w_out`` exactly.
+        flattened: the down projection sees [batch * pos, d_mlp].
+    """
+
+    layers: tuple[nn.Module, ...]
+    down_projections: tuple[nn.Module, ...]
+    attentions: tuple[nn.Module, ...]
+    attention_outputs: tuple[nn.Module, ...]
+    post_mlp_norms: tuple[nn.Module | None, ...]
+    final_norm: nn.Module | None
+    tail: tuple[nn.Module, ...]
+    unembedding: nn.Module
+    n_layers: int
+    d_model: int
+    d_mlp: int
+    n_heads: int
+    n_kv_heads: int
+    d_head: int
+    d_vocab: int
+    parallel: bool
+    residual_multiplier: float
+    direct_write: bool
+    flattened: bool
+
+
+def locate(hf: Any) -> Anatomy:
+    """Find and check the parts of a ``transformers`` causal language model in evaluation mode.
+
+    Raises:
+        HarnessError: no decoder layers, a mixture of experts, no attention or MLP where one is expected, MLPs of
+            different widths, a model that is not causal or has an encoder, or a self-check that fails.
+    """
+    config = text_config(hf)
+    if config.is_encoder_decoder:
+        raise HarnessError(f"{type(hf).__name__} is not a causal language model: it has an encoder.")
+    layers = _find_layers(hf, config)
+    _refuse_experts(hf, layers)
+    unembedding = hf.get_output_embeddings()
+    if unembedding is None or features(unembedding) is None:
+        raise _refusal(hf, "an unembedding (get_output_embeddings() gives no linear map)")
+    d_model = config.hidden_size
+    walk = _walk(hf, layers, unembedding)
+    check_causal(hf, walk.logits)
+    attention, attention_output = _find_attention(hf, walk, d_model)
+    down = _find_down(hf, walk, d_model)
+    post_norm = _find_post_norm(walk, down)
+    final_norm, tail = _find_final_norm(hf, walk)
+    downs = _same_in_all(hf, layers, down.path, "MLP down projection")
+    outputs = _same_in_all(hf, layers, attention_output, "attention output projection")
+    d_mlp = _one_width(hf, downs)
+    n_heads = config.num_attention_heads
+    attentions = _same_in_all(hf, layers, attention, "attention")
+    probe = probe_last_layer(hf, layers[-1], downs[-1], outputs[-1], final_norm)
+    check_neurons(hf, probe)
+    multiplier = None if post_norm is not None else write_multiplier(probe, config)
+    return Anatomy(
+        layers=layers,
+        down_projections=downs,
+        attentions=attentions,
+        attention_outputs=outputs,
+        post_mlp_norms=(None,) * len(layers) if post_norm is None else _same_in_all(hf, layers, post_norm, "norm"),
+        final_norm=final_norm,
+        tail=tail,
+        unembedding=unembedding,
+        n_layers=len(layers),
+        d_model=d_model,
+        d_mlp=d_mlp,
+        n_heads=n_heads,
+        n_kv_heads=_kv_heads(attentions[-1], config, n_heads),
+        d_head=linear_features(outputs[-1])[0] // n_heads,
+        d_vocab=linear_features(unembedding)[1],
+        parallel=relative_error(probe.neurons[1], probe.neurons[0]) < probe.tolerance,
+        residual_multiplier=1.0 if multiplier is None else multiplier,
+        direct_write=multiplier == 1.0,
+        flattened=probe.flattened,
+    )
+
+
+# --- the structural search -----------------------------------------------------------------------------------------
+
+
+def _refusal(hf: Any, missing: str) -> HarnessError:
+    return HarnessError(
+        f"{type(hf).__name__} is not supported: did not find {missing}; teach harness/model/anatomy.py where it is and "
+        "add the family to harness/testing/tiny_models.py."
+    )
+
+
+def _in_attention(path: str) -> bool:
+    return any("attn" in part or "attention" in part for part in path.lower().split(".")[:-1])
+
+
+def _find_layers(hf: Any, config: Any) -> tuple[nn.Module, ...]:
+    n = getattr(config, "num_hidden_layers", None)
+    if not isinstance(n, int) or not isinstance(getattr(config, "hidden_size", None), int):
+        raise _refusal(hf, "num_hidden_layers and hidden_size in its configuration")
+    lists = [
+        (name, module)
+        for name, module in hf.named_modules()
+        if isinstance(module, nn.ModuleList)
+        and len(module) == n
+        and all(sum(features(part) is not None for part in layer.modules()) >= 2 for layer in module)
+    ]
+    lists = [x for x in lists if not any(word in x[0] for word in ("vision", "visual", "audio"))] or lists
+    if not lists:
+        raise _refusal(hf, f"a list of {counted(n, 'decoder layer')}")
+    return tuple(min(lists, key=lambda x: x[0].count("."))[1])
+
+
+def _refuse_experts(hf: Any, layers: tuple[nn.Module, ...]) -> None:
+    for i, layer in enumerate(layers):
+        for path, module in layer.named_modules():
+            kind = type(module).__name__
+            if any(word in f"{path} {kind}".lower() for word in ("expert", "moe")):
+                raise HarnessError(
+                    f"{type(hf).__name__} is a mixture of experts (layer {i} has a {kind}), which is not supported: "
+                    "its neurons belong to experts that see different tokens."
+                )
+
+
+@dataclass
+class _Call:
+    """One module that ran: its path within the last layer, what went in and what came out."""
+
+    path: str
+    module: nn.Module
+    input: torch.Tensor
+    output: torch.Tensor
+
+
+@dataclass
+class _Walk:
+    """The linear maps and norms of the last layer, and the modules between it and the unembedding, as they ran.
+
+    ``logits`` are those of :func:`harness.model.probes.run` with two rows.
+    """
+
+    inside: list[_Call] = field(default_factory=list)
+    between: list[nn.Module] = field(default_factory=list)
+    logits: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+
+
+def _walk(hf: Any, layers: tuple[nn.Module, ...], unembedding: nn.Module) -> _Walk:
+    walk, passed = _Walk(), False
+    in_layers = {id(part) for layer in layers for part in layer.modules()}
+
+    def record(path: str) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            # Cloned: Falcon adds the attention's output to the MLP's in place.
+            walk.inside.append(_Call(path, module, args[0].detach().clone(), output.detach().clone()))
+
+        return hook
+
+    def leave(*_: Any) -> None:
+        nonlocal passed
+        passed = True
+
+    def after(module: nn.Module, args: Any, output: Any) -> None:
+        if passed and module is not unembedding:
+            walk.between.append(module)
+
+    with contextlib.ExitStack() as hooks:
+        for path, part in layers[-1].named_modules():
+            if path and (features(part) is not None or is_norm(part)):
+                hooks.callback(part.register_forward_hook(record(path)).remove)
+        hooks.callback(layers[-1].register_forward_hook(leave).remove)
+        for part in hf.modules():
+            if id(part) not in in_layers and (not list(part.children()) or is_norm(part)):
+                hooks.callback(part.register_forward_hook(after).remove)
+        walk.logits = run(hf, rows=2, change_last=True)
+    return walk
+
+
+def _find_attention(hf: Any, walk: _Walk, d_model: int) -> tuple[str, str]:
+    """Paths, within a layer, of the attention (outermost module of that name) and of its output projection."""
+    calls = [call for call in walk.inside if _in_attention(call.path) and features(call.module) is not None]
+    calls = [call for call in calls if linear_features(call.module)[1] == d_model]
+    if not calls:
+        raise _refusal(hf, 'an attention (a module named "attn" or "attention" whose last linear map gives d_model)')
+    output = calls[-1].path
+    parts = output.split(".")
+    depth = next(i for i, part in enumerate(parts) if "attn" in part.lower() or "attention" in part.lower())
+    return ".".join(parts[: depth + 1]), output
+
+
+def _find_down(hf: Any, walk: _Walk, d_model: int) -> _Call:
+    """The linear map outside the attention that runs last: the MLP's down projection."""
+    calls = [call for call in walk.inside if not _in_attention(call.path) and features(call.module) is not None]
+    if not calls or linear_features(calls[-1].module)[1] != d_model:
+        raise _refusal(hf, "an MLP whose last linear map gives d_model")
+    return calls[-1]
+
+
+def _find_post_norm(walk: _Walk, down: _Call) -> str | None:
+    """Path of a norm that is applied to the down projection's output alone."""
+    later = walk.inside[walk.inside.index(down) + 1 :]
+    for call in later:
+        alone = call.input.shape == down.output.shape and torch.equal(call.input, down.output)
+        if is_norm(call.module) and not _in_attention(call.path) and alone:
+            return call.path
+    return None
+
+
+def _find_final_norm(hf: Any, walk: _Walk) -> tuple[nn.Module | None, tuple[nn.Module, ...]]:
+    """The final norm and the linear maps that follow it."""
+    rest = [module for module in walk.between if not isinstance(module, nn.Dropout | nn.Identity)]
+    norm = rest.pop(0) if rest and features(rest[0]) is None else None
+    for module in rest:
+        if features(module) is None or getattr(module, "bias", None) is not None:
+            raise _refusal(hf, f"a meaning for {type(module).__name__} between the final norm and the unembedding")
+    return norm, tuple(rest)
+
+
+def _same_in_all(hf: Any, layers: tuple[nn.Module, ...], path: str, what: str) -> tuple[nn.Module, ...]:
+    found = []
+    for i, layer in enumerate(layers):
+        try:
+            found.append(layer.get_submodule(path))
+        except AttributeError:
+            raise _refusal(hf, f'"{path}" ({what}) in layer {i}: layers of different kinds') from None
+    return tuple(found)
+
+
+def _one_width(hf: Any, downs: tuple[nn.Module, ...]) -> int:
+    widths = [linear_features(down)[0] for down in downs]
+    if len(set(widths)) > 1:
+        raise HarnessError(
+            f"{type(hf).__name__} has MLPs of different widths ({min(widths)} to {counted(max(widths), 'neuron')}), "
+            "which is not supported."
+        )
+    return widths[0]
+
+
+def _kv_heads(attention: nn.Module, config: Any, n_heads: int) -> int:
+    """Key-value heads; Falcon's attention knows better than its configuration."""
+    for owner in (attention, config):
+        for name in ("num_kv_heads", "num_key_value_heads"):
+            if isinstance(found := getattr(owner, name, None), int):
+                return found
+    return n_heads

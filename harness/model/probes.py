@@ -1,0 +1,152 @@
+"""Numerical checks of what the structural search found, made with a few tokens when a model is loaded."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from harness.errors import HarnessError
+from harness.model.modules import down_bias, input_device, layer_input, on_final_residual, text_config, write_matrix
+
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+"""Largest accepted relative error, by the dtype of the forward pass."""
+
+N_TOKENS = 6
+"""Length of the probe sequence."""
+
+
+def relative_error(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    """The largest difference over the largest magnitude wanted."""
+    wanted = wanted.to(found.device, torch.float32)
+    return ((found.float() - wanted).abs().max() / wanted.abs().max().clamp(min=1e-9)).item()
+
+
+def tolerance_of(logits: torch.Tensor) -> float:
+    """The tolerance for a model that computes in the dtype of its logits."""
+    return TOLERANCE.get(logits.dtype, 1e-2)
+
+
+@torch.no_grad()
+def run(hf: Any, rows: int = 1, change_last: bool = False) -> torch.Tensor:
+    """Logits [rows, N_TOKENS, d_vocab] of equal probe sequences; ``change_last``: the last row's last token differs.
+
+    Raises:
+        HarnessError: the logits are not finite.
+    """
+    ids = torch.arange(1, N_TOKENS + 1).repeat(rows, 1)
+    ids[-1, -1] += int(change_last)
+    ids = ids % text_config(hf).vocab_size
+    logits: torch.Tensor = hf(input_ids=ids.to(input_device(hf)), use_cache=False).logits
+    if not torch.isfinite(logits).all():
+        raise HarnessError(f"{type(hf).__name__} gives logits that are not finite (NaN or infinity) for plain tokens.")
+    return logits
+
+
+def check_causal(hf: Any, logits: torch.Tensor) -> None:
+    """Refuse a model if changing the last token (first and last row of :func:`run`) changes predictions before it."""
+    if relative_error(logits[-1, :-1], logits[0, :-1]) > tolerance_of(logits):
+        raise HarnessError(
+            f"{type(hf).__name__} is not a causal language model: a token changes the predictions before it."
+        )
+
+
+@dataclass
+class Probe:
+    """The last layer in one pass over three rows: untouched; heads perturbed; neurons perturbed.
+
+    Attributes (float32):
+        neurons: [3, pos, d_mlp], before their perturbation.
+        written: [3, pos, d_model], output of the down projection.
+        expected: [3, pos, d_model], the same, recomputed as neurons @ w_out + bias.
+        residual: [3, pos, d_model], the final residual.
+        push: [d_model], what the perturbation of the neurons writes.
+        flattened: the down projection sees [batch * pos, d_mlp].
+        tolerance: for relative errors in the model's dtype.
+    """
+
+    neurons: torch.Tensor
+    written: torch.Tensor
+    expected: torch.Tensor
+    residual: torch.Tensor
+    push: torch.Tensor
+    flattened: bool
+    tolerance: float
+
+
+def probe_last_layer(
+    hf: Any, layer: nn.Module, down: nn.Module, attention_output: nn.Module, final_norm: nn.Module | None
+) -> Probe:
+    """Run the perturbed pass; the perturbations are as large as the residual stream, to stand out of the rounding."""
+    generator = torch.Generator().manual_seed(0)
+    seen: dict[str, Any] = {}
+
+    def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
+        seen["size"] = layer_input(args, kwargs).float().norm(dim=-1).mean().item()
+
+    def perturb(row: int, key: str) -> Any:
+        def hook(module: nn.Module, args: Any) -> Any:
+            x = args[0].detach()
+            rows = x.clone().view(3, N_TOKENS, -1)
+            seen[key] = rows.float().clone()
+            weight = write_matrix(module).to(x.device).float()
+            direction = torch.randn(rows.shape[-1], generator=generator).to(x.device)
+            direction = (direction * seen["size"] / (direction @ weight).norm().clamp(min=1e-9)).to(x.dtype)
+            rows[row] += direction
+            seen[key + " push"] = direction.float() @ weight
+            seen[key + " expected"] = rows.float() @ weight
+            return (rows.view(x.shape), *args[1:])
+
+        return hook
+
+    def written(module: nn.Module, args: Any, output: torch.Tensor) -> None:
+        seen["flattened"] = output.dim() == 2
+        # Cloned: Falcon adds the attention's output to it in place.
+        seen["written"] = output.detach().float().clone().view(3, N_TOKENS, -1)
+
+    def residual(x: torch.Tensor) -> None:
+        seen["residual"] = x.detach().float().clone()
+
+    with contextlib.ExitStack() as hooks:
+        hooks.callback(layer.register_forward_pre_hook(enter, with_kwargs=True).remove)
+        hooks.callback(attention_output.register_forward_pre_hook(perturb(1, "heads")).remove)
+        hooks.callback(down.register_forward_pre_hook(perturb(2, "neurons")).remove)
+        hooks.callback(down.register_forward_hook(written).remove)
+        hooks.callback(on_final_residual(layer, final_norm, residual))
+        logits = run(hf, rows=3)
+    bias = down_bias(down)
+    return Probe(
+        neurons=seen["neurons"],
+        written=seen["written"],
+        expected=seen["neurons expected"] + (0 if bias is None else bias.to(seen["written"].device)),
+        residual=seen["residual"],
+        push=seen["neurons push"],
+        flattened=seen["flattened"],
+        tolerance=tolerance_of(logits),
+    )
+
+
+def check_neurons(hf: Any, probe: Probe) -> None:
+    """Refuse a down projection that is no plain linear map of the neurons."""
+    error = relative_error(probe.written, probe.expected)
+    if not error < probe.tolerance:
+        raise HarnessError(
+            f"{type(hf).__name__} is not supported: the MLP's output differs from neurons @ w_out + bias by "
+            f"{error:.1e} (relative); adapters and quantised layers are not supported."
+        )
+
+
+def write_multiplier(probe: Probe, config: Any) -> float | None:
+    """Factor with which the last MLP's output enters the final residual; None when it is not merely added."""
+    change = probe.residual[2] - probe.residual[0]
+    push = probe.push.to(change.device)
+    factor = ((change @ push).mean() / (push @ push)).item()
+    if not relative_error(change, factor * push.expand_as(change)) < 3 * probe.tolerance:
+        return None
+    for known in (1.0, getattr(config, "residual_multiplier", None)):
+        if isinstance(known, float) and abs(factor - known) < probe.tolerance * max(abs(known), 1e-3):
+            return known
+    return factor

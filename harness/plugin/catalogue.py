@@ -1,0 +1,218 @@
+"""Finding plugins: entry points of the group ``harness``, first-party ones exactly as a stranger's."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import re
+import traceback
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import pluggy
+
+from harness.errors import HarnessError, suggest
+from harness.plugin import border, hookspecs
+from harness.plugin.components import KINDS, Component, ComponentSpec, Kind, build
+
+GROUP = "harness"
+FIRST_PARTY = "neuron-harness"
+
+TYPED = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+"""Names of components: what can be typed before a colon."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a component comes from."""
+
+    plugin: str
+    distribution: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.distribution} {self.version} (plugin {self.plugin})"
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A plugin that was left out, and why (one sentence); ``detail`` is the traceback, shown with ``--debug``."""
+
+    origin: Origin
+    reason: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"plugin {self.origin.plugin} of {self.origin.distribution} {self.origin.version}: {self.reason}"
+
+
+_ORIGINS: dict[type[Component], Origin] = {}
+"""Where every class comes from that a catalogue has taken in."""
+
+
+def origin_of(cls: type[Component]) -> Origin | None:
+    """The plugin and distribution of a component's class; None of one that no plugin has offered."""
+    return _ORIGINS.get(cls)
+
+
+class Catalogue:
+    """All components that the installed plugins offer, by kind and name."""
+
+    def __init__(self) -> None:
+        self.components: dict[Kind, dict[str, type[Component]]] = {kind: {} for kind in KINDS}
+        self.origins: dict[type[Component], Origin] = {}
+        self.plugins: list[Origin] = []
+        self.broken: list[Broken] = []
+        self.passed_over: list[Origin] = []
+
+    def add(self, plugin: Any, origin: Origin) -> None:
+        """Register everything a plugin offers, or nothing: a fault in one component leaves the whole plugin out.
+
+        Raises:
+            HarnessError: it offers nothing, a hook returned something that is no component of its kind, or a name is
+                taken.
+        """
+        wanted = getattr(plugin, "HARNESS_CONTRACT", hookspecs.CONTRACT_VERSION)
+        if wanted > hookspecs.CONTRACT_VERSION:
+            raise HarnessError(
+                f"it was written for hook contract {wanted}, this harness offers {hookspecs.CONTRACT_VERSION}; "
+                "upgrade the harness"
+            )
+        manager = pluggy.PluginManager(GROUP)
+        manager.add_hookspecs(hookspecs)
+        manager.register(plugin)
+        manager.check_pending()
+        found: list[tuple[Kind, type[Component]]] = []
+        for kind in KINDS:
+            for classes in getattr(manager.hook, hookspecs.HOOKS[kind])():
+                for cls in classes:
+                    self._check(cls, kind)
+                    found.append((kind, cls))
+        if not found:
+            raise HarnessError(_why_empty(plugin))
+        for kind, cls in found:
+            if sum(of == kind and other.name == cls.name for of, other in found) > 1:
+                raise HarnessError(f'the {kind} "{cls.name}" is named twice')
+        for kind, cls in found:
+            self.components[kind][cls.name] = cls
+            self.origins[cls] = _ORIGINS[cls] = origin
+        self.plugins.append(origin)
+
+    def _check(self, cls: Any, kind: Kind) -> None:
+        if not (isinstance(cls, type) and issubclass(cls, Component) and getattr(cls, "kind", None) == kind):
+            raise HarnessError(f"{hookspecs.HOOKS[kind]}() returned {cls!r}, which is no {kind} class")
+        name = getattr(cls, "name", None)
+        if not (isinstance(name, str) and TYPED.fullmatch(name)):
+            raise HarnessError(
+                f"{cls.__name__} has no name that can be typed: name is {name!r}, expected letters, digits, _, - and ."
+            )
+        if inspect.isabstract(cls):
+            missing = ", ".join(f"{method}()" for method in sorted(cls.__abstractmethods__))
+            raise HarnessError(f'the {kind} "{name}" does not implement {missing}')
+        if not isinstance(cls.version, str):
+            raise HarnessError(f'the {kind} "{name}" has the version {cls.version!r}, expected text')
+        metrics = getattr(cls, "default_metrics", ())
+        if not (isinstance(metrics, tuple | list) and all(isinstance(metric, str) for metric in metrics)):
+            raise HarnessError(f'the {kind} "{name}" has default_metrics {metrics!r}, expected a tuple of names')
+        taken = self.components[kind].get(cls.name)
+        if taken is not None:
+            raise HarnessError(f'the {kind} "{cls.name}" is already provided by {self.origins[taken]}')
+
+    def get(self, kind: Kind, name: str, field: str) -> type[Component]:
+        """The component class of this name.
+
+        Raises:
+            HarnessError: there is none; names ``field``, the nearest name, and the plugins that may have held it:
+                those that were left out, or what other packages offer.
+        """
+        known = self.components[kind]
+        if name in known:
+            return known[name]
+        elsewhere = [other for other in KINDS if name in self.components[other]]
+        hint = suggest(name, known)
+        if elsewhere and not hint:
+            hint = f" ({name} is {'an' if elsewhere[0] == 'intervention' else 'a'} {elsewhere[0]}.)"
+        broken = f" Not loaded: {'; '.join(map(str, self.broken))}." if self.broken else ""
+        others = "" if hint else self._others()
+        raise HarnessError(
+            f'{field}: no {kind} is called "{name}".{hint} There are: {", ".join(sorted(known))}.{broken}{others}'
+        )
+
+    def _others(self) -> str:
+        """Which packages have an entry point, for whoever misses a component of theirs."""
+        there = [f"{x.distribution} {x.version}" for x in self.plugins if x.distribution != FIRST_PARTY]
+        there += [f"{x.distribution} {x.version} (left out by HARNESS_LOAD_PLUGINS)" for x in self.passed_over]
+        if there or self.broken:
+            return f" Plugins of other packages: {', '.join(dict.fromkeys(there))}." if there else ""
+        return f' No other installed package has an entry point of the group "{GROUP}", by which plugins are found.'
+
+    def build(self, kind: Kind, spec: ComponentSpec, field: str, corpus: str | None = None) -> Component:
+        """Find and validate one component; ``corpus``: the texts that the model has of its own, if any.
+
+        Raises:
+            HarnessError: there is none of this name, a parameter is wrong, or its own validation fails.
+        """
+        cls = self.get(kind, spec.name, field)
+        with border.asking(cls, "its parameters"):
+            return build(cls, spec, field, corpus)
+
+
+def _why_empty(plugin: Any) -> str:
+    """What is missing of a plugin that offers nothing."""
+    named = [name for name in dir(plugin) if name.startswith("harness_") and callable(getattr(plugin, name, None))]
+    hooks = ", ".join(hookspecs.HOOKS.values())
+    if unmarked := [name for name in named if not hasattr(getattr(plugin, name), f"{GROUP}_impl")]:
+        return f"it offers nothing: {unmarked[0]}() needs @hookimpl above it (from harness import hookimpl)"
+    if named:
+        return f"it offers nothing: its hooks ({', '.join(named)}) return no component"
+    return f"it offers nothing: it has no function with @hookimpl that is called {hooks}"
+
+
+def _origin(entry: EntryPoint) -> Origin:
+    distribution = entry.dist
+    return Origin(entry.name, distribution.name if distribution else "?", distribution.version if distribution else "?")
+
+
+def _wanted() -> tuple[list[EntryPoint], list[Origin]]:
+    """Entry points to load, our own first, then by distribution and name; and those that HARNESS_LOAD_PLUGINS leaves
+    out of the others."""
+    only = os.environ.get("HARNESS_LOAD_PLUGINS")
+    names = None if only is None else {name.strip() for name in only.split(",") if name.strip()}
+    origins = {entry: _origin(entry) for entry in entry_points(group=GROUP)}
+    kept = [
+        entry
+        for entry, origin in origins.items()
+        if names is None or origin.distribution == FIRST_PARTY or names & {origin.plugin, origin.distribution}
+    ]
+    order = sorted(kept, key=lambda x: (origins[x].distribution != FIRST_PARTY, origins[x].distribution, x.name))
+    return order, [origin for entry, origin in origins.items() if entry not in kept]
+
+
+@functools.cache
+def catalogue() -> Catalogue:
+    """Load every plugin once; one that fails is put aside by name and takes nothing else down.
+
+    Environment:
+        HARNESS_LOAD_PLUGINS: comma list of plugins or distributions to load beside the first-party ones; empty: none.
+        HARNESS_STRICT_PLUGINS: set to 1 to stop at the first broken plugin.
+
+    Raises:
+        HarnessError: in strict mode, for the first plugin that fails.
+    """
+    found = Catalogue()
+    wanted, found.passed_over = _wanted()
+    for entry in wanted:
+        origin = _origin(entry)
+        try:
+            found.add(entry.load(), origin)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a stranger's: whatever it raises, SystemExit, too, must not end the program
+            said = str(error) if isinstance(error, HarnessError) else border.said(error)
+            broken = Broken(origin, said, traceback.format_exc())
+            if os.environ.get("HARNESS_STRICT_PLUGINS") == "1":
+                raise HarnessError(f"HARNESS_STRICT_PLUGINS: {broken}") from error
+            found.broken.append(broken)
+    return found

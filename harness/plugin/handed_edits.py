@@ -1,0 +1,148 @@
+"""What interventions hand over: edits of exactly the units that were asked for, which must be pure functions.
+
+Engines evaluate an edit as often as suits them, on prompts divided as they like, in closed form or in hooks. An edit
+that gives something else for the same activations would make every number of a run a matter of luck.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from harness.conditions.conditions import UNITS, SetNeurons, site_of
+from harness.conditions.head_edits import AttendFirst, SetHeads
+from harness.conditions.residual_edits import AddVector, ProjectOut
+from harness.plugin.handed import a, expect, refuse, whole
+
+if TYPE_CHECKING:
+    from harness.conditions.conditions import Edit, Unit
+    from harness.model.model import Model
+    from harness.plugin.components import Intervention
+
+PURE = frozenset({SetNeurons, SetHeads, AttendFirst, AddVector, ProjectOut})
+"""The harness's own edits, which cannot be otherwise."""
+
+
+def checked(found: Any, units: Sequence[Unit], site: str, who: str) -> None:
+    """Refuse what is no tuple of edits that together treat each of ``units`` once and nothing else."""
+    expect(isinstance(found, tuple), who, f"returned {a(found)}, expected a tuple of edits")
+    for edit in found:
+        fine = whole(getattr(edit, "layer", None)) and isinstance(getattr(edit, "indices", None), tuple)
+        fine = fine and all(whole(index) for index in edit.indices) and callable(getattr(edit, "apply", None))
+        expect(fine, who, f"gave {a(edit)} among the edits: an edit has layer, indices (a tuple) and apply()")
+        expect(
+            site_of(edit) == site, who, f"gave an edit of {site_of(edit)}, although the intervention says site = {site}"
+        )
+    by_site = {unit.site: unit for unit in UNITS.values()}
+    edited = sorted(by_site[site](edit.layer, index) for edit in found for index in edit.indices)
+    if edited != sorted(units):
+        missing, more = sorted(set(units) - set(edited)), sorted(set(edited) - set(units))
+        why = f"left out {missing[0]}" if missing else f"edited {more[0]}, too" if more else "edited one of them twice"
+        refuse(who, f"{why}, of {len(units)} {site} that it was to edit")
+
+
+class WatchedEdit:
+    """An edit of a plugin as the engines see it: what ``apply`` gives is looked at before it is used.
+
+    Its first call is made twice, and so are the second, the fourth, the eighth ...: of many calls that costs little,
+    and finds an edit that goes astray later, too.
+    """
+
+    def __init__(self, edit: Edit, intervention: Intervention) -> None:
+        self.edit, self.intervention, self.calls = edit, intervention, 0
+
+    @property
+    def layer(self) -> int:
+        return self.edit.layer
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        return self.edit.indices
+
+    def __getattr__(self, name: str) -> Any:  # site, reads_first, values ...: whatever it has
+        if name.startswith("__") or name == "edit":
+            raise AttributeError(name)
+        return getattr(self.edit, name)
+
+    def __hash__(self) -> int:
+        return hash(self.edit)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, WatchedEdit) and bool(self.edit == other.edit)
+
+    def apply(self, activations: torch.Tensor, *first: torch.Tensor | None) -> torch.Tensor:
+        """New activations; see :class:`harness.conditions.conditions.Edit`.
+
+        Raises:
+            PluginError: it raises something, gives another shape or type, writes into what it is given, or gives
+                something else for the same activations.
+        """
+        self.calls += 1
+        if self.calls & (self.calls - 1):
+            return self._once(activations, *first)
+        given = activations.clone()
+        found = self._once(activations, *first)
+        who = self._who()
+        expect(same(activations, given), who, "writes into its argument; return a new tensor")
+        expect(
+            same(found, self._once(given, *first)),
+            who,
+            "gives something else when it is applied again to the same activations: an edit is a pure function of "
+            "them; for random changes see the intervention noise",
+        )
+        return found
+
+    def _who(self) -> str:
+        from harness.plugin.border import owner
+
+        return f"{owner(self.intervention)}: apply() of its edit of layer {self.layer}"
+
+    def _once(self, activations: torch.Tensor, *first: torch.Tensor | None) -> torch.Tensor:
+        from harness.plugin.border import asking
+
+        with asking(self.intervention, "apply()"):
+            found = self.edit.apply(activations, *first)
+        if not isinstance(found, torch.Tensor):
+            refuse(self._who(), f"returned {a(found)}, expected a tensor")
+        if found.shape != activations.shape or found.dtype != activations.dtype:
+            refuse(
+                self._who(),
+                f"returned {tuple(found.shape)} {found.dtype} for {tuple(activations.shape)} {activations.dtype}; "
+                "shape and type stay as they are",
+            )
+        return found
+
+
+def watched(edit: Edit, intervention: Intervention) -> Edit:
+    """The edit, watched unless it is one of the harness's own kinds."""
+    return edit if type(edit) in PURE else WatchedEdit(edit, intervention)
+
+
+def same(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """Whether two tensors of one shape are equal, bit by bit, NaN where the other is."""
+    return bool(torch.equal(first, second) or ((first == second) | (first.isnan() & second.isnan())).all())
+
+
+@torch.no_grad()
+def same_edits(first: Sequence[Edit], second: Sequence[Edit], model: Model, who: str) -> None:
+    """Refuse edits that were asked for twice and are not the same functions, or that are not finite."""
+    random = "draws something anew each time: draw with a seed that is a parameter"
+    expect([(x.layer, x.indices) for x in first] == [(x.layer, x.indices) for x in second], who, random)
+    for edit, again in zip(first, second, strict=True):
+        given = _trial(edit, model)
+        options = [given[:, :1]] if getattr(edit, "reads_first", False) else []
+        found = edit.apply(given, *options)
+        finite = bool(torch.isfinite(found).all())
+        expect(finite, who, f"gave an edit of layer {edit.layer} that makes ordinary activations NaN or infinite")
+        expect(same(found, again.apply(given, *options)), who, random)
+
+
+def _trial(edit: Edit, model: Model) -> torch.Tensor:
+    """Ordinary activations that an edit is tried on: [2, 3, ...]."""
+    n, anatomy = len(edit.indices), model.anatomy
+    width = {"heads": (n, anatomy.d_head), "directions": (anatomy.d_model,)}.get(site_of(edit), (n,))
+    values = np.random.default_rng(0).normal(size=(2, 3, *width))
+    return torch.tensor(values, dtype=model.dtype, device=model.device)

@@ -1,0 +1,77 @@
+"""The hook points: what a plugin may add to the harness.
+
+A plugin is any importable module that is named by an entry point of the group ``harness`` and that implements one or
+more of these hooks. Each hook is called once, when the harness starts, without arguments, and returns a list of
+component *classes* (see :mod:`harness.plugin.components`). A plugin of one file::
+
+    from harness import hookimpl
+    from harness.plugin.components import Selector
+
+    class Loudest(Selector):
+        '''The neurons with the largest output weights.'''
+        name = "loudest"
+        top: int = 6
+        def select(self, context): ...
+
+    @hookimpl
+    def harness_selectors():
+        return [Loudest]
+
+with, in its ``pyproject.toml``::
+
+    [project.entry-points.harness]
+    loudest = "harness_loudest"
+"""
+
+from __future__ import annotations
+
+import pluggy
+
+from harness.plugin.components import Corpus, Intervention, Metric, ModelLoader, Selector, Task
+
+CONTRACT_VERSION = 1
+"""Raised when a hook changes so that plugins must change; a plugin may state the one it was written for in
+``HARNESS_CONTRACT`` and is refused by name when it asks for a newer one."""
+
+hookspec = pluggy.HookspecMarker("harness")
+
+
+@hookspec
+def harness_model_loaders() -> list[type[ModelLoader]]:  # type: ignore[empty-body]
+    """Return model loaders: ``load()`` gives a :class:`harness.model.model.Model`."""
+
+
+@hookspec
+def harness_corpora() -> list[type[Corpus]]:  # type: ignore[empty-body]
+    """Return corpora: ``documents()`` gives texts."""
+
+
+@hookspec
+def harness_selectors() -> list[type[Selector]]:  # type: ignore[empty-body]
+    """Return neuron selectors: ``select(context)`` gives a :class:`harness.conditions.conditions.Selection`."""
+
+
+@hookspec
+def harness_interventions() -> list[type[Intervention]]:  # type: ignore[empty-body]
+    """Return interventions: ``edits(neurons, statistics)`` says how the neurons are changed."""
+
+
+@hookspec
+def harness_tasks() -> list[type[Task]]:  # type: ignore[empty-body]
+    """Return tasks: ``prepare(engine)`` makes prompts, ``observe(engine, prompts, conditions)`` runs them."""
+
+
+@hookspec
+def harness_metrics() -> list[type[Metric]]:  # type: ignore[empty-body]
+    """Return metrics: ``measure(outcomes)`` gives measures, tables and figures."""
+
+
+HOOKS: dict[str, str] = {
+    "model": "harness_model_loaders",
+    "corpus": "harness_corpora",
+    "selector": "harness_selectors",
+    "intervention": "harness_interventions",
+    "task": "harness_tasks",
+    "metric": "harness_metrics",
+}
+"""The hook that adds components of each kind."""

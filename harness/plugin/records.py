@@ -1,0 +1,284 @@
+"""What flows between the stages of a run: prompts, outcomes, measurements."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.errors import HarnessError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
+
+    from harness.conditions.conditions import Selection
+    from harness.statistics import AnyMeasure, TableTests
+
+
+NAME = re.compile(r"[A-Za-z0-9_-]+")
+"""What tables and figures may be called: their names are those of files."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt.
+
+    Attributes:
+        id: unique in the run, and stable between runs.
+        text: what the model reads, before special tokens.
+        tokens: the token ids that the model reads, special tokens included.
+        cluster: prompts that share it are not independent (three prompts of one fact) and are resampled together.
+        fields: whatever the task wants to remember; JSON values only.
+    """
+
+    id: str
+    text: str
+    tokens: tuple[int, ...]
+    cluster: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Prompt:
+        return cls(**{**row, "tokens": tuple(row["tokens"])})
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a task's preparation: how many items it left, and what it did, in words."""
+
+    name: str
+    kept: int
+    dropped: int
+    why: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A task's prompts.
+
+    Attributes:
+        prompts: what is run under every condition.
+        steps: how they were made. details: anything worth recording about them, JSON values only.
+        held_out: prompts that selectors look at instead, and that nothing is evaluated on; none: they look at
+            ``prompts``.
+    """
+
+    prompts: tuple[Prompt, ...]
+    steps: tuple[Step, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+    held_out: tuple[Prompt, ...] = ()
+
+
+@dataclass(frozen=True)
+class Series:
+    """Values by token, for a few conditions or neurons.
+
+    Attributes:
+        rows: what the rows are: names of conditions, or of neurons.
+        values: float32 [len(rows), N, longest], by prompt and token; NaN where there is none.
+    """
+
+    rows: tuple[str, ...]
+    values: np.ndarray
+
+    def __getitem__(self, row: str) -> np.ndarray:
+        """The values of one row [N, longest]."""
+        return self.values[self.rows.index(row)]
+
+
+@dataclass(frozen=True)
+class Alone:
+    """Outcomes of further sets that were treated beside the selection (each neuron on its own ...).
+
+    Attributes:
+        units: the S sets, as text ("3.17", "L2H1+L2H3").
+        values: named arrays of shape [S, N].
+    """
+
+    units: tuple[str, ...] = ()
+    values: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What was observed for every condition and prompt.
+
+    Attributes:
+        conditions: names of the conditions; row 0 is ``baseline``, row 1 ``treated``, the others are controls.
+        prompts: the N prompts.
+        values: named arrays of shape [len(conditions), N], or [len(conditions), N, k] for k numbers each.
+        answers: generated texts of the first rows of ``conditions`` (baseline and treated): [<= 2][N].
+        categories: for an integer array of ``values``, the names of its codes; -1 is none of them.
+        series: values by token, of some conditions.
+        found: those arrays whose categories are what turned up: joined parts have them in order, without unused ones.
+        details: what the task tells its metrics about all of this, JSON values only.
+        alone: outcomes of the task's further sets. selection: what was selected. The run fills in both.
+    """
+
+    conditions: tuple[str, ...]
+    prompts: tuple[Prompt, ...]
+    values: Mapping[str, np.ndarray]
+    answers: tuple[tuple[str, ...], ...] = ()
+    categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    series: Mapping[str, Series] = field(default_factory=dict)
+    found: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+    alone: Alone = field(default_factory=Alone)
+    selection: Selection | None = None
+
+    def __post_init__(self) -> None:
+        shape = (len(self.conditions), len(self.prompts))
+        for name, array in self.values.items():
+            if array.shape[:2] != shape or array.ndim > 3:
+                raise ValueError(f"outcome {name!r} has shape {array.shape}, expected {shape}")
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """The array called ``name`` [n_conditions, n_prompts, ...].
+
+        Raises:
+            HarnessError: the task did not observe it (a metric that does not fit the task).
+        """
+        if name not in self.values:
+            raise HarnessError(
+                f'a metric wants the outcome "{name}", which this task does not observe; '
+                f"it observes {', '.join(sorted(self.values))}."
+            )
+        return self.values[name]
+
+    @property
+    def clusters(self) -> np.ndarray:
+        """Cluster number of every prompt [N]."""
+        return np.unique([prompt.cluster for prompt in self.prompts], return_inverse=True)[1]
+
+    @classmethod
+    def join(cls, parts: Sequence[Outcomes]) -> Outcomes:
+        """Put consecutive parts of one run together. What a part did not observe is NaN there, or no category."""
+        first = parts[0]
+        values, categories = _values(parts)
+        return cls(
+            conditions=first.conditions,
+            prompts=tuple(prompt for part in parts for prompt in part.prompts),
+            values=values,
+            answers=tuple(
+                tuple(answer for part in parts for answer in part.answers[row]) for row in range(len(first.answers))
+            ),
+            categories=categories,
+            found=tuple(dict.fromkeys(name for part in parts for name in part.found)),
+            details={key: value for part in parts for key, value in part.details.items()},
+            series={name: _joined([part.series[name] for part in parts]) for name in first.series},
+        )
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Everything that is numbers, by name, for a file."""
+        return {
+            **self.values,
+            **{f"alone {name}": array for name, array in self.alone.values.items()},
+            **{f"series {name}": series.values for name, series in self.series.items()},
+        }
+
+    def split(self, alone: Sequence[str], selection: Selection) -> Outcomes:
+        """The same with the last ``len(alone)`` conditions moved to ``alone``, under the names of their units."""
+        n = len(self.conditions) - len(alone)
+        return replace(
+            self,
+            conditions=self.conditions[:n],
+            values={name: array[:n] for name, array in self.values.items()},
+            alone=Alone(tuple(alone), {name: array[n:] for name, array in self.values.items()} if alone else {}),
+            selection=selection,
+        )
+
+
+def _values(parts: Sequence[Outcomes]) -> tuple[dict[str, np.ndarray], dict[str, tuple[str, ...]]]:
+    """The values of consecutive parts, and their categories, under common codes."""
+    values: dict[str, np.ndarray] = {}
+    categories = dict(parts[0].categories)
+    for name in dict.fromkeys(name for part in parts for name in part.values):
+        like = next(part.values[name] for part in parts if name in part.values)
+        arrays = [part.values.get(name) for part in parts]
+        if any(name in part.found for part in parts):
+            words = [np.array(part.categories.get(name, ()), object) for part in parts]
+            used = [w[np.unique(a[a >= 0])] for w, a in zip(words, arrays, strict=True) if a is not None]
+            categories[name] = tuple(sorted({word for part in used for word in part}))
+            code = {word: i for i, word in enumerate(categories[name])}
+            for i, (w, a) in enumerate(zip(words, arrays, strict=True)):
+                if a is not None:
+                    arrays[i] = np.array([*(code.get(word, -1) for word in w), -1])[a]  # -1 stays: it is the last
+        missing = -1 if like.dtype.kind in "iu" else np.nan
+        shapes = [(len(part.conditions), len(part.prompts), *like.shape[2:]) for part in parts]
+        filled = [np.full(s, missing) if a is None else a for s, a in zip(shapes, arrays, strict=True)]
+        values[name] = np.concatenate(filled, axis=1, dtype=like.dtype, casting="unsafe")
+    return values, categories
+
+
+def _joined(parts: Sequence[Series]) -> Series:
+    """Parts of one series, padded with NaN to the longest prompt."""
+    longest = max(part.values.shape[2] for part in parts)
+    padded = [
+        np.pad(part.values, ((0, 0), (0, 0), (0, longest - part.values.shape[2])), constant_values=np.nan)
+        for part in parts
+    ]
+    return Series(parts[0].rows, np.concatenate(padded, axis=1))
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of counts for the report: rows before, columns after."""
+
+    name: str
+    title: str
+    categories: tuple[str, ...]
+    treated: np.ndarray
+    """[k, k] counts under the treated condition."""
+    controls: np.ndarray
+    """[n_controls, k, k] counts under each control."""
+    tests: TableTests | None = None
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A table of columns of equal length, written as CSV and, while it is short, shown in reports."""
+
+    name: str
+    title: str
+    columns: Mapping[str, Sequence[Any] | np.ndarray]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure and the data it shows: written as PNG, SVG and CSV of one name.
+
+    Attributes:
+        name: of its files: letters, digits, ``-`` and ``_``.
+        title: one sentence that says what is to be seen, for captions.
+        data: columns of equal length: everything that is drawn.
+        draw: draws onto an empty matplotlib figure; the style is set around it (:mod:`harness.report.figure_files`).
+        size: width and height in inches; 3.35 is a column of a two-column paper, 6.9 a page.
+    """
+
+    name: str
+    title: str
+    data: Mapping[str, Sequence[Any] | np.ndarray]
+    draw: Callable[[Canvas], None]
+    size: tuple[float, float] = (3.35, 2.6)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a metric found: measures (functions of sums over prompts), tables, figures, remarks in words."""
+
+    measures: tuple[AnyMeasure, ...] = ()
+    tables: tuple[Table, ...] = ()
+    frames: tuple[Frame, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    remarks: tuple[str, ...] = ()
+    broken: str | None = None
+    """A reason to distrust everything: the treated model no longer does the task at all."""

@@ -1,0 +1,295 @@
+"""Finished runs side by side: what differs in what was asked, in the selected neurons, and in every shared measure.
+
+The first run is the reference; each other one is compared with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.conditions.conditions import UNITS, Unit, by_layer
+from harness.errors import HarnessError
+from harness.files.store import clean
+from harness.files.wording import counted, plural
+from harness.results.folder import PROVENANCE, read_provenance
+from harness.results.pairing import Pairing, Run, measures_of, only, open_run, pair
+
+if TYPE_CHECKING:
+    from harness.plugin.catalogue import Catalogue
+    from harness.statistics import AnyMeasure
+
+MOST = 26
+"""Runs are called by the letters of the alphabet."""
+
+_VERSIONS = ("version", "distribution", "distribution_version")
+
+
+def compare(paths: Sequence[Path], catalogue: Catalogue, resamples: int = 2000) -> dict[str, Any]:
+    """The comparison of finished runs (folders, or their ``result.json``), JSON values only.
+
+    Keys: ``runs`` (label, name, folder, command), ``differing`` (what of the identities differs), ``selections`` (of
+    every two runs), ``pairs`` (how the prompts of each run belong to those of the first), ``measures`` (each with one
+    entry a run in ``runs``, and one for each run but the first in ``differences``), ``family`` (how many p-values
+    Holm's correction is over).
+
+    Raises:
+        HarnessError: fewer than two runs or too many, or a folder without a finished run.
+    """
+    if not 2 <= len(paths) <= MOST:
+        raise HarnessError(f"compare: expected 2 to {counted(MOST, 'finished run')}, got {len(paths)}.")
+    runs = [open_run(path) for path in paths]
+    pairings = [pair(runs[0], run) for run in runs[1:]]
+    labels = [chr(ord("A") + i) for i in range(len(runs))]
+    measures = _measures(runs, pairings, catalogue, resamples)
+    return clean(
+        {
+            "runs": [
+                {
+                    "label": label,
+                    "name": run.record["name"],
+                    "run_id": run.record["run_id"],
+                    "folder": str(run.path),
+                    "model": run.record["identity"]["model"]["id"],
+                    "command": _command(run.path),
+                }
+                for label, run in zip(labels, runs, strict=True)
+            ],
+            "differing": differing([run.record["identity"] for run in runs]),
+            "selections": [
+                {"first": labels[i], "second": labels[j], **selections(runs[i].record, runs[j].record)}
+                for i, j in combinations(range(len(runs)), 2)
+            ],
+            "pairs": [
+                {
+                    "first": labels[0],
+                    "second": label,
+                    "paired": pairing.kind,
+                    "why": pairing.why,
+                    "n_items": pairing.n_items,
+                    "n_first": len(pairing.first),
+                    "n_second": len(pairing.second),
+                    "n_same": len(pairing.same),
+                }
+                for label, pairing in zip(labels[1:], pairings, strict=True)
+            ],
+            "measures": measures,
+            "family": sum(bool(d and d["p_holm"] is not None) for row in measures for d in row["differences"]),
+            "resamples": resamples,
+        }
+    )
+
+
+def _command(folder: Path) -> str | None:
+    return read_provenance(folder)["command"] if (folder / PROVENANCE).is_file() else None
+
+
+# -- what was asked ----------------------------------------------------------------------------------------------------
+
+
+def differing(identities: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The fields of the identities that are not the same in all: ``{"field": "selector.top", "values": [6, 4]}``.
+
+    A parameter that a run does not have is None there. Versions of components, and parameters of metrics, are told only
+    where all runs have the component.
+    """
+    flat = [_flat(identity) for identity in identities]
+    fields = list(dict.fromkeys(field for found in flat for field in found))
+    everywhere = set.intersection(*map(set, flat))
+    fields = [x for x in fields if x in everywhere or not (x.startswith("metric.") or x.endswith(_VERSIONS))]
+    rows = [{"field": field, "values": [found.get(field) for found in flat]} for field in fields]
+    return [row for row in rows if any(value != row["values"][0] for value in row["values"])]
+
+
+def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity with its components by name: ``intervention``, ``selector.top``, ``metric.transitions.collapse``."""
+    rest = dict(identity)
+    components = dict(rest.pop("components"))
+    metrics = components.pop("metrics")
+    flat: dict[str, Any] = {}
+    for kind, component in components.items():
+        name = "loader" if kind == "model" else kind
+        flat |= {name: component["name"], **_component(name, component)}
+    flat["metrics"] = ", ".join(metric["name"] for metric in metrics)
+    for metric in metrics:
+        flat |= _component(f"metric.{metric['name']}", metric)
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, Mapping):
+            for key, item in value.items():
+                walk(f"{prefix}.{key}" if prefix else str(key), item)
+        else:
+            flat[prefix] = value
+
+    walk("", rest)
+    return flat
+
+
+def _component(prefix: str, component: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **{f"{prefix}.{key}": value for key, value in component["params"].items()},
+        **{f"{prefix}.{key}": component[key] for key in _VERSIONS},
+    }
+
+
+# -- what was selected -------------------------------------------------------------------------------------------------
+
+
+def selections(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """How far two runs selected the same neurons, or heads, beside random sets of these sizes in the same layers.
+
+    ``comparable`` is False, and ``why`` says so, where the models have other shapes or one selected heads.
+    """
+    from harness.statistics import chance_overlap
+
+    units = [record["selection"]["unit"] for record in (first, second)]
+    models = [record["identity"]["model"] for record in (first, second)]
+    size = "n_heads" if units[0] == "head" else "d_mlp"
+    shapes = [(model["n_layers"], model[size]) for model in models]
+    nothing = {"comparable": False, "shared": [], "n_first": 0, "n_second": 0, "overlap": None}
+    if units[0] != units[1]:
+        return nothing | {"why": f"one run selected {plural(units[0])}, the other {plural(units[1])}"}
+    if units[0] == "direction":
+        return nothing | {"why": "a direction's name does not tell its vector"}
+    if shapes[0] != shapes[1]:
+        return nothing | {"why": "the models have other shapes"}
+    parse: Callable[[str], Unit] = UNITS[units[0]].parse
+    a, b = ([parse(x["neuron"]) for x in record["selection"]["neurons"]] for record in (first, second))
+    both = [unit for unit in a if unit in set(b)]
+    layers = [by_layer(found) for found in (both, a, b)]
+    groups = [
+        (*(len(found.get(layer, ())) for found in layers), models[0][size])
+        for layer in sorted({*layers[1], *layers[2]})
+    ]
+    same = models[0]["weights_sha256"] == models[1]["weights_sha256"]
+    return {
+        "comparable": True,
+        "why": "" if same else f"{plural(units[0])} of two models are the same where their places are",
+        "unit": units[0],
+        "shared": [str(unit) for unit in both],
+        "n_first": len(a),
+        "n_second": len(b),
+        "n_layer": models[0][size],
+        "overlap": asdict(chance_overlap(groups)),
+    }
+
+
+# -- what was measured -------------------------------------------------------------------------------------------------
+
+
+def _measures(
+    runs: Sequence[Run], pairings: Sequence[Pairing], catalogue: Catalogue, resamples: int
+) -> list[dict[str, Any]]:
+    """The measures of the first run that another one has, too, with their differences, and Holm's p."""
+    from harness.statistics import adjust
+
+    recorded = [{(row["metric"], row["name"]): row for row in run.record["measures"]} for run in runs]
+    wanted = [key for key in recorded[0] if any(key in found for found in recorded[1:])]
+    parts = [{(metric, name): (x, why) for metric, name, x, why in measures_of(run, catalogue)} for run in runs]
+    rows = []
+    for key in wanted:
+        found = [measures.get(key) for measures in recorded]
+        reference = recorded[0][key]
+        row = {x: reference[x] for x in ("metric", "name", "title", "unit", "higher_is_better", "primary")}
+        row["runs"] = [None if measure is None else _own(measure) for measure in found]
+        row["differences"] = [
+            None
+            if measure is None
+            else _difference((reference, measure), pairing, (parts[0][key], parts[i][key]), resamples)
+            for i, (measure, pairing) in enumerate(zip(found[1:], pairings, strict=True), 1)
+        ]
+        rows.append(row)
+    family = [d for row in rows if row["primary"] for d in row["differences"] if d is not None]
+    for difference, p in zip(family, adjust([d["p"] for d in family]), strict=True):
+        difference["p_holm"] = p
+    for row in rows:
+        row["differences"] = [d if d is None else {"p_holm": None} | d for d in row["differences"]]
+    return rows
+
+
+def _own(measure: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run says of a measure by itself."""
+    keys = ("value", "ci_low", "ci_high", "count", "denominator", "p_two_sided")
+    controls = measure["controls"] or {}
+    return {
+        **{key: measure[key] for key in keys},
+        "control_mean": controls.get("mean"),
+        "beyond_controls": measure["effects"]["difference"],
+        "p_adjusted": measure.get("p_adjusted"),
+        "verdict": measure.get("verdict"),
+    }
+
+
+def _difference(
+    recorded: tuple[Mapping[str, Any], Mapping[str, Any]],
+    pairing: Pairing,
+    parts: tuple[tuple[AnyMeasure | None, str], tuple[AnyMeasure | None, str]],
+    resamples: int,
+) -> dict[str, Any]:
+    """Second minus first: of the values, and of the values beyond the controls.
+
+    Paired, both are over the shared items, with intervals and a test. Otherwise only the difference of the recorded
+    values is told: their intervals do not tell how far the difference may be off.
+    """
+    values = [row["value"] for row in recorded]
+    (first, why_first), (second, why_second) = parts
+    why = pairing.why if pairing.kind is None else why_first if first is None else why_second if second is None else ""
+    if first is None or second is None or pairing.kind is None:
+        beyond = [row["effects"]["difference"] for row in recorded]
+        return {
+            "paired": False,
+            "why": why if why.startswith("not paired") else f"not paired: {why}",
+            "first": values[0],
+            "second": values[1],
+            "difference": _minus(values),
+            **dict.fromkeys(("low", "high", "p", "n_items", "n_differing", "mcnemar", "beyond_low", "beyond_high")),
+            "beyond_controls": _minus(beyond),
+        }
+    return {"paired": True, "why": "", **paired(first, second, pairing, resamples)}
+
+
+def paired(first: AnyMeasure, second: AnyMeasure, pairing: Pairing, resamples: int) -> dict[str, Any]:
+    """Second minus first over the items of both: values, interval, p of exchanging the two, McNemar of counts."""
+    from harness.statistics import Measure, derive_seed, mcnemar, paired_intervals, swap_test
+
+    a, b = only(first, pairing.first), only(second, pairing.second)
+    items = pairing.first_items, pairing.second_items
+    test = swap_test(a, b, *items, derive_seed(0, "compare", "swaps"))
+    interval, beyond = paired_intervals(a, b, *items, derive_seed(0, "compare", "bootstrap"), resamples)
+    # Where every resample is alike, the interval says nothing; it does not say that the difference is known exactly.
+    interval, beyond = (x if x and x.low < x.high else None for x in (interval, beyond))
+    moved = None
+    if isinstance(first, Measure) and isinstance(second, Measure) and first.is_count and second.is_count:
+        x, y = only(first, pairing.same[:, 0]), only(second, pairing.same[:, 1])
+        assert isinstance(x, Measure) and isinstance(y, Measure)
+        moved = asdict(mcnemar(x, y))
+    values = [a.values, b.values]
+    return {
+        "first": values[0][1],
+        "second": values[1][1],
+        "difference": values[1][1] - values[0][1],
+        "low": interval.low if interval else None,
+        "high": interval.high if interval else None,
+        "p": test.p,
+        "n_items": test.n,
+        "n_differing": test.differing,
+        "mcnemar": moved,
+        "beyond_controls": _minus([_beyond(x) for x in values]),
+        "beyond_low": beyond.low if beyond else None,
+        "beyond_high": beyond.high if beyond else None,
+    }
+
+
+def _beyond(values: Any) -> float | None:
+    """Treated value minus the mean of the controls, of the values of all conditions [n_conditions]."""
+    from harness.statistics import effect_sizes
+
+    return effect_sizes(float(values[1]), values[2:])["difference"]
+
+
+def _minus(values: Sequence[float | None]) -> float | None:
+    first, second = values
+    return None if first is None or second is None else second - first

@@ -1,0 +1,367 @@
+"""What a run leaves behind: its folder, its record, and its rows in the leaderboard.
+
+A run's folder ``reports/<run>-<hash>/`` holds ``samples.jsonl``, ``neurons.jsonl``, ``controls.jsonl``,
+``outcomes.safetensors``, ``figures/``, ``tables/`` and ``provenance.json``; ``result.json``, the record, which is
+written after these: no more is to be computed then; ``report.html``, which is made from them; and last
+``files.sha256``, their digests: its presence means that the run is complete. All but ``provenance.json`` and
+``report.html`` are the same bytes whenever the same run is made again, and these two are not in the list.
+``unfinished/`` is there while a run is under way: the prepared prompts and one file per finished part, from which an
+interrupted run continues.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.conditions.conditions import UNITS, Selection, Unit, score_names
+from harness.errors import HarnessError, not_there
+from harness.files import json as jsontext
+from harness.files.owned import Written, path_name, remove_empty
+from harness.files.store import canonical, read_json, read_jsonl, write_bytes, write_json, write_jsonl, writing
+from harness.plugin.records import Alone, Outcomes, Prepared, Prompt, Series, Step
+from harness.results import schema
+
+SCHEMA_VERSION = 3
+
+RECORD, PAGE, PROVENANCE, MARK = "result.json", "report.html", "provenance.json", "files.sha256"
+UNFINISHED = "unfinished"
+
+FILES = (
+    RECORD, PAGE, PROVENANCE, "samples.jsonl", "neurons.jsonl", "controls.jsonl", "outcomes.safetensors",
+)  # fmt: skip
+"""Files of a run's folder, beside its figures and tables."""
+
+TEMPORARY = re.compile(r"\.[\w=+-][\w=+,.()% -]*\.(?:[a-z0-9_]{8}|partial)")
+"""Names of files that are being written; where their writer was killed they stay."""
+
+_KEPT = re.compile(r"prepared\.json|writable|part-\d{8}\.(?:json|safetensors)")
+"""Names of the files of ``unfinished/``."""
+
+
+def read_rows(path: Path, cls: type[schema.Sample | schema.Score | schema.Control]) -> list[dict[str, Any]]:
+    """The rows of one of a run's JSONL files; scores and controls have the same columns in each.
+
+    Raises:
+        HarnessError: it is missing, or was damaged; names the line.
+    """
+    rows = read_jsonl(path)
+    for number, row in enumerate(rows, 1):
+        schema.checked(cls, row, f"{path}, line {number}")
+        if not issubclass(cls, schema.Sample) and row.keys() != rows[0].keys():
+            raise HarnessError(f"{path}, line {number}: expected the columns of the first row; the file is damaged.")
+    return rows
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The record of a finished run, from its folder or its ``result.json``.
+
+    Raises:
+        HarnessError: there is none, it was written by another version of the harness, or it is damaged.
+    """
+    path = path / RECORD if path.is_dir() else path
+    if not path.is_file():
+        if (path.parent / UNFINISHED).is_dir():
+            raise HarnessError(f"{path.parent}: this run is not finished; the command that began it continues it.")
+        raise HarnessError(f"{path}: there is no finished run here.")
+    record = read_json(path)
+    if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
+        raise HarnessError(f"{path}: this is no record of schema {SCHEMA_VERSION}; make the run again.")
+    return schema.checked(schema.Record, record, str(path))
+
+
+def read_provenance(path: Path) -> dict[str, Any]:
+    """``provenance.json`` of a run's folder.
+
+    Raises:
+        HarnessError: it is missing or damaged.
+    """
+    return schema.checked(schema.Provenance, read_json(path / PROVENANCE), str(path / PROVENANCE))
+
+
+class RunFolder:
+    """The folder of one run. What the harness has not written to it is left alone, whatever happens."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.result = path / RECORD
+        self._unfinished = path / UNFINISHED
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything is there."""
+        return (self.path / MARK).is_file() and self.recorded
+
+    @property
+    def recorded(self) -> bool:
+        """Whether the record is there, and everything before it: no more is to be computed."""
+        return self.result.is_file()
+
+    def open(self, fresh: bool) -> None:
+        """Make sure that the folder can be written before any work is done; ``fresh`` forgets an earlier run."""
+        with writing(self.path):
+            if fresh:
+                self._forget()
+            self._clear(TEMPORARY)
+            self._unfinished.mkdir(parents=True, exist_ok=True)
+        write_bytes(self._unfinished / "writable", b"")
+
+    def abandon(self) -> bool:
+        """Leave nothing behind of a run that failed before a part of it was finished; whether some part was."""
+        kept = bool(list(self._unfinished.glob("part-*.safetensors")))
+        if not self.recorded and not kept:
+            with contextlib.suppress(OSError):
+                self.clear()
+                self.path.rmdir()  # unless something else is in it
+        return kept
+
+    def clear(self) -> None:
+        """Remove what a killed process has left, and what only a run under way needs."""
+        self._clear(TEMPORARY)
+        if self._unfinished.is_dir() and not self._unfinished.is_symlink():
+            for path in list(self._unfinished.iterdir()):
+                if _KEPT.fullmatch(path.name):
+                    path.unlink()
+            remove_empty(self.path, [f"{UNFINISHED}/writable"])
+
+    def _clear(self, pattern: re.Pattern[str]) -> None:
+        for folder in (self.path, *(self.path / name for name in (UNFINISHED, "figures", "tables"))):
+            if folder.is_dir() and (folder == self.path or not folder.is_symlink()):
+                for path in list(folder.iterdir()):
+                    if pattern.fullmatch(path.name) and path.is_file():
+                        path.unlink()
+
+    def _forget(self) -> None:
+        """Remove what an earlier run has written; files that were changed since and would not be made again stay."""
+        mark = self.path / MARK
+        written = Written()
+        with contextlib.suppress(HarnessError):  # damaged, as the rest may be: therefore it is made again
+            written = Written.read(mark)
+        for name in (MARK, *FILES):  # the mark first, the record next: from then on there is no finished run
+            (self.path / name).unlink(missing_ok=True)
+        for name in written.paths:
+            if written.holds(self.path, name):
+                (self.path / name).unlink()
+        self.clear()
+        remove_empty(self.path, written.paths)
+
+    def settle(self, write_page: Callable[[Path], object]) -> None:
+        """Bring a run whose record is there to its end: what a killed process still owed, and left behind.
+
+        Where all is there but the page, which anybody may have removed, the page is made again.
+
+        Raises:
+            HarnessError: the page cannot be made or written.
+        """
+        with writing(self.path):
+            self.clear()
+        if not self.complete or not (self.path / PAGE).is_file():
+            write_page(self.path)
+            self._mark()
+
+    def _mark(self) -> None:
+        """Say that the run is complete: the last file."""
+        record = read_record(self.result)
+        names = [f"figures/{path_name(x['name'], str(self.result))}" for x in record["figures"]]
+        paths = [x for x in FILES if x not in (PAGE, PROVENANCE)]
+        paths += [f"{name}.{ending}" for name in names for ending in ("csv", "svg", "png")]
+        paths += [f"tables/{path_name(x['name'], str(self.result))}.csv" for x in record["frames"]]
+        with writing(self.path / MARK):
+            found = Written.found(self.path, [path for path in paths if (self.path / path).is_file()])
+        write_bytes(self.path / MARK, found.to_bytes())
+
+    def save_prepared(self, prepared: Prepared) -> None:
+        """Keep the prepared prompts, so that a resumed run need not ask the model again."""
+        write_json(
+            self._unfinished / "prepared.json",
+            {
+                "prompts": [prompt.to_dict() for prompt in prepared.prompts],
+                "steps": [step.to_dict() for step in prepared.steps],
+                "details": prepared.details,
+                "held_out": [prompt.to_dict() for prompt in prepared.held_out],
+            },
+        )
+
+    def load_prepared(self) -> Prepared | None:
+        path = self._unfinished / "prepared.json"
+        if not path.is_file():
+            return None
+        data = schema.checked(schema.Prepared, read_json(path), str(path))
+        return Prepared(
+            prompts=tuple(Prompt.from_dict(row) for row in data["prompts"]),
+            steps=tuple(Step(row["name"], row["kept"], row["dropped"], row["why"]) for row in data["steps"]),
+            details=data["details"],
+            held_out=tuple(Prompt.from_dict(row) for row in data["held_out"]),
+        )
+
+    def save_part(self, start: int, part: Outcomes) -> None:
+        """Keep the outcomes of the prompts from ``start`` on."""
+        stem = self._unfinished / f"part-{start:08d}"
+        rows = {name: series.rows for name, series in part.series.items()}
+        rest = {"answers": part.answers, "categories": part.categories, "series": rows}
+        rest |= {"found": part.found, "details": part.details}
+        write_json(stem.with_suffix(".json"), rest)
+        _save_arrays(stem.with_suffix(".safetensors"), part.arrays())  # last: it marks the part as finished
+
+    def load_part(self, start: int, prompts: tuple[Prompt, ...], conditions: tuple[str, ...]) -> Outcomes | None:
+        stem = self._unfinished / f"part-{start:08d}"
+        if not stem.with_suffix(".safetensors").is_file():
+            return None
+        beside = stem.with_suffix(".json")
+        rest = schema.checked(schema.Part, read_json(beside), str(beside))
+        arrays = load_arrays(stem.with_suffix(".safetensors"))
+        return Outcomes(
+            conditions=conditions,
+            prompts=prompts,
+            values={name: array for name, array in arrays.items() if not name.startswith("series ")},
+            series={name: Series(tuple(rows), arrays[f"series {name}"]) for name, rows in rest["series"].items()},
+            answers=tuple(map(tuple, rest["answers"])),
+            found=tuple(rest["found"]),
+            details=rest["details"],
+            categories={name: tuple(names) for name, names in rest["categories"].items()},
+        )
+
+    def finish(self, files: Mapping[str, Any], outcomes: Outcomes, record: Mapping[str, Any]) -> None:
+        """Write everything that was computed, the record last; :meth:`settle` does the rest."""
+        for name, content in files.items():
+            (write_jsonl if name.endswith(".jsonl") else write_json)(self.path / name, content)
+        _save_arrays(self.path / "outcomes.safetensors", outcomes.arrays(), _labels(outcomes))
+        write_json(self.result, record)
+
+    def load_outcomes(self) -> Outcomes:
+        """The outcomes of a finished run, read back.
+
+        Raises:
+            HarnessError: a file is missing or damaged, or the run is older than this way of keeping outcomes.
+        """
+        path = self.path / "outcomes.safetensors"
+        if not path.is_file():
+            raise HarnessError(f"{path}: {not_there(path)}.")
+        arrays, labels = load_arrays(path), _read_labels(path)
+        samples, scores = self.path / "samples.jsonl", self.path / "neurons.jsonl"
+        rows = read_rows(samples, schema.Answered if labels["answers"] else schema.Sample)
+        observed = {name for name, array in arrays.items() if array.ndim == 2}
+        shape = (len(labels["conditions"]), len(rows) // 2)
+        try:
+            selection = _read_selection(read_record(self.result)["selection"], read_rows(scores, schema.Score))
+        except HarnessError as error:  # a unit's name knows no file
+            raise HarnessError(f"{self.path}: {error}") from error
+        missing = [name for name in labels["series"] if f"series {name}" not in arrays]
+        if missing or any(arrays[x].shape != shape for x in observed if not x.startswith(("alone ", "series "))):
+            raise HarnessError(f"{path}: its arrays are not those of {samples}; one of the files is damaged.")
+        return Outcomes(
+            conditions=tuple(labels["conditions"]),
+            prompts=tuple(_prompt(row, observed) for row in rows[::2]),
+            values={name: x for name, x in arrays.items() if not name.startswith(("alone ", "series "))},
+            answers=tuple(tuple(row["answer"] for row in rows[i::2]) for i in (0, 1)) if labels["answers"] else (),
+            categories={name: tuple(names) for name, names in labels["categories"].items()},
+            details=labels.get("details", {}),
+            series={x: Series(tuple(names), arrays[f"series {x}"]) for x, names in labels["series"].items()},
+            alone=Alone(
+                tuple(labels["alone"]),
+                {name.removeprefix("alone "): x for name, x in arrays.items() if name.startswith("alone ")},
+            ),
+            selection=selection,
+        )
+
+
+def _read_selection(found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Selection:
+    """A selection, from the record and the rows of ``neurons.jsonl``."""
+    parse: Callable[[str], Unit] = UNITS[found["unit"]].parse
+    names = score_names(rows[0]) if rows else []
+    return Selection(
+        neurons=tuple(parse(unit["neuron"]) for unit in found["neurons"]),
+        rule=found["rule"],
+        candidates=tuple(parse(row["neuron"]) for row in rows),
+        scores={name: np.array([row[name] for row in rows], float) for name in names},
+        details=found["details"],
+        pool=None if found["pool"] is None else tuple(map(parse, found["pool"])),
+        special=found.get("special", {}),
+    )
+
+
+def _labels(outcomes: Outcomes) -> dict[str, Any]:
+    """What the places of the arrays mean."""
+    return {
+        "conditions": outcomes.conditions,
+        "answers": bool(outcomes.answers),
+        "categories": outcomes.categories,
+        "details": outcomes.details,
+        "series": {name: series.rows for name, series in outcomes.series.items()},
+        "alone": outcomes.alone.units,
+    }
+
+
+def _prompt(row: Mapping[str, Any], observed: Iterable[str]) -> Prompt:
+    """The prompt of a row of ``samples.jsonl``."""
+    own = {"prompt_id", "condition", "prompt", "input_ids", "cluster", "answer", *observed}
+    fields = {key: value for key, value in row.items() if key not in own}
+    return Prompt(row["prompt_id"], row["prompt"], tuple(row["input_ids"]), row["cluster"], fields)
+
+
+def _save_arrays(path: Path, arrays: Mapping[str, np.ndarray], labels: Mapping[str, Any] | None = None) -> None:
+    from safetensors.numpy import save
+
+    # One entry of metadata only: the library writes several in any order, and the same run would have other bytes.
+    metadata = None if labels is None else {"outcomes": canonical(labels)}
+    write_bytes(path, save({name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())}, metadata))
+
+
+def _read_labels(path: Path) -> Any:
+    from safetensors import safe_open
+
+    with safe_open(path, "numpy") as file:
+        labels = (file.metadata() or {}).get("outcomes")
+    if labels is None:
+        raise HarnessError(f"{path}: it does not say what its arrays are; make the run again with --fresh.")
+    return schema.checked(schema.Labels, jsontext.parse(labels, str(path)), f"{path}: what its arrays are")
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Arrays of a safetensors file, by name.
+
+    Raises:
+        HarnessError: the file is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise HarnessError(f"{path}: cannot be read ({error}); delete it or use --fresh.") from error
+
+
+def _category(names: Sequence[str], code: int) -> str | None:
+    """The name of a category; -1 is none of them."""
+    return names[code] if code >= 0 else None
+
+
+def sample_rows(outcomes: Outcomes) -> Iterator[dict[str, Any]]:
+    """One row a prompt and condition, for the baseline and the treated condition.
+
+    The controls' outcomes are in ``outcomes.safetensors`` only: as text they would be a hundred times as large.
+    """
+    for i, prompt in enumerate(outcomes.prompts):
+        for row, condition in enumerate(outcomes.conditions[:2]):
+            yield {
+                "prompt_id": prompt.id,
+                "condition": condition,
+                "prompt": prompt.text,
+                "input_ids": list(prompt.tokens),
+                "cluster": prompt.cluster,
+                **prompt.fields,
+                **({"answer": outcomes.answers[row][i]} if outcomes.answers else {}),
+                **{
+                    name: _category(outcomes.categories[name], int(array[row, i]))
+                    if name in outcomes.categories
+                    else array[row, i]
+                    for name, array in sorted(outcomes.values.items())
+                    if array.ndim == 2 and name not in outcomes.found
+                },
+            }

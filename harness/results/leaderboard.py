@@ -1,0 +1,254 @@
+"""The leaderboard: one self-contained JSON row a run and measure, appended under a lock and flushed to the disk.
+
+Every row has the columns of ``COLUMNS``, each of one type or null, so that the file loads as a table anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.conditions.conditions import UNITS
+from harness.errors import HarnessError
+from harness.files.store import canonical, clean, digest, writing
+from harness.results.folder import SCHEMA_VERSION
+
+Type = Literal["text", "integer", "number", "yes/no", "list"]
+
+_PARTS = ("task", "selector", "intervention")
+
+COLUMNS: dict[str, Type] = {
+    "row_id": "text",
+    "schema_version": "integer",
+    "run_id": "text",
+    "run": "text",
+    "time_utc": "text",
+    "harness_version": "text",
+    "git_commit": "text",
+    "git_dirty": "yes/no",
+    "command": "text",
+    "model": "text",
+    "model_revision": "text",
+    "weights_sha256": "text",
+    "tokenizer_sha256": "text",
+    "dtype": "text",
+    "device": "text",
+    **dict.fromkeys(_PARTS, "text"),
+    **{f"{part}_{what}": "text" for part in _PARTS for what in ("version", "params", "distribution")},
+    "metric_params": "text",
+    "data_sha256": "text",
+    "inputs_sha256": "text",
+    "n_prompts": "integer",
+    "n_clusters": "integer",
+    "exploratory": "yes/no",
+    "neurons": "list",
+    "neuron_layers": "list",
+    "neuron_indices": "list",
+    "engine": "text",
+    "n_controls": "integer",
+    "control_match": "text",
+    "seed": "integer",
+    "limit": "integer",
+    "hold_out": "number",
+    "batch_size": "integer",
+    "resamples": "integer",
+    "hardware": "text",
+    "wall_seconds": "number",
+    "metric": "text",
+    "measure": "text",
+    "title": "text",
+    "unit": "text",
+    "higher_is_better": "yes/no",
+    "primary": "yes/no",
+    "baseline": "number",
+    "value": "number",
+    "count": "integer",
+    "denominator": "number",
+    "n_clusters_counting": "integer",
+    "design_effect": "number",
+    "ci_low": "number",
+    "ci_high": "number",
+    "p_greater": "number",
+    "p_less": "number",
+    "p_two_sided": "number",
+    "quantile": "number",
+    "p_adjusted": "number",
+    "p_holm": "number",
+    "p_bh": "number",
+    "margin": "number",
+    "detectable": "number",
+    "verdict": "text",
+    **{f"control_{key}": "number" for key in ("mean", "sd", "standard_error", "min", "q05", "q50", "q95", "max")},
+}
+"""The columns of a row, in order, with their types."""
+
+LARGEST = 2**63
+
+PROVENANCE = frozenset(
+    {"run", "time_utc", "command", "harness_version", "git_commit", "git_dirty", "hardware", "wall_seconds"}
+)
+"""Columns that say when, where and under which name a run was made, not what it is."""
+
+
+def check(path: Path) -> None:
+    """Find out before a run is made what would keep its rows from being added.
+
+    Raises:
+        HarnessError: the file cannot be written, or holds a line that is no row.
+    """
+    from filelock import FileLock
+
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if path.exists():
+                with path.open("r+b") as file:
+                    text = file.read()
+                _parse(path, text[: text.rfind(b"\n") + 1])
+
+
+def append(path: Path, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Add the rows that are not there yet; returns how many were added.
+
+    A row is there if the newest of its ``row_id`` says the same, provenance aside: a run that was made again is added
+    only where its results changed. A line that a killed process left unfinished is cut off first. Several processes may
+    append at once.
+
+    Raises:
+        HarnessError: the file cannot be written, or holds a line that is no JSON object.
+    """
+    from filelock import FileLock
+
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            whole = _cut_torn_line(path)
+            newest = {row["row_id"]: row for row in _parse(path, whole)}
+            new = [row for row in map(clean, rows) if not _same(row, newest.get(row["row_id"]))]
+            text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in new)
+            with path.open("ab") as file:
+                file.write(text.encode())
+                file.flush()
+                os.fsync(file.fileno())
+    return len(new)
+
+
+def _same(row: Mapping[str, Any], known: Mapping[str, Any] | None) -> bool:
+    """Whether a row repeats a known one; columns that only one of them has do not count."""
+    return known is not None and all(row[key] == known[key] for key in set(row) & set(known) - PROVENANCE)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """All rows, oldest first; a last line that is still being written is left out.
+
+    Raises:
+        HarnessError: the file is missing, or a line is no JSON object; names the line.
+    """
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise HarnessError(f"{path}: cannot be read ({error.strerror}); run something first.") from error
+    return _parse(path, text[: text.rfind(b"\n") + 1])
+
+
+def _cut_torn_line(path: Path) -> bytes:
+    """Remove an unfinished last line; returns the whole lines."""
+    if not path.exists():
+        return b""
+    with path.open("r+b") as file:
+        text = file.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        if len(whole) < len(text):
+            file.truncate(len(whole))
+    return whole
+
+
+def _parse(path: Path, text: bytes) -> list[dict[str, Any]]:
+    rows = []
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:  # text that is not UTF-8, too
+            raise HarnessError(f"{path}, line {number}: this is not a leaderboard row.") from error
+        if not isinstance(row, dict) or not isinstance(row.get("row_id"), str):
+            raise HarnessError(f"{path}, line {number}: this is not a leaderboard row.")
+        rows.append(row)
+    return rows
+
+
+def typed(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with all columns, in their order and of their types; null where it has none, or one of another type.
+
+    Numbers that are not finite, and whole ones that do not fit 64 bits, are none.
+    """
+    return {column: _typed(row.get(column), kind) for column, kind in COLUMNS.items()}
+
+
+def _typed(value: Any, kind: Type) -> Any:
+    whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
+    if kind == "number" and (whole or (isinstance(value, float) and math.isfinite(value))):
+        return float(value)
+    if kind == "list" and isinstance(value, list):
+        return [str(item) for item in value]
+    fits = {"text": isinstance(value, str), "integer": whole, "yes/no": isinstance(value, bool)}
+    return value if fits.get(kind) else None
+
+
+def rows_of(record: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Leaderboard rows of a run: one for each measure, each self-contained, with the columns of ``COLUMNS``."""
+    identity = record["identity"]
+    components, model = identity["components"], identity["model"]
+    metrics = {metric["name"]: canonical(metric["params"]) for metric in components["metrics"]}
+    selection = record["selection"]
+    units = [UNITS[selection["unit"]].parse(x["neuron"]) for x in selection["neurons"]]
+    shared = {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": record["run_id"],
+        "run": record["name"],
+        "time_utc": provenance["finished"],
+        "harness_version": identity["harness_version"],
+        "git_commit": (provenance["git"] or {}).get("commit"),
+        "git_dirty": (provenance["git"] or {}).get("dirty"),
+        "command": provenance["command"],
+        "model": model["id"],
+        "model_revision": model["commit"] or model["revision"],
+        **{key: model[key] for key in ("weights_sha256", "tokenizer_sha256", "dtype", "device")},
+        **{part: components[part]["name"] for part in _PARTS},
+        **{f"{part}_{what}": components[part][what] for part in _PARTS for what in ("version", "distribution")},
+        **{f"{part}_params": canonical(components[part]["params"]) for part in _PARTS},
+        "data_sha256": identity["data_sha256"],
+        "inputs_sha256": canonical(identity.get("inputs_sha256", {})),
+        "n_prompts": record["task"]["n_prompts"],
+        "n_clusters": record["task"]["n_clusters"],
+        "exploratory": record.get("exploratory") is not None,
+        "neurons": [str(unit) for unit in units],
+        # As columns of their own: the single neuron 3.10 is read as the number 3.1.
+        "neuron_layers": [str(unit.layer) for unit in units],
+        "neuron_indices": [str(unit.index) for unit in units],
+        "engine": record["engine"],
+        "n_controls": record["controls"]["n"],
+        "control_match": record["controls"]["match"],
+        **{key: identity.get(key) for key in ("seed", "limit", "hold_out", "batch_size", "resamples")},
+        "hardware": provenance["accelerator"] or provenance["processor"],
+        "wall_seconds": provenance["wall_seconds"],
+    }
+    return [
+        typed(
+            {
+                "row_id": digest([record["run_id"], measure["metric"], measure["name"]])[:16],
+                "metric_params": metrics.get(measure["metric"]),
+                **shared,
+                **clean(measure),
+                "measure": measure["name"],
+                # The prompts of how many facts count towards it, beside those that the run has.
+                "n_clusters_counting": measure.get("n_clusters"),
+                "n_clusters": shared["n_clusters"],
+                **{f"control_{key}": value for key, value in clean(measure["controls"] or {}).items()},
+            }
+        )
+        for measure in record["measures"]
+    ]

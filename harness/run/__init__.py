@@ -1,0 +1,8 @@
+"""From a specification to a finished folder.
+
+``spec``: what one run is asked to do; ``registry``: named runs of a YAML file. ``plan`` finds and validates components,
+then makes prompts (``held_out``: those that only the selector sees), selection, controls and conditions. ``execute``
+runs the conditions part by part and writes the folder; ``record`` makes the record. ``executors`` do that for many
+runs: in this process, or on a Ray cluster (``ray_cluster``, ``ray_driver``, ``ray_worker``). ``stopping``: Ctrl-C and
+SIGTERM.
+"""

@@ -1,0 +1,328 @@
+"""Runs from their plans to their folders. Runs on the same prompts share the model's work."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import harness
+from harness.conditions.conditions import Condition, Selection
+from harness.errors import HarnessError, PluginError
+from harness.files.store import canonical, check_writable, clean, digest, writing
+from harness.files.wording import counted
+from harness.model.precision import is_half, near_ties
+from harness.model.tokens import first_tokens
+from harness.plugin import border
+from harness.plugin.records import Outcomes, Prepared, Prompt
+from harness.report.figure_files import write_shown
+from harness.report.page import write_page
+from harness.results import leaderboard
+from harness.results.folder import SCHEMA_VERSION, RunFolder, read_provenance, read_record, sample_rows
+from harness.results.provenance import provenance
+from harness.run.held_out import split
+from harness.run.margins import check_margins
+from harness.run.plan import Plan, Reporter, Stage, look_ahead, plan, set_up
+from harness.run.record import record_of
+
+if TYPE_CHECKING:
+    from harness.engine.hooks import Engine, Progress
+    from harness.model.model import Model
+
+__all__ = ["Finished", "Plan", "Reporter", "enter", "execute", "execute_together", "identity_of", "plan", "together"]
+
+PART = 256
+"""Prompts that are run under every condition before the outcomes are put on the disk."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run: where it is, what it found, and whether it was found already finished."""
+
+    path: Path
+    record: dict[str, Any]
+    reused: bool
+
+
+@dataclass
+class _Job:
+    """One run under way."""
+
+    plan: Plan
+    folder: RunFolder
+    identity: dict[str, Any]
+    run_id: str
+    parts: list[Outcomes] = field(default_factory=list)
+    selection: Selection | None = None
+    """What was selected before the prompts were made."""
+    stage: Stage | None = None
+    near: np.ndarray | None = None
+    """Of a model in half precision, the prompts after which two tokens lie closer than its rounding."""
+
+
+def together(plans: Sequence[Plan]) -> list[list[Plan]]:
+    """Plans in groups that share model, task and prompts, in the order of their first members."""
+    groups: dict[Hashable, list[Plan]] = {}
+    for one in plans:
+        spec = one.spec
+        shared = [one.model.identity(), one.task.identity(), spec.seed, spec.limit, spec.batch_size, spec.engine]
+        groups.setdefault(canonical(shared), []).append(one)
+    return list(groups.values())
+
+
+def execute(plan: Plan, output: Path, reporter: Reporter, command: str, fresh: bool = False) -> Finished:
+    """Make one run; see :func:`execute_together`."""
+    return execute_together([plan], output, reporter, command, fresh)[0]
+
+
+def execute_together(
+    plans: Sequence[Plan],
+    output: Path,
+    reporter: Reporter,
+    command: str,
+    fresh: bool = False,
+    folder: Callable[[Path], RunFolder] = RunFolder,
+) -> list[Finished]:
+    """Make runs of one group (:func:`together`): continue those that were interrupted, return those that are finished.
+
+    The model is loaded once, the prompts are made once, and where the task allows it (``Task.shares_passes``) the
+    conditions of all runs are run at once. Every run's folder holds what it would hold if it were made alone.
+
+    Args:
+        folder: opens the folder of a run; another machine's tells of what it keeps (:mod:`harness.run.ray_worker`).
+
+    Raises:
+        HarnessError: whatever the user can mend, and what a component does wrong; nothing but the finished parts in
+            ``unfinished/`` is left behind then.
+    """
+    from filelock import FileLock
+
+    check_writable(output)
+    leaderboard.check(output / "leaderboard.jsonl")
+    started = time.time()
+    with reporter.stage("loading the model"):
+        model = border.load(plans[0].model)
+    jobs = [_job(one, model, output, folder) for one in plans]
+    with contextlib.ExitStack() as stack:
+        for path in sorted({job.folder.path for job in jobs}):  # in one order: two processes cannot wait for each other
+            with writing(path):
+                stack.enter_context(FileLock(output / f".{path.name}.lock"))
+        waiting = [job for job in jobs if fresh or not job.folder.recorded]
+        reused = {id(job) for job in jobs} - {id(job) for job in waiting}
+        for job in jobs:
+            if id(job) in reused:
+                job.folder.settle(write_page)
+        try:
+            if waiting:
+                _work(waiting, _engine(plans[0], model), reporter, fresh)
+            for job in waiting:
+                _finish(job, _engine(plans[0], model), reporter, command, started)
+        except KeyboardInterrupt:
+            raise  # the same command continues
+        except BaseException as error:
+            kept = [job.folder.abandon() for job in waiting]
+            if isinstance(error, PluginError) and any(kept):  # hours of work may be there, and the plugin be mended
+                raise PluginError(
+                    f"{error} What the model was run for is kept: the same command goes on from there."
+                ) from error
+            raise
+        return [enter(job.folder.path, reused=id(job) in reused) for job in jobs]
+
+
+def enter(path: Path, reused: bool) -> Finished:
+    """Enter the finished run of a folder into the leaderboard beside it."""
+    record, about = read_record(path), read_provenance(path)
+    leaderboard.append(path.parent / "leaderboard.jsonl", leaderboard.rows_of(record, about))
+    return Finished(path, record, reused)
+
+
+def _job(plan: Plan, model: Model, output: Path, folder: Callable[[Path], RunFolder]) -> _Job:
+    identity = identity_of(plan, model)
+    run_id = digest(identity)
+    return _Job(plan, folder(output / f"{plan.spec.name}-{run_id[:8]}"), identity, run_id)
+
+
+def _engine(plan: Plan, model: Model) -> Engine:
+    from harness.engine.closed_form import ClosedFormEngine
+    from harness.engine.hooks import HookEngine
+
+    return {"auto": ClosedFormEngine, "hooks": HookEngine}[plan.spec.engine](model, plan.spec.batch_size)
+
+
+def identity_of(plan: Plan, model: Model | None) -> dict[str, Any]:
+    """Everything that the results depend on; without a model, all that can be known before one is loaded."""
+    spec = plan.spec
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "harness_version": harness.__version__,
+        "model": None if model is None else model.provenance(),
+        "components": plan.components(),
+        "data_sha256": border.data_digest(plan.task),
+        "inputs_sha256": {
+            f"{x.name}.{key}": value
+            for x in (plan.task, plan.selector, plan.intervention)
+            for key, value in border.inputs(x).items()
+        },
+        "controls": spec.controls,
+        "match": spec.match,
+        "hold_out": spec.hold_out,
+        "margins": dict(sorted(spec.margins.items())),
+        "engine": spec.engine,
+        "seed": spec.seed,
+        "limit": spec.limit,
+        "batch_size": spec.batch_size,
+        "resamples": spec.resamples,
+    }
+
+
+def _work(jobs: Sequence[_Job], engine: Engine, reporter: Reporter, fresh: bool) -> None:
+    """Prompts, selections, conditions and outcomes of all jobs."""
+    for job in jobs:
+        job.folder.open(fresh)
+    for job in jobs:
+        job.selection = look_ahead(job.plan, engine, reporter)
+    with reporter.stage("preparing the prompts"):
+        prepared = _prepared(jobs, engine)
+    parts: dict[Hashable, tuple[Prepared, list[_Job]]] = {}  # runs that hold out the same evaluate the same prompts
+    for job in jobs:
+        own = split(job.plan, prepared)
+        parts.setdefault(tuple(prompt.id for prompt in own.prompts), (own, []))[1].append(job)
+    for own, group in parts.values():
+        near = _near_ties(engine, own, jobs[0].plan.spec.batch_size, reporter)
+        known: dict[Hashable, Any] = {}
+        for job in group:
+            job.stage, job.near = set_up(job.plan, engine, own, reporter, known, job.selection), near
+            if job.plan.spec.margins:
+                with reporter.stage("looking for the measures"):
+                    check_margins(job.stage, engine)
+    for own, group in parts.values():
+        for some in [group] if jobs[0].plan.task.shares_passes else [[job] for job in group]:
+            _observe(some, engine, own.prompts, reporter)
+
+
+def _near_ties(engine: Engine, prepared: Prepared, batch_size: int, reporter: Reporter) -> np.ndarray | None:
+    """Prompts at which half precision may decide what comes next; None for a model that is in none."""
+    if not is_half(engine.model):
+        return None
+    tokens = [prompt.tokens for prompt in prepared.prompts]
+    with reporter.stage("looking for near-ties", len(tokens)) as advance:
+        return near_ties(engine.model, tokens, batch_size, advance)
+
+
+def _prepared(jobs: Sequence[_Job], engine: Engine) -> Prepared:
+    """The prompts, which an interrupted run may have left."""
+    from harness.statistics import derive_seed
+
+    spec, task = jobs[0].plan.spec, jobs[0].plan.task
+    kept = [job.folder.load_prepared() for job in jobs]
+    prepared = next((found for found in kept if found is not None), None)
+    if prepared is None:
+        prepared = border.prepare(task, engine, spec.limit, derive_seed(spec.seed, "task"))
+    if not prepared.prompts:
+        raise HarnessError(f"task {task.name}: there are no prompts.")
+    for job, found in zip(jobs, kept, strict=True):
+        if found is None:
+            job.folder.save_prepared(prepared)
+    return prepared
+
+
+def _observe(jobs: Sequence[_Job], engine: Engine, prompts: Sequence[Prompt], reporter: Reporter) -> None:
+    """Run all conditions of all jobs part by part; parts that an interrupted run finished are read back."""
+    n = max(len(_conditions(jobs)[0]), 1)
+    runs = f" of {counted(len(jobs), 'run')}" if len(jobs) > 1 else ""
+    with reporter.stage(
+        f"{counted(len(prompts), 'prompt')} under {counted(n, 'condition')}{runs}", len(prompts) * n
+    ) as advance:
+        for start in range(0, len(prompts), PART):
+            part = tuple(prompts[start : start + PART])
+            missing = []
+            for job in jobs:
+                assert job.stage is not None
+                names = tuple(condition.name for condition in job.stage.conditions)
+                found = job.folder.load_part(start, part, names)
+                if found is None:
+                    missing.append(job)
+                else:
+                    job.parts.append(found)
+            if missing:
+                for job, outcomes in zip(missing, _together(missing, engine, part, advance), strict=True):
+                    job.folder.save_part(start, outcomes)
+                    job.parts.append(outcomes)
+            else:
+                advance(len(part) * n)
+
+
+def _conditions(jobs: Sequence[_Job]) -> tuple[list[Condition], list[list[int]]]:
+    """The distinct conditions of some jobs, treated ones first, and for each job the places of its own."""
+    places: dict[Hashable, int] = {}
+    distinct: list[Condition] = []
+    own: list[list[int]] = [[] for _ in jobs]
+    stages = [job.stage for job in jobs if job.stage is not None]
+    for head in (True, False):  # baseline and treated conditions first: a task gives their answers
+        for j, stage in enumerate(stages):
+            for condition in stage.conditions[:2] if head else stage.conditions[2:]:
+                key = (head, _key(condition))
+                if key not in places:
+                    places[key] = len(distinct)
+                    name = condition.name if len(jobs) == 1 else f"{condition.name.split('-')[0]}-{len(distinct):05d}"
+                    distinct.append(replace(condition, name=name))
+                own[j].append(places[key])
+    return distinct, own
+
+
+def _key(condition: Condition) -> Hashable:
+    """Equal for conditions that do the same; a stranger's edits need not be hashable."""
+    try:
+        hash(condition.edits)
+    except TypeError:
+        return id(condition)
+    return condition.edits, condition.start, id(condition.frozen), condition.units
+
+
+def _together(jobs: Sequence[_Job], engine: Engine, prompts: Sequence[Prompt], progress: Progress) -> list[Outcomes]:
+    """Outcomes of the jobs on some prompts, from one call of the task."""
+    stages = [job.stage for job in jobs if job.stage is not None]
+    if len(jobs) == 1:
+        return [border.observe(jobs[0].plan.task, engine, prompts, stages[0].conditions, progress)]
+    distinct, own = _conditions(jobs)
+    found = border.observe(jobs[0].plan.task, engine, prompts, distinct, progress)
+    return [
+        replace(
+            found,
+            conditions=tuple(condition.name for condition in stage.conditions),
+            values={name: array[rows] for name, array in found.values.items()},
+            answers=tuple(found.answers[row] for row in rows[:2]) if found.answers else (),
+        )
+        for stage, rows in zip(stages, own, strict=True)
+    ]
+
+
+def _finish(job: _Job, engine: Engine, reporter: Reporter, command: str, started: float) -> None:
+    """Scores, figures and files of a job."""
+    from harness.statistics import derive_seed
+
+    stage = job.stage
+    assert stage is not None
+    outcomes = Outcomes.join(job.parts).split(["+".join(map(str, units)) for units in stage.alone], stage.selection)
+    with reporter.stage("computing statistics"):
+        seed = derive_seed(job.plan.spec.seed, "bootstrap")
+        path = engine.path(stage.conditions)
+        tokens = first_tokens(engine.model, [prompt.tokens for prompt in stage.prepared.prompts])
+        record, shown, control_rows = record_of(stage, outcomes, job.identity, job.run_id, path, seed, tokens, job.near)
+    with reporter.stage("drawing figures", len(shown)) as advance:
+        write_shown(job.folder.path, shown, advance)
+    files = {
+        "samples.jsonl": sample_rows(outcomes),
+        "neurons.jsonl": stage.selection.table(),
+        "controls.jsonl": control_rows,
+        "provenance.json": provenance(command, started, job.run_id),
+    }
+    job.folder.finish(files, outcomes, clean(record))
+    with reporter.stage("writing the page"):
+        job.folder.settle(write_page)
+    job.parts.clear()

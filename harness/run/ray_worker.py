@@ -1,0 +1,210 @@
+"""What a node of a Ray cluster does: make one group of runs in a folder of its own, and send its files as they come.
+
+Nothing is shared with the driver but messages, so that no common file system is needed. Finished parts are sent at
+once: when the node is lost, the driver has them, and the next node gets them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from pydantic import BaseModel
+
+from harness.errors import HarnessError, PluginError
+from harness.files.store import canonical, write_bytes
+from harness.plugin.border import said
+from harness.results.folder import MARK, RECORD, RunFolder
+from harness.run.spec import RunSpec
+
+if TYPE_CHECKING:
+    from harness.plugin.records import Outcomes, Prepared
+    from harness.run.plan import Plan
+
+PIECE = 2**24
+"""Bytes of a file in one message."""
+
+AHEAD = 4
+"""Messages that wait to be sent; then the work waits."""
+
+
+class Order(BaseModel):
+    """What a node is asked to make, and what it must have in common with the driver.
+
+    Attributes:
+        folder: the driver's working directory, gone to where the node has it: paths in the specs may be relative.
+        environment: variables that change what is loaded.
+        packages: versions, :func:`harness.results.provenance.packages`.
+        identities: of each run, all but the model's.
+    """
+
+    specs: tuple[RunSpec, ...]
+    command: str
+    folder: str
+    environment: dict[str, str]
+    packages: dict[str, str]
+    identities: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The next run of the group has this folder; ``complete`` where the driver has it finished already."""
+
+    run: str
+    complete: bool
+    node: str
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of the file ``path`` of the folder ``run``, from byte ``offset`` on; ``last`` ends the file."""
+
+    run: str
+    path: str
+    offset: int
+    data: bytes
+    last: bool
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The group came to an end with an error; ``detail`` is the traceback of one that is not the user's."""
+
+    sentence: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Note:
+    """What the user should know before the work is done."""
+
+    sentence: str
+
+
+Message: TypeAlias = Opened | Piece | Refused | Note
+Send: TypeAlias = Callable[[Message], None]
+Kept: TypeAlias = Mapping[str, Mapping[str, Any]]
+"""Run's folder -> path in it -> reference to the file's bytes: what the driver has of earlier attempts."""
+
+
+def work(order: str, kept: Kept) -> Iterator[Message]:
+    """Make the runs of an :class:`Order` (as JSON); the body of a Ray task."""
+    asked = Order.model_validate_json(order)
+    os.environ.update(asked.environment)  # before torch is imported
+    with contextlib.suppress(OSError):
+        os.chdir(asked.folder)
+    messages: queue.Queue[Message | None] = queue.Queue(AHEAD)
+    threading.Thread(target=_make, args=(asked, kept, messages.put), daemon=True).start()
+    while (message := messages.get()) is not None:
+        yield message
+
+
+def _make(order: Order, kept: Kept, send: Callable[[Message | None], None]) -> None:
+    from harness.run.execute import execute_together
+
+    try:
+        plans = _plans(order)
+        with tempfile.TemporaryDirectory(prefix="harness-") as scratch:
+            made = execute_together(
+                plans, Path(scratch), _Silent(send), order.command, folder=lambda path: SentFolder(path, kept, send)
+            )
+            for run in made:
+                if not run.reused:
+                    last = [run.path / RECORD, run.path / MARK]  # as they were written
+                    files = {path for path in run.path.rglob("*") if path.is_file()}
+                    for path in (*sorted(files.difference(last)), *last):
+                        send_file(run.path, path, send)
+    except PluginError as error:  # a plugin's fault: the driver says so, and the other groups go on
+        send(Refused(str(error), traceback.format_exc()))
+    except HarnessError as error:
+        send(Refused(str(error)))
+    except BaseException as error:  # what ends a thread ends no program: the driver would wait for the runs
+        send(Refused(said(error), traceback.format_exc()))
+    finally:
+        send(None)
+
+
+def _plans(order: Order) -> list[Plan]:
+    """The runs' plans, which must be the driver's.
+
+    Raises:
+        HarnessError: this node has other versions, plugins or data; names the first difference.
+    """
+    from harness.plugin.catalogue import catalogue
+    from harness.results.provenance import packages
+    from harness.run.execute import identity_of, plan
+
+    for name, version in packages().items():
+        wanted = order.packages[name]
+        if version.partition("+")[0] != wanted.partition("+")[0]:  # builds for CPU and CUDA may work together
+            raise HarnessError(f"this node has {name} {version}, the driver {wanted}: install the same everywhere.")
+    plans = [plan(spec, catalogue()) for spec in order.specs]
+    for one, identity in zip(plans, order.identities, strict=True):
+        for place, here, there in _differences(identity_of(one, None), identity):
+            raise HarnessError(f"this node has {place} {here}, the driver {there}: install the same everywhere.")
+    return plans
+
+
+def _differences(here: Any, there: Any, place: str = "") -> Iterator[tuple[str, str, str]]:
+    """Where two identities differ, and how."""
+    if isinstance(here, dict) and isinstance(there, dict) and here.keys() == there.keys():
+        for key in here:
+            yield from _differences(here[key], there[key], f"{place}.{key}".lstrip("."))
+    elif canonical(here) != canonical(there):
+        yield place, canonical(here), canonical(there)
+
+
+class SentFolder(RunFolder):
+    """A run's folder that begins with what the driver has kept, and sends what is finished as soon as it is there."""
+
+    def __init__(self, path: Path, kept: Kept, send: Send) -> None:
+        import ray
+
+        super().__init__(path)
+        self._send = send
+        for name, file in kept.get(path.name, {}).items():
+            write_bytes(path / name, ray.get(file))
+        send(Opened(path.name, self.complete, ray.util.get_node_ip_address()))
+
+    def settle(self, write_page: Callable[[Path], object]) -> None:
+        if not self.complete:  # of a complete run only a few files are here
+            super().settle(write_page)
+
+    def save_prepared(self, prepared: Prepared) -> None:
+        super().save_prepared(prepared)
+        send_file(self.path, self.path / "unfinished" / "prepared.json", self._send)
+
+    def save_part(self, start: int, part: Outcomes) -> None:
+        super().save_part(start, part)
+        # The arrays last, as they were written: they mark the part as finished.
+        for path in sorted((self.path / "unfinished").glob(f"part-{start:08d}.*")):
+            send_file(self.path, path, self._send)
+
+
+def send_file(folder: Path, path: Path, send: Send) -> None:
+    """Send a file of a run's folder, piece by piece."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        for offset in range(0, max(size, 1), PIECE):  # an empty file is one piece, too
+            data = file.read(PIECE)
+            place = path.relative_to(folder).as_posix()
+            send(Piece(folder.name, place, offset, data, last=offset + PIECE >= size))
+
+
+class _Silent:
+    """A reporter that shows no progress, and sends what users should know."""
+
+    def __init__(self, send: Send) -> None:
+        self.note = lambda sentence: send(Note(sentence))
+
+    @contextlib.contextmanager
+    def stage(self, title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+        yield lambda n: None

@@ -1,0 +1,274 @@
+"""The record of a run: what was selected, every measure beside its controls, tables, verdicts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.conditions.conditions import Neuron, Unit, site_of
+from harness.files.wording import counted, noun_for
+from harness.model.greedy import in_words
+from harness.model.precision import to_record
+from harness.plugin import border
+from harness.plugin.records import Figure, Frame, Outcomes, Table
+from harness.plugin.standing import PERCENTILE, Standing, standings, warning
+from harness.results.folder import SCHEMA_VERSION
+
+if TYPE_CHECKING:
+    from harness.plugin.components import Metric
+    from harness.run.plan import Stage
+    from harness.statistics import MeasureSummary
+
+SHORT = 40
+"""Rows of a table that the record holds; longer ones are in their CSV file only."""
+
+
+def record_of(
+    stage: Stage,
+    outcomes: Outcomes,
+    identity: Mapping[str, Any],
+    run_id: str,
+    engine: str,
+    seed: int,
+    tokens: Mapping[str, Any],
+    near: np.ndarray | None,
+) -> tuple[dict[str, Any], list[Frame | Figure], list[dict[str, Any]]]:
+    """The record of a run, and what is written beside it: tables and figures, and the rows of ``controls.jsonl``.
+
+    Args:
+        engine: which implementation ran the conditions. seed: of the bootstrap.
+        tokens: what prompts begin with (:func:`harness.model.tokens.first_tokens`).
+        near: prompts after which two tokens lie closer than the rounding (:mod:`harness.model.precision`), if one
+            looked.
+    """
+    plan, prepared = stage.plan, stage.prepared
+    scores, shown, values = _scores(stage, outcomes, seed)
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": run_id,
+        "name": plan.spec.name,
+        "description": plan.spec.description,
+        "identity": identity,
+        "engine": engine,
+        "texts": plan.texts(),
+        "task": {
+            "name": plan.task.name,
+            "title": plan.task.title(),
+            "summary": plan.task.summary(),
+            "n_prompts": len(prepared.prompts),
+            "n_clusters": int(outcomes.clusters.max()) + 1,
+            "tokens": tokens,
+            "near_ties": to_record(near, [prompt.id for prompt in prepared.prompts]),
+            "steps": [step.to_dict() for step in prepared.steps],
+            "details": prepared.details,
+        },
+        "selection": _selection(stage),
+        "controls": stage.controls.to_dict(),
+        "exploratory": stage.exploratory,
+        **scores,
+    }
+    record["remarks"] = [*_remarks(identity["model"], near), *record["remarks"]]
+    return record, shown, _control_rows(stage, values)
+
+
+def _remarks(model: Mapping[str, Any], near: np.ndarray | None) -> Iterator[str]:
+    """What a reader has to know of the model before the numbers."""
+    if near is not None:
+        yield (
+            f"the model's passes are in {model['precision']['weights']}, logits and statistics are not; after "
+            f"{int(near.sum())} of {counted(len(near), 'prompt')} the two most likely tokens lie closer than its "
+            "rounding (near_ties in result.json): what is said there may change with the batch, engine or machine"
+        )
+    if settings := model["generation_not_applied"]:
+        yield (
+            "whatever is generated is the most likely token at every step; of the model's generation_config, "
+            f"{in_words(settings)} is not applied"
+        )
+    if unused := model["unused_tensors"]:
+        yield f"the model does not use {len(unused)} tensors of its checkpoint ({', '.join(unused[:3])} ...)"
+
+
+def _control_rows(stage: Stage, values: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """One row a control set: its units, and the value of every measure under it."""
+    columns = {name: found.tolist() for name, found in values.items()}
+    return [
+        {"control": i, "units": [str(unit) for unit in units], **{name: found[i] for name, found in columns.items()}}
+        for i, units in enumerate(stage.controls.sets)
+    ]
+
+
+def _selection(stage: Stage) -> dict[str, Any]:
+    """The selected neurons with their scores, statistics and the values they are set to."""
+    from harness.engine.activation_statistics import ActivationStatistics
+
+    plan, selection, statistics, treated = stage.plan, stage.selection, stage.statistics, stage.conditions[1]
+    rows = {neuron: row for row, neuron in enumerate(selection.candidates)}
+    values = {
+        Neuron(edit.layer, index): value
+        for edit in treated.edits
+        if site_of(edit) == "neurons"
+        for index, value in zip(edit.indices, getattr(edit, "values", ()), strict=False)
+    }
+
+    standing = standings(selection)
+
+    def entry(neuron: Unit, stands: Standing) -> dict[str, Any]:
+        found: dict[str, Any] = {"neuron": str(neuron)}
+        if neuron in rows:
+            for name, column in selection.scores.items():
+                found[name] = float(column[rows[neuron]])
+                if name in stands.percentiles:
+                    found[f"{name}{PERCENTILE}"] = round(stands.percentiles[name], 3)
+        if stands.ordinary:
+            found["ordinary_in"] = list(stands.ordinary)
+        if isinstance(statistics, ActivationStatistics) and isinstance(neuron, Neuron):
+            names = ("mean", "sd", "minimum", "maximum")
+            found |= {f"activation_{name}": statistics.value(name, [neuron])[0] for name in names}
+        if isinstance(neuron, Neuron) and neuron in values:
+            found["set_to"] = values[neuron]
+        return found
+
+    medians = {f"median_{name}": _median(column) for name, column in selection.scores.items()}
+    return {
+        "selector": plan.selector.name,
+        "unit": selection.neurons[0].word,
+        "intervention": plan.intervention.name,
+        "intervention_title": plan.intervention.title(),
+        "intervention_summary": plan.intervention.summary(),
+        "pool": None if selection.pool is None else [str(unit) for unit in selection.pool],
+        "positions": plan.task.positions_treated,
+        "rule": selection.rule,
+        "neurons": [entry(*both) for both in zip(selection.neurons, standing, strict=True)],
+        "layer_medians": medians,
+        "special": dict(selection.special),
+        "warning": warning(selection, standing),
+        "details": dict(selection.details),
+        "activation_positions": statistics.n if statistics is not None else None,
+    }
+
+
+def _median(column: np.ndarray) -> float:
+    """The median of a score, which most candidates must have: the others were chosen for something."""
+    known = column[~np.isnan(column)]
+    return float(np.median(known)) if 2 * len(known) >= len(column) > 0 else float("nan")
+
+
+def _scores(
+    stage: Stage, outcomes: Outcomes, seed: int
+) -> tuple[dict[str, Any], list[Frame | Figure], dict[str, np.ndarray]]:
+    """Every metric's measures beside their controls, tables with tests, a verdict for each primary measure; what is
+    to be written beside the record; and the measures' values under the controls [m], by ``metric.measure``."""
+    from harness.statistics import summarise
+
+    plan, selection = stage.plan, stage.selection
+    taken: dict[tuple[type, str], str] = {}
+    drawn = border.figures(plan.selector, lambda: plan.selector.figures(selection))
+    shown = border.shown(plan.selector, "figures", drawn, taken)
+    drawn = border.figures(plan.intervention, lambda: plan.intervention.figures(selection, stage.statistics))
+    shown += border.shown(plan.intervention, "figures", drawn, taken)
+    clusters = outcomes.clusters
+    summaries: list[tuple[str, MeasureSummary]] = []
+    controls: dict[str, np.ndarray] = {}
+    tables: list[dict[str, Any]] = []
+    remarks: list[str] = []
+    broken: str | None = None
+    for metric in plan.metrics:  # one after another: the arrays of a metric are large
+        found = border.measure(metric, outcomes)
+        for measure in found.measures:
+            with border.asking(metric, f'the measure "{measure.name}"'):  # its function is the metric's
+                summaries.append((metric.name, summarise(measure, clusters, seed, plan.spec.resamples)))
+        controls |= {f"{metric.name}.{x.name}": x.values[2:] for x in found.measures}  # in the order of the summaries
+        tables += [_table(metric, table) for table in found.tables]
+        shown += border.shown(metric, "measure", (*found.frames, *found.figures), taken)
+        remarks += found.remarks
+        broken = broken or found.broken
+    judged, family = _judged(stage, [found for _, found in summaries], controls, broken)
+    measures = [
+        {"metric": metric_name, **summary.to_dict(), **judged.get(i, {})}
+        for i, (metric_name, summary) in enumerate(summaries)
+    ]
+    scores = {
+        "measures": measures,
+        "family": family,
+        "tables": tables,
+        "frames": [frame_rows(item) for item in shown if isinstance(item, Frame)],
+        "figures": [{"name": item.name, "title": item.title} for item in shown if isinstance(item, Figure)],
+        "remarks": remarks,
+        "broken": broken,
+    }
+    return scores, shown, controls
+
+
+def _judged(
+    stage: Stage, summaries: Sequence[MeasureSummary], controls: Mapping[str, np.ndarray], broken: str | None
+) -> tuple[dict[int, dict[str, Any]], dict[str, Any]]:
+    """What is said of each primary measure, by its place among the summaries, and of their family.
+
+    Args:
+        controls: values of every measure under the controls [m], in the order of the summaries.
+    """
+    from harness.statistics import Circumstances, adjust, family_of, verdict
+
+    spec, selection, prepared = stage.plan.spec, stage.selection, stage.prepared
+    places = [i for i, summary in enumerate(summaries) if summary.primary]
+    primary = [summaries[i] for i in places]
+    values = np.array([list(controls.values())[i] for i in places]).reshape(len(places), len(stage.controls.sets))
+    treated = [np.nan if x.value is None else x.value for x in primary]
+    family = family_of(treated, values, [x.null for x in primary])
+    p = [x.test.p_two_sided for x in primary]
+    clusters = len({prompt.cluster for prompt in prepared.prompts})
+    items = spec.limit or (prepared.steps[0].kept if prepared.steps else clusters)
+    around = Circumstances(
+        broken=broken,
+        blocked=stage.controls.details.get("blocks"),
+        selected=f"the selected {noun_for(len(selection.neurons), selection.neurons[0].word)}",
+        items_per_cluster=items / clusters,
+        limited=spec.limit is not None,
+    )
+    judged = {}
+    corrections = zip(places, primary, adjust(p, "holm"), adjust(p, "bh"), strict=True)
+    for place, (i, summary, holm, bh) in enumerate(corrections):
+        said = verdict(summary, family, place, replace(around, margin=spec.margins.get(summary.name)))
+        judged[i] = {
+            "p_adjusted": family.p[place],
+            "p_holm": holm,
+            "p_bh": bh,
+            "verdict": said.word,
+            "verdict_sentence": said.sentence,
+            "margin": said.margin,
+            "detectable": None if said.detectable is None else max(said.detectable),
+            "detectable_above": None if said.detectable is None else said.detectable[0],
+            "detectable_below": None if said.detectable is None else said.detectable[1],
+            "detectable_limit": None if said.half is None else math.ceil(said.half.clusters * around.items_per_cluster),
+            "detectable_controls": None if said.half is None else said.half.controls,
+        }
+    about = {
+        "adjusted": "Westfall-Young step-down min-p over the primary measures of this run, by their shared controls",
+        "size": len(primary),
+        "alpha": family.alpha,
+        "rows": family.rows,
+        "smallest": family.smallest,
+    }
+    return judged, about
+
+
+def frame_rows(frame: Frame) -> dict[str, Any]:
+    """A table as the record keeps it: with its rows while they are few."""
+    rows = [dict(zip(frame.columns, row, strict=True)) for row in zip(*frame.columns.values(), strict=True)]
+    return {"name": frame.name, "title": frame.title, "n": len(rows), "rows": rows if len(rows) <= SHORT else None}
+
+
+def _table(metric: Metric, table: Table) -> dict[str, Any]:
+    return {
+        "metric": metric.name,
+        "name": table.name,
+        "title": table.title,
+        "categories": table.categories,
+        "treated": table.treated,
+        "control_mean": table.controls.mean(axis=0) if len(table.controls) else None,
+        "tests": table.tests.to_dict() if table.tests else None,
+    }

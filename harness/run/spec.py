@@ -1,0 +1,95 @@
+"""What one run is asked to do."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator
+
+from harness.plugin.components import ComponentSpec, parse_spec
+
+MOST_PROMPTS = 1_000_000
+"""In one forward pass."""
+
+COMPONENT_FIELDS = ("model", "task", "selector", "intervention")
+
+
+class Resources(BaseModel):
+    """What a run takes of a node of a cluster; what is left open is 1 CPU and no GPU."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    cpus: float | None = Field(default=None, gt=0, le=100_000, description="CPU cores, and threads")
+    gpus: float | None = Field(default=None, ge=0, le=100_000, description="GPUs; less than 1 shares one")
+
+    @field_validator("cpus", "gpus")
+    @classmethod
+    def _whole(cls, value: float | None) -> float | None:
+        if value is not None and value > 1 and value != int(value):
+            raise ValueError("expected a whole number above 1")
+        return value
+
+
+class RunSpec(BaseModel):
+    """One evaluation run: which components, how many controls, which seed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False)
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._=+-]*$", max_length=200, description="name of the run and of its folder"
+    )
+    description: str = ""
+    model: ComponentSpec = ComponentSpec("demo", {})
+    task: ComponentSpec
+    selector: ComponentSpec
+    intervention: ComponentSpec | None = Field(None, description="left out where the task only looks at neurons")
+    metrics: tuple[ComponentSpec, ...] = Field((), description="default: the task's own")
+    controls: int | None = Field(
+        None,
+        ge=0,
+        le=100_000,
+        description="random control sets; default: 999 where the closed form makes them cheap, else 100",
+    )
+    match: Literal["none", "norm", "activation"] = Field(
+        "none", description="controls resemble the selected neurons in their output weights' norm, or their activations"
+    )
+    hold_out: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="share of the facts that only the selector sees; default: 0.3 where it would look at the prompts "
+        "that are evaluated, else none",
+    )
+    margins: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict,
+        description="the difference that matters, by measure, in its unit; default: 2 standard deviations of controls",
+    )
+    seed: int = Field(0, ge=0, lt=2**63)
+    engine: Literal["auto", "hooks"] = Field(
+        "auto", description="auto: the fastest one that is exact; hooks: one hooked pass for each condition"
+    )
+    batch_size: int = Field(64, ge=1, le=MOST_PROMPTS, description="prompts in one forward pass")
+    limit: int | None = Field(None, ge=1, lt=2**63, description="use only the first so many items of the task's data")
+    resamples: int = Field(2000, ge=100, le=1_000_000, description="bootstrap resamples over prompts")
+    resources: Resources = Field(
+        default=Resources(), description="of a node of a cluster; no part of the run's identity"
+    )
+
+    @field_validator(*COMPONENT_FIELDS, mode="before")
+    @classmethod
+    def _component(cls, value: Any) -> Any:
+        return None if value is None else parse_spec(value, "it")
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _components(cls, value: Any) -> Any:
+        items = [value] if isinstance(value, str | dict | ComponentSpec) else value
+        return tuple(parse_spec(item, "it") for item in items or ())
+
+    @field_serializer(*COMPONENT_FIELDS)
+    def _written(self, value: ComponentSpec | None) -> dict[str, Any] | None:
+        return None if value is None else {"name": value.name, **value.params}
+
+    @field_serializer("metrics")
+    def _all_written(self, value: tuple[ComponentSpec, ...]) -> list[dict[str, Any]]:
+        return [{"name": item.name, **item.params} for item in value]

@@ -1,0 +1,244 @@
+"""Checks of what chooses neurons or heads, and of what edits them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness.conditions.conditions import (
+    BASELINE,
+    UNITS,
+    Condition,
+    Direction,
+    Edit,
+    Frozen,
+    Selection,
+    Unit,
+    check_selection,
+    site_of,
+)
+from harness.engine.activation_statistics import activation_statistics, head_statistics
+from harness.engine.closed_form import ClosedFormEngine
+from harness.engine.hooks import HookEngine
+from harness.errors import HarnessError
+from harness.model.model import Model
+from harness.plugin import handed_selections as handed_over
+from harness.plugin.components import Intervention, SelectionContext, Selector
+from harness.plugin.standing import check_special
+from harness.testing.common import accepted, as_json, check_shown, made, promise, running, same, twice, untouched
+from harness.testing.models import prompts_of, tiny_model
+
+TOLERANCE = 1e-4
+"""Nats between the engines, in float32."""
+
+
+def check_selector(
+    cls: type[Selector],
+    /,
+    *,
+    on: Model | None = None,
+    prompts: Sequence[Sequence[int]] | None = None,
+    figures: bool = True,
+    **params: Any,
+) -> Selection:
+    """Check what a selector promises: neurons, or heads, that the model has; a rule in words; scores for every
+    candidate; the same choice for the same seed; a model that is left as it was; figures that can be drawn.
+
+    Args:
+        on: the model; default: ``tiny_model()``.
+        prompts: token ids of the task's prompts; default: ``prompts_of(model)``.
+        figures: draw its figures.
+        params: the selector's parameters.
+
+    Raises:
+        AssertionError: names the promise that was broken.
+    """
+    selector, owner = made(cls, "selector", params), f"selector {getattr(cls, 'name', '')}"
+    model = on or tiny_model()
+    tokens = prompts_of(model) if prompts is None else prompts
+    context = SelectionContext(model, ClosedFormEngine(model), tokens, seed=1)
+    running(owner, "check()", lambda: selector.check(model))
+    with untouched(model, tokens, owner, "select()"):
+        first, second = twice(owner, "select()", lambda: selector.select(context))
+    _check_selection(first, model, owner)
+    equal = first.neurons == second.neurons and first.rule == second.rule and first.candidates == second.candidates
+    equal = equal and all(same(scores, second.scores.get(name)) for name, scores in first.scores.items())
+    promise(equal, owner, "two calls with one seed choose differently: draw with np.random.default_rng(context.seed)")
+    if not running(owner, "reads_prompts()", selector.reads_prompts):
+        alone = running(owner, "select()", lambda: selector.select(replace(context, prompts=())))
+        promise(alone.neurons == first.neurons, owner, "it looks at prompts, although reads_prompts() returns False")
+    promise(
+        cls.site in (None, first.neurons[0].site), owner, f"site is {cls.site}, but it chose {first.neurons[0].site}"
+    )
+    if figures:
+        check_shown(running(owner, "figures()", lambda: selector.figures(first)), owner)
+    return first
+
+
+def _check_selection(selection: Selection, model: Model, owner: str) -> None:
+    """What was selected fits the model and can be recorded."""
+    anatomy = model.anatomy
+    promise(isinstance(selection, Selection), owner, "select() returned no harness.conditions.conditions.Selection")
+    lists = (selection.neurons, selection.candidates, selection.pool or ())
+    fine = all(isinstance(units, tuple) and all(isinstance(x, Unit) for x in units) for units in lists)
+    promise(
+        fine,
+        owner,
+        "neurons, candidates and pool are tuples of Neuron, Head or Direction",
+    )
+    for unit in (*selection.neurons, *lists[2]):
+        vector = selection.vectors.get(unit, np.zeros(0))
+        fine = not isinstance(unit, Direction) or (vector.shape == (anatomy.d_model,) and np.isfinite(vector).all())
+        promise(bool(fine), owner, f"vectors has no finite vector [d_model] of {unit}")
+    negative = [unit for units in lists for unit in units if min(unit.layer, unit.index) < 0]
+    promise(not negative, owner, f"layers and neurons count from 0, got {negative[0] if negative else None}")
+    for units in (selection.neurons, *filter(None, lists[1:])):
+        running(
+            owner,
+            "the selection",
+            lambda units=units: check_selection(  # type: ignore[misc]
+                units, anatomy.n_layers, anatomy.d_mlp, anatomy.n_heads, "it"
+            ),
+        )
+    promise(bool(selection.rule.strip()), owner, "rule is empty: say in one sentence how the choice was made")
+    strangers = set(selection.neurons) - set(selection.candidates)
+    promise(not selection.candidates or not strangers, owner, "it chose what is not among its candidates")
+    try:
+        check_special(selection, "select()")
+    except HarnessError as error:
+        promise(False, owner, str(error))
+    for name, scores in selection.scores.items():
+        shape, n = np.shape(scores), len(selection.candidates)
+        promise(
+            shape == (n,), owner, f'the score "{name}" has shape {shape}, expected one number for each candidate ({n})'
+        )
+        chosen = [x in set(selection.neurons) for x in selection.candidates]
+        finite = np.isfinite(np.asarray(scores, dtype=float)[chosen]).all()
+        promise(bool(finite), owner, f'the score "{name}" of a chosen neuron is not finite')
+    as_json(selection.details, owner, "details")
+    accepted(handed_over.selection, selection, model, f"{owner}: select()")
+
+
+def check_intervention(
+    cls: type[Intervention],
+    /,
+    *,
+    on: Model | None = None,
+    selection: Selection | None = None,
+    figures: bool = True,
+    **params: Any,
+) -> tuple[Edit, ...]:
+    """Check what an intervention promises: it edits exactly the neurons, or heads, that it is given; its edits are pure
+    functions, of the right shape, position by position; the fast engines agree with one hooked pass for each condition.
+
+    Args:
+        on: the model; default: ``tiny_model()``.
+        selection: what is edited; default: three neurons of the last layer and two of the first, or so many heads or
+            directions.
+        figures: draw its figures.
+        params: the intervention's parameters.
+
+    Returns:
+        the edits.
+
+    Raises:
+        AssertionError: names the promise that was broken.
+    """
+    intervention, owner = made(cls, "intervention", params), f"intervention {getattr(cls, 'name', '')}"
+    units = {unit.site: unit for unit in UNITS.values()}
+    promise(cls.site in units, owner, f'site is "neurons", "heads" or "directions", not "{cls.site}"')
+    model = on or tiny_model()
+    prompts, last = prompts_of(model), model.anatomy.n_layers - 1
+    unit: Callable[[int, int], Unit] = units[cls.site]
+    late = tuple(unit(last, i) for i in ((0, 1) if cls.site == "heads" else (0, 3, 4)))
+    frozen = running(owner, "freeze()", lambda: intervention.freeze(model))
+    early = () if frozen else (unit(0, 1), unit(0, 2))
+    rng = np.random.default_rng(0)
+    vectors = {x: rng.normal(size=model.anatomy.d_model) for x in (*late, *early) if cls.site == "directions"}
+    chosen = selection or Selection((*late, *early), "some for a test", vectors=vectors)
+    ready = running(owner, "prepare()", lambda: intervention.prepare(chosen))
+    promise(isinstance(ready, Intervention), owner, "prepare() returned no intervention")
+    statistics = _statistics(ready, model, prompts, chosen)
+    first, second = twice(owner, "edits()", lambda: ready.edits(chosen.neurons, statistics))
+    promise(isinstance(first, tuple), owner, "edits() returned no tuple of edits")
+    edited = sorted((edit.layer, index) for edit in first for index in edit.indices)
+    wanted = sorted((x.layer, x.index) for x in chosen.neurons)
+    promise(edited == wanted, owner, f"edits() treats {edited}, expected exactly {wanted} (layer, index)")
+    for edit, again in zip(first, second, strict=True):
+        running(owner, "edits()", lambda edit=edit: _check_site(edit, cls.site, owner))  # type: ignore[misc]
+        _check_edit(edit, again, model, owner)
+    _check_engines(model, prompts, [first, tuple(e for e in first if e.layer == last)], frozen, owner)
+    if figures:
+        check_shown(running(owner, "figures()", lambda: ready.figures(chosen, statistics)), owner)
+    return first
+
+
+def _statistics(intervention: Intervention, model: Model, prompts: Sequence[Sequence[int]], chosen: Selection) -> Any:
+    """Activation statistics as a run measures them."""
+    layers = sorted({unit.layer for unit in chosen.neurons})
+    if not intervention.needs_statistics:
+        return None
+    if intervention.site == "heads":
+        return head_statistics(model, prompts, layers, batch_size=8)
+    return activation_statistics(model, prompts, layers, batch_size=8, seed=0)
+
+
+def _check_site(edit: Edit, site: str, owner: str) -> None:
+    promise(site_of(edit) == site, owner, f"it is for {site}, but an edit of layer {edit.layer} is for {site_of(edit)}")
+
+
+def _check_edit(edit: Edit, again: Edit, model: Model, owner: str) -> None:
+    """``apply`` is a pure function of the right shape that treats every position by itself."""
+    where = f"the edit of layer {edit.layer}"
+    generator = torch.Generator().manual_seed(0)
+    n, anatomy = len(edit.indices), model.anatomy
+    shape = (2, 5, *{"heads": (n, anatomy.d_head), "directions": (anatomy.d_model,)}.get(site_of(edit), (n,)))
+    given = torch.randn(shape, generator=generator)
+    kept = given.clone()
+
+    def apply(x: torch.Tensor, by: Edit = edit) -> torch.Tensor:
+        options = {"first": given[:, :1]} if getattr(by, "reads_first", False) else {}
+        return running(owner, f"{where}: apply()", lambda: by.apply(x, **options))
+
+    found = apply(given)
+    promise(torch.equal(given, kept), owner, f"{where} writes into its argument; return a new tensor")
+    fits = isinstance(found, torch.Tensor) and found.shape == given.shape and found.dtype == given.dtype
+    told = f"{tuple(found.shape)} {found.dtype}" if isinstance(found, torch.Tensor) else str(type(found))
+    promise(fits, owner, f"{where} returned {told} for {shape} {given.dtype}: shape and type stay as they are")
+    promise(bool(torch.isfinite(found).all()), owner, f"{where} returned NaN or infinity for ordinary activations")
+    promise(torch.equal(found, apply(given)), owner, f"{where} gives something else when it is applied again")
+    promise(torch.equal(found, apply(given, again)), owner, f"{where} depends on global random numbers; give it a seed")
+    alone = torch.cat([apply(given[:, i : i + 1]) for i in range(shape[1])], dim=1)
+    promise(
+        torch.allclose(found, alone),
+        owner,
+        f"{where} mixes positions; each position's activations are edited alone",
+    )
+
+
+def _check_engines(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    sets: Sequence[tuple[Edit, ...]],
+    frozen: Frozen | None,
+    owner: str,
+) -> None:
+    """The closed form, or batched hooks, give what hooks give; a set of last-layer edits is run in closed form."""
+    for edits in sets:
+        conditions = [BASELINE, Condition("treated", edits, frozen=frozen)]
+        engine = ClosedFormEngine(model)
+        fast = running(owner, "a run of its edits", lambda: engine.score(prompts, conditions))  # noqa: B023
+        slow = running(owner, "a run of its edits", lambda: HookEngine(model).score(prompts, conditions))  # noqa: B023
+        finite = np.isfinite(slow.loss).all() and np.isfinite(slow.entropy).all()
+        promise(bool(finite), owner, "the edited model's predictions are not finite")
+        apart = max(float(np.abs(getattr(fast, x) - getattr(slow, x)).max()) for x in ("loss", "entropy"))
+        promise(
+            apart < TOLERANCE,
+            owner,
+            f"{engine.path(conditions)} and hooks differ by {apart:.2g} nats; an edit must be a function of each "
+            "activation alone",
+        )
