@@ -62,10 +62,15 @@ def cells(one: Rate) -> tuple[str, ...]:
     return one.claim, one.setting, f"{one.rate:.3f} +- {one.error:.3f}", str(one.runs), promised, ok, beside
 
 
+def escaped(text: str) -> str:
+    """As it stands in a cell of a Markdown table."""
+    return text.replace("|", "\\|")
+
+
 def text_of(rates: list[Rate], markdown: bool) -> str:
     rows = [COLUMNS, *map(cells, rates)]
     if markdown:
-        lines = [f"| {' | '.join(x.replace('|', chr(92) + '|') for x in row)} |" for row in rows]
+        lines = [f"| {' | '.join(map(escaped, row))} |" for row in rows]
         return "\n".join([lines[0], "|---" * len(COLUMNS) + "|", *lines[1:]])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(x.ljust(width) for x, width in zip(row, widths, strict=True)).rstrip() for row in rows)

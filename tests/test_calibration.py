@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import calibration
 import numpy as np
 import pytest
@@ -59,6 +61,8 @@ def test_promises_are_kept(simulation: Simulation, runs: int, real: RealSets) ->
     """As far as so few runs can tell."""
     found = simulation(runs, generator(1, simulation.__name__), real)
     assert found and not [one for one in found if one.ok is False]
+    page = (Path(__file__).parents[1] / "docs" / "statistics.md").read_text(encoding="utf-8")
+    assert all(f"| {calibration.escaped(one.claim)} |" in page for one in found)  # the table of the full run
 
 
 def test_the_same_generator_gives_the_same_rates(real: RealSets) -> None:

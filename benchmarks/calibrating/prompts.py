@@ -54,7 +54,8 @@ def shares(runs: int, rng: np.random.Generator, real: RealSets) -> list[Rate]:
                 found[run] = covers(exact, p), covers(resampled, p)
                 if count == 0:
                     empty.append(found[run, 0])
-            setting = f"{facts} facts, true share {p:g}, {len(empty) / runs:.0%} of runs without event"
+            alike = " that move as one" if icc == 1 else ""
+            setting = f"{facts} facts{alike}, true share {p:g}, {len(empty) / runs:.0%} of runs without event"
             claim, beside = "share, Korn-Graubard: coverage", ("percentile bootstrap", found[:, 1])
             rates.append(rate(claim, setting, found[:, 0], "at least", LEVEL, beside))
     return rates
