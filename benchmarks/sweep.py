@@ -20,7 +20,7 @@ import transformers
 from published import bridge, published_sweep, transformer_lens_sweep
 
 from harness.conditions.conditions import Condition, SetNeurons
-from harness.effects.effects import effects
+from harness.effects.sweep import effects
 from harness.model.model import Model, wrap
 from harness.plugin.catalogue import catalogue
 

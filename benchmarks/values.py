@@ -15,7 +15,7 @@ from generation import demo, timed
 
 from harness.conditions.conditions import BASELINE, Condition
 from harness.controls.random import draw_controls
-from harness.engine.activation_statistics import activation_statistics
+from harness.engine.activation_summaries import activation_statistics
 from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import HookEngine
 from harness.plugin.catalogue import catalogue

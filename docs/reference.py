@@ -45,7 +45,7 @@ PYTHON = {
         "harness.engine.hooks.Scores",
         "harness.engine.hooks.Generations",
     ),
-    "Effects of many neurons": ("harness.effects.effects.effects", "harness.effects.effects.Effects"),
+    "Effects of many neurons": ("harness.effects.sweep.effects", "harness.effects.sweep.Effects"),
     "What tasks and metrics pass on": tuple(
         f"harness.plugin.records.{name}"
         for name in ("Prompt", "Step", "Prepared", "Outcomes", "Measurement", "Table", "Frame", "Figure")

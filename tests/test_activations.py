@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from harness.conditions.conditions import Neuron
-from harness.engine.activation_statistics import ActivationStatistics, _Moments, half_sample_mode
+from harness.engine.activation_summaries import ActivationStatistics, _Moments, half_sample_mode
 from harness.errors import HarnessError
 
 floats = st.floats(-1000, 1000, width=32)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from harness.conditions.conditions import Direction, Head, Neuron, Selection
 from harness.controls.matched import balance, matched_sets, matching_values, neighbours
 from harness.controls.random import draw_controls, possible_controls, random_controls
-from harness.engine.activation_statistics import activation_statistics
+from harness.engine.activation_summaries import activation_statistics
 from harness.errors import HarnessError
 from harness.model.model import Model
 from harness.model.output_weights import write_directions

@@ -21,7 +21,17 @@ from hypothesis import strategies as st
 
 from harness.builtin.components import STREAM_LIMIT, Text
 from harness.data import texts
-from harness.data.sequences import Sequence, _cut, _draw, _joined, half, kept, sequences, special_tokens, tokenised
+from harness.data.token_sequences import (
+    Sequence,
+    _cut,
+    _draw,
+    _joined,
+    half,
+    kept,
+    sequences,
+    special_tokens,
+    tokenised,
+)
 from harness.errors import HarnessError
 from harness.model.model import Model
 from harness.plugin.catalogue import catalogue

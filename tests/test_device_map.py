@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from two_devices import two_devices
 
 from harness.conditions.conditions import BASELINE, Condition, SetNeurons
-from harness.engine.activation_statistics import activation_statistics
+from harness.engine.activation_summaries import activation_statistics
 from harness.engine.batched import BatchedEngine
 from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import HookEngine

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from harness.conditions.conditions import BASELINE, Condition, Frozen, SetNeurons
 from harness.effects import logit_changes
-from harness.effects.effects import Effects, effects
+from harness.effects.sweep import Effects, effects
 from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import HookEngine, under
 from harness.errors import HarnessError

@@ -12,7 +12,7 @@ from test_engine import some_conditions, some_prompts
 
 from harness.conditions.conditions import BASELINE, Condition, Frozen, SetNeurons
 from harness.effects import logit_changes
-from harness.effects.effects import Effects, effects
+from harness.effects.sweep import Effects, effects
 from harness.engine.hooks import HookEngine, under
 from harness.errors import HarnessError
 from harness.model.model import Model

@@ -18,7 +18,7 @@ from test_engine import Scale, same_generations, same_scores, some_conditions, s
 from harness.conditions.conditions import BASELINE, Condition, Frozen, SetNeurons
 from harness.conditions.frozen import keep_component, unigram_direction
 from harness.conditions.head_edits import AttendFirst, SetHeads
-from harness.effects.effects import Kind, effects
+from harness.effects.sweep import Kind, effects
 from harness.engine.batched import BatchedEngine
 from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import HookEngine, under

@@ -171,8 +171,8 @@ def test_the_record_says_what_was_done(demo: HarnessLM) -> None:
 
 
 def test_values_are_taken_from_texts_that_selectors_may_see(demo: HarnessLM) -> None:
-    from harness.data.sequences import sequences
-    from harness.engine.activation_statistics import activation_statistics
+    from harness.data.token_sequences import sequences
+    from harness.engine.activation_summaries import activation_statistics
     from harness.plugin.catalogue import catalogue
 
     assert demo.neurons is not None

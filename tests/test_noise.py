@@ -11,7 +11,7 @@ import torch
 from harness.builtin.components import Noise
 from harness.conditions.conditions import BASELINE, Condition, Neuron
 from harness.conditions.noise import CELLS, AddNoise
-from harness.engine.activation_statistics import activation_statistics
+from harness.engine.activation_summaries import activation_statistics
 from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import HookEngine
 from harness.testing import check_intervention, prompts_of, tiny_model

@@ -14,7 +14,7 @@ from families import tiny, tiny_hf, tokenizer
 from test_engine import some_conditions, some_prompts
 
 from harness.conditions.conditions import BASELINE
-from harness.engine.activation_statistics import activation_statistics
+from harness.engine.activation_summaries import activation_statistics
 from harness.engine.batched import BatchedEngine
 from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import HookEngine

@@ -9,7 +9,7 @@ import pytest
 from families import tiny
 from test_engine import some_conditions
 
-from harness.effects.effects import effects
+from harness.effects.sweep import effects
 from harness.engine.closed_form import ClosedFormEngine
 from harness.files.terminal import Terminal
 from harness.plugin.components import SelectionContext

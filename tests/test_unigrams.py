@@ -21,8 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from harness.data import unigrams as module
-from harness.data.unigrams import Unigrams, count_to_file, count_unigrams, load_unigrams, summary, unigrams
+from harness.data import token_counts as module
+from harness.data.token_counts import Unigrams, count_to_file, count_unigrams, load_unigrams, summary, unigrams
 from harness.errors import HarnessError
 from harness.model.model import Model
 from harness.plugin.components import Corpus
@@ -63,7 +63,7 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint every 4 documents, batches of 3, so that small corpora have everything."""
     monkeypatch.setattr(module, "CHECKPOINT_DOCUMENTS", 4)
     monkeypatch.setattr(module, "FLUSH_TOKENS", 7)
-    monkeypatch.setattr("harness.data.sequences.BATCH_DOCUMENTS", 3)
+    monkeypatch.setattr("harness.data.token_sequences.BATCH_DOCUMENTS", 3)
 
 
 WORDS = tuple(f"the {i} and the {i * i}" for i in range(31))
@@ -188,9 +188,9 @@ def test_checkpoints_of_other_counts_and_damaged_ones_are_refused(model: Model, 
 
 KILLED = """
 import os, signal, sys
-import harness.data.unigrams, harness_plugins.demo.corpus as corpus
+import harness.data.token_counts, harness_plugins.demo.corpus as corpus
 from harness.cli.app import main
-harness.data.unigrams.CHECKPOINT_DOCUMENTS = 500
+harness.data.token_counts.CHECKPOINT_DOCUMENTS = 500
 generate = corpus.generate
 def dies(documents, seed):
     for i, text in enumerate(generate(documents, seed)):

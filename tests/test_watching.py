@@ -12,7 +12,7 @@ from test_engine import some_prompts
 from test_frozen import late_mixture
 
 from harness.conditions.conditions import BASELINE, Condition, Neuron, SetNeurons
-from harness.engine.activations import activations
+from harness.engine.activation_capture import activations
 from harness.engine.hooks import under
 from harness.errors import HarnessError
 

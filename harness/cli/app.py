@@ -291,7 +291,7 @@ def unigrams(
     loader = found.build("model", _model(model, model_args, None, found, registry), "--model")
     texts = found.build("corpus", parse_spec(corpus, "--corpus"), "--corpus")
 
-    from harness.data.unigrams import count_to_file, summary
+    from harness.data.token_counts import count_to_file, summary
     from harness.report.progress import ConsoleReporter
 
     reporter = ConsoleReporter(Terminal(stderr=True), quiet)

@@ -61,7 +61,7 @@ def matching_values(
 
         raw = {layer: np.linalg.norm(write_directions(model, layer), axis=1) for layer in layers}
     else:
-        from harness.engine.activation_statistics import activation_statistics
+        from harness.engine.activation_summaries import activation_statistics
 
         if not prompts:
             raise HarnessError("controls matched by activation need prompts to measure activations over.")

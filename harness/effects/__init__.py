@@ -1,5 +1,5 @@
 """Effects of single edits on loss, entropy and ranks at every position, total and direct (Stolfo et al. 2024).
 
-``effects`` is the call. ``logit_changes`` adds up what changes of each probability, ``moment_expansion`` is its fast
+``sweep`` is the call. ``logit_changes`` adds up what changes of each probability, ``moment_expansion`` is its fast
 bound for single neurons, and ``by_definition`` is the float64 definition for the pairs that float32 cannot hold.
 """

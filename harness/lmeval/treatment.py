@@ -64,7 +64,7 @@ class Texts(Task):
     def prepare(self, engine: Engine, limit: int | None, seed: int) -> Prepared:
         if self.corpus is None:
             return Prepared((Prompt("none", "", _NoTokens(), "none"),))
-        from harness.data.sequences import sequences
+        from harness.data.token_sequences import sequences
 
         model = engine.model
         length = min(self.length, model.n_positions or self.length)

@@ -282,7 +282,7 @@ class Intervention(Component):
     def edits(self, neurons: Sequence[Any], statistics: Any) -> tuple[Edit, ...]:
         """Return the edits (one or more a layer) that treat exactly these neurons, or heads.
 
-        ``statistics``: their :class:`harness.engine.activation_statistics.ActivationStatistics`, or ``HeadStatistics``
+        ``statistics``: their :class:`harness.engine.activation_summaries.ActivationStatistics`, or ``HeadStatistics``
         of heads; None unless ``needs_statistics``.
         """
 

@@ -32,7 +32,7 @@ from harness.run.spec import RunSpec
 
 if TYPE_CHECKING:
     from harness.conditions.conditions import Edit
-    from harness.engine.activation_statistics import ActivationStatistics, HeadStatistics
+    from harness.engine.activation_summaries import ActivationStatistics, HeadStatistics
     from harness.engine.hooks import Engine, Progress
 
 CONTROLS = {"closed_form": 999, "batched": 100, "hooks": 100}
@@ -269,7 +269,7 @@ def _statistics(
     plan: Plan, engine: Engine, prepared: Prepared, selection: Selection, known: dict[Hashable, Any]
 ) -> ActivationStatistics | HeadStatistics | None:
     """Activation statistics of the selection's layers over the task's reference positions, where they are wanted."""
-    from harness.engine.activation_statistics import activation_statistics, head_statistics
+    from harness.engine.activation_summaries import activation_statistics, head_statistics
     from harness.statistics import derive_seed
 
     if not plan.intervention.needs_statistics:

@@ -103,7 +103,7 @@ def _control_rows(stage: Stage, values: Mapping[str, np.ndarray]) -> list[dict[s
 
 def _selection(stage: Stage) -> dict[str, Any]:
     """The selected neurons with their scores, statistics and the values they are set to."""
-    from harness.engine.activation_statistics import ActivationStatistics
+    from harness.engine.activation_summaries import ActivationStatistics
 
     plan, selection, statistics, treated = stage.plan, stage.selection, stage.statistics, stage.conditions[1]
     rows = {neuron: row for row, neuron in enumerate(selection.candidates)}

@@ -21,7 +21,7 @@ from harness.conditions.conditions import (
     check_selection,
     site_of,
 )
-from harness.engine.activation_statistics import activation_statistics, head_statistics
+from harness.engine.activation_summaries import activation_statistics, head_statistics
 from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import HookEngine
 from harness.errors import HarnessError

@@ -53,12 +53,12 @@ class TokenFrequency(Selector):
         check_last(model, check_layer(model, self.layer, self.top, owner), owner)
         check_length(model, self.length, owner)
         if self.unigram is not None:
-            from harness.data.unigrams import load_unigrams
+            from harness.data.token_counts import load_unigrams
 
             load_unigrams(self.unigram, model)
 
     def select(self, context: SelectionContext) -> Selection:
-        from harness.data.unigrams import unigrams
+        from harness.data.token_counts import unigrams
 
         from .weights import frequency_cosines, unembedding_geometry, write_directions
 

@@ -109,7 +109,7 @@ class HeadNeuronInteraction(RepeatTask):
         progress: Progress | None = None,
     ) -> Outcomes:
         """Mean activations of the watched neurons over the second copy, under every condition."""
-        from harness.engine.activations import activations
+        from harness.engine.activation_capture import activations
 
         neurons = [Neuron.parse(text) for text in prompts[0].fields["watched"]]
         tokens = [prompt.tokens for prompt in prompts]

@@ -160,7 +160,7 @@ class InductionTask(TextTask):
     def _activations(self, engine: Engine, prompts: Sequence[Prompt], neurons: Sequence[Neuron]) -> Series:
         """Activations of neurons in the untouched model, where the shown predictions are made."""
         from harness.conditions.conditions import BASELINE
-        from harness.engine.activations import activations
+        from harness.engine.activation_capture import activations
 
         tokens = [prompt.tokens for prompt in prompts]
         found = activations(engine.model, tokens, [BASELINE], neurons, engine.batch_size)[0]

@@ -16,7 +16,7 @@ from .edits import ClampNeurons, ExchangeNeurons, ScaleNeurons, exchange
 
 if TYPE_CHECKING:
     from harness.conditions.conditions import Edit
-    from harness.engine.activation_statistics import ActivationStatistics
+    from harness.engine.activation_summaries import ActivationStatistics
     from harness.model.model import Model
     from harness.plugin.records import Figure
 
@@ -57,7 +57,7 @@ class NeuronIntervention(Intervention):
 
     def check(self, model: Model) -> None:
         if self.unigram is not None:
-            from harness.data.unigrams import load_unigrams
+            from harness.data.token_counts import load_unigrams
 
             load_unigrams(self.unigram, model)
 
@@ -67,7 +67,7 @@ class NeuronIntervention(Intervention):
             return None
         if self.frozen == "final_norm":
             return Frozen("final_norm")
-        from harness.data.unigrams import load_unigrams, unigrams
+        from harness.data.token_counts import load_unigrams, unigrams
 
         if self.unigram is not None:
             return Frozen("unigram", load_unigrams(self.unigram, model).probabilities)

@@ -16,8 +16,8 @@ from harness.plugin.records import Outcomes, Prepared, Prompt
 from .text import TextTask, by_token, fit, per_prompt, prompt_of
 
 if TYPE_CHECKING:
-    from harness.effects.effects import Effects
     from harness.effects.logit_changes import Kind
+    from harness.effects.sweep import Effects
     from harness.engine.hooks import Engine, Progress
     from harness.model.model import Model
 
@@ -59,13 +59,13 @@ class EffectsTask(TextTask):
         return True
 
     def unigrams(self, model: Model) -> Any:
-        from harness.data.unigrams import unigrams
+        from harness.data.token_counts import unigrams
 
         return unigrams(model, self.unigram, self.corpus)
 
     def positions(self, model: Model, prompts: Sequence[Prompt]) -> list[list[bool]]:
         """For every prompt and each of its tokens but the first, whether its prediction counts."""
-        from harness.data.sequences import kept
+        from harness.data.token_sequences import kept
 
         return [kept(model, x.tokens, skip_first=self.skip_first, newlines=not self.newlines) for x in prompts]
 
@@ -96,7 +96,7 @@ class EffectsTask(TextTask):
         Raises:
             HarnessError: they edit anything but neurons of the last layer, or freeze something themselves.
         """
-        from harness.effects.effects import effects
+        from harness.effects.sweep import effects
 
         for condition in conditions:
             self.check_units(condition.units, model)

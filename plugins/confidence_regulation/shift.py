@@ -96,7 +96,7 @@ class ActivationShift(Selector):
 
     def _means(self, context: SelectionContext, layer: int) -> tuple[np.ndarray, np.ndarray, str]:
         """Mean activations [d_mlp] over the first and the second copy, and what was read, in words."""
-        from harness.engine.activation_statistics import activation_statistics
+        from harness.engine.activation_summaries import activation_statistics
 
         model, p, n = context.model, len(context.model.prefix), self.length
         check_length(model, n, "selector activation_shift", twice=True)

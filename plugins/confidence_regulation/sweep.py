@@ -32,7 +32,7 @@ def text(
     context: SelectionContext, corpus: Corpus, sequences: int, length: int, across_documents: bool, seed: int
 ) -> Text:
     """Sequences of documents that no task evaluates on (part "select")."""
-    from harness.data.sequences import sequences as draw
+    from harness.data.token_sequences import sequences as draw
 
     found = draw(context.model, corpus, sequences, length, seed, part="select", across_documents=across_documents)
     return Text(
@@ -94,16 +94,16 @@ def sweep(
 ) -> Swept:
     """Mean-ablate every neuron of the last layer by itself (the mean is over the same tokens), PAPERS A.
 
-    Predictions that the paper leaves out are left out (:func:`harness.data.sequences.kept`); those at newlines and just
+    Predictions that the paper leaves out are left out (:func:`harness.data.token_sequences.kept`); those at newlines and just
     before them unless ``newlines``.
 
     Raises:
         HarnessError: the layer is not the last, or the closed form does not hold for the model; names ``owner``.
     """
     from harness.conditions.conditions import Condition, SetNeurons
-    from harness.data.sequences import kept
-    from harness.effects.effects import effects
-    from harness.engine.activation_statistics import activation_statistics
+    from harness.data.token_sequences import kept
+    from harness.effects.sweep import effects
+    from harness.engine.activation_summaries import activation_statistics
     from harness.engine.final_layer import fits
 
     model, batch_size = context.model, context.engine.batch_size

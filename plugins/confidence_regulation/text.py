@@ -14,7 +14,7 @@ from harness.plugin.components import ModelCorpus, Task
 from harness.plugin.records import Prompt, Series, Step
 
 if TYPE_CHECKING:
-    from harness.data.sequences import Sequence as Span
+    from harness.data.token_sequences import Sequence as Span
     from harness.model.model import Model
 
 
@@ -33,7 +33,7 @@ class TextTask(Task):
 
     def spans(self, model: Model, n: int, length: int, seed: int) -> tuple[list[Span], Step]:
         """``n`` sequences of ``length`` tokens from documents that no selector has seen, and the step that says so."""
-        from harness.data.sequences import sequences
+        from harness.data.token_sequences import sequences
 
         found = sequences(model, self.corpus, n, length, seed, part="evaluate", across_documents=self.across_documents)
         joined = "documents joined" if self.across_documents else "each a part of one document"

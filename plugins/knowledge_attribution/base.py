@@ -58,7 +58,7 @@ class Attribution(Selector):
             HarnessError: the task has no prompts, or the corpus no sequence of this length.
         """
         if self.corpus is not None:
-            from harness.data.sequences import sequences
+            from harness.data.token_sequences import sequences
 
             read = sequences(
                 context.model, self.corpus, self.prompts, self.length, context.seed, "select", across_documents=True

@@ -81,7 +81,7 @@ def text_rows(
     stage: Stage = silent,
 ) -> list[dict[str, Any]]:
     """Differences of loss and entropy on sequences of a corpus, which are resampled whole."""
-    from harness.data.sequences import sequences as draw
+    from harness.data.token_sequences import sequences as draw
 
     tokens = [x.tokens for x in draw(engines[0].model, corpus, sequences, length, seed, "evaluate", True)]
     scored = []

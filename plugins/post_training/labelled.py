@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, ValidationError
 
-from harness.data.sequences import half
+from harness.data.token_sequences import half
 from harness.errors import HarnessError
 from harness.files.rows import read_rows
 from harness.plugin.components import InputFile, Source, explain

@@ -14,7 +14,7 @@ from texts import context, letters
 
 from harness.builtin.components import Heads, Neurons
 from harness.conditions.conditions import Neuron
-from harness.data.sequences import sequences
+from harness.data.token_sequences import sequences
 from harness.errors import HarnessError
 from harness.model.model import wrap
 from harness.model.output_weights import write_directions

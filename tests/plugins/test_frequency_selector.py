@@ -13,8 +13,8 @@ from harness_plugins.confidence_regulation.weights import frequency_cosines, une
 from texts import by_definition, context, letters
 
 from harness.conditions.conditions import Selection
-from harness.data.sequences import kept, sequences
-from harness.data.unigrams import unigrams
+from harness.data.token_counts import unigrams
+from harness.data.token_sequences import kept, sequences
 from harness.errors import HarnessError
 from harness.model.model import Model, wrap
 

@@ -15,7 +15,7 @@ from test_engine import same_generations, same_scores, some_prompts
 
 from harness.conditions.conditions import BASELINE, Condition, Head, Neuron, Selection, SetNeurons
 from harness.conditions.head_edits import AttendFirst, SetHeads
-from harness.engine.activation_statistics import ActivationStatistics, HeadStatistics, activation_statistics
+from harness.engine.activation_summaries import ActivationStatistics, HeadStatistics, activation_statistics
 from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import HookEngine
 from harness.errors import HarnessError

@@ -42,7 +42,7 @@ def model() -> Model:
 @pytest.fixture(scope="module")
 def values(model: Model) -> dict[str, dict[tuple[Neuron, ...], float]]:
     """Every measure of every pair, and every neuron alone, under mean ablation."""
-    from harness.engine.activation_statistics import activation_statistics
+    from harness.engine.activation_summaries import activation_statistics
 
     tokens = [tokenizer()(text)["input_ids"][:24] for text in texts()[:10]]
     prompts = [Prompt(str(i), "", tuple(ids), str(i)) for i, ids in enumerate(tokens)]

@@ -16,7 +16,7 @@ from slow_confidence import Slow, entropy, kept, log_softmax
 from small_runs import all_finite, finish, measures, prompts, record, table
 
 from harness.conditions.conditions import BASELINE, Condition, Neuron, Selection, SetNeurons
-from harness.effects.effects import effects
+from harness.effects.sweep import effects
 from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import HookEngine
 from harness.plugin.catalogue import catalogue
@@ -209,7 +209,7 @@ def test_the_run_says_that_they_act_through_the_norm(grown: Planted, run_of: Pat
 )
 def test_no_intervention_has_a_direct_effect_where_none_was_planted(spec: str, engine: Any, corpus: str) -> None:
     """Entropy neurons with the norm held, quiet frequency neurons with the frequencies held: nothing is left."""
-    from harness.engine.activation_statistics import activation_statistics
+    from harness.engine.activation_summaries import activation_statistics
 
     model = planted("gpt2", QUIET).model()
     tokens = [tokenizer()(text)["input_ids"][:40] for text in texts()[:3]]

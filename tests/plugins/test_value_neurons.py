@@ -22,7 +22,7 @@ from harness_plugins.knowledge_attribution.selectors import ValueHeads, ValueNeu
 from texts import context, letters
 
 from harness.conditions.conditions import Head, Neuron
-from harness.data.sequences import sequences
+from harness.data.token_sequences import sequences
 from harness.errors import HarnessError
 from harness.model.model import Model, wrap
 from harness.model.modules import write_matrix

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from harness.conditions.conditions import BASELINE, Condition, SetNeurons
-from harness.data.sequences import kept, sequences
+from harness.data.token_sequences import kept, sequences
 from harness.engine.hooks import HookEngine, under
 from harness.model.model import Model
 from harness.plugin.components import Corpus, SelectionContext

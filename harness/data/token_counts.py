@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.data.sequences import tokenised
+from harness.data.token_sequences import tokenised
 from harness.errors import HarnessError, not_there
 from harness.files.paths import expand
 from harness.files.store import canonical, digest, write_bytes

@@ -255,7 +255,7 @@ def kept(model: Model, tokens: abc.Sequence[int], skip_first: int = 3, newlines:
     """Which predictions of a sequence count, by the filters of arXiv 2406.16254: bool [len(tokens) - 1].
 
     Entry p is about the prediction *made at* position p, of the token at position p + 1: it is the entry of token p + 1
-    in ``positions`` of :func:`harness.effects.effects.effects`. Left out are
+    in ``positions`` of :func:`harness.effects.sweep.effects`. Left out are
 
     - p < ``skip_first``: the first positions, BOS included, behave unlike any others;
     - p at a special token (BOS, EOS ...) or newline, and p just before one (where it is what is predicted).
