@@ -12,16 +12,30 @@ import numpy as np
 import torch
 from small_runs import Silent
 
-from harness import hookimpl
-from harness.conditions.conditions import Neuron, Selection, by_layer
-from harness.model.model import Model
-from harness.plugin import hookspecs
+from harness.plugin import (
+    Component,
+    Figure,
+    Intervention,
+    Measure,
+    Measurement,
+    Metric,
+    Model,
+    ModelLoader,
+    Neuron,
+    Outcomes,
+    Prepared,
+    Prompt,
+    Selection,
+    SelectionContext,
+    Selector,
+    Task,
+    by_layer,
+    hookimpl,
+    hookspecs,
+)
 from harness.plugin.catalogue import Catalogue, Origin, catalogue
-from harness.plugin.components import Component, Intervention, Metric, ModelLoader, SelectionContext, Selector, Task
-from harness.plugin.records import Figure, Measurement, Outcomes, Prepared, Prompt
 from harness.run import execute as run
 from harness.run.spec import RunSpec
-from harness.statistics import Measure
 from harness.testing import prompts_of, tiny_model
 
 ORIGIN = Origin("evil", "harness-evil", "9.9")

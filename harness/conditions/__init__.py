@@ -5,3 +5,7 @@ A condition is "these units, edited like this" (``conditions``: :class:`Neuron`,
 ``frozen`` is what a condition keeps of the untouched model, ``noise`` makes seeded edits that are pure functions. No
 model is run here.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

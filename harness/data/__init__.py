@@ -3,3 +3,7 @@
 ``facts``: tables of subjects, relations and answers. ``texts``: corpora as files or hub datasets; ``sequences`` cuts
 them into tokens of one length. ``token_counts``: how often each token occurs.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -5,3 +5,7 @@ Both mean one hooked forward pass a condition, which ``hooks`` does literally an
 their compiled ``numba_loops``), ``batched`` many conditions in a pass elsewhere, with the layers below shared
 (``prefix``). ``activations`` reads neurons under conditions, ``activation_statistics`` sums them up.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

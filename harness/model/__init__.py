@@ -7,3 +7,7 @@ what a neuron writes and reads; ``attention_patterns``, ``tokens`` (what every p
 a generation configuration is not applied), ``precision`` (half precision and its near-ties), ``digests`` (what
 identifies weights and tokenizers), ``untouched`` (whether the model is as it was).
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -6,4 +6,47 @@ written. ``records``: what flows between them (prompts, outcomes, measurements).
 Every call of a component goes through ``border``, which names whoever breaks a promise; what is handed over is looked
 at in ``handed``, ``handed_selections``, ``handed_edits`` and ``handed_outcomes``. ``standing``: where selected units
 stand among the others.
+
+An author needs one import: ``from harness.plugin import Selector, Selection, Neuron, hookimpl``. The names below are
+all that there are; they come from where they are defined when they are first asked for, so that listing components
+loads no torch. Measures' statistics are in :mod:`harness.statistics`, facts and corpora in :mod:`harness.data`, shapes
+of figures in :mod:`harness.plotting`, checks for tests in :mod:`harness.testing`.
 """
+
+from importlib import import_module
+from typing import Any
+
+_DEFINED = {
+    "harness": "hookimpl",
+    "harness.errors": "HarnessError PluginError suggest",
+    "harness.plugin.components": (
+        "AnyCorpus AnyModel AnySelector Component Corpus CountsPath InputFile Intervention Metric ModelCorpus "
+        "ModelLoader SelectionContext Selector Source Task Template"
+    ),
+    "harness.plugin.records": "Alone Figure Frame Measurement Outcomes Prepared Prompt Series Step Table",
+    "harness.conditions.conditions": (
+        "BASELINE Condition Direction Edit End Frozen Head Neuron Selection SetNeurons Unit by_layer"
+    ),
+    "harness.conditions.head_edits": "AttendFirst SetHeads",
+    "harness.conditions.residual_edits": "AddVector ProjectOut",
+    "harness.engine.hooks": "Engine Progress Scores",
+    "harness.model.model": "Batch Model",
+    "harness.files.wording": "agree counted plural the",
+    "harness.statistics": "Aggregated AnyMeasure Functional Measure",
+}
+"""Public names by the module that defines them; ``__init__.pyi`` says the same to type checkers."""
+
+_WHERE = {name: module for module, names in _DEFINED.items() for name in names.split()}
+
+__all__ = sorted(_WHERE)  # the stub spells them out
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value = getattr(import_module(_WHERE[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

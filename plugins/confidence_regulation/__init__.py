@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from harness import hookimpl
-from harness.plugin.components import Intervention, Metric, Selector, Task
+from harness.plugin import Intervention, Metric, Selector, Task, hookimpl
 
 from .dfa import Attributions, DirectFeatureAttribution
 from .frequency import TokenFrequency

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.errors import HarnessError
-from harness.model.attention_patterns import patterns
-from harness.model.model import Model
+from harness.model import patterns
+from harness.plugin import HarnessError, Model
 
 PATTERN_BYTES = 2**28
 """Memory for the patterns of one pass."""

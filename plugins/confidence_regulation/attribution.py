@@ -22,10 +22,8 @@ from typing import Any
 
 import torch
 
-from harness.errors import HarnessError
-from harness.model.input_weights import Norm, Reading, attention_norm, read_in
-from harness.model.model import Model
-from harness.model.modules import down_bias, layer_input, write_matrix
+from harness.model import Norm, Reading, attention_norm, down_bias, layer_input, read_in, write_matrix
+from harness.plugin import HarnessError, Model
 
 BYTES = 2**28
 """Memory for what one forward pass leaves to be summed; longer lists of sequences take more passes."""

@@ -9,11 +9,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
-from harness.conditions.conditions import Condition, Neuron, Selection, Unit
-from harness.errors import HarnessError
-from harness.files.wording import counted
-from harness.plugin.components import Metric
-from harness.plugin.records import Frame, Measurement, Outcomes, Prepared, Prompt, Step
+from harness.plugin import (
+    Condition,
+    Frame,
+    HarnessError,
+    Measurement,
+    Metric,
+    Neuron,
+    Outcomes,
+    Prepared,
+    Prompt,
+    Selection,
+    Step,
+    Unit,
+    counted,
+)
 
 from .repeats import RepeatTask
 from .text import prompt_of
@@ -21,9 +31,7 @@ from .text import prompt_of
 if TYPE_CHECKING:
     import torch
 
-    from harness.engine.hooks import Engine, Progress
-    from harness.model.model import Model
-    from harness.plugin.records import Figure
+    from harness.plugin import Engine, Figure, Model, Progress
 
 KINDS = ("induction", "corrupted")
 SUMS = ("pre-activation", "activation")
@@ -66,7 +74,7 @@ class DirectFeatureAttribution(RepeatTask):
         return [(unit,) for unit in selection.neurons] if len(selection.neurons) > 1 else ()
 
     def prepare(self, engine: Engine, limit: int | None, seed: int) -> Prepared:
-        from harness.model.input_weights import read_in
+        from harness.model import read_in
 
         model = engine.model
         n = self.sequences if limit is None else min(limit, self.sequences)
@@ -139,7 +147,7 @@ class Attributions(Metric):
     family: int = Field(24, ge=1, description="largest number of components that are tested, p adjusted over them")
 
     def measure(self, outcomes: Outcomes) -> Measurement:
-        from harness.statistics import Measure
+        from harness.plugin import Measure
 
         components = component_names(outcomes.values)
         change = {x: difference(outcomes.values, x) for x in (*components, *SUMS)}

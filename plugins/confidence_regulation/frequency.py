@@ -8,16 +8,23 @@ import numpy as np
 from pydantic import Field
 
 from harness.builtin.components import check_layer
-from harness.conditions.conditions import Neuron, Selection
-from harness.errors import HarnessError
-from harness.files.wording import agree, counted, only
-from harness.plugin.components import CountsPath, ModelCorpus, SelectionContext, Selector
+from harness.files.wording import only
+from harness.plugin import (
+    CountsPath,
+    HarnessError,
+    ModelCorpus,
+    Neuron,
+    Selection,
+    SelectionContext,
+    Selector,
+    agree,
+    counted,
+)
 
 from .sweep import check_last, check_length, sweep, text
 
 if TYPE_CHECKING:
-    from harness.model.model import Model
-    from harness.plugin.records import Figure
+    from harness.plugin import Figure, Model
 
 
 class TokenFrequency(Selector):
@@ -53,12 +60,12 @@ class TokenFrequency(Selector):
         check_last(model, check_layer(model, self.layer, self.top, owner), owner)
         check_length(model, self.length, owner)
         if self.unigram is not None:
-            from harness.data.token_counts import load_unigrams
+            from harness.data import load_unigrams
 
             load_unigrams(self.unigram, model)
 
     def select(self, context: SelectionContext) -> Selection:
-        from harness.data.token_counts import unigrams
+        from harness.data import unigrams
 
         from .weights import frequency_cosines, unembedding_geometry, write_directions
 

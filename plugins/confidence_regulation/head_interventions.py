@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.conditions.conditions import by_layer
-from harness.plugin.components import Intervention
+from harness.plugin import Intervention, by_layer
 
 if TYPE_CHECKING:
-    from harness.conditions.conditions import Edit, Head
+    from harness.plugin import Edit, Head
 
 
 class BosAttention(Intervention):
@@ -20,7 +19,7 @@ class BosAttention(Intervention):
     needs_statistics = False
 
     def edits(self, neurons: Sequence[Head], statistics: Any) -> tuple[Edit, ...]:
-        from harness.conditions.head_edits import AttendFirst
+        from harness.plugin import AttendFirst
 
         return tuple(AttendFirst(layer, tuple(heads)) for layer, heads in by_layer(neurons).items())
 
@@ -35,7 +34,7 @@ class MeanAttentionOutput(Intervention):
     site = "heads"
 
     def edits(self, neurons: Sequence[Head], statistics: Any) -> tuple[Edit, ...]:
-        from harness.conditions.head_edits import SetHeads
+        from harness.plugin import SetHeads
 
         return tuple(
             SetHeads(layer, tuple(heads), tuple(tuple(statistics.mean[layer][head].tolist()) for head in heads))

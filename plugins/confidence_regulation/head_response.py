@@ -10,20 +10,31 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
-from harness.conditions.conditions import Condition, Head, Neuron, Selection, Unit
-from harness.controls.random import pools, possible_controls, random_controls
-from harness.errors import HarnessError
-from harness.plugin import border
-from harness.plugin.components import AnySelector, Metric, SelectionContext
-from harness.plugin.records import Frame, Measurement, Outcomes, Prepared, Prompt, Series
+from harness.controls import pools, possible_controls, random_controls
+from harness.plugin import (
+    AnySelector,
+    Condition,
+    Frame,
+    HarnessError,
+    Head,
+    Measurement,
+    Metric,
+    Neuron,
+    Outcomes,
+    Prepared,
+    Prompt,
+    Selection,
+    SelectionContext,
+    Series,
+    Unit,
+    border,
+)
 
 from .repeats import RepeatTask
 from .text import prompt_of
 
 if TYPE_CHECKING:
-    from harness.engine.hooks import Engine, Progress
-    from harness.model.model import Model
-    from harness.plugin.records import Figure
+    from harness.plugin import Engine, Figure, Model, Progress
 
 CELLS = 2**25
 """Activations (condition, neuron, token) that are held at once."""
@@ -109,7 +120,7 @@ class HeadNeuronInteraction(RepeatTask):
         progress: Progress | None = None,
     ) -> Outcomes:
         """Mean activations of the watched neurons over the second copy, under every condition."""
-        from harness.engine.activation_capture import activations
+        from harness.engine import activations
 
         neurons = [Neuron.parse(text) for text in prompts[0].fields["watched"]]
         tokens = [prompt.tokens for prompt in prompts]
@@ -150,7 +161,7 @@ class HeadResponse(Metric):
     needs = frozenset({"field watched", "field split"})
 
     def measure(self, outcomes: Outcomes) -> Measurement:
-        from harness.statistics import Measure
+        from harness.plugin import Measure
 
         watched = outcomes.prompts[0].fields["watched"]
         spread = np.array([standard_deviation(outcomes, neuron) for neuron in watched])

@@ -11,19 +11,30 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from pydantic import Field
 
-from harness.conditions.conditions import Condition, Neuron, Selection, Unit
-from harness.errors import HarnessError
-from harness.files.wording import counted
-from harness.plugin.components import Metric
-from harness.plugin.records import Figure, Frame, Measurement, Outcomes, Prepared, Prompt, Series, Step
+from harness.plugin import (
+    Condition,
+    Figure,
+    Frame,
+    HarnessError,
+    Measurement,
+    Metric,
+    Neuron,
+    Outcomes,
+    Prepared,
+    Prompt,
+    Selection,
+    Series,
+    Step,
+    Unit,
+    counted,
+)
 
 from .mediation import groups
 from .metrics import curves, mean_of
 from .text import TextTask, per_prompt, prompt_of
 
 if TYPE_CHECKING:
-    from harness.engine.hooks import Engine, Progress, Scores
-    from harness.model.model import Model
+    from harness.plugin import Engine, Model, Progress, Scores
 
 MOST_ALONE = 24
 """Selected neurons that are also ablated one by one."""
@@ -127,7 +138,7 @@ class InductionTask(TextTask):
         everywhere, since the closed form knows no start, and what it does before the repeat is taken back. Otherwise
         prompts are grouped by where their repeat begins.
         """
-        from harness.engine.hooks import Scores
+        from harness.plugin import Scores
 
         last = engine.model.anatomy.n_layers - 1
         tokens = [prompt.tokens for prompt in prompts]
@@ -159,8 +170,8 @@ class InductionTask(TextTask):
 
     def _activations(self, engine: Engine, prompts: Sequence[Prompt], neurons: Sequence[Neuron]) -> Series:
         """Activations of neurons in the untouched model, where the shown predictions are made."""
-        from harness.conditions.conditions import BASELINE
-        from harness.engine.activation_capture import activations
+        from harness.engine import activations
+        from harness.plugin import BASELINE
 
         tokens = [prompt.tokens for prompt in prompts]
         found = activations(engine.model, tokens, [BASELINE], neurons, engine.batch_size)[0]

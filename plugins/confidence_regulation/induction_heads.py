@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
-from harness.conditions.conditions import Head, Selection
-from harness.errors import HarnessError
-from harness.files.wording import counted
-from harness.plugin.components import SelectionContext, Selector
+from harness.plugin import HarnessError, Head, Selection, SelectionContext, Selector, counted
 
 from .sweep import check_length
 
 if TYPE_CHECKING:
-    from harness.model.model import Model
+    from harness.plugin import Model
 
 
 class InductionHeads(Selector):

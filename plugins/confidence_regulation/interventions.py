@@ -8,17 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 import numpy as np
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 
-from harness.conditions.conditions import Frozen, Neuron, Selection, SetNeurons
-from harness.errors import HarnessError
-from harness.plugin.components import AnyCorpus, CountsPath, Intervention
+from harness.plugin import AnyCorpus, CountsPath, Frozen, HarnessError, Intervention, Neuron, Selection, SetNeurons
 
 from .edits import ClampNeurons, ExchangeNeurons, ScaleNeurons, exchange
 
 if TYPE_CHECKING:
-    from harness.conditions.conditions import Edit
-    from harness.engine.activation_summaries import ActivationStatistics
-    from harness.model.model import Model
-    from harness.plugin.records import Figure
+    from harness.engine import ActivationStatistics
+    from harness.plugin import Edit, Figure, Model
 
 
 def each_layer(neurons: Sequence[Neuron], edit: Callable[[int, list[Neuron]], Edit]) -> tuple[Edit, ...]:
@@ -57,7 +53,7 @@ class NeuronIntervention(Intervention):
 
     def check(self, model: Model) -> None:
         if self.unigram is not None:
-            from harness.data.token_counts import load_unigrams
+            from harness.data import load_unigrams
 
             load_unigrams(self.unigram, model)
 
@@ -67,7 +63,7 @@ class NeuronIntervention(Intervention):
             return None
         if self.frozen == "final_norm":
             return Frozen("final_norm")
-        from harness.data.token_counts import load_unigrams, unigrams
+        from harness.data import load_unigrams, unigrams
 
         if self.unigram is not None:
             return Frozen("unigram", load_unigrams(self.unigram, model).probabilities)

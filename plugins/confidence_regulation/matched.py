@@ -6,15 +6,21 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from harness.conditions.conditions import Neuron, Selection, by_layer
-from harness.errors import HarnessError
-from harness.files.wording import counted
-from harness.plugin import border
-from harness.plugin.components import AnySelector, SelectionContext, Selector
+from harness.plugin import (
+    AnySelector,
+    HarnessError,
+    Neuron,
+    Selection,
+    SelectionContext,
+    Selector,
+    border,
+    by_layer,
+    counted,
+)
 
 if TYPE_CHECKING:
-    from harness.controls.matched import Match
-    from harness.plugin.records import Prompt
+    from harness.controls import Match
+    from harness.plugin import Prompt
 
 
 class _MatchedRandom(Selector):
@@ -31,8 +37,7 @@ class _MatchedRandom(Selector):
         return self.like.has_seen(prompt)
 
     def select(self, context: SelectionContext) -> Selection:
-        from harness.controls.matched import balance, matched_sets, matching_values
-        from harness.controls.random import pools
+        from harness.controls import balance, matched_sets, matching_values, pools
 
         original = border.select(self.like, context)
         chosen = [unit for unit in original.neurons if isinstance(unit, Neuron)]

@@ -8,18 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from harness.conditions.conditions import Condition, Neuron, Selection, Unit
-from harness.errors import HarnessError
-from harness.plugin.components import CountsPath
-from harness.plugin.records import Outcomes, Prepared, Prompt
+from harness.plugin import Condition, CountsPath, HarnessError, Neuron, Outcomes, Prepared, Prompt, Selection, Unit
 
 from .text import TextTask, by_token, fit, per_prompt, prompt_of
 
 if TYPE_CHECKING:
-    from harness.effects.logit_changes import Kind
-    from harness.effects.sweep import Effects
-    from harness.engine.hooks import Engine, Progress
-    from harness.model.model import Model
+    from harness.effects import Effects, Kind
+    from harness.plugin import Engine, Model, Progress
 
 CELLS = 2**23
 """(condition, token) pairs whose effects are held at once."""
@@ -59,7 +54,7 @@ class EffectsTask(TextTask):
         return True
 
     def unigrams(self, model: Model) -> Any:
-        from harness.data.token_counts import unigrams
+        from harness.data import unigrams
 
         return unigrams(model, self.unigram, self.corpus)
 
@@ -96,7 +91,7 @@ class EffectsTask(TextTask):
         Raises:
             HarnessError: they edit anything but neurons of the last layer, or freeze something themselves.
         """
-        from harness.effects.sweep import effects
+        from harness.effects import effects
 
         for condition in conditions:
             self.check_units(condition.units, model)

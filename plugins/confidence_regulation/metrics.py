@@ -7,19 +7,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
-from harness.errors import HarnessError
-from harness.files.wording import counted
-from harness.plugin.components import Metric
-from harness.plugin.records import Figure, Frame, Measurement, Series
+from harness.plugin import Figure, Frame, HarnessError, Measurement, Metric, Series, counted
 
 if TYPE_CHECKING:
-    from harness.plugin.records import Outcomes
-    from harness.statistics import AnyMeasure
+    from harness.plugin import AnyMeasure, Outcomes
 
 
 def mean_of(outcomes: Outcomes, outcome: str, over: str = "tokens", **rest: Any) -> AnyMeasure:
     """A measure that is the ratio of two outcomes' sums, by default a mean over tokens."""
-    from harness.statistics import Measure
+    from harness.plugin import Measure
 
     rest = {"name": outcome, "unit": "nats", **rest}
     return Measure(numerator=outcomes[outcome], denominator=outcomes[over], **rest)
@@ -27,7 +23,7 @@ def mean_of(outcomes: Outcomes, outcome: str, over: str = "tokens", **rest: Any)
 
 def mediated(outcomes: Outcomes, frozen: str, **rest: Any) -> AnyMeasure:
     """1 - direct / total effect as a measure; without any effect it has no value."""
-    from harness.statistics import Measure
+    from harness.plugin import Measure
 
     total = outcomes["total_effect"]
     return Measure(
@@ -207,7 +203,7 @@ class Calibration(Metric):
     needs = frozenset({"tokens", "reliability", "confidences", "brier", "confidence", "right"})
 
     def measure(self, outcomes: Outcomes) -> Measurement:
-        from harness.statistics import Functional
+        from harness.plugin import Functional
         from harness.statistics.functionals import auroc, expected_calibration_error
 
         def functional(name: str, title: str, outcome: str, function: Any, **rest: Any) -> Functional:
@@ -295,7 +291,8 @@ class UnigramCorrelation(Metric):
     needs = frozenset({"tokens", "levels", "changes", "kl_unigram_change", "series kl_unigram"})
 
     def measure(self, outcomes: Outcomes) -> Measurement:
-        from harness.statistics import Functional, interval_of
+        from harness.plugin import Functional
+        from harness.statistics import interval_of
         from harness.statistics.functionals import pearson
 
         from . import figures

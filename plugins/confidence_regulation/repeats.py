@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from harness.files.wording import counted
-from harness.plugin.records import Step
+from harness.plugin import Step, counted
 
 from .text import TextTask
 
 if TYPE_CHECKING:
-    from harness.model.model import Model
+    from harness.plugin import Model
 
 
 class RepeatTask(TextTask):

@@ -8,18 +8,26 @@ import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
 
 from harness.builtin.components import check_layer
-from harness.conditions.conditions import End, Neuron, Selection
-from harness.errors import HarnessError
-from harness.files.wording import agree, counted, only, the
-from harness.plugin.components import AnyCorpus, SelectionContext, Selector
+from harness.files.wording import only
+from harness.plugin import (
+    AnyCorpus,
+    End,
+    HarnessError,
+    Neuron,
+    Selection,
+    SelectionContext,
+    Selector,
+    agree,
+    counted,
+    the,
+)
 
 from .sweep import check_last, check_length
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from harness.model.model import Model
-    from harness.plugin.records import Figure
+    from harness.plugin import Figure, Model
 
 
 LOOSEN = {

@@ -8,17 +8,22 @@ import numpy as np
 from pydantic import Field
 
 from harness.builtin.components import check_layer
-from harness.conditions.conditions import Neuron, Selection
-from harness.errors import HarnessError
-from harness.files.wording import counted
-from harness.plugin import border
-from harness.plugin.components import AnySelector, ModelCorpus, SelectionContext, Selector
+from harness.plugin import (
+    AnySelector,
+    HarnessError,
+    ModelCorpus,
+    Neuron,
+    Selection,
+    SelectionContext,
+    Selector,
+    border,
+    counted,
+)
 
 from .sweep import check_length, text
 
 if TYPE_CHECKING:
-    from harness.model.model import Model
-    from harness.plugin.records import Figure, Prompt
+    from harness.plugin import Figure, Model, Prompt
 
 
 class ActivationShift(Selector):
@@ -53,7 +58,7 @@ class ActivationShift(Selector):
         check_length(model, self.length, "selector activation_shift", twice=True)
 
     def select(self, context: SelectionContext) -> Selection:
-        from harness.model.output_weights import write_directions
+        from harness.model import write_directions
 
         model, owner = context.model, "selector activation_shift"
         kept = None if self.keep is None else border.select(self.keep, context)
@@ -96,7 +101,7 @@ class ActivationShift(Selector):
 
     def _means(self, context: SelectionContext, layer: int) -> tuple[np.ndarray, np.ndarray, str]:
         """Mean activations [d_mlp] over the first and the second copy, and what was read, in words."""
-        from harness.engine.activation_summaries import activation_statistics
+        from harness.engine import activation_statistics
 
         model, p, n = context.model, len(context.model.prefix), self.length
         check_length(model, n, "selector activation_shift", twice=True)

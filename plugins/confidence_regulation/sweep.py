@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from harness.errors import HarnessError
-from harness.files.wording import counted
-from harness.plugin.components import Corpus, SelectionContext
+from harness.plugin import Corpus, HarnessError, SelectionContext, counted
 
 if TYPE_CHECKING:
-    from harness.effects.logit_changes import Kind
-    from harness.model.model import Model
+    from harness.effects import Kind
+    from harness.plugin import Model
 
 RESULT_BYTES = 2**29
 """Memory for the effects of some neurons on every token; more neurons are done in several turns."""
@@ -32,7 +30,7 @@ def text(
     context: SelectionContext, corpus: Corpus, sequences: int, length: int, across_documents: bool, seed: int
 ) -> Text:
     """Sequences of documents that no task evaluates on (part "select")."""
-    from harness.data.token_sequences import sequences as draw
+    from harness.data import sequences as draw
 
     found = draw(context.model, corpus, sequences, length, seed, part="select", across_documents=across_documents)
     return Text(
@@ -94,17 +92,16 @@ def sweep(
 ) -> Swept:
     """Mean-ablate every neuron of the last layer by itself (the mean is over the same tokens), PAPERS A.
 
-    Predictions that the paper leaves out are left out (:func:`harness.data.token_sequences.kept`); those at newlines and just
-    before them unless ``newlines``.
+    Predictions that the paper leaves out are left out (:func:`harness.data.token_sequences.kept`); those at newlines
+    and just before them unless ``newlines``.
 
     Raises:
         HarnessError: the layer is not the last, or the closed form does not hold for the model; names ``owner``.
     """
-    from harness.conditions.conditions import Condition, SetNeurons
     from harness.data.token_sequences import kept
-    from harness.effects.sweep import effects
-    from harness.engine.activation_summaries import activation_statistics
-    from harness.engine.final_layer import fits
+    from harness.effects import effects
+    from harness.engine import activation_statistics, fits
+    from harness.plugin import Condition, SetNeurons
 
     model, batch_size = context.model, context.engine.batch_size
     check_last(model, layer, owner)

@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
-from harness.files.wording import counted
-from harness.plugin import border
-from harness.plugin.components import ModelCorpus, Task
-from harness.plugin.records import Prompt, Series, Step
+from harness.plugin import ModelCorpus, Prompt, Series, Step, Task, border, counted
 
 if TYPE_CHECKING:
-    from harness.data.token_sequences import Sequence as Span
-    from harness.model.model import Model
+    from harness.data import Sequence as Span
+    from harness.plugin import Model
 
 
 class TextTask(Task):
@@ -33,7 +30,7 @@ class TextTask(Task):
 
     def spans(self, model: Model, n: int, length: int, seed: int) -> tuple[list[Span], Step]:
         """``n`` sequences of ``length`` tokens from documents that no selector has seen, and the step that says so."""
-        from harness.data.token_sequences import sequences
+        from harness.data import sequences
 
         found = sequences(model, self.corpus, n, length, seed, part="evaluate", across_documents=self.across_documents)
         joined = "documents joined" if self.across_documents else "each a part of one document"

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from harness.files.wording import last
-from harness.model.model import Model
-from harness.model.output_weights import write_directions
+from harness.model import write_directions
+from harness.plugin import Model
 
 __all__ = [
     "UnembeddingGeometry",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from harness import hookimpl
-from harness.plugin.components import Metric, Task
+from harness.plugin import Metric, Task, hookimpl
 
 from .groups import RelationGroups
 from .looser import Matching

@@ -7,16 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.conditions.conditions import BASELINE
-from harness.data.facts import Fact
-from harness.errors import HarnessError
-from harness.files.wording import counted
-from harness.plugin.records import Step
+from harness.data import Fact
+from harness.plugin import BASELINE, HarnessError, Step, counted
 
 from .matching import overlap
 
 if TYPE_CHECKING:
-    from harness.engine.hooks import Engine
+    from harness.plugin import Engine
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.plugin.records import Frame
+from harness.plugin import Frame
 
 from .matching import SOURCES
 
 if TYPE_CHECKING:
-    from harness.statistics import Measure
+    from harness.plugin import Measure
 
 
 def transition_cells(cells: Mapping[tuple[int, int], Measure], clusters: np.ndarray) -> Frame:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.errors import HarnessError
+from harness.plugin import HarnessError
 
 if TYPE_CHECKING:
-    from harness.model.model import Model
+    from harness.plugin import Model
 
 
 def chat(model: Model, message: str) -> str:

@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness.data.facts import Fact, render
-from harness.errors import HarnessError
-from harness.files.wording import counted
+from harness.data import Fact, render
 from harness.files.yaml import Document
+from harness.plugin import HarnessError, counted
 
 from .answers import Answer
 

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.files import harmless
-from harness.files.wording import counted
 from harness.plotting import shapes as drawing
-from harness.plugin.records import Figure
+from harness.plugin import Figure, counted
 from harness.report.figure_files import COLUMN, PAGE, bin_edges, control_histogram
 
 from .cells import columns_of
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-    from harness.statistics import Measure
+    from harness.plugin import Measure
 
 GRID = 200
 """Points at which a density is drawn."""

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from harness.plugin.components import Metric
-from harness.plugin.records import Frame, Measurement
+from harness.plugin import Frame, Measurement, Metric
 
 from .cells import columns_of
 from .figures import group_bars
@@ -17,8 +16,7 @@ from .matching import CK
 from .metrics import measure
 
 if TYPE_CHECKING:
-    from harness.plugin.records import Outcomes
-    from harness.statistics import Measure
+    from harness.plugin import Measure, Outcomes
 
 RESAMPLES = 2000
 

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.plugin.components import Metric
-from harness.plugin.records import Frame, Measurement
+from harness.plugin import Frame, Measurement, Metric
 
 from .cells import columns_of
 from .matching import MATCHINGS, SOURCES
 
 if TYPE_CHECKING:
-    from harness.plugin.records import Outcomes
+    from harness.plugin import Outcomes
 
 
 class Matching(Metric):

@@ -12,17 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
-from harness.files.wording import counted
-from harness.plugin.components import Metric
-from harness.plugin.records import Measurement, Table
+from harness.plugin import Measurement, Metric, Table, counted
 
 from .cells import transition_cells
 from .figures import conversion_bars, log_odds, source_counts, transition_scores
 from .matching import SOURCES
 
 if TYPE_CHECKING:
-    from harness.plugin.records import Outcomes
-    from harness.statistics import Measure
+    from harness.plugin import Measure, Outcomes
 
 NAMES = {"CK": "context", "PK": "memory", "ND": "neither"}
 
@@ -34,7 +31,7 @@ PAIRS = (("CK", "PK"), ("ND", "CK"), ("ND", "PK"))
 def measure(
     name: str, title: str, unit: str, numerator: np.ndarray, denominator: np.ndarray, **rest: object
 ) -> Measure:
-    from harness.statistics import Measure
+    from harness.plugin import Measure
 
     shape = np.broadcast_shapes(numerator.shape, denominator.shape)
     return Measure(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from harness.data.facts import Relation, at, render, text_at
-from harness.errors import HarnessError
+from harness.data import Relation, render
+from harness.data.facts import at, text_at
+from harness.plugin import HarnessError
 
 WANTED = "the missing words"
 """What is asked for where nobody has described the object."""

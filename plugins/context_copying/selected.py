@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.plugin.components import Metric
-from harness.plugin.records import Figure, Frame, Measurement
+from harness.plugin import Figure, Frame, Measurement, Metric
 
 from .cells import columns_of
 from .figures import logit_var_rho, norm_distribution
 
 if TYPE_CHECKING:
-    from harness.conditions.conditions import Selection
-    from harness.plugin.records import Outcomes
+    from harness.plugin import Outcomes, Selection
 
 
 class SelectedNeurons(Metric):

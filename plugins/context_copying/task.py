@@ -21,16 +21,27 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field, field_validator
 
-from harness.conditions.conditions import BASELINE, Condition
-from harness.data.facts import COLUMNS, OPTIONAL_COLUMNS, Fact, file_digest, read_facts, render
-from harness.errors import HarnessError, not_there, suggest
+from harness.data import Fact, read_facts, render
+from harness.data.facts import COLUMNS, OPTIONAL_COLUMNS, file_digest
+from harness.errors import not_there
 from harness.files.paths import expand
 from harness.files.rows import is_file, read_rows
 from harness.files.templates import check
 from harness.files.yaml import Document, load_yaml
-from harness.model.tokens import decode, first_token, stop_tokens
-from harness.plugin.components import Source, Task, Template
-from harness.plugin.records import Outcomes, Prepared, Prompt, Step
+from harness.model import decode, first_token, stop_tokens
+from harness.plugin import (
+    BASELINE,
+    Condition,
+    HarnessError,
+    Outcomes,
+    Prepared,
+    Prompt,
+    Source,
+    Step,
+    Task,
+    Template,
+    suggest,
+)
 
 from .answers import Answer, counter_objects, filtered
 from .chat import chat
@@ -50,8 +61,7 @@ from .matching import (
 from .relations import read_relations, relations_of_facts
 
 if TYPE_CHECKING:
-    from harness.engine.hooks import Engine, Progress
-    from harness.model.model import Model
+    from harness.plugin import Engine, Model, Progress
 
 __all__ = [
     "LOG_FLOOR",

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from harness import hookimpl
-from harness.plugin.components import Corpus, ModelLoader
+from harness.plugin import Corpus, ModelLoader, hookimpl
 
 from .corpus import WorldTexts
 
 if TYPE_CHECKING:
-    from harness.model.model import Model
+    from harness.plugin import Model
 
 
 class Demo(ModelLoader):
@@ -30,7 +29,7 @@ class Demo(ModelLoader):
         return Path(path).resolve() == Path(str(files(__name__).joinpath(cls.folder))).resolve()
 
     def load(self) -> Model:
-        from harness.model.loading import load_hf
+        from harness.model import load_hf
 
         return load_hf(str(files(__name__).joinpath(self.folder)), device=self.device, name=self.name)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
-from harness.plugin.components import Corpus
+from harness.plugin import Corpus
 
 
 class WorldTexts(Corpus):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from harness import hookimpl
-from harness.plugin.components import Metric, Selector, Task
+from harness.plugin import Metric, Selector, Task, hookimpl
 
 from .query_selector import QueryNeurons
 from .selectors import ValueHeads, ValueNeurons

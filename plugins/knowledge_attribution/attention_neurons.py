@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from harness.model.model import Model
+from harness.plugin import Model
 
 from .bounds import best_first, largest, tangents
 from .heads import Output

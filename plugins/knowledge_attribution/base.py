@@ -9,15 +9,12 @@ import numpy as np
 from pydantic import Field
 
 from harness.builtin.components import resolve_layer
-from harness.errors import HarnessError
-from harness.files.wording import agree, counted, the
-from harness.plugin.components import AnyCorpus, SelectionContext, Selector
+from harness.plugin import AnyCorpus, HarnessError, SelectionContext, Selector, agree, counted, the
 
 if TYPE_CHECKING:
     import torch
 
-    from harness.conditions.conditions import Unit
-    from harness.model.model import Model
+    from harness.plugin import Model, Unit
 
     from .passed import Passed
 
@@ -58,7 +55,7 @@ class Attribution(Selector):
             HarnessError: the task has no prompts, or the corpus no sequence of this length.
         """
         if self.corpus is not None:
-            from harness.data.token_sequences import sequences
+            from harness.data import sequences
 
             read = sequences(
                 context.model, self.corpus, self.prompts, self.length, context.seed, "select", across_documents=True

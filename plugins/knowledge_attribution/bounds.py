@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from harness.model.model import Model
+from harness.plugin import Model
 
 from .increase import BLOCK_BYTES, Lens, finite, neuron_increases
 from .passed import Passed, mlp_writes

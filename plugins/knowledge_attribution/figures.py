@@ -6,10 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.conditions.conditions import Head
-from harness.files.wording import counted, plural, the
 from harness.plotting import shapes as drawing
-from harness.plugin.records import Figure
+from harness.plugin import Figure, Head, counted, plural, the
 from harness.report.figure_files import COLUMN, PAGE
 
 from .tables import words
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-    from harness.conditions.conditions import Selection
+    from harness.plugin import Selection
 
 UNITS = {"inner_product": "logits"}
 """Units of scores; the others are in nats."""

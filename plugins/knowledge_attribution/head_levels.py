@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.model.model import Model
+from harness.plugin import Model
 
 from .attention_neurons import AttentionNeuron, source_increases, sources, top_attention_neurons
 from .heads import Output

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from harness.errors import HarnessError
-from harness.model.input_weights import Norm, attention_norm
-from harness.model.model import Model
-from harness.model.modules import down_bias, write_matrix
+from harness.model import Norm, attention_norm, down_bias, write_matrix
+from harness.plugin import HarnessError, Model
 
 from .increase import Lens, finite, write_increases
 from .passed import Passed, mlp_writes

@@ -21,8 +21,7 @@ import numpy as np
 import torch
 
 from harness.engine.kernels import System, summarise
-from harness.errors import HarnessError
-from harness.model.model import Model
+from harness.plugin import HarnessError, Model
 
 from .passed import Passed, mlp_writes
 

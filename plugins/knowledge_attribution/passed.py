@@ -9,11 +9,9 @@ from typing import Any
 
 import torch
 
-from harness.engine.hooks import batches
-from harness.errors import HarnessError
-from harness.files.wording import counted
-from harness.model.model import Model
-from harness.model.readout import probe_norm
+from harness.engine import batches
+from harness.model import probe_norm
+from harness.plugin import HarnessError, Model, counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +115,7 @@ def _check_targets(prompts: Sequence[Sequence[int]], targets: Sequence[int] | No
 @contextlib.contextmanager
 def _streams(model: Model) -> Any:
     """Within the block, ``(before, after)[layer]`` are what enters and leaves each layer in the last pass."""
-    from harness.model.modules import layer_input
+    from harness.model import layer_input
 
     before: dict[int, torch.Tensor] = {}
     after: dict[int, torch.Tensor] = {}

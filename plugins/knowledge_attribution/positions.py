@@ -17,10 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness.errors import HarnessError
-from harness.model.attention_patterns import patterns
-from harness.model.model import Model
-from harness.model.modules import layer_input
+from harness.model import layer_input, patterns
+from harness.plugin import HarnessError, Model
 
 from .heads import TOLERANCE
 from .passed import Passed, run_prompts

@@ -26,9 +26,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from harness.errors import HarnessError
-from harness.model.input_weights import Norm, Reading, input_norm, read_in
-from harness.model.model import Model
+from harness.model import Norm, Reading, input_norm, read_in
+from harness.plugin import HarnessError, Model
 
 from .attention_neurons import AttentionNeuron, Sources, sources, top_attention_neurons
 from .bounds import best_first, largest, neuron_bounds

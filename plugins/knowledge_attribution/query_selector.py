@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import Field
 
-from harness.conditions.conditions import Neuron, Selection
-from harness.errors import HarnessError
-from harness.plugin.components import SelectionContext
+from harness.plugin import HarnessError, Neuron, Selection, SelectionContext
 
 from .base import Attribution, tokens_of
 
 if TYPE_CHECKING:
-    from harness.model.model import Model
-    from harness.plugin.records import Figure, Frame
+    from harness.plugin import Figure, Frame, Model
 
 LISTED = 10
 """Value neurons that are recorded."""

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from harness.conditions.conditions import Head, Neuron, Selection
-from harness.plugin.components import SelectionContext
+from harness.plugin import Head, Neuron, Selection, SelectionContext
 
 from .base import Attribution, by_module, processing, tokens_of
 
@@ -18,8 +17,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from harness.model.model import Model
-    from harness.plugin.records import Figure, Frame
+    from harness.plugin import Figure, Frame, Model
 
     from .passed import Passed
 

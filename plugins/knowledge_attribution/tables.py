@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.plugin.records import Frame
+from harness.plugin import Frame
 
 if TYPE_CHECKING:
-    from harness.conditions.conditions import Selection
+    from harness.plugin import Selection
 
 SHOWN = 5
 """Promoted and suppressed tokens in a table."""

@@ -8,17 +8,26 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from pydantic import Field, field_validator
 
-from harness.conditions.conditions import BASELINE, Condition
-from harness.errors import HarnessError
 from harness.files.templates import check
-from harness.files.wording import counted
-from harness.plugin.components import Metric, Source, Task, Template
-from harness.plugin.records import Measurement, Outcomes, Prepared, Prompt, Step
+from harness.plugin import (
+    BASELINE,
+    Condition,
+    HarnessError,
+    Measurement,
+    Metric,
+    Outcomes,
+    Prepared,
+    Prompt,
+    Source,
+    Step,
+    Task,
+    Template,
+    counted,
+)
 
 if TYPE_CHECKING:
-    from harness.data.facts import Fact
-    from harness.engine.hooks import Engine, Progress
-    from harness.model.model import Model
+    from harness.data import Fact
+    from harness.plugin import Engine, Model, Progress
 
     from ..context_copying.task import KnowledgeConflict
 
@@ -113,7 +122,7 @@ class TargetProbability(Task):
         return held_out, [prompt for prompt in prompts if prompt.tokens not in held]
 
     def _text(self, fact: Fact) -> str:
-        from harness.data.facts import render
+        from harness.data import render
 
         values = {"description": fact.description, "example": fact.relation.example, "query": fact.query}
         return render(self.template, values, "task target_probability: template")
@@ -150,7 +159,7 @@ class TargetProbability(Task):
 
 
 def _begins_object(model: Model, fact: Fact, text: str, target: int) -> bool:
-    from harness.model.tokens import first_token
+    from harness.model import first_token
 
     return bool(fact.object) and first_token(model, text, fact.object) == target
 
@@ -178,7 +187,7 @@ class TargetProbabilityMetric(Metric):
     needs = frozenset({"log_p", "kept"})
 
     def measure(self, outcomes: Outcomes) -> Measurement:
-        from harness.statistics import Measure
+        from harness.plugin import Measure
 
         log_p, kept = outcomes["log_p"], outcomes["kept"]
         p, everywhere = np.exp(log_p), np.ones(log_p.shape, bool)

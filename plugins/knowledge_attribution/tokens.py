@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from harness.model.model import Model
+from harness.plugin import Model
 
 from .increase import Lens
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from harness import hookimpl
-from harness.plugin.components import Metric, Task
+from harness.plugin import Metric, Task, hookimpl
 
 from .metric import LmEvalMetric
 from .task import LmEval

@@ -14,17 +14,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 
-from harness.errors import HarnessError
-from harness.files.wording import counted
 from harness.lmeval.tokens import PrefixedLM
+from harness.model import stop_tokens
 from harness.model.greedy import NEUTRAL, changes, in_words, not_applied
-from harness.model.tokens import stop_tokens
+from harness.plugin import HarnessError, counted
 
 from .loading import quiet
 
 if TYPE_CHECKING:
-    from harness.conditions.conditions import Condition
-    from harness.engine.hooks import Engine, Progress
+    from harness.plugin import Condition, Engine, Progress
 
 GREEDY = {"do_sample", "temperature", "top_p", "top_k", "until"}
 """Generation arguments that say, or leave it at, that the most likely token is taken."""

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import HarnessError, suggest
+from harness.plugin import HarnessError, suggest
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager

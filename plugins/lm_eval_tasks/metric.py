@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.plugin.components import Metric
-from harness.plugin.records import Measurement, Outcomes, Table
+from harness.plugin import Measurement, Metric, Outcomes, Table
 
 if TYPE_CHECKING:
-    from harness.statistics import AnyMeasure
+    from harness.plugin import AnyMeasure
 
 WORDS = ("wrong", "right")
 
@@ -84,7 +83,7 @@ def _right_or_wrong(values: np.ndarray) -> bool:
 
 def _measures(metric: _Metric) -> Iterator[AnyMeasure]:
     """Change and value of a metric whose aggregation is a function of sums."""
-    from harness.statistics import Functional, Measure
+    from harness.plugin import Functional, Measure
 
     from .scoring import MEANS, SUMS
 
@@ -120,7 +119,7 @@ def _with_null(measure: Any) -> Any:
 
 def _aggregated(key: str, about: Mapping[str, Any], primary: bool, outcomes: Outcomes) -> Iterator[AnyMeasure]:
     """Change and value of a metric that lm-eval, or the task, aggregates by a function of its own."""
-    from harness.statistics import Aggregated
+    from harness.plugin import Aggregated
 
     from .scoring import aggregation_of
     from .task import LmEval

@@ -11,13 +11,10 @@ import numpy as np
 import yaml
 from pydantic import BeforeValidator, Field
 
-from harness.errors import HarnessError
-from harness.plugin.components import Source, Task
-from harness.plugin.records import Outcomes, Prepared, Prompt, Step
+from harness.plugin import HarnessError, Outcomes, Prepared, Prompt, Source, Step, Task
 
 if TYPE_CHECKING:
-    from harness.conditions.conditions import Condition
-    from harness.engine.hooks import Engine, Progress
+    from harness.plugin import Condition, Engine, Progress
 
     from .answering import ConditionsLM
     from .loading import Loaded

@@ -7,22 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.conditions.conditions import BASELINE
-from harness.errors import HarnessError
-from harness.files.wording import counted
-from harness.plugin.records import Frame, Prompt
+from harness.plugin import BASELINE, Frame, HarnessError, Measure, Prompt, counted
 from harness.progress import Stage, silent
 from harness.report.formatting import number, p_value
 from harness.results.compare import paired
 from harness.results.pairing import Pairing
-from harness.statistics import ALPHA, Measure, adjust, transition_table
+from harness.statistics import ALPHA, adjust, transition_table
 
 from .part import Part, columns
 
 if TYPE_CHECKING:
-    from harness.engine.hooks import Engine
-    from harness.plugin.components import Corpus, Task
-    from harness.plugin.records import Outcomes
+    from harness.plugin import Corpus, Engine, Outcomes, Task
 
 SOURCES = ("CK", "PK", "ND")
 SAID = {"CK": "from the context", "PK": "from the base model's memory", "ND": "from neither"}
@@ -81,7 +76,7 @@ def text_rows(
     stage: Stage = silent,
 ) -> list[dict[str, Any]]:
     """Differences of loss and entropy on sequences of a corpus, which are resampled whole."""
-    from harness.data.token_sequences import sequences as draw
+    from harness.data import sequences as draw
 
     tokens = [x.tokens for x in draw(engines[0].model, corpus, sequences, length, seed, "evaluate", True)]
     scored = []

@@ -14,18 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from harness.errors import HarnessError
 from harness.files.paths import expand
-from harness.plugin import border
-from harness.plugin.components import Source
+from harness.plugin import HarnessError, Source, border
 from harness.progress import Stage
 
 from .part import Part
 
 if TYPE_CHECKING:
-    from harness.model.model import Model
-    from harness.plugin.components import Corpus, ModelLoader, SelectionContext, Selector
-    from harness.plugin.records import Figure, Frame
+    from harness.plugin import Corpus, Figure, Frame, Model, ModelLoader, SelectionContext, Selector
 
 SCHEMA = "post_training/1"
 
@@ -89,9 +85,9 @@ def compare_models(
     Raises:
         HarnessError: the models differ in shape, or an input is wrong; nothing is written then.
     """
-    from harness.engine.closed_form import ClosedFormEngine
+    from harness.engine import ClosedFormEngine
     from harness.files.store import clean, digest
-    from harness.plugin.components import SelectionContext
+    from harness.plugin import SelectionContext
 
     if {loader.name for loader in loaders} <= BUNDLED:
         from ..demo.corpus import WorldTexts

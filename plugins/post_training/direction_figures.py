@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.plotting import shapes as drawing
-from harness.plugin.records import Figure
+from harness.plugin import Figure
 from harness.report.figure_files import COLUMN
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
-    from harness.conditions.conditions import Selection
+    from harness.plugin import Selection
 
 
 def separation_by_layer(selection: Selection) -> Figure:

@@ -16,12 +16,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from harness.errors import HarnessError
-from harness.files.wording import counted
-from harness.plugin.records import Frame
+from harness.plugin import Frame, HarnessError, counted
 
 if TYPE_CHECKING:
-    from harness.model.model import Model
+    from harness.plugin import Model
     from harness.statistics import Interval
 
     from .labelled import LabelledText
@@ -65,7 +63,7 @@ def read(model: Model, texts: Sequence[LabelledText], position: Position = "last
     """
     import torch
 
-    from harness.engine.hooks import batches
+    from harness.engine import batches
 
     tokens, anatomy = model.encode([row.text for row in texts]), model.anatomy
     residual = np.zeros((anatomy.n_layers, len(texts), anatomy.d_model), np.float32)
@@ -201,7 +199,8 @@ class Separation:
 
 def separation(readings: Readings, probe: Probe, seed: int = 0, resamples: int = 2000) -> Separation:
     """Test a direction, of this model or of another one of equal width."""
-    from harness.statistics import Measure, interval_of
+    from harness.plugin import Measure
+    from harness.statistics import interval_of
 
     held = ~readings.train
     along, label = probe.project(readings.residual[probe.layer][held].astype(np.float64)), readings.label[held]

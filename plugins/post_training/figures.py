@@ -9,13 +9,13 @@ import numpy as np
 
 from harness.files.wording import last
 from harness.plotting import shapes as drawing
-from harness.plugin.records import Figure
+from harness.plugin import Figure
 from harness.report.figure_files import COLUMN, PAGE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
-    from harness.conditions.conditions import Selection
+    from harness.plugin import Selection
 
     from .neurons import FinalLayer
 

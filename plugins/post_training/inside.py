@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.files.wording import counted
-from harness.plugin.records import Frame
+from harness.plugin import Frame, counted
 from harness.report.formatting import number, p_value
 from harness.statistics import adjust, derive_seed
 
@@ -19,8 +18,8 @@ from .layer_choice import cross_validated
 from .part import Part, columns
 
 if TYPE_CHECKING:
-    from harness.data.facts import Fact
-    from harness.plugin.components import SelectionContext
+    from harness.data import Fact
+    from harness.plugin import SelectionContext
 
     from .directions import Readings
 

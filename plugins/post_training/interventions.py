@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, PrivateAttr
 
-from harness.conditions.conditions import Direction, by_layer
-from harness.errors import HarnessError
-from harness.plugin.components import Intervention
+from harness.plugin import Direction, HarnessError, Intervention, by_layer
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from harness.conditions.conditions import Edit, Selection, Unit
+    from harness.plugin import Edit, Selection, Unit
 
 
 class DirectionIntervention(Intervention):
@@ -55,7 +53,7 @@ class AddDirection(DirectionIntervention):
     )
 
     def edits(self, neurons: Sequence[Direction], statistics: Any) -> tuple[Edit, ...]:
-        from harness.conditions.residual_edits import AddVector
+        from harness.plugin import AddVector
 
         def added(layer: int, indices: Sequence[int]) -> Edit:
             total = self.factor * self.vectors([Direction(layer, index) for index in indices]).sum(axis=0)
@@ -76,7 +74,8 @@ class AblateDirection(DirectionIntervention):
     layers: Literal["own", "all"] = Field("own", description="after the direction's own layer, or after every layer")
 
     def edits(self, neurons: Sequence[Direction], statistics: Any) -> tuple[Edit, ...]:
-        from harness.conditions.residual_edits import ProjectOut, orthonormal
+        from harness.conditions import orthonormal
+        from harness.plugin import ProjectOut
 
         def projection(layer: int, indices: Sequence[int], chosen: Sequence[Direction]) -> Edit:
             basis = orthonormal(self.vectors(chosen))

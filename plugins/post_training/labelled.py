@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, ValidationError
 
 from harness.data.token_sequences import half
-from harness.errors import HarnessError
 from harness.files.rows import read_rows
-from harness.plugin.components import InputFile, Source, explain
+from harness.plugin import HarnessError, InputFile, Source
+from harness.plugin.components import explain
 
 LabelledPath = Annotated[Source, InputFile()]
 """Type of a parameter that is a file of labelled texts."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.errors import HarnessError
+from harness.plugin import HarnessError
 
 from .directions import Readings, areas
 

@@ -12,20 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.conditions.conditions import Neuron
-from harness.errors import HarnessError, PluginError
-from harness.files.wording import counted
-from harness.plugin import border
-from harness.plugin.records import Frame
+from harness.plugin import Frame, HarnessError, Neuron, PluginError, border, counted
 from harness.report.formatting import number, p_value
 from harness.statistics import ALPHA, adjust, chance_overlap, generator
 
 from .part import Part, columns
 
 if TYPE_CHECKING:
-    from harness.conditions.conditions import Selection
-    from harness.model.model import Model
-    from harness.plugin.components import SelectionContext, Selector
+    from harness.plugin import Model, Selection, SelectionContext, Selector
 
 LEAST_LOGIT_VAR = 1e-12
 """LogitVar below this is rounding of float32 weights; the logarithm is taken of this instead."""
@@ -60,7 +54,7 @@ class FinalLayer:
     @classmethod
     def of(cls, model: Model, null_dims: int | None = None) -> tuple[FinalLayer, int]:
         """The final layer, and the number of null dimensions: as asked, or as the spectrum suggests."""
-        from harness.model.input_weights import read_in
+        from harness.model import read_in
 
         from ..confidence_regulation.weights import (
             neuron_scores,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.plugin.records import Figure, Frame
+from harness.plugin import Figure, Frame
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.errors import HarnessError
-from harness.files.wording import agree, counted
+from harness.plugin import HarnessError, agree, counted
 
 if TYPE_CHECKING:
     import torch
 
-    from harness.data.facts import Fact
-    from harness.model.model import Batch, Model
+    from harness.data import Fact
+    from harness.plugin import Batch, Model
     from harness.progress import Advance
     from harness.statistics import Interval
 
@@ -85,7 +84,7 @@ def fact_pairs(models: Sequence[Model], facts: Sequence[Fact], n: int = 100, see
     Raises:
         HarnessError: there are no such pairs, or the models' tokenisers differ.
     """
-    from harness.model.tokens import first_token
+    from harness.model import first_token
 
     texts = [fact.query for fact in facts]
     tokens = models[0].encode(texts)
@@ -116,8 +115,8 @@ def fact_pairs(models: Sequence[Model], facts: Sequence[Fact], n: int = 100, see
 
 def _greedy(model: Model, tokens: Sequence[Sequence[int]]) -> np.ndarray:
     """The most likely next token of every prompt, int [n]."""
-    from harness.conditions.conditions import BASELINE
-    from harness.engine.hooks import HookEngine
+    from harness.engine import HookEngine
+    from harness.plugin import BASELINE
 
     found: np.ndarray = HookEngine(model).generate(tokens, [BASELINE], 1).tokens[0, :, 0]
     return found
@@ -178,7 +177,7 @@ def localise(
     Raises:
         HarnessError: no pair has runs that differ enough, or a logit is not finite.
     """
-    from harness.engine.prefix import can_resume
+    from harness.engine import can_resume
 
     n_layers, longest = model.anatomy.n_layers, max(len(pair.clean) for pair in pairs)
     shared = [layer for layer in range(1, n_layers) if can_resume(model, layer, cache=False)]
@@ -219,7 +218,7 @@ def _patch(
 
     import torch
 
-    from harness.engine.prefix import capture_prefix, resume
+    from harness.engine import capture_prefix, resume
 
     layers, n_tokens = range(model.anatomy.n_layers), len(pairs[0].clean)
     start = min(pair.subject[0] for pair in pairs)  # before it the runs are the same

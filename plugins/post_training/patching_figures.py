@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.files.wording import counted
 from harness.plotting import shapes as drawing
-from harness.plugin.records import Figure
+from harness.plugin import Figure, counted
 from harness.report.figure_files import COLUMN
 
 from .patching import ROLES

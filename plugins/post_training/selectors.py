@@ -9,17 +9,22 @@ import numpy as np
 from pydantic import Field
 
 from harness.builtin.components import resolve_layer
-from harness.conditions.conditions import Direction, Selection, Unit
-from harness.errors import HarnessError
-from harness.files.wording import counted
-from harness.plugin import border
-from harness.plugin.components import AnyModel, SelectionContext, Selector
+from harness.plugin import (
+    AnyModel,
+    Direction,
+    HarnessError,
+    Selection,
+    SelectionContext,
+    Selector,
+    Unit,
+    border,
+    counted,
+)
 
 from .labelled import COLUMNS, LabelledPath
 
 if TYPE_CHECKING:
-    from harness.model.model import Model
-    from harness.plugin.records import Figure, Prompt
+    from harness.plugin import Figure, Model, Prompt
 
     from .directions import Probe, Readings
 

@@ -13,10 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from harness.conditions.conditions import BASELINE, Condition
-from harness.conditions.residual_edits import AddVector, ProjectOut
-from harness.files.wording import counted
-from harness.plugin.records import Frame, Outcomes
+from harness.plugin import BASELINE, AddVector, Condition, Frame, Outcomes, ProjectOut, counted
 from harness.report.formatting import number, p_value
 from harness.statistics import adjust, derive_seed, summarise
 
@@ -26,8 +23,7 @@ from .part import Part, columns
 from .task import LabelledResponse, LabelledResponseMetric
 
 if TYPE_CHECKING:
-    from harness.engine.hooks import Engine
-    from harness.plugin.components import SelectionContext
+    from harness.plugin import Engine, SelectionContext
 
     from .directions import Readings
 

@@ -8,17 +8,24 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
 
-from harness.conditions.conditions import Condition
-from harness.errors import HarnessError
 from harness.files.templates import check, fill
-from harness.plugin.components import Metric, Task, Template
-from harness.plugin.records import Measurement, Outcomes, Prepared, Prompt, Step
+from harness.plugin import (
+    Condition,
+    HarnessError,
+    Measurement,
+    Metric,
+    Outcomes,
+    Prepared,
+    Prompt,
+    Step,
+    Task,
+    Template,
+)
 
 from .labelled import COLUMNS, LabelledPath, load_labelled
 
 if TYPE_CHECKING:
-    from harness.engine.hooks import Engine, Progress
-    from harness.model.model import Model
+    from harness.plugin import Engine, Model, Progress
 
 P_LEAST, P_MOST = 1e-300, 1 - 2**-24
 """Probabilities are held between these, so that log-odds stay finite; float32 does not tell the latter from 1."""
@@ -106,7 +113,7 @@ class LabelledResponse(Task):
     ) -> Outcomes:
         """Values: ``log_odds`` of the answer true against false, or of a refusal's first token against all others
         (nats), and ``said_true``, or ``refused``."""
-        from harness.model.tokens import decode
+        from harness.model import decode
 
         model = engine.model
         begins = np.array([prompt.fields["begins"] for prompt in prompts])
@@ -137,7 +144,7 @@ class LabelledResponse(Task):
 
 def _first(model: Model, text: str, word: str) -> int:
     """The token with which ``word`` begins when it answers ``text``."""
-    from harness.model.tokens import first_token
+    from harness.model import first_token
 
     return first_token(model, text, word, "" if text[-1:].isspace() else " ")
 
@@ -157,7 +164,7 @@ class LabelledResponseMetric(Metric):
     needs = frozenset({"log_odds", "field label"})
 
     def measure(self, outcomes: Outcomes) -> Measurement:
-        from harness.statistics import Measure
+        from harness.plugin import Measure
 
         refusing = "refused" in outcomes.values
         said, log_odds = outcomes["refused" if refusing else "said_true"], outcomes["log_odds"]

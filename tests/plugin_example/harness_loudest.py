@@ -5,10 +5,7 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
-from harness import hookimpl
-from harness.conditions.conditions import Neuron, Selection
-from harness.plugin.components import Metric, SelectionContext, Selector
-from harness.plugin.records import Measurement, Outcomes
+from harness.plugin import Measurement, Metric, Neuron, Outcomes, Selection, SelectionContext, Selector, hookimpl
 
 
 class Loudest(Selector):
@@ -38,7 +35,7 @@ class Confident(Metric):
     below: float = Field(1.0, gt=0, description="entropy in nats")
 
     def measure(self, outcomes: Outcomes) -> Measurement:
-        from harness.statistics import Measure
+        from harness.plugin import Measure
 
         confident = outcomes["entropy"] < self.below
         return Measurement(

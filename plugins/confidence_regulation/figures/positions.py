@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.files.wording import counted
 from harness.plotting import shapes as drawing
-from harness.plugin.records import Figure
+from harness.plugin import Figure, counted
 from harness.report.figure_files import COLUMN
 
 if TYPE_CHECKING:

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.files.wording import counted
 from harness.plotting import shapes as drawing
-from harness.plugin.records import Figure
+from harness.plugin import Figure, counted
 from harness.report.figure_files import COLUMN
 
 from .neurons import norm_logit_var
@@ -17,7 +16,7 @@ from .neurons import norm_logit_var
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
-    from harness.conditions.conditions import Selection
+    from harness.plugin import Selection
 
 MAX_LINES = len(drawing.LINES)
 

@@ -1,0 +1,10 @@
+from .facts import Fact as Fact
+from .facts import Relation as Relation
+from .facts import read_facts as read_facts
+from .facts import render as render
+from .token_counts import load_unigrams as load_unigrams
+from .token_counts import unigrams as unigrams
+from .token_sequences import Sequence as Sequence
+from .token_sequences import sequences as sequences
+
+__all__ = ["Fact", "Relation", "Sequence", "load_unigrams", "read_facts", "render", "sequences", "unigrams"]

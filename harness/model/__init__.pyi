@@ -1,0 +1,41 @@
+from .attention_patterns import patterns as patterns
+from .input_weights import Norm as Norm
+from .input_weights import Reading as Reading
+from .input_weights import attention_norm as attention_norm
+from .input_weights import input_norm as input_norm
+from .input_weights import read_in as read_in
+from .loading import load_hf as load_hf
+from .model import Batch as Batch
+from .model import Model as Model
+from .model import wrap as wrap
+from .modules import down_bias as down_bias
+from .modules import layer_input as layer_input
+from .modules import write_matrix as write_matrix
+from .output_weights import write_directions as write_directions
+from .readout import Readout as Readout
+from .readout import probe_norm as probe_norm
+from .tokens import decode as decode
+from .tokens import first_token as first_token
+from .tokens import stop_tokens as stop_tokens
+
+__all__ = [
+    "Batch",
+    "Model",
+    "Norm",
+    "Reading",
+    "Readout",
+    "attention_norm",
+    "decode",
+    "down_bias",
+    "first_token",
+    "input_norm",
+    "layer_input",
+    "load_hf",
+    "patterns",
+    "probe_norm",
+    "read_in",
+    "stop_tokens",
+    "wrap",
+    "write_directions",
+    "write_matrix",
+]

@@ -1,0 +1,122 @@
+from harness import hookimpl as hookimpl
+from harness.conditions.conditions import BASELINE as BASELINE
+from harness.conditions.conditions import Condition as Condition
+from harness.conditions.conditions import Direction as Direction
+from harness.conditions.conditions import Edit as Edit
+from harness.conditions.conditions import End as End
+from harness.conditions.conditions import Frozen as Frozen
+from harness.conditions.conditions import Head as Head
+from harness.conditions.conditions import Neuron as Neuron
+from harness.conditions.conditions import Selection as Selection
+from harness.conditions.conditions import SetNeurons as SetNeurons
+from harness.conditions.conditions import Unit as Unit
+from harness.conditions.conditions import by_layer as by_layer
+from harness.conditions.head_edits import AttendFirst as AttendFirst
+from harness.conditions.head_edits import SetHeads as SetHeads
+from harness.conditions.residual_edits import AddVector as AddVector
+from harness.conditions.residual_edits import ProjectOut as ProjectOut
+from harness.engine.hooks import Engine as Engine
+from harness.engine.hooks import Progress as Progress
+from harness.engine.hooks import Scores as Scores
+from harness.errors import HarnessError as HarnessError
+from harness.errors import PluginError as PluginError
+from harness.errors import suggest as suggest
+from harness.files.wording import agree as agree
+from harness.files.wording import counted as counted
+from harness.files.wording import plural as plural
+from harness.files.wording import the as the
+from harness.model.model import Batch as Batch
+from harness.model.model import Model as Model
+from harness.statistics import Aggregated as Aggregated
+from harness.statistics import AnyMeasure as AnyMeasure
+from harness.statistics import Functional as Functional
+from harness.statistics import Measure as Measure
+
+from .components import AnyCorpus as AnyCorpus
+from .components import AnyModel as AnyModel
+from .components import AnySelector as AnySelector
+from .components import Component as Component
+from .components import Corpus as Corpus
+from .components import CountsPath as CountsPath
+from .components import InputFile as InputFile
+from .components import Intervention as Intervention
+from .components import Metric as Metric
+from .components import ModelCorpus as ModelCorpus
+from .components import ModelLoader as ModelLoader
+from .components import SelectionContext as SelectionContext
+from .components import Selector as Selector
+from .components import Source as Source
+from .components import Task as Task
+from .components import Template as Template
+from .records import Alone as Alone
+from .records import Figure as Figure
+from .records import Frame as Frame
+from .records import Measurement as Measurement
+from .records import Outcomes as Outcomes
+from .records import Prepared as Prepared
+from .records import Prompt as Prompt
+from .records import Series as Series
+from .records import Step as Step
+from .records import Table as Table
+
+__all__ = [
+    "BASELINE",
+    "AddVector",
+    "Aggregated",
+    "Alone",
+    "AnyCorpus",
+    "AnyMeasure",
+    "AnyModel",
+    "AnySelector",
+    "AttendFirst",
+    "Batch",
+    "Component",
+    "Condition",
+    "Corpus",
+    "CountsPath",
+    "Direction",
+    "Edit",
+    "End",
+    "Engine",
+    "Figure",
+    "Frame",
+    "Frozen",
+    "Functional",
+    "HarnessError",
+    "Head",
+    "InputFile",
+    "Intervention",
+    "Measure",
+    "Measurement",
+    "Metric",
+    "Model",
+    "ModelCorpus",
+    "ModelLoader",
+    "Neuron",
+    "Outcomes",
+    "PluginError",
+    "Prepared",
+    "Progress",
+    "ProjectOut",
+    "Prompt",
+    "Scores",
+    "Selection",
+    "SelectionContext",
+    "Selector",
+    "Series",
+    "SetHeads",
+    "SetNeurons",
+    "Source",
+    "Step",
+    "Table",
+    "Task",
+    "Template",
+    "Unit",
+    "agree",
+    "by_layer",
+    "counted",
+    "hookimpl",
+    "plural",
+    "suggest",
+    "the",
+]
