@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ from small_runs import Silent
 from statistics_tools import measure
 
 from harness.conditions.conditions import Condition
+from harness.files.terminal import Terminal
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import parse_spec
+from harness.report.outlook import show
 from harness.run import planning
 from harness.run.execute import plan
 from harness.run.outlook import outlook
@@ -72,6 +76,19 @@ def test_an_effect_within_the_random_sets_is_never_found() -> None:
     assert outlook(seen(), 0, 200)["needed"] is None
     below = outlook(seen(), 0, 200, effect=-0.2)["needed"]
     assert [x["seconds"] for x in below] == sorted(x["seconds"] for x in below)
+
+
+def test_sets_that_are_all_alike_tell_nothing() -> None:
+    found = seen()
+    [(_, one)] = found.measures
+    alike = replace(found, measures=(("metric", replace(one, numerator=np.zeros((*one.values.shape, 80)))),))
+    said = outlook(alike, 0, 200, effect=0.1)
+    [row] = said["measures"]
+    assert said["needed"] == [] and row["detectable_at_all"] == {"above": None, "below": None}
+    assert row["sd_sets"] == 0 and row["sd_lasting"] is None
+    terminal = Terminal(file=io.StringIO(), width=120)
+    show(terminal, said)
+    assert "Random sets are all alike" in terminal.file.getvalue()  # type: ignore[attr-defined]  # the StringIO above
 
 
 def test_few_sets_make_a_plan_careful() -> None:

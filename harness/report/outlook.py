@@ -88,8 +88,8 @@ def _needed(found: Json, measure: Json) -> RenderableType:
             n = (f"{row[name]:,}" for name in ("controls", "n_clusters", "limit"))
             grid.add_row(*n, duration(row["seconds"]))
         return grid
-    if measure["sd_sets"] is None:
-        return Text("Some random sets have no value of it: nothing can be planned from these.")
+    if measure["sd_lasting"] is None:
+        return Text("Random sets are all alike, or some have no value: nothing can be planned from these.")
     side = "above" if found["effect"] > 0 else "below"
     least = measure["detectable_at_all"][side]
     if least is None:

@@ -108,9 +108,11 @@ class _Row:
 
     @property
     def spread(self) -> Spread | None:
-        """What is planned with."""
+        """What is planned with; None where nothing can be, because all sets are alike, or some have no value."""
         found = self.summary.spread
-        return None if found is None or found.clusters < 2 else cautious(found, self.summary.test.m)
+        if found is None or found.clusters < 2 or not found.sets:
+            return None
+        return cautious(found, self.summary.test.m)
 
     def to_dict(self, pilot: Pilot) -> dict[str, Any]:
         """``sd_sets``: between control sets on the pilot's prompts; ``sd_lasting``: what is left of it, at most, with
