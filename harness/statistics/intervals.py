@@ -46,6 +46,9 @@ def interval(found: Bearings, level: float = 0.95) -> Interval | None:
     - A ratio over fewer than 30 clusters: value +- t(g - 1) * linearised standard error.
     - All else: percentiles of a bootstrap over clusters, their level widened for the number of clusters
       (:func:`harness.statistics.bootstrap.percentile`).
+
+    Where every cluster says the same, the last two are of no width, and there is none: it would say that the value is
+    known exactly, and nothing is known of what other clusters say.
     """
     measure, linear = found.measure, found.linear
     if found.counting < 2 or not np.isfinite(measure.values[1]):
@@ -58,8 +61,12 @@ def interval(found: Bearings, level: float = 0.95) -> Interval | None:
     if isinstance(measure, Measure) and linear is not None and found.counting < FEW_CLUSTERS:
         half = _t(found.counting, level) * abs(measure.scale) * float(np.sqrt(linear.variance[1]))
         value = float(measure.values[1])
-        return Interval(value - half, value + half, level, "t over clusters, linearised")
-    return percentile([found.draws.treated], level, found.counting)
+        return _wide(Interval(value - half, value + half, level, "t over clusters, linearised"))
+    return _wide(percentile([found.draws.treated], level, found.counting))
+
+
+def _wide(found: Interval | None) -> Interval | None:
+    return found if found is not None and found.low < found.high else None
 
 
 def difference_interval(found: Bearings, level: float = 0.95) -> Interval | None:
@@ -87,12 +94,14 @@ def difference_interval(found: Bearings, level: float = 0.95) -> Interval | None
         if found.counting < FEW_CLUSTERS:
             over = float(spread(linear.influence[1] - mean_influence, found.counting)) * measure.scale**2
             half = _t(found.counting, level) * float(np.sqrt(over))
-            return _widened(difference, difference - half, difference + half, sampled, level, "t over clusters")
+            return _wide(_widened(difference, difference - half, difference + half, sampled, level, "t over clusters"))
     drawn = percentile([found.draws.difference], level, found.counting)
     if drawn is None:
         return None
     moved = difference - found.draws.difference_of_rows if isinstance(measure, Aggregated) else 0.0
-    return _widened(difference, drawn.low + moved, drawn.high + moved, sampled, level, drawn.method, drawn.undefined)
+    return _wide(
+        _widened(difference, drawn.low + moved, drawn.high + moved, sampled, level, drawn.method, drawn.undefined)
+    )
 
 
 def _of_shares(found: Bearings, mean_influence: np.ndarray, sampled: float, level: float) -> Interval:
