@@ -1,4 +1,4 @@
-"""The definitions of PAPERS A once more: plain PyTorch hooks, one pass for every condition, float64, nothing of ours.
+"""Stolfo et al. 2024 once more: plain PyTorch hooks, one pass for every condition, float64, nothing of ours.
 
 Knows the module names of GPT-2, GPT-NeoX and Llama, and their two norms. It is slow, and short enough to be read.
 """

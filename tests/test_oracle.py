@@ -266,7 +266,7 @@ def same_effects(ours: dict[str, dict[str, Any]], theirs: dict[str, dict[str, to
     for name, measures in theirs.items():
         for key, values in measures.items():
             close(ours[name][key], values)
-    for kind in ("total", "direct"):  # PAPERS.md A: mean absolute change of the loss
+    for kind in ("total", "direct"):  # Stolfo et al. 2024, eq. 5 and 6: mean absolute change of the loss
         effect = [abs(run[kind]["loss"] - run["baseline"]["loss"]).mean() for run in (ours, theirs)]
         close(effect[0], effect[1])
     assert abs(theirs["total"]["loss"] - theirs["direct"]["loss"]).max() > 1e-3, "freezing must make a difference"

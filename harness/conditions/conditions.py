@@ -167,11 +167,11 @@ def site_of(edit: Edit) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Frozen:
-    """What keeps the untouched model's value while edits of the last layer's neurons act (direct effects, PAPERS A).
+    """What keeps the untouched model's value while edits of the last layer's neurons act: direct effects.
 
     Attributes:
-        what: "final_norm" (the final norm divides by the untouched model's denominator: DE_LN) or "unigram" (the logits
-            keep the untouched model's component along log p_freq: DE_freq).
+        what: "final_norm" (the final norm divides by the untouched model's denominator: DE_LN of Stolfo et al. 2024,
+            eq. 6) or "unigram" (the logits keep the untouched model's component along log p_freq: DE_freq, eq. 8).
         counts: [d_vocab], counts or probabilities of the tokens, all positive; with "unigram" only.
     """
 

@@ -1,4 +1,4 @@
-"""What stays as in the untouched model while neurons of the last layer are edited: direct effects (arXiv 2406.16254).
+"""What stays as in the untouched model while neurons of the last layer are edited: direct effects (Stolfo et al. 2024).
 
     final_norm    the final norm divides the edited residual by the untouched residual's denominator     (DE_LN)
     unigram       l~ = l + ((l0 - l) . v) v / |v|^2      v = log p_freq - mean(log p_freq)                (DE_freq)

@@ -1,7 +1,7 @@
 """How often each token occurs in a corpus: counted in a stream, resumable; or read from a file.
 
-The token-frequency analyses of arXiv 2406.16254 (section 5) need p_freq, the corpus's unigram distribution with 1 added
-to every count, and v_freq = log p_freq - mean(log p_freq), the direction in logit space that it defines.
+The token-frequency analyses of Stolfo et al. 2024 (section 4) need p_freq, the corpus's unigram distribution with 1
+added to every count, and v_freq = log p_freq - mean(log p_freq), the direction in logit space that it defines.
 """
 
 from __future__ import annotations

@@ -252,7 +252,7 @@ def special_tokens(model: Model, newlines: bool = False) -> frozenset[int]:
 
 
 def kept(model: Model, tokens: abc.Sequence[int], skip_first: int = 3, newlines: bool = True) -> list[bool]:
-    """Which predictions of a sequence count, by the filters of arXiv 2406.16254: bool [len(tokens) - 1].
+    """Which predictions of a sequence count, by the filters of Stolfo et al. 2024: bool [len(tokens) - 1].
 
     Entry p is about the prediction *made at* position p, of the token at position p + 1: it is the entry of token p + 1
     in ``positions`` of :func:`harness.effects.sweep.effects`. Left out are

@@ -1,8 +1,9 @@
 """Total and direct effects of last-layer edits on every token of a text: sweeps over thousands of conditions.
 
 For every condition and token: change of the loss, change of the entropy, KL divergence from the untouched model, with
+(Stolfo et al. 2024, eq. 5, 6 and 8)
 
-    total             the plain edit                                                              (TE, arXiv 2406.16254)
+    total             the plain edit                                                              (TE)
     frozen_norm       the final norm divides by the untouched model's denominator                 (DE_LN)
     frozen_unigram    the logits keep the untouched model's component along log p_freq            (DE_freq)
 

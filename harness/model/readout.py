@@ -75,9 +75,9 @@ class Readout:
         """Logits [..., d_vocab] of final residuals [..., d_model].
 
         Without ``denominator`` the model's own modules run, in the model's own dtype: the result is the model's, bit
-        by bit in any dtype. With a ``denominator`` [..., 1] (that of another residual: direct effects, PAPERS.md A)
-        the formula above is evaluated in float32, the product with W_U in float64 if that is the model's dtype;
-        returns float32.
+        by bit in any dtype. With a ``denominator`` [..., 1] (that of another residual: direct effects, Stolfo et al.
+        2024, eq. 6) the formula above is evaluated in float32, the product with W_U in float64 if that is the model's
+        dtype; returns float32.
         """
         if denominator is not None:
             return self.unembed(self.normalised(residual, denominator))
@@ -107,7 +107,7 @@ class Readout:
     ) -> torch.Tensor:
         """A copy of W_U [d_vocab, d_model] with the norm's gain folded into its columns, centred over the vocabulary.
 
-        The weight pre-processing of arXiv 2406.16254, appendix C. Softmax does not see what centring removes (a
+        The weight pre-processing of Stolfo et al. 2024, app. C. Softmax does not see what centring removes (a
         constant per position); the scale and the soft cap of the logits are not part of it.
         """
         folded = self.W_U.detach().to(dtype, copy=True)

@@ -43,7 +43,7 @@ def _git() -> dict[str, Any] | None:
     """Commit of the harness's own checkout, if it runs from one."""
     import subprocess
 
-    root = Path(__file__).resolve().parent.parent
+    root = Path(harness.__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return None
 

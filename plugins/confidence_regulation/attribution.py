@@ -1,4 +1,6 @@
-"""Direct feature attribution: what every earlier component adds to a neuron's pre-activation (PAPERS A).
+"""Direct feature attribution: what every earlier component adds to a neuron's pre-activation.
+
+Stolfo et al. 2024, app. I.3.
 
 The residual stream x where layer L's MLP reads it is a sum of what the embedding, every head, the attentions' biases
 and every MLP before it wrote. With the norm's denominator held at its actual value, the pre-activation is linear in x:

@@ -1,4 +1,4 @@
-"""Token-frequency neurons: those that move the output towards or away from the unigram distribution (PAPERS A)."""
+"""Token-frequency neurons: those that move the output towards or away from the unigram distribution."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 class TokenFrequency(Selector):
     """Token-frequency neurons: their effect goes through the logits' component along the unigram distribution.
 
-    Stolfo et al. 2024, section 4. With v = log p_freq - mean(log p_freq) and l the logits, DE_freq is the mean |change
-    of the loss| under mean ablation when l . v stays as in the untouched model; the frequency-mediated fraction is 1 -
-    DE_freq/TE. Of the neurons with a large total effect, those with the largest fraction (rule mediated) or with the
-    largest |mean change of KL(p_freq || model)| (rule kl_change) are taken. Effects are measured on documents that
+    Stolfo et al. 2024, eq. 7 and 8. With v = log p_freq - mean(log p_freq) and l the logits, DE_freq is the mean
+    |change of the loss| under mean ablation when l . v stays as in the untouched model; the frequency-mediated fraction
+    is 1 - DE_freq/TE. Of the neurons with a large total effect, those with the largest fraction (rule mediated) or with
+    the largest |mean change of KL(p_freq || model)| (rule kl_change) are taken. Effects are measured on documents that
     tasks do not evaluate on.
     """
 

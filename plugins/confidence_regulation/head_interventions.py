@@ -1,4 +1,4 @@
-"""Interventions on attention heads (Stolfo et al. 2024, section 5)."""
+"""Interventions on attention heads (Stolfo et al. 2024, sections 6.2 and I.2)."""
 
 from __future__ import annotations
 

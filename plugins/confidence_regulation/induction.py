@@ -1,4 +1,4 @@
-"""Induction: what neurons do to confidence where a text repeats itself (PAPERS A)."""
+"""Induction: what neurons do to confidence where a text repeats itself (Stolfo et al. 2024, sections 6.1 and H.1)."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ class InductionTask(TextTask):
 class InductionSynthetic(InductionTask):
     """Duplicated spans of natural text: does the selection regulate confidence in the second copy?
 
-    100 natural tokens, twice (Stolfo et al. 2024, section 6). The second copy's first token is not counted: nothing
+    100 natural tokens, twice (Stolfo et al. 2024, section 6.1). The second copy's first token is not counted: nothing
     before it tells that a copy begins.
     """
 

@@ -1,4 +1,4 @@
-"""Induction heads, and the baseline heads that they are compared with (PAPERS A)."""
+"""Induction heads, and the baseline heads that they are compared with (Stolfo et al. 2024, section 6.2)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class InductionHeads(Selector):
     """Attention heads with the highest prefix-matching scores; controls are drawn from baseline heads.
 
     The score of a head is the attention from a token of the second copy of random tokens to the token that followed its
-    first occurrence, a mean over positions and sequences. Baseline heads (Stolfo et al. 2024, section 5) are idle on
+    first occurrence, a mean over positions and sequences. Baseline heads (Stolfo et al. 2024, section 6.2) are idle on
     these sequences: they attend to the first token (more than min_bos of their attention, a mean over positions) and do
     not match prefixes (score below max_prefix).
     """

@@ -1,4 +1,4 @@
-"""Interventions on neurons: held at a constant, clipped, scaled, exchanged (PAPERS A and B); direct effects of each."""
+"""Interventions on neurons: held at a constant, clipped, scaled, exchanged; direct effects of each."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def indices(neurons: Sequence[Neuron]) -> tuple[int, ...]:
 
 class NeuronIntervention(Intervention):
     """Base of the interventions on neurons: any of them may leave the final norm, or the component of the logits along
-    the token frequencies, as in the untouched model (direct effects, Stolfo et al. 2024, sections 3 and 4)."""
+    the token frequencies, as in the untouched model (direct effects, Stolfo et al. 2024, eq. 6 and 8)."""
 
     unigram: CountsPath = Field(None, description="frozen=unigram: file of token counts (.npy, or harness unigrams)")
     corpus: AnyCorpus | None = Field(None, description="frozen=unigram without a file: count the tokens of this corpus")

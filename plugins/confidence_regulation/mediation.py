@@ -1,4 +1,4 @@
-"""Total and direct effects of final-layer neurons over plain text (PAPERS A), together and one by one."""
+"""Total and direct effects of final-layer neurons over plain text, together and one by one (Stolfo et al. 2024)."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class Mediation(EffectsTask):
 
     Total effect: mean |change of the loss| under the ablation. Direct effect: the same with the final norm's
     denominator (``final norm``), or the component of the logits along the log-frequencies of the tokens (``unigram``),
-    held at the untouched model's. Mediated fraction: 1 - direct / total (Stolfo et al. 2024, sections 3.3 and 4.2).
+    held at the untouched model's. Mediated fraction: 1 - direct / total (Stolfo et al. 2024, eq. 5 to 8).
     """
 
     name = "mediation"

@@ -1,4 +1,4 @@
-"""Metrics of the tasks over plain text (PAPERS A): effects and mediated fractions, calibration, curves by position."""
+"""Metrics of the tasks over plain text: effects and mediated fractions, calibration, curves by position."""
 
 from __future__ import annotations
 

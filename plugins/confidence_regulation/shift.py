@@ -1,4 +1,4 @@
-"""Neurons whose activation changes under induction (PAPERS A: activation in the second copy against the first)."""
+"""Neurons whose activation changes under induction (Stolfo et al. 2024, app. H.3)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class ActivationShift(Selector):
     """Neurons whose mean activation changes most when a text is repeated, weighted by the norm of their output weights.
 
-    Stolfo et al. 2024, section 5: sequences of natural tokens are duplicated; the shift is the mean activation over the
+    Stolfo et al. 2024, app. H.3: sequences of natural tokens are duplicated; the shift is the mean activation over the
     second copy less that over the first. Its sign is kept: clip_mean:side=shift clips neurons that rise from above and
     those that fall from below. The sequences are of documents that tasks do not evaluate on.
     """

@@ -90,7 +90,9 @@ def sweep(
     newlines: bool = False,
     method: Literal["exact", "fast"] = "exact",
 ) -> Swept:
-    """Mean-ablate every neuron of the last layer by itself (the mean is over the same tokens), PAPERS A.
+    """Mean-ablate every neuron of the last layer by itself (the mean is over the same tokens).
+
+    Stolfo et al. 2024, eq. 4 to 6.
 
     Predictions that the paper leaves out are left out (:func:`harness.data.token_sequences.kept`); those at newlines
     and just before them unless ``newlines``.

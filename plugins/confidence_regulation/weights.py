@@ -1,4 +1,7 @@
-"""What the weights alone say of neurons: null-space fraction rho, LogitVar, norm (PAPERS A)."""
+"""What the weights alone say of neurons: null-space fraction rho, LogitVar, norm.
+
+Stolfo et al. 2024: LogitVar is eq. 3, rho is defined in section 3.4, the pre-processing of weights in app. C.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics of knowledge conflicts (PAPERS B): transitions between sources, entropy, log-odds.
+"""Metrics of knowledge conflicts (Tighidet et al. 2025): transitions between sources, entropy, log-odds.
 
 Every measure is a ratio of sums over prompts, so that its controls, intervals and p-values come from one place
 (:mod:`harness.statistics`). "Before" is the baseline, "after" each condition in turn.

@@ -1,4 +1,4 @@
-"""The knowledge-conflict task (Tighidet et al. 2025, PAPERS B): does the model answer from its context or its memory?
+"""The knowledge-conflict task (Tighidet et al. 2025): does the model answer from its context or its memory?
 
 1. *Elicitation*: ask the model for the object of every fact; what it says is its parametric object (PK).
 2. *Filters*: drop answers that say nothing about conflict (empty, overlapping the subject, echoing the example ...).

@@ -1,10 +1,11 @@
-"""Attention neurons: coordinate e of head h at source position t, times its row of the output projection (PAPERS C).
+"""Attention neurons: coordinate e of head h at source position t, times its row of the output projection.
 
     head h at the last position writes  sum_t sum_e  pattern[h, t] value[t, h, e] W_O[h, e]
 
-Each summand is an attention neuron, with the same log-probability increase as any other write, beside the residual
-stream that enters the layer. There are T * n_heads * d_head of them in a layer, T the number of positions, so that the
-largest are found by their bounds (:mod:`.bounds`); those that are evaluated are evaluated exactly.
+Each summand is an attention neuron (Yu & Ananiadou 2024), with the same log-probability increase as any other write,
+beside the residual stream that enters the layer. There are T * n_heads * d_head of them in a layer, T the number of
+positions, so that the largest are found by their bounds (:mod:`.bounds`); those that are evaluated are evaluated
+exactly.
 """
 
 from __future__ import annotations

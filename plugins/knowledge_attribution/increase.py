@@ -1,4 +1,4 @@
-"""Log-probability increase: how much likelier a component's output makes a token (Yu & Ananiadou 2024, PAPERS C).
+"""Log-probability increase: how much likelier a component's output makes a token (Yu & Ananiadou 2024).
 
 With F(v) = softmax(logits(v)), where logits(v) = cap(s * W (v - mean(v)) + b) keeps the final token's norm denominator
 (s = scale / denominator, W the unembedding times the final norm's gain), the importance of what a component writes, c,

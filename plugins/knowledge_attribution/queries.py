@@ -1,4 +1,4 @@
-"""Query neurons: the earlier neurons that activate value neurons (Yu & Ananiadou 2024, PAPERS C).
+"""Query neurons: the earlier neurons that activate value neurons (Yu & Ananiadou 2024).
 
 A value neuron j is active because of what it reads: with x the residual stream where it is read, d the denominator of
 the norm on the way (held), and k its key with that norm's gain folded in (centred before a LayerNorm),

@@ -1,4 +1,4 @@
-"""The selector of query neurons: earlier neurons that activate the value neurons of a prediction (PAPERS C)."""
+"""The selector of query neurons: earlier neurons that activate the value neurons of a prediction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Selectors of value neurons and value heads: those that make the predicted tokens likelier, directly (PAPERS C)."""
+"""Selectors of value neurons and value heads: those that make the predicted tokens likelier, directly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tokens a write into the residual stream promotes and suppresses: the extremes of W_U c (PAPERS C)."""
+"""Which tokens a write into the residual stream promotes and suppresses: the extremes of W_U c."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ LAYERNORM = {"gpt2", "gpt2_untied", "gpt_neox", "cohere"}
 
 
 def by_definition(family: str, hf: Any, layer: int, k: int) -> dict[str, np.ndarray]:
-    """PAPERS A, word for word: every logit of every neuron, a singular value decomposition of the whole W_U."""
+    """Stolfo et al. 2024 (eq. 3, section 3.4) word for word: every logit of every neuron, the whole SVD of W_U."""
     gain = f64(GAIN.get(family, lambda hf: hf.model.norm.weight)(hf)) + SHIFT.get(family, 0.0)
     W_U = f64(hf.get_output_embeddings().weight) * gain
     W_U = W_U - W_U.mean(axis=0)

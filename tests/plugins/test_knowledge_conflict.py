@@ -97,7 +97,7 @@ def jaro_winkler(a: str, b: str) -> float:
 
 
 def slow_filters(asked: list[dict[str, Any]], wanted: int = 3) -> tuple[dict[str, tuple[int, int]], list[dict]]:
-    """What PAPERS B drops, one step after the other; each row has relation, group, subject, object, answer, echoes."""
+    """What Tighidet et al. 2025 drop, step by step; each row has relation, group, subject, object, answer, echoes."""
 
     def alike(row: dict[str, Any]) -> bool:
         subject, answer = row["subject"].lower(), row["answer"].lower()
