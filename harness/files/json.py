@@ -1,10 +1,13 @@
-"""JSON as somebody else may have written it: whatever is wrong with it is one sentence."""
+"""JSON and JSON lines as somebody else may have written them: whatever is wrong with them is one sentence."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
+
+import jsonlines
 
 from harness.errors import HarnessError
 
@@ -30,3 +33,23 @@ def parse(text: str, where: str) -> Any:
         except UnicodeEncodeError as error:
             raise HarnessError(f"{where}: it holds {error.object[error.start]!a}, which is half a character.") from None
     return value
+
+
+def parse_lines(text: str, where: str) -> Iterator[tuple[int, Any]]:
+    """The values of JSON lines, each with the number of its line, from 1; blank lines are passed over.
+
+    A line ends at a line feed alone: others that ``str.splitlines`` knows may stand in a value.
+
+    Raises:
+        HarnessError: a line is no JSON; begins with ``where`` and its number.
+    """
+    number = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal number
+        for number, line in enumerate(text.split("\n"), 1):  # noqa: B007  # read in the next line
+            yield line
+
+    reader = jsonlines.Reader(lines(), loads=lambda line: parse(str(line), f"{where}, line {number}"))
+    for value in reader.iter(allow_none=True, skip_empty=True):
+        yield number, value

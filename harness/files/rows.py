@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError
-from harness.files.json import parse
+from harness.files.json import parse, parse_lines
 from harness.files.paths import expand
 
 Row = tuple[int, dict[str, Any]]
@@ -48,9 +48,7 @@ def read_rows(data: str, subset: str | None, split: str, revision: str | None) -
             raise HarnessError(f"{path}: expected a list of objects.")
         yield from ((i, _object(row, f"{path}, item {i}")) for i, row in enumerate(rows, 1))
     else:
-        for number, line in enumerate(text.split("\n"), 1):
-            if line.strip():
-                yield number, _object(parse(line, f"{path}, line {number}"), f"{path}, line {number}")
+        yield from ((i, _object(row, f"{path}, line {i}")) for i, row in parse_lines(text, f"{path}"))
 
 
 def _text(path: Path) -> str:

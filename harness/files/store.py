@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import math
 import os
 import secrets
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jsonlines
 import numpy as np
 
 from harness.errors import HarnessError
@@ -106,7 +109,9 @@ def write_json(path: Path, value: Any) -> None:
 
 def jsonl_bytes(rows: Iterable[Mapping[str, Any]]) -> bytes:
     """One JSON object a line; NaN is written as null."""
-    return "".join(json.dumps(clean(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows).encode()
+    text = io.StringIO()
+    jsonlines.Writer(text, dumps=partial(json.dumps, ensure_ascii=False, allow_nan=False)).write_all(map(clean, rows))
+    return text.getvalue().encode()
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -142,11 +147,10 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         HarnessError: it is missing, or was damaged.
     """
     rows = []
-    for number, line in enumerate(read_text(path).split("\n"), 1):
-        if line:
-            rows.append(jsontext.parse(line, f"{path}, line {number}"))
-            if not isinstance(rows[-1], dict):
-                raise HarnessError(f"{path}, line {number}: expected an object, got {rows[-1]!r:.60}.")
+    for number, row in jsontext.parse_lines(read_text(path), str(path)):
+        if not isinstance(row, dict):
+            raise HarnessError(f"{path}, line {number}: expected an object, got {row!r:.60}.")
+        rows.append(row)
     return rows
 
 

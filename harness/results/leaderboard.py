@@ -12,9 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import jsonlines
+
 from harness.conditions.conditions import UNITS
 from harness.errors import HarnessError
-from harness.files.store import canonical, clean, digest, writing
+from harness.files.store import canonical, clean, digest, jsonl_bytes, writing
 from harness.results.folder import SCHEMA_VERSION
 
 Type = Literal["text", "integer", "number", "yes/no", "list"]
@@ -129,9 +131,8 @@ def append(path: Path, rows: Sequence[Mapping[str, Any]]) -> int:
             whole = _cut_torn_line(path)
             newest = {row["row_id"]: row for row in _parse(path, whole)}
             new = [row for row in map(clean, rows) if not _same(row, newest.get(row["row_id"]))]
-            text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in new)
             with path.open("ab") as file:
-                file.write(text.encode())
+                file.write(jsonl_bytes(new))
                 file.flush()
                 os.fsync(file.fileno())
     return len(new)
@@ -168,15 +169,14 @@ def _cut_torn_line(path: Path) -> bytes:
 
 
 def _parse(path: Path, text: bytes) -> list[dict[str, Any]]:
-    rows = []
-    for number, line in enumerate(text.splitlines(), 1):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:  # text that is not UTF-8, too
-            raise HarnessError(f"{path}, line {number}: this is not a leaderboard row.") from error
-        if not isinstance(row, dict) or not isinstance(row.get("row_id"), str):
-            raise HarnessError(f"{path}, line {number}: this is not a leaderboard row.")
-        rows.append(row)
+    rows: list[dict[str, Any]] = []
+    try:
+        for row in jsonlines.Reader(text.splitlines(), loads=json.loads).iter(type=dict):
+            if not isinstance(row.get("row_id"), str):
+                raise ValueError("row_id: expected text")
+            rows.append(row)
+    except (ValueError, RecursionError) as error:  # a line that is not UTF-8, no JSON or no object, too
+        raise HarnessError(f"{path}, line {len(rows) + 1}: this is not a leaderboard row.") from error
     return rows
 
 

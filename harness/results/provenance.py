@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import platform
+import re
 import time
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
+
+import harness
+
+DISTRIBUTION = "neuron-harness"
+
+NUMERICAL = (DISTRIBUTION, "torch", "transformers", "tokenizers", "numpy", "scipy", "safetensors", "numba")
+"""What the numbers of every run come from: the nodes of a cluster must agree on these."""
 
 
 def provenance(command: str, started: float, run_id: str) -> dict[str, Any]:
@@ -16,6 +24,7 @@ def provenance(command: str, started: float, run_id: str) -> dict[str, Any]:
     import torch
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    cuda = torch.cuda.is_available()
     return {
         "run_id": run_id,
         "command": command,
@@ -27,16 +36,25 @@ def provenance(command: str, started: float, run_id: str) -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
-        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "accelerator": torch.cuda.get_device_name() if cuda else None,
+        "cuda": torch.version.cuda if cuda else None,
         "packages": packages(),
         "git": _git(),
     }
 
 
 def packages() -> dict[str, str]:
-    """Versions of what the numbers come from."""
-    names = ("neuron-harness", "torch", "transformers", "tokenizers", "numpy", "scipy", "safetensors")
-    return {name: version(name) for name in names}
+    """Versions of the harness and of what it requires: first what the numbers come from, then the others by name."""
+    required = (line for line in requires(DISTRIBUTION) or () if "extra ==" not in line)
+    names = sorted({re.split(r"[^\w.-]", line)[0].lower() for line in required} - set(NUMERICAL))
+    return {name: found for name in (*NUMERICAL, *names) if (found := _installed(name)) is not None}
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def _git() -> dict[str, Any] | None:

@@ -337,6 +337,7 @@ class Provenance(_Part):
     processor: str
     threads: Whole
     accelerator: str | None
+    cuda: str | None = None
     packages: dict[str, str]
     git: Git | None
 
