@@ -3,7 +3,7 @@
 Both mean one hooked forward pass a condition, which ``hooks`` does literally and is the oracle of the rest.
 ``closed_form`` runs the model once where only the last layer is edited (``final_layer``, ``systems``, ``kernels`` and
 their compiled ``numba_loops``), ``batched`` many conditions in a pass elsewhere, with the layers below shared
-(``prefix``). ``activations`` reads neurons under conditions, ``activation_statistics`` sums them up.
+(``prefix``). ``activation_capture`` reads neurons under conditions, ``activation_summaries`` sums them up.
 """
 
 import lazy_loader

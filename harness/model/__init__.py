@@ -1,11 +1,12 @@
 """A causal language model taken apart, and verified by running it.
 
-In: a folder, a hub id or a ``transformers`` model. Out: :class:`harness.model.model.Model`, whose parts were found by
-running it and checked numerically, never looked up by its type. ``loading`` makes one, ``anatomy`` finds its parts and
-``probes`` checks them; ``readout`` is the final norm and the unembedding, ``output_weights`` and ``input_weights`` are
-what a neuron writes and reads; ``attention_patterns``, ``tokens`` (what every prompt begins with), ``greedy`` (what of
-a generation configuration is not applied), ``precision`` (half precision and its near-ties), ``digests`` (what
-identifies weights and tokenizers), ``untouched`` (whether the model is as it was).
+In: a folder, a hub id or a ``transformers`` model. Out: :class:`harness.model.model.Model` (``model``), whose parts
+were found by running it and checked numerically, never looked up by its type. ``loading`` makes one, ``anatomy`` finds
+its parts and ``probes`` checks them; ``readout`` is the final norm and the unembedding, ``output_weights`` and
+``input_weights`` are what a neuron writes and reads; ``attention_patterns``, ``tokens`` (what every prompt begins
+with), ``greedy`` (what of a generation configuration is not applied), ``precision`` (half precision and its near-ties),
+``digests`` (what identifies weights and tokenizers), ``untouched`` (whether the model is as it was), ``modules`` and
+``key_values`` (what ``transformers`` calls things).
 """
 
 import lazy_loader

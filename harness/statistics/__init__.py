@@ -5,6 +5,12 @@ values of random sets (:func:`permutation_test`), all primary measures of a run 
 *Which prompts?* is answered by drawing facts, the prompts of one fact together (:func:`interval_of`). Everything
 here is a pure function of arrays; what is not defined (no controls, an empty cell, a spread of 0) is None, never NaN.
 scipy.stats and statsmodels are imported inside functions because importing them is slow.
+
+``measure`` and ``functionals``: functions of sums over prompts; ``summary``: all that a record says of one. Which
+neurons: ``permutation``, ``stepdown`` (several measures), ``selective`` (many runs). Which prompts: ``intervals``,
+``bootstrap``, ``clusters``. ``tables`` and ``margins`` test tables of transitions, ``comparison`` two runs on the same
+prompts, ``power`` says what could have been found, ``verdicts`` what all of this means in words. ``seeds``: one for
+each component.
 """
 
 from harness.statistics.bootstrap import Interval

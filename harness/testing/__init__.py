@@ -7,7 +7,8 @@ A test of an author's selector is two lines::
 
 Every check makes the component from its parameters, runs it on a tiny random model (``on=demo_model()``: on the bundled
 one), returns what it gave, for further assertions, and raises an AssertionError with a sentence that names the promise
-that was broken.
+that was broken. ``tiny_models`` makes the models, ``models`` gives them and the bundled one; checks are in
+``selectors_and_interventions``, ``tasks_and_metrics`` and ``corpora_and_models``, with what all share in ``common``.
 """
 
 from harness.testing.corpora_and_models import check_corpus, check_model_loader
