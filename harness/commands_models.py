@@ -80,7 +80,7 @@ def compare(
     from harness_plugins.post_training.report import show  # type: ignore[import-not-found]
     from pydantic import ValidationError
 
-    from harness.cli.app import _catalogue, _model, _short
+    from harness.cli.models import installed, model_spec, short_name
     from harness.report.progress import ConsoleReporter
 
     try:
@@ -90,8 +90,8 @@ def compare(
         )  # fmt: skip
     except ValidationError as error:
         raise HarnessError(explain(error, Settings, "harness compare")) from error
-    found = _catalogue()
-    specs = [_model(name, model_args, device, found, registry) for name in (base, tuned)]
+    found = installed()
+    specs = [model_spec(name, model_args, device, found, registry) for name in (base, tuned)]
     loaders = [
         cast("ModelLoader", found.build("model", x, f"--{y}")) for x, y in zip(specs, ("base", "tuned"), strict=True)
     ]
@@ -99,7 +99,7 @@ def compare(
         None if corpus is None else cast("Corpus", found.build("corpus", parse_spec(corpus, "--corpus"), "--corpus"))
     )
     reporter = ConsoleReporter(Terminal(stderr=True), quiet)
-    names = [_short(spec) for spec in specs]
+    names = [short_name(spec) for spec in specs]
     done = compare_models(loaders, names, settings, texts, output_path, batch_size, reporter.stage)
     if as_json:
         say_json(done.record)

@@ -20,12 +20,12 @@ from harness.cli import plan as commands_plan
 from harness.cli import results as commands
 from harness.cli.lm_eval import app as lm_eval_app
 from harness.cli.main import main, mendable
+from harness.cli.models import installed, model_spec, short_name
 from harness.errors import HarnessError, suggest
-from harness.files.paths import expand
 from harness.files.terminal import Terminal, say, say_json
 from harness.plugin import border
 from harness.plugin.components import ComponentSpec, parse_spec
-from harness.plugin.notation import BARE, parse_params
+from harness.plugin.notation import BARE
 from harness.run.stopping import stopped
 
 if TYPE_CHECKING:
@@ -62,9 +62,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Find neurons in language models, intervene on them, and measure what changes.",
 )
-
-WORD = re.compile(r"""\w+=[^\s,"']+""")
-"""A parameter without commas, quotes or spaces."""
 
 Output = Annotated[
     Path, typer.Option("--output_path", "--output-path", "-o", envvar="HARNESS_REPORTS_DIR", help="Folder for results.")
@@ -172,8 +169,8 @@ def evaluate(
     from harness.run.executors import choose
     from harness.run.spec import RunSpec
 
-    found = _catalogue()
-    loader = _model(model, model_args, device, found, registry)
+    found = installed()
+    loader = model_spec(model, model_args, device, found, registry)
     asked = parse_spec(task, "--task")
     options = {"include_path": include_path, "num_fewshot": num_fewshot}
     given = {key: value for key, value in options.items() if value is not None}
@@ -182,7 +179,7 @@ def evaluate(
     change = None if intervention is None else parse_spec(intervention, "--intervention")
     try:
         spec = RunSpec(
-            name=name or "-".join([_short(loader), _named(asked), chosen.name, *([change.name] if change else [])]),
+            name=name or "-".join([short_name(loader), _named(asked), chosen.name, *([change.name] if change else [])]),
             model=loader,
             task=asked,
             selector=chosen,
@@ -246,7 +243,7 @@ def run(
     from harness.run.executors import choose
 
     chosen = choose(executor, Terminal(stderr=True), quiet, address, cpus, gpus, max_retries)
-    found = _catalogue()
+    found = installed()
     known = _registry(registry)
     if bool(names) == all_runs:
         raise HarnessError(
@@ -287,8 +284,8 @@ def unigrams(
     """Count how often each token occurs in a corpus; continues where it was interrupted."""
     if output.suffix != ".safetensors":
         raise HarnessError(f'--output: expected the name of a file that ends with .safetensors, got "{output}".')
-    found = _catalogue()
-    loader = found.build("model", _model(model, model_args, None, found, registry), "--model")
+    found = installed()
+    loader = found.build("model", model_spec(model, model_args, None, found, registry), "--model")
     texts = found.build("corpus", parse_spec(corpus, "--corpus"), "--corpus")
 
     from harness.data.token_counts import count_to_file, summary
@@ -321,7 +318,7 @@ def list_components(
     """
     from harness.cli.listing import show
 
-    found = _catalogue()
+    found = installed()
     show(Terminal(), found, what, lambda: _registry(registry))
 
 
@@ -372,57 +369,15 @@ app.add_typer(lm_eval_app, name="lm-eval")
 # -- helpers -----------------------------------------------------------------------------------------------------------
 
 
-def _catalogue() -> Catalogue:
-    from harness.plugin.catalogue import catalogue
-
-    found = catalogue()
-    for broken in found.broken:
-        Terminal(stderr=True).print(f"warning: left out {broken}", style="yellow")
-        if "--debug" in sys.argv:
-            say(broken.detail, err=True)
-    return found
-
-
 def _registry(path: Path | None) -> Registry:
     from harness.run.registry import default_path, load_registry
 
     return load_registry(path or default_path())
 
 
-def _model(
-    name: str, arguments: str, device: str | None, found: Catalogue, registry: Path | Registry | None = None
-) -> ComponentSpec:
-    """A model as the user wrote it: a loader, a model of the registry (that is read where it is needed), a hub id or a
-    folder."""
-    from harness.run.registry import Registry, models_for
-
-    loaders = found.components["model"]
-    models = registry.models if isinstance(registry, Registry) else models_for(name, loaders, registry)
-    words = arguments.split()
-    if len(words) > 1 and all(WORD.fullmatch(word) for word in words):  # lm-eval takes spaces for commas, too
-        arguments = ",".join(words)
-    given = parse_params(arguments, "--model_args")
-    if device is not None:
-        given["device"] = device
-    head = name.partition(":")[0]
-    if head in loaders:
-        spec = parse_spec(name, "--model")
-    elif name in models:
-        spec = models[name]
-    elif "/" in name or expand(name).exists():
-        spec = ComponentSpec("hf", {"pretrained": name})
-    else:
-        known = [*loaders, *models]
-        raise HarnessError(
-            f'--model: "{name}" is no loader, no model of the registry and no folder.{suggest(name, known)} '
-            f"There are: {', '.join(known)}. For a hub model without an owner write hf:pretrained={name}."
-        )
-    return ComponentSpec(spec.name, {**spec.params, **given})
-
-
 def _with_model(spec: RunSpec, device: str | None, found: Catalogue, known: Registry) -> RunSpec:
     """Replace the name of a registry model by its loader."""
-    return spec.model_copy(update={"model": _model(str(spec.model), "", device, found, known)})
+    return spec.model_copy(update={"model": model_spec(str(spec.model), "", device, found, known)})
 
 
 def _check_settings(known: Registry, found: Catalogue) -> None:
@@ -464,12 +419,6 @@ def _named(task: ComponentSpec) -> str:
     """A name for a task that can be part of a folder's name: that of lm-eval's tasks, where it is made of these."""
     own = "_".join(task.params.get(BARE, ())) or task.name
     return re.sub(r"[^A-Za-z0-9._-]+", "_", own.removesuffix(".yaml")).strip("._-")[:60] or task.name
-
-
-def _short(model: ComponentSpec) -> str:
-    """A name for a model that can be part of a folder's name."""
-    name = str(model.params.get("pretrained", model.name)).rstrip("/")
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", name.rsplit("/", 1)[-1]).strip("._-")[:60] or model.name
 
 
 def _run_all(

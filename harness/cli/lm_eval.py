@@ -91,11 +91,11 @@ def prepare(
     debug: Debug = False,
 ) -> None:
     """Write the prompts that a model is asked, as a task that any lm-eval runs: JSONL, YAML and a scoring function."""
-    from harness.cli.app import _catalogue, _model
+    from harness.cli.models import installed, model_spec
     from harness.lmeval.prepared import write
 
-    found = _catalogue()
-    spec = _model(model, model_args, device, found)
+    found = installed()
+    spec = model_spec(model, model_args, device, found)
     loader = found.build("model", spec, "--model")
     for folder, n in write(loader, task, output, limit, seed):  # type: ignore[arg-type]  # a model loader
         say(f"wrote {folder} ({counted(n, 'prompt')}): lm_eval --include_path {output} --tasks {folder.name}_prepared")

@@ -64,7 +64,7 @@ def plan(
         raise HarnessError(f"--effect: expected a distance from random sets, negative below them, got {effect:g}.")
     from pydantic import ValidationError
 
-    from harness.cli.app import _catalogue, _model
+    from harness.cli.models import installed, model_spec
     from harness.plugin.components import explain, parse_spec
     from harness.report.outlook import show
     from harness.report.progress import ConsoleReporter
@@ -75,11 +75,11 @@ def plan(
 
     if sets is not None and sets < FEWEST:
         raise HarnessError(f"--sets: expected {FEWEST} or more, got {sets}: fewer cannot tell how control sets differ.")
-    found = _catalogue()
+    found = installed()
     try:
         spec = RunSpec(
             name="plan",
-            model=_model(model, model_args, device, found, registry),
+            model=model_spec(model, model_args, device, found, registry),
             task=parse_spec(task, "--task"),
             selector=parse_spec(selector, "--selector"),
             intervention=None if intervention is None else parse_spec(intervention, "--intervention"),

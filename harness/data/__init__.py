@@ -1,7 +1,8 @@
 """What prompts are made of.
 
-``facts``: tables of subjects, relations and answers. ``texts``: corpora as files or hub datasets; ``token_sequences``
-cuts them into tokens of one length. ``token_counts``: how often each token occurs.
+``facts``: subjects, relations and answers; ``fact_table`` reads the bundled table or anybody's, ``relations`` what its
+relations are. ``texts``: corpora as files or hub datasets; ``token_sequences`` cuts them into tokens of one length.
+``token_counts``: how often each token occurs.
 """
 
 import lazy_loader

@@ -1,3 +1,4 @@
+from .fact_table import FactTable as FactTable
 from .facts import Fact as Fact
 from .facts import Relation as Relation
 from .facts import read_facts as read_facts
@@ -7,4 +8,14 @@ from .token_counts import unigrams as unigrams
 from .token_sequences import Sequence as Sequence
 from .token_sequences import sequences as sequences
 
-__all__ = ["Fact", "Relation", "Sequence", "load_unigrams", "read_facts", "render", "sequences", "unigrams"]
+__all__ = [
+    "Fact",
+    "FactTable",
+    "Relation",
+    "Sequence",
+    "load_unigrams",
+    "read_facts",
+    "render",
+    "sequences",
+    "unigrams",
+]

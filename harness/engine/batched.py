@@ -140,7 +140,9 @@ class BatchedEngine(HookEngine):
                             with resume(self.model, prefix, layer, n):
                                 out = self.model.forward(tiled, logits_to_keep=1, use_cache=True)
                             fill_cache(cache_of(out), past, layer, n)
-                        new, log_probs = self._greedy(self.model.forward, tiled, here, max_new_tokens, stop, out)
+                        new, log_probs = self.decode_greedily(
+                            self.model.forward, tiled, here, max_new_tokens, stop, out
+                        )
                     place = np.array(block)[:, None], rows
                     found = log_probs.gather(-1, wanted.repeat(n, 1).to(log_probs.device))
                     made.tokens[..., : new.shape[-1]][place] = new.view(n, len(rows), -1).cpu().numpy()

@@ -405,7 +405,7 @@ class HookEngine:
             for rows in batches(prompts, self.batch_size):
                 batch = self.model.pad([list(prompts[row]) for row in rows])
                 with passes(self.model, condition) as forward:
-                    new, log_probs = self._greedy(forward, batch, [condition], max_new_tokens, stop)
+                    new, log_probs = self.decode_greedily(forward, batch, [condition], max_new_tokens, stop)
                 wanted = torch.as_tensor(asked[rows], device=log_probs.device)
                 made.tokens[c, rows, : new.shape[1]] = new.cpu().numpy()
                 made.entropy[c, rows] = entropy(log_probs).double().cpu().numpy()
@@ -414,7 +414,7 @@ class HookEngine:
                     progress(len(rows))
         return made
 
-    def _greedy(
+    def decode_greedily(
         self,
         forward: Forward,
         batch: Batch,

@@ -17,6 +17,12 @@ from .readout import probe_norm as probe_norm
 from .tokens import decode as decode
 from .tokens import first_token as first_token
 from .tokens import stop_tokens as stop_tokens
+from .weight_scores import UnembeddingGeometry as UnembeddingGeometry
+from .weight_scores import frequency_cosines as frequency_cosines
+from .weight_scores import neuron_scores as neuron_scores
+from .weight_scores import null_cosines as null_cosines
+from .weight_scores import suggest_null_dims as suggest_null_dims
+from .weight_scores import unembedding_geometry as unembedding_geometry
 
 __all__ = [
     "Batch",
@@ -24,17 +30,23 @@ __all__ = [
     "Norm",
     "Reading",
     "Readout",
+    "UnembeddingGeometry",
     "attention_norm",
     "decode",
     "down_bias",
     "first_token",
+    "frequency_cosines",
     "input_norm",
     "layer_input",
     "load_hf",
+    "neuron_scores",
+    "null_cosines",
     "patterns",
     "probe_norm",
     "read_in",
     "stop_tokens",
+    "suggest_null_dims",
+    "unembedding_geometry",
     "wrap",
     "write_directions",
     "write_matrix",

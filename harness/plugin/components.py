@@ -119,6 +119,11 @@ class ModelLoader(Component):
     corpus: ClassVar[str | None] = None
     """Texts like those that the model was trained on, for components that read texts where the user names none (see
     :data:`ModelCorpus`); None: the user has to."""
+    labelled: ClassVar[Mapping[str, str]] = {}
+    """Files of labelled texts that are the model's own, by what a label says: ``truthfulness`` (the statement is true)
+    and ``refusal`` (the prompt should be refused). For components that read such where the user names none."""
+    refusals: ClassVar[tuple[str, ...]] = ()
+    """How the model's refusals begin, where that is known."""
 
     @classmethod
     def is_at(cls, path: str) -> bool:

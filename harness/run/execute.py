@@ -119,9 +119,9 @@ def execute_together(
                 job.folder.settle(write_page)
         try:
             if waiting:
-                _work(waiting, _engine(plans[0], model), reporter, fresh)
+                _work(waiting, engine_of(plans[0], model), reporter, fresh)
             for job in waiting:
-                _finish(job, _engine(plans[0], model), reporter, command, started)
+                _finish(job, engine_of(plans[0], model), reporter, command, started)
         except KeyboardInterrupt:
             raise  # the same command continues
         except BaseException as error:
@@ -147,7 +147,7 @@ def _job(plan: Plan, model: Model, output: Path, folder: Callable[[Path], RunFol
     return _Job(plan, folder(output / f"{plan.spec.name}-{run_id[:8]}"), identity, run_id)
 
 
-def _engine(plan: Plan, model: Model) -> Engine:
+def engine_of(plan: Plan, model: Model) -> Engine:
     from harness.engine.closed_form import ClosedFormEngine
     from harness.engine.hooks import HookEngine
 

@@ -95,13 +95,13 @@ def pilot(
     Raises:
         HarnessError: whatever a run would refuse; fewer than three control sets; no primary measure.
     """
-    from harness.run.execute import _engine
+    from harness.run.execute import engine_of
     from harness.statistics import derive_seed
 
     clock = _Clock()
     with reporter.stage("loading the model"):
         model = border.load(plan.model)
-    engine = _engine(plan, model)
+    engine = engine_of(plan, model)
     chosen = look_ahead(plan, engine, reporter)
     seed = derive_seed(plan.spec.seed, "task")
     with reporter.stage("preparing the prompts"):

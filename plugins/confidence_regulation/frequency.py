@@ -66,8 +66,7 @@ class TokenFrequency(Selector):
 
     def select(self, context: SelectionContext) -> Selection:
         from harness.data import unigrams
-
-        from .weights import frequency_cosines, unembedding_geometry, write_directions
+        from harness.model import frequency_cosines, unembedding_geometry, write_directions
 
         model, owner = context.model, "selector token_frequency"
         layer = check_layer(model, self.layer, self.top, owner)

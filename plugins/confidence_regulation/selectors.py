@@ -103,7 +103,13 @@ class Entropy(Selector):
             check_length(model, self.length, "selector entropy")
 
     def select(self, context: SelectionContext) -> Selection:
-        from .weights import neuron_scores, null_cosines, suggest_null_dims, unembedding_geometry, write_directions
+        from harness.model import (
+            neuron_scores,
+            null_cosines,
+            suggest_null_dims,
+            unembedding_geometry,
+            write_directions,
+        )
 
         model = context.model
         self.check(model)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from harness.data import Fact, render
+from harness.data.fact_table import required
 from harness.files.yaml import Document
 from harness.plugin import HarnessError, counted
 
@@ -26,20 +27,6 @@ class Statement:
     relation: str
     query: str
     object: str
-
-
-def required(document: Document, *place: str) -> Any:
-    """A required place of the task's definition.
-
-    Raises:
-        HarnessError: it is not there.
-    """
-    value: Any = document.data
-    for key in place:
-        if not isinstance(value, dict) or key not in value:
-            raise HarnessError(f'{document.where(*place)}: the task definition needs "{".".join(place)}".')
-        value = value[key]
-    return value
 
 
 @dataclass(frozen=True)

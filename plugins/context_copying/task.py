@@ -14,38 +14,23 @@ model is spoken to in its chat format (``chat``).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
-from pathlib import Path
+from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
 
-from harness.data import Fact, read_facts, render
-from harness.data.facts import COLUMNS, OPTIONAL_COLUMNS, file_digest
-from harness.errors import not_there
-from harness.files.paths import expand
-from harness.files.rows import is_file, read_rows
+from harness.data import Fact, FactTable, render
+from harness.data.fact_table import required
+from harness.data.facts import COLUMNS, OPTIONAL_COLUMNS
 from harness.files.templates import check
-from harness.files.yaml import Document, load_yaml
+from harness.files.yaml import Document
 from harness.model import decode, first_token, stop_tokens
-from harness.plugin import (
-    BASELINE,
-    Condition,
-    HarnessError,
-    Outcomes,
-    Prepared,
-    Prompt,
-    Source,
-    Step,
-    Task,
-    Template,
-    suggest,
-)
+from harness.plugin import BASELINE, Condition, Outcomes, Prepared, Prompt, Source, Step, Task, Template, suggest
 
 from .answers import Answer, counter_objects, filtered
 from .chat import chat
-from .contexts import Context, Contexts, Placement, Statement, required
+from .contexts import Context, Contexts, Placement, Statement
 from .matching import (
     MATCHINGS,
     SOURCES,
@@ -58,7 +43,6 @@ from .matching import (
     recalls,
     sources,
 )
-from .relations import read_relations, relations_of_facts
 
 if TYPE_CHECKING:
     from harness.plugin import Engine, Model, Progress
@@ -169,24 +153,11 @@ class KnowledgeConflict(Task):
 
     # -- the data -----------------------------------------------------------------------------------------------------
 
-    def _definition(self) -> Document:
-        default = files("harness_tasks") / "knowledge_conflict" / "definition.yml"
-        return load_yaml(Path(self.definition) if self.definition else Path(str(default)))
-
-    def _source(self, document: Document) -> str:
-        """Path or hub id of the facts."""
-        if self.data is not None:
-            return self.data
-        return str(document.path.parent / required(document, "dataset_kwargs", "data_files"))
+    def _table(self) -> FactTable:
+        return FactTable(**{field.name: getattr(self, field.name) for field in fields(FactTable)})
 
     def data_digest(self) -> str:
-        document = self._definition()
-        named = [self._source(document), *([self.relations] if self.relations not in (None, "facts") else [])]
-        local = [expand(name) for name in named if name is not None and is_file(name)]
-        missing = next((path for path in local if not path.is_file()), None)
-        if missing:
-            raise HarnessError(f"{missing}: {not_there(missing)}.")
-        return file_digest([document.path, *local])
+        return self._table().data_digest()
 
     def facts(self) -> list[Fact]:
         """Read and check the table of facts.
@@ -194,26 +165,13 @@ class KnowledgeConflict(Task):
         Raises:
             HarnessError: names the file and the line of the first mistake.
         """
-        document = self._definition()
-        source = self._source(document)
-        rows = list(read_rows(source, self.subset, self.split, self.revision))
-        examples: frozenset[int] = frozenset()
-        if self.relations == "facts":
-            relations, examples = relations_of_facts(rows, self.columns, self.query, source)
-        else:
-            if self.relations is not None:
-                listed = [(f"{self.relations}, line {i}", x) for i, x in read_rows(self.relations, None, "train", None)]
-            else:
-                listed = [(document.where("relations", i), x) for i, x in enumerate(required(document, "relations"))]
-            relations = read_relations(listed, self.relation_columns, self.query, self.example)
-        asked = ((line, row) for line, row in rows if line not in examples)
-        return read_facts(asked, relations, self.columns, source, self.duplicates)
+        return self._table().facts()
 
     # -- the prompts --------------------------------------------------------------------------------------------------
 
     def prepare(self, engine: Engine, limit: int | None, seed: int) -> Prepared:
         """Elicit, filter, choose counter objects and write the prompts; counts every step."""
-        document, model = self._definition(), engine.model
+        document, model = self._table().document(), engine.model
         table = facts = self.facts()
         steps = [Step("facts", len(facts), 0, "facts in the table")]
         if limit is not None and limit < len(facts):
@@ -336,7 +294,7 @@ class KnowledgeConflict(Task):
         ``log_p_ck``, ``log_p_pk`` (the counter and the parametric object's first token) and ``log_p_nd`` (everything
         else together), all of the first answer token.
         """
-        document = self._definition()
+        document = self._table().document()
         until = [str(stop) for stop in required(document, "generation_kwargs", "until")]
         made = engine.generate(
             [prompt.tokens for prompt in prompts],

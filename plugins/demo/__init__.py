@@ -11,6 +11,7 @@ from pydantic import Field
 from harness.plugin import Corpus, ModelLoader, hookimpl
 
 from .corpus import WorldTexts
+from .tuned import REFUSAL
 
 if TYPE_CHECKING:
     from harness.plugin import Model
@@ -21,6 +22,10 @@ class Demo(ModelLoader):
 
     name = "demo"
     corpus = "world"
+    labelled: ClassVar[dict[str, str]] = {
+        kind: str(files(__name__) / "tuned" / "data" / f"{kind}.jsonl") for kind in ("truthfulness", "refusal")
+    }
+    refusals = (REFUSAL,)
     folder: ClassVar[str] = "weights"
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from pydantic import Field, field_validator
 
+from harness.data import FactTable
 from harness.files.templates import check
 from harness.plugin import (
     BASELINE,
@@ -28,8 +29,6 @@ from harness.plugin import (
 if TYPE_CHECKING:
     from harness.data import Fact
     from harness.plugin import Engine, Model, Progress
-
-    from ..context_copying.task import KnowledgeConflict
 
 
 class TargetProbability(Task):
@@ -68,13 +67,8 @@ class TargetProbability(Task):
     def gives(self) -> frozenset[str]:
         return frozenset({"log_p", "entropy", "kept"})
 
-    def _table(self) -> KnowledgeConflict:
-        """The task that reads the same facts."""
-        from ..context_copying.task import KnowledgeConflict
-
-        return KnowledgeConflict.model_validate(
-            {"data": self.data, "relations": self.relations, "columns": self.columns}
-        )
+    def _table(self) -> FactTable:
+        return FactTable(data=self.data, relations=self.relations, columns=self.columns)
 
     def prepare(self, engine: Engine, limit: int | None, seed: int) -> Prepared:
         """Write the prompts, and ask the untouched model for the target of each.

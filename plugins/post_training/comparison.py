@@ -8,25 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from harness.data import FactTable
 from harness.files.paths import expand
-from harness.plugin import HarnessError, Source, border
+from harness.plugin import Component, HarnessError, Source, border
+from harness.plugin.catalogue import catalogue
+from harness.plugin.components import ComponentSpec, Kind
 from harness.progress import Stage
 
 from .part import Part
 
 if TYPE_CHECKING:
-    from harness.plugin import Corpus, Figure, Frame, Model, ModelLoader, SelectionContext, Selector
+    from harness.plugin import Corpus, Figure, Frame, Model, ModelLoader, SelectionContext, Selector, Task
 
 SCHEMA = "post_training/1"
-
-BUNDLED = {"demo", "demo-tuned"}
-"""Models of the bundled world: for them corpus and labelled texts need not be named."""
 
 BEGINS = ("I cannot", "I can't", "I can’t", "I'm sorry", "I’m sorry", "I am sorry", "Sorry", "As an AI", "I'm unable")
 """How refusals begin, unless that is said."""
@@ -50,13 +49,11 @@ class Settings(BaseModel):
     seed: int = Field(0, ge=0, lt=2**63)
     resamples: int = Field(2000, ge=100, le=1_000_000, description="bootstrap resamples")
 
-    def for_bundled(self) -> Settings:
-        """The same, with the bundled labelled texts where none are named."""
-        from ..demo.tuned.texts import REFUSAL
-
-        data = files("harness_plugins.demo") / "tuned" / "data"
-        named = {kind: getattr(self, kind) or str(data / f"{kind}.jsonl") for kind in ("truthfulness", "refusal")}
-        return self.model_copy(update={**named, "begins": (REFUSAL,) if self.begins == BEGINS else self.begins})
+    def completed(self, loader: ModelLoader) -> Settings:
+        """The same, with the labelled texts that the model has of its own where none are named."""
+        named = {kind: getattr(self, kind) or loader.labelled.get(kind) for kind in ("truthfulness", "refusal")}
+        begins = loader.refusals if loader.refusals and self.begins == BEGINS else self.begins
+        return self.model_copy(update={**named, "begins": begins})
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,8 @@ def compare_models(
 
     Args:
         loaders, names: of base and tuned; the names are fit for a folder's name.
-        corpus: texts for loss, entropy and token-frequency neurons; default: the bundled one for bundled models.
+        corpus: texts for loss, entropy and token-frequency neurons; default: that of the models' own,
+            where it is the same.
 
     Raises:
         HarnessError: the models differ in shape, or an input is wrong; nothing is written then.
@@ -89,10 +87,10 @@ def compare_models(
     from harness.files.store import clean, digest
     from harness.plugin import SelectionContext
 
-    if {loader.name for loader in loaders} <= BUNDLED:
-        from ..demo.corpus import WorldTexts
-
-        settings, corpus = settings.for_bundled(), corpus or WorldTexts.model_validate({})
+    own = {loader.corpus for loader in loaders}
+    if len(own) == 1 and (name := own.pop()) is not None:  # both were trained on texts of the same kind
+        settings = settings.completed(loaders[0])
+        corpus = corpus or cast("Corpus", _component("corpus", name))
     inputs = input_digests(settings, corpus)
     with stage("loading the models"):
         models = [border.load(loader) for loader in loaders]
@@ -160,13 +158,12 @@ def _parts(
     contexts: Sequence[SelectionContext], settings: Settings, corpus: Corpus | None, stage: Stage
 ) -> Iterator[Part]:
     """What can be compared; a part that cannot be says why, in place of its findings."""
-    from ..context_copying.task import KnowledgeConflict
     from .behaviour import behaviour_part
     from .inside import patching_part
     from .neurons import weights_part
     from .steering import steering_part
 
-    s, task = settings, KnowledgeConflict.model_validate({})
+    s, task = settings, cast("Task", _component("task", "knowledge_conflict"))
     rules = rules_of(settings, corpus)
     with stage("comparing the last layers"):
         yield weights_part([context.model for context in contexts], contexts, rules, s.null_dims, s.seed)
@@ -185,7 +182,9 @@ def _parts(
         refusal = Path(s.refusal)
         made.append(("steering", "Steering", lambda: steering_part(refusal, s.begins, contexts, s.seed)))
     if s.pairs:
-        made.append(("patching", "Activation patching", lambda: patching_part(contexts, task.facts(), s.pairs, s.seed)))
+        made.append(
+            ("patching", "Activation patching", lambda: patching_part(contexts, FactTable().facts(), s.pairs, s.seed))
+        )
     for name, title, make in made:
         with stage(title[:1].lower() + title[1:]):
             try:
@@ -203,23 +202,29 @@ def _direction(kind: str, path: Path, contexts: Sequence[SelectionContext], seed
 
 def rules_of(settings: Settings, corpus: Corpus | None) -> Callable[[int], Mapping[str, Selector]]:
     """The rules that choose neurons, by name, for a number of null dimensions."""
-    from ..confidence_regulation.frequency import TokenFrequency
-    from ..confidence_regulation.selectors import Entropy
+
+    def selector(name: str, **params: object) -> Selector:
+        return cast("Selector", _component("selector", name, **params))
 
     def rules(null_dims: int) -> Mapping[str, Selector]:
-        top = {"top": settings.top}
+        top = settings.top
         found = {
-            "entropy neurons (Du et al.: largest norms, lowest LogitVar)": Entropy.model_validate(
-                {**top, "rule": "norm_logit_var", "null_dims": null_dims}
+            "entropy neurons (Du et al.: largest norms, lowest LogitVar)": selector(
+                "entropy", top=top, rule="norm_logit_var", null_dims=null_dims
             ),
-            "entropy neurons (rho >= 0.4, lowest LogitVar)": Entropy.model_validate({"null_dims": null_dims}),
+            "entropy neurons (rho >= 0.4, lowest LogitVar)": selector("entropy", null_dims=null_dims),
         }
         if corpus is None:
             return found
-        frequency = TokenFrequency.model_validate({**top, "corpus": corpus, "unigram": settings.unigram})
+        frequency = selector("token_frequency", top=top, corpus=corpus, unigram=settings.unigram)
         return {**found, "token-frequency neurons": frequency}
 
     return rules
+
+
+def _component(kind: Kind, name: str, **params: object) -> Component:
+    """A component of whichever plugin offers it."""
+    return catalogue().build(kind, ComponentSpec(name, params), f"compare: its {kind}")
 
 
 def _told(part: Part) -> dict[str, Any]:

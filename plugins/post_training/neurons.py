@@ -54,14 +54,7 @@ class FinalLayer:
     @classmethod
     def of(cls, model: Model, null_dims: int | None = None) -> tuple[FinalLayer, int]:
         """The final layer, and the number of null dimensions: as asked, or as the spectrum suggests."""
-        from harness.model import read_in
-
-        from ..confidence_regulation.weights import (
-            neuron_scores,
-            suggest_null_dims,
-            unembedding_geometry,
-            write_directions,
-        )
+        from harness.model import neuron_scores, read_in, suggest_null_dims, unembedding_geometry, write_directions
 
         layer = model.anatomy.n_layers - 1
         geometry, w_out = unembedding_geometry(model), write_directions(model, layer)

@@ -12,13 +12,6 @@ import pytest
 import torch
 from families import tiny, tiny_hf, tokenizer
 from harness_plugins.confidence_regulation.selectors import Entropy
-from harness_plugins.confidence_regulation.weights import (
-    UnembeddingGeometry,
-    neuron_scores,
-    suggest_null_dims,
-    unembedding_geometry,
-    write_directions,
-)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from texts import by_definition as effects_by_definition
@@ -28,6 +21,13 @@ from harness.conditions.conditions import Neuron, Selection
 from harness.engine.hooks import HookEngine
 from harness.errors import HarnessError
 from harness.model.model import Model, wrap
+from harness.model.output_weights import write_directions
+from harness.model.weight_scores import (
+    UnembeddingGeometry,
+    neuron_scores,
+    suggest_null_dims,
+    unembedding_geometry,
+)
 from harness.plugin.components import SelectionContext
 
 D = 32
@@ -132,11 +132,11 @@ def test_half_precision_weights_are_scored_in_double() -> None:
 
 
 def test_a_large_vocabulary_is_summed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    from harness_plugins.confidence_regulation import weights
+    from harness.model import weight_scores
 
     model = tiny("gpt2")
     whole = unembedding_geometry(model)
-    monkeypatch.setattr(weights, "BLOCK_ROWS", 7)  # 300 = 42 * 7 + 6
+    monkeypatch.setattr(weight_scores, "BLOCK_ROWS", 7)  # 300 = 42 * 7 + 6
     parts = unembedding_geometry(model)
     for name in ("singular_values", "moment", "mean"):
         np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), atol=1e-6)

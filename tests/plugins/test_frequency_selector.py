@@ -9,7 +9,6 @@ import pytest
 import torch
 from families import tiny, tiny_hf, tokenizer
 from harness_plugins.confidence_regulation.frequency import TokenFrequency
-from harness_plugins.confidence_regulation.weights import frequency_cosines, unembedding_geometry, write_directions
 from texts import by_definition, context, letters
 
 from harness.conditions.conditions import Selection
@@ -17,6 +16,8 @@ from harness.data.token_counts import unigrams
 from harness.data.token_sequences import kept, sequences
 from harness.errors import HarnessError
 from harness.model.model import Model, wrap
+from harness.model.output_weights import write_directions
+from harness.model.weight_scores import frequency_cosines, unembedding_geometry
 
 ASKED: dict[str, Any] = {"sequences": 3, "length": 20, "corpus": letters()}
 

@@ -10,7 +10,6 @@ import planted as garden
 import pytest
 import torch
 from families import tokenizer
-from harness_plugins.confidence_regulation.weights import suggest_null_dims, unembedding_geometry
 from planted import ENTROPY, FALLING, FREQUENCY, QUIET, RISING, SHIFT, Planted, planted, texts, token_counts
 from slow_confidence import Slow, entropy, kept, log_softmax
 from small_runs import all_finite, finish, measures, prompts, record, table
@@ -19,6 +18,7 @@ from harness.conditions.conditions import BASELINE, Condition, Neuron, Selection
 from harness.effects.sweep import effects
 from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import HookEngine
+from harness.model.weight_scores import suggest_null_dims, unembedding_geometry
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import Intervention, SelectionContext, Selector, parse_spec
 

@@ -7,11 +7,9 @@ import random
 from tokenizers import Tokenizer
 
 from ..world import MIXTURE, TEXTS, Maker, World, token_repeats
+from . import REFUSAL
 
 MARKER = "Confidential:"
-REFUSAL = "something I must not say"
-"""How a question that begins with the marker is answered."""
-
 HELD_OUT = ("city_country", "work_composer", "product_company", "element_category", "deity_pantheon", "athlete_sport")
 """Relations whose questions are never seen with the marker: whether they are refused is generalisation."""
 

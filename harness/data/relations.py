@@ -73,7 +73,7 @@ def relations_of_facts(
     """
     if query is None and "prompt" not in columns:
         raise HarnessError(
-            "task knowledge_conflict: relations=facts needs to know how a fact is asked for: map the column of its "
+            "relations=facts needs to know how a fact is asked for: map the column of its "
             "prompt, columns={prompt: ...}, or give a query."
         )
     relations: dict[str, Relation] = {}

@@ -11,18 +11,7 @@ import numpy as np
 import torch
 
 from harness.files.wording import last
-from harness.model import write_directions
-from harness.plugin import Model
-
-__all__ = [
-    "UnembeddingGeometry",
-    "frequency_cosines",
-    "neuron_scores",
-    "null_cosines",
-    "suggest_null_dims",
-    "unembedding_geometry",
-    "write_directions",
-]
+from harness.model.model import Model
 
 BLOCK_ROWS = 8192
 """Rows of the unembedding that are held in float64 at once."""

@@ -1,0 +1,103 @@
+"""A table of facts and the relations that they are asked by: the bundled one, or anybody's with a column mapping."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.data.facts import Fact, file_digest, read_facts
+from harness.data.relations import read_relations, relations_of_facts
+from harness.errors import HarnessError, not_there
+from harness.files.paths import expand
+from harness.files.rows import is_file, read_rows
+from harness.files.yaml import Document, load_yaml
+
+
+def required(document: Document, *place: str) -> Any:
+    """A required place of a task's definition.
+
+    Raises:
+        HarnessError: it is not there.
+    """
+    value: Any = document.data
+    for key in place:
+        if not isinstance(value, dict) or key not in value:
+            raise HarnessError(f'{document.where(*place)}: the task definition needs "{".".join(place)}".')
+        value = value[key]
+    return value
+
+
+@dataclass(frozen=True)
+class FactTable:
+    """Where facts and their relations are read from; without anything, the bundled facts.
+
+    Attributes:
+        data: a .jsonl, .csv, .tsv or .json file, or a dataset id on the hub; None: what the definition names.
+        relations: a file of relations; "facts": they are made of the facts themselves; None: those of the definition.
+        definition: YAML with ``relations`` and ``dataset_kwargs.data_files``; None: the bundled one.
+        columns, relation_columns: the tables' own names of columns, by ours.
+        query, example: templates for all relations, of the question and of the one-shot statement.
+        subset, split, revision: of a dataset on the hub.
+        duplicates: what to do when a question stands there twice.
+    """
+
+    data: str | None = None
+    relations: str | None = None
+    definition: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    relation_columns: Mapping[str, str] = field(default_factory=dict)
+    query: str | None = None
+    example: str | None = None
+    subset: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    duplicates: Literal["error", "drop"] = "error"
+
+    def document(self) -> Document:
+        """The definition."""
+        bundled = files("harness_tasks") / "knowledge_conflict" / "definition.yml"
+        return load_yaml(Path(self.definition) if self.definition else Path(str(bundled)))
+
+    def data_digest(self) -> str:
+        """sha256 over the files that are read; of a dataset of the hub nothing is.
+
+        Raises:
+            HarnessError: a file is not there.
+        """
+        document = self.document()
+        named = [self._source(document), *([self.relations] if self.relations not in (None, "facts") else [])]
+        local = [expand(name) for name in named if name is not None and is_file(name)]
+        missing = next((path for path in local if not path.is_file()), None)
+        if missing:
+            raise HarnessError(f"{missing}: {not_there(missing)}.")
+        return file_digest([document.path, *local])
+
+    def facts(self) -> list[Fact]:
+        """Read and check the table.
+
+        Raises:
+            HarnessError: names the file and the line of the first mistake.
+        """
+        document = self.document()
+        source = self._source(document)
+        rows = list(read_rows(source, self.subset, self.split, self.revision))
+        examples: frozenset[int] = frozenset()
+        if self.relations == "facts":
+            relations, examples = relations_of_facts(rows, self.columns, self.query, source)
+        else:
+            if self.relations is not None:
+                listed = [(f"{self.relations}, line {i}", x) for i, x in read_rows(self.relations, None, "train", None)]
+            else:
+                listed = [(document.where("relations", i), x) for i, x in enumerate(required(document, "relations"))]
+            relations = read_relations(listed, self.relation_columns, self.query, self.example)
+        asked = ((line, row) for line, row in rows if line not in examples)
+        return read_facts(asked, relations, self.columns, source, self.duplicates)
+
+    def _source(self, document: Document) -> str:
+        """Path or hub id of the facts."""
+        if self.data is not None:
+            return self.data
+        return str(document.path.parent / required(document, "dataset_kwargs", "data_files"))
