@@ -80,8 +80,9 @@ def compare(
     from harness_plugins.post_training.report import show  # type: ignore[import-not-found]
     from pydantic import ValidationError
 
-    from harness.cli.models import installed, model_spec, short_name
+    from harness.cli.plugins import installed
     from harness.report.progress import ConsoleReporter
+    from harness.run.request import model_named, short_name
 
     try:
         settings = Settings(
@@ -91,7 +92,7 @@ def compare(
     except ValidationError as error:
         raise HarnessError(explain(error, Settings, "harness compare")) from error
     found = installed()
-    specs = [model_spec(name, model_args, device, found, registry) for name in (base, tuned)]
+    specs = [model_named(name, found, model_args, device, registry) for name in (base, tuned)]
     loaders = [
         cast("ModelLoader", found.build("model", x, f"--{y}")) for x, y in zip(specs, ("base", "tuned"), strict=True)
     ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -35,3 +37,43 @@ def suggest(name: str, choices: Iterable[str], cutoff: float = 0.6) -> str:
     lowered = {choice.lower(): choice for choice in choices}
     near = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=cutoff)
     return f' Did you mean "{lowered[near[0]]}"?' if near else ""
+
+
+@contextlib.contextmanager
+def mendable() -> Iterator[None]:
+    """Turn what a person can mend into a sentence.
+
+    Raises:
+        HarnessError: instead of what the operating system, the memory, or the nesting or encoding of a file refuses.
+    """
+    try:
+        yield
+    except (OSError, EOFError, MemoryError, RecursionError, UnicodeError) as error:
+        raise HarnessError(_sentence(error)) from error
+
+
+def _sentence(error: BaseException) -> str:
+    """One sentence about an error that is not the program's."""
+    match error:
+        case BrokenPipeError():
+            return "a connection to another process was closed before the work was done."
+        case OSError():
+            why = error.strerror or str(error) or type(error).__name__
+            return (
+                f"{_cut(os.fsdecode(error.filename))}: {why}." if isinstance(error.filename, str | bytes) else f"{why}."
+            )
+        case EOFError():
+            return "something waited for input, and there is none."
+        case MemoryError():
+            return "there is not enough memory; take a smaller --batch_size, --limit or --controls, or a smaller file."
+        case RecursionError():
+            return "what was read is nested too deeply."
+        case UnicodeEncodeError():
+            return f"{_cut(ascii(error.object))} cannot be written as {error.encoding}."
+        case UnicodeDecodeError():
+            return f"what was read is not {error.encoding} text."
+    return f"{type(error).__name__}: {error}."
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}..."

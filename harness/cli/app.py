@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -19,13 +18,12 @@ from harness.cli import new_plugin as scaffold
 from harness.cli import plan as commands_plan
 from harness.cli import results as commands
 from harness.cli.lm_eval import app as lm_eval_app
-from harness.cli.main import main, mendable
-from harness.cli.models import installed, model_spec, short_name
-from harness.errors import HarnessError, suggest
+from harness.cli.main import main
+from harness.cli.plugins import installed
+from harness.errors import HarnessError, mendable
 from harness.files.terminal import Terminal, say, say_json
 from harness.plugin import border
 from harness.plugin.components import ComponentSpec, parse_spec
-from harness.plugin.notation import BARE
 from harness.run.stopping import stopped
 
 if TYPE_CHECKING:
@@ -163,40 +161,32 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Run one evaluation: these neurons, this intervention, this task, against random controls."""
-    from pydantic import ValidationError
-
-    from harness.plugin.components import explain
     from harness.run.executors import choose
-    from harness.run.spec import RunSpec
+    from harness.run.request import model_named, specification
 
     found = installed()
-    loader = model_spec(model, model_args, device, found, registry)
+    loader = model_named(model, found, model_args, device, registry)
     asked = parse_spec(task, "--task")
     options = {"include_path": include_path, "num_fewshot": num_fewshot}
     given = {key: value for key, value in options.items() if value is not None}
-    asked = ComponentSpec(asked.name, {**asked.params, **given})
-    chosen = parse_spec(selector, "--selector")
-    change = None if intervention is None else parse_spec(intervention, "--intervention")
-    try:
-        spec = RunSpec(
-            name=name or "-".join([short_name(loader), _named(asked), chosen.name, *([change.name] if change else [])]),
-            model=loader,
-            task=asked,
-            selector=chosen,
-            intervention=change,
-            metrics=tuple(parse_spec(item, "--metric") for item in metric or ()),
-            controls=controls,
-            match=match,  # type: ignore[arg-type]  # validated
-            hold_out=hold_out,
-            margins=_margins(margin or ()),
-            seed=seed,
-            engine=engine,  # type: ignore[arg-type]  # validated
-            batch_size=batch_size,
-            limit=limit,
-            resamples=resamples,
-        )
-    except ValidationError as error:
-        raise HarnessError(explain(error, RunSpec, "harness eval")) from error
+    spec = specification(
+        "harness eval",
+        model=loader,
+        task=ComponentSpec(asked.name, {**asked.params, **given}),
+        selector=selector,
+        intervention=intervention,
+        metrics=metric or (),
+        name=name,
+        controls=controls,
+        match=match,
+        hold_out=hold_out,
+        margins=_margins(margin or ()),
+        seed=seed,
+        engine=engine,
+        batch_size=batch_size,
+        limit=limit,
+        resamples=resamples,
+    )
     local = choose("local", Terminal(stderr=True), quiet)
     _run_all([spec], found, local, output_path, fresh, as_json, quiet, dry_run)
 
@@ -241,6 +231,7 @@ def run(
 ) -> None:
     """Run named evaluations of the registry."""
     from harness.run.executors import choose
+    from harness.run.request import named
 
     chosen = choose(executor, Terminal(stderr=True), quiet, address, cpus, gpus, max_retries)
     found = installed()
@@ -249,13 +240,7 @@ def run(
         raise HarnessError(
             f"name one or more runs, or pass --all; {known.path} has: {', '.join(known.runs) or 'none'}."
         )
-    _check_settings(known, found)
-    specs = [spec for name in (names or list(known.runs)) for spec in known.find(name, model)]
-    specs = [_with_model(spec, device, found, known) for spec in specs]
-    if limit is not None:
-        if not 1 <= limit < 2**63:
-            raise HarnessError(f"--limit: expected at least 1 and at most 64 bits, got {limit}.")
-        specs = [spec.model_copy(update={"limit": limit}) for spec in specs]
+    specs = named(names or list(known.runs), known, found, model, device, limit)
     if markdown is not None and not dry_run:
         from harness.report.markdown import check
 
@@ -284,12 +269,13 @@ def unigrams(
     """Count how often each token occurs in a corpus; continues where it was interrupted."""
     if output.suffix != ".safetensors":
         raise HarnessError(f'--output: expected the name of a file that ends with .safetensors, got "{output}".')
-    found = installed()
-    loader = found.build("model", model_spec(model, model_args, None, found, registry), "--model")
-    texts = found.build("corpus", parse_spec(corpus, "--corpus"), "--corpus")
-
     from harness.data.token_counts import count_to_file, summary
     from harness.report.progress import ConsoleReporter
+    from harness.run.request import model_named
+
+    found = installed()
+    loader = found.build("model", model_named(model, found, model_args, None, registry), "--model")
+    texts = found.build("corpus", parse_spec(corpus, "--corpus"), "--corpus")
 
     reporter = ConsoleReporter(Terminal(stderr=True), quiet)
     try:
@@ -375,27 +361,6 @@ def _registry(path: Path | None) -> Registry:
     return load_registry(path or default_path())
 
 
-def _with_model(spec: RunSpec, device: str | None, found: Catalogue, known: Registry) -> RunSpec:
-    """Replace the name of a registry model by its loader."""
-    return spec.model_copy(update={"model": model_spec(str(spec.model), "", device, found, known)})
-
-
-def _check_settings(known: Registry, found: Catalogue) -> None:
-    """Refuse settings for components, and for models, that there are not: they would be passed over."""
-    names = {name for components in found.components.values() for name in components}
-    for model, components in known.settings.items():
-        for name in components:
-            if name not in names:
-                place = known.document.where("settings", model, name)
-                raise HarnessError(f'{place}: "{name}" is no component.{suggest(name, names)}')
-    models = [*found.components["model"], *known.models]
-    for section in ("settings", "resources"):
-        for model in known.document.data.get(section) or ():
-            if model not in models and not set("/:") & set(model):  # a hub id, a folder, a loader with parameters
-                place = known.document.where(section, model)
-                raise HarnessError(f'{place}: there is no model "{model}".{suggest(model, models)}')
-
-
 def _margins(given: Sequence[str]) -> dict[str, float]:
     """What ``--margin NAME=D`` says, by measure."""
     found: dict[str, float] = {}
@@ -415,12 +380,6 @@ def _margins(given: Sequence[str]) -> dict[str, float]:
     return found
 
 
-def _named(task: ComponentSpec) -> str:
-    """A name for a task that can be part of a folder's name: that of lm-eval's tasks, where it is made of these."""
-    own = "_".join(task.params.get(BARE, ())) or task.name
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", own.removesuffix(".yaml")).strip("._-")[:60] or task.name
-
-
 def _run_all(
     specs: list[RunSpec],
     found: Catalogue,
@@ -433,9 +392,11 @@ def _run_all(
 ) -> list[Finished]:
     """Validate every run before the first one starts, then make them, those on the same prompts together."""
     from harness.run.execute import plan, together
+    from harness.run.request import too_few_controls
 
     plans = [plan(spec, found) for spec in specs]
-    _say_too_few(specs)
+    for note in too_few_controls(specs):
+        Terminal(stderr=True).print(f"note: {note}.", style="yellow", soft_wrap=True)
     if dry_run:
         for one in plans:
             say_json({"name": one.spec.name, **one.components()})
@@ -453,19 +414,6 @@ def _run_all(
         then = "the same command continues from the prompts that are finished"
         raise typer.Exit(stopped(error, then)) from None
     return made
-
-
-def _say_too_few(specs: Sequence[RunSpec]) -> None:
-    """What the numbers of controls that are asked for can never show, before any work is done."""
-    from harness.controls.random import too_few
-
-    short: dict[int, list[str]] = {}
-    for spec in specs:
-        if spec.controls and too_few(spec.controls):
-            short.setdefault(spec.controls, []).append(spec.name)
-    for number, names in short.items():
-        which = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-        Terminal(stderr=True).print(f"note: {which}: {too_few(number)}.", style="yellow", soft_wrap=True)
 
 
 def _page(runs: list[Path], folder: Path, title: str, description: str) -> None:

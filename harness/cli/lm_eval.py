@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from harness.cli.plugins import installed
 from harness.files.terminal import say
 from harness.files.wording import counted
 
@@ -91,11 +92,11 @@ def prepare(
     debug: Debug = False,
 ) -> None:
     """Write the prompts that a model is asked, as a task that any lm-eval runs: JSONL, YAML and a scoring function."""
-    from harness.cli.models import installed, model_spec
     from harness.lmeval.prepared import write
+    from harness.run.request import model_named
 
     found = installed()
-    spec = model_spec(model, model_args, device, found)
+    spec = model_named(model, found, model_args, device)
     loader = found.build("model", spec, "--model")
     for folder, n in write(loader, task, output, limit, seed):  # type: ignore[arg-type]  # a model loader
         say(f"wrote {folder} ({counted(n, 'prompt')}): lm_eval --include_path {output} --tasks {folder.name}_prepared")

@@ -14,19 +14,17 @@ import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-from harness.errors import HarnessError
-from harness.files import cache_folders as caches
+from harness.errors import HarnessError, mendable
 from harness.files import harmless
+from harness.run import environment
 from harness.run.stopping import stopped, terminations
 
 
 def main() -> None:
     """Entry point of the command line."""
-    # MKL otherwise rounds by where an array happens to lie in memory; read when torch is imported, later than this.
-    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
     try:
         with terminations(), _streams(), mendable():
-            caches.provide()
+            environment.prepare()
             _check_arguments()
             from harness.cli.app import app
             from harness.files.terminal import install
@@ -53,46 +51,6 @@ def _check_arguments() -> None:
             argument.encode()
         except UnicodeEncodeError:
             raise HarnessError(f"the argument {argument!a} is not UTF-8 text.") from None
-
-
-@contextlib.contextmanager
-def mendable() -> Iterator[None]:
-    """Turn what a person can mend into a sentence.
-
-    Raises:
-        HarnessError: instead of what the operating system, the memory, or the nesting or encoding of a file refuses.
-    """
-    try:
-        yield
-    except (OSError, EOFError, MemoryError, RecursionError, UnicodeError) as error:
-        raise HarnessError(said(error)) from error
-
-
-def said(error: BaseException) -> str:
-    """One sentence about an error that is not the program's."""
-    match error:
-        case BrokenPipeError():
-            return "a connection to another process was closed before the work was done."
-        case OSError():
-            why = error.strerror or str(error) or type(error).__name__
-            return (
-                f"{_cut(os.fsdecode(error.filename))}: {why}." if isinstance(error.filename, str | bytes) else f"{why}."
-            )
-        case EOFError():
-            return "something waited for input, and there is none."
-        case MemoryError():
-            return "there is not enough memory; take a smaller --batch_size, --limit or --controls, or a smaller file."
-        case RecursionError():
-            return "what was read is nested too deeply."
-        case UnicodeEncodeError():
-            return f"{_cut(ascii(error.object))} cannot be written as {error.encoding}."
-        case UnicodeDecodeError():
-            return f"what was read is not {error.encoding} text."
-    return f"{type(error).__name__}: {error}."
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 # -- standard output and error -----------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from harness.cli.plugins import installed
 from harness.errors import HarnessError
 from harness.files.terminal import Terminal, say_json
 
@@ -62,39 +63,33 @@ def plan(
     """
     if effect is not None and (effect == 0 or not math.isfinite(effect)):
         raise HarnessError(f"--effect: expected a distance from random sets, negative below them, got {effect:g}.")
-    from pydantic import ValidationError
-
-    from harness.cli.models import installed, model_spec
-    from harness.plugin.components import explain, parse_spec
     from harness.report.outlook import show
     from harness.report.progress import ConsoleReporter
     from harness.run.execute import plan as found_and_validated
     from harness.run.outlook import check_wanted, outlook
     from harness.run.planning import FEWEST, pilot
-    from harness.run.spec import RunSpec
+    from harness.run.request import model_named, specification
 
     if sets is not None and sets < FEWEST:
         raise HarnessError(f"--sets: expected {FEWEST} or more, got {sets}: fewer cannot tell how control sets differ.")
     found = installed()
-    try:
-        spec = RunSpec(
-            name="plan",
-            model=model_spec(model, model_args, device, found, registry),
-            task=parse_spec(task, "--task"),
-            selector=parse_spec(selector, "--selector"),
-            intervention=None if intervention is None else parse_spec(intervention, "--intervention"),
-            metrics=tuple(parse_spec(item, "--metric") for item in metric or ()),
-            controls=controls,
-            hold_out=hold_out,
-            match=match,  # type: ignore[arg-type]  # validated
-            seed=seed,
-            engine=engine,  # type: ignore[arg-type]  # validated
-            batch_size=batch_size,
-            limit=limit,
-            resamples=RESAMPLES,
-        )
-    except ValidationError as error:
-        raise HarnessError(explain(error, RunSpec, "harness plan")) from error
+    spec = specification(
+        "harness plan",
+        name="plan",
+        model=model_named(model, found, model_args, device, registry),
+        task=task,
+        selector=selector,
+        intervention=intervention,
+        metrics=metric or (),
+        controls=controls,
+        hold_out=hold_out,
+        match=match,
+        seed=seed,
+        engine=engine,
+        batch_size=batch_size,
+        limit=limit,
+        resamples=RESAMPLES,
+    )
     seen = pilot(
         found_and_validated(spec, found),
         ConsoleReporter(Terminal(stderr=True), quiet),
