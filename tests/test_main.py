@@ -36,7 +36,7 @@ def test_whatever_ends_the_work_is_a_sentence_and_no_success(
     def fail(*_: object) -> None:
         raise raised
 
-    monkeypatch.setattr(cli, "catalogue", fail)
+    monkeypatch.setattr(cli, "installed", fail)
     code, out, err = harness("list")
     assert (code, out) == (2, "")
     assert err.startswith("error: ") and says in err
@@ -47,7 +47,7 @@ def test_an_interrupt_is_130(harness: Harness, monkeypatch: pytest.MonkeyPatch) 
     def fail() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "catalogue", fail)
+    monkeypatch.setattr(cli, "installed", fail)
     assert harness("list") == (130, "", "interrupted\n")
 
 
