@@ -14,7 +14,10 @@ from typing import Any
 
 import pytest
 import small_runs
+from harness_plugins.context_copying.cells import LAYOUT
+from harness_plugins.context_copying.metrics import Transitions
 
+from harness.errors import HarnessError
 from harness.report.latex import escape, export
 
 ENGINE = next((name for name in ("tectonic", "pdflatex", "xelatex", "lualatex") if shutil.which(name)), None)
@@ -87,6 +90,16 @@ def test_the_transition_table_has_the_controls_beneath_each_cell(run: Path, tmp_
             assert re.fullmatch(below, rows[2 * i + 1][1 + j])
     data = columns(written[0].with_suffix(".csv"))
     assert len(data) == 9 and [int(row["count"]) for row in data] == [x for row in table["treated"] for x in row]
+
+
+def test_frames_are_set_as_metrics_declare_and_only_those(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Transitions, "layouts", {"relation_groups": LAYOUT})
+    with pytest.raises(HarnessError, match="layout transitions wants the column before of the table relation_groups"):
+        export([run], tmp_path)
+    monkeypatch.setattr(Transitions, "layouts", {})
+    assert [path.name for path in export([run], tmp_path)] == ["small-measures.tex"]
 
 
 def test_measures_with_intervals_controls_and_p(run: Path, tmp_path: Path) -> None:

@@ -190,6 +190,13 @@ HOOK = "@hookimpl\ndef harness_selectors():\n    return [Odd]\n"
             HEAD.format(name='"odd"\n    version = 2') + HOOK,
             'the selector "odd" has the version 2, expected text',
         ),
+        (
+            "from harness import hookimpl\nfrom harness.plugin import Metric\n"
+            "class Odd(Metric):\n    name = 'odd'\n    layouts = {'cells': 'matrix'}\n"
+            "    def measure(self, outcomes): ...\n"
+            "@hookimpl\ndef harness_metrics():\n    return [Odd]\n",
+            "the metric \"odd\" has layouts {'cells': 'matrix'}, expected a Matrix for names of frames",
+        ),
     ],
 )  # fmt: skip
 def test_a_plugin_that_provides_nothing_is_put_aside_and_why_is_said(

@@ -134,8 +134,8 @@ def test_tables_without_anything_to_test() -> None:
         json.dumps(tests.to_dict(), allow_nan=False)
     still = of_counts(np.diag([5, 6, 7]))
     assert still.bowker.p == 1 and still.stuart_maxwell.p == 1 and still.n_changed == 0
-    assert conversion_ratios(np.zeros((3, 3))) == {"CKCR": None, "PKCR": None, "NDCR": None, "GTS": None}
-    assert conversion_ratios(np.diag([7, 0, 0])) == {"CKCR": None, "PKCR": 0, "NDCR": 0, "GTS": 0}
+    assert conversion_ratios(np.zeros((3, 3)), ORDER) == {"CKCR": None, "PKCR": None, "NDCR": None, "GTS": None}
+    assert conversion_ratios(np.diag([7, 0, 0]), ORDER) == {"CKCR": None, "PKCR": 0, "NDCR": 0, "GTS": 0}
 
 
 @pytest.mark.filterwarnings("error")

@@ -112,7 +112,7 @@ class ModelTask(ConfigurableTask):
         try:
             corpus = _running_corpus()
         except HarnessError:  # somebody looks at the task before there is a model: with one, it is made anew
-            corpus = "world"
+            corpus = catalogue().some_texts()
         self.task = self._made(corpus)
         super().__init__(config={key: value for key, value in config.items() if key != "class"})
 

@@ -51,6 +51,7 @@ from .components import Template as Template
 from .records import Alone as Alone
 from .records import Figure as Figure
 from .records import Frame as Frame
+from .records import Matrix as Matrix
 from .records import Measurement as Measurement
 from .records import Outcomes as Outcomes
 from .records import Prepared as Prepared
@@ -86,6 +87,7 @@ __all__ = [
     "Head",
     "InputFile",
     "Intervention",
+    "Matrix",
     "Measure",
     "Measurement",
     "Metric",

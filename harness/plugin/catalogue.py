@@ -7,15 +7,17 @@ import inspect
 import os
 import re
 import traceback
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, cast
 
 import pluggy
 
 from harness.errors import HarnessError, suggest
 from harness.plugin import border, hookspecs
-from harness.plugin.components import KINDS, Component, ComponentSpec, Kind, build
+from harness.plugin.components import KINDS, Component, ComponentSpec, Kind, ModelLoader, build
+from harness.plugin.records import Matrix
 
 GROUP = "harness"
 FIRST_PARTY = "neuron-harness"
@@ -116,6 +118,9 @@ class Catalogue:
         metrics = getattr(cls, "default_metrics", ())
         if not (isinstance(metrics, tuple | list) and all(isinstance(metric, str) for metric in metrics)):
             raise HarnessError(f'the {kind} "{name}" has default_metrics {metrics!r}, expected a tuple of names')
+        layouts = getattr(cls, "layouts", {})
+        if not (isinstance(layouts, Mapping) and all(isinstance(x, Matrix) for x in layouts.values())):
+            raise HarnessError(f'the {kind} "{name}" has layouts {layouts!r}, expected a Matrix for names of frames')
         taken = self.components[kind].get(cls.name)
         if taken is not None:
             raise HarnessError(f'the {kind} "{cls.name}" is already provided by {self.origins[taken]}')
@@ -147,6 +152,12 @@ class Catalogue:
         if there or self.broken:
             return f" Plugins of other packages: {', '.join(dict.fromkeys(there))}." if there else ""
         return f' No other installed package has an entry point of the group "{GROUP}", by which plugins are found.'
+
+    def some_texts(self) -> str | None:
+        """The texts of the first model that has texts of its own: for whom a component needs some, whatever the model
+        that it will be used with."""
+        loaders = cast("Iterable[type[ModelLoader]]", self.components["model"].values())
+        return next((loader.corpus for loader in loaders if loader.corpus), None)
 
     def build(self, kind: Kind, spec: ComponentSpec, field: str, corpus: str | None = None) -> Component:
         """Find and validate one component; ``corpus``: the texts that the model has of its own, if any.

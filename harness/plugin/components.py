@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from harness.conditions.conditions import Condition, Edit, Frozen, Selection, Unit
     from harness.engine.hooks import Engine, Progress
     from harness.model.model import Model
-    from harness.plugin.records import Figure, Frame, Measurement, Outcomes, Prepared, Prompt
+    from harness.plugin.records import Figure, Frame, Matrix, Measurement, Outcomes, Prepared, Prompt
 
 Kind = Literal["model", "corpus", "selector", "intervention", "task", "metric"]
 KINDS: tuple[Kind, ...] = ("model", "corpus", "selector", "intervention", "task", "metric")
@@ -382,6 +382,9 @@ class Metric(Component):
     needs: ClassVar[frozenset[str]] = frozenset()
     """Names of the outcomes that :meth:`measure` cannot do without (``Task.gives``): a task that does not give them is
     refused before a model is loaded."""
+
+    layouts: ClassVar[Mapping[str, Matrix]] = {}
+    """How ``harness report --latex`` sets frames of this metric, by their name; the others are not set."""
 
     @abc.abstractmethod
     def measure(self, outcomes: Outcomes) -> Measurement:

@@ -253,6 +253,31 @@ class Frame:
 
 
 @dataclass(frozen=True)
+class Matrix:
+    """How papers show a frame that has a row for each cell of a square table (:attr:`Metric.layouts`).
+
+    Attributes:
+        name: what its files are called, after the run.
+        caption: LaTeX, without a full stop: what rows, columns and numbers are.
+        row, column: the frame's columns that say where a cell stands.
+        row_label, column_label: what stands before rows and columns, with ``{}`` for the category.
+        share, count: what a cell shows: a number with two digits, and a whole one in brackets.
+        mean, error: what stands beneath it, of the controls.
+    """
+
+    name: str
+    caption: str
+    row: str
+    column: str
+    row_label: str
+    column_label: str
+    share: str
+    count: str
+    mean: str
+    error: str
+
+
+@dataclass(frozen=True)
 class Figure:
     """A figure and the data it shows: written as PNG, SVG and CSV of one name.
 

@@ -1,7 +1,7 @@
 """Tables of runs for a paper: LaTeX (booktabs), and CSV with the same numbers to full precision.
 
-Of each run: its transition table, shares of each row with the controls' mean and standard error beneath, and its
-primary measures. Of several runs: each primary measure with its quantile among the controls, runs that differ in the
+Of each run: the tables that its metrics declare a layout for (:class:`harness.plugin.records.Matrix`), and its primary
+measures. Of several runs: each primary measure with its quantile among the controls, runs that differ in the
 model side by side, those that differ otherwise (ablation value, number of neurons ...) one below the other.
 """
 
@@ -11,12 +11,17 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from harness.errors import HarnessError
 from harness.files.harmless import latex as escape
 from harness.files.owned import path_name
 from harness.files.wording import counted
+from harness.plugin.catalogue import catalogue
+from harness.plugin.components import Metric
+from harness.plugin.records import Matrix
 from harness.report.figure_files import csv_bytes
 from harness.report.formatting import by_key, chosen, p_value, treatment
 from harness.report.publishing import publish
@@ -86,8 +91,16 @@ def render(table: TexTable) -> str:
 
 
 def _of_run(record: Mapping[str, Any], stem: str) -> list[TexTable]:
-    cells = [frame["rows"] for frame in record["frames"] if frame["name"] == "transition_cells" and frame["rows"]]
-    return [*(_transitions(record, rows, stem) for rows in cells), _measures(record, stem)]
+    layouts = _layouts(record)
+    shown = [frame for frame in record["frames"] if frame["name"] in layouts and frame["rows"]]
+    return [*(_matrix(record, layouts[x["name"]], x, stem) for x in shown), _measures(record, stem)]
+
+
+def _layouts(record: Mapping[str, Any]) -> dict[str, Matrix]:
+    """How the run's metrics want their tables set, by the tables' names."""
+    metrics = catalogue().components["metric"]
+    named = [metrics.get(metric["name"]) for metric in record["identity"]["components"]["metrics"]]
+    return {name: layout for cls in named if cls for name, layout in cast("type[Metric]", cls).layouts.items()}
 
 
 def _about(record: Mapping[str, Any]) -> str:
@@ -98,24 +111,36 @@ def _about(record: Mapping[str, Any]) -> str:
     )
 
 
-def _transitions(record: Mapping[str, Any], cells: Sequence[Mapping[str, Any]], stem: str) -> TexTable:
-    sources = list(dict.fromkeys(cell["before"] for cell in cells))
-    found = {(cell["before"], cell["after"]): cell for cell in cells}
+def _matrix(record: Mapping[str, Any], layout: Matrix, frame: Mapping[str, Any], stem: str) -> TexTable:
+    """A square table of cells, as its metric declares.
+
+    Raises:
+        HarnessError: the frame has no row for each cell, or lacks a column that the layout names.
+    """
+    cells: Sequence[Mapping[str, Any]] = frame["rows"]
+    columns = (layout.row, layout.column, layout.share, layout.count, layout.mean, layout.error)
+    if missing := [column for column in columns if column not in cells[0]]:
+        raise HarnessError(
+            f"{stem}: the layout {layout.name} wants the column {missing[0]} of the table {frame['name']}, which has "
+            f"{', '.join(cells[0])}."
+        )
+    found = {(cell[layout.row], cell[layout.column]): cell for cell in cells}
+    categories = list(dict.fromkeys(cell[layout.row] for cell in cells))
+    if set(found) != set(product(categories, repeat=2)):
+        raise HarnessError(f"{stem}: the table {frame['name']} is not square, as the layout {layout.name} wants it.")
     rows: list[Sequence[str] | None] = []
-    for before in sources:
+    for row in categories:
         if rows:
             rows.append(None)
-        line = [found[before, after] for after in sources]
-        rows.append([f"From {escape(before)}", *(f"{_fixed(x['share'])} ({x['count']:,})" for x in line)])
-        if any(x["control_mean"] is not None for x in line):
-            rows.append(["", *(f"{{\\scriptsize {_spread(x['control_mean'], x['control_se'])}}}" for x in line)])
-    caption = (
-        f"Knowledge sources before (rows) and after (columns): share of the row in \\% and count; beneath, mean share "
-        f"under the controls $\\pm$ standard error. {_about(record)}."
-    )
-    header = ["", *(f"To {escape(after)}" for after in sources)]
+        line = [found[row, column] for column in categories]
+        shown = (f"{_fixed(x[layout.share])} ({x[layout.count]:,})" for x in line)
+        rows.append([layout.row_label.format(escape(row)), *shown])
+        if any(x[layout.mean] is not None for x in line):
+            rows.append(["", *(f"{{\\scriptsize {_spread(x[layout.mean], x[layout.error])}}}" for x in line)])
+    header = ["", *(layout.column_label.format(escape(column)) for column in categories)]
     data = {name: [cell[name] for cell in cells] for name in cells[0]}
-    return TexTable(f"{stem}-transitions", caption, "l" + "r" * len(sources), header, rows, data)
+    caption = f"{layout.caption}. {_about(record)}."
+    return TexTable(f"{stem}-{layout.name}", caption, "l" + "r" * len(categories), header, rows, data)
 
 
 def _measures(record: Mapping[str, Any], stem: str) -> TexTable:

@@ -35,10 +35,10 @@ def _places(values: np.ndarray, categories: Sequence[Any]) -> np.ndarray:
     return matches.argmax(axis=1)
 
 
-def conversion_ratios(table: np.ndarray, categories: Sequence[str] = ("CK", "PK", "ND")) -> dict[str, float | None]:
+def conversion_ratios(table: np.ndarray, categories: Sequence[str]) -> dict[str, float | None]:
     """Conversion ratio of each category and the global transition score of a table [k, k], in percent.
 
-    ``CKCR`` = everything that became CK / everything that was not CK (Tighidet et al. 2025), PKCR and NDCR likewise;
+    Of a category X, ``XCR`` = everything that became X / everything that was not X (Tighidet et al. 2025);
     ``GTS`` = 100 (1 - trace / total). None where nothing could convert.
     """
     table = np.asarray(table, dtype=np.float64)

@@ -19,6 +19,7 @@ from harness.errors import HarnessError
 from harness.model.digests import weights_digest
 from harness.model.model import Model
 from harness.plugin import components
+from harness.plugin.catalogue import catalogue
 from harness.plugin.components import Component, Kind, explain
 from harness.plugin.records import Figure, Frame
 
@@ -65,7 +66,8 @@ def made(cls: type[C], kind: Kind, params: dict[str, Any]) -> C:
     promise(not missing, owner, f"it does not implement {', '.join(missing)}()")
     _light(cls, owner)
     try:
-        component, again = (cls.model_validate(params, context={"corpus": "world"}) for _ in range(2))
+        own = {"corpus": catalogue().some_texts()}
+        component, again = (cls.model_validate(params, context=own) for _ in range(2))
     except ValidationError as error:
         raise AssertionError(f"{owner}: {explain(error, cls, cls.name)}") from error
     except HarnessError as error:  # of a parameter that is a component itself

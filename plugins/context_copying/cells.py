@@ -7,12 +7,29 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.plugin import Frame
+from harness.plugin import Frame, Matrix
 
 from .matching import SOURCES
 
 if TYPE_CHECKING:
     from harness.plugin import Measure
+
+NAME = "transition_cells"
+
+LAYOUT = Matrix(
+    name="transitions",
+    caption="Knowledge sources before (rows) and after (columns): share of the row in \\% and count; beneath, mean "
+    "share under the controls $\\pm$ standard error",
+    row="before",
+    column="after",
+    row_label="From {}",
+    column_label="To {}",
+    share="share",
+    count="count",
+    mean="control_mean",
+    error="control_se",
+)
+"""How the table is set in a paper."""
 
 
 def transition_cells(cells: Mapping[tuple[int, int], Measure], clusters: np.ndarray) -> Frame:
@@ -39,7 +56,7 @@ def transition_cells(cells: Mapping[tuple[int, int], Measure], clusters: np.ndar
         "each cell of the table: share of its row (%), Korn-Graubard interval over facts, mean and standard error "
         "under the controls"
     )
-    return Frame("transition_cells", title, columns_of(rows))
+    return Frame(NAME, title, columns_of(rows))
 
 
 def _row(cell: Measure, clusters: np.ndarray) -> dict[str, Any]:

@@ -7,14 +7,14 @@ Every measure is a ratio of sums over prompts, so that its controls, intervals a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from harness.plugin import Measurement, Metric, Table, counted
+from harness.plugin import Matrix, Measurement, Metric, Table, counted
 
-from .cells import transition_cells
+from .cells import LAYOUT, NAME, transition_cells
 from .figures import conversion_bars, log_odds, source_counts, transition_scores
 from .matching import SOURCES
 
@@ -54,6 +54,7 @@ class Transitions(Metric):
 
     name = "transitions"
     needs = frozenset({"source"})
+    layouts: ClassVar[dict[str, Matrix]] = {NAME: LAYOUT}
     collapse: float = Field(0.9, gt=0, le=1, description="share of ND from which the treated model counts as broken")
 
     def measure(self, outcomes: Outcomes) -> Measurement:
