@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo setup test fast test-versions lint docs bench reference train train-tuned clean
+.PHONY: demo setup test fast coverage test-versions lint docs bench reference train train-tuned clean
 
 demo: $(READY)  ## set up, then run the main job on the bundled model
 	$(BIN)/harness eval --task knowledge_conflict --selector entropy --intervention mean
@@ -17,6 +17,9 @@ test: $(READY) lint  ## set up, then run the whole test suite
 fast: $(READY)  ## the tests without those that build environments or run whole jobs
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 
+coverage: $(READY)  ## the quick tests, and which lines and branches none of them runs (build/coverage/index.html)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" --cov --cov-report=term --cov-report=html:build/coverage
+
 test-versions:  ## those under the oldest and the newest versions (each up to 8 GB and a quarter of an hour)
 	.ci/versions
 
@@ -24,6 +27,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 docs: $(READY)  ## the documentation, into build/site, without the network
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = {
     "changelog.md": "CHANGELOG.md",
     "contributing.md": "CONTRIBUTING.md",
+    "security.md": "SECURITY.md",
     "benchmarks.md": "benchmarks/README.md",
     "bundled-model.md": "plugins/demo/README.md",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
+import sys
 import time
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -23,7 +24,7 @@ def provenance(command: str, started: float, run_id: str) -> dict[str, Any]:
 
     import torch
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform == "darwin" else 1)  # in KiB
     cuda = torch.cuda.is_available()
     return {
         "run_id": run_id,
