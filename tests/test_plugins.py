@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from harness import hookimpl
 from harness.conditions.conditions import Selection
 from harness.errors import HarnessError
+from harness.plugin import PublishedNeurons
 from harness.plugin import catalogue as plugins
 from harness.plugin.catalogue import Catalogue, Origin, catalogue
 from harness.plugin.components import ComponentSpec, Selector
@@ -145,6 +147,7 @@ def discover(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> Cata
 
 HEAD = """
 from harness import hookimpl
+from harness.plugin import PublishedNeurons
 from harness.plugin.components import Selector
 
 class Odd(Selector):
@@ -231,3 +234,29 @@ def test_whoever_misses_a_component_is_told_which_packages_have_an_entry_point(
     alone = Catalogue()
     with pytest.raises(HarnessError, match='No other installed package has an entry point of the group "harness"'):
         alone.get("selector", "odd", "--selector")
+
+
+def listed(*lists: object) -> SimpleNamespace:
+    @hookimpl
+    def harness_published_neurons() -> list[object]:
+        return list(lists)
+
+    return SimpleNamespace(harness_published_neurons=harness_published_neurons)
+
+
+def test_lists_of_published_neurons_are_checked_and_named_once() -> None:
+    found = Catalogue()
+    some = PublishedNeurons("tiny", ("1.2", "1.7"), "loud neuron", "Nobody (2020)")
+    found.add(listed(some), A)
+    assert found.published == {"tiny": some} and found.published_by == {"tiny": A}
+    with pytest.raises(HarnessError, match=r'the list of neurons "tiny" is already provided by dist-a 1 \(plugin a\)'):
+        found.add(listed(some), B)
+    for odd, says in (
+        ("tiny", "returned 'tiny', which is no PublishedNeurons"),
+        (dataclasses.replace(some, name="a b"), "no name that can be typed: 'a b'"),
+        (dataclasses.replace(some, name="none", neurons=()), 'the list of neurons "none" is empty'),
+        (dataclasses.replace(some, name="odd", neurons=("1.x",)), 'the list of neurons "odd": "1.x" is not a neuron'),
+    ):
+        with pytest.raises(HarnessError, match=says):
+            found.add(listed(odd), B)
+    assert set(found.published) == {"tiny"}

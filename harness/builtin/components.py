@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from importlib.resources import files
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +13,7 @@ from harness import hookimpl
 from harness.conditions.conditions import Head, Neuron, Selection, by_layer, check_units
 from harness.errors import HarnessError, suggest
 from harness.files.wording import counted, the
+from harness.plugin.catalogue import catalogue
 from harness.plugin.components import Corpus, Intervention, ModelLoader, SelectionContext, Selector, Source
 
 if TYPE_CHECKING:
@@ -185,8 +184,7 @@ class Random(Selector):
 class Neurons(Selector):
     """An explicit list of neurons, such as [11.584, 11.2378], or one that was published.
 
-    Published are the entropy neurons of Tighidet et al. (EMNLP 2025): gpt2-small, pythia-1.4b, phi-1.5, mistral-7b,
-    llama-3-8b.
+    Published lists come with plugins: harness list plugins names them, and so does the answer to a name that is none.
     """
 
     name = "neurons"
@@ -215,7 +213,7 @@ class Neurons(Selector):
             return name  # it is wrong itself, and that is what is said
         if (name is None) == (info.data["neurons"] is None):
             raise ValueError("give either neurons (neurons=[11.584,11.2378]) or the name of a published list")
-        lists = published_neurons()
+        lists = catalogue().published
         if name is not None and name not in lists:
             raise ValueError(f'there is no list "{name}".{suggest(name, lists)} There are: {", ".join(lists)}')
         return name
@@ -225,7 +223,7 @@ class Neurons(Selector):
 
     def listed(self) -> tuple[Neuron, ...]:
         """The neurons that are named."""
-        names = published_neurons()[self.published] if self.published is not None else self.neurons or ()
+        names = self.neurons or () if self.published is None else catalogue().published[self.published].neurons
         return tuple(map(Neuron.parse, names))
 
     def check(self, model: Model) -> None:
@@ -235,19 +233,14 @@ class Neurons(Selector):
         listed = self.listed()
         rule = f"{the(len(listed), 'neuron')} named by the user"
         if self.published is not None:
-            rule = f"{the(len(listed), 'entropy neuron')} of {self.published} published by Tighidet et al. (2025)"
+            source = catalogue().published[self.published]
+            rule = f"{the(len(listed), source.what)} of {source.name} published by {source.by}"
         return Selection(neurons=listed, rule=rule)
 
 
 def check_named(units: Sequence[Unit], model: Model, owner: str) -> None:
     """Refuse units that the model does not have, or that are named twice."""
     check_units(units, model.anatomy.n_layers, model.anatomy.d_mlp, model.anatomy.n_heads, owner)
-
-
-def published_neurons() -> dict[str, tuple[str, ...]]:
-    """Published lists of neurons by name; their source stands in ``published_neurons.json``."""
-    text = (files("harness") / "published_neurons.json").read_text(encoding="utf-8")
-    return {name: tuple(entry["neurons"]) for name, entry in json.loads(text)["lists"].items()}
 
 
 class Heads(Selector):

@@ -91,6 +91,7 @@ def _plugins(found: Catalogue) -> Table:
     table = _table("plugins", "name", "distribution", "offers")
     for origin in found.plugins:
         offers = [f"{cls.kind} {cls.name}" for cls, of in found.origins.items() if of == origin]
+        offers += [f"neurons {name}" for name, of in found.published_by.items() if of == origin]
         table.add_row(origin.plugin, f"{origin.distribution} {origin.version}", ", ".join(offers))
     for broken in found.broken:
         table.add_row(broken.origin.plugin, str(broken.origin.distribution), f"left out: {broken.reason}")

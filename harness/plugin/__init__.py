@@ -23,7 +23,9 @@ _DEFINED = {
         "AnyCorpus AnyModel AnySelector Component Corpus CountsPath InputFile Intervention Metric ModelCorpus "
         "ModelLoader SelectionContext Selector Source Task Template"
     ),
-    "harness.plugin.records": "Alone Figure Frame Matrix Measurement Outcomes Prepared Prompt Series Step Table",
+    "harness.plugin.records": (
+        "Alone Figure Frame Matrix Measurement Outcomes Prepared Prompt PublishedNeurons Series Step Table"
+    ),
     "harness.conditions.conditions": (
         "BASELINE Condition Direction Edit End Frozen Head Neuron Selection SetNeurons Unit by_layer"
     ),

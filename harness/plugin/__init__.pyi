@@ -56,6 +56,7 @@ from .records import Measurement as Measurement
 from .records import Outcomes as Outcomes
 from .records import Prepared as Prepared
 from .records import Prompt as Prompt
+from .records import PublishedNeurons as PublishedNeurons
 from .records import Series as Series
 from .records import Step as Step
 from .records import Table as Table
@@ -101,6 +102,7 @@ __all__ = [
     "Progress",
     "ProjectOut",
     "Prompt",
+    "PublishedNeurons",
     "Scores",
     "Selection",
     "SelectionContext",

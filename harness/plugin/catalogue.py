@@ -14,10 +14,11 @@ from typing import Any, cast
 
 import pluggy
 
+from harness.conditions.conditions import Neuron
 from harness.errors import HarnessError, suggest
 from harness.plugin import border, hookspecs
 from harness.plugin.components import KINDS, Component, ComponentSpec, Kind, ModelLoader, build
-from harness.plugin.records import Matrix
+from harness.plugin.records import Matrix, PublishedNeurons
 
 GROUP = "harness"
 FIRST_PARTY = "neuron-harness"
@@ -65,6 +66,8 @@ class Catalogue:
     def __init__(self) -> None:
         self.components: dict[Kind, dict[str, type[Component]]] = {kind: {} for kind in KINDS}
         self.origins: dict[type[Component], Origin] = {}
+        self.published: dict[str, PublishedNeurons] = {}
+        self.published_by: dict[str, Origin] = {}
         self.plugins: list[Origin] = []
         self.broken: list[Broken] = []
         self.passed_over: list[Origin] = []
@@ -92,7 +95,10 @@ class Catalogue:
                 for cls in classes:
                     self._check(cls, kind)
                     found.append((kind, cls))
-        if not found:
+        lists: list[Any] = [x for some in manager.hook.harness_published_neurons() for x in some]
+        for item in lists:
+            self._check_list(item)
+        if not found and not lists:
             raise HarnessError(_why_empty(plugin))
         for kind, cls in found:
             if sum(of == kind and other.name == cls.name for of, other in found) > 1:
@@ -100,6 +106,8 @@ class Catalogue:
         for kind, cls in found:
             self.components[kind][cls.name] = cls
             self.origins[cls] = _ORIGINS[cls] = origin
+        for item in lists:
+            self.published[item.name], self.published_by[item.name] = item, origin
         self.plugins.append(origin)
 
     def _check(self, cls: Any, kind: Kind) -> None:
@@ -124,6 +132,23 @@ class Catalogue:
         taken = self.components[kind].get(cls.name)
         if taken is not None:
             raise HarnessError(f'the {kind} "{cls.name}" is already provided by {self.origins[taken]}')
+
+    def _check_list(self, item: Any) -> None:
+        if not isinstance(item, PublishedNeurons):
+            raise HarnessError(f"harness_published_neurons() returned {item!r}, which is no PublishedNeurons")
+        if not (isinstance(item.name, str) and TYPED.fullmatch(item.name)):
+            raise HarnessError(f"a list of neurons has no name that can be typed: {item.name!r}")
+        if item.name in self.published:
+            raise HarnessError(
+                f'the list of neurons "{item.name}" is already provided by {self.published_by[item.name]}'
+            )
+        if not item.neurons:
+            raise HarnessError(f'the list of neurons "{item.name}" is empty')
+        for neuron in item.neurons:
+            try:
+                Neuron.parse(neuron)
+            except HarnessError as error:
+                raise HarnessError(f'the list of neurons "{item.name}": {error}') from error
 
     def get(self, kind: Kind, name: str, field: str) -> type[Component]:
         """The component class of this name.
@@ -173,7 +198,7 @@ class Catalogue:
 def _why_empty(plugin: Any) -> str:
     """What is missing of a plugin that offers nothing."""
     named = [name for name in dir(plugin) if name.startswith("harness_") and callable(getattr(plugin, name, None))]
-    hooks = ", ".join(hookspecs.HOOKS.values())
+    hooks = ", ".join([*hookspecs.HOOKS.values(), "harness_published_neurons"])
     if unmarked := [name for name in named if not hasattr(getattr(plugin, name), f"{GROUP}_impl")]:
         return f"it offers nothing: {unmarked[0]}() needs @hookimpl above it (from harness import hookimpl)"
     if named:

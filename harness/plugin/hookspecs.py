@@ -28,6 +28,7 @@ from __future__ import annotations
 import pluggy
 
 from harness.plugin.components import Corpus, Intervention, Metric, ModelLoader, Selector, Task
+from harness.plugin.records import PublishedNeurons
 
 CONTRACT_VERSION = 1
 """Raised when a hook changes so that plugins must change; a plugin may state the one it was written for in
@@ -64,6 +65,11 @@ def harness_tasks() -> list[type[Task]]:  # type: ignore[empty-body]
 @hookspec
 def harness_metrics() -> list[type[Metric]]:  # type: ignore[empty-body]
     """Return metrics: ``measure(outcomes)`` gives measures, tables and figures."""
+
+
+@hookspec
+def harness_published_neurons() -> list[PublishedNeurons]:  # type: ignore[empty-body]
+    """Return lists of neurons that were published: the selector ``neurons`` knows them by their names."""
 
 
 HOOKS: dict[str, str] = {

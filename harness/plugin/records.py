@@ -253,6 +253,23 @@ class Frame:
 
 
 @dataclass(frozen=True)
+class PublishedNeurons:
+    """Neurons of one model that a paper lists, to be chosen by name (``neurons:published=NAME``).
+
+    Attributes:
+        name: of the list: what users type.
+        neurons: "layer.index" of each, ascending as in the paper.
+        what: what one of them is called ("entropy neuron").
+        by: authors and year, as in "published by Tighidet et al. (2025)".
+    """
+
+    name: str
+    neurons: tuple[str, ...]
+    what: str
+    by: str
+
+
+@dataclass(frozen=True)
 class Matrix:
     """How papers show a frame that has a row for each cell of a square table (:attr:`Metric.layouts`).
 

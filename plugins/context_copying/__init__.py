@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from harness.plugin import Metric, Task, hookimpl
+from harness.plugin import Metric, PublishedNeurons, Task, hookimpl
 
 from .groups import RelationGroups
 from .looser import Matching
 from .metrics import ConversionRatios, EntropyChange, LogOdds, Transitions
+from .published import published_neurons
 from .selected import SelectedNeurons
 from .task import KnowledgeConflict
+
+
+@hookimpl
+def harness_published_neurons() -> list[PublishedNeurons]:
+    return published_neurons()
 
 
 @hookimpl

@@ -7,8 +7,9 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from harness_plugins.context_copying.published import published_neurons
 
-from harness.builtin.components import Neurons, published_neurons
+from harness.builtin.components import Neurons
 from harness.conditions.conditions import Neuron
 from harness.errors import HarnessError
 from harness.plugin.catalogue import catalogue
@@ -32,7 +33,7 @@ def build(text: str) -> Selector:
 
 
 def test_the_lists_are_those_of_the_paper_s_five_models() -> None:
-    lists = published_neurons()
+    lists = {x.name: x.neurons for x in published_neurons()}
     assert {name: (len(x), Neuron.parse(x[0]).layer) for name, x in lists.items()} == SIZES
     assert lists["gpt2-small"] == ("11.584", "11.1611", "11.2123", "11.2378", "11.2870", "11.2910")
     assert all(len({Neuron.parse(text).layer for text in x}) == 1 and len(set(x)) == len(x) for x in lists.values())
@@ -41,12 +42,12 @@ def test_the_lists_are_those_of_the_paper_s_five_models() -> None:
 @pytest.mark.skipif(not SHARED.is_file(), reason="the reference data is not here")
 def test_the_lists_agree_with_the_released_ones() -> None:
     released = {frozenset(row["neuron"] for row in rows) for rows in json.loads(SHARED.read_text("utf-8")).values()}
-    assert {frozenset(Neuron.parse(text).index for text in x) for x in published_neurons().values()} == released
+    assert {frozenset(Neuron.parse(text).index for text in x.neurons) for x in published_neurons()} == released
 
 
 def test_a_published_list_is_selected() -> None:
     selection = build("neurons:published=phi-1.5").select(None)  # type: ignore[arg-type]  # it looks at nothing
-    assert [str(neuron) for neuron in selection.neurons] == list(published_neurons()["phi-1.5"])
+    assert [str(neuron) for neuron in selection.neurons] == list(catalogue().published["phi-1.5"].neurons)
     assert selection.rule == "the 12 entropy neurons of phi-1.5 published by Tighidet et al. (2025)"
     assert build("neurons:neurons=[1.2]").select(None).rule == "the neuron named by the user"  # type: ignore[arg-type]
 
@@ -69,7 +70,7 @@ def test_exactly_one_list_is_given_and_it_exists(text: str, says: str) -> None:
 
 def test_the_registry_has_the_paper_s_models_with_its_null_spaces_and_numbers_of_neurons() -> None:
     registry = load_registry(default_path())
-    text = (files("harness") / "published_neurons.json").read_text(encoding="utf-8")
+    text = (files("harness_plugins.context_copying") / "published_neurons.json").read_text(encoding="utf-8")
     short = {"gpt2-small": "gpt2"}
     values = {"mean", "median", "mode", "mean_minus_sigma", "mean_plus_sigma"}
     for name, entry in json.loads(text)["lists"].items():
