@@ -1,10 +1,47 @@
-"""harness: find neurons in language models, intervene on them, and measure what changes."""
+"""harness: find neurons in language models, intervene on them, and measure what changes.
+
+::
+
+    import harness
+
+    run = harness.evaluate("demo", task="knowledge_conflict", selector="entropy", intervention="mean")
+    run.measures                      # a row a measure, as a data frame; run.samples, run.neurons, run.controls ...
+    harness.load_run("reports/...")   # one that is finished; harness.runs("reports"): all of them
+    harness.run("paper-confidence")   # of the registry; harness.load_model, harness.register
+
+Nothing heavy is imported before a name is used. Authors of plugins import from :mod:`harness.plugin`.
+"""
 
 from __future__ import annotations
 
+from types import ModuleType
+from typing import Any
+
+import lazy_loader
 import pluggy
+
+from harness import run as _room
 
 __version__ = "0.1.0"
 
 hookimpl = pluggy.HookimplMarker("harness")
 """Marks a plugin's functions that implement the hooks of :mod:`harness.plugin.hookspecs`."""
+
+__getattr__, _, _lazy = lazy_loader.attach_stub(__name__, __file__)
+__all__ = sorted([*_lazy, "__version__", "hookimpl"])  # the stub spells them out
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+class _Room(ModuleType):
+    """The room ``harness.run``, which has the name of a function: called, it does what the function does."""
+
+    def __call__(self, *names: str, **options: Any) -> Any:
+        from harness.api.evaluation import run
+
+        return run(*names, **options)
+
+
+_room.__class__ = _Room

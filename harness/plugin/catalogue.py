@@ -19,9 +19,12 @@ from harness.errors import HarnessError, suggest
 from harness.plugin import border, hookspecs
 from harness.plugin.components import KINDS, Component, ComponentSpec, Kind, ModelLoader, build
 from harness.plugin.records import Matrix, PublishedNeurons
+from harness.plugin.sources import source_digest
 
 GROUP = "harness"
 FIRST_PARTY = "neuron-harness"
+THIS_PROCESS = "this process"
+"""In place of a distribution, of components that the process itself has registered."""
 
 TYPED = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 """Names of components: what can be typed before a colon."""
@@ -109,6 +112,31 @@ class Catalogue:
         for item in lists:
             self.published[item.name], self.published_by[item.name] = item, origin
         self.plugins.append(origin)
+
+    def register(self, cls: type[Component]) -> None:
+        """Take in a component of this process, in place of an earlier one of the same kind and name.
+
+        Its version is a digest of its source: a run with a changed class is another run.
+
+        Raises:
+            HarnessError: it is no component, its name is an installed one's, or its source cannot be read.
+        """
+        kind = getattr(cls, "kind", None)
+        if kind not in KINDS:
+            raise HarnessError(
+                f"register: expected the class of a component ({', '.join(KINDS)}), got {repr(cls)[:80]}."
+            )
+        installed = [other for other, origin in self.origins.items() if origin.distribution != THIS_PROCESS]
+        version = source_digest(cls, installed)[:16]
+        earlier = self.components[kind].get(getattr(cls, "name", ""))
+        if earlier is not None and earlier not in installed:
+            del self.components[kind][earlier.name], self.origins[earlier]
+        try:
+            self._check(cls, kind)
+        except HarnessError as error:
+            raise HarnessError(f"register: {error}.") from error
+        self.components[kind][cls.name] = cls
+        self.origins[cls] = _ORIGINS[cls] = Origin(cls.__name__, THIS_PROCESS, version)
 
     def _check(self, cls: Any, kind: Kind) -> None:
         if not (isinstance(cls, type) and issubclass(cls, Component) and getattr(cls, "kind", None) == kind):

@@ -1,0 +1,94 @@
+"""A run's figures for matplotlib, drawn again from what the run has observed."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from harness.errors import HarnessError, not_there
+from harness.files.owned import path_name
+from harness.plugin import border
+from harness.plugin.catalogue import catalogue
+from harness.plugin.components import Component, ComponentSpec, Kind, Metric, Selector
+from harness.plugin.records import Figure, Frame, Outcomes
+from harness.report.figure_files import DPI, csv_bytes, style
+from harness.report.figure_files import draw as drawn
+from harness.results.folder import RunFolder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
+
+
+def draw(folder: Path, record: Mapping[str, Any], name: str) -> Canvas:
+    """The figure of this name: drawn again where that gives the data of its CSV file, else its picture.
+
+    Raises:
+        HarnessError: it cannot be drawn, and the picture is missing.
+    """
+    stem = folder / "figures" / path_name(name, str(folder))
+    data = stem.with_suffix(".csv")
+    written = data.read_bytes() if data.is_file() else b""
+    figure = next((x for x in _figures(folder, record) if x.name == name and csv_bytes(x.data) == written), None)
+    if figure is None:
+        canvas = _picture(stem.with_suffix(".png"))
+    else:
+        with style():
+            canvas = drawn(figure)
+    canvas.__dict__["_repr_png_"] = lambda: _png(canvas)  # notebooks show it without pyplot
+    return canvas
+
+
+def _figures(folder: Path, record: Mapping[str, Any]) -> Iterator[Figure]:
+    """The figures of the run's selector and metrics, as far as they are installed as they were."""
+    outcomes = RunFolder(folder).load_outcomes()
+    components = record["identity"]["components"]
+    parts: list[tuple[Kind, Mapping[str, Any]]] = [("selector", components["selector"])]
+    parts += [("metric", metric) for metric in components["metrics"]]
+    for kind, part in parts:
+        try:
+            component = catalogue().build(kind, ComponentSpec(part["name"], _written(part)), folder.name)
+            shown = border.shown(component, "figures", _given(component, outcomes), {})
+        except HarnessError:
+            continue
+        yield from (item for item in shown if isinstance(item, Figure))
+
+
+def _given(component: Component, outcomes: Outcomes) -> tuple[Figure | Frame, ...]:
+    """What a selector, or a metric, shows of what was observed."""
+    if isinstance(component, Selector):
+        chosen = outcomes.selection
+        return () if chosen is None else border.figures(component, lambda: component.figures(chosen))
+    return tuple(border.measure(cast(Metric, component), outcomes).figures)
+
+
+def _written(component: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters as they are given: in a record, components among them have a version and parameters of their own."""
+    given = dict(component["params"])
+    for key, value in given.items():
+        if isinstance(value, Mapping) and set(value) == {"name", "version", "params"}:
+            given[key] = {"name": value["name"], **_written(value)}
+    return given
+
+
+def _picture(path: Path) -> Canvas:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Canvas
+    from matplotlib.image import imread
+
+    if not path.is_file():
+        raise HarnessError(f"{path}: {not_there(path)}.")
+    pixels = imread(path)
+    canvas = Canvas(figsize=(pixels.shape[1] / DPI, pixels.shape[0] / DPI), dpi=DPI)
+    FigureCanvasAgg(canvas)
+    axes = canvas.add_axes((0, 0, 1, 1))
+    axes.imshow(pixels)
+    axes.set_axis_off()
+    return canvas
+
+
+def _png(canvas: Canvas) -> bytes:
+    file = io.BytesIO()
+    canvas.savefig(file, format="png")
+    return file.getvalue()

@@ -1,0 +1,201 @@
+"""Runs made from Python, in the words of the command line."""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from harness.api.finished import Run
+from harness.errors import HarnessError, HarnessWarning, mendable
+from harness.files.paths import expand
+from harness.files.terminal import Terminal
+from harness.plugin import border
+from harness.plugin.catalogue import Catalogue, catalogue
+from harness.plugin.components import Component, ComponentSpec, ModelLoader
+from harness.report.progress import ConsoleReporter
+from harness.run import environment
+from harness.run.executors import InProcess
+from harness.run.registry import default_path, load_registry
+from harness.run.request import Written, command_of, model_named, named, specification, too_few_controls
+
+if TYPE_CHECKING:
+    from harness.model.model import Model
+    from harness.run.spec import RunSpec
+
+ComponentClass = TypeVar("ComponentClass", bound=type[Component])
+
+
+def evaluate(
+    model: Written = "demo",
+    *,
+    task: Written,
+    selector: Written,
+    intervention: Written | None = None,
+    metrics: Written | Sequence[Written] = (),
+    limit: int | None = None,
+    controls: int | None = None,
+    match: str = "none",
+    seed: int = 0,
+    engine: str = "auto",
+    batch_size: int = 64,
+    resamples: int = 2000,
+    hold_out: float | None = None,
+    margins: Mapping[str, float] | None = None,
+    name: str | None = None,
+    device: str | None = None,
+    registry: str | Path | None = None,
+    output_path: str | Path = "reports",
+    fresh: bool = False,
+    progress: bool | None = None,
+) -> Run:
+    """One run: these neurons, this intervention, this task, against random controls.
+
+    It is the run of ``harness eval`` with the same words: of the same name and identity, in the same folder, with the
+    same bytes where nobody imported torch before. One that is finished is not made again; one that was interrupted,
+    by Ctrl-C, too, continues from the prompts that are finished.
+
+    Args:
+        model: a loader (``"demo"``, ``"hf:pretrained=gpt2"``), a model of the registry, a hub id or a folder.
+        task, selector, intervention: components, as text (``"entropy:top=6"``) or as a mapping (``{"name": "entropy",
+            "top": 6}``). No intervention where the task edits nothing.
+        metrics: one or more; none: the task's.
+        limit: use only so many items of the task's data. controls: random control sets; None: 999 where they are
+            cheap, else 100. match: controls resemble the selected neurons: "none", in "norm", or in "activation".
+        hold_out: share of the facts that only the selector sees; None: 0.3 for one that looks at prompts.
+        margins: the difference that matters, by measure, in its unit.
+        device: "cpu", "cuda", "cuda:0", "mps"; None: the best there is.
+        registry: file with names of models; None: ./registry.yaml, else the bundled one.
+        fresh: forget an earlier or interrupted run.
+        progress: show it; None: where a person is watching (a terminal, a notebook).
+
+    Raises:
+        HarnessError: whatever can be mended: the sentence that the command says.
+    """
+    environment.prepare()
+    with mendable():
+        found = _installed()
+        spec = specification(
+            "harness eval",
+            model=model_named(model, found, "", device, _path(registry)),
+            task=task,
+            selector=selector,
+            intervention=intervention,
+            metrics=metrics,
+            name=name,
+            controls=controls,
+            match=match,
+            hold_out=hold_out,
+            margins=dict(margins or {}),
+            seed=seed,
+            engine=engine,
+            batch_size=batch_size,
+            limit=limit,
+            resamples=resamples,
+        )
+        [run] = _made([spec], found, command_of(spec, Path(output_path)), output_path, fresh, progress)
+    return run
+
+
+def run(
+    *names: str,
+    model: str | None = None,
+    device: str | None = None,
+    limit: int | None = None,
+    registry: str | Path | None = None,
+    output_path: str | Path = "reports",
+    fresh: bool = False,
+    progress: bool | None = None,
+) -> list[Run]:
+    """Runs, matrices and suites of the registry by name, as ``harness run`` makes them.
+
+    Args:
+        model: run them on this one instead, with the registry's settings for it.
+        limit: override the runs' limit. The others: as for :func:`evaluate`.
+
+    Raises:
+        HarnessError: there is no run of a name, or what :func:`evaluate` raises.
+    """
+    environment.prepare()
+    options = {"--model": model, "--device": device, "--limit": limit, "--registry": registry}
+    options |= {"--output_path": None if Path(output_path) == Path("reports") else output_path}
+    given = [str(word) for pair in options.items() if pair[1] is not None for word in pair]
+    with mendable():
+        found, known = _installed(), load_registry(_path(registry) or default_path())
+        if not names:
+            raise HarnessError(f"name one or more runs; {known.path} has: {', '.join(known.runs) or 'none'}.")
+        specs = named(names, known, found, model, device, limit)
+        return _made(specs, found, shlex.join(["harness", "run", *names, *given]), output_path, fresh, progress)
+
+
+def _made(
+    specs: Sequence[RunSpec],
+    found: Catalogue,
+    command: str,
+    output: str | Path,
+    fresh: bool,
+    progress: bool | None,
+) -> list[Run]:
+    """Validate every run before the first one starts, then make them, those on the same prompts together."""
+    from harness.run.execute import plan, together
+
+    plans, reporter = [plan(spec, found) for spec in specs], _reporter(progress)
+    for note in too_few_controls(specs):
+        reporter.note(f"{note}.")
+    groups = InProcess(reporter).execute(together(plans), expand(output), command, fresh)
+    return [Run(one.path) for group in groups for one in group]
+
+
+def load_model(model: Written = "demo", *, device: str | None = None, **parameters: Any) -> Model:
+    """A model with its tokenizer, its parts found and verified, in evaluation mode.
+
+    Args:
+        model: as for :func:`evaluate`. device: "cpu", "cuda", "cuda:0", "mps"; None: the best there is.
+        parameters: further ones of its loader, ``dtype="bfloat16"``.
+
+    Raises:
+        HarnessError: there is none, or it cannot be verified.
+    """
+    environment.prepare()
+    with mendable():
+        found = _installed()
+        spec = model_named(model, found, "", device)
+        spec = ComponentSpec(spec.name, {**spec.params, **parameters})
+        return border.load(cast(ModelLoader, found.build("model", spec, "load_model")))
+
+
+def register(component: ComponentClass) -> ComponentClass:
+    """Let a component of this process be named as an installed one is; also as a decorator of its class.
+
+    It replaces one of the same kind and name that was registered before. A digest of its source is part of a run's
+    identity, so that a changed class makes another run; of what it calls outside of the class it is not: raise its
+    ``version`` when that changes.
+
+    Raises:
+        HarnessError: it is no component, its name is an installed one's, or its source cannot be read.
+    """
+    catalogue().register(component)
+    return component
+
+
+def _installed() -> Catalogue:
+    found = catalogue()
+    for broken in found.broken:
+        warnings.warn(f"left out {broken}", HarnessWarning, stacklevel=3)
+    return found
+
+
+def _path(given: str | Path | None) -> Path | None:
+    return None if given is None else expand(given)
+
+
+def _reporter(progress: bool | None) -> ConsoleReporter:
+    """Bars in a terminal, and in a notebook that can draw them; lines elsewhere."""
+    terminal = Terminal(stderr=True)
+    if terminal.is_jupyter and importlib.util.find_spec("ipywidgets") is None:
+        return ConsoleReporter(Terminal(file=sys.stdout, force_jupyter=False), quiet=progress is False)
+    return ConsoleReporter(terminal, quiet=not (terminal.is_terminal if progress is None else progress))

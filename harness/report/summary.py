@@ -1,0 +1,57 @@
+"""A run as a notebook shows it: its question, verdicts, tables before and after, measures, and how sure they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.files import harmless
+from harness.report.certainty import COLUMNS, certainty
+from harness.report.formatting import between, control, effect, p_value, question, value, verdict
+
+
+def html(record: Mapping[str, Any], path: Path) -> str:
+    """A piece of HTML that loads nothing and holds no script.
+
+    Args:
+        path: the run's folder, which it names.
+    """
+    primary = [measure for measure in record["measures"] if measure["primary"]]
+    told = certainty(record)
+    context = {
+        "record": record,
+        "path": str(path),
+        "question": question(record),
+        "verdicts": [(x["title"], verdict(record, x), x["verdict_sentence"]) for x in primary],
+        "certainty": told.sentences,
+        "columns": COLUMNS,
+        "rows": told.rows,
+        "tables": [_table(table) for table in record["tables"]],
+        "measures": [_measure(measure) for measure in primary],
+    }
+    return harmless.html_environment().get_template("summary.html.j2").render(context)
+
+
+def _table(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A table of counts: of each category before, how many are in which after it, and their mean under the controls."""
+    names, means = table["categories"], table["control_mean"]
+    rows = [
+        (name, [(count, None if means is None else means[i][j]) for j, count in enumerate(counts)], sum(counts))
+        for i, (name, counts) in enumerate(zip(names, table["treated"], strict=True))
+    ]
+    return {"title": table["title"], "names": names, "rows": rows}
+
+
+def _measure(measure: Mapping[str, Any]) -> tuple[str, ...]:
+    untouched = {**measure, "value": measure["baseline"], "count": None}
+    return (
+        measure["title"],
+        value(untouched),
+        value(measure),
+        between(measure, measure["ci_low"], measure["ci_high"]),
+        control(measure),
+        effect(measure),
+        p_value(measure["p_two_sided"]),
+        p_value(measure["p_adjusted"]),
+    )
