@@ -14,13 +14,12 @@ Nothing heavy is imported before a name is used. Authors of plugins import from 
 
 from __future__ import annotations
 
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 import lazy_loader
 import pluggy
-
-from harness import run as _room
 
 __version__ = "0.1.0"
 
@@ -39,9 +38,7 @@ class _Room(ModuleType):
     """The room ``harness.run``, which has the name of a function: called, it does what the function does."""
 
     def __call__(self, *names: str, **options: Any) -> Any:
-        from harness.api.evaluation import run
-
-        return run(*names, **options)
+        return import_module("harness.api.evaluation").run(*names, **options)
 
 
-_room.__class__ = _Room
+import_module("harness.run").__class__ = _Room

@@ -1,6 +1,6 @@
-"""What ``import harness`` offers: runs, their results and models, for scripts and notebooks.
+"""What ``import harness`` offers, for scripts and notebooks.
 
-``evaluation``: ``evaluate`` makes a run, ``run`` those of the registry, ``load_model`` a model, ``register`` a
-component of this process; they say what the commands say, and leave the same files. ``finished``: a ``Run`` to look
-at; ``frames`` gives its tables as pandas has them, ``drawing`` its figures as matplotlib has them.
+``evaluation``: makes runs, one or those of the registry, loads models and registers components of this process; says
+what the commands say, and leaves the same files. ``finished``: a run to look at, and all runs of a folder; ``frames``
+gives its tables as pandas has them, ``drawing`` its figures as matplotlib has them.
 """
