@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from harness.plotting.shapes import bin_edges
 from harness.plugin.records import Figure, Frame
-from harness.report.figure_files import STYLE, bin_edges, control_histogram, csv_bytes, draw, render, style, write_shown
+from harness.report.figure_files import STYLE, control_histogram, csv_bytes, draw, render, style, write_shown
 from harness.report.sweeps import curve, sweeps
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.builtin.components import Noise
+from harness.builtin.interventions import Noise
 from harness.conditions.conditions import BASELINE, Condition, Neuron
 from harness.conditions.noise import CELLS, AddNoise
 from harness.engine.activation_summaries import activation_statistics

@@ -1,2 +1,5 @@
-"""Components that belong to no paper (``components``): hub models, texts, neurons and heads by name, scores of
-others."""
+"""Components that belong to no paper, registered as a plugin's are.
+
+``components``: hub models, texts, neurons and heads by name or at random. ``interventions``: neurons held at a constant
+(mean, median, mode, zero ...), scaled, exchanged, made noisy; ``activation_figures`` shows these constants.
+"""

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
 
 from harness import hookimpl
-from harness.conditions.conditions import Head, Neuron, Selection, by_layer, check_units
+from harness.builtin.interventions import (
+    Mean,
+    MeanMinusSigma,
+    MeanPlusSigma,
+    Median,
+    Mode,
+    Noise,
+    Nothing,
+    Resample,
+    Scale,
+    Zero,
+)  # fmt: skip
+from harness.conditions.conditions import Head, Neuron, Selection, check_units
 from harness.errors import HarnessError, suggest
 from harness.files.wording import counted, the
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import Corpus, Intervention, ModelLoader, SelectionContext, Selector, Source
 
 if TYPE_CHECKING:
-    from harness.conditions.conditions import Edit, Unit
+    from harness.conditions.conditions import Unit
     from harness.model.model import Model
 
 
@@ -272,41 +284,6 @@ class Heads(Selector):
         return Selection(neurons=chosen, rule=f"{the(len(chosen), 'head')} named by the user")
 
 
-class Nothing(Intervention):
-    """Edits nothing; what tasks that only look at neurons run under."""
-
-    name = "none"
-    needs_statistics = False
-
-    def edits(self, neurons: Sequence[Unit], statistics: object) -> tuple[Edit, ...]:
-        return ()
-
-
-class Noise(Intervention):
-    """Noise: a normal random number is added to each activation, in units of the neuron's own standard deviation.
-
-    The number follows from the seed, the neuron and the activation (a hash), not from a generator: the same run gives
-    the same numbers in every engine, batch and repetition, as edits have to. Equal activations of a neuron so get equal
-    noise, within a run and between runs of one seed; activations that lie 1/64 of a standard deviation apart, or
-    more, get independent noise. Repeat with other seeds to see what one draw is worth.
-    """
-
-    name = "noise"
-    sigma: float = Field(1.0, gt=0, le=100, description="size, in standard deviations of the neuron's activation")
-    seed: int = Field(0, ge=0, lt=2**63, description="of the noise")
-
-    def edits(self, neurons: Sequence[Neuron], statistics: Any) -> tuple[Edit, ...]:
-        from harness.conditions.noise import CELLS, AddNoise
-
-        def noise(layer: int, indices: Sequence[int]) -> Edit:
-            sd = statistics.value("sd", [Neuron(layer, index) for index in indices])
-            size = tuple(self.sigma * x for x in sd)
-            cell = tuple(x / CELLS if x > 0 else 1.0 for x in sd)  # a constant neuron stays as it is
-            return AddNoise(layer, tuple(indices), size, cell, self.seed)
-
-        return tuple(noise(layer, indices) for layer, indices in by_layer(neurons).items())
-
-
 @hookimpl
 def harness_model_loaders() -> list[type[ModelLoader]]:
     return [HuggingFace]
@@ -324,4 +301,6 @@ def harness_selectors() -> list[type[Selector]]:
 
 @hookimpl
 def harness_interventions() -> list[type[Intervention]]:
-    return [Nothing, Noise]
+    return [
+        Nothing, Mean, Median, Mode, MeanMinusSigma, MeanPlusSigma, Zero, Scale, Resample, Noise,
+    ]  # fmt: skip

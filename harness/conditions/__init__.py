@@ -1,9 +1,9 @@
 """What is done to a model: units, selections of them, and edits.
 
 A condition is "these units, edited like this" (``conditions``: :class:`Neuron`, :class:`Head`, :class:`Direction`,
-:class:`Selection`, :class:`Condition`, edits of neurons). ``head_edits`` and ``residual_edits`` edit elsewhere,
-``frozen`` is what a condition keeps of the untouched model, ``noise`` makes seeded edits that are pure functions. No
-model is run here.
+:class:`Selection`, :class:`Condition`, edits of neurons). ``neuron_edits`` are functions of a neuron's activation,
+``head_edits`` and ``residual_edits`` edit elsewhere, ``frozen`` is what a condition keeps of the untouched model,
+``noise`` makes seeded edits that are pure functions. No model is run here.
 """
 
 import lazy_loader

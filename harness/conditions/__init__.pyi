@@ -12,6 +12,9 @@ from .conditions import Unit as Unit
 from .conditions import by_layer as by_layer
 from .head_edits import AttendFirst as AttendFirst
 from .head_edits import SetHeads as SetHeads
+from .neuron_edits import ClampNeurons as ClampNeurons
+from .neuron_edits import ExchangeNeurons as ExchangeNeurons
+from .neuron_edits import ScaleNeurons as ScaleNeurons
 from .residual_edits import AddVector as AddVector
 from .residual_edits import ProjectOut as ProjectOut
 from .residual_edits import orthonormal as orthonormal
@@ -20,14 +23,17 @@ __all__ = [
     "BASELINE",
     "AddVector",
     "AttendFirst",
+    "ClampNeurons",
     "Condition",
     "Direction",
     "Edit",
     "End",
+    "ExchangeNeurons",
     "Frozen",
     "Head",
     "Neuron",
     "ProjectOut",
+    "ScaleNeurons",
     "Selection",
     "SetHeads",
     "SetNeurons",

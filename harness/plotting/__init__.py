@@ -1,2 +1,2 @@
-"""Shapes and styles of figures, for plugins and reports (``shapes``), and where their labels go
+"""Shapes, sizes and bins of figures, for plugins and reports (``shapes``), and where their labels go
 (``label_placement``)."""

@@ -14,6 +14,7 @@ import numpy as np
 from harness.files import harmless
 from harness.files.store import write_bytes
 from harness.files.wording import counted, plural
+from harness.plotting.shapes import COLUMN, bin_edges
 from harness.plugin.records import NAME, Figure, Frame
 from harness.report.places import with_places
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.text import Text
 
 DPI = 200
-COLUMN, PAGE = 3.35, 6.9
-"""Widths in inches: a column of a two-column paper, and its page."""
 
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so that text has the same shape and extent everywhere
@@ -254,23 +253,3 @@ def control_histogram(name: str, treated: float, controls: np.ndarray, title: st
         "bin_high": [math.nan, *np.where(has_bin, edges[place + 1], math.nan).tolist()],
     }
     return Figure(name, caption, data, paint, (COLUMN, 2.3))
-
-
-def bin_edges(values: np.ndarray) -> np.ndarray:
-    """Edges of bins: one around every multiple of a step where values are such, else at most 40 of equal width."""
-    distinct = np.unique(values)
-    if len(distinct) == 0:
-        return np.array([0.0, 1.0])
-    if len(distinct) == 1:
-        half = 0.5 if float(distinct[0]).is_integer() else max(abs(distinct[0]) * 0.01, 1e-9)
-        return np.array([distinct[0] - half, distinct[0] + half])
-    low, high = distinct[0], distinct[-1]
-    step = 1.0 if (distinct == np.round(distinct)).all() else np.diff(distinct).min()
-    steps = (distinct - low) / step
-    few = steps[-1] <= 40 and len(distinct) <= max(len(values) / 2, 2)
-    if few and np.abs(steps - np.round(steps)).max() < 1e-3:
-        return np.asarray(low + step * (np.arange(round(steps[-1]) + 2) - 0.5))
-    q25, q75 = np.quantile(values, [0.25, 0.75])
-    width = 2 * (q75 - q25) / len(values) ** (1 / 3)  # Freedman and Diaconis
-    n = min((high - low) / width, 40) if width > 0 else 40
-    return np.linspace(low, high, max(math.ceil(n), 8) + 1)

@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 
 from harness.files import harmless
 from harness.files.wording import counted
-from harness.report.figure_files import bin_edges
+from harness.plotting.shapes import bin_edges
 
 WIDTH, HEIGHT = 340, 128
 LEFT, RIGHT, TOP, BOTTOM = 12, 12, 22, 24

@@ -10,7 +10,7 @@ from .head_interventions import BosAttention, MeanAttentionOutput
 from .head_response import HeadNeuronInteraction, HeadResponse
 from .induction import Induction, InductionNatural, InductionSynthetic
 from .induction_heads import InductionHeads
-from .interventions import ClipMean, Mean, MeanMinusSigma, MeanPlusSigma, Median, Mode, Resample, Scale, Zero
+from .interventions import ClipMean
 from .matched import ActivationMatchedRandom, NormMatchedRandom
 from .mediation import Mediation, UnigramEntropy
 from .metrics import ByPosition, Calibration, Effects, UnigramCorrelation
@@ -32,18 +32,7 @@ def harness_selectors() -> list[type[Selector]]:
 
 @hookimpl
 def harness_interventions() -> list[type[Intervention]]:
-    neurons: list[type[Intervention]] = [
-        Mean,
-        Median,
-        Mode,
-        MeanMinusSigma,
-        MeanPlusSigma,
-        Zero,
-        ClipMean,
-        Scale,
-        Resample,
-    ]
-    return [*neurons, BosAttention, MeanAttentionOutput]
+    return [ClipMean, BosAttention, MeanAttentionOutput]
 
 
 @hookimpl

@@ -12,8 +12,9 @@ import numpy as np
 
 from harness.files import harmless
 from harness.plotting import shapes as drawing
+from harness.plotting.shapes import COLUMN, PAGE, bin_edges
 from harness.plugin import Figure, counted
-from harness.report.figure_files import COLUMN, PAGE, bin_edges, control_histogram
+from harness.report.figure_files import control_histogram
 
 from .cells import columns_of
 from .matching import SOURCES

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.plotting import shapes as drawing
+from harness.plotting.shapes import COLUMN, PAGE
 from harness.plugin import Figure, Head, counted, plural, the
-from harness.report.figure_files import COLUMN, PAGE
 
 from .tables import words
 

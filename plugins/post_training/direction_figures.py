@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.plotting import shapes as drawing
+from harness.plotting.shapes import COLUMN
 from harness.plugin import Figure
-from harness.report.figure_files import COLUMN
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas

@@ -9,8 +9,8 @@ import numpy as np
 
 from harness.files.wording import last
 from harness.plotting import shapes as drawing
+from harness.plotting.shapes import COLUMN, PAGE
 from harness.plugin import Figure
-from harness.report.figure_files import COLUMN, PAGE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas

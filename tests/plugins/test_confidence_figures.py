@@ -11,6 +11,7 @@ from harness_plugins.confidence_regulation import figures
 from matplotlib.image import imread
 from matplotlib.text import Text
 
+from harness.builtin.activation_figures import activation_values
 from harness.conditions.conditions import Neuron, Selection
 from harness.plugin.records import Figure
 from harness.report.figure_files import draw, render, style
@@ -67,10 +68,10 @@ MAKERS: dict[str, Callable[[], Figure]] = {
     "natural_curves": lambda: figures.natural_curves(
         PLACES, NAMES[:K], some(K, 14), some(K, 14) ** 2, "entropy (nats)", 9
     ),
-    "activation_values": lambda: figures.activation_values(
+    "activation_values": lambda: activation_values(
         NAMES[:4], some(4, 500), {"mean": some(4), "mean_plus_sigma": some(4)}, "mean"
     ),
-    "a neuron that never fires": lambda: figures.activation_values(["3.4"], np.zeros((1, 50)), {"mean": [0.0]}, "zero"),
+    "a neuron that never fires": lambda: activation_values(["3.4"], np.zeros((1, 50)), {"mean": [0.0]}, "zero"),
     "head_ablation": lambda: figures.head_ablation(
         NAMES[:4], ["none", "L5H1", "L5H1+L6H9"], some(4, 3), some(4, 3) ** 2, some(4, 3), some(4, 3) ** 2
     ),

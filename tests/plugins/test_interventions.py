@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from families import tiny
-from harness_plugins.confidence_regulation.edits import BINS, KNOTS, ClampNeurons, ExchangeNeurons, exchange
 from hypothesis import given
 from hypothesis import strategies as st
 from test_engine import same_generations, same_scores, some_prompts
 
 from harness.conditions.conditions import BASELINE, Condition, Head, Neuron, Selection, SetNeurons
 from harness.conditions.head_edits import AttendFirst, SetHeads
+from harness.conditions.neuron_edits import BINS, KNOTS, ClampNeurons, ExchangeNeurons, exchange
 from harness.engine.activation_summaries import ActivationStatistics, HeadStatistics, activation_statistics
 from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import HookEngine

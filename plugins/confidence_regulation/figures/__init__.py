@@ -6,7 +6,6 @@ is a caption that gives the counts and says what was left out. Selected neurons 
 
 from __future__ import annotations
 
-from .activations import activation_values
 from .effects import dfa_bars, head_ablation, total_direct
 from .neurons import activation_changes, entropy_argmax, frequency_kl, mediated_rho, norm_logit_var
 from .positions import activation_curves, entropy_by_position, induction_curves, natural_curves
@@ -16,7 +15,6 @@ from .tokens import entropy_kl, kl_entropy_changes, loss_change, reliability
 __all__ = [
     "activation_changes",
     "activation_curves",
-    "activation_values",
     "dfa_bars",
     "entropy_argmax",
     "entropy_by_position",

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.plotting import shapes as drawing
+from harness.plotting.shapes import COLUMN, PAGE
 from harness.plugin import Figure, counted
-from harness.report.figure_files import COLUMN, PAGE
 
 from .tokens import file_name
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.plotting import shapes as drawing
+from harness.plotting.shapes import COLUMN
 from harness.plugin import Figure, counted
-from harness.report.figure_files import COLUMN
 
 from .neurons import norm_logit_var
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.plotting import shapes as drawing
+from harness.plotting.shapes import COLUMN
 from harness.plugin import Figure, counted
-from harness.report.figure_files import COLUMN
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas

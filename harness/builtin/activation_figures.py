@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.files.wording import counted
 from harness.plotting import shapes as drawing
-from harness.plugin import Figure, counted
-from harness.report.figure_files import COLUMN, PAGE, bin_edges
+from harness.plotting.shapes import COLUMN, PAGE, bin_edges
+from harness.plugin.records import Figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
