@@ -8,7 +8,6 @@ kind is drawn.
 
 from __future__ import annotations
 
-import json
 import random
 import sys
 from collections import Counter
@@ -18,6 +17,7 @@ from importlib.resources import files
 from itertools import accumulate
 from pathlib import Path
 
+import jsonlines
 import yaml
 from tokenizers import Tokenizer
 
@@ -127,7 +127,8 @@ def _relation(row: dict) -> Relation:
 
 
 def _facts(path: Path, relations: dict[str, Relation]) -> list[Fact]:
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    with jsonlines.open(path) as reader:
+        rows = list(reader)
     by_relation: dict[str, list[dict]] = {name: [] for name in relations}
     for row in rows:
         by_relation[row["relation"]].append(row)
