@@ -3,6 +3,7 @@ other documents of the repository, from where they are. Nothing of it is stored,
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import re
@@ -14,6 +15,7 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
+from harness.api import evaluation
 from harness.cli.listing import parameters
 from harness.plugin import components, hookspecs
 from harness.plugin.catalogue import catalogue
@@ -35,6 +37,12 @@ REPORTS = "reports/reference"
 """Reports that are pages with pictures."""
 
 PYTHON = {
+    "Runs, results and models: import harness": tuple(
+        f"harness.{name}"
+        for name in (
+            "evaluate", "run", "Run", "load_run", "runs", "load_model", "activations", "ablations", "register",
+        )
+    ),
     "Models": ("harness.model.loading.load_hf", "harness.model.model.Model", "harness.model.anatomy.Anatomy"),
     "Conditions": tuple(
         f"harness.conditions.conditions.{name}"
@@ -190,7 +198,10 @@ def python_page() -> str:
         blocks.append(f"## {title}")
         for path in names:
             module, _, name = path.rpartition(".")
-            blocks += described(getattr(importlib.import_module(module), name), "###", f"`{module}`")
+            thing = getattr(importlib.import_module(module), name)
+            if inspect.ismodule(thing):  # harness.run, which can be called
+                thing = evaluation.run
+            blocks += described(thing, "###", f"`{module}`")
     return "\n\n".join(blocks)
 
 
@@ -207,11 +218,12 @@ def described(thing: Any, level: str, origin: str = "") -> list[str]:
         blocks.append(code(signature(thing.__name__, thing)))
     blocks.append(markdown(thing.__doc__ or ""))
     for name, member in vars(thing).items():
-        function = getattr(member, "__func__", member.fget if isinstance(member, property) else member)
+        is_attribute = isinstance(member, property | functools.cached_property)
+        function = getattr(member, "__func__", getattr(member, "fget", getattr(member, "func", member)))
         if name.startswith("_") or not inspect.isfunction(function) or not function.__doc__:
             continue
         attribute = f"{name}: {inspect.signature(function).return_annotation}"
-        shown = attribute if isinstance(member, property) else signature(name, function)
+        shown = attribute if is_attribute else signature(name, function)
         about = inspect.cleandoc(function.__doc__)
         blocks.append(f"{level}# {thing.__name__}.{name}\n\n{code(shown)}\n\n{markdown(about)}")
     return blocks

@@ -4,6 +4,8 @@ from .api.evaluation import evaluate as evaluate
 from .api.evaluation import load_model as load_model
 from .api.evaluation import register as register
 from .api.evaluation import run as run
+from .api.exploring import ablations as ablations
+from .api.exploring import activations as activations
 from .api.finished import Run as Run
 from .api.finished import load_run as load_run
 from .api.finished import runs as runs
@@ -15,6 +17,8 @@ __all__ = [
     "Model",
     "Run",
     "__version__",
+    "ablations",
+    "activations",
     "evaluate",
     "hookimpl",
     "load_model",

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import io
+import linecache
 import re
 import shlex
 import subprocess
@@ -77,7 +78,7 @@ def run_page(path: Path, harness: Harness, install: Callable[[str], None]) -> in
         AssertionError: something fails, or prints what is not shown; says where, and what it prints.
     """
     blocks = fences(path)
-    names: dict[str, object] = {}
+    names: dict[str, object] = {"__name__": "page"}
     ran = 0
     for block, after in zip(blocks, [*blocks[1:], None], strict=True):
         where = f"{path.name}, line {block.line}"
@@ -91,6 +92,13 @@ def run_page(path: Path, harness: Harness, install: Callable[[str], None]) -> in
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(block.text, encoding="utf-8")
         elif block.language == "python":
+            # As notebooks keep their cells: for whoever asks for the source of what is defined here.
+            linecache.cache[where] = (
+                len(block.text),
+                None,
+                block.text.splitlines(keepends=True),
+                where,
+            )  # as notebooks
             with contextlib.redirect_stdout(io.StringIO()) as out:
                 exec(compile(block.text, where, "exec"), names)
             if after is not None and after.language == "text":
