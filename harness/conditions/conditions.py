@@ -179,6 +179,10 @@ class Frozen:
     counts: np.ndarray | None = None
 
 
+Role: TypeAlias = Literal["baseline", "treated", "control", "alone"]
+"""The untouched model; the selection under the intervention; a control set under it; a set that a task asks for."""
+
+
 @dataclass(frozen=True)
 class Condition:
     """A name and the edits that are made together in one pass of the model; no edits is the untouched model.
@@ -187,6 +191,7 @@ class Condition:
         start: the edits act from this token of each prompt on (0: from its first).
         frozen: what does not follow the edits, or None.
         units: the neurons, or heads, that the condition is about; for tasks that look at them without editing.
+        role: what the condition is in its run.
     """
 
     name: str
@@ -194,9 +199,15 @@ class Condition:
     start: int = 0
     frozen: Frozen | None = None
     units: tuple[Unit, ...] = ()
+    role: Role = "treated"
+
+    @property
+    def shown(self) -> bool:
+        """Whether people see what it answers: the untouched model, and the selected units under the intervention."""
+        return self.role in ("baseline", "treated")
 
 
-BASELINE = Condition("baseline")
+BASELINE = Condition("baseline", role="baseline")
 
 
 End: TypeAlias = Literal["high", "low"]

@@ -266,28 +266,27 @@ def paired(first: AnyMeasure, second: AnyMeasure, pairing: Pairing, resamples: i
         x, y = only(first, pairing.same[:, 0]), only(second, pairing.same[:, 1])
         assert isinstance(x, Measure) and isinstance(y, Measure)
         moved = asdict(mcnemar(x, y))
-    values = [a.values, b.values]
     return {
-        "first": values[0][1],
-        "second": values[1][1],
-        "difference": values[1][1] - values[0][1],
+        "first": a.treated,
+        "second": b.treated,
+        "difference": b.treated - a.treated,
         "low": interval.low if interval else None,
         "high": interval.high if interval else None,
         "p": test.p,
         "n_items": test.n,
         "n_differing": test.differing,
         "mcnemar": moved,
-        "beyond_controls": _minus([_beyond(x) for x in values]),
+        "beyond_controls": _minus([_beyond(x) for x in (a, b)]),
         "beyond_low": beyond.low if beyond else None,
         "beyond_high": beyond.high if beyond else None,
     }
 
 
-def _beyond(values: Any) -> float | None:
-    """Treated value minus the mean of the controls, of the values of all conditions [n_conditions]."""
+def _beyond(measure: AnyMeasure) -> float | None:
+    """Treated value minus the mean of the controls."""
     from harness.statistics import effect_sizes
 
-    return effect_sizes(float(values[1]), values[2:])["difference"]
+    return effect_sizes(measure.treated, measure.controls)["difference"]
 
 
 def _minus(values: Sequence[float | None]) -> float | None:

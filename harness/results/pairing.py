@@ -146,8 +146,7 @@ def measures_of(run: Run, catalogue: Catalogue) -> Iterator[tuple[str, str, AnyM
 
 def _agrees(measure: AnyMeasure, value: float | None) -> bool:
     """Whether the treated value is the recorded one, but for rounding."""
-    found = measure.values[1]
-    return bool(np.isclose(found, np.nan if value is None else value, rtol=1e-6, atol=1e-12, equal_nan=True))
+    return bool(np.isclose(measure.treated, np.nan if value is None else value, rtol=1e-6, atol=1e-12, equal_nan=True))
 
 
 def only(measure: AnyMeasure, prompts: Sequence[int] | np.ndarray) -> AnyMeasure:

@@ -263,13 +263,13 @@ def _conditions(jobs: Sequence[_Job]) -> tuple[list[Condition], list[list[int]]]
     distinct: list[Condition] = []
     own: list[list[int]] = [[] for _ in jobs]
     stages = [job.stage for job in jobs if job.stage is not None]
-    for head in (True, False):  # baseline and treated conditions first: a task gives their answers
+    for shown in (True, False):  # baseline and treated conditions first: a task gives their answers
         for j, stage in enumerate(stages):
-            for condition in stage.conditions[:2] if head else stage.conditions[2:]:
-                key = (head, _key(condition))
+            for condition in (x for x in stage.conditions if x.shown == shown):
+                key = (shown, _key(condition))
                 if key not in places:
                     places[key] = len(distinct)
-                    name = condition.name if len(jobs) == 1 else f"{condition.name.split('-')[0]}-{len(distinct):05d}"
+                    name = condition.name if len(jobs) == 1 else f"{condition.role}-{len(distinct):05d}"
                     distinct.append(replace(condition, name=name))
                 own[j].append(places[key])
     return distinct, own

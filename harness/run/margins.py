@@ -42,8 +42,7 @@ def check_margins(stage: Stage, engine: Engine) -> None:
 
 def _judged(stage: Stage, engine: Engine, prompts: Sequence[Prompt]) -> frozenset[str]:
     """Names of the primary measures of these prompts."""
-    plan, first = stage.plan, len(stage.conditions) - len(stage.alone)
-    conditions = (*stage.conditions[:2], *stage.conditions[first:])
+    plan, conditions = stage.plan, tuple(x for x in stage.conditions if x.role != "control")
     found = border.observe(plan.task, engine, prompts, conditions)
     outcomes = found.split(["+".join(map(str, units)) for units in stage.alone], stage.selection)
     return frozenset(

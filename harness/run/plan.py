@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from harness.conditions.conditions import BASELINE, Condition, Selection, Unit
+from harness.conditions.conditions import BASELINE, Condition, Role, Selection, Unit
 from harness.controls.random import Controls, check_controls, draw_controls, too_few
 from harness.errors import HarnessError
 from harness.files.wording import only
@@ -224,13 +224,13 @@ def set_up(
         statistics = _statistics(plan, engine, prepared, selection, {} if known is None else known)
     frozen = border.freeze(plan.intervention, engine.model)
 
-    def condition(name: str, units: tuple[Unit, ...], twice: bool = False) -> Condition:
+    def condition(name: str, role: Role, units: tuple[Unit, ...], twice: bool = False) -> Condition:
         edits: tuple[Edit, ...] = ()
         if plan.task.intervenes:
             edits = border.edits(plan.intervention, units, statistics, engine.model, twice)
-        return Condition(name, edits, frozen=frozen, units=units)
+        return Condition(name, edits, frozen=frozen, units=units, role=role)
 
-    treated = condition("treated", selection.neurons, twice=True)
+    treated = condition("treated", "treated", selection.neurons, twice=True)
     controls = _controls(plan, engine, prepared, selection, treated)
     if plan.spec.controls is None and (
         said := too_few(len(controls.sets))
@@ -243,8 +243,8 @@ def set_up(
     conditions = (
         BASELINE,
         treated,
-        *(condition(f"control-{i:04d}", units) for i, units in enumerate(controls.sets)),
-        *(condition(f"alone-{i:05d}", units) for i, units in enumerate(alone)),
+        *(condition(f"control-{i:04d}", "control", units) for i, units in enumerate(controls.sets)),
+        *(condition(f"alone-{i:05d}", "alone", units) for i, units in enumerate(alone)),
     )
     return Stage(plan, prepared, selection, statistics, controls, alone, conditions, exploratory(plan, prepared))
 

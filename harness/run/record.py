@@ -181,7 +181,7 @@ def _scores(
         for measure in found.measures:
             with border.asking(metric, f'the measure "{measure.name}"'):  # its function is the metric's
                 summaries.append((metric.name, summarise(measure, clusters, seed, plan.spec.resamples)))
-        controls |= {f"{metric.name}.{x.name}": x.values[2:] for x in found.measures}  # in the order of the summaries
+        controls |= {f"{metric.name}.{x.name}": x.controls for x in found.measures}  # in the order of the summaries
         tables += [_table(metric, table) for table in found.tables]
         shown += border.shown(metric, "measure", (*found.frames, *found.figures), taken)
         remarks += found.remarks

@@ -51,7 +51,7 @@ def interval(found: Bearings, level: float = 0.95) -> Interval | None:
     known exactly, and nothing is known of what other clusters say.
     """
     measure, linear = found.measure, found.linear
-    if found.counting < 2 or not np.isfinite(measure.values[1]):
+    if found.counting < 2 or not np.isfinite(measure.treated):
         return None
     if isinstance(measure, Measure) and linear is not None and found.deff is not None:
         events = float(measure.numerator[1][measure.counting].sum())
@@ -60,7 +60,7 @@ def interval(found: Bearings, level: float = 0.95) -> Interval | None:
         return Interval(measure.scale * limits[0], measure.scale * limits[1], level, "Korn-Graubard over clusters")
     if isinstance(measure, Measure) and linear is not None and found.counting < FEW_CLUSTERS:
         half = _t(found.counting, level) * abs(measure.scale) * float(np.sqrt(linear.variance[1]))
-        value = float(measure.values[1])
+        value = measure.treated
         return _wide(Interval(value - half, value + half, level, "t over clusters, linearised"))
     return _wide(percentile([found.draws.treated], level, found.counting))
 
@@ -80,14 +80,13 @@ def difference_interval(found: Bearings, level: float = 0.95) -> Interval | None
     - A measure that is resampled on some controls only: their draws, moved to the difference to all of them.
     """
     measure, linear = found.measure, found.linear
-    values = measure.values
-    controls = known_values(values[2:])
-    if found.counting < 2 or len(controls) == 0 or not np.isfinite(values[1]):
+    controls = known_values(measure.controls)
+    if found.counting < 2 or len(controls) == 0 or not np.isfinite(measure.treated):
         return None
-    difference = float(values[1] - controls.mean())
+    difference = float(measure.treated - controls.mean())
     sampled = float(controls.var(ddof=1) / len(controls)) if len(controls) > 1 else 0.0
     if isinstance(measure, Measure) and linear is not None:
-        rows = np.isfinite(values[2:])
+        rows = np.isfinite(measure.controls)
         mean_influence = linear.influence[2:][rows].mean(axis=0)
         if found.deff is not None:
             return _of_shares(found, mean_influence, sampled, level)
@@ -111,7 +110,7 @@ def _of_shares(found: Bearings, mean_influence: np.ndarray, sampled: float, leve
     scale = abs(measure.scale)
     own = interval(found, level)
     assert own is not None
-    mean = float(known_values(measure.values[2:]).mean())
+    mean = float(known_values(measure.controls).mean())
     over = float(spread(mean_influence, found.counting))
     covariance = float(_covariance(linear.influence[1], mean_influence, found.counting))
     joint = float(np.sqrt(linear.variance[1] * over))
@@ -123,7 +122,7 @@ def _of_shares(found: Bearings, mean_influence: np.ndarray, sampled: float, leve
         limits = korn_graubard(mean / scale * trials, trials, found.deff, found.counting, level)
         assert limits is not None
         low, high = (scale * x for x in limits)
-    limits_of = mover((float(measure.values[1]), own.low, own.high), (mean, low, high), correlation)
+    limits_of = mover((measure.treated, own.low, own.high), (mean, low, high), correlation)
     return Interval(*limits_of, level, "MOVER of Korn-Graubard and the controls' mean")
 
 

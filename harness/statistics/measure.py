@@ -34,8 +34,30 @@ def known_values(values: np.ndarray) -> np.ndarray:
     return values[~np.isnan(values)]
 
 
+class Roles:
+    """Values of a measure by what the conditions are: the untouched model, the treated one, control sets."""
+
+    @property
+    def values(self) -> np.ndarray:
+        """Value of every condition [n_conditions]; NaN where undefined."""
+        raise NotImplementedError
+
+    @property
+    def baseline(self) -> float:
+        return float(self.values[0])
+
+    @property
+    def treated(self) -> float:
+        return float(self.values[1])
+
+    @property
+    def controls(self) -> np.ndarray:
+        """Values under the m control sets [m]."""
+        return self.values[2:]
+
+
 @dataclass(frozen=True, eq=False)
-class Measure:
+class Measure(Roles):
     """A ratio of sums over prompts, for every condition: value[c] = scale * sum(numerator[c]) / sum(denominator[c]).
 
     A share counts prompts in the numerator and those it is a share of in the denominator; a mean has 1 for every prompt
@@ -129,7 +151,7 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray, scale: float) -> np.nd
 
 
 @dataclass(frozen=True, eq=False)
-class Functional:
+class Functional(Roles):
     """A measure that is no ratio: value[c] = function(sums of the terms over prompts), for every condition.
 
     Correlations, calibration errors and areas under curves are of this kind (:mod:`harness.statistics.functionals`).
@@ -177,7 +199,7 @@ class Functional:
 
 
 @dataclass(frozen=True, eq=False)
-class Aggregated:
+class Aggregated(Roles):
     """A measure of all prompts at once that is no function of sums (F1, BLEU): value[c] = function(items of c).
 
     It is resampled by calling the function again, so a few hundred times only (:mod:`harness.statistics.bootstrap`).

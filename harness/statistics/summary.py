@@ -80,7 +80,7 @@ def summarise(
         seed: of the bootstrap.
     """
     values, changed = measure.values, measure.changed
-    treated, controls = float(values[1]), values[2:]
+    treated, controls = measure.treated, measure.controls
     draws = draw(measure, clusters, seed, resamples, ranks(len(known_values(controls))))
     found = bearings(measure, clusters, draws)
     events = trials = None

@@ -11,7 +11,18 @@ from typing import Any, cast
 
 import numpy as np
 
-from harness.conditions.conditions import BASELINE, Condition, Edit, Head, Neuron, Selection, SetNeurons, Unit, by_layer
+from harness.conditions.conditions import (
+    BASELINE,
+    Condition,
+    Edit,
+    Head,
+    Neuron,
+    Role,
+    Selection,
+    SetNeurons,
+    Unit,
+    by_layer,
+)
 from harness.conditions.head_edits import SetHeads
 from harness.engine.closed_form import ClosedFormEngine
 from harness.files.wording import counted
@@ -89,10 +100,10 @@ def check_task(
         joined = running(owner, "joining parts of a run", lambda: Outcomes.join(parts))
         promise(_close(outcomes, joined), owner, "observe() in two parts gives other values than all prompts at once")
     if task.shares_passes:
-        alone = observe(prompts, conditions[:2])
+        alone = observe(prompts, [x for x in conditions if x.shown])
         shared = replace(outcomes, conditions=outcomes.conditions[:2], values=_rows(outcomes, slice(2)))
         promise(_close(shared, alone), owner, "what is observed of a condition depends on others (shares_passes)")
-    names = ["+".join(map(str, x.units)) for x in conditions if x.name.startswith("alone")]
+    names = ["+".join(map(str, x.units)) for x in conditions if x.role == "alone"]
     outcomes = outcomes.split(names, chosen)
     for name in task.default_metrics:
         metric = running(owner, "default_metrics", lambda name=name: _metric(name, cls))  # type: ignore[misc]
@@ -187,20 +198,20 @@ def _conditions(task: Task, model: Model, chosen: Selection, owner: str) -> list
             *(SetHeads(layer, tuple(x), (silent,) * len(x)) for layer, x in places.get(Head, {}).items()),
         )
 
-    def condition(name: str, units: Sequence[Unit], edited: bool = True) -> Condition:
-        return Condition(name, zeroed(units) if edited and task.intervenes else (), units=tuple(units))
+    def condition(name: str, role: Role, units: Sequence[Unit], edited: bool = True) -> Condition:
+        return Condition(name, zeroed(units) if edited and task.intervenes else (), units=tuple(units), role=role)
 
     def moved(by: int) -> list[Unit]:
         size = {Head: model.anatomy.n_heads, Neuron: model.anatomy.d_mlp}
         return [type(x)(x.layer, (x.index + by) % size[type(x)]) for x in chosen.neurons]
 
-    controls = [condition(f"control-{i:04d}", moved(i), edited=i > 0) for i in range(CONTROLS)]
+    controls = [condition(f"control-{i:04d}", "control", moved(i), edited=i > 0) for i in range(CONTROLS)]
     alone = running(owner, "alone()", lambda: task.alone(chosen, model))
     return [
         BASELINE,
-        condition("treated", chosen.neurons),
+        condition("treated", "treated", chosen.neurons),
         *controls,
-        *(condition(f"alone-{i:05d}", units) for i, units in enumerate(alone)),
+        *(condition(f"alone-{i:05d}", "alone", units) for i, units in enumerate(alone)),
     ]
 
 

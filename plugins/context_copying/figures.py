@@ -33,8 +33,7 @@ def conversion_bars(measures: Sequence[Measure]) -> Figure:
     """Conversion ratios of the selected neurons, and beneath each the mean and the 5% to 95% range of the controls."""
     rows: list[dict[str, Any]] = []
     for measure in measures:
-        values = measure.values
-        controls = values[2:][np.isfinite(values[2:])]
+        controls = measure.controls[np.isfinite(measure.controls)]
         low, mean, high = (
             (*np.quantile(controls, [0.05]), controls.mean(), *np.quantile(controls, [0.95]))
             if len(controls)
@@ -43,7 +42,7 @@ def conversion_bars(measures: Sequence[Measure]) -> Figure:
         rows.append(
             {
                 "ratio": measure.title,
-                "treated": float(values[1]),
+                "treated": measure.treated,
                 "count": int(measure.numerator[1].sum()),
                 "of": int(measure.denominator[1].sum()),
                 "control_mean": float(mean),
@@ -51,7 +50,7 @@ def conversion_bars(measures: Sequence[Measure]) -> Figure:
                 "control_q95": float(high),
             }
         )
-    m = measures[0].values[2:].size
+    m = measures[0].controls.size
 
     def paint(canvas: Canvas) -> None:
         axes = canvas.subplots()
@@ -100,9 +99,8 @@ def transition_scores(score: Measure) -> Figure:
     """Histogram of the controls' global transition scores, with the selected neurons' score and its quantile."""
     from harness.statistics import permutation_test
 
-    values = score.values
-    found = control_histogram("global_transition_score", float(values[1]), values[2:], score.title, score.unit)
-    quantile = permutation_test(float(values[1]), values[2:]).quantile
+    found = control_histogram("global_transition_score", score.treated, score.controls, score.title, score.unit)
+    quantile = permutation_test(score.treated, score.controls).quantile
     if quantile is None:
         return found
     return replace(found, title=f"{found.title[:-1]}; quantile {quantile:.1f}.")
