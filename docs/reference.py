@@ -164,7 +164,8 @@ def _command(name: str, command: Any) -> Iterator[str]:
     yield markdown(command.help or "")
     if rows:
         yield table(("option", "default", "what it does"), rows)
-    for sub, inner in getattr(command, "commands", {}).items():
+    offered = {sub: x.own for sub, x in getattr(command, "offered", {}).items() if x.first_party}
+    for sub, inner in (getattr(command, "commands", {}) | offered).items():
         yield from _command(f"{name} {sub}", inner)
 
 

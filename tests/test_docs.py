@@ -14,6 +14,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import typer
 from fences import Fence, Harness, agrees, fences, run_page
 from typer.main import get_command
 
@@ -205,8 +206,11 @@ def _parse(command: object, words: list[str], whole: str) -> None:
         AssertionError: there is no such command, or option.
     """
     while getattr(command, "commands", None) and words and not words[0].startswith("-"):
-        assert words[0] in command.commands, f"no command {words[0]}: {whole}"  # type: ignore[attr-defined]
-        command, words = command.commands[words[0]], words[1:]  # type: ignore[attr-defined]
+        try:
+            _, command, words = command.resolve_command(typer.Context(command), words)  # type: ignore
+        except Exception as error:
+            raise AssertionError(f"{whole}: {error}") from error
+        command = getattr(command, "own", command)  # a plugin's is loaded
     try:
         command.make_context("harness", list(words), resilient_parsing=True)  # type: ignore[attr-defined]
     except Exception as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.main import get_command
@@ -29,8 +30,9 @@ def test_the_table_of_components_is_complete() -> None:
 
 
 def test_options_that_the_readme_names_exist() -> None:
-    commands = get_command(app).commands  # type: ignore[attr-defined]
-    known = {option for command in commands.values() for param in command.params for option in param.opts}
+    group: Any = get_command(app)
+    commands = [*group.commands.values(), *(command.own for command in group.offered.values())]
+    known = {option for command in commands for param in command.params for option in param.opts}
     assert set(re.findall(r"(?<![\w-])(--[a-z_]+)", README)) - {"--check"} <= known
 
 

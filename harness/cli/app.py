@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,12 +14,12 @@ import typer
 from typer.core import TyperGroup
 
 import harness
-from harness import commands_models
 from harness.cli import new_plugin as scaffold
 from harness.cli import plan as commands_plan
 from harness.cli import results as commands
 from harness.cli.lm_eval import app as lm_eval_app
 from harness.cli.main import main
+from harness.cli.offered import OfferedCommand, offered
 from harness.cli.plugins import installed
 from harness.errors import HarnessError, mendable
 from harness.files.terminal import Terminal, say, say_json
@@ -36,8 +37,32 @@ if TYPE_CHECKING:
 __all__ = ["app", "main"]
 
 
+FORMS = {"compare": (("--base", "--tuned"), "compare-models")}
+"""Options with which a command of ours is another, which a plugin offers."""
+
+
 class Commands(TyperGroup):
-    """The commands; one that ends before its work is done has failed, whatever ended it."""
+    """Our commands, and those of installed packages; one that ends before its work is done has failed, whatever ended
+    it."""
+
+    @functools.cached_property
+    def offered(self) -> Mapping[str, OfferedCommand]:
+        return offered(self.commands)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*super().list_commands(ctx), *self.offered]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return super().get_command(ctx, cmd_name) or self.offered.get(cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        options, other = FORMS.get(args[0], ((), ""))
+        given = next((option for option in options for arg in args if arg.partition("=")[0] == option), None)
+        if given is None:
+            return super().resolve_command(ctx, args)
+        if other not in self.offered:
+            raise HarnessError(f"{args[0]}: {given} is for the command {other}, which no installed plugin offers.")
+        return args[0], self.offered[other], args[1:]
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -347,7 +372,7 @@ def report(
 
 app.command("leaderboard")(commands.leaderboard)
 app.command("plan")(commands_plan.plan)
-app.command("compare")(commands_models.compare)
+app.command("compare")(commands.compare)
 app.command("new-plugin")(scaffold.new_plugin)
 app.add_typer(lm_eval_app, name="lm-eval")
 

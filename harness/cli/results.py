@@ -79,9 +79,22 @@ def leaderboard(
 
 
 def compare(
-    runs: list[Path], everything: bool, resamples: int, form: str | None, as_json: bool, out: Path | None
+    runs: Annotated[
+        list[Path] | None, typer.Argument(help="Folders of two or more finished runs (or their result.json).")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Also the measures that are not primary.")] = False,
+    resamples: Annotated[int, typer.Option("--resamples", min=100, max=1_000_000, help="Bootstrap resamples.")] = 2000,
+    form: Format = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As --format json.")] = False,
+    out: Out = None,
+    debug: Debug = False,
 ) -> None:
-    """Compare finished runs with the first: what differs, selected neurons, every shared measure."""
+    """Compare finished runs with the first: what differs, selected neurons, every shared measure.
+
+    With --base and --tuned: a base model with a tuned one; see harness compare-models --help.
+    """
+    if not runs:
+        raise HarnessError("compare: name two or more finished runs, or two models with --base and --tuned.")
     from harness.plugin.catalogue import catalogue
     from harness.report import comparison, comparison_page
     from harness.results.compare import compare as compared

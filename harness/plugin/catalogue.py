@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
-import re
 import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from typing import Any, cast
 
 import pluggy
@@ -18,28 +16,13 @@ from harness.conditions.conditions import Neuron
 from harness.errors import HarnessError, suggest
 from harness.plugin import border, hookspecs
 from harness.plugin.components import KINDS, Component, ComponentSpec, Kind, ModelLoader, build
+from harness.plugin.entries import FIRST_PARTY, GROUP, TYPED, Origin, strict, wanted
+from harness.plugin.entries import origin as origin_of_entry
 from harness.plugin.records import Matrix, PublishedNeurons
 from harness.plugin.sources import source_digest
 
-GROUP = "harness"
-FIRST_PARTY = "neuron-harness"
 THIS_PROCESS = "this process"
 """In place of a distribution, of components that the process itself has registered."""
-
-TYPED = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-"""Names of components: what can be typed before a colon."""
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a component comes from."""
-
-    plugin: str
-    distribution: str
-    version: str
-
-    def __str__(self) -> str:
-        return f"{self.distribution} {self.version} (plugin {self.plugin})"
 
 
 @dataclass(frozen=True)
@@ -234,26 +217,6 @@ def _why_empty(plugin: Any) -> str:
     return f"it offers nothing: it has no function with @hookimpl that is called {hooks}"
 
 
-def _origin(entry: EntryPoint) -> Origin:
-    distribution = entry.dist
-    return Origin(entry.name, distribution.name if distribution else "?", distribution.version if distribution else "?")
-
-
-def _wanted() -> tuple[list[EntryPoint], list[Origin]]:
-    """Entry points to load, our own first, then by distribution and name; and those that HARNESS_LOAD_PLUGINS leaves
-    out of the others."""
-    only = os.environ.get("HARNESS_LOAD_PLUGINS")
-    names = None if only is None else {name.strip() for name in only.split(",") if name.strip()}
-    origins = {entry: _origin(entry) for entry in entry_points(group=GROUP)}
-    kept = [
-        entry
-        for entry, origin in origins.items()
-        if names is None or origin.distribution == FIRST_PARTY or names & {origin.plugin, origin.distribution}
-    ]
-    order = sorted(kept, key=lambda x: (origins[x].distribution != FIRST_PARTY, origins[x].distribution, x.name))
-    return order, [origin for entry, origin in origins.items() if entry not in kept]
-
-
 @functools.cache
 def catalogue() -> Catalogue:
     """Load every plugin once; one that fails is put aside by name and takes nothing else down.
@@ -266,9 +229,9 @@ def catalogue() -> Catalogue:
         HarnessError: in strict mode, for the first plugin that fails.
     """
     found = Catalogue()
-    wanted, found.passed_over = _wanted()
-    for entry in wanted:
-        origin = _origin(entry)
+    entries, found.passed_over = wanted(entry_points(group=GROUP))
+    for entry in entries:
+        origin = origin_of_entry(entry)
         try:
             found.add(entry.load(), origin)
         except KeyboardInterrupt:
@@ -276,7 +239,7 @@ def catalogue() -> Catalogue:
         except BaseException as error:  # a stranger's: whatever it raises, SystemExit, too, must not end the program
             said = str(error) if isinstance(error, HarnessError) else border.said(error)
             broken = Broken(origin, said, traceback.format_exc())
-            if os.environ.get("HARNESS_STRICT_PLUGINS") == "1":
+            if strict():
                 raise HarnessError(f"HARNESS_STRICT_PLUGINS: {broken}") from error
             found.broken.append(broken)
     return found

@@ -21,6 +21,12 @@ with, in its ``pyproject.toml``::
 
     [project.entry-points.harness]
     loudest = "harness_loudest"
+
+Commands of the command line are found by name alone, through entry points of their own group, so that ``harness
+--help`` imports nobody's package; each names a function, or a ``typer.Typer`` of sub-commands::
+
+    [project.entry-points."harness.commands"]
+    loudest-norms = "harness_loudest:norms"
 """
 
 from __future__ import annotations

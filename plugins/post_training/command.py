@@ -1,4 +1,4 @@
-"""``harness compare``: finished runs with each other, or with ``--base`` and ``--tuned`` two models."""
+"""``harness compare --base M1 --tuned M2``, or ``harness compare-models``: what post-training changed."""
 
 from __future__ import annotations
 
@@ -7,28 +7,24 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from harness.cli import results as commands
-from harness.errors import HarnessError
+from harness.cli.results import Debug
 from harness.files.terminal import Terminal, say_json
+from harness.plugin import HarnessError
 from harness.plugin.components import explain, parse_spec
 from harness.run.spec import MOST_PROMPTS
 
 if TYPE_CHECKING:
-    from harness.plugin.components import Corpus, ModelLoader
-
-MODELS = "Two models"
+    from harness.plugin import Corpus, ModelLoader
 
 
 def _option(name: str, text: str, least: int | None = None, most: int | None = None) -> Any:
-    """An option of the comparison of models."""
+    """An option, written with underscores or hyphens."""
     names = [f"--{name}", *([f"--{name.replace('_', '-')}"] if "_" in name else [])]
-    return typer.Option(*names, help=text, rich_help_panel=MODELS, min=least, max=most)
+    return typer.Option(*names, help=text, min=least, max=most)
 
 
 def compare(
-    runs: Annotated[
-        list[Path] | None, typer.Argument(help="Folders of two or more finished runs (or their result.json).")
-    ] = None,
+    runs: Annotated[list[Path] | None, typer.Argument(hidden=True)] = None,
     base: Annotated[str | None, _option("base", "Base model, as --model of eval.")] = None,
     tuned: Annotated[str | None, _option("tuned", "The model that was trained from it.")] = None,
     model_args: Annotated[str, _option("model_args", "Loader parameters of both: dtype=bfloat16.")] = "",
@@ -48,41 +44,33 @@ def compare(
         Path,
         typer.Option(
             "--output_path", "--output-path", "-o", envvar="HARNESS_REPORTS_DIR", help="Folder for results.",
-            rich_help_panel=MODELS,
         ),
     ] = Path("reports"),
     registry: Annotated[Path | None, _option("registry", "Registry file with names of models.")] = None,
     quiet: Annotated[bool, _option("quiet", "No progress on stderr.")] = False,
-    everything: Annotated[bool, typer.Option("--all", help="Also the measures that are not primary.")] = False,
+    everything: Annotated[bool, typer.Option("--all", hidden=True)] = False,
     resamples: Annotated[int, typer.Option("--resamples", min=100, max=1_000_000, help="Bootstrap resamples.")] = 2000,
-    form: commands.Format = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the record; of runs, as --format json.")] = False,
-    out: commands.Out = None,
-    debug: commands.Debug = False,
+    form: Annotated[str | None, typer.Option("--format", "-f", hidden=True)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record instead of the report.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", hidden=True)] = None,
+    debug: Debug = False,
 ) -> None:  # fmt: skip
-    """Compare finished runs with the first, or a base model with a tuned one (--base, --tuned)."""
+    """Compare a base model with a tuned one: neurons, behaviour, directions, steering, activation patching."""
     if (base is None) != (tuned is None):
         raise HarnessError(f"compare: --{'tuned' if tuned is None else 'base'} is missing: give both models, or runs.")
     if base is None or tuned is None:
-        if not runs:
-            raise HarnessError("compare: name two or more finished runs, or two models with --base and --tuned.")
-        commands.compare(runs, everything, resamples, form, as_json, out)
-        return
+        raise HarnessError("compare: name two models with --base and --tuned.")
     if runs or form or out or everything:
         raise HarnessError("compare: runs, --all, --format and --out are for comparing runs, not --base and --tuned.")
 
-    # The command belongs to a first-party plugin, which mypy knows under its name in the checkout.
-    from harness_plugins.post_training.comparison import (  # type: ignore[import-not-found]
-        BEGINS,
-        Settings,
-        compare_models,
-    )
-    from harness_plugins.post_training.report import show  # type: ignore[import-not-found]
     from pydantic import ValidationError
 
     from harness.cli.plugins import installed
     from harness.report.progress import ConsoleReporter
     from harness.run.request import model_named, short_name
+
+    from .comparison import BEGINS, Settings, compare_models
+    from .report import show
 
     try:
         settings = Settings(
