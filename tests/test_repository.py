@@ -79,6 +79,13 @@ def test_names_in_docstrings_exist() -> None:
             resolved(role, name)
 
 
+def test_modules_in_prose_exist() -> None:
+    for name in tracked(".md"):
+        for dotted in re.findall(r"\bharness(?:_plugins|_tasks)?(?:\.[A-Za-z_]\w*)+", text(name)):
+            if dotted.rpartition(".")[2] not in ("py", "yaml"):  # a file
+                resolved(dotted, name)
+
+
 def resolved(dotted: str, where: str) -> object:
     """The module, or what is in one, of a dotted name."""
     parts = dotted.split(".")
