@@ -162,7 +162,7 @@ def test_a_run_has_its_tables_its_groups_and_one_primary_measure_a_task(harness:
     assert {x["name"] for x in record["tables"]} == {"facts_written.exact_match"}
     by_name = {x["name"]: x for x in record["measures"]}
     assert (
-        by_name["facts_written.chrf"]["value"] == 0 and by_name["facts_written.chrf"]["ci_low"] is None
+        by_name["facts_written.chrf"]["value"] == 100 and by_name["facts_written.chrf"]["ci_low"] is None
     )  # in every one
     assert by_name["facts_by_task.acc"]["null"] == by_name["facts_by_task.acc"]["baseline"]
     folder = next(path for path in tmp_path.iterdir() if path.is_dir())
