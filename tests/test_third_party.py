@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -77,6 +78,16 @@ def test_an_installed_plugin_is_listed(installed: Path) -> None:
     shown = harness(installed, "list", "loudest").stdout
     assert "harness-loudest 1.2.3" in shown and "number of neurons" in shown
     assert "loudest" not in harness(installed, "list", "plugins", HARNESS_LOAD_PLUGINS="").stdout
+
+
+def test_an_installed_package_adds_a_command(installed: Path) -> None:
+    shown = harness(installed, "--help")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert re.search(r"loudest-norms +Of harness-loudest 1.2.3; see harness loudest-norms --help.", shown.stdout)
+    done = harness(installed, "loudest-norms", "--n", 2)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"(3\.\d+ \d+\.\d{3}\n){2}", done.stdout)
+    assert "loudest-norms" not in harness(installed, "--help", HARNESS_LOAD_PLUGINS="").stdout
 
 
 def test_an_installed_plugin_is_used_in_a_run_and_recorded(installed: Path, small_facts: Path, tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
-"""A third-party plugin of one file: a selector and a metric."""
+"""A third-party plugin of one file: a selector, a metric and a command."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
+import typer
 from pydantic import Field
 
 from harness.plugin import Measurement, Metric, Neuron, Outcomes, Selection, SelectionContext, Selector, hookimpl
@@ -62,3 +65,13 @@ def harness_selectors() -> list[type[Selector]]:
 @hookimpl
 def harness_metrics() -> list[type[Metric]]:
     return [Confident]
+
+
+def norms(n: Annotated[int, typer.Option(min=1, help="How many neurons.")] = 3) -> None:
+    """Print the largest output weights of the bundled model's last layer."""
+    import harness
+
+    model = harness.load_model("demo")
+    norms = model.w_out(model.anatomy.n_layers - 1).norm(dim=1)
+    for norm, index in zip(*norms.topk(n), strict=True):
+        print(f"{Neuron(model.anatomy.n_layers - 1, int(index))} {norm:.3f}")
