@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from scipy import stats
 
 from harness.errors import HarnessError
 from harness.statistics import Functional, Measure, interval_of, summarise
+from harness.statistics.bootstrap import resampled
 from harness.statistics.functionals import (
     auroc,
     confidences,
@@ -18,6 +21,7 @@ from harness.statistics.functionals import (
     pearson,
     reliability,
 )
+from harness.statistics.measure import Aggregated
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(3, 60))
@@ -99,3 +103,31 @@ def test_a_term_that_is_not_finite_is_refused() -> None:
     terms[2, 1, 0] = np.nan
     with pytest.raises(HarnessError, match=r'"r": a value that is not finite .* control-0000, 1 prompt'):
         Functional("r", "r", "", terms, lambda sums: sums[..., 0])
+
+
+def test_terms_of_another_shape_are_refused() -> None:
+    for shape in ((3, 4), (1, 4, 2)):
+        with pytest.raises(ValueError, match=r"must be \[>= 2, n_prompts, n_terms\]"):
+            Functional("r", "r", "", np.ones(shape), lambda sums: sums[..., 0])
+
+
+def test_clusters_are_those_of_the_prompts() -> None:
+    found = Functional("r", "r", "", np.ones((3, 6, 2)), lambda sums: sums[..., 0] / sums[..., 1])
+    with pytest.raises(ValueError, match="5 cluster numbers for 6 prompts"):
+        list(resampled(found, [1], np.arange(5), 0, 100))
+
+
+def test_what_a_function_of_all_prompts_cannot_take_has_no_value() -> None:
+    """No items (-1), a division by zero, a statistic that wants more: not a number, and no interval."""
+    codes = np.array([[0, 1, 1, 0, 1, 1], [-1] * 6, [0, 1, 0, 1, 0, 1]])
+
+    def harmonic(items: list[float]) -> float:
+        return statistics.harmonic_mean(items)  # StatisticsError, a ValueError, where there are none
+
+    found = Aggregated("h", "harmonic mean", "", codes, [1.0, 3.0], harmonic)
+    assert np.isnan(found.treated) and found.baseline == pytest.approx(1.8)
+    assert found.controls == pytest.approx([1.5])
+    assert interval_of(found, 1, np.arange(6), 0) is None
+    one = interval_of(found, 2, np.arange(6), 0, resamples=200)
+    alone = interval_of(Aggregated("h", "", "", codes[[0, 2]], [1.0, 3.0], harmonic), 1, np.arange(6), 0, resamples=200)
+    assert one is not None and one == alone and one.low < 1.5 < one.high
