@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 import harness as public
-from harness.api import finished, frames
+from harness.api import evaluation, finished, frames
 from harness.api.finished import Run
 from harness.errors import HarnessError
 from harness.plugin.catalogue import catalogue
@@ -372,3 +372,38 @@ def test_neurons_on_a_text() -> None:
     assert abs(kept["entropy_change"][place]) < 1e-5 < abs(found["entropy_change"][place])
     with pytest.raises(HarnessError, match="layer: expected -4 to 3, got 9"):
         public.activations(model, text, layer=9)
+
+
+# -- on the way --------------------------------------------------------------------------------------------------------
+
+
+def test_an_interrupted_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blank_figures: None) -> None:
+    """Ctrl-C is KeyboardInterrupt, as everywhere in Python; what was finished by then is not done again."""
+    from harness.run import execute
+
+    def stop(*arguments: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(execute, "_finish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            public.evaluate(**WORDS, output_path=tmp_path)
+    assert list(tmp_path.glob("*/unfinished/part-*.safetensors"))
+    with monkeypatch.context() as patched:
+        patched.setattr(execute, "_together", stop)  # nothing is left for the model to do
+        run = public.evaluate(**WORDS, output_path=tmp_path)
+    assert run.record.name == "demo-knowledge_conflict-entropy-mean"
+
+
+@pytest.mark.parametrize("notebook", [True, False])
+def test_who_is_told_of_progress(
+    notebook: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a notebook the cell; in a script whose output goes to a file nobody, unless it is asked for."""
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: notebook)
+    told = evaluation._reporter(None)
+    with told.stage("working"):
+        pass
+    out, err = capsys.readouterr()
+    assert told.quiet is not notebook and out.startswith("working: ") is notebook and not err
+    assert evaluation._reporter(False).quiet and not evaluation._reporter(True).quiet

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shlex
 import sys
 import warnings
@@ -194,8 +193,8 @@ def _path(given: str | Path | None) -> Path | None:
 
 
 def _reporter(progress: bool | None) -> ConsoleReporter:
-    """Bars in a terminal, and in a notebook that can draw them; lines elsewhere."""
+    """Bars in a terminal, lines elsewhere: in the cell of a notebook, which has no stderr of its own."""
     terminal = Terminal(stderr=True)
-    if terminal.is_jupyter and importlib.util.find_spec("ipywidgets") is None:
+    if terminal.is_jupyter:
         return ConsoleReporter(Terminal(file=sys.stdout, force_jupyter=False), quiet=progress is False)
     return ConsoleReporter(terminal, quiet=not (terminal.is_terminal if progress is None else progress))
