@@ -35,7 +35,10 @@ def two() -> None:
 number = 7
 """
 
-ENTRIES = """[harness.commands]
+ENTRIES = """[harness]
+greetings = harness_hello
+
+[harness.commands]
 hello = harness_hello:hello
 fails = harness_hello:fails
 several = harness_hello:several
@@ -111,13 +114,17 @@ def test_other_packages_can_be_switched_off_and_be_held_strictly(
     code, out, err = harness("--help")
     assert (code, err) == (0, "") and "harness-hello" not in out and "compare-models" in out
     assert harness("hello", "you")[0] == 2
+    for named in ("harness-hello", "loud, greetings"):  # the distribution, or a plugin of it
+        monkeypatch.setenv("HARNESS_LOAD_PLUGINS", named)
+        monkeypatch.setenv("HARNESS_STRICT_PLUGINS", "0")
+        assert harness("hello", "you")[:2] == (0, "you\n")
 
 
 def test_two_models_are_compared_by_a_plugins_command(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     code, out, _ = harness("compare-models", "--help")
     assert code == 0 and "--tuned" in out and "--format" not in out
     assert "harness compare-models --help" in " ".join(harness("compare", "--help")[1].split())
-    monkeypatch.setattr("harness.cli.offered.entry_points", lambda group: [])
+    monkeypatch.setattr("harness.plugin.entries.entry_points", lambda group: [])
     code, _, err = harness("compare", "--base", "demo", "--tuned=demo-tuned")
     assert code == 2
     assert err == "error: compare: --base is for the command compare-models, which no installed plugin offers.\n"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Mapping
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import Any
 
 import typer
@@ -18,7 +18,7 @@ from harness.errors import HarnessError, PluginError
 from harness.files import harmless
 from harness.files.terminal import Terminal
 from harness.plugin import border
-from harness.plugin.entries import COMMANDS, FIRST_PARTY, TYPED, origin, strict, wanted
+from harness.plugin.entries import FIRST_PARTY, TYPED, commands, origin, strict
 
 PANEL = "Commands of plugins"
 
@@ -92,7 +92,7 @@ def offered(ours: Collection[str]) -> Mapping[str, OfferedCommand]:
         HarnessError: HARNESS_STRICT_PLUGINS=1, and one cannot be had.
     """
     found: dict[str, OfferedCommand] = {}
-    for entry in wanted(entry_points(group=COMMANDS))[0]:
+    for entry in commands():
         if not TYPED.fullmatch(entry.name):
             why = "its name cannot be typed, expected letters, digits, _, - and ."
         elif entry.name in ours:

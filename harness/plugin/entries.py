@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, entry_points
 
 GROUP = "harness"
 COMMANDS = "harness.commands"
@@ -47,8 +47,19 @@ def wanted(entries: Iterable[EntryPoint]) -> tuple[list[EntryPoint], list[Origin
         for entry, of in origins.items()
         if names is None or of.distribution == FIRST_PARTY or names & {of.plugin, of.distribution}
     ]
-    order = sorted(kept, key=lambda x: (origins[x].distribution != FIRST_PARTY, origins[x].distribution, x.name))
-    return order, [of for entry, of in origins.items() if entry not in kept]
+    return sorted(kept, key=_place), [of for entry, of in origins.items() if entry not in kept]
+
+
+def _place(entry: EntryPoint) -> tuple[bool, str, str]:
+    of = origin(entry).distribution
+    return of != FIRST_PARTY, of, entry.name
+
+
+def commands() -> list[EntryPoint]:
+    """Entry points of commands, in that order: of distributions of which HARNESS_LOAD_PLUGINS leaves something in."""
+    found = list(entry_points(group=COMMANDS))
+    used = {origin(entry).distribution for entry in wanted([*entry_points(group=GROUP), *found])[0]}
+    return sorted((entry for entry in found if origin(entry).distribution in used), key=_place)
 
 
 def strict() -> bool:
