@@ -141,6 +141,15 @@ def test_what_the_system_refuses_is_a_sentence(tmp_path: Path) -> None:
         public.evaluate(**WORDS, output_path=tmp_path / "file" / "reports")
 
 
+def test_where_nobody_says_where(made: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HARNESS_REPORTS_DIR", str(made.path.parent))
+    run = public.evaluate(**WORDS)
+    assert run.path == made.path and len(public.runs()) == 6
+    spec = specification("a test", model=model_named("demo", catalogue()), task="a", selector="b")
+    assert "--output_path reports" in command_of(spec, Path("reports"))
+    assert "--output_path" not in command_of(spec, made.path.parent)
+
+
 def test_runs_of_the_registry(tmp_path: Path, blank_figures: None) -> None:
     registry = tmp_path / "registry.yaml"
     run = (

@@ -20,7 +20,7 @@ from harness.report.progress import ConsoleReporter
 from harness.run import environment
 from harness.run.executors import InProcess
 from harness.run.registry import default_path, load_registry
-from harness.run.request import Written, command_of, model_named, named, specification, too_few_controls
+from harness.run.request import Written, command_of, model_named, named, reports_folder, specification, too_few_controls
 
 if TYPE_CHECKING:
     from harness.model.model import Model
@@ -30,7 +30,7 @@ ComponentClass = TypeVar("ComponentClass", bound=type[Component])
 
 
 def evaluate(
-    model: Written = "demo",
+    model: Written | Path = "demo",
     *,
     task: Written,
     selector: Written,
@@ -48,7 +48,7 @@ def evaluate(
     name: str | None = None,
     device: str | None = None,
     registry: str | Path | None = None,
-    output_path: str | Path = "reports",
+    output_path: str | Path | None = None,
     fresh: bool = False,
     progress: bool | None = None,
 ) -> Run:
@@ -69,6 +69,7 @@ def evaluate(
         margins: the difference that matters, by measure, in its unit.
         device: "cpu", "cuda", "cuda:0", "mps"; None: the best there is.
         registry: file with names of models; None: ./registry.yaml, else the bundled one.
+        output_path: folder for results; None: what HARNESS_REPORTS_DIR names, else ./reports.
         fresh: forget an earlier or interrupted run.
         progress: show it; None: where a person is watching (a terminal, a notebook).
 
@@ -96,7 +97,8 @@ def evaluate(
             limit=limit,
             resamples=resamples,
         )
-        [run] = _made([spec], found, command_of(spec, Path(output_path)), output_path, fresh, progress)
+        output = _path(output_path) or reports_folder()
+        [run] = _made([spec], found, command_of(spec, output), output, fresh, progress)
     return run
 
 
@@ -106,7 +108,7 @@ def run(
     device: str | None = None,
     limit: int | None = None,
     registry: str | Path | None = None,
-    output_path: str | Path = "reports",
+    output_path: str | Path | None = None,
     fresh: bool = False,
     progress: bool | None = None,
 ) -> list[Run]:
@@ -121,21 +123,21 @@ def run(
     """
     environment.prepare()
     options = {"--model": model, "--device": device, "--limit": limit, "--registry": registry}
-    options |= {"--output_path": None if Path(output_path) == Path("reports") else output_path}
+    options |= {"--output_path": output_path}
     given = [str(word) for pair in options.items() if pair[1] is not None for word in pair]
     with mendable():
         found, known = _installed(), load_registry(_path(registry) or default_path())
         if not names:
             raise HarnessError(f"name one or more runs; {known.path} has: {', '.join(known.runs) or 'none'}.")
-        specs = named(names, known, found, model, device, limit)
-        return _made(specs, found, shlex.join(["harness", "run", *names, *given]), output_path, fresh, progress)
+        specs, output = named(names, known, found, model, device, limit), _path(output_path) or reports_folder()
+        return _made(specs, found, shlex.join(["harness", "run", *names, *given]), output, fresh, progress)
 
 
 def _made(
     specs: Sequence[RunSpec],
     found: Catalogue,
     command: str,
-    output: str | Path,
+    output: Path,
     fresh: bool,
     progress: bool | None,
 ) -> list[Run]:
@@ -145,11 +147,11 @@ def _made(
     plans, reporter = [plan(spec, found) for spec in specs], _reporter(progress)
     for note in too_few_controls(specs):
         reporter.note(f"{note}.")
-    groups = InProcess(reporter).execute(together(plans), expand(output), command, fresh)
+    groups = InProcess(reporter).execute(together(plans), output, command, fresh)
     return [Run(one.path) for group in groups for one in group]
 
 
-def load_model(model: Written = "demo", *, device: str | None = None, **parameters: Any) -> Model:
+def load_model(model: Written | Path = "demo", *, device: str | None = None, **parameters: Any) -> Model:
     """A model with its tokenizer, its parts found and verified, in evaluation mode.
 
     Args:

@@ -17,6 +17,7 @@ from harness.files.terminal import Terminal
 from harness.files.wording import counted
 from harness.results import schema
 from harness.results.folder import PAGE, read_provenance, read_record
+from harness.run.request import reports_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -140,11 +141,11 @@ def load_run(path: str | Path) -> Run:
     return Run(found if found.is_dir() else found.parent)
 
 
-def runs(folder: str | Path = "reports", *, primary: bool = True, history: bool = False) -> pd.DataFrame:
+def runs(folder: str | Path | None = None, *, primary: bool = True, history: bool = False) -> pd.DataFrame:
     """The leaderboard of a folder, a row a run and measure, the newest run first.
 
     Args:
-        folder: reports, or a ``leaderboard.jsonl``.
+        folder: reports, or a ``leaderboard.jsonl``; None: where runs are left when nobody says where.
         primary: primary measures only. history: also the rows that newer ones of the same setting replace.
 
     Returns:
@@ -156,7 +157,7 @@ def runs(folder: str | Path = "reports", *, primary: bool = True, history: bool 
     from harness.results.leaderboard import read
     from harness.results.leaderboard_query import Query, ask
 
-    path = expand(folder)
+    path = reports_folder() if folder is None else expand(folder)
     with mendable():
         found = ask(
             read(path / "leaderboard.jsonl" if path.is_dir() else path), Query(primary=primary, history=history)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,8 +27,13 @@ WORD = re.compile(r"""\w+=[^\s,"']+""")
 """A parameter without commas, quotes or spaces."""
 
 
+def reports_folder() -> Path:
+    """Where runs are left when nobody says where: what HARNESS_REPORTS_DIR names, else ``reports``."""
+    return Path(os.environ.get("HARNESS_REPORTS_DIR") or "reports")
+
+
 def model_named(
-    written: Written,
+    written: Written | Path,
     found: Catalogue,
     arguments: str = "",
     device: str | None = None,
@@ -48,7 +54,8 @@ def model_named(
     given = parse_params(arguments, "--model_args")
     if device is not None:
         given["device"] = device
-    spec = _loader(written, found, registry) if isinstance(written, str) else parse_spec(written, "--model")
+    name = str(written) if isinstance(written, str | Path) else None
+    spec = parse_spec(written, "--model") if name is None else _loader(name, found, registry)
     return ComponentSpec(spec.name, {**spec.params, **given})
 
 
@@ -199,4 +206,4 @@ def command_of(spec: RunSpec, output: Path) -> str:
         words += ["--margin", f"{measure}={margin}"]
     if spec.name != default_name(spec.model, spec.task, spec.selector, spec.intervention):
         words += ["--name", spec.name]
-    return shlex.join([*words, *([] if output == Path("reports") else ["--output_path", str(output)])])
+    return shlex.join([*words, *([] if output == reports_folder() else ["--output_path", str(output)])])
