@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.files import harmless
-from harness.report.certainty import COLUMNS, certainty
+from harness.report.certainty import COLUMNS, EXPLAINED, certainty
 from harness.report.formatting import between, control, effect, p_value, question, value, verdict
 
 
@@ -26,6 +26,7 @@ def html(record: Mapping[str, Any], path: Path) -> str:
         "verdicts": [(x["title"], verdict(record, x), x["verdict_sentence"]) for x in primary],
         "certainty": told.sentences,
         "columns": COLUMNS,
+        "explained": EXPLAINED,
         "rows": told.rows,
         "tables": [_table(table) for table in record["tables"]],
         "measures": [_measure(measure) for measure in primary],
@@ -36,11 +37,15 @@ def html(record: Mapping[str, Any], path: Path) -> str:
 def _table(table: Mapping[str, Any]) -> dict[str, Any]:
     """A table of counts: of each category before, how many are in which after it, and their mean under the controls."""
     names, means = table["categories"], table["control_mean"]
+
+    def cell(i: int, j: int, count: int) -> str:
+        return str(count) if means is None else f"{count} ~ {means[i][j]:.1f}"
+
     rows = [
-        (name, [(count, None if means is None else means[i][j]) for j, count in enumerate(counts)], sum(counts))
+        (name, *(cell(i, j, count) for j, count in enumerate(counts)), sum(counts))
         for i, (name, counts) in enumerate(zip(names, table["treated"], strict=True))
     ]
-    return {"title": table["title"], "names": names, "rows": rows}
+    return {"title": table["title"], "names": names, "rows": rows, "controls": means is not None}
 
 
 def _measure(measure: Mapping[str, Any]) -> tuple[str, ...]:
