@@ -166,7 +166,7 @@ def test_a_container_with_any_user(small_facts: Path, open_folder: Path, home: s
         os.chown(folder, STRANGER, STRANGER)
     environment = {k: v for k, v in os.environ.items() if k not in ("HOME", "USER", "LOGNAME", "XDG_CACHE_HOME")}
     environment |= {"TMPDIR": str(place)} | ({} if home is None else {"HOME": home})
-    given = [str(x) for x in arguments(facts, output, metric="transitions", controls="3")]
+    given = [str(x) for x in arguments(facts, output, metric="transitions", controls="19")]
     command = [*as_stranger(), sys.executable, "-m", "harness", *given]
     done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
