@@ -172,5 +172,5 @@ def test_a_container_with_any_user(small_facts: Path, open_folder: Path, home: s
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert (only(output) / "files.sha256").stat().st_uid == STRANGER
-    assert list(place.rglob("compiled.*.nbi"))  # compiled once for all
+    assert list(place.rglob("numba_loops.*.nbi"))  # compiled once for all
     assert not Path("/~").exists()
