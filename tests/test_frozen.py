@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from families import tiny
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from test_batched import some_mixtures
 from test_engine import Scale, same_generations, same_scores, some_conditions, some_prompts
@@ -21,7 +21,7 @@ from harness.conditions.head_edits import AttendFirst, SetHeads
 from harness.effects.sweep import Kind, effects
 from harness.engine.batched import BatchedEngine
 from harness.engine.closed_form import ClosedFormEngine
-from harness.engine.hooks import HookEngine, under
+from harness.engine.hooks import Generations, HookEngine, under
 from harness.errors import HarnessError
 from harness.model.model import Model
 
@@ -48,6 +48,22 @@ def frozen_mixture(model: Model, seed: int, n: int = 3, size: float = 3.0) -> li
         for condition in plain
         for i, frozen in enumerate(kinds)
     ]
+
+
+def same_but_for_ties(
+    model: Model, conditions: Sequence[Condition], prompts: Sequence[Sequence[int]], a: Generations, b: Generations
+) -> None:
+    """The same generations; where one goes another way, two tokens were as likely as float32 can tell (a soft cap that
+    large logits saturate leaves many such), and nothing after that is compared."""
+    tied = (a.tokens != b.tokens).any(axis=-1)
+    for c, p in np.argwhere(tied):
+        step = int(np.argmax(a.tokens[c, p] != b.tokens[c, p]))
+        logits = plain_logits(model, conditions[c], [*prompts[p], *map(int, a.tokens[c, p, :step])])[-1]
+        one, other = (float(logits[int(x.tokens[c, p, step])]) for x in (a, b))
+        assert abs(one - other) <= 1e-6 * max(1.0, abs(one)), (c, p, step)
+    for name, most in (("tokens", 0.0), ("entropy", 2e-5), ("choices", 1e-4)):
+        x, y = (getattr(found, name)[~tied] for found in (a, b))
+        np.testing.assert_allclose(x, y, atol=most, rtol=0 if name != "choices" else 1e-5, err_msg=name)
 
 
 def plain_logits(model: Model, condition: Condition, tokens: Sequence[int]) -> torch.Tensor:
@@ -140,11 +156,14 @@ def test_generation_freezes_on_the_tokens_that_the_condition_has_chosen(family: 
 @given(
     st.sampled_from(FAMILIES), st.integers(0, 10_000), st.sampled_from([0.0, 1e-3, 1.0, 30.0, 1e3]), st.integers(1, 4)
 )
+@example(family="gemma2", seed=445, size=30.0, batch=1)  # logits at the soft cap, 2e-7 apart
 def test_any_model_any_edit_any_padding(family: str, seed: int, size: float, batch: int) -> None:
     model = tiny(family)
     prompts, conditions = some_prompts(seed, n=3), frozen_mixture(model, seed, n=2, size=size)
     fast, hooks = ClosedFormEngine(model, batch), HookEngine(model, batch)
-    same_generations(fast.generate(prompts, conditions, 3), hooks.generate(prompts, conditions, 3))
+    same_but_for_ties(
+        model, conditions, prompts, fast.generate(prompts, conditions, 3), hooks.generate(prompts, conditions, 3)
+    )
     largest = max(float(plain_logits(model, c, p).abs().max()) for c in conditions for p in prompts)
     a, b = fast.score(prompts, conditions), hooks.score(prompts, conditions)
     for name in ("loss", "entropy", "top"):
