@@ -233,6 +233,7 @@ def _judged(
     corrections = zip(places, primary, adjust(p, "holm"), adjust(p, "bh"), strict=True)
     for place, (i, summary, holm, bh) in enumerate(corrections):
         said = verdict(summary, family, place, replace(around, margin=spec.margins.get(summary.name)))
+        above, below = said.detectable or (None, None)
         judged[i] = {
             "p_adjusted": family.p[place],
             "p_holm": holm,
@@ -241,8 +242,8 @@ def _judged(
             "verdict_sentence": said.sentence,
             "margin": said.margin,
             "detectable": None if said.detectable is None else max(said.detectable),
-            "detectable_above": None if said.detectable is None else said.detectable[0],
-            "detectable_below": None if said.detectable is None else said.detectable[1],
+            "detectable_above": above,
+            "detectable_below": below,
             "detectable_limit": None if said.half is None else math.ceil(said.half.clusters * around.items_per_cluster),
             "detectable_controls": None if said.half is None else said.half.controls,
         }

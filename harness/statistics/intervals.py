@@ -112,7 +112,7 @@ def _of_shares(found: Bearings, mean_influence: np.ndarray, sampled: float, leve
     assert own is not None
     mean = float(known_values(measure.controls).mean())
     over = float(spread(mean_influence, found.counting))
-    covariance = float(_covariance(linear.influence[1], mean_influence, found.counting))
+    covariance = _covariance(linear.influence[1], mean_influence, found.counting)
     joint = float(np.sqrt(linear.variance[1] * over))
     correlation = float(np.clip(covariance / joint, -1.0, 1.0)) if joint > 0 else 0.0
     half = _t(found.counting, level) * float(np.sqrt(over * scale**2 + sampled))

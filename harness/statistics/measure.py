@@ -106,7 +106,7 @@ class Measure(Roles):
         object.__setattr__(self, "numerator", numerator)
         object.__setattr__(self, "denominator", denominator)
 
-    @property
+    @cached_property
     def values(self) -> np.ndarray:
         """Value of every condition [n_conditions]; NaN where the denominator is 0."""
         events, trials = (array.sum(axis=1, dtype=np.float64) for array in (self.numerator, self.denominator))
@@ -182,7 +182,7 @@ class Functional(Roles):
             raise ValueError(f"measure {self.name!r}: terms {self.terms.shape} must be [>= 2, n_prompts, n_terms]")
         refuse(self.name, ~np.isfinite(self.terms).all(axis=2), "a value that is not finite (NaN or infinite)")
 
-    @property
+    @cached_property
     def values(self) -> np.ndarray:
         """Value of every condition [n_conditions]; NaN where undefined."""
         return self.function(self.terms.sum(axis=1, dtype=np.float64))

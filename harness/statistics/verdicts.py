@@ -175,8 +175,8 @@ def _direction(summary: MeasureSummary) -> Word:
         return "less than random"
     if value * controls < 0:
         # Controls that scatter around no effect have no direction that one could be opposite to.
-        apart = (low - null) * (high - null) > 0
-        return "opposite direction" if apart or abs(value) < abs(controls) else "more than random"
+        one_sided = (low - null) * (high - null) > 0
+        return "opposite direction" if one_sided or abs(value) < abs(controls) else "more than random"
     return "less than random" if abs(value) < abs(controls) else "more than random"
 
 
