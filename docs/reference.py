@@ -15,7 +15,6 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from harness.api import evaluation
 from harness.cli.listing import parameters
 from harness.plugin import components, hookspecs
 from harness.plugin.catalogue import catalogue
@@ -201,10 +200,7 @@ def python_page() -> str:
         blocks.append(f"## {title}")
         for path in names:
             module, _, name = path.rpartition(".")
-            thing = getattr(importlib.import_module(module), name)
-            if inspect.ismodule(thing):  # harness.run, which can be called
-                thing = evaluation.run
-            blocks += described(thing, "###", f"`{module}`")
+            blocks += described(getattr(importlib.import_module(module), name), "###", f"`{module}`")
     return "\n\n".join(blocks)
 
 

@@ -14,10 +14,6 @@ Nothing heavy is imported before a name is used. Authors of plugins import from 
 
 from __future__ import annotations
 
-from importlib import import_module
-from types import ModuleType
-from typing import Any
-
 import lazy_loader
 import pluggy
 
@@ -32,13 +28,3 @@ __all__ = sorted([*_lazy, "__version__", "hookimpl"])  # the stub spells them ou
 
 def __dir__() -> list[str]:
     return __all__
-
-
-class _Room(ModuleType):
-    """The room ``harness.run``, which has the name of a function: called, it does what the function does."""
-
-    def __call__(self, *names: str, **options: Any) -> Any:
-        return import_module("harness.api.evaluation").run(*names, **options)
-
-
-import_module("harness.run").__class__ = _Room

@@ -15,8 +15,8 @@ import numpy as np
 from harness.plugin.catalogue import catalogue
 from harness.plugin.records import Figure, Frame
 from harness.report.figure_files import write_shown
-from harness.run import execute as run
-from harness.run.spec import RunSpec
+from harness.running import execute as run
+from harness.running.spec import RunSpec
 
 
 class Silent:
@@ -31,7 +31,7 @@ class Silent:
 
 
 def finish(output: Path, draw: bool = False, **fields: Any) -> Path:
-    """Make a run of the given fields of :class:`harness.run.spec.RunSpec`; returns its folder.
+    """Make a run of the given fields of :class:`harness.running.spec.RunSpec`; returns its folder.
 
     Args:
         draw: figures, too, which takes a while; tables are always written.
@@ -41,7 +41,7 @@ def finish(output: Path, draw: bool = False, **fields: Any) -> Path:
         write_shown(folder, shown if draw else [item for item in shown if isinstance(item, Frame)], progress)
 
     planned = run.plan(RunSpec(name="small", resamples=200, **fields), catalogue())
-    with patch("harness.run.execute.write_shown", write), patch("harness.run.execute.write_page"):
+    with patch("harness.running.execute.write_shown", write), patch("harness.running.execute.write_page"):
         return run.execute(planned, output, Silent(), "a test").path
 
 

@@ -34,8 +34,8 @@ from harness.plugin import (
     hookspecs,
 )
 from harness.plugin.catalogue import Catalogue, Origin, catalogue
-from harness.run import execute as run
-from harness.run.spec import RunSpec
+from harness.running import execute as run
+from harness.running.spec import RunSpec
 from harness.testing import prompts_of, tiny_model
 
 ORIGIN = Origin("evil", "harness-evil", "9.9")

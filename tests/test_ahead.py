@@ -15,8 +15,8 @@ from harness.conditions.conditions import Neuron, Selection
 from harness.errors import HarnessError, PluginError
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import Metric, Task
-from harness.run.execute import plan
-from harness.run.registry import load_registry
+from harness.running.execute import plan
+from harness.running.registry import load_registry
 
 Harness = Callable[..., tuple[int, str, str]]
 
@@ -304,7 +304,7 @@ def test_a_pool_with_too_few_sets_is_said_before_the_conditions_run(
 
 
 def test_a_node_of_a_cluster_sends_what_should_be_known() -> None:
-    from harness.run.ray_worker import Note, _Silent
+    from harness.running.ray_worker import Note, _Silent
 
     sent: list[Any] = []
     _Silent(sent.append).note("too few")

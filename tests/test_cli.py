@@ -193,7 +193,7 @@ def test_an_interrupted_run_continues_and_ends_with_the_same_bytes(
     finished: Path, small_facts: Path, tmp_path: Path, harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from harness.results.folder import RunFolder
-    from harness.run import execute as run
+    from harness.running import execute as run
 
     monkeypatch.setattr(run, "PART", 20)
     saved: list[int] = []
@@ -233,7 +233,7 @@ def test_an_interrupted_run_continues_and_ends_with_the_same_bytes(
 def test_a_killed_process_is_continued(small_facts: Path, tmp_path: Path, harness: Harness) -> None:
     """SIGKILL in the middle, as a full cluster or a closed laptop does it."""
     script = (
-        "import os, signal, sys\nfrom harness.run import execute as run\n"
+        "import os, signal, sys\nfrom harness.running import execute as run\n"
         "from harness.results.folder import RunFolder\nrun.PART = 20\n"
         "from harness.report import figure_files\nfigure_files.render = lambda figure: (b'', b'<svg/>')\n"
         "real, seen = RunFolder.save_part, []\n"
@@ -249,7 +249,7 @@ def test_a_killed_process_is_continued(small_facts: Path, tmp_path: Path, harnes
     resume = script.replace("if len(seen) == 2", "if False")
     assert subprocess.run([sys.executable, "-c", resume, *given], capture_output=True).returncode == 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("harness.run.execute.PART", 20)
+        patch.setattr("harness.running.execute.PART", 20)
         patch.setattr("harness.report.figure_files.render", lambda figure: (b"", b"<svg/>"))
         assert harness(*arguments(small_facts, tmp_path / "whole"))[0] == 0
     killed, whole = files(only(tmp_path / "killed")), files(only(tmp_path / "whole"))

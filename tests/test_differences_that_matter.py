@@ -13,7 +13,7 @@ from strangers import Average, PlainTask, make, misbehaving
 
 from harness.errors import HarnessError
 from harness.plugin.records import Measurement, Outcomes, Prepared, Prompt
-from harness.run.registry import load_registry
+from harness.running.registry import load_registry
 from harness.statistics import Measure
 from harness.testing import prompts_of
 

@@ -157,9 +157,9 @@ def test_what_a_page_shows_is_what_happens(
     monkeypatch.chdir(folder)
     if page != "recipes/confidence.md":  # the one that reads the data of a figure
         monkeypatch.setattr(
-            "harness.run.execute.write_shown", lambda *arguments: None
+            "harness.running.execute.write_shown", lambda *arguments: None
         )  # takes long, is tested elsewhere
-        monkeypatch.setattr("harness.run.execute.write_page", lambda *arguments: None)
+        monkeypatch.setattr("harness.running.execute.write_page", lambda *arguments: None)
     assert run_page(DOCS / page, harness, install) > 0  # type: ignore[arg-type]
 
 
@@ -227,8 +227,8 @@ def test_the_record_has_the_keys_that_are_documented(harness: Harness, tmp_path:
     run, measure = ({key for cell in part for key in re.findall(r"`(\w+)`", cell)} for part in cells)
     arguments = ["--limit", 60, "--controls", 3, "--resamples", 100, "--quiet", "--json", "-o", tmp_path]
     with pytest.MonkeyPatch.context() as undrawn:
-        undrawn.setattr("harness.run.execute.write_shown", lambda *arguments: None)
-        undrawn.setattr("harness.run.execute.write_page", lambda *arguments: None)
+        undrawn.setattr("harness.running.execute.write_shown", lambda *arguments: None)
+        undrawn.setattr("harness.running.execute.write_page", lambda *arguments: None)
         code, out, _ = harness("eval", "-t", "knowledge_conflict", "-s", "entropy", "-i", "mean", *arguments)
     record = json.loads(out)
     assert code == 0 and run == set(record)

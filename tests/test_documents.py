@@ -13,7 +13,7 @@ from typer.main import get_command
 from harness.cli.app import app
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import PLURALS, parse_spec
-from harness.run.registry import load_registry
+from harness.running.registry import load_registry
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -18,13 +18,13 @@ from test_together import spec as whole
 from harness.errors import HarnessError
 from harness.files.terminal import Terminal
 from harness.plugin.catalogue import catalogue
-from harness.run import ray_worker
-from harness.run.execute import identity_of, plan
-from harness.run.executors import InProcess, choose
-from harness.run.ray_driver import OnRay, _Group
-from harness.run.ray_worker import Opened, Piece, Refused, work
-from harness.run.registry import load_registry
-from harness.run.spec import Resources, RunSpec
+from harness.running import ray_worker
+from harness.running.execute import identity_of, plan
+from harness.running.executors import InProcess, choose
+from harness.running.ray_driver import OnRay, _Group
+from harness.running.ray_worker import Opened, Piece, Refused, work
+from harness.running.registry import load_registry
+from harness.running.spec import Resources, RunSpec
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
@@ -38,8 +38,8 @@ def spec(name: str, facts: Path, **changes: object) -> RunSpec:
 @pytest.fixture(autouse=True)
 def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs without figures and pages, which take long."""
-    monkeypatch.setattr("harness.run.execute.write_shown", lambda folder, shown, advance: None)
-    monkeypatch.setattr("harness.run.execute.write_page", lambda folder: None)
+    monkeypatch.setattr("harness.running.execute.write_shown", lambda folder, shown, advance: None)
+    monkeypatch.setattr("harness.running.execute.write_page", lambda folder: None)
 
 
 # -- options -----------------------------------------------------------------------------------------------------------
@@ -156,8 +156,8 @@ def group(small_facts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(ray, "get", lambda found: found)
     monkeypatch.setattr(ray, "put", lambda found: found)
     monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "10.0.0.1")
-    monkeypatch.setattr("harness.run.execute.PART", 16)
-    monkeypatch.setattr("harness.run.ray_worker.PIECE", 1000)
+    monkeypatch.setattr("harness.running.execute.PART", 16)
+    monkeypatch.setattr("harness.running.ray_worker.PIECE", 1000)
     plans = [plan(spec(name, small_facts, intervention=name), catalogue()) for name in ("mean", "zero")]
     return _Group(OnRay(Terminal(quiet=True)), plans, tmp_path / "out", "test", fresh=False)
 

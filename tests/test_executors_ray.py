@@ -31,12 +31,12 @@ import tempfile
 import time
 from pathlib import Path
 
-import harness.run.execute
+import harness.running.execute
 from harness import hookimpl
 from harness_plugins.context_copying.task import KnowledgeConflict
 
-harness.run.execute.PART = 16
-harness.run.execute.write_shown = lambda folder, shown, advance: None
+harness.running.execute.PART = 16
+harness.running.execute.write_shown = lambda folder, shown, advance: None
 FOLDER = Path(os.environ["HARNESS_TEST_FOLDER"])
 tempfile.tempdir = str(FOLDER)  # a worker that is killed leaves its folder
 

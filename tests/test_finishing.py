@@ -22,7 +22,7 @@ from harness.files import store
 from harness.plugin.catalogue import catalogue
 from harness.results import folder as results
 from harness.results.folder import RunFolder, read_record
-from harness.run import execute as run
+from harness.running import execute as run
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
@@ -227,7 +227,7 @@ def test_a_process_that_is_killed_before_the_page(small_facts: Path, tmp_path: P
     script = (
         "import os, signal, sys\n"
         "from harness.report import figure_files\nfigure_files.render = lambda figure: (b'', b'<svg/>')\n"
-        "from harness.run import execute as run\nrun.write_page = lambda folder: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "from harness.running import execute as run\nrun.write_page = lambda folder: os.kill(os.getpid(), signal.SIGKILL)\n"
         "sys.argv = ['harness', *sys.argv[1:]]\nfrom harness.cli.app import main\nmain()\n"
     )
     given = arguments(small_facts, tmp_path, metric="entropy_change", limit="20", controls="5")
@@ -262,7 +262,7 @@ def test_a_leaderboard_that_cannot_be_written_is_found_before_the_run(
 ) -> None:  # fmt: skip
     from rich.console import Console
 
-    from harness.run.executors import choose
+    from harness.running.executors import choose
 
     tmp_path.joinpath("out").mkdir()
     wrong(tmp_path / "out/leaderboard.jsonl")
@@ -287,7 +287,7 @@ TERMINATED = """
 import os, signal, sys
 from harness.report import figure_files
 figure_files.render = lambda figure: (b'', b'<svg/>')
-from harness.run import execute as run
+from harness.running import execute as run
 from harness.results.folder import RunFolder
 run.PART = 20
 real = RunFolder.save_part

@@ -21,9 +21,9 @@ from harness.errors import HarnessError
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import SelectionContext
 from harness.plugin.records import Prepared, Prompt
-from harness.run import execute as run
-from harness.run import held_out
-from harness.run.spec import RunSpec
+from harness.running import execute as run
+from harness.running import held_out
+from harness.running.spec import RunSpec
 from harness.statistics import permutation_test
 from harness.testing import prompts_of
 
@@ -253,7 +253,7 @@ def test_an_interrupted_run_holds_out_the_same(small_facts: Path, tmp_path: Path
         calls.append(1)
         return observe(self, *arguments)  # type: ignore[arg-type]
 
-    with patch("harness.run.execute.PART", 8):
+    with patch("harness.running.execute.PART", 8):
         whole = run.execute(one, tmp_path / "whole", Silent(), "test")
         with patch.object(task, "observe", fails), pytest.raises(KeyboardInterrupt):
             run.execute(one, tmp_path / "broken", Silent(), "test")

@@ -70,8 +70,8 @@ def test_the_package_can_be_listed_and_used(
     [line] = [x for x in (folder / "README.md").read_text().splitlines() if x.startswith("harness eval")]
     arguments = [*shlex.split(line)[1:], "--controls", "19", "--resamples", "100", "--quiet", "-o", tmp_path / "out"]
     with monkeypatch.context() as undrawn:  # figures and pages take long, and are tested elsewhere
-        undrawn.setattr("harness.run.execute.write_shown", lambda *arguments: None)
-        undrawn.setattr("harness.run.execute.write_page", lambda *arguments: None)
+        undrawn.setattr("harness.running.execute.write_shown", lambda *arguments: None)
+        undrawn.setattr("harness.running.execute.write_page", lambda *arguments: None)
         code, out, err = harness(*arguments)
     assert (code, err) == (0, "")
     [result] = (tmp_path / "out").glob("*/result.json")

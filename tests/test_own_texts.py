@@ -17,8 +17,8 @@ from test_report import GOLDEN, printed
 from harness.errors import HarnessError
 from harness.lmeval.tasks import own_corpus
 from harness.plugin.catalogue import catalogue
-from harness.run.plan import Plan, corpora_of, plan
-from harness.run.spec import RunSpec
+from harness.running.plan import Plan, corpora_of, plan
+from harness.running.spec import RunSpec
 
 READERS = [
     (kind, name)

@@ -265,10 +265,10 @@ def test_a_node_sends_only_files_of_the_runs_that_it_makes(tmp_path: Path) -> No
     from rich.console import Console
 
     from harness.plugin.catalogue import catalogue
-    from harness.run.execute import plan
-    from harness.run.ray_driver import OnRay, _Group
-    from harness.run.ray_worker import Opened, Piece
-    from harness.run.spec import RunSpec
+    from harness.running.execute import plan
+    from harness.running.ray_driver import OnRay, _Group
+    from harness.running.ray_worker import Opened, Piece
+    from harness.running.spec import RunSpec
 
     made = plan(RunSpec.model_validate({"name": "mine", "task": "knowledge_conflict", "selector": "entropy",
                                         "intervention": "mean"}), catalogue())  # fmt: skip

@@ -17,8 +17,8 @@ from harness.plugin.catalogue import catalogue
 from harness.plugin.components import parse_spec
 from harness.report.markdown import export
 from harness.report.page import _verdicts, write_page
-from harness.run.execute import execute, plan
-from harness.run.spec import RunSpec
+from harness.running.execute import execute, plan
+from harness.running.spec import RunSpec
 
 ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 

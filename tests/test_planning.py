@@ -20,11 +20,11 @@ from harness.files.terminal import Terminal
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import parse_spec
 from harness.report.outlook import show
-from harness.run import planning
-from harness.run.execute import plan
-from harness.run.outlook import outlook
-from harness.run.planning import Pilot, Times, pilot
-from harness.run.spec import RunSpec
+from harness.running import planning
+from harness.running.execute import plan
+from harness.running.outlook import outlook
+from harness.running.planning import Pilot, Times, pilot
+from harness.running.spec import RunSpec
 from harness.statistics import Spread, detectable, step_down_min_p
 from harness.statistics.power import cautious
 

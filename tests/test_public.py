@@ -20,7 +20,7 @@ from harness.api import evaluation, finished, frames
 from harness.api.finished import Run
 from harness.errors import HarnessError
 from harness.plugin.catalogue import catalogue
-from harness.run.request import command_of, model_named, specification
+from harness.running.request import command_of, model_named, specification
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -61,11 +61,17 @@ def test_importing_it_is_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_a_room_has_the_name_of_a_function() -> None:
-    """``harness.run`` stays a package, and can be called, whichever is used first."""
-    import harness.run.spec as spec
+@pytest.mark.parametrize("first", ["import harness.running.spec", "harness.evaluate", "import harness.api.evaluation"])
+def test_no_room_has_the_name_of_a_function(first: str) -> None:
+    """A name of the face stays what it is, whatever is imported before it: a room of that name would replace it."""
+    code = f"import harness; {first}; print([callable(getattr(harness, name)) for name in ('run', 'runs', 'evaluate')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[True, True, True]"
+    rooms = {path.parent.name for path in (ROOT / "harness").glob("*/__init__.py")}
+    assert not NAMES & (rooms | {path.stem for path in (ROOT / "harness").glob("*.py")})
 
-    assert public.run.spec is spec  # type: ignore[attr-defined]
+
+def test_runs_of_the_registry_are_called_by_name() -> None:
     with pytest.raises(HarnessError, match='has no run called "nothing_like_it"'):
         public.run("nothing_like_it")
     with pytest.raises(HarnessError, match="name one or more runs"):
@@ -388,7 +394,7 @@ def test_neurons_on_a_text() -> None:
 
 def test_an_interrupted_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blank_figures: None) -> None:
     """Ctrl-C is KeyboardInterrupt, as everywhere in Python; what was finished by then is not done again."""
-    from harness.run import execute
+    from harness.running import execute
 
     def stop(*arguments: Any) -> Any:
         raise KeyboardInterrupt

@@ -13,8 +13,8 @@ from harness.files.harmless import markdown
 from harness.files.store import digest
 from harness.plugin.catalogue import catalogue
 from harness.report.formatting import by_key
-from harness.run.execute import execute, identity_of, plan
-from harness.run.registry import load_registry
+from harness.running.execute import execute, identity_of, plan
+from harness.running.registry import load_registry
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "reports" / "reference"

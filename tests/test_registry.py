@@ -11,8 +11,8 @@ import pytest
 from harness.errors import HarnessError
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import parse_spec
-from harness.run.execute import plan
-from harness.run.registry import default_path, load_registry
+from harness.running.execute import plan
+from harness.running.registry import default_path, load_registry
 
 GOOD = """\
 models:

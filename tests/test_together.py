@@ -12,8 +12,8 @@ from test_cli import files
 
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import parse_spec
-from harness.run.execute import execute, execute_together, plan, together
-from harness.run.spec import RunSpec
+from harness.running.execute import execute, execute_together, plan, together
+from harness.running.spec import RunSpec
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
@@ -96,7 +96,7 @@ def test_an_interrupted_group_continues(specs: list[RunSpec], tmp_path: Path) ->
         calls.append(1)
         return observe(self, *arguments)  # type: ignore[arg-type]
 
-    with patch("harness.run.execute.PART", 16):
+    with patch("harness.running.execute.PART", 16):
         whole = execute_together(plans, tmp_path / "whole", Quiet(), "test")  # type: ignore[arg-type]
         with patch.object(task, "observe", fails), pytest.raises(KeyboardInterrupt):
             execute_together(plans, tmp_path / "broken", Quiet(), "test")  # type: ignore[arg-type]

@@ -37,9 +37,9 @@ class RealSets:
         from harness.files.terminal import Terminal
         from harness.plugin.catalogue import catalogue
         from harness.report.progress import ConsoleReporter
-        from harness.run.execute import plan
-        from harness.run.planning import pilot
-        from harness.run.spec import RunSpec
+        from harness.running.execute import plan
+        from harness.running.planning import pilot
+        from harness.running.spec import RunSpec
 
         spec = RunSpec.model_validate(
             {

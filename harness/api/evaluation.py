@@ -17,14 +17,14 @@ from harness.plugin import border
 from harness.plugin.catalogue import Catalogue, catalogue
 from harness.plugin.components import Component, ComponentSpec, ModelLoader
 from harness.report.progress import ConsoleReporter
-from harness.run import environment
-from harness.run.executors import InProcess
-from harness.run.registry import default_path, load_registry
-from harness.run.request import Written, command_of, model_named, named, reports_folder, specification, too_few_controls
+from harness.running import environment
+from harness.running.executors import InProcess
+from harness.running.registry import default_path, load_registry
+from harness.running.request import Written, command_of, model_named, named, reports_folder, specification, too_few_controls
 
 if TYPE_CHECKING:
     from harness.model.model import Model
-    from harness.run.spec import RunSpec
+    from harness.running.spec import RunSpec
 
 ComponentClass = TypeVar("ComponentClass", bound=type[Component])
 
@@ -142,7 +142,7 @@ def _made(
     progress: bool | None,
 ) -> list[Run]:
     """Validate every run before the first one starts, then make them, those on the same prompts together."""
-    from harness.run.execute import plan, together
+    from harness.running.execute import plan, together
 
     plans, reporter = [plan(spec, found) for spec in specs], _reporter(progress)
     for note in too_few_controls(specs):

@@ -17,7 +17,7 @@ from harness.files.terminal import Terminal
 from harness.files.wording import counted
 from harness.results import schema
 from harness.results.folder import PAGE, read_provenance, read_record
-from harness.run.request import reports_folder
+from harness.running.request import reports_folder
 
 if TYPE_CHECKING:
     import pandas as pd

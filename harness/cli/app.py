@@ -25,14 +25,14 @@ from harness.errors import HarnessError, mendable
 from harness.files.terminal import Terminal, say, say_json
 from harness.plugin import border
 from harness.plugin.components import ComponentSpec, parse_spec
-from harness.run.stopping import stopped
+from harness.running.stopping import stopped
 
 if TYPE_CHECKING:
     from harness.plugin.catalogue import Catalogue
-    from harness.run.execute import Finished
-    from harness.run.executors import Executor
-    from harness.run.registry import Registry
-    from harness.run.spec import RunSpec
+    from harness.running.execute import Finished
+    from harness.running.executors import Executor
+    from harness.running.registry import Registry
+    from harness.running.spec import RunSpec
 
 __all__ = ["app", "main"]
 
@@ -186,8 +186,8 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Run one evaluation: these neurons, this intervention, this task, against random controls."""
-    from harness.run.executors import choose
-    from harness.run.request import model_named, specification
+    from harness.running.executors import choose
+    from harness.running.request import model_named, specification
 
     found = installed()
     loader = model_named(model, found, model_args, device, registry)
@@ -255,8 +255,8 @@ def run(
     debug: Debug = False,
 ) -> None:
     """Run named evaluations of the registry."""
-    from harness.run.executors import choose
-    from harness.run.request import named
+    from harness.running.executors import choose
+    from harness.running.request import named
 
     chosen = choose(executor, Terminal(stderr=True), quiet, address, cpus, gpus, max_retries)
     found = installed()
@@ -296,7 +296,7 @@ def unigrams(
         raise HarnessError(f'--output: expected the name of a file that ends with .safetensors, got "{output}".')
     from harness.data.token_counts import count_to_file, summary
     from harness.report.progress import ConsoleReporter
-    from harness.run.request import model_named
+    from harness.running.request import model_named
 
     found = installed()
     loader = found.build("model", model_named(model, found, model_args, None, registry), "--model")
@@ -381,7 +381,7 @@ app.add_typer(lm_eval_app, name="lm-eval")
 
 
 def _registry(path: Path | None) -> Registry:
-    from harness.run.registry import default_path, load_registry
+    from harness.running.registry import default_path, load_registry
 
     return load_registry(path or default_path())
 
@@ -416,8 +416,8 @@ def _run_all(
     dry_run: bool,
 ) -> list[Finished]:
     """Validate every run before the first one starts, then make them, those on the same prompts together."""
-    from harness.run.execute import plan, together
-    from harness.run.request import too_few_controls
+    from harness.running.execute import plan, together
+    from harness.running.request import too_few_controls
 
     plans = [plan(spec, found) for spec in specs]
     for note in too_few_controls(specs):

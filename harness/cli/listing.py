@@ -15,7 +15,7 @@ from harness.plugin.components import KINDS, PLURALS, Component
 
 if TYPE_CHECKING:
     from harness.plugin.catalogue import Catalogue
-    from harness.run.registry import Registry
+    from harness.running.registry import Registry
 
 
 def show(console: Terminal, found: Catalogue, what: str | None, registry: Callable[[], Registry]) -> None:

@@ -93,7 +93,7 @@ def prepare(
 ) -> None:
     """Write the prompts that a model is asked, as a task that any lm-eval runs: JSONL, YAML and a scoring function."""
     from harness.lmeval.prepared import write
-    from harness.run.request import model_named
+    from harness.running.request import model_named
 
     found = installed()
     spec = model_named(model, found, model_args, device)

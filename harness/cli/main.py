@@ -16,8 +16,8 @@ from typing import Any, TextIO
 
 from harness.errors import HarnessError, mendable
 from harness.files import harmless
-from harness.run import environment
-from harness.run.stopping import stopped, terminations
+from harness.running import environment
+from harness.running.stopping import stopped, terminations
 
 
 def main() -> None:

@@ -65,10 +65,10 @@ def plan(
         raise HarnessError(f"--effect: expected a distance from random sets, negative below them, got {effect:g}.")
     from harness.report.outlook import show
     from harness.report.progress import ConsoleReporter
-    from harness.run.execute import plan as found_and_validated
-    from harness.run.outlook import check_wanted, outlook
-    from harness.run.planning import FEWEST, pilot
-    from harness.run.request import model_named, specification
+    from harness.running.execute import plan as found_and_validated
+    from harness.running.outlook import check_wanted, outlook
+    from harness.running.planning import FEWEST, pilot
+    from harness.running.request import model_named, specification
 
     if sets is not None and sets < FEWEST:
         raise HarnessError(f"--sets: expected {FEWEST} or more, got {sets}: fewer cannot tell how control sets differ.")

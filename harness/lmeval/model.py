@@ -22,7 +22,7 @@ from harness.model.model import Batch, Model
 from harness.plugin import border
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import ComponentSpec, ModelLoader
-from harness.run.registry import models_for
+from harness.running.registry import models_for
 
 log = logging.getLogger(f"lm_eval.{__name__}")  # shown where lm-eval shows its own
 

@@ -27,8 +27,8 @@ from harness.plugin.components import (
 )
 from harness.plugin.records import Outcomes, Prepared, Prompt
 from harness.report.progress import ConsoleReporter
-from harness.run.plan import Plan, Stage, look_ahead, set_up
-from harness.run.spec import RunSpec
+from harness.running.plan import Plan, Stage, look_ahead, set_up
+from harness.running.spec import RunSpec
 
 if TYPE_CHECKING:
     from harness.engine.hooks import Engine, Progress

@@ -225,7 +225,7 @@ class Selector(Component):
 
         One that does not chooses before the prompts are made, with ``context.prompts`` empty, so that what is wrong
         with its choice is found at once. For one that does, a part of the prompts is held out of the evaluation
-        (:mod:`harness.run.held_out`).
+        (:mod:`harness.running.held_out`).
         """
         return True
 

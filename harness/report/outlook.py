@@ -29,7 +29,7 @@ MOST = 6
 
 
 def show(console: Terminal, found: Json) -> None:
-    """Print what :func:`harness.run.outlook.outlook` says."""
+    """Print what :func:`harness.running.outlook.outlook` says."""
     for part in _parts(found):
         console.print(part)
 

@@ -11,7 +11,7 @@ from harness.cli.results import Debug
 from harness.files.terminal import Terminal, say_json
 from harness.plugin import HarnessError
 from harness.plugin.components import explain, parse_spec
-from harness.run.spec import MOST_PROMPTS
+from harness.running.spec import MOST_PROMPTS
 
 if TYPE_CHECKING:
     from harness.plugin import Corpus, ModelLoader
@@ -67,7 +67,7 @@ def compare(
 
     from harness.cli.plugins import installed
     from harness.report.progress import ConsoleReporter
-    from harness.run.request import model_named, short_name
+    from harness.running.request import model_named, short_name
 
     from .comparison import BEGINS, Settings, compare_models
     from .report import show

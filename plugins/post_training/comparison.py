@@ -229,7 +229,7 @@ def _component(kind: Kind, name: str, **params: object) -> Component:
 
 def _told(part: Part) -> dict[str, Any]:
     """A part as the record keeps it."""
-    from harness.run.record import frame_rows
+    from harness.running.record import frame_rows
 
     return {
         "name": part.name,

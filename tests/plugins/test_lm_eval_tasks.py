@@ -180,8 +180,8 @@ def test_parts_and_companions_do_not_show(tmp_path: Path, monkeypatch: pytest.Mo
     """Run in parts, alone or together with another run: the same bytes, codes of generated texts included."""
     from test_together import Quiet
 
-    from harness.run import execute as run
-    from harness.run.spec import RunSpec
+    from harness.running import execute as run
+    from harness.running.spec import RunSpec
 
     task, neurons = f"lm_eval:facts_written,facts_word,include_path={TASKS}", "neurons:neurons=[3.40,3.41,3.42]"
     specs = [

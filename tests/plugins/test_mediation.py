@@ -17,7 +17,7 @@ from small_runs import all_finite, finish, measures, prompts, record, samples, t
 from harness.errors import HarnessError
 from harness.model.model import Model
 from harness.results.folder import MARK, RunFolder, load_arrays
-from harness.run import execute as run
+from harness.running import execute as run
 
 MEDIATION: dict[str, Any] = {
     "task": "mediation:frequency=true,sequences=4,length=40,others=3",

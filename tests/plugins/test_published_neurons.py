@@ -14,7 +14,7 @@ from harness.conditions.conditions import Neuron
 from harness.errors import HarnessError
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import Selector, parse_spec
-from harness.run.registry import default_path, load_registry
+from harness.running.registry import default_path, load_registry
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "published_entropy_neurons.json"
 SIZES = {

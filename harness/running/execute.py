@@ -25,10 +25,10 @@ from harness.report.page import write_page
 from harness.results import leaderboard
 from harness.results.folder import SCHEMA_VERSION, RunFolder, read_provenance, read_record, sample_rows
 from harness.results.provenance import provenance
-from harness.run.held_out import split
-from harness.run.margins import check_margins
-from harness.run.plan import Plan, Reporter, Stage, look_ahead, plan, set_up
-from harness.run.record import record_of
+from harness.running.held_out import split
+from harness.running.margins import check_margins
+from harness.running.plan import Plan, Reporter, Stage, look_ahead, plan, set_up
+from harness.running.record import record_of
 
 if TYPE_CHECKING:
     from harness.engine.hooks import Engine, Progress
@@ -94,7 +94,7 @@ def execute_together(
     conditions of all runs are run at once. Every run's folder holds what it would hold if it were made alone.
 
     Args:
-        folder: opens the folder of a run; another machine's tells of what it keeps (:mod:`harness.run.ray_worker`).
+        folder: opens the folder of a run; another machine's tells of what it keeps (:mod:`harness.running.ray_worker`).
 
     Raises:
         HarnessError: whatever the user can mend, and what a component does wrong; nothing but the finished parts in

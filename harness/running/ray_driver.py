@@ -24,14 +24,14 @@ from harness.report.page import write_page
 from harness.results import leaderboard
 from harness.results.folder import MARK, PROVENANCE, RECORD, UNFINISHED, RunFolder
 from harness.results.provenance import packages
-from harness.run.execute import Finished, enter, identity_of
-from harness.run.ray_cluster import connected, first_line
-from harness.run.ray_worker import AHEAD, Note, Opened, Order, Piece, Refused, work
-from harness.run.spec import Resources
+from harness.running.execute import Finished, enter, identity_of
+from harness.running.ray_cluster import connected, first_line
+from harness.running.ray_worker import AHEAD, Note, Opened, Order, Piece, Refused, work
+from harness.running.spec import Resources
 
 if TYPE_CHECKING:
     from harness.files.terminal import Terminal
-    from harness.run.plan import Plan
+    from harness.running.plan import Plan
 
 FINISHED = (RECORD, PROVENANCE, MARK)
 """What a worker gets of a run that is complete."""
@@ -63,7 +63,7 @@ class OnRay:
     def execute(
         self, groups: Sequence[Sequence[Plan]], output: Path, command: str, fresh: bool
     ) -> Iterator[list[Finished]]:
-        """See :class:`harness.run.executors.Executor`; a run that fails is reported, and the others go on."""
+        """See :class:`harness.running.executors.Executor`; a run that fails is reported, and the others go on."""
         check_writable(output)
         leaderboard.check(output / "leaderboard.jsonl")
         work = [_Group(self, list(group), output, command, fresh) for group in groups]
@@ -228,7 +228,7 @@ class _Group:
         ).model_dump_json()
 
     def _kept(self) -> dict[str, dict[str, Any]]:
-        """What folders of these runs hold that a worker needs to continue; see :data:`harness.run.ray_worker.Kept`."""
+        """What folders of these runs hold that a worker needs to continue; see :data:`harness.running.ray_worker.Kept`."""
         import ray
 
         kept = {}

@@ -13,7 +13,7 @@ from harness.plugin import border
 if TYPE_CHECKING:
     from harness.engine.hooks import Engine
     from harness.plugin.records import Prompt
-    from harness.run.plan import Stage
+    from harness.running.plan import Stage
 
 FEW = 8
 """Prompts that are tried first."""

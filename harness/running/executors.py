@@ -1,4 +1,4 @@
-"""Where runs are made: here, one group after another, or on the nodes of a cluster (:mod:`harness.run.ray_driver`)."""
+"""Where runs are made: here, one group after another, or on the nodes of a cluster (:mod:`harness.running.ray_driver`)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.plugin.components import explain
 
 if TYPE_CHECKING:
     from harness.files.terminal import Terminal
-    from harness.run.execute import Finished, Plan, Reporter
+    from harness.running.execute import Finished, Plan, Reporter
 
 EXECUTORS = ("local", "ray")
 
@@ -25,7 +25,7 @@ class Executor(Protocol):
     def execute(
         self, groups: Sequence[Sequence[Plan]], output: Path, command: str, fresh: bool
     ) -> Iterator[list[Finished]]:
-        """Make the runs of all groups (:func:`harness.run.execute.together`); gives their results group by group, in
+        """Make the runs of all groups (:func:`harness.running.execute.together`); gives their results group by group, in
         order.
 
         Whoever makes them, each run's folder in ``output`` holds the same bytes (where and when aside), its rows are in
@@ -46,7 +46,7 @@ class InProcess:
     def execute(
         self, groups: Sequence[Sequence[Plan]], output: Path, command: str, fresh: bool
     ) -> Iterator[list[Finished]]:
-        from harness.run.execute import execute_together
+        from harness.running.execute import execute_together
 
         for group in groups:
             yield execute_together(group, output, self.reporter, command, fresh)
@@ -64,7 +64,7 @@ def choose(
     """The executor called ``name``.
 
     Args:
-        address, cpus, gpus, max_retries: of a cluster; see :class:`harness.run.ray_driver.OnRay`.
+        address, cpus, gpus, max_retries: of a cluster; see :class:`harness.running.ray_driver.OnRay`.
 
     Raises:
         HarnessError: there is none of this name, or an option is wrong, or not for it.
@@ -72,8 +72,8 @@ def choose(
     if name not in EXECUTORS:
         raise HarnessError(f'--executor: expected local or ray, got "{name}".{suggest(name, EXECUTORS)}')
     if name == "ray":
-        from harness.run.ray_driver import MAX_RETRIES, OnRay
-        from harness.run.spec import Resources
+        from harness.running.ray_driver import MAX_RETRIES, OnRay
+        from harness.running.spec import Resources
 
         try:
             resources = Resources(cpus=cpus, gpus=gpus)

@@ -40,7 +40,7 @@ from pydantic import ValidationError
 from harness.errors import HarnessError, suggest
 from harness.files.yaml import Document, load_yaml
 from harness.plugin.components import ComponentSpec, explain, parse_spec
-from harness.run.spec import COMPONENT_FIELDS, RunSpec
+from harness.running.spec import COMPONENT_FIELDS, RunSpec
 
 RUN_KEYS = ("extends", *(key for key in RunSpec.model_fields if key != "name"))
 AXES = (*COMPONENT_FIELDS, "controls", "match", "seed")

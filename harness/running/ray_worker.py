@@ -23,11 +23,11 @@ from harness.errors import HarnessError, PluginError
 from harness.files.store import canonical, write_bytes
 from harness.plugin.border import said
 from harness.results.folder import MARK, RECORD, RunFolder
-from harness.run.spec import RunSpec
+from harness.running.spec import RunSpec
 
 if TYPE_CHECKING:
     from harness.plugin.records import Outcomes, Prepared
-    from harness.run.plan import Plan
+    from harness.running.plan import Plan
 
 PIECE = 2**24
 """Bytes of a file in one message."""
@@ -108,7 +108,7 @@ def work(order: str, kept: Kept) -> Iterator[Message]:
 
 
 def _make(order: Order, kept: Kept, send: Callable[[Message | None], None]) -> None:
-    from harness.run.execute import execute_together
+    from harness.running.execute import execute_together
 
     try:
         plans = _plans(order)
@@ -140,7 +140,7 @@ def _plans(order: Order) -> list[Plan]:
     """
     from harness.plugin.catalogue import catalogue
     from harness.results.provenance import NUMERICAL, packages
-    from harness.run.execute import identity_of, plan
+    from harness.running.execute import identity_of, plan
 
     installed = packages()
     for name in NUMERICAL:

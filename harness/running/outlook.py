@@ -1,4 +1,4 @@
-"""What a pilot of control sets (:mod:`harness.run.planning`) says of runs: which effects they would find, and how
+"""What a pilot of control sets (:mod:`harness.running.planning`) says of runs: which effects they would find, and how
 soon."""
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import HarnessError, suggest
-from harness.run.planning import Pilot
+from harness.running.planning import Pilot
 from harness.statistics import ALPHA, MeasureSummary, derive_seed, family_of, summarise
 from harness.statistics.power import SETS, Spread, cautious, detectable, needed
 from harness.statistics.verdicts import reach, reachable

@@ -20,7 +20,7 @@ from harness.results.folder import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from harness.plugin.components import Metric
-    from harness.run.plan import Stage
+    from harness.running.plan import Stage
     from harness.statistics import MeasureSummary
 
 SHORT = 40

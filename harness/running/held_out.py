@@ -20,7 +20,7 @@ from harness.plugin import border
 from harness.plugin.records import Prepared, Prompt, Step
 
 if TYPE_CHECKING:
-    from harness.run.plan import Plan
+    from harness.running.plan import Plan
 
 HOLD_OUT = 0.3
 """Share of the facts that only the selector sees, by default where it would look at the prompts that are evaluated."""

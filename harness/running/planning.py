@@ -2,7 +2,7 @@
 
 The selected units themselves are never treated here: a plan that looked at their effect would choose its numbers by the
 outcome. Their selection is needed all the same, for it says where control sets lie and how large they are.
-:mod:`harness.run.outlook` makes numbers of what is seen here.
+:mod:`harness.running.outlook` makes numbers of what is seen here.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from harness.errors import HarnessError, PluginError
 from harness.files.wording import counted, only
 from harness.plugin import border
 from harness.plugin.records import Outcomes, Prompt
-from harness.run.held_out import split
-from harness.run.plan import Plan, Reporter, Stage, look_ahead, set_up
+from harness.running.held_out import split
+from harness.running.plan import Plan, Reporter, Stage, look_ahead, set_up
 
 if TYPE_CHECKING:
     from harness.engine.hooks import Engine
@@ -95,7 +95,7 @@ def pilot(
     Raises:
         HarnessError: whatever a run would refuse; fewer than three control sets; no primary measure.
     """
-    from harness.run.execute import engine_of
+    from harness.running.execute import engine_of
     from harness.statistics import derive_seed
 
     clock = _Clock()
@@ -172,7 +172,7 @@ def _observed(
     title: str,
 ) -> Outcomes:
     """Outcomes of some conditions, part by part as in a run."""
-    from harness.run.execute import PART
+    from harness.running.execute import PART
 
     what = f"{title}: {counted(len(prompts), 'prompt')} under {counted(len(conditions), 'condition')}"
     with reporter.stage(what, len(prompts) * len(conditions)) as advance:

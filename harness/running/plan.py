@@ -27,8 +27,8 @@ from harness.plugin.components import (
 from harness.plugin.handed_selections import lock_statistics
 from harness.plugin.records import Prepared
 from harness.progress import Stage as Began
-from harness.run.held_out import exploratory
-from harness.run.spec import RunSpec
+from harness.running.held_out import exploratory
+from harness.running.spec import RunSpec
 
 if TYPE_CHECKING:
     from harness.conditions.conditions import Edit

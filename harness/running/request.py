@@ -17,8 +17,8 @@ from harness.files.paths import expand
 from harness.plugin.catalogue import Catalogue
 from harness.plugin.components import ComponentSpec, explain, parse_spec
 from harness.plugin.notation import BARE, parse_params
-from harness.run.registry import Registry, models_for
-from harness.run.spec import RunSpec
+from harness.running.registry import Registry, models_for
+from harness.running.spec import RunSpec
 
 Written = str | Mapping[str, Any] | ComponentSpec
 """A component: ``"entropy:top=6"``, ``{"name": "entropy", "top": 6}``, or what these are read as."""
@@ -91,7 +91,7 @@ def specification(
     Args:
         asker: who asks, in errors: ``harness eval``.
         name: of the run; None: made of its components.
-        settings: other fields of :class:`harness.run.spec.RunSpec`.
+        settings: other fields of :class:`harness.running.spec.RunSpec`.
 
     Raises:
         HarnessError: a component cannot be read, or a setting is none, or out of bounds; names it.
