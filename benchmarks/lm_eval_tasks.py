@@ -2,9 +2,9 @@
 
     python benchmarks/lm_eval_tasks.py [--controls 100] [--stock 5]
 
-Both in one process, on the bundled model and the tasks of tests/lm_eval_tasks, two examples shown; ``--stock`` says for
-how many of the conditions lm-eval itself is run, under hooks. Everything is timed from the loaded model and tasks to
-every metric under every condition.
+Both in one process, on the bundled model and the tasks of tests/support/lm_eval_tasks, two examples shown;
+``--stock`` says for how many of the conditions lm-eval itself is run, under hooks. Everything is timed from the loaded
+model and tasks to every metric under every condition.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import under
 from harness.model.loading import load_hf
 
-TASKS = str(Path(__file__).resolve().parents[1] / "tests" / "lm_eval_tasks")
+TASKS = str(Path(__file__).resolve().parents[1] / "tests" / "support" / "lm_eval_tasks")
 
 
 def main() -> None:

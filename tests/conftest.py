@@ -78,6 +78,20 @@ def small_facts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def conflict_run(tmp_path_factory: pytest.TempPathFactory, small_facts: Path) -> Path:
+    """A finished run on them."""
+    import small_runs
+
+    return small_runs.finish(
+        tmp_path_factory.mktemp("runs"),
+        task=f"knowledge_conflict:data={small_facts}",
+        selector="entropy:top=3",
+        intervention="mean",
+        controls=9,
+    )
+
+
 @pytest.fixture
 def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are blank pictures: drawing them is most of a small run. For tests that are about other things."""

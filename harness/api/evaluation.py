@@ -20,7 +20,15 @@ from harness.report.progress import ConsoleReporter
 from harness.running import environment
 from harness.running.executors import InProcess
 from harness.running.registry import default_path, load_registry
-from harness.running.request import Written, command_of, model_named, named, reports_folder, specification, too_few_controls
+from harness.running.request import (
+    Written,
+    command_of,
+    model_named,
+    named,
+    reports_folder,
+    specification,
+    too_few_controls,
+)
 
 if TYPE_CHECKING:
     from harness.model.model import Model

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from checkout import ROOT
 
 import harness as public
 from harness.api import evaluation, finished, frames
@@ -21,8 +22,6 @@ from harness.api.finished import Run
 from harness.errors import HarnessError
 from harness.plugin.catalogue import catalogue
 from harness.running.request import command_of, model_named, specification
-
-ROOT = Path(__file__).resolve().parents[1]
 
 NAMES = {
     "HarnessError", "Model", "Run", "__version__", "ablations", "activations", "evaluate", "hookimpl", "load_model",

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from engines import same_generations, same_scores, some_prompts
 from families import tiny
 from hypothesis import given
 from hypothesis import strategies as st
-from test_engine import same_generations, same_scores, some_prompts
 
 from harness.conditions.conditions import BASELINE, Condition, Head, Neuron, Selection, SetNeurons
 from harness.conditions.head_edits import AttendFirst, SetHeads

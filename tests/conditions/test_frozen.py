@@ -9,11 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from engines import (
+    Scale,
+    counts,
+    late_mixture,
+    same_generations,
+    same_scores,
+    some_conditions,
+    some_prompts,
+)
 from families import tiny
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from test_batched import some_mixtures
-from test_engine import Scale, same_generations, same_scores, some_conditions, some_prompts
 
 from harness.conditions.conditions import BASELINE, Condition, Frozen, SetNeurons
 from harness.conditions.frozen import keep_component, unigram_direction
@@ -30,13 +37,6 @@ FAMILIES = ["gpt2", "llama", "llama_gqa_tied", "gpt_neox", "opt", "gemma2", "olm
 """LayerNorm and RMSNorm, biases, a norm after the MLP, a soft cap, scales of the residual and of the logits."""
 
 STOP = frozenset(range(0, 300, 9))
-
-
-def counts(model: Model, seed: int = 0) -> np.ndarray:
-    """Frequencies along what residuals can say, so that freezing them is felt."""
-    rng = np.random.default_rng(seed)
-    said = (model.readout.W_U.float() @ torch.from_numpy(rng.normal(size=model.anatomy.d_model)).float()).numpy()
-    return np.exp(2 * said / said.std() + rng.normal(size=len(said))).astype(float)
 
 
 def frozen_mixture(model: Model, seed: int, n: int = 3, size: float = 3.0) -> list[Condition]:
@@ -272,15 +272,6 @@ def test_where_the_closed_form_does_not_hold_frozen_conditions_run_with_hooks() 
 
 
 # -- starts ----------------------------------------------------------------------------------------------------------
-
-
-def late_mixture(model: Model, seed: int) -> list[Condition]:
-    """Edits of any layers and sites that start at different tokens, and two that freeze something as well."""
-    conditions = [replace(c, start=(2 * i) % 5) for i, c in enumerate(some_mixtures(model, seed))]
-    last = model.anatomy.n_layers - 1
-    kinds = (Frozen("final_norm"), Frozen("unigram", counts(model)))
-    edits = (SetNeurons(last, (1, 4), (3.0, -5.0)),)
-    return [*conditions, *(Condition(f"late {k.what}", edits, start=3, frozen=k) for k in kinds)]
 
 
 def sequence_under(

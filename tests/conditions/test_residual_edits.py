@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from engines import same_generations, same_scores, some_prompts
 from families import FAMILIES, tiny
-from test_engine import same_generations, same_scores, some_prompts
 
 from harness.conditions.conditions import BASELINE, Condition, Direction, Frozen, Selection, SetNeurons, check_selection
 from harness.conditions.residual_edits import AddVector, ProjectOut, orthonormal

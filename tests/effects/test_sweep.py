@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from engines import some_conditions, some_prompts
 from families import FAMILIES, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_engine import some_conditions, some_prompts
 
 from harness.conditions.conditions import BASELINE, Condition, Frozen, SetNeurons
 from harness.effects import logit_changes

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from engines import late_mixture, some_prompts
 from families import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_engine import some_prompts
-from test_frozen import late_mixture
 
 from harness.conditions.conditions import BASELINE, Condition, Neuron, SetNeurons
 from harness.engine.activation_capture import activations

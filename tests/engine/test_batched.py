@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from engines import same_generations, same_scores, some_mixtures, some_prompts
 from families import FAMILIES, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_engine import Scale, same_generations, same_scores, some_prompts
 
-from harness.conditions.conditions import BASELINE, Condition, Edit, SetNeurons
+from harness.conditions.conditions import BASELINE, Condition, SetNeurons
 from harness.conditions.head_edits import AttendFirst, SetHeads
 from harness.engine import batched
 from harness.engine import prefix as sharing
@@ -25,34 +25,6 @@ from harness.errors import HarnessError
 from harness.model.model import Model
 
 STOP = frozenset(range(0, 300, 9))
-
-
-def some_edit(model: Model, rng: np.random.Generator, layer: int) -> Edit:
-    """A random edit of one to three neurons or heads of the layer."""
-    anatomy, n = model.anatomy, int(rng.integers(1, 4))
-    neurons = tuple(map(int, rng.choice(anatomy.d_mlp, n, replace=False)))
-    heads = tuple(map(int, rng.choice(anatomy.n_heads, n, replace=False)))
-    match rng.integers(4):
-        case 0:
-            return SetNeurons(layer, neurons, tuple(rng.normal(scale=3, size=n).tolist()))
-        case 1:
-            return Scale(layer, neurons, float(rng.normal(scale=3)))
-        case 2:
-            return AttendFirst(layer, heads)
-        case _:
-            return SetHeads(layer, heads, tuple(map(tuple, rng.normal(size=(n, anatomy.d_head)).tolist())))
-
-
-def some_mixtures(model: Model, seed: int, n: int = 6) -> list[Condition]:
-    """Conditions of one to three edits of any layers and sites, the untouched model among them."""
-    rng = np.random.default_rng(seed)
-
-    def edits() -> tuple[Edit, ...]:
-        layers = rng.integers(0, model.anatomy.n_layers, rng.integers(1, 4)).tolist()
-        return tuple(some_edit(model, rng, layer) for layer in layers)
-
-    conditions = [Condition(f"c{i}", edits()) for i in range(n)]
-    return [*conditions[:2], BASELINE, *conditions[2:]]
 
 
 def same(model: Model, prompts: Sequence[Sequence[int]], conditions: Sequence[Condition], batch_size: int) -> None:

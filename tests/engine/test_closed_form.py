@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from engines import Scale, same_generations, same_scores, some_conditions, some_prompts
 from families import FAMILIES, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,47 +14,10 @@ from harness.conditions.conditions import BASELINE, Condition, SetNeurons
 from harness.engine import final_layer
 from harness.engine.batched import BatchedEngine
 from harness.engine.closed_form import ClosedFormEngine
-from harness.engine.hooks import Generations, HookEngine, Scores, under
+from harness.engine.hooks import HookEngine, Scores, under
 from harness.errors import HarnessError
-from harness.model.model import Model
 
 CLOSED = [name for name in FAMILIES if name != "opt_350m"]
-
-
-def some_prompts(seed: int, n: int = 6, longest: int = 9) -> list[list[int]]:
-    rng = np.random.default_rng(seed)
-    return [rng.integers(3, 250, size=rng.integers(1, longest + 1)).tolist() for _ in range(n)]
-
-
-def some_conditions(
-    model: Model, seed: int, n: int = 7, size: float = 3.0, layer: int | None = None
-) -> list[Condition]:
-    """The baseline and n conditions that set 1 to 5 neurons of a layer (default: the last) to random constants."""
-    rng = np.random.default_rng(seed)
-    layer = model.anatomy.n_layers - 1 if layer is None else layer
-    conditions = [BASELINE]
-    for i in range(n):
-        indices = rng.choice(model.anatomy.d_mlp, size=rng.integers(1, 6), replace=False)
-        values = rng.normal(scale=size, size=len(indices))
-        edit = SetNeurons(layer, tuple(map(int, indices)), tuple(map(float, values)))
-        conditions.append(Condition(f"c{i}", (edit,)))
-    return conditions
-
-
-def same_generations(a: Generations, b: Generations) -> None:
-    np.testing.assert_array_equal(a.tokens, b.tokens)
-    np.testing.assert_allclose(a.entropy, b.entropy, atol=2e-5)
-    np.testing.assert_allclose(a.choices, b.choices, atol=1e-4, rtol=1e-5)
-
-
-def same_scores(a: Scores, b: Scores) -> None:
-    np.testing.assert_array_equal(a.prompt, b.prompt)
-    np.testing.assert_array_equal(a.position, b.position)
-    np.testing.assert_allclose(a.loss, b.loss, atol=1e-4, rtol=1e-5)
-    np.testing.assert_allclose(a.entropy, b.entropy, atol=2e-5)
-    np.testing.assert_allclose(a.top, b.top, atol=1e-4, rtol=1e-5)
-    # A rank may differ where two tokens are as likely to float32 precision.
-    assert (a.rank != b.rank).mean() < 0.01
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -145,16 +109,6 @@ def test_any_model_any_edit_any_padding(family: str, seed: int, size: float, bat
     fast, hooks = ClosedFormEngine(model, batch), HookEngine(model, batch)
     assert fast.path(conditions) == "closed_form"
     same_generations(fast.generate(prompts, conditions, 4), hooks.generate(prompts, conditions, 4))
-
-
-class Scale:
-    """An edit that depends on the activations."""
-
-    def __init__(self, layer: int, indices: tuple[int, ...], factor: float) -> None:
-        self.layer, self.indices, self.factor = layer, indices, factor
-
-    def apply(self, activations: torch.Tensor) -> torch.Tensor:
-        return activations * self.factor
 
 
 def test_edits_may_depend_on_the_activations_and_may_be_mixed() -> None:

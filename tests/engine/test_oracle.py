@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from checkout import ROOT
 from families import FAMILIES, tiny
 
 from harness.conditions.conditions import BASELINE, Condition, SetNeurons
@@ -22,7 +22,6 @@ from harness.engine.hooks import HookEngine, under
 from harness.model.loading import load_hf
 from harness.model.model import Model
 
-ROOT = Path(__file__).resolve().parents[1]
 STORIES = ROOT.parent / "shared" / "models" / "stories260k"
 TEXTS = ("Once upon a time, there was a little girl named Lily.", "Tom had a dog.", "The sun was warm and bright")
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_cli import arguments, only
+from commands import arguments, only
 
 from harness.files import cache_folders as caches
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import small_runs
+from checkout import ROOT
 from rich.table import Table
 from rich.text import Text
 
@@ -272,7 +273,7 @@ def test_nothing_else_prints() -> None:
     """Only harness/files/terminal.py makes consoles and writes to standard output; only harness/files/harmless.py
     writes CSV and
     reads templates; markup of rich is used nowhere."""
-    root = Path(__file__).parents[1]
+    root = ROOT
     files = [x for folder in ("harness", "plugins") for x in sorted((root / folder).rglob("*.py"))]
     found = []
     for path in files:

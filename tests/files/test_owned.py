@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import small_runs
+from commands import Harness, files
 from hypothesis import given
 from hypothesis import strategies as st
-from test_cli import Harness, files
-from test_latex import other, run  # noqa: F401  # the fixture of one small run
+from small_runs import other
 
 from harness.errors import HarnessError
 from harness.files.owned import LONGEST, Written, path_name
@@ -26,12 +26,12 @@ OUTSIDE = ("../out", "/out", "a/b", "..", ".", ".hidden", "", "a\nb", "a\0b", "a
 
 
 @pytest.fixture
-def shown(run: Path, tmp_path: Path) -> Callable[..., Path]:  # noqa: F811
+def shown(conflict_run: Path, tmp_path: Path) -> Callable[..., Path]:
     """A copy of the run with another name, whose pictures are there."""
 
     def made(folder: str, **changes: Any) -> Path:
         copy = tmp_path / folder
-        shutil.copytree(run, copy)
+        shutil.copytree(conflict_run, copy)
         record = small_runs.record(copy) | changes
         for figure in record["figures"]:
             (copy / "figures").mkdir(exist_ok=True)
@@ -163,21 +163,21 @@ def test_a_list_that_names_files_elsewhere_is_refused(shown: Callable[..., Path]
 # -- tables ------------------------------------------------------------------------------------------------------------
 
 
-def test_tables_do_not_replace_what_is_not_ours(run: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_tables_do_not_replace_what_is_not_ours(conflict_run: Path, tmp_path: Path) -> None:
     (tmp_path / "small-measures.tex").write_text("mine")
     with pytest.raises(HarnessError, match=r"small-measures\.tex: the harness did not write this"):
-        latex.export([run], tmp_path)
+        latex.export([conflict_run], tmp_path)
     assert files(tmp_path) == {"small-measures.tex": b"mine"}
 
 
-def test_tables_of_other_runs_stay(run: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_tables_of_other_runs_stay(conflict_run: Path, tmp_path: Path) -> None:
     def renamed(record: dict[str, Any]) -> None:
         record["name"] = "second"
 
     tables = tmp_path / "tables"
-    first = latex.export([run], tables)
-    second = latex.export([other(run, tmp_path / "b", renamed)], tables)
-    latex.export([run], tables)  # its own it replaces
+    first = latex.export([conflict_run], tables)
+    second = latex.export([other(conflict_run, tmp_path / "b", renamed)], tables)
+    latex.export([conflict_run], tables)  # its own it replaces
     assert all(path.is_file() for path in (*first, *second))
 
 

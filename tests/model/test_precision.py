@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from engines import some_conditions, some_prompts
 from families import tiny, tiny_hf, tokenizer
-from test_engine import some_conditions, some_prompts
 
 from harness.conditions.conditions import BASELINE
 from harness.engine.activation_summaries import activation_statistics

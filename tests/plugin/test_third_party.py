@@ -11,10 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from checkout import ROOT
 
 pytestmark = pytest.mark.slow
 
-EXAMPLE = Path(__file__).parent / "plugin_example"
+EXAMPLE = ROOT / "tests" / "plugin_example"
 
 
 def harness(folder: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:

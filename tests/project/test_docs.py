@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from checkout import ROOT
 from fences import Fence, Harness, agrees, fences, run_page
 from typer.main import get_command
 
@@ -26,7 +27,6 @@ from harness.results.leaderboard import COLUMNS
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
-ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 
 PAGES = [

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkout import ROOT
 from typer.main import get_command
 
 from harness.cli.app import app
@@ -15,7 +16,6 @@ from harness.plugin.catalogue import catalogue
 from harness.plugin.components import PLURALS, parse_spec
 from harness.running.registry import load_registry
 
-ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

@@ -6,11 +6,10 @@ import ast
 import importlib
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from checkout import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("conditions", "controls", "data", "effects", "engine", "model", "plugin")
 
 

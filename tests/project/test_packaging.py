@@ -12,10 +12,10 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
+from checkout import ROOT
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[1]
 INSTALLED_AS = {"harness": "harness", "plugins": "harness_plugins", "tasks": "harness_tasks"}
 JOB = ["eval", "--task", "knowledge_conflict", "--selector", "entropy", "--intervention", "mean"]
 JOB += ["--limit", "60", "--controls", "20", "--quiet"]

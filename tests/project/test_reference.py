@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-from test_together import Quiet
+from checkout import ROOT
+from small_runs import Silent
 
 from harness.files.harmless import markdown
 from harness.files.store import digest
@@ -16,7 +17,6 @@ from harness.report.formatting import by_key
 from harness.running.execute import execute, identity_of, plan
 from harness.running.registry import load_registry
 
-ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "reports" / "reference"
 SUITES = [path.parent.name for path in sorted(REFERENCE.glob("*/runs.json"))]
 
@@ -51,7 +51,7 @@ def test_pages_show_every_run_and_every_picture_that_they_name(suite: str) -> No
 def test_a_reference_run_gives_its_numbers_again(tmp_path: Path) -> None:
     name = "confidence-induction-natural"
     [spec] = load_registry(ROOT / "registry.yaml").find(name)
-    again = execute(plan(spec, catalogue()), tmp_path, Quiet(), "test")  # type: ignore[arg-type]
+    again = execute(plan(spec, catalogue()), tmp_path, Silent(), "test")  # type: ignore[arg-type]
     [row] = [x for x in json.loads((REFERENCE / "paper-confidence" / "runs.json").read_text()) if x["name"] == name]
     found = {".".join(key): measure for key, measure in by_key(again.record).items()}
     for measure, expected in row["measures"].items():

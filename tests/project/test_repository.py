@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from checkout import ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import harness
 
-ROOT = Path(__file__).resolve().parents[1]
 SOURCES = {"harness": "harness", "plugins": "harness_plugins", "tasks": "harness_tasks"}
 HISTORY = "CHANGELOG.md"
 """It names what was there once."""

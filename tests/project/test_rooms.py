@@ -6,9 +6,9 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from checkout import ROOT
+
 SOURCES = {
     path: ast.parse(path.read_text(encoding="utf-8"))
     for at in ("harness", "plugins")

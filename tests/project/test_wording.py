@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import small_runs
+from checkout import ROOT
 
 from harness.builtin.components import Heads, Neurons
 from harness.files import wording
@@ -159,7 +160,7 @@ COUNTS_THEMSELVES = {"train.py", "evaluate.py", "world.py", "kernels.py"}
 
 def test_no_sentence_counts_by_itself() -> None:
     """A number that is followed by a plural in an f-string comes from harness/files/wording.py."""
-    root, found = Path(__file__).parents[1], []
+    root, found = ROOT, []
     follows = re.compile(
         rf"^ (?:(?:random|distinct|selected|independent|primary|held-out|finished|older) )?({NOUNS})\b"
     )

@@ -1,38 +1,28 @@
 """The console report of a fixed record, as golden text: wide, narrow, and with what can be missing missing.
 
-After a change that is meant: ``UPDATE_GOLDEN=1 python -m pytest tests/test_report.py``, and read the difference.
+After a change that is meant: ``UPDATE_GOLDEN=1 python -m pytest tests/report/test_console.py``, and read what differs.
 """
 
 from __future__ import annotations
 
 import copy
-import io
 import json
 import os
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
+from checkout import GOLDEN, ROOT
+from printed import printed
 
-from harness.files.terminal import Terminal
 from harness.report.certainty import certainty
-from harness.report.console import show
 from harness.report.formatting import undefined
 from harness.statistics import VERDICTS
-
-GOLDEN = Path(__file__).resolve().parent / "golden"
 
 
 @pytest.fixture
 def record() -> dict[str, Any]:
     return json.loads((GOLDEN / "record.json").read_text(encoding="utf-8"))
-
-
-def printed(record: dict[str, Any], width: int, **options: Any) -> str:
-    console = Terminal(file=io.StringIO(), width=width, **options)
-    show(console, record, Path("reports/example"))
-    return "".join(line.rstrip() + "\n" for line in console.file.getvalue().splitlines())  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(("name", "width"), [("wide", 120), ("narrow", 60)])
@@ -53,7 +43,7 @@ def test_colour_changes_nothing_but_colour(record: dict[str, Any]) -> None:
 
 def test_every_line_of_the_report_is_explained(record: dict[str, Any]) -> None:
     """The documentation has a section for every section, and names every primary measure and verdict."""
-    page = (GOLDEN.parents[1] / "docs" / "reading-a-report.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reading-a-report.md").read_text(encoding="utf-8")
     for title in (
         "Prompts",
         "Selected neurons",

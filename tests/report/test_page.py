@@ -11,44 +11,11 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
-from test_together import Quiet
 
-from harness.plugin.catalogue import catalogue
-from harness.plugin.components import parse_spec
 from harness.report.markdown import export
 from harness.report.page import _verdicts, write_page
-from harness.running.execute import execute, plan
-from harness.running.spec import RunSpec
 
 ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
-
-
-def run(folder: Path, **fields: object) -> Path:
-    spec = RunSpec(name="page", **fields)  # type: ignore[arg-type]
-    return execute(plan(spec, catalogue()), folder, Quiet(), "harness eval --task x").path  # type: ignore[arg-type]
-
-
-@pytest.fixture(scope="module")
-def conflict(small_facts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run(
-        tmp_path_factory.mktemp("conflict"),
-        task=parse_spec(f"knowledge_conflict:data={small_facts}", "task"),
-        selector="entropy",
-        intervention="mean",
-        controls=12,
-        limit=25,
-    )
-
-
-@pytest.fixture(scope="module")
-def induction(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run(
-        tmp_path_factory.mktemp("induction"),
-        task="induction_synthetic:sequences=4,length=20",
-        selector="entropy:top=2",
-        intervention="zero",
-        controls=5,
-    )
 
 
 def text_of(page: str) -> str:

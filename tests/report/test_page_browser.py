@@ -2,7 +2,7 @@
 
 Playwright's Chromium is used, or the one that HARNESS_CHROMIUM names; without either these tests are skipped.
 """
-# ruff: noqa: F811  # fixtures of another file
+# fixtures of another file
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_page import conflict, induction  # noqa: F401  # fixtures
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from checkout import GOLDEN
 from small_runs import finish
 
 from harness.conditions.conditions import Direction, Head, Neuron, Selection, Unit, score_names
@@ -79,7 +80,7 @@ def test_columns_that_are_there_are_not_written_over_and_other_texts_are_left_al
 
 
 def test_the_leaderboard_keeps_a_single_neuron_apart() -> None:
-    record = json.loads((Path(__file__).parent / "golden" / "record.json").read_text(encoding="utf-8"))
+    record = json.loads((GOLDEN / "record.json").read_text(encoding="utf-8"))
     record["selection"]["neurons"] = [{"neuron": "3.10"}]
     about = {"finished": "", "git": None, "command": "", "accelerator": "", "processor": "", "wall_seconds": 1.0}
     rows = leaderboard.rows_of(record, about)

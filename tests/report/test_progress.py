@@ -6,8 +6,8 @@ import io
 
 import numpy as np
 import pytest
+from engines import some_conditions
 from families import tiny
-from test_engine import some_conditions
 
 from harness.effects.sweep import effects
 from harness.engine.closed_form import ClosedFormEngine

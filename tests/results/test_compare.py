@@ -1,6 +1,6 @@
 """Comparing finished runs: the statistics of pairs, which prompts are paired, what is said and printed.
 
-After a change of the console output that is meant: ``UPDATE_GOLDEN=1 python -m pytest tests/test_compare.py``.
+After a change of the console output that is meant: ``UPDATE_GOLDEN=1 python -m pytest tests/results/test_compare.py``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from checkout import GOLDEN
 from scipy.stats import norm, t
 from small_runs import finish
 
@@ -34,7 +35,6 @@ from harness.statistics import Functional, Measure, chance_overlap, mcnemar, pai
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
 Harness = Callable[..., tuple[int, str, str]]
-GOLDEN = Path(__file__).resolve().parent / "golden"
 
 
 # -- statistics of pairs -----------------------------------------------------------------------------------------------

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_leaderboard import GOLDEN, PROVENANCE, printed
+from checkout import GOLDEN
+from golden import PROVENANCE
+from printed import board as printed
 
 from harness.report import leaderboard as board
 from harness.results import leaderboard

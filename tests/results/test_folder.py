@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from test_cli import VOLATILE, Harness, arguments, files, only
-from test_together import Quiet, spec
+from commands import VOLATILE, Harness, arguments, files, only
+from small_runs import Silent, spec
 
 from harness.errors import HarnessError
 from harness.files import store
@@ -75,7 +75,7 @@ Make = Callable[[Path], run.Finished]
 def make(small_facts: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     monkeypatch.setattr(run, "PART", 16)
     planned = run.plan(spec("mean", small_facts, metrics=["transitions"]), catalogue())
-    return lambda output: run.execute(planned, output, Quiet(), "test")  # type: ignore[arg-type]
+    return lambda output: run.execute(planned, output, Silent(), "test")  # type: ignore[arg-type]
 
 
 def same(one: Path, other: Path) -> None:
@@ -205,14 +205,14 @@ def test_fresh_removes_figures_that_are_not_made_any_more(make: Make, tmp_path: 
 def test_a_run_that_fails_early_leaves_what_was_there(small_facts: Path, tmp_path: Path, harness: Harness) -> None:
     planned = run.plan(spec("mean", small_facts, selector="entropy:top=3000", metrics=["entropy_change"]), catalogue())
     with pytest.raises(HarnessError, match="top=3000"):
-        run.execute(planned, tmp_path, Quiet(), "test")  # type: ignore[arg-type]
+        run.execute(planned, tmp_path, Silent(), "test")  # type: ignore[arg-type]
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
     [lock] = tmp_path.glob(".mean-*.lock")
     folder = tmp_path / lock.name.removeprefix(".").removesuffix(".lock")
     folder.mkdir()
     (folder / "notes.txt").write_text("mine")
     with pytest.raises(HarnessError, match="top=3000"):
-        run.execute(planned, tmp_path, Quiet(), "test")  # type: ignore[arg-type]
+        run.execute(planned, tmp_path, Silent(), "test")  # type: ignore[arg-type]
     assert files(folder) == {"notes.txt": b"mine"}
 
 

@@ -1,6 +1,6 @@
 """The leaderboard: columns of one type, filters, the newest row of each setting, exports, what it prints.
 
-After a change of the console output that is meant: ``UPDATE_GOLDEN=1 python -m pytest tests/test_leaderboard.py``.
+After a change of the output that is meant: ``UPDATE_GOLDEN=1 python -m pytest tests/results/test_leaderboard.py``.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkout import GOLDEN
+from golden import PROVENANCE
+from printed import board as printed
 
 from harness.errors import HarnessError
-from harness.files.terminal import Terminal
 from harness.report import leaderboard as board
 from harness.results import leaderboard
 from harness.results.folder import SCHEMA_VERSION
@@ -29,16 +31,6 @@ from harness.results.leaderboard_query import SHOWN, Filter, Query, ask
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
 Harness = Callable[..., tuple[int, str, str]]
-GOLDEN = Path(__file__).resolve().parent / "golden"
-
-PROVENANCE = {
-    "finished": "2026-01-02T10:00:00Z",
-    "git": {"commit": "0" * 40, "dirty": False},
-    "command": "harness eval --task knowledge_conflict",
-    "accelerator": None,
-    "processor": "x86_64",
-    "wall_seconds": 12,
-}
 
 
 def run_rows(finished: str = PROVENANCE["finished"], **changes: Any) -> list[dict[str, Any]]:  # type: ignore[assignment]
@@ -261,12 +253,6 @@ def test_a_filter_that_nothing_meets_says_what_is_near(harness: Harness, file: P
 
 
 # -- what it prints and writes -----------------------------------------------------------------------------------------
-
-
-def printed(found: Any, width: int, columns: list[str] | None = None) -> str:
-    console = Terminal(file=io.StringIO(), width=width)
-    board.show(console, found, columns)
-    return "".join(line.rstrip() + "\n" for line in console.file.getvalue().splitlines())  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(("name", "width"), [("wide", 180), ("narrow", 60)])

@@ -8,7 +8,8 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from test_cli import files
+from commands import files
+from small_runs import Silent, spec
 
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import parse_spec
@@ -18,30 +19,6 @@ from harness.running.spec import RunSpec
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
 Harness = Callable[..., tuple[int, str, str]]
-
-
-class Quiet:
-    """A reporter that says nothing."""
-
-    def stage(self, title: str, total: int | None = None) -> object:
-        from contextlib import nullcontext
-
-        return nullcontext(lambda n: None)
-
-    def note(self, sentence: str) -> None:
-        pass
-
-
-def spec(name: str, facts: Path, **changes: object) -> RunSpec:
-    given = {
-        "task": f"knowledge_conflict:data={facts}",
-        "selector": "entropy",
-        "intervention": "mean",
-        "controls": 5,
-        "limit": 20,
-        **changes,
-    }
-    return RunSpec(name=name, **given)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +40,10 @@ def test_runs_that_are_made_together_are_those_that_are_made_alone(specs: list[R
         return observe(self, engine, prompts, conditions, *rest)  # type: ignore[arg-type]
 
     with patch.object(type(plans[0].task), "observe", counted):
-        shared = execute_together(plans, tmp_path / "together", Quiet(), "test")  # type: ignore[arg-type]
+        shared = execute_together(plans, tmp_path / "together", Silent(), "test")  # type: ignore[arg-type]
     assert calls == [1 + 3 + 5 + 5 + 3]  # one untouched model for the three of them
     for one, found in zip(plans, shared, strict=True):
-        alone = execute(one, tmp_path / "alone", Quiet(), "test")  # type: ignore[arg-type]
+        alone = execute(one, tmp_path / "alone", Silent(), "test")  # type: ignore[arg-type]
         assert alone.record["run_id"] == found.record["run_id"]
         both = files(alone.path), files(found.path)
         assert both[0].keys() == both[1].keys()
@@ -97,10 +74,10 @@ def test_an_interrupted_group_continues(specs: list[RunSpec], tmp_path: Path) ->
         return observe(self, *arguments)  # type: ignore[arg-type]
 
     with patch("harness.running.execute.PART", 16):
-        whole = execute_together(plans, tmp_path / "whole", Quiet(), "test")  # type: ignore[arg-type]
+        whole = execute_together(plans, tmp_path / "whole", Silent(), "test")  # type: ignore[arg-type]
         with patch.object(task, "observe", fails), pytest.raises(KeyboardInterrupt):
-            execute_together(plans, tmp_path / "broken", Quiet(), "test")  # type: ignore[arg-type]
-        again = execute_together(plans, tmp_path / "broken", Quiet(), "test")  # type: ignore[arg-type]
+            execute_together(plans, tmp_path / "broken", Silent(), "test")  # type: ignore[arg-type]
+        again = execute_together(plans, tmp_path / "broken", Silent(), "test")  # type: ignore[arg-type]
     for first, second in zip(whole, again, strict=True):
         assert json.dumps(first.record) == json.dumps(second.record)
 
@@ -118,6 +95,6 @@ def test_a_task_that_does_not_share_is_asked_run_by_run(tmp_path: Path) -> None:
     ]
     plans = [plan(x, catalogue()) for x in specs]
     assert together(plans) == [plans]
-    found = execute_together(plans, tmp_path, Quiet(), "test")  # type: ignore[arg-type]
+    found = execute_together(plans, tmp_path, Silent(), "test")  # type: ignore[arg-type]
     assert [x.record["selection"]["intervention"] for x in found] == ["mean", "zero"]
     assert found[0].record["measures"][0]["value"] != found[1].record["measures"][0]["value"]

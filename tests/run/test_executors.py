@@ -11,9 +11,9 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+from commands import files
 from small_runs import Silent
-from test_cli import files
-from test_together import spec as whole
+from small_runs import spec as whole
 
 from harness.errors import HarnessError
 from harness.files.terminal import Terminal

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkout import GOLDEN
 from harness_plugins.confidence_regulation.mediation import Mediation
 from harness_plugins.demo import Demo, DemoTuned
-from test_report import GOLDEN, printed
+from printed import printed
 
 from harness.errors import HarnessError
 from harness.lmeval.tasks import own_corpus

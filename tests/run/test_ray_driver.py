@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_cli import VOLATILE, files
+from commands import VOLATILE, files
 
 pytest.importorskip("ray.cluster_utils", reason="Ray has no wheel for every Python")
 

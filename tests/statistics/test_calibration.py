@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import calibration
 import numpy as np
 import pytest
 from calibrating import boards, neurons, pools, prompts, verdicts
 from calibrating.data import RealSets, events, fact_numbers, share
 from calibrating.rates import Rate, Simulation, rate
+from checkout import ROOT
 
 from harness.statistics import design_effect, generator
 
@@ -61,7 +60,7 @@ def test_promises_are_kept(simulation: Simulation, runs: int, real: RealSets) ->
     """As far as so few runs can tell."""
     found = simulation(runs, generator(1, simulation.__name__), real)
     assert found and not [one for one in found if one.ok is False]
-    page = (Path(__file__).parents[1] / "docs" / "statistics.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "statistics.md").read_text(encoding="utf-8")
     assert all(f"| {calibration.escaped(one.claim)} |" in page for one in found)  # the table of the full run
 
 

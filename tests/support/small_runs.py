@@ -30,6 +30,19 @@ class Silent:
         pass
 
 
+def spec(name: str, facts: Path, **changes: object) -> RunSpec:
+    """A run of a few of the facts."""
+    given = {
+        "task": f"knowledge_conflict:data={facts}",
+        "selector": "entropy",
+        "intervention": "mean",
+        "controls": 5,
+        "limit": 20,
+        **changes,
+    }
+    return RunSpec(name=name, **given)  # type: ignore[arg-type]
+
+
 def finish(output: Path, draw: bool = False, **fields: Any) -> Path:
     """Make a run of the given fields of :class:`harness.running.spec.RunSpec`; returns its folder.
 
@@ -43,6 +56,15 @@ def finish(output: Path, draw: bool = False, **fields: Any) -> Path:
     planned = run.plan(RunSpec(name="small", resamples=200, **fields), catalogue())
     with patch("harness.running.execute.write_shown", write), patch("harness.running.execute.write_page"):
         return run.execute(planned, output, Silent(), "a test").path
+
+
+def other(run: Path, folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """A run whose record differs from that of ``run``."""
+    changed = record(run)
+    change(changed)
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps(changed), encoding="utf-8")
+    return folder
 
 
 def record(folder: Path) -> dict[str, Any]:

@@ -2,13 +2,13 @@
 
 import json
 from collections import Counter, defaultdict
-from pathlib import Path
 
 import pytest
 import yaml
+from checkout import ROOT
 from rapidfuzz.distance import JaroWinkler
 
-TASK = Path(__file__).resolve().parents[2] / "tasks" / "knowledge_conflict"
+TASK = ROOT / "tasks" / "knowledge_conflict"
 STOPS = {'"', ".", "\n", ",", "(", "[", "]", "<"}
 FORBIDDEN = STOPS | {")"}
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from promises import Good, broken
 from pydantic import ConfigDict, Field
 
 from harness.conditions.conditions import Head, Neuron, Selection, SetNeurons, by_layer
@@ -35,13 +36,6 @@ from harness.testing import (
 
 def ours(kind: str, name: str) -> Any:
     return catalogue().components[kind][name]  # type: ignore[index]
-
-
-def broken(check: Callable[..., Any], cls: type, *arguments: Any, **params: Any) -> str:
-    """The sentence with which a check fails."""
-    with pytest.raises(AssertionError) as caught:
-        check(cls, *arguments, **params)
-    return str(caught.value)
 
 
 # -- models ------------------------------------------------------------------------------------------------------------
@@ -136,18 +130,6 @@ def test_our_corpus_and_model() -> None:
 # -- promises of every kind --------------------------------------------------------------------------------------------
 
 
-class Good(Selector):
-    """The first neurons of the last layer."""
-
-    name = "good"
-    top: int = Field(2, ge=1, description="number of neurons")
-
-    def select(self, context: SelectionContext) -> Selection:
-        layer, n = context.model.anatomy.n_layers - 1, context.model.anatomy.d_mlp
-        every = tuple(Neuron(layer, i) for i in range(n))
-        return Selection(every[: self.top], f"the first {self.top}", every, {"index": np.arange(n)})
-
-
 def test_what_it_returns_can_be_looked_at() -> None:
     assert check_selector(Good, top=3).neurons == (Neuron(2, 0), Neuron(2, 1), Neuron(2, 2))
 
@@ -213,7 +195,7 @@ def test_promises_of_every_component(cls: type, says: str) -> None:
 
 
 def test_heavy_imports_at_the_top(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = "import torch.nn\nfrom test_testing import Good\nclass Heavy(Good):\n    'It imports torch.'\n"
+    code = "import torch.nn\nfrom promises import Good\nclass Heavy(Good):\n    'It imports torch.'\n"
     (tmp_path / "heavy_plugin.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     from heavy_plugin import Heavy  # type: ignore[import-not-found]

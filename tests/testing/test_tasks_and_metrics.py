@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_testing import broken
+from promises import broken
 
 from harness.conditions.conditions import Head, Selection
 from harness.plugin.components import Corpus, Metric, ModelLoader, Task

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conflicts import Scripted
 from families import tiny_hf, tokenizer
 from harness_plugins.context_copying.metrics import Transitions
 from harness_plugins.context_copying.task import SOURCES, KnowledgeConflict
-from test_knowledge_conflict import Scripted
 
 from harness.conditions.conditions import BASELINE, Condition
 from harness.engine.hooks import HookEngine

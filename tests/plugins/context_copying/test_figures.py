@@ -7,11 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from conflicts import CK, HAND, LOG_P, ND, observed, outcomes
 from harness_plugins.context_copying.groups import RelationGroups
 from harness_plugins.context_copying.metrics import ConversionRatios, LogOdds, Transitions
 from harness_plugins.context_copying.selected import SelectedNeurons
-from test_conflict_metrics import CK, HAND, LOG_P, ND, outcomes
-from test_conflict_tables import observed
 
 from harness.conditions.conditions import Neuron, Selection
 from harness.plugin.records import Figure, Measurement

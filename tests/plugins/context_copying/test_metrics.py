@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from conflicts import CK, HAND, LOG_P, ND, PK, outcomes
 from harness_plugins.context_copying.metrics import ConversionRatios, EntropyChange, LogOdds, Transitions
 from harness_plugins.context_copying.task import SOURCES
 from hypothesis import given, settings
@@ -16,22 +17,6 @@ from harness.errors import HarnessError
 from harness.files.store import canonical
 from harness.plugin.records import Measurement, Outcomes, Prompt
 from harness.statistics import Measure, MeasureSummary, summarise
-
-CK, PK, ND = range(3)
-
-
-def outcomes(
-    source: Sequence[Sequence[int]], first_tokens: Sequence[tuple[int, int]] | None = None, **values: object
-) -> Outcomes:
-    """Outcomes of these sources [n_conditions][n_prompts]; every prompt is a cluster of its own."""
-    codes = np.array(source, dtype=np.int8)
-    tokens = first_tokens or [(1, 2)] * codes.shape[1]
-    return Outcomes(
-        conditions=("baseline", "treated", *(f"control-{i:04d}" for i in range(len(codes) - 2))),
-        prompts=tuple(Prompt(f"p{i}", "", (1,), f"p{i}", {"first_tokens": [*x]}) for i, x in enumerate(tokens)),
-        values={"source": codes, **{name: np.array(value, dtype=float) for name, value in values.items()}},
-        categories={"source": SOURCES},
-    )
 
 
 def of(measurement: Measurement) -> dict[str, Measure]:
@@ -44,15 +29,6 @@ def summary(measure: Measure) -> MeasureSummary:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         return summarise(measure, np.arange(measure.numerator.shape[1]), seed=0, resamples=100)
-
-
-# Ten prompts: untouched, treated, and two controls, of which one does nothing and one makes everything ND.
-HAND = [
-    [CK, CK, CK, PK, PK, PK, ND, ND, ND, ND],
-    [CK, PK, ND, CK, PK, ND, CK, CK, ND, PK],
-    [CK, CK, CK, PK, PK, PK, ND, ND, ND, ND],
-    [ND, ND, ND, ND, ND, ND, ND, ND, ND, ND],
-]
 
 
 # -- transitions -------------------------------------------------------------------------------------------------------
@@ -257,12 +233,6 @@ def test_cells_add_up_to_the_whole_change() -> None:
 
 
 # -- log-odds ----------------------------------------------------------------------------------------------------------
-
-LOG_P = {
-    "log_p_ck": [[-1.0, -2.0, -9.0], [-3.0, -2.0, -1.0], [-1.0, -2.0, -9.0]],
-    "log_p_pk": [[-2.0, -2.0, -9.0], [-1.0, -4.0, -1.0], [-2.0, -2.0, -9.0]],
-    "log_p_nd": [[-0.5, -1.0, -0.1], [-0.5, -3.0, -5.0], [-0.5, -1.0, -0.1]],
-}
 
 
 def test_log_odds_of_two_prompts_and_one_whose_objects_begin_alike() -> None:

@@ -7,37 +7,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from conflicts import CK, HAND, ND, PK, observed, outcomes
 from harness_plugins.context_copying.groups import RelationGroups
 from harness_plugins.context_copying.looser import Matching
 from harness_plugins.context_copying.metrics import Transitions
 from harness_plugins.context_copying.selected import SelectedNeurons
 from scipy.stats import binomtest, percentileofscore
-from test_conflict_metrics import CK, HAND, ND, PK, outcomes
 
 from harness.conditions.conditions import Neuron, Selection
 from harness.files.store import canonical
-from harness.plugin.records import Frame, Outcomes, Prompt
+from harness.plugin.records import Frame
 from harness.statistics import adjust, permutation_test, step_down_min_p
 
 
 def rows(frame: Frame) -> list[dict[str, object]]:
     return [dict(zip(frame.columns, values, strict=True)) for values in zip(*frame.columns.values(), strict=True)]
-
-
-def observed(seed: int = 0, n: int = 90, controls: int = 19, groups: str = "abc") -> Outcomes:
-    """Random sources and entropies; three prompts a fact, facts in groups."""
-    rng = np.random.default_rng(seed)
-    before = rng.integers(3, size=n)
-    source = [before, *(np.where(rng.random(n) < 0.1, rng.integers(3, size=n), before) for _ in range(controls + 1))]
-    found = outcomes(np.array(source).tolist(), entropy=rng.normal(size=(controls + 2, n)))
-    prompts = tuple(
-        Prompt(f"p{i}", "", (1,), f"fact{i // 3}", {"first_tokens": [1, 2], "group": groups[i % n // 3 % len(groups)],
-                                                    "relation": f"r{i // 3 % 5}"})
-        for i in range(n)
-    )  # fmt: skip
-    looser = np.where((found["source"] == ND) & (rng.random((controls + 2, n)) < 0.3), CK, found["source"])
-    values = {**found.values, "source_normalised": looser.astype(np.int8), "source_alias": looser.astype(np.int8)}
-    return replace(found, prompts=prompts, values=values)
 
 
 def test_every_cell_has_its_share_interval_and_place_among_the_controls() -> None:

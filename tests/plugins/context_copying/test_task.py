@@ -15,12 +15,14 @@ import pytest
 import torch
 import transformers
 import yaml
+from checkout import ROOT
+from conflicts import Scripted
 from families import BOS, EOS, tiny_hf, tokenizer
 from harness_plugins.context_copying.task import LOG_FLOOR, SOURCES, KnowledgeConflict
 
 from harness.conditions.conditions import BASELINE, Condition, SetNeurons
 from harness.engine.closed_form import ClosedFormEngine
-from harness.engine.hooks import Generations, HookEngine
+from harness.engine.hooks import HookEngine
 from harness.errors import HarnessError
 from harness.model.loading import load_hf
 from harness.model.model import Model, wrap
@@ -29,7 +31,7 @@ from harness.plugin.components import parse_spec
 from harness.plugin.records import Outcomes, Prepared, Prompt
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
-DEFINITION = Path(__file__).resolve().parents[2] / "tasks" / "knowledge_conflict" / "definition.yml"
+DEFINITION = ROOT / "tasks" / "knowledge_conflict" / "definition.yml"
 STORIES = SHARED / "models" / "stories260k"
 FILTERS = ["empty", "overlap", "echo", "shared entity", "too few objects"]
 
@@ -253,24 +255,6 @@ def check_observed(
 
 
 # -- the filters, with answers that were written down ------------------------------------------------------------------
-
-
-class Scripted(HookEngine):
-    """Answers elicitation prompts from a list, in its order; everything else is the model's."""
-
-    def __init__(self, model: Model, answers: Sequence[str]) -> None:
-        super().__init__(model)
-        self.answers, self.asked = answers, []
-
-    def generate(self, prompts: Any, conditions: Any, max_new_tokens: int, *rest: Any, **options: Any) -> Generations:
-        if max_new_tokens == 1:
-            return super().generate(prompts, conditions, max_new_tokens, *rest, **options)
-        self.asked = [self.model.tokenizer.decode(tokens) for tokens in prompts]
-        rows = [self.model.encode([answer])[0] for answer in self.answers]
-        tokens = np.full((1, len(rows), max(map(len, rows))), -1, np.int64)
-        for i, row in enumerate(rows):
-            tokens[0, i, : len(row)] = row
-        return Generations(tokens, np.zeros(tokens.shape[:2]), np.zeros((*tokens.shape[:2], 0)))
 
 
 SCRIPT = [  # relation, subject, object, what the model says, the step that drops it

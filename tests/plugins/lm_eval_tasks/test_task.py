@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from checkout import ROOT
+from commands import files
+from engines import some_conditions
 from families import BOS, tiny, tiny_hf, tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
-from test_cli import files
-from test_engine import some_conditions
 
 from harness.conditions.conditions import BASELINE, Condition
 from harness.engine.closed_form import ClosedFormEngine
@@ -32,7 +33,7 @@ from harness.statistics.bootstrap import draw
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
 Harness = Callable[..., tuple[int, str, str]]
-TASKS = Path(__file__).resolve().parents[1] / "lm_eval_tasks"
+TASKS = ROOT / "tests" / "support" / "lm_eval_tasks"
 EVERY = ("facts_by_task", "facts_word", "facts_rolling", "facts_written")
 
 
@@ -178,7 +179,7 @@ def test_a_run_has_its_tables_its_groups_and_one_primary_measure_a_task(harness:
 
 def test_parts_and_companions_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run in parts, alone or together with another run: the same bytes, codes of generated texts included."""
-    from test_together import Quiet
+    from small_runs import Silent
 
     from harness.running import execute as run
     from harness.running.spec import RunSpec
@@ -190,8 +191,8 @@ def test_parts_and_companions_do_not_show(tmp_path: Path, monkeypatch: pytest.Mo
     ]
     plans = [run.plan(spec, catalogue()) for spec in specs]
     monkeypatch.setattr(run, "PART", 5)
-    alone = run.execute(plans[0], tmp_path / "alone", Quiet(), "harness").path  # type: ignore[arg-type]
-    both = run.execute_together(plans, tmp_path / "both", Quiet(), "harness")  # type: ignore[arg-type]
+    alone = run.execute(plans[0], tmp_path / "alone", Silent(), "harness").path  # type: ignore[arg-type]
+    both = run.execute_together(plans, tmp_path / "both", Silent(), "harness")  # type: ignore[arg-type]
     assert lasting(both[0].path) == lasting(alone)
 
 

@@ -1,0 +1,35 @@
+"""The command line in tests: a small run of the main job, and the files that it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+Harness = Callable[..., tuple[int, str, str]]
+"""What the fixture `harness` gives: of arguments, the exit code, standard output and standard error."""
+
+VOLATILE = ("provenance.json", "report.html")
+"""What may differ between two runs of the same command: when and where, and the page, which says so."""
+
+
+def arguments(facts: Path, output: Path, *more: object, **changes: str) -> list[object]:
+    """A small run of the main job."""
+    given = {
+        "task": f"knowledge_conflict:data={facts}",
+        "selector": "entropy",
+        "intervention": "mean",
+        "controls": "19",
+        "output_path": str(output),
+        **changes,
+    }
+    flags = [part for key, value in given.items() for part in (f"--{key}", value)]
+    return ["eval", *flags, "--quiet", *more]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def only(folder: Path) -> Path:
+    [run] = [path for path in folder.iterdir() if path.is_dir()]
+    return run
