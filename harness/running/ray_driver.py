@@ -228,7 +228,7 @@ class _Group:
         ).model_dump_json()
 
     def _kept(self) -> dict[str, dict[str, Any]]:
-        """What folders of these runs hold that a worker needs to continue; see :data:`harness.running.ray_worker.Kept`."""
+        """What folders of these runs hold that a worker needs to go on; see :data:`harness.running.ray_worker.Kept`."""
         import ray
 
         kept = {}

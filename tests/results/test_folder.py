@@ -227,7 +227,7 @@ def test_a_process_that_is_killed_before_the_page(small_facts: Path, tmp_path: P
     script = (
         "import os, signal, sys\n"
         "from harness.report import figure_files\nfigure_files.render = lambda figure: (b'', b'<svg/>')\n"
-        "from harness.running import execute as run\nrun.write_page = lambda folder: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "from harness.running import execute\nexecute.write_page = lambda path: os.kill(os.getpid(), signal.SIGKILL)\n"
         "sys.argv = ['harness', *sys.argv[1:]]\nfrom harness.cli.app import main\nmain()\n"
     )
     given = arguments(small_facts, tmp_path, metric="entropy_change", limit="20", controls="5")
