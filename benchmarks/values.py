@@ -34,12 +34,12 @@ def main() -> None:
     prompts = prompts[: args.prompts]
     found, engine = catalogue(), ClosedFormEngine(model, args.batch_size)
     selection = found.components["selector"]["entropy"]().select(SelectionContext(model, engine, prompts, 0))
-    statistics = activation_statistics(model, prompts, [selection.neurons[0].layer], 64, 0)
+    statistics = activation_statistics(model, prompts, [selection.units[0].layer], 64, 0)
     controls = draw_controls(model, selection, args.controls, None, "none", prompts, 64, 0)
     conditions = [BASELINE]
     for name in VALUES:
         intervention = found.components["intervention"][name]()
-        for i, units in enumerate((selection.neurons, *controls.sets)):
+        for i, units in enumerate((selection.units, *controls.sets)):
             conditions.append(Condition(f"{name}-{i}", intervention.edits(units, statistics)))
     plain = timed(lambda: HookEngine(model, args.batch_size).generate(prompts, [BASELINE], 10, stop))
     each = timed(lambda: engine.generate(prompts, conditions[: args.controls + 2], 10, stop))

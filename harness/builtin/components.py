@@ -188,7 +188,7 @@ class Random(Selector):
         rng = np.random.default_rng(context.seed)
         drawn = np.sort(rng.choice(anatomy.d_mlp, self.top, replace=False))
         return Selection(
-            neurons=tuple(Neuron(layer, int(index)) for index in drawn),
+            units=tuple(Neuron(layer, int(index)) for index in drawn),
             rule=f"{self.top} of the {counted(anatomy.d_mlp, 'neuron')} of layer {layer}, drawn uniformly at random",
         )
 
@@ -247,7 +247,7 @@ class Neurons(Selector):
         if self.published is not None:
             source = catalogue().published[self.published]
             rule = f"{the(len(listed), source.what)} of {source.name} published by {source.by}"
-        return Selection(neurons=listed, rule=rule)
+        return Selection(units=listed, rule=rule)
 
 
 def check_named(units: Sequence[Unit], model: Model, owner: str) -> None:
@@ -281,7 +281,7 @@ class Heads(Selector):
 
     def select(self, context: SelectionContext) -> Selection:
         chosen = tuple(Head.parse(text) for text in self.heads)
-        return Selection(neurons=chosen, rule=f"{the(len(chosen), 'head')} named by the user")
+        return Selection(units=chosen, rule=f"{the(len(chosen), 'head')} named by the user")
 
 
 @hookimpl

@@ -25,7 +25,7 @@ class Nothing(Intervention):
     name = "none"
     needs_statistics = False
 
-    def edits(self, neurons: Sequence[Unit], statistics: object) -> tuple[Edit, ...]:
+    def edits(self, units: Sequence[Unit], statistics: object) -> tuple[Edit, ...]:
         return ()
 
 
@@ -94,9 +94,9 @@ class _Constant(NeuronIntervention):
     def values(self, neurons: Sequence[Neuron], statistics: ActivationStatistics) -> list[float]:
         return statistics.value(self.statistic, neurons)
 
-    def edits(self, neurons: Sequence[Neuron], statistics: Any) -> tuple[Edit, ...]:
+    def edits(self, units: Sequence[Neuron], statistics: Any) -> tuple[Edit, ...]:
         return each_layer(
-            neurons, lambda layer, some: SetNeurons(layer, indices(some), tuple(self.values(some, statistics)))
+            units, lambda layer, some: SetNeurons(layer, indices(some), tuple(self.values(some, statistics)))
         )
 
     def figures(self, selection: Selection, statistics: Any) -> tuple[Figure, ...]:
@@ -105,7 +105,7 @@ class _Constant(NeuronIntervention):
             return ()
         from harness.builtin.activation_figures import activation_values
 
-        neurons = [unit for unit in selection.neurons if isinstance(unit, Neuron)]
+        neurons = [unit for unit in selection.units if isinstance(unit, Neuron)]
         samples = np.stack([statistics.sample[unit.layer][:, unit.index] for unit in neurons])
         others = [cls.model_validate({}) for cls in (Mean, Median, Mode, MeanMinusSigma, MeanPlusSigma)]
         values = {
@@ -184,8 +184,8 @@ class Scale(NeuronIntervention):
     needs_statistics = False
     factor: float = Field(allow_inf_nan=False, description="what activations are multiplied by")
 
-    def edits(self, neurons: Sequence[Neuron], statistics: Any) -> tuple[Edit, ...]:
-        return each_layer(neurons, lambda layer, some: ScaleNeurons(layer, indices(some), self.factor))
+    def edits(self, units: Sequence[Neuron], statistics: Any) -> tuple[Edit, ...]:
+        return each_layer(units, lambda layer, some: ScaleNeurons(layer, indices(some), self.factor))
 
 
 class Resample(NeuronIntervention):
@@ -199,13 +199,13 @@ class Resample(NeuronIntervention):
     name = "resample"
     seed: int = Field(0, ge=0, description="of the random orders")
 
-    def edits(self, neurons: Sequence[Neuron], statistics: Any) -> tuple[Edit, ...]:
+    def edits(self, units: Sequence[Neuron], statistics: Any) -> tuple[Edit, ...]:
         def table(neuron: Neuron) -> tuple[np.ndarray, np.ndarray]:
             rng = np.random.default_rng([self.seed, neuron.layer, neuron.index])
             return exchange(statistics.sample[neuron.layer][:, neuron.index], rng)
 
         return each_layer(
-            neurons, lambda layer, some: ExchangeNeurons.of(layer, indices(some), [table(x) for x in some])
+            units, lambda layer, some: ExchangeNeurons.of(layer, indices(some), [table(x) for x in some])
         )
 
 
@@ -222,7 +222,7 @@ class Noise(Intervention):
     sigma: float = Field(1.0, gt=0, le=100, description="size, in standard deviations of the neuron's activation")
     seed: int = Field(0, ge=0, lt=2**63, description="of the noise")
 
-    def edits(self, neurons: Sequence[Neuron], statistics: Any) -> tuple[Edit, ...]:
+    def edits(self, units: Sequence[Neuron], statistics: Any) -> tuple[Edit, ...]:
         from harness.conditions.noise import CELLS, AddNoise
 
         def noise(layer: int, indices: Sequence[int]) -> Edit:
@@ -231,4 +231,4 @@ class Noise(Intervention):
             cell = tuple(x / CELLS if x > 0 else 1.0 for x in sd)  # a constant neuron stays as it is
             return AddNoise(layer, tuple(indices), size, cell, self.seed)
 
-        return tuple(noise(layer, indices) for layer, indices in by_layer(neurons).items())
+        return tuple(noise(layer, indices) for layer, indices in by_layer(units).items())

@@ -190,7 +190,7 @@ class Condition:
     Attributes:
         start: the edits act from this token of each prompt on (0: from its first).
         frozen: what does not follow the edits, or None.
-        units: the neurons, or heads, that the condition is about; for tasks that look at them without editing.
+        units: what the condition is about; for tasks that look at them without editing.
         role: what the condition is in its run.
     """
 
@@ -219,9 +219,9 @@ class Selection:
     """What a selector chose, and why.
 
     Attributes:
-        neurons: the chosen neurons (or heads), in the order of the selector's preference.
-        scores: per-neuron columns over *all* candidates (``{"rho": [d_mlp], ...}``), for tables and figures.
-        candidates: the neurons that the rows of ``scores`` describe.
+        units: the chosen neurons, heads or directions, in the order of the selector's preference.
+        scores: a column for each score over *all* candidates (``{"rho": [d_mlp], ...}``), for tables and figures.
+        candidates: the units that the rows of ``scores`` describe.
         rule: one sentence that says how the choice was made, with every threshold that was in force.
         details: anything else worth recording (weight pre-processing, singular values ...), JSON values only.
         pool: what controls are drawn from; None: all others of the same layers.
@@ -230,7 +230,7 @@ class Selection:
             chosen are ordinary in it (:mod:`harness.plugin.standing`).
     """
 
-    neurons: tuple[Unit, ...]
+    units: tuple[Unit, ...]
     rule: str
     candidates: tuple[Unit, ...] = ()
     scores: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -244,16 +244,16 @@ class Selection:
 
         A layer or index is called ``neuron layer`` where a score has the shorter name.
         """
-        chosen = set(self.neurons)
+        chosen = set(self.units)
         columns = {name: np.asarray(values, dtype=float).tolist() for name, values in self.scores.items()}
         return [
             {
-                "neuron": str(neuron),
-                **{f"neuron {x}" if x in columns else x: number for x, number in neuron.place.items()},
-                "selected": neuron in chosen,
+                "neuron": str(unit),
+                **{f"neuron {x}" if x in columns else x: number for x, number in unit.place.items()},
+                "selected": unit in chosen,
             }
             | {name: values[row] for name, values in columns.items()}
-            for row, neuron in enumerate(self.candidates)
+            for row, unit in enumerate(self.candidates)
         ]
 
 
@@ -264,15 +264,15 @@ def score_names(row: Mapping[str, Any]) -> list[str]:
     return [name for name in row if name not in UNIT_KEYS | places]
 
 
-def check_selection(neurons: Sequence[Unit], n_layers: int, d_mlp: int, n_heads: int, source: str) -> None:
+def check_selection(units: Sequence[Unit], n_layers: int, d_mlp: int, n_heads: int, source: str) -> None:
     """Refuse an empty selection, and what :func:`check_units` refuses.
 
     Raises:
-        HarnessError: names the selector (``source``) and the first offending neuron.
+        HarnessError: names the selector (``source``) and the first offending unit.
     """
-    if not neurons:
+    if not units:
         raise HarnessError(f"{source} selected no neuron: loosen its thresholds (see `harness list` for them).")
-    check_units(neurons, n_layers, d_mlp, n_heads, source)
+    check_units(units, n_layers, d_mlp, n_heads, source)
 
 
 def check_units(units: Sequence[Unit], n_layers: int, d_mlp: int, n_heads: int, source: str) -> None:
@@ -297,9 +297,9 @@ def check_units(units: Sequence[Unit], n_layers: int, d_mlp: int, n_heads: int, 
         raise HarnessError(f"{source} names both {first} and {second}; choose one of the two.")
 
 
-def by_layer(neurons: Iterable[Unit]) -> dict[int, list[int]]:
-    """Indices of the given neurons, grouped by layer, layers ascending."""
+def by_layer(units: Iterable[Unit]) -> dict[int, list[int]]:
+    """Indices of the given units, grouped by layer, layers ascending."""
     grouped: dict[int, list[int]] = {}
-    for neuron in sorted(neurons, key=lambda x: x.layer):
-        grouped.setdefault(neuron.layer, []).append(neuron.index)
+    for unit in sorted(units, key=lambda x: x.layer):
+        grouped.setdefault(unit.layer, []).append(unit.index)
     return grouped

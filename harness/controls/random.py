@@ -102,9 +102,9 @@ def draw_controls(
             model, selection, n, most, "norm" if match == "norm" else "activation", prompts, batch_size, seed
         )
     (pool, whole), across = drawn_from(selection, model), _across(selection)
-    wanted = min(most or 0, possible_controls(selection.neurons, pool, across)) if n is None else n
-    drawn = random_controls(selection.neurons, wanted, pool, seed, across)
-    candidates = sum(len(members) for members, _ in _groups(selection.neurons, pool, across))
+    wanted = min(most or 0, possible_controls(selection.units, pool, across)) if n is None else n
+    drawn = random_controls(selection.units, wanted, pool, seed, across)
+    candidates = sum(len(members) for members, _ in _groups(selection.units, pool, across))
     about = {"treated_in_pool": whole, "candidates": candidates, "blocks": None}
     return Controls(tuple(drawn), tuple(sorted(pool)), details=about)
 
@@ -122,8 +122,8 @@ def _matched(
     """Control sets of neurons like the selected ones, which are never in them (:mod:`harness.controls.matched` says
     why)."""
     pool = pools(selection, model)
-    wanted = min(most or 0, possible_controls(selection.neurons, pool)) if n is None else n
-    neurons = [unit for unit in selection.neurons if isinstance(unit, Neuron)]
+    wanted = min(most or 0, possible_controls(selection.units, pool)) if n is None else n
+    neurons = [unit for unit in selection.units if isinstance(unit, Neuron)]
     values = matching_values(model, sorted(by_layer(neurons)), match, prompts, batch_size)
     drawn = matched_sets(neurons, wanted, pool, values, seed)
     if n is not None and len(drawn) < n:
@@ -144,7 +144,7 @@ def check_controls(model: Model, selection: Selection, n: int | None, match: str
         HarnessError: nothing is left to draw from, fewer than ``n`` distinct sets exist, or heads or directions are to
             be matched.
     """
-    pool, site = pools(selection, model), selection.neurons[0].site
+    pool, site = pools(selection, model), selection.units[0].site
     if match != "none" and site != "neurons":
         raise HarnessError(f"controls: match={match} is for neurons; {site} are drawn from their pool: use match=none.")
     if n and not any(pool.values()):
@@ -154,7 +154,7 @@ def check_controls(model: Model, selection: Selection, n: int | None, match: str
         )
     if n and match == "none":
         among, _ = drawn_from(selection, model)
-        _refuse_more(n, selection.neurons, possible_controls(selection.neurons, among, _across(selection)))
+        _refuse_more(n, selection.units, possible_controls(selection.units, among, _across(selection)))
 
 
 def _across(selection: Selection) -> bool:
@@ -162,7 +162,7 @@ def _across(selection: Selection) -> bool:
     if selection.pool is None:
         return False
     layers = by_layer(selection.pool).keys()
-    return isinstance(selection.neurons[0], Head) or not by_layer(selection.neurons).keys() <= layers
+    return isinstance(selection.units[0], Head) or not by_layer(selection.units).keys() <= layers
 
 
 def _refuse_more(n: int, selected: Sequence[Unit], possible: int) -> None:
@@ -176,9 +176,9 @@ def _refuse_more(n: int, selected: Sequence[Unit], possible: int) -> None:
 
 def pools(selection: Selection, model: Model) -> dict[int, list[int]]:
     """Other units than the selected ones, layer -> indices: of the selection's own pool, or the rest of its layers."""
-    chosen = by_layer(selection.neurons)
+    chosen = by_layer(selection.units)
     # Of directions there is no end: those that controls are drawn from are in the selection's pool.
-    n = {"neurons": model.anatomy.d_mlp, "heads": model.anatomy.n_heads}.get(selection.neurons[0].site, 0)
+    n = {"neurons": model.anatomy.d_mlp, "heads": model.anatomy.n_heads}.get(selection.units[0].site, 0)
     among = {layer: list(range(n)) for layer in chosen} if selection.pool is None else by_layer(selection.pool)
     return {layer: sorted(set(indices) - set(chosen.get(layer, ()))) for layer, indices in among.items()}
 
@@ -190,7 +190,7 @@ def drawn_from(selection: Selection, model: Model) -> tuple[dict[int, list[int]]
     is selected, which alone is the selected set, and not among directions that a selector made to compare its own with
     (under shuffled labels, say): these are no directions that it might have chosen.
     """
-    pool, across, selected = pools(selection, model), _across(selection), selection.neurons
+    pool, across, selected = pools(selection, model), _across(selection), selection.units
     foreign = selected[0].site == "directions" and not set(selected) & set(selection.pool or ())
     if len(selected) == 1 or foreign or not any(pool.values()):
         return pool, False

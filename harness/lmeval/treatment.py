@@ -158,7 +158,7 @@ class Treatment:
                 "seed": self.seed,
                 "control": self.control,
                 "rule": stage.selection.rule,
-                "selected": [str(unit) for unit in stage.selection.neurons],
+                "selected": [str(unit) for unit in stage.selection.units],
                 "edited": [str(unit) for unit in condition.units],
             }
         )

@@ -46,13 +46,24 @@ def owner(component: Component | type[Component]) -> str:
 
 
 def said(error: BaseException) -> str:
-    """The kind of an exception and what it says, on one line."""
+    """The kind of an exception and what it says, on one line, with what a name of an older contract is called now."""
     try:
         words = " ".join(str(error).split())
     except Exception:  # a stranger's exception may fail to say anything
         words = ""
     words = words if len(words) <= LONGEST else words[: LONGEST - 3] + "..."
-    return f"{type(error).__name__}: {words}".rstrip(": ").rstrip(".")
+    return f"{type(error).__name__}: {words}".rstrip(": ").rstrip(".") + _renamed(error, words)
+
+
+def _renamed(error: BaseException, words: str) -> str:
+    """What to call instead what a plugin of an older contract asked for, where that is why it failed."""
+    from harness.plugin.hookspecs import CONTRACT_VERSION, RENAMED
+
+    if isinstance(error, TypeError | AttributeError):
+        for (cls, old), new in RENAMED.items():
+            if cls in words and f"'{old}'" in words:
+                return f" ({cls}.{old} is called {cls}.{new} in contract {CONTRACT_VERSION})"
+    return ""
 
 
 @contextlib.contextmanager

@@ -214,7 +214,7 @@ class Corpus(Component):
 
 
 class Selector(Component):
-    """Chooses neurons, or heads."""
+    """Chooses units: neurons, heads or directions."""
 
     kind = "selector"
     site: ClassVar[str | None] = None
@@ -238,7 +238,7 @@ class Selector(Component):
 
     @abc.abstractmethod
     def select(self, context: SelectionContext) -> Selection:
-        """Return the chosen neurons with the scores and the rule that chose them."""
+        """Return the chosen units with the scores and the rule that chose them."""
 
     def figures(self, selection: Selection) -> tuple[Figure | Frame, ...]:
         """Figures, and tables, of what :meth:`select` returned."""
@@ -271,21 +271,21 @@ Template = Annotated[str, BeforeValidator(_unread_mapping)]
 
 
 class Intervention(Component):
-    """Says how chosen neurons, or heads, are edited."""
+    """Says how chosen units are edited."""
 
     kind = "intervention"
     site: ClassVar[str] = "neurons"
     """What it edits: "neurons", "heads" or "directions"."""
     needs_statistics: ClassVar[bool] = True
-    """Whether :meth:`edits` wants the activation statistics of the neurons, or heads."""
+    """Whether :meth:`edits` wants the activation statistics of the units."""
 
     def title(self) -> str:
         """What units are under, in reports: "mean ablation" where that is what it is called."""
         return f"the intervention {self.name}"
 
     @abc.abstractmethod
-    def edits(self, neurons: Sequence[Any], statistics: Any) -> tuple[Edit, ...]:
-        """Return the edits (one or more a layer) that treat exactly these neurons, or heads.
+    def edits(self, units: Sequence[Any], statistics: Any) -> tuple[Edit, ...]:
+        """Return the edits (one or more a layer) that treat exactly these units.
 
         ``statistics``: their :class:`harness.engine.activation_summaries.ActivationStatistics`, or ``HeadStatistics``
         of heads; None unless ``needs_statistics``.
@@ -311,7 +311,7 @@ class Task(Component):
     default_metrics: ClassVar[tuple[str, ...]] = ()
     """Names of the metrics that are computed when the user names none."""
     intervenes: ClassVar[bool] = True
-    """Whether conditions edit anything. A task that does not takes no intervention; its conditions name the neurons
+    """Whether conditions edit anything. A task that does not takes no intervention; its conditions name the units
     (``condition.units``) that are looked at."""
 
     shares_passes: ClassVar[bool] = False
@@ -341,7 +341,7 @@ class Task(Component):
         return None
 
     def alone(self, selection: Selection, model: Model) -> Sequence[tuple[Unit, ...]]:
-        """Further sets of neurons, or heads, to treat beside the selection as a whole: each on its own, for example.
+        """Further sets of units to treat beside the selection as a whole: each on its own, for example.
 
         Their outcomes are in :attr:`harness.plugin.records.Outcomes.alone`.
         """

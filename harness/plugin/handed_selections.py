@@ -57,17 +57,17 @@ def units(found: Any, model: Model, who: str, what: str) -> tuple[Unit, ...]:
 def selection(found: Any, model: Model, who: str) -> Selection:
     """A selection, with arrays of the harness's own: a selector may go on to write into its."""
     chosen = instance(found, Selection, who)
-    neurons = units(chosen.neurons, model, who, "neurons")
-    if not neurons:
+    listed = units(chosen.units, model, who, "units")
+    if not listed:
         selector = who.split(":")[0]
         raise HarnessError(f"{selector} selected no neuron: loosen its thresholds (see `harness list` for them).")
     candidates = units(chosen.candidates, model, who, "candidates")
     pool = () if chosen.pool is None else units(chosen.pool, model, who, "the pool")
     for others, what in ((candidates, "candidates"), (pool, "the pool")):
-        if others and others[0].site != neurons[0].site:
-            refuse(who, f"chose {neurons[0].site}, but {what} are {others[0].site}")
+        if others and others[0].site != listed[0].site:
+            refuse(who, f"chose {listed[0].site}, but {what} are {others[0].site}")
     text(chosen.rule, who, "the rule")
-    strangers = set(neurons) - set(candidates)
+    strangers = set(listed) - set(candidates)
     if candidates and strangers:
         refuse(who, f"chose {min(strangers)}, which is not among its candidates")
     as_json(chosen.details, who, "details")
@@ -77,7 +77,7 @@ def selection(found: Any, model: Model, who: str) -> Selection:
 
 def _scores(chosen: Selection, candidates: Sequence[Unit], who: str) -> dict[str, np.ndarray]:
     instance(chosen.scores, Mapping, who, "gave as scores")  # type: ignore[type-abstract]
-    scores, selected = {}, set(chosen.neurons)
+    scores, selected = {}, set(chosen.units)
     inside = np.array([unit in selected for unit in candidates], dtype=bool)
     for name, column in chosen.scores.items():
         text(name, who, "the name of a score")
@@ -93,7 +93,7 @@ def _scores(chosen: Selection, candidates: Sequence[Unit], who: str) -> dict[str
 def _vectors(chosen: Selection, pool: Sequence[Unit], model: Model, who: str) -> dict[Unit, np.ndarray]:
     instance(chosen.vectors, Mapping, who, "gave as vectors")  # type: ignore[type-abstract]
     width = model.anatomy.d_model
-    for unit in (*chosen.neurons, *pool):
+    for unit in (*chosen.units, *pool):
         if isinstance(unit, Direction) and unit not in chosen.vectors:
             refuse(who, f"gave no vector of {unit}")
     found = {}

@@ -36,9 +36,12 @@ import pluggy
 from harness.plugin.components import Corpus, Intervention, Metric, ModelLoader, Selector, Task
 from harness.plugin.records import PublishedNeurons
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 """Raised when a hook changes so that plugins must change; a plugin may state the one it was written for in
 ``HARNESS_CONTRACT`` and is refused by name when it asks for a newer one."""
+
+RENAMED = {("Selection", "neurons"): "units"}
+"""What an older contract called otherwise: class and name there -> its name now."""
 
 hookspec = pluggy.HookspecMarker("harness")
 
@@ -60,7 +63,7 @@ def harness_selectors() -> list[type[Selector]]:  # type: ignore[empty-body]
 
 @hookspec
 def harness_interventions() -> list[type[Intervention]]:  # type: ignore[empty-body]
-    """Return interventions: ``edits(neurons, statistics)`` says how the neurons are changed."""
+    """Return interventions: ``edits(units, statistics)`` says how the units are changed."""
 
 
 @hookspec

@@ -63,7 +63,7 @@ def standings(selection: Selection) -> list[Standing]:
     rows = {unit: row for row, unit in enumerate(selection.candidates)}
     layers = np.array([unit.layer for unit in selection.candidates], dtype=int)
     found = []
-    for unit in selection.neurons:
+    for unit in selection.units:
         row = rows.get(unit)
         if row is None:
             found.append(Standing({}, ()))
@@ -97,10 +97,10 @@ def _ordinary(selection: Selection, percentiles: dict[str, float]) -> tuple[str,
 
 def warning(selection: Selection, found: Sequence[Standing]) -> str | None:
     """A sentence about the selected units that are ordinary; None where none is."""
-    odd = [(unit, standing) for unit, standing in zip(selection.neurons, found, strict=True) if standing.ordinary]
+    odd = [(unit, standing) for unit, standing in zip(selection.units, found, strict=True) if standing.ordinary]
     if not odd:
         return None
-    n, k, word = len(selection.neurons), len(odd), selection.neurons[0].word
+    n, k, word = len(selection.units), len(odd), selection.units[0].word
     told = [
         f"{unit} ({', '.join(f'{name} above {standing.percentiles[name]:.0f}%' for name in standing.ordinary)})"
         for unit, standing in odd

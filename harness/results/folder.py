@@ -275,7 +275,7 @@ def _read_selection(found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]])
     parse: Callable[[str], Unit] = UNITS[found["unit"]].parse
     names = score_names(rows[0]) if rows else []
     return Selection(
-        neurons=tuple(parse(unit["neuron"]) for unit in found["neurons"]),
+        units=tuple(parse(unit["neuron"]) for unit in found["neurons"]),
         rule=found["rule"],
         candidates=tuple(parse(row["neuron"]) for row in rows),
         scores={name: np.array([row[name] for row in rows], float) for name in names},

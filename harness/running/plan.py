@@ -230,7 +230,7 @@ def set_up(
             edits = border.edits(plan.intervention, units, statistics, engine.model, twice)
         return Condition(name, edits, frozen=frozen, units=units, role=role)
 
-    treated = condition("treated", "treated", selection.neurons, twice=True)
+    treated = condition("treated", "treated", selection.units, twice=True)
     controls = _controls(plan, engine, prepared, selection, treated)
     if plan.spec.controls is None and (
         said := too_few(len(controls.sets))
@@ -256,7 +256,7 @@ def _select(plan: Plan, engine: Engine, prepared: Prepared, stage: Began) -> Sel
     seed = derive_seed(plan.spec.seed, "selector")
     context = SelectionContext(engine.model, engine, tokens, seed, bool(prepared.held_out), stage)
     selection = border.select(plan.selector, context)
-    chosen = selection.neurons[0].site
+    chosen = selection.units[0].site
     if plan.task.intervenes and chosen != plan.intervention.site:
         raise HarnessError(
             f"--intervention: {plan.intervention.name} edits {plan.intervention.site}, but the selector "
@@ -276,7 +276,7 @@ def _statistics(
         return None
     site, tokens = plan.intervention.site, [prompt.tokens for prompt in prepared.prompts]
     spans = border.reference(plan.task, prepared.prompts, site)
-    layers = tuple(sorted({unit.layer for unit in (*selection.neurons, *(selection.pool or ()))}))
+    layers = tuple(sorted({unit.layer for unit in (*selection.units, *(selection.pool or ()))}))
     key = site, layers
     if key not in known and site == "heads":
         known[key] = head_statistics(engine.model, tokens, layers, plan.spec.batch_size, spans)

@@ -152,7 +152,7 @@ def _standing_in(
     """The conditions of a run in which a control set stands where the selected units would: it is "treated"."""
     plan = stage.plan
     treated, *others = stage.conditions[2 : 2 + n]
-    selection = replace(stage.selection, neurons=stage.controls.sets[0], rule="a control set in the selection's place")
+    selection = replace(stage.selection, units=stage.controls.sets[0], rule="a control set in the selection's place")
     alone = border.alone(plan.task, selection, engine.model)
 
     def condition(name: str, units: tuple[Unit, ...]) -> Condition:

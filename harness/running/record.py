@@ -135,14 +135,14 @@ def _selection(stage: Stage) -> dict[str, Any]:
     medians = {f"median_{name}": _median(column) for name, column in selection.scores.items()}
     return {
         "selector": plan.selector.name,
-        "unit": selection.neurons[0].word,
+        "unit": selection.units[0].word,
         "intervention": plan.intervention.name,
         "intervention_title": plan.intervention.title(),
         "intervention_summary": plan.intervention.summary(),
         "pool": None if selection.pool is None else [str(unit) for unit in selection.pool],
         "positions": plan.task.positions_treated,
         "rule": selection.rule,
-        "neurons": [entry(*both) for both in zip(selection.neurons, standing, strict=True)],
+        "neurons": [entry(*both) for both in zip(selection.units, standing, strict=True)],
         "layer_medians": medians,
         "special": dict(selection.special),
         "warning": warning(selection, standing),
@@ -225,7 +225,7 @@ def _judged(
     around = Circumstances(
         broken=broken,
         blocked=stage.controls.details.get("blocks"),
-        selected=f"the selected {noun_for(len(selection.neurons), selection.neurons[0].word)}",
+        selected=f"the selected {noun_for(len(selection.units), selection.units[0].word)}",
         items_per_cluster=items / clusters,
         limited=spec.limit is not None,
     )

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from harness.errors import HarnessError
 from harness.model.digests import weights_digest
 from harness.model.model import Model
-from harness.plugin import components
+from harness.plugin import border, components
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import Component, Kind, explain
 from harness.plugin.records import Figure, Frame
@@ -115,7 +115,7 @@ def running(owner: str, method: str, call: Callable[[], T]) -> T:
     except AssertionError:
         raise
     except Exception as error:  # an author's code may raise anything
-        said = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
+        said = str(error) if isinstance(error, HarnessError) else border.said(error)
         raise AssertionError(f"{owner}: {method} failed: {said}") from error
 
 

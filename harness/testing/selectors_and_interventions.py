@@ -45,7 +45,7 @@ def check_selector(
     figures: bool = True,
     **params: Any,
 ) -> Selection:
-    """Check what a selector promises: neurons, or heads, that the model has; a rule in words; scores for every
+    """Check what a selector promises: units that the model has; a rule in words; scores for every
     candidate; the same choice for the same seed; a model that is left as it was; figures that can be drawn.
 
     Args:
@@ -65,14 +65,14 @@ def check_selector(
     with untouched(model, tokens, owner, "select()"):
         first, second = twice(owner, "select()", lambda: selector.select(context))
     _check_selection(first, model, owner)
-    equal = first.neurons == second.neurons and first.rule == second.rule and first.candidates == second.candidates
+    equal = first.units == second.units and first.rule == second.rule and first.candidates == second.candidates
     equal = equal and all(same(scores, second.scores.get(name)) for name, scores in first.scores.items())
     promise(equal, owner, "two calls with one seed choose differently: draw with np.random.default_rng(context.seed)")
     if not running(owner, "reads_prompts()", selector.reads_prompts):
         alone = running(owner, "select()", lambda: selector.select(replace(context, prompts=())))
-        promise(alone.neurons == first.neurons, owner, "it looks at prompts, although reads_prompts() returns False")
+        promise(alone.units == first.units, owner, "it looks at prompts, although reads_prompts() returns False")
     promise(
-        cls.site in (None, first.neurons[0].site), owner, f"site is {cls.site}, but it chose {first.neurons[0].site}"
+        cls.site in (None, first.units[0].site), owner, f"site is {cls.site}, but it chose {first.units[0].site}"
     )
     if figures:
         check_shown(running(owner, "figures()", lambda: selector.figures(first)), owner)
@@ -83,20 +83,20 @@ def _check_selection(selection: Selection, model: Model, owner: str) -> None:
     """What was selected fits the model and can be recorded."""
     anatomy = model.anatomy
     promise(isinstance(selection, Selection), owner, "select() returned no harness.conditions.conditions.Selection")
-    lists = (selection.neurons, selection.candidates, selection.pool or ())
+    lists = (selection.units, selection.candidates, selection.pool or ())
     fine = all(isinstance(units, tuple) and all(isinstance(x, Unit) for x in units) for units in lists)
     promise(
         fine,
         owner,
-        "neurons, candidates and pool are tuples of Neuron, Head or Direction",
+        "units, candidates and pool are tuples of Neuron, Head or Direction",
     )
-    for unit in (*selection.neurons, *lists[2]):
+    for unit in (*selection.units, *lists[2]):
         vector = selection.vectors.get(unit, np.zeros(0))
         fine = not isinstance(unit, Direction) or (vector.shape == (anatomy.d_model,) and np.isfinite(vector).all())
         promise(bool(fine), owner, f"vectors has no finite vector [d_model] of {unit}")
     negative = [unit for units in lists for unit in units if min(unit.layer, unit.index) < 0]
     promise(not negative, owner, f"layers and neurons count from 0, got {negative[0] if negative else None}")
-    for units in (selection.neurons, *filter(None, lists[1:])):
+    for units in (selection.units, *filter(None, lists[1:])):
         running(
             owner,
             "the selection",
@@ -105,7 +105,7 @@ def _check_selection(selection: Selection, model: Model, owner: str) -> None:
             ),
         )
     promise(bool(selection.rule.strip()), owner, "rule is empty: say in one sentence how the choice was made")
-    strangers = set(selection.neurons) - set(selection.candidates)
+    strangers = set(selection.units) - set(selection.candidates)
     promise(not selection.candidates or not strangers, owner, "it chose what is not among its candidates")
     try:
         check_special(selection, "select()")
@@ -116,7 +116,7 @@ def _check_selection(selection: Selection, model: Model, owner: str) -> None:
         promise(
             shape == (n,), owner, f'the score "{name}" has shape {shape}, expected one number for each candidate ({n})'
         )
-        chosen = [x in set(selection.neurons) for x in selection.candidates]
+        chosen = [x in set(selection.units) for x in selection.candidates]
         finite = np.isfinite(np.asarray(scores, dtype=float)[chosen]).all()
         promise(bool(finite), owner, f'the score "{name}" of a chosen neuron is not finite')
     as_json(selection.details, owner, "details")
@@ -132,7 +132,7 @@ def check_intervention(
     figures: bool = True,
     **params: Any,
 ) -> tuple[Edit, ...]:
-    """Check what an intervention promises: it edits exactly the neurons, or heads, that it is given; its edits are pure
+    """Check what an intervention promises: it edits exactly the units that it is given; its edits are pure
     functions, of the right shape, position by position; the fast engines agree with one hooked pass for each condition.
 
     Args:
@@ -163,10 +163,10 @@ def check_intervention(
     ready = running(owner, "prepare()", lambda: intervention.prepare(chosen))
     promise(isinstance(ready, Intervention), owner, "prepare() returned no intervention")
     statistics = _statistics(ready, model, prompts, chosen)
-    first, second = twice(owner, "edits()", lambda: ready.edits(chosen.neurons, statistics))
+    first, second = twice(owner, "edits()", lambda: ready.edits(chosen.units, statistics))
     promise(isinstance(first, tuple), owner, "edits() returned no tuple of edits")
     edited = sorted((edit.layer, index) for edit in first for index in edit.indices)
-    wanted = sorted((x.layer, x.index) for x in chosen.neurons)
+    wanted = sorted((x.layer, x.index) for x in chosen.units)
     promise(edited == wanted, owner, f"edits() treats {edited}, expected exactly {wanted} (layer, index)")
     for edit, again in zip(first, second, strict=True):
         running(owner, "edits()", lambda edit=edit: _check_site(edit, cls.site, owner))  # type: ignore[misc]
@@ -179,7 +179,7 @@ def check_intervention(
 
 def _statistics(intervention: Intervention, model: Model, prompts: Sequence[Sequence[int]], chosen: Selection) -> Any:
     """Activation statistics as a run measures them."""
-    layers = sorted({unit.layer for unit in chosen.neurons})
+    layers = sorted({unit.layer for unit in chosen.units})
     if not intervention.needs_statistics:
         return None
     if intervention.site == "heads":

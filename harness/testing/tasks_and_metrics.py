@@ -203,13 +203,13 @@ def _conditions(task: Task, model: Model, chosen: Selection, owner: str) -> list
 
     def moved(by: int) -> list[Unit]:
         size = {Head: model.anatomy.n_heads, Neuron: model.anatomy.d_mlp}
-        return [type(x)(x.layer, (x.index + by) % size[type(x)]) for x in chosen.neurons]
+        return [type(x)(x.layer, (x.index + by) % size[type(x)]) for x in chosen.units]
 
     controls = [condition(f"control-{i:04d}", "control", moved(i), edited=i > 0) for i in range(CONTROLS)]
     alone = running(owner, "alone()", lambda: task.alone(chosen, model))
     return [
         BASELINE,
-        condition("treated", "treated", chosen.neurons),
+        condition("treated", "treated", chosen.units),
         *controls,
         *(condition(f"alone-{i:05d}", "alone", units) for i, units in enumerate(alone)),
     ]

@@ -66,12 +66,12 @@ class DirectFeatureAttribution(RepeatTask):
         Raises:
             HarnessError: the selection holds heads.
         """
-        if not isinstance(selection.neurons[0], Neuron):
+        if not isinstance(selection.units[0], Neuron):
             raise HarnessError(
                 f"--selector: the task {self.name} attributes the input of neurons, but heads were selected; choose "
                 "neurons, for example entropy."
             )
-        return [(unit,) for unit in selection.neurons] if len(selection.neurons) > 1 else ()
+        return [(unit,) for unit in selection.units] if len(selection.units) > 1 else ()
 
     def prepare(self, engine: Engine, limit: int | None, seed: int) -> Prepared:
         from harness.model import read_in
@@ -210,7 +210,7 @@ class Attributions(Metric):
             names = outcomes.alone.units[:MOST_DRAWN]
             rows += [(neuron, outcomes.alone.values, row) for row, neuron in enumerate(names)]
         elif outcomes.selection is not None:
-            rows = [(str(outcomes.selection.neurons[0]), outcomes.values, 1)]
+            rows = [(str(outcomes.selection.units[0]), outcomes.values, 1)]
         return tuple(_bars(components, values, row, title) for title, values, row in rows)
 
 

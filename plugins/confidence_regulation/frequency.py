@@ -86,7 +86,7 @@ class TokenFrequency(Selector):
         }
         chosen, rule = self._choose(scores)
         return Selection(
-            neurons=tuple(Neuron(layer, int(index)) for index in chosen),
+            units=tuple(Neuron(layer, int(index)) for index in chosen),
             rule=f"layer {layer}: {rule}; on {counted(swept.n_tokens, 'token')} of {read.said}",
             candidates=tuple(Neuron(layer, index) for index in range(model.anatomy.d_mlp)),
             scores=scores,
@@ -105,7 +105,7 @@ class TokenFrequency(Selector):
 
         mediated, change = selection.scores["frequency_mediated"], selection.scores["kl_change"]
         names = [str(neuron) for neuron in selection.candidates]
-        chosen = np.isin(names, [str(neuron) for neuron in selection.neurons])
+        chosen = np.isin(names, [str(neuron) for neuron in selection.units])
         return (frequency_kl(names, mediated, change, chosen, name="selection_frequency_kl"),)
 
     def _choose(self, scores: dict[str, np.ndarray]) -> tuple[np.ndarray, str]:

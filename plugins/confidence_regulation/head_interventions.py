@@ -18,10 +18,10 @@ class BosAttention(Intervention):
     site = "heads"
     needs_statistics = False
 
-    def edits(self, neurons: Sequence[Head], statistics: Any) -> tuple[Edit, ...]:
+    def edits(self, units: Sequence[Head], statistics: Any) -> tuple[Edit, ...]:
         from harness.plugin import AttendFirst
 
-        return tuple(AttendFirst(layer, tuple(heads)) for layer, heads in by_layer(neurons).items())
+        return tuple(AttendFirst(layer, tuple(heads)) for layer, heads in by_layer(units).items())
 
 
 class MeanAttentionOutput(Intervention):
@@ -33,10 +33,10 @@ class MeanAttentionOutput(Intervention):
     name = "mean_attention_output"
     site = "heads"
 
-    def edits(self, neurons: Sequence[Head], statistics: Any) -> tuple[Edit, ...]:
+    def edits(self, units: Sequence[Head], statistics: Any) -> tuple[Edit, ...]:
         from harness.plugin import SetHeads
 
         return tuple(
             SetHeads(layer, tuple(heads), tuple(tuple(statistics.mean[layer][head].tolist()) for head in heads))
-            for layer, heads in by_layer(neurons).items()
+            for layer, heads in by_layer(units).items()
         )

@@ -77,7 +77,7 @@ class HeadNeuronInteraction(RepeatTask):
         Raises:
             HarnessError: the selection holds neurons.
         """
-        heads = selection.neurons
+        heads = selection.units
         if not isinstance(heads[0], Head):
             raise HarnessError(
                 f"--selector: the task {self.name} ablates heads, but neurons were selected; choose induction_heads, "
@@ -104,9 +104,9 @@ class HeadNeuronInteraction(RepeatTask):
         chosen = border.select(
             self.neurons, SelectionContext(model, engine, tokens, derive_seed(seed, "watched neurons"))
         )
-        if any(isinstance(unit, Head) for unit in chosen.neurons):
+        if any(isinstance(unit, Head) for unit in chosen.units):
             raise HarnessError(f"task {self.name}: neurons={self.neurons.name} selects heads, expected neurons.")
-        watched = [str(neuron) for neuron in chosen.neurons]
+        watched = [str(neuron) for neuron in chosen.units]
         # A prompt carries what observe() needs, so that a resumed run watches the same neurons.
         prompts = [prompt_of(model, i, x, split=begin + length, watched=watched) for i, x in enumerate(tokens)]
         details = {"length": length, "split": begin + length, "watched": watched, "watched_rule": chosen.rule}
@@ -264,7 +264,7 @@ class Sets:
 def sets_of(outcomes: Outcomes, watched: Sequence[str]) -> Sets:
     """The selection, its subsets, and as many baseline heads at a time (of the selection's size: the controls)."""
     assert outcomes.selection is not None
-    chosen = set(map(str, outcomes.selection.neurons))
+    chosen = set(map(str, outcomes.selection.units))
     together = np.stack([outcomes[f"activation {x}"] for x in watched])
     alone = [x.split("+") for x in outcomes.alone.units]
     each = np.stack([outcomes.alone.values[f"activation {x}"] for x in watched]) if alone else together[:, :0]
@@ -278,7 +278,7 @@ def sets_of(outcomes: Outcomes, watched: Sequence[str]) -> Sets:
     empty = np.full(len(watched), np.nan)
     columns = [pooled[size] for size in sizes]  # [k, number of sets] each
     return Sets(
-        heads=("none", *(outcomes.alone.units[row] for row in inside), "+".join(map(str, outcomes.selection.neurons))),
+        heads=("none", *(outcomes.alone.units[row] for row in inside), "+".join(map(str, outcomes.selection.units))),
         sizes=sizes,
         mean=values.mean(2),
         se=values.std(2, ddof=1) / np.sqrt(values.shape[2]) if values.shape[2] > 1 else np.zeros(values.shape[:2]),

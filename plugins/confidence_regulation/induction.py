@@ -83,7 +83,7 @@ class InductionTask(TextTask):
 
     def alone(self, selection: Selection, model: Model) -> Sequence[tuple[Unit, ...]]:
         """Each selected neuron by itself, if they are several."""
-        return [(unit,) for unit in selection.neurons[:MOST_ALONE]] if len(selection.neurons) > 1 else ()
+        return [(unit,) for unit in selection.units[:MOST_ALONE]] if len(selection.units) > 1 else ()
 
     def observe(
         self,

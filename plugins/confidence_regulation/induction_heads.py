@@ -53,7 +53,7 @@ class InductionHeads(Selector):
         baseline = [i for i in range(len(heads)) if first[i] > self.min_bos and matching[i] < self.max_prefix]
         pool = tuple(heads[i] for i in baseline if i not in best)
         return Selection(
-            neurons=tuple(heads[i] for i in best),
+            units=tuple(heads[i] for i in best),
             rule=f"the {self.top} of {counted(len(heads), 'head')} with the highest prefix-matching scores on "
             f"{self.sequences} "
             f"sequences of {counted(self.length, 'random token')}, each duplicated; "

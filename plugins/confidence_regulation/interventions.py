@@ -59,7 +59,7 @@ class ClipMean(NeuronIntervention):
             )
         return self._shifts[neuron] > 0
 
-    def edits(self, neurons: Sequence[Neuron], statistics: Any) -> tuple[Edit, ...]:
+    def edits(self, units: Sequence[Neuron], statistics: Any) -> tuple[Edit, ...]:
         def clamp(layer: int, some: list[Neuron]) -> Edit:
             means = statistics.value("mean", some)
             above = [self._above(neuron) for neuron in some]
@@ -67,4 +67,4 @@ class ClipMean(NeuronIntervention):
             high = tuple(mean if up else np.inf for up, mean in zip(above, means, strict=True))
             return ClampNeurons(layer, indices(some), low, high)
 
-        return each_layer(neurons, clamp)
+        return each_layer(units, clamp)

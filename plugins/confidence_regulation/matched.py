@@ -40,8 +40,8 @@ class _MatchedRandom(Selector):
         from harness.controls import balance, matched_sets, matching_values, pools
 
         original = border.select(self.like, context)
-        chosen = [unit for unit in original.neurons if isinstance(unit, Neuron)]
-        if len(chosen) < len(original.neurons):
+        chosen = [unit for unit in original.units if isinstance(unit, Neuron)]
+        if len(chosen) < len(original.units):
             raise HarnessError(f"selector {self.name}: like must choose neurons; {self.like.name} chooses heads.")
         pool = pools(original, context.model)
         values = matching_values(
@@ -50,7 +50,7 @@ class _MatchedRandom(Selector):
         drawn = matched_sets(chosen, 1, pool, values, context.seed)
         details = balance(chosen, pool, drawn, values, self.match)
         return Selection(
-            neurons=drawn[0],
+            units=drawn[0],
             rule=f"{counted(len(chosen), 'random neuron')}, each one of the {details['neighbours']} of its "
             "layer that are nearest "
             f"to a neuron that {self.like.name} chooses ({details['variable']}), none of them chosen by it",

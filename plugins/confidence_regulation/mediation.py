@@ -75,7 +75,7 @@ class EffectsTask(TextTask):
 
     def alone(self, selection: Selection, model: Model) -> Sequence[tuple[Unit, ...]]:
         """None; what cannot be measured is refused here, before anything is run."""
-        self.check_units(selection.neurons, model)
+        self.check_units(selection.units, model)
         return ()
 
     def measured(
@@ -139,12 +139,12 @@ class Mediation(EffectsTask):
 
     def alone(self, selection: Selection, model: Model) -> Sequence[tuple[Unit, ...]]:
         """Every selected neuron, and the others of the last layer, or so many of them at random."""
-        self.check_units(selection.neurons, model)
+        self.check_units(selection.units, model)
         layer = model.anatomy.n_layers - 1
-        rest = [i for i in range(model.anatomy.d_mlp) if Neuron(layer, i) not in set(selection.neurons)]
+        rest = [i for i in range(model.anatomy.d_mlp) if Neuron(layer, i) not in set(selection.units)]
         if self.others is not None and self.others < len(rest):
             rest = sorted(np.random.default_rng(0).choice(rest, self.others, replace=False).tolist())
-        return [*((unit,) for unit in selection.neurons), *((Neuron(layer, i),) for i in rest)]
+        return [*((unit,) for unit in selection.units), *((Neuron(layer, i),) for i in rest)]
 
     def observe(
         self,

@@ -113,7 +113,7 @@ def neurons_table(outcomes: Outcomes) -> dict[str, np.ndarray]:
     assert selection is not None
     sums = {name: array.sum(axis=1, dtype=np.float64) for name, array in alone.values.items() if array.ndim == 2}
     tokens, total = sums["tokens"], np.where(sums["total_effect"] > 0, sums["total_effect"], np.nan)
-    chosen = {str(unit) for unit in selection.neurons}
+    chosen = {str(unit) for unit in selection.units}
     table = {
         "neuron": np.array(alone.units),
         "selected": np.array([unit in chosen for unit in alone.units]),

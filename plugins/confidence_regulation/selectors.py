@@ -129,7 +129,7 @@ class Entropy(Selector):
         chosen, rule = self._choose(scores)
         cosines = null_cosines(geometry, w_out[chosen]).round(6)
         return Selection(
-            neurons=tuple(Neuron(layer, int(index)) for index in chosen),
+            units=tuple(Neuron(layer, int(index)) for index in chosen),
             rule=f"layer {layer}: {rule}{measured}; null space: {k} of "
             f"{counted(model.anatomy.d_model, 'direction')} ({why})",
             candidates=tuple(Neuron(layer, index) for index in range(model.anatomy.d_mlp)),

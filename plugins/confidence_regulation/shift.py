@@ -64,7 +64,7 @@ class ActivationShift(Selector):
         kept = None if self.keep is None else border.select(self.keep, context)
         layer = check_layer(model, self.layer, self.top, owner)
         if kept is not None:
-            layers = {unit.layer for unit in kept.neurons if isinstance(unit, Neuron)}
+            layers = {unit.layer for unit in kept.units if isinstance(unit, Neuron)}
             if len(layers) != 1:
                 raise HarnessError(
                     f"{owner}: keep must choose neurons of one layer, got {counted(len(layers), 'layer')}."
@@ -78,11 +78,11 @@ class ActivationShift(Selector):
         neurons = tuple(Neuron(layer, int(index)) for index in best)
         scores = {"weighted_shift": weighted, "shift": shift, "mean_first": first, "mean_second": second, "norm": norm}
         if kept is not None:
-            neurons, rule = kept.neurons, f"{kept.rule}; shifts measured on {said}"  # type: ignore[assignment]
+            neurons, rule = kept.units, f"{kept.rule}; shifts measured on {said}"  # type: ignore[assignment]
             if kept.candidates == tuple(Neuron(layer, i) for i in range(model.anatomy.d_mlp)):
                 scores = {**kept.scores, **scores}
         return Selection(
-            neurons=neurons,
+            units=neurons,
             rule=rule,
             candidates=tuple(Neuron(layer, index) for index in range(model.anatomy.d_mlp)),
             scores=scores,
@@ -95,7 +95,7 @@ class ActivationShift(Selector):
         from .figures import activation_changes
 
         names = [str(neuron) for neuron in selection.candidates]
-        chosen = np.isin(names, [str(neuron) for neuron in selection.neurons])
+        chosen = np.isin(names, [str(neuron) for neuron in selection.units])
         shift, norm = selection.scores["shift"], selection.scores["norm"]
         return (activation_changes(names, shift, norm, chosen, name="selection_activation_changes"),)
 

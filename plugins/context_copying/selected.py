@@ -27,7 +27,7 @@ class SelectedNeurons(Metric):
         selection = outcomes.selection
         if selection is None or not selection.scores or not selection.candidates:
             return Measurement()
-        chosen = set(selection.neurons)
+        chosen = set(selection.units)
         selected = np.array([neuron in chosen for neuron in selection.candidates])
         scores = {name: np.asarray(column, dtype=float) for name, column in selection.scores.items()}
         figures: list[Figure] = []
@@ -43,7 +43,7 @@ def percentiles(selection: Selection, scores: dict[str, np.ndarray]) -> Frame:
     """A row for each selected neuron: its scores, and the percent of all candidates below each (ties half)."""
     rows: list[dict[str, Any]] = []
     place = {neuron: row for row, neuron in enumerate(selection.candidates)}
-    for neuron in selection.neurons:
+    for neuron in selection.units:
         if neuron not in place:
             continue
         entry: dict[str, Any] = {"neuron": str(neuron)}

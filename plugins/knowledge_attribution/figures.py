@@ -35,9 +35,9 @@ def by_layers_and_modules(selection: Selection, noun: str, title: str, column: s
     found = []
     if len(np.unique(layers)) > 1:
         score, unit = selection.scores[column], UNITS.get(column, "nats")
-        chosen = np.array([unit.layer for unit in selection.neurons])
+        chosen = np.array([unit.layer for unit in selection.units])
         found.append(by_layer(layers, score, chosen, noun, title, unit))
-        if isinstance(selection.neurons[0], Head):
+        if isinstance(selection.units[0], Head):
             found.append(head_map(score.reshape(layers.max() + 1, -1), title, unit))
         if "modules" in selection.details:
             modules = selection.details["modules"]

@@ -70,7 +70,7 @@ class QueryNeurons(Attribution):
         chosen = [units[i] for i in rows]
         read = sorted(increases, key=lambda name: (-increases[name], name))[:LISTED]
         return Selection(
-            neurons=tuple(chosen),
+            units=tuple(chosen),
             rule=self.rule(
                 f"share in the pre-activations of the {self.values} {KINDS[self.of]} that raise the log-probability of "
                 "the model's own prediction most, weighted by these increases",

@@ -86,7 +86,7 @@ class ValueNeurons(_ValueSelector):
         writes = {layer: mlp_writes(model, passed, layer).directions for layer in {unit.layer for unit in chosen}}
         towards = [_sign(means[unit.layer][unit.index]) * writes[unit.layer][unit.index] for unit in chosen]
         return Selection(
-            neurons=tuple(chosen),
+            units=tuple(chosen),
             rule=self.rule(f"{METHODS[self.method]} {PREDICTION}", where, layers),
             candidates=units,
             scores=scores,
@@ -163,7 +163,7 @@ class ValueHeads(_ValueSelector):
                 f" by their attention neurons, summed over those among the {self.neurons} largest of each prediction"
             )
         return Selection(
-            neurons=tuple(chosen),
+            units=tuple(chosen),
             rule=self.rule(what, where, layers),
             candidates=units,
             scores=scores,

@@ -22,14 +22,14 @@ def words(texts: Sequence[str]) -> str:
 def token_table(selection: Selection, name: str, column: str, title: str) -> Frame:
     """The selected components with their score and tokens."""
     row = {unit: i for i, unit in enumerate(selection.candidates)}
-    tokens = [selection.details["tokens"][str(unit)] for unit in selection.neurons]
+    tokens = [selection.details["tokens"][str(unit)] for unit in selection.units]
     noun = name.removesuffix("s").split("_")[-1]
     return Frame(
         name,
         f"The selected {name.replace('_', ' ')} by {title}, and the tokens that they promote and suppress",
         {
-            noun: [str(unit) for unit in selection.neurons],
-            column: [float(selection.scores[column][row[unit]]) for unit in selection.neurons],
+            noun: [str(unit) for unit in selection.units],
+            column: [float(selection.scores[column][row[unit]]) for unit in selection.units],
             "promoted": [words(found["promoted"]) for found in tokens],
             "suppressed": [words(found["suppressed"]) for found in tokens],
         },

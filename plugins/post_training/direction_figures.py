@@ -21,7 +21,7 @@ def separation_by_layer(selection: Selection) -> Figure:
 
     The selected layer is marked."""
     layers = np.array([unit.layer for unit in selection.candidates])
-    chosen = selection.neurons[0].layer
+    chosen = selection.units[0].layer
     scores = selection.scores
     lines = {
         "accuracy": "accuracy",

@@ -42,7 +42,7 @@ def weights_figures(
 
 def _scores_figure(base: FinalLayer, tuned: FinalLayer, chosen: Mapping[str, Sequence[Selection]]) -> Figure:
     n = len(base.w_out)
-    sets = [{unit.index for both in chosen.values() for unit in both[i].neurons} for i in (0, 1)]
+    sets = [{unit.index for both in chosen.values() for unit in both[i].units} for i in (0, 1)]
     selected = np.array([("base " * (i in sets[0]) + "tuned" * (i in sets[1])).strip() for i in range(n)])
     names = [f"{base.layer}.{i}" for i in range(n)]
 

@@ -52,14 +52,14 @@ class AddDirection(DirectionIntervention):
         1.0, allow_inf_nan=False, description="in units of the direction's vector; negative subtracts"
     )
 
-    def edits(self, neurons: Sequence[Direction], statistics: Any) -> tuple[Edit, ...]:
+    def edits(self, units: Sequence[Direction], statistics: Any) -> tuple[Edit, ...]:
         from harness.plugin import AddVector
 
         def added(layer: int, indices: Sequence[int]) -> Edit:
             total = self.factor * self.vectors([Direction(layer, index) for index in indices]).sum(axis=0)
             return AddVector(layer, tuple(indices), tuple(total.tolist()))
 
-        return tuple(added(layer, indices) for layer, indices in by_layer(neurons).items())
+        return tuple(added(layer, indices) for layer, indices in by_layer(units).items())
 
 
 class AblateDirection(DirectionIntervention):
@@ -73,7 +73,7 @@ class AblateDirection(DirectionIntervention):
     name = "ablate_direction"
     layers: Literal["own", "all"] = Field("own", description="after the direction's own layer, or after every layer")
 
-    def edits(self, neurons: Sequence[Direction], statistics: Any) -> tuple[Edit, ...]:
+    def edits(self, units: Sequence[Direction], statistics: Any) -> tuple[Edit, ...]:
         from harness.conditions import orthonormal
         from harness.plugin import ProjectOut
 
@@ -81,7 +81,7 @@ class AblateDirection(DirectionIntervention):
             basis = orthonormal(self.vectors(chosen))
             return ProjectOut(layer, tuple(indices), tuple(map(tuple, basis.tolist())))
 
-        own = by_layer(neurons)
+        own = by_layer(units)
         if self.layers == "all":
-            return tuple(projection(layer, own.get(layer, ()), neurons) for layer in sorted({*self._layers, *own}))
+            return tuple(projection(layer, own.get(layer, ()), units) for layer in sorted({*self._layers, *own}))
         return tuple(projection(layer, i, [Direction(layer, index) for index in i]) for layer, i in own.items())

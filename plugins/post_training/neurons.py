@@ -96,7 +96,7 @@ def overlaps(
         except HarnessError as error:
             rows.append(row | {"why": str(error)})
             continue
-        base, tuned = ([str(neuron) for neuron in found.neurons] for found in chosen[rule])
+        base, tuned = ([str(neuron) for neuron in found.units] for found in chosen[rule])
         shared = [name for name in base if name in tuned]
         group = (len(shared), len(base), len(tuned), contexts[0].model.anatomy.d_mlp)
         rows.append(row | {"base": base, "tuned": tuned, "shared": shared, "overlap": asdict(chance_overlap([group]))})

@@ -118,7 +118,7 @@ class DifferenceOfMeans(Selector):
         labels = labellings(source, POOL, derive_seed(context.seed, "labels"))
         auroc = float(scores["auroc"][layer])
         return Selection(
-            neurons=(Direction(layer, 0),),
+            units=(Direction(layer, 0),),
             rule=self._rule(source, readings, layer, scores),
             candidates=tuple(Direction(at, 0) for at in layers),
             scores=scores,

@@ -273,14 +273,14 @@ def test_matched_random_selectors_stand_in_for_another_choice() -> None:
             selection = cls(like=like).select(context)
             assert (
                 selection == cls(like=like).select(context)
-                or selection.neurons == cls(like=like).select(context).neurons
+                or selection.units == cls(like=like).select(context).units
             )
-            assert [x.layer for x in selection.neurons] == [0, 2, 2]
-            assert not {str(x) for x in selection.neurons} & set(like.neurons)
+            assert [x.layer for x in selection.units] == [0, 2, 2]
+            assert not {str(x) for x in selection.units} & set(like.neurons)
             assert selection.pool is not None and len(selection.pool) == 2 * 128 - 3
-            chosen.add(selection.neurons)
+            chosen.add(selection.units)
             values = matching_values(model, [0, 2], cls.match, PROMPTS, 4)
-            assert selection.neurons == matched_sets(
+            assert selection.units == matched_sets(
                 [Neuron(2, 7), Neuron(2, 3), Neuron(0, 5)], 1,
                 rest([Neuron(2, 7), Neuron(2, 3), Neuron(0, 5)], 128), values, seed,
             )[0]  # fmt: skip

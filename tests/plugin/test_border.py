@@ -182,21 +182,21 @@ E = tuple(Neuron(2, i) for i in range(48))
 
 SELECTIONS: list[tuple[Any, str]] = [
     (lambda x: None, "select() returned None, expected harness.conditions.conditions.Selection"),
-    (lambda x: list(x.neurons), "select() returned a list, expected"),
-    (lambda x: replace(x, neurons=(Neuron(2, -1),)), "names neuron 2.-1, but the model has layers 0 to 2 with"),
-    (lambda x: replace(x, neurons=(Neuron(-1, 3),)), "names neuron -1.3, but the model has layers 0 to 2 with"),
-    (lambda x: replace(x, neurons=(Neuron(3, 0),)), "names neuron 3.0, but the model has layers 0 to 2 with neurons 0"),
-    (lambda x: replace(x, neurons=(Neuron(2, 9999),)), "names neuron 2.9999, but the model"),
-    (lambda x: replace(x, neurons=(Neuron(2, True),)), "layer and index are integers"),
-    (lambda x: replace(x, neurons=(Neuron(2, 1.0),)), "layer and index are integers"),  # type: ignore[arg-type]
-    (lambda x: replace(x, neurons=(Neuron("2", 1),)), "layer and index are integers"),  # type: ignore[arg-type]
-    (lambda x: replace(x, neurons=(E[0], E[0])), "names neuron 2.0 twice"),
-    (lambda x: replace(x, neurons=(E[0], Head(0, 0))), "names both neurons and heads"),
-    (lambda x: replace(x, neurons=list(E[:2])), "gave a list as neurons, expected a tuple of"),  # type: ignore[arg-type]
-    (lambda x: replace(x, neurons=(n for n in E[:2])), "gave a generator as neurons"),  # type: ignore[arg-type]
-    (lambda x: replace(x, neurons=((2, 1),)), "gave a tuple among neurons"),  # type: ignore[arg-type]
-    (lambda x: replace(x, neurons=("2.1",)), "gave '2.1' among neurons"),  # type: ignore[arg-type]
-    (lambda x: replace(x, neurons=None), "gave None as neurons"),  # type: ignore[arg-type]
+    (lambda x: list(x.units), "select() returned a list, expected"),
+    (lambda x: replace(x, units=(Neuron(2, -1),)), "names neuron 2.-1, but the model has layers 0 to 2 with"),
+    (lambda x: replace(x, units=(Neuron(-1, 3),)), "names neuron -1.3, but the model has layers 0 to 2 with"),
+    (lambda x: replace(x, units=(Neuron(3, 0),)), "names neuron 3.0, but the model has layers 0 to 2 with neurons 0"),
+    (lambda x: replace(x, units=(Neuron(2, 9999),)), "names neuron 2.9999, but the model"),
+    (lambda x: replace(x, units=(Neuron(2, True),)), "layer and index are integers"),
+    (lambda x: replace(x, units=(Neuron(2, 1.0),)), "layer and index are integers"),  # type: ignore[arg-type]
+    (lambda x: replace(x, units=(Neuron("2", 1),)), "layer and index are integers"),  # type: ignore[arg-type]
+    (lambda x: replace(x, units=(E[0], E[0])), "names neuron 2.0 twice"),
+    (lambda x: replace(x, units=(E[0], Head(0, 0))), "names both neurons and heads"),
+    (lambda x: replace(x, units=list(E[:2])), "gave a list as units, expected a tuple of"),  # type: ignore[arg-type]
+    (lambda x: replace(x, units=(n for n in E[:2])), "gave a generator as units"),  # type: ignore[arg-type]
+    (lambda x: replace(x, units=((2, 1),)), "gave a tuple among units"),  # type: ignore[arg-type]
+    (lambda x: replace(x, units=("2.1",)), "gave '2.1' among units"),  # type: ignore[arg-type]
+    (lambda x: replace(x, units=None), "gave None as units"),  # type: ignore[arg-type]
     (lambda x: replace(x, rule=""), "gave '' as the rule, expected text"),
     (lambda x: replace(x, rule=None), "gave None as the rule"),  # type: ignore[arg-type]
     (lambda x: replace(x, rule="\udc80"), "gave text as the rule that is not Unicode"),
@@ -231,19 +231,33 @@ def test_selections_that_do_not_fit(change: Any, says: str, tmp_path: Path) -> N
 
 def test_an_empty_selection_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(HarnessError, match=r"selector loud of harness-evil 9\.9 selected no neuron: loosen"):
-        make(tmp_path, selecting(lambda x: replace(x, neurons=())))
+        make(tmp_path, selecting(lambda x: replace(x, units=())))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: Selection(neurons=x.units, rule="r"),  # type: ignore[call-arg]
+        lambda x: replace(x, neurons=x.units[:1]),  # type: ignore[call-arg]
+        lambda x: replace(x, units=x.neurons[:1]),
+    ],
+)
+def test_a_plugin_of_an_older_contract_is_told_the_new_name(change: Any, tmp_path: Path) -> None:
+    said = refusal(tmp_path, selecting(change))
+    assert said.startswith("selector loud of harness-evil 9.9: select() raised ")
+    assert said.endswith(" (Selection.neurons is called Selection.units in contract 2).")
 
 
 def editing(edits: Callable[[Any], Any], **rest: Any) -> type[Component]:
-    return misbehaving(Halved, edits=lambda self, neurons, statistics: edits(neurons), **rest)
+    return misbehaving(Halved, edits=lambda self, units, statistics: edits(units), **rest)
 
 
 def anew(x: torch.Tensor) -> torch.Tensor:
     return x + torch.randn_like(x)
 
 
-def silent(neurons: Any, value: float = 0.0) -> SetNeurons:
-    return SetNeurons(2, tuple(x.index for x in neurons), (value,) * len(neurons))
+def silent(units: Any, value: float = 0.0) -> SetNeurons:
+    return SetNeurons(2, tuple(x.index for x in units), (value,) * len(units))
 
 
 EDITS: list[tuple[type[Component], str]] = [
@@ -313,8 +327,8 @@ def test_edits_are_applied_twice_in_every_engine(layer: int, engine: str, late: 
 
     from harness.conditions.conditions import by_layer
 
-    def edits(self: Any, neurons: Any, statistics: Any) -> Any:
-        return tuple(Changed(at, tuple(i), change) for at, i in by_layer(neurons).items())
+    def edits(self: Any, units: Any, statistics: Any) -> Any:
+        return tuple(Changed(at, tuple(i), change) for at, i in by_layer(units).items())
 
     with pytest.raises(PluginError, match=r"intervention halved of harness-evil 9\.9: .* gives something else when"):
         make(tmp_path, misbehaving(Loud, select=select), misbehaving(Halved, edits=edits), engine=engine)
@@ -529,9 +543,9 @@ def test_a_metric_cannot_change_outcomes_nor_an_intervention_statistics(tmp_path
         outcomes["entropy"][:] = 0
         return Average.measure(self, outcomes)
 
-    def edits(self: Any, neurons: Any, statistics: Any) -> Any:
+    def edits(self: Any, units: Any, statistics: Any) -> Any:
         statistics.mean[2][:] = 0
-        return Halved.edits(self, neurons, statistics)
+        return Halved.edits(self, units, statistics)
 
     assert "measure() raised ValueError: assignment destination is read-only" in refusal(
         tmp_path, misbehaving(Average, measure=measure)

@@ -189,8 +189,8 @@ class Shake(Intervention):
     "Noise from nowhere."
     name = "shake"
     needs_statistics = False
-    def edits(self, neurons, statistics):
-        return tuple(Shaken(layer, tuple(i)) for layer, i in by_layer(neurons).items())
+    def edits(self, units, statistics):
+        return tuple(Shaken(layer, tuple(i)) for layer, i in by_layer(units).items())
 
 
 class Leaves(Selector):

@@ -24,7 +24,7 @@ class Loudest(Selector):
         layer = context.model.anatomy.n_layers - 1
         norms = context.model.w_out(layer).norm(dim=1).cpu().numpy()
         return Selection(
-            neurons=tuple(Neuron(layer, int(index)) for index in np.argsort(-norms, kind="stable")[: self.top]),
+            units=tuple(Neuron(layer, int(index)) for index in np.argsort(-norms, kind="stable")[: self.top]),
             rule=f"the {self.top} largest output weights of layer {layer}",
             candidates=tuple(Neuron(layer, index) for index in range(len(norms))),
             scores={"norm": norms},

@@ -225,7 +225,7 @@ def test_outcomes_come_back_as_the_metrics_had_them(runs: dict[str, Path]) -> No
     found = open_run(runs["mean"])
     assert found.outcomes is not None and found.outcomes.selection is not None
     record = read_json(runs["mean"] / "result.json")
-    assert [str(unit) for unit in found.outcomes.selection.neurons] == [
+    assert [str(unit) for unit in found.outcomes.selection.units] == [
         x["neuron"] for x in record["selection"]["neurons"]
     ]
     assert set(found.outcomes.selection.scores) == {"rho", "logit_var", "norm"}

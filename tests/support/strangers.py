@@ -98,8 +98,8 @@ class Halved(Intervention):
     needs_statistics = False
     change: ClassVar[Callable[[torch.Tensor], Any]] = staticmethod(lambda x: x / 2)
 
-    def edits(self, neurons: Any, statistics: Any) -> Any:
-        return tuple(Changed(layer, tuple(i), type(self).change) for layer, i in by_layer(neurons).items())
+    def edits(self, units: Any, statistics: Any) -> Any:
+        return tuple(Changed(layer, tuple(i), type(self).change) for layer, i in by_layer(units).items())
 
 
 class Average(Metric):

@@ -77,11 +77,11 @@ def test_prompts_are_tokens_of_the_model() -> None:
     ],
 )
 def test_our_selectors(name: str, params: dict[str, Any]) -> None:
-    assert check_selector(ours("selector", name), figures=name == "entropy", **params).neurons
+    assert check_selector(ours("selector", name), figures=name == "entropy", **params).units
 
 
 def test_our_selector_on_the_bundled_model() -> None:
-    assert len(check_selector(ours("selector", "entropy"), on=demo_model(), figures=False).neurons) == 6
+    assert len(check_selector(ours("selector", "entropy"), on=demo_model(), figures=False).units) == 6
 
 
 INTERVENTIONS = sorted(set(catalogue().components["intervention"]) - {"none"})
@@ -131,7 +131,7 @@ def test_our_corpus_and_model() -> None:
 
 
 def test_what_it_returns_can_be_looked_at() -> None:
-    assert check_selector(Good, top=3).neurons == (Neuron(2, 0), Neuron(2, 1), Neuron(2, 2))
+    assert check_selector(Good, top=3).units == (Neuron(2, 0), Neuron(2, 1), Neuron(2, 2))
 
 
 def test_wrong_parameters_are_told_as_users_are_told() -> None:
@@ -250,22 +250,23 @@ def failing(context: SelectionContext, found: Selection) -> Selection:
 @pytest.mark.parametrize(
     ("cls", "says"),
     [
-        (replaced(neurons=(Neuron(2, 1000),)), "it names neuron 2.1000, but the model has layers 0 to 2"),
-        (replaced(neurons=(Neuron(-1, 0),)), "layers and neurons count from 0, got -1.0"),
-        (replaced(neurons=(Neuron(2, 1), Neuron(2, 1))), "it names neuron 2.1 twice"),
-        (replaced(neurons=(Neuron(2, 1), Head(2, 1))), "it names both neurons and heads"),
-        (replaced(neurons=()), "it selected no neuron"),
-        (replaced(neurons=[Neuron(2, 1)]), "are tuples of Neuron, Head or Direction"),
-        (replaced(neurons=(Neuron(0, 1),)), "it chose what is not among its candidates"),
+        (replaced(units=(Neuron(2, 1000),)), "it names neuron 2.1000, but the model has layers 0 to 2"),
+        (replaced(units=(Neuron(-1, 0),)), "layers and neurons count from 0, got -1.0"),
+        (replaced(units=(Neuron(2, 1), Neuron(2, 1))), "it names neuron 2.1 twice"),
+        (replaced(units=(Neuron(2, 1), Head(2, 1))), "it names both neurons and heads"),
+        (replaced(units=()), "it selected no neuron"),
+        (replaced(units=[Neuron(2, 1)]), "are tuples of Neuron, Head or Direction"),
+        (replaced(units=(Neuron(0, 1),)), "it chose what is not among its candidates"),
         (replaced(rule=" "), "rule is empty"),
         (replaced(scores={"norm": np.ones(3)}), 'the score "norm" has shape (3,), expected one number for each'),
         (replaced(scores={"norm": np.full(128, np.nan)}), 'the score "norm" of a chosen neuron is not finite'),
         (replaced(details={"set": {1, 2}}), "details cannot be written as JSON"),
-        (selects(lambda context, found: found.neurons), "select() returned no harness.conditions.conditions.Selection"),
+        (selects(lambda context, found: found.units), "select() returned no harness.conditions.conditions.Selection"),
         (selects(by_chance), "two calls with one seed choose differently"),
         (selects(with_a_hook), "select() left something behind in the model, a hook perhaps"),
         (selects(with_other_weights), "select() changed the weights of the model"),
         (selects(failing), "select() failed: KeyError: 'layer'"),
+        (selects(lambda context, found: found.neurons), "Selection.neurons is called Selection.units in contract 2"),
     ],
 )
 def test_promises_of_selectors(cls: type[Selector], says: str) -> None:
@@ -289,7 +290,7 @@ class BrokenFigure(Good):
 def test_promises_of_figures() -> None:
     assert "columns differ in length" in broken(check_selector, BadFigure)
     assert "drawing bad failed: AttributeError" in broken(check_selector, BrokenFigure)
-    assert check_selector(BadFigure, figures=False).neurons
+    assert check_selector(BadFigure, figures=False).units
 
 
 # -- interventions -----------------------------------------------------------------------------------------------------
@@ -315,8 +316,8 @@ def intervenes(function: Callable[[Any], Any], site: str = "neurons") -> type[In
         name = "changed"
         needs_statistics = False
 
-        def edits(self, neurons: Sequence[Any], statistics: Any) -> Any:
-            return tuple(Doing(layer, tuple(x), function, site) for layer, x in by_layer(neurons).items())
+        def edits(self, units: Sequence[Any], statistics: Any) -> Any:
+            return tuple(Doing(layer, tuple(x), function, site) for layer, x in by_layer(units).items())
 
     return Changed
 
@@ -333,8 +334,8 @@ class WholeLayer(Intervention):
     name = "whole"
     needs_statistics = False
 
-    def edits(self, neurons: Sequence[Any], statistics: Any) -> Any:
-        return tuple(SetNeurons(layer, (0, 1, 2, 3, 4), (0.0,) * 5) for layer in by_layer(neurons))
+    def edits(self, units: Sequence[Any], statistics: Any) -> Any:
+        return tuple(SetNeurons(layer, (0, 1, 2, 3, 4), (0.0,) * 5) for layer in by_layer(units))
 
 
 class DrawnOnce(Intervention):
@@ -343,8 +344,8 @@ class DrawnOnce(Intervention):
     name = "drawn"
     needs_statistics = False
 
-    def edits(self, neurons: Sequence[Any], statistics: Any) -> Any:
-        return tuple(SetNeurons(i, tuple(x), tuple(np.random.rand(len(x)))) for i, x in by_layer(neurons).items())
+    def edits(self, units: Sequence[Any], statistics: Any) -> Any:
+        return tuple(SetNeurons(i, tuple(x), tuple(np.random.rand(len(x)))) for i, x in by_layer(units).items())
 
 
 def test_a_good_intervention() -> None:

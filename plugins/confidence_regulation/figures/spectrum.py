@@ -28,7 +28,7 @@ def entropy_figures(selection: Selection) -> tuple[Figure, ...]:
     they are, ``cosines`` (by neuron's name, [d]); what is missing is not drawn.
     """
     figures = []
-    chosen = set(selection.neurons)
+    chosen = set(selection.units)
     scores = {name: np.asarray(values, dtype=float) for name, values in selection.scores.items()}
     if {"norm", "logit_var", "rho"} <= scores.keys():
         selected = np.array([neuron in chosen for neuron in selection.candidates], dtype=bool)

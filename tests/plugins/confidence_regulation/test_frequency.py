@@ -84,7 +84,7 @@ def planted() -> Model:
 @pytest.mark.parametrize("rule", ["mediated", "kl_change"])
 def test_planted_neurons_are_found(rule: str) -> None:
     selection = select(planted(), rule=rule, top=2)
-    assert sorted(neuron.index for neuron in selection.neurons) == list(PLANTED)
+    assert sorted(neuron.index for neuron in selection.units) == list(PLANTED)
     fraction = selection.scores["frequency_mediated"]
     assert fraction[list(PLANTED)].min() > 0.7
     assert np.delete(fraction, PLANTED).max() < 0.3
@@ -105,7 +105,7 @@ def test_rules_and_quantiles_choose_as_they_say() -> None:
         selection = select(model, rule=rule, effect_quantile=0.5, top=4)
         total, scores = selection.scores["total_effect"], selection.scores[column]
         score = np.where(total >= np.quantile(total, 0.5), np.abs(scores) if rule == "kl_change" else scores, -np.inf)
-        assert [x.index for x in selection.neurons] == np.argsort(-score)[:4].tolist()
+        assert [x.index for x in selection.units] == np.argsort(-score)[:4].tolist()
     with pytest.raises(HarnessError, match=r"only 13 neurons have a total effect above 0 and from the quantile 0\.9"):
         select(model, effect_quantile=0.9, top=14)
     with pytest.raises(HarnessError, match=r"measured in the last layer \(2\), not in layer 0"):
@@ -126,5 +126,5 @@ def test_the_bundled_model() -> None:
     model = catalogue().build("model", ComponentSpec("demo", {}), "--model").load()  # type: ignore[attr-defined]
     selector = TokenFrequency(corpus={"name": "world", "size": 400}, sequences=3, length=64)
     selection = selector.select(context(model))
-    assert len(selection.neurons) == 6 and 0.02 < selection.scores["frequency_mediated"][selection.neurons[0].index] < 1
+    assert len(selection.units) == 6 and 0.02 < selection.scores["frequency_mediated"][selection.units[0].index] < 1
     assert "3 sequences of 64 tokens of the corpus world" in selection.rule

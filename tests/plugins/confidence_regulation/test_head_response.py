@@ -110,7 +110,7 @@ def test_the_watched_neurons_are_those_of_the_selector(demo: Model) -> None:
     prepared = task(length=8, neurons="entropy:top=4").prepare(ClosedFormEngine(demo), 2, seed=0)
     entropy = catalogue().build("selector", parse_spec("entropy:top=4", ""), "")
     chosen = entropy.select(SelectionContext(demo, ClosedFormEngine(demo), [], 0))  # type: ignore[attr-defined]
-    assert prepared.details["watched"] == list(map(str, chosen.neurons))
+    assert prepared.details["watched"] == list(map(str, chosen.units))
     assert prepared.details["watched_rule"] == chosen.rule
 
 

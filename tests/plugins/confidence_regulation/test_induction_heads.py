@@ -108,8 +108,8 @@ def test_the_bundled_model_has_the_heads_of_its_card(demo: Model) -> None:
     for head, card in ((2, 0.93), (3, 0.90), (0, 0.89), (1, 0.68)):
         assert scores[2, head] == pytest.approx(card, abs=0.02)
     selection = InductionHeads(top=4, sequences=16).select(context(demo))
-    assert set(selection.neurons) == {Head(2, i) for i in range(4)}
-    assert selection.neurons[:1] == (Head(2, 2),) and selection.neurons[3] == Head(2, 1)
+    assert set(selection.units) == {Head(2, i) for i in range(4)}
+    assert selection.units[:1] == (Head(2, 2),) and selection.units[3] == Head(2, 1)
 
 
 def test_baseline_heads_are_the_pool_of_controls(demo: Model) -> None:
@@ -126,7 +126,7 @@ def test_baseline_heads_are_the_pool_of_controls(demo: Model) -> None:
     assert loose.details["baseline_heads"] == [str(head) for head in loose.pool]
     controls = draw_controls(demo, loose, None, 100, "none", [], 8, 0)
     assert len(controls.sets) == 90  # two of twelve and the selected two, wherever they lie, but not these two together
-    assert {head for heads in controls.sets for head in heads} == {*loose.pool, *loose.neurons}
+    assert {head for heads in controls.sets for head in heads} == {*loose.pool, *loose.units}
 
 
 def test_refusals() -> None:
@@ -139,6 +139,6 @@ def test_refusals() -> None:
 
 def test_heads_may_be_named() -> None:
     for written in (["L2H2", "L0H1"], "L2H2+L0H1"):
-        assert Heads(heads=written).select(context(tiny("gpt2"))).neurons == (Head(2, 2), Head(0, 1))
+        assert Heads(heads=written).select(context(tiny("gpt2"))).units == (Head(2, 2), Head(0, 1))
     with pytest.raises(HarnessError, match=r'parameter "heads" of heads: "2\.2" is not a head'):
         catalogue().build("selector", ComponentSpec("heads", {"heads": ["2.2"]}), "--selector")

@@ -43,7 +43,7 @@ def select(model: Any, spec: str) -> Selection:
 
 
 def chosen(selection: Selection) -> list[int]:
-    return sorted(unit.index for unit in selection.neurons)
+    return sorted(unit.index for unit in selection.units)
 
 
 # -- selectors ---------------------------------------------------------------------------------------------------------
@@ -104,7 +104,7 @@ def test_neurons_that_follow_the_position_are_found(corpus: str) -> None:
 def test_an_induction_head_is_found() -> None:
     """A previous-token head and an induction head by hand, and a head that attends to the first token."""
     selection = select(garden.induction_circuit(), "induction_heads:top=1,sequences=4,length=15")
-    assert [str(head) for head in selection.neurons] == ["L1H1"]
+    assert [str(head) for head in selection.units] == ["L1H1"]
     assert [str(head) for head in selection.pool or ()] == ["L1H2"]
     scores = dict(zip(map(str, selection.candidates), selection.scores["prefix_matching"], strict=True))
     # The first token's own head reads it as its predecessor: one of 15 queries finds two keys.

@@ -99,7 +99,7 @@ def test_scores_are_those_of_the_definition(family: str, layer: int) -> None:
     )
     layer = layer % model.anatomy.n_layers
     best = np.argsort(-expected["rho"])[:4]
-    assert selection.neurons == tuple(Neuron(layer, int(i)) for i in best)
+    assert selection.units == tuple(Neuron(layer, int(i)) for i in best)
     assert selection.candidates == tuple(Neuron(layer, i) for i in range(model.anatomy.d_mlp))
     assert ("centred over d_model" in selection.details["processing"]) == (family in LAYERNORM)
 
@@ -114,7 +114,7 @@ def test_rules_choose_as_they_say(family: str) -> None:
         return [int(i) for i in np.argsort(np.where(keep, order, np.inf))[:n]]
 
     def indices(**params: Any) -> list[int]:
-        return [neuron.index for neuron in select(model, null_dims=6, **params).neurons]
+        return [neuron.index for neuron in select(model, null_dims=6, **params).units]
 
     assert indices(rule="rho_logit_var", min_rho=0.42, top=3) == first(rho >= 0.42, variance, 3)
     for quantile in (0.75, 0.5):
@@ -170,7 +170,7 @@ def planted(family: str, leak: float = 0.0) -> Model:
 @pytest.mark.parametrize("family", ["llama", "gpt2_untied"])
 def test_planted_neurons_are_found_without_being_told_where(family: str, leak: float, rule: str) -> None:
     selection = select(planted(family, leak), rule=rule, top=len(PLANTED))
-    assert sorted(neuron.index for neuron in selection.neurons) == list(PLANTED)
+    assert sorted(neuron.index for neuron in selection.units) == list(PLANTED)
     assert selection.details["null_dims"] == NULL
     assert f"null space: {NULL} of {D} directions (the spectrum of W_U drops" in selection.rule
     rho = selection.scores["rho"]
@@ -231,7 +231,7 @@ def test_neurons_that_write_nothing_are_never_chosen(family: str, rule: str) -> 
     living = len(down) - len(dead)
     asked = {"rule": rule, "min_rho": 0.0, "norm_quantile": 0.0, "null_dims": 4}
     selection = select(model, top=living, **asked)
-    assert not {neuron.index for neuron in selection.neurons} & set(dead)
+    assert not {neuron.index for neuron in selection.units} & set(dead)
     assert np.isnan(selection.scores["rho"][list(dead)]).all()
     assert np.isnan(selection.scores["logit_var"][list(dead)]).all()
     assert np.isfinite(selection.scores["rho"][1::2]).all()
@@ -252,7 +252,7 @@ def test_too_few_neurons_above_the_threshold_are_counted() -> None:
     rho = by_definition("llama", model.hf, 2, 6)["rho"]
     passing = int((rho >= 0.5).sum())
     assert 0 < passing < 40
-    assert len(select(model, null_dims=6, min_rho=0.5, top=passing).neurons) == passing
+    assert len(select(model, null_dims=6, min_rho=0.5, top=passing).units) == passing
     with pytest.raises(HarnessError) as caught:
         select(model, null_dims=6, min_rho=0.5, top=passing + 1)
     said = str(caught.value)
@@ -284,10 +284,10 @@ def test_the_layer_is_counted_from_both_ends() -> None:
     asked: dict[str, Any] = {"rule": "rho", "top": 5, "null_dims": 4}
     for layer in range(3):
         front, back = select(model, layer=layer, **asked), select(model, layer=layer - 3, **asked)
-        assert front.neurons == back.neurons
-        assert {neuron.layer for neuron in front.neurons} == {layer} == {front.details["layer"]}
+        assert front.units == back.units
+        assert {neuron.layer for neuron in front.units} == {layer} == {front.details["layer"]}
         assert front.rule.startswith(f"layer {layer}: ")
-    assert select(model, layer=0, **asked).neurons[0].index != select(model, layer=2, **asked).neurons[0].index
+    assert select(model, layer=0, **asked).units[0].index != select(model, layer=2, **asked).units[0].index
 
 
 # -- algebra -----------------------------------------------------------------------------------------------------------
@@ -355,10 +355,10 @@ def test_the_measured_rule_chooses_as_it_says_and_finds_what_was_planted() -> No
     selection = select(model, **MEASURED, top=4, effect_quantile=0.5)
     total, fraction = selection.scores["total_effect"], selection.scores["norm_mediated"]
     best = np.argsort(-np.where(total >= np.quantile(total, 0.5), fraction, -np.inf))[:4]
-    assert [neuron.index for neuron in selection.neurons] == best.tolist()
+    assert [neuron.index for neuron in selection.units] == best.tolist()
     assert re.search(r"on \d\d tokens of 3 sequences of 20 tokens of the corpus texts; null space", selection.rule)
     found = select(planted("llama"), **MEASURED, top=len(PLANTED), effect_quantile=0.0)
-    assert sorted(neuron.index for neuron in found.neurons) == list(PLANTED)
+    assert sorted(neuron.index for neuron in found.units) == list(PLANTED)
     assert found.scores["norm_mediated"][list(PLANTED)].min() > 0.99
     fast = select(planted("llama"), **MEASURED, top=len(PLANTED), effect_quantile=0.0, method="fast")
     np.testing.assert_allclose(fast.scores["total_effect"], found.scores["total_effect"], atol=1e-3)
@@ -378,7 +378,7 @@ def test_what_the_measured_rule_needs() -> None:
 def test_cosines_with_every_singular_direction() -> None:
     """They add up to the norm, and those of the null space to rho."""
     selection = select(tiny("llama"), rule="rho", null_dims=5, top=3)
-    rho = {str(x): selection.scores["rho"][x.index] for x in selection.neurons}
+    rho = {str(x): selection.scores["rho"][x.index] for x in selection.units}
     assert list(selection.details["cosines"]) == list(rho)
     for neuron, cosines in selection.details["cosines"].items():
         assert len(cosines) == D and min(cosines) >= 0

@@ -40,7 +40,7 @@ def test_shifts_are_those_of_a_plain_loop(bos: bool, layer: int) -> None:
     shift = (torch.cat(second).mean(0) - torch.cat(first).mean(0)).numpy()
     np.testing.assert_allclose(selection.scores["shift"], shift, atol=1e-6)
     weighted = np.abs(shift) * np.linalg.norm(write_directions(model, layer), axis=1)
-    assert selection.neurons == tuple(Neuron(layer, int(i)) for i in np.argsort(-weighted)[:5])
+    assert selection.units == tuple(Neuron(layer, int(i)) for i in np.argsort(-weighted)[:5])
     assert len(selection.candidates) == model.anatomy.d_mlp
     assert (shift > 0).any() and (shift < 0).any()  # the sign is kept
 
@@ -52,7 +52,7 @@ def test_another_selectors_choice_may_be_kept() -> None:
     for selector in (Neurons(neurons=("2.7", "2.3")), Entropy(null_dims=4, rule="rho", top=3)):
         selection = ActivationShift(**ASKED, keep=selector).select(context(model))
         chosen = selector.select(context(model))
-        assert selection.neurons == chosen.neurons
+        assert selection.units == chosen.units
         assert set(chosen.scores) < set(selection.scores)
         np.testing.assert_array_equal(selection.scores["shift"], plain.scores["shift"])
         assert chosen.rule in selection.rule and "shifts measured on" in selection.rule

@@ -47,7 +47,7 @@ def test_the_lists_agree_with_the_released_ones() -> None:
 
 def test_a_published_list_is_selected() -> None:
     selection = build("neurons:published=phi-1.5").select(None)  # type: ignore[arg-type]  # it looks at nothing
-    assert [str(neuron) for neuron in selection.neurons] == list(catalogue().published["phi-1.5"].neurons)
+    assert [str(neuron) for neuron in selection.units] == list(catalogue().published["phi-1.5"].neurons)
     assert selection.rule == "the 12 entropy neurons of phi-1.5 published by Tighidet et al. (2025)"
     assert build("neurons:neurons=[1.2]").select(None).rule == "the neuron named by the user"  # type: ignore[arg-type]
 

@@ -133,7 +133,7 @@ def planted() -> Model:
 def test_a_planted_query_neuron_is_found_first(of: str, name: str) -> None:
     model = planted()
     selection = QueryNeurons(top=3, of=of, values=10).select(context(model, prompts=PROMPTS))  # type: ignore[arg-type]
-    assert selection.neurons[0] == QUERY
+    assert selection.units[0] == QUERY
     assert next(iter(selection.details["value_neurons"])) == name
     ranked = np.sort(selection.scores["query"])[::-1]
     assert ranked[0] > 3 * ranked[1] > 0
@@ -144,7 +144,7 @@ def test_a_planted_attention_neuron_is_found_and_promotes_its_token() -> None:
     model = planted()
     selector = ValueHeads(top=1, level="neuron", neurons=20)
     selection = selector.select(context(model, prompts=PROMPTS))
-    assert selection.neurons == (HEAD,)
+    assert selection.units == (HEAD,)
     best, example = selection.details["attention_neurons"][0], selection.details["example"]
     assert best["neuron"] == "L1H2.0" and best["promoted"][0] == model.token_texts[TARGET]
     assert best["share_of_prompts"] == 1 and example["neurons"][0]["neuron"] == "L1H2.0"
@@ -158,7 +158,7 @@ def test_scores_are_means_over_predictions_and_the_rule_says_of_what() -> None:
     selection = QueryNeurons(top=4, values=6).select(context(model, prompts=PROMPTS))
     mean = np.mean([x.scores[:2] for x in found], axis=0)
     np.testing.assert_allclose(selection.scores["query"], mean.ravel(), rtol=1e-4, atol=1e-6)
-    assert [selection.candidates[i] for i in np.argsort(-mean.ravel())[:4]] == list(selection.neurons)
+    assert [selection.candidates[i] for i in np.argsort(-mean.ravel())[:4]] == list(selection.units)
     assert {unit.layer for unit in selection.candidates} == {0, 1}
     assert "layers 0 to 1: the 4 neurons with the largest mean share in the pre-activations of the 6 attention" in (
         selection.rule

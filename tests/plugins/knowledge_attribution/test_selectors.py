@@ -184,11 +184,11 @@ def test_planted_ones_are_found_first_and_promote_their_token(method: str) -> No
     about = context(model, prompts=PROMPTS)
     for selector, unit in ((ValueNeurons, PLANTED), (ValueHeads, PLANTED_HEAD)):
         selection = selector(top=3, method=method).select(about)  # type: ignore[call-arg, arg-type]
-        assert selection.neurons[0] == unit
+        assert selection.units[0] == unit
         assert selection.details["tokens"][str(unit)]["promoted"][0] == model.token_texts[TARGET]
         ranked = np.sort(selection.scores[method])[::-1]
         assert ranked[0] > 2 * ranked[1] > 0
-        assert [selection.candidates[i] for i in np.argsort(-selection.scores[method])[:3]] == list(selection.neurons)
+        assert [selection.candidates[i] for i in np.argsort(-selection.scores[method])[:3]] == list(selection.units)
 
 
 def test_a_neuron_that_is_negative_promotes_what_its_weights_oppose() -> None:
@@ -198,7 +198,7 @@ def test_a_neuron_that_is_negative_promotes_what_its_weights_oppose() -> None:
         block.mlp.c_fc.bias[PLANTED.index] = -0.75  # where gelu is lowest, -0.17
         block.mlp.c_proj.weight[PLANTED.index] *= -60
     selection = ValueNeurons(top=1).select(context(model, prompts=PROMPTS))
-    assert selection.neurons == (PLANTED,) and selection.details["mean_activations"][str(PLANTED)] < 0
+    assert selection.units == (PLANTED,) and selection.details["mean_activations"][str(PLANTED)] < 0
     assert selection.details["tokens"][str(PLANTED)]["promoted"][0] == model.token_texts[TARGET]
 
 
@@ -214,10 +214,10 @@ def test_scores_are_means_over_the_prompts_of_all_layers_or_one() -> None:
     held_out = ValueNeurons(top=5).select(replace(context(model, prompts=PROMPTS), held_out=True))
     assert "4 of 4 prompts that are held out for selectors; the run is evaluated on others" in held_out.rule
     one = ValueNeurons(top=5, layer=-2, method="inner_product").select(context(model, prompts=PROMPTS))
-    assert {unit.layer for unit in one.neurons} == {1} and set(one.scores) == {"inner_product"}
+    assert {unit.layer for unit in one.units} == {1} and set(one.scores) == {"inner_product"}
     assert one.rule.startswith("layer 1: the 5 neurons with the largest mean inner product")
     heads = ValueHeads(top=2).select(context(model, prompts=PROMPTS))
-    assert len(heads.pool or ()) == 10 and not set(heads.pool or ()) & set(heads.neurons)
+    assert len(heads.pool or ()) == 10 and not set(heads.pool or ()) & set(heads.units)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gptj", "llama", "granite", "olmo2", "cohere", "gemma2"])
@@ -241,9 +241,9 @@ def test_the_gradient_bounds_every_increase_and_finds_the_same_neurons(
     about = context(model, prompts=PROMPTS)
     for top in (1, 2, 3, 7):
         found, every = (ValueNeurons(top=top, evaluate=mode).select(about) for mode in ("top", "all"))  # type: ignore[arg-type]
-        assert found.neurons == every.neurons and set(found.scores) == {"increase", "bound", "inner_product"}
+        assert found.units == every.units and set(found.scores) == {"increase", "bound", "inner_product"}
         best = np.sort(every.scores["increase"])[::-1][:top]
-        rows = [found.candidates.index(unit) for unit in found.neurons]
+        rows = [found.candidates.index(unit) for unit in found.units]
         np.testing.assert_allclose(found.scores["increase"][rows], best, atol=1e-6)
         known = np.isfinite(found.scores["increase"])
         assert known.sum() == found.details["evaluated"]
@@ -258,7 +258,7 @@ def test_the_gradient_bounds_every_increase_and_finds_the_same_neurons(
 
 def test_few_neurons_are_evaluated_where_few_matter() -> None:
     found = ValueNeurons(top=1, evaluate="top").select(context(planted(), prompts=PROMPTS))
-    assert found.neurons == (PLANTED,) and found.details["evaluated"] == 64
+    assert found.units == (PLANTED,) and found.details["evaluated"] == 64
 
 
 def test_a_soft_cap_is_bounded_by_its_largest_curvature() -> None:
@@ -305,11 +305,11 @@ def test_figures() -> None:
         *figures, table = selector.figures(selection)
         assert [figure.name for figure in figures] == names
         assert list(table.columns)[1:] == ["increase", "promoted", "suppressed"]
-        assert next(iter(table.columns.values())) == [str(unit) for unit in selection.neurons]
+        assert next(iter(table.columns.values())) == [str(unit) for unit in selection.units]
         for figure in figures:
             render(figure)
         if figures:
-            counts = [sum(unit.layer == layer for unit in selection.neurons) for layer in range(3)]
+            counts = [sum(unit.layer == layer for unit in selection.units) for layer in range(3)]
             assert list(figures[0].data["selected"]) == counts
             sums = [selection.scores["increase"].reshape(3, -1)[layer].clip(0).sum() for layer in range(3)]
             np.testing.assert_allclose(figures[0].data["positive_sum"], sums)

@@ -173,14 +173,14 @@ def test_the_planted_direction_is_found_in_every_layer_and_transfers(model: Mode
 
 def test_the_selection_has_the_direction_its_scores_and_controls_of_equal_length(model: Model, texts: Path) -> None:
     found = check_selector(DifferenceOfMeans, on=model, data=str(texts))
-    assert found.neurons == (Direction(0, 0),)  # all layers separate perfectly: the first of them
+    assert found.units == (Direction(0, 0),)  # all layers separate perfectly: the first of them
     assert [row["selected"] for row in found.table()] == [True, False, False]
     assert found.details["auroc_p"] < 0.05 and "AUROC" not in found.rule and "1.000" in found.rule
     own = found.vectors[Direction(0, 0)]
     assert found.pool is not None and len(found.pool) > 200 and own.shape == (32,)
     np.testing.assert_allclose([np.linalg.norm(found.vectors[x]) for x in found.pool], np.linalg.norm(own))
     across = select(model, texts, control="orthogonal", layer=-1)
-    assert across.neurons == (Direction(2, 0),) and across.pool is not None
+    assert across.units == (Direction(2, 0),) and across.pool is not None
     assert max(abs(cosine(across.vectors[x], across.vectors[Direction(2, 0)])) for x in across.pool) < 1e-9
     unit = select(model, texts, normalise=True, control="isotropic")
     np.testing.assert_allclose([np.linalg.norm(x) for x in unit.vectors.values()], 1.0)
@@ -195,7 +195,7 @@ def test_a_direction_of_another_model_is_transferred_and_its_weights_are_part_of
     assert selector.inputs()["from_model"] == other.weights_digest
     found = selector.select(SelectionContext(other, ClosedFormEngine(other), [], seed=0))
     direct = select(other, texts)
-    np.testing.assert_array_equal(found.vectors[found.neurons[0]], direct.vectors[direct.neurons[0]])
+    np.testing.assert_array_equal(found.vectors[found.units[0]], direct.vectors[direct.units[0]])
     with pytest.raises(HarnessError, match="from_model has 4 layers of width 128, but planted has 3 of width 32"):
         model = planted_model()
         selector.select(SelectionContext(model, ClosedFormEngine(model), [], seed=0))
@@ -223,7 +223,7 @@ def responses(model: Model, texts: Path, change: DirectionIntervention, **params
     selection = select(model, texts)
     ready = change.prepare(selection)
     assert selection.pool is not None
-    conditions = [BASELINE, Condition("treated", ready.edits(selection.neurons, None))]  # type: ignore[arg-type]
+    conditions = [BASELINE, Condition("treated", ready.edits(selection.units, None))]  # type: ignore[arg-type]
     conditions += [Condition(f"control-{u}", ready.edits([u], None)) for u in selection.pool[:30]]  # type: ignore[list-item]
     task, engine = LabelledResponse.model_validate({"data": str(texts), **params}), ClosedFormEngine(model)
     return task.observe(engine, task.prepare(engine, None, 0).prompts, conditions)

@@ -54,9 +54,9 @@ def test_a_layer_that_is_good_on_the_held_out_texts_alone_is_not_chosen(
     found = readings([lucky, steady])
     selection = selected(found, tmp_path, monkeypatch)
     assert selection.scores["auroc"][0] > selection.scores["auroc"][1]
-    assert selection.neurons[0].layer == 1 and "cross-validation" in selection.rule
+    assert selection.units[0].layer == 1 and "cross-validation" in selection.rule
     given = selected(found, tmp_path, monkeypatch, layer=0)
-    assert given.neurons[0].layer == 0 and "cross-validation" not in given.rule
+    assert given.units[0].layer == 0 and "cross-validation" not in given.rule
 
 
 def test_the_choice_does_not_depend_on_the_held_out_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +66,7 @@ def test_the_choice_does_not_depend_on_the_held_out_texts(tmp_path: Path, monkey
     residual[:, ~found.train] *= np.linspace(-30, 30, 6)[:, None, None].astype(np.float32)
     changed = replace(found, residual=residual, label=np.where(found.train, found.label, ~found.label))
     second = selected(changed, tmp_path, monkeypatch)
-    assert second.neurons == first.neurons and not np.array_equal(second.scores["auroc"], first.scores["auroc"])
+    assert second.units == first.units and not np.array_equal(second.scores["auroc"], first.scores["auroc"])
     np.testing.assert_array_equal(second.scores["auroc_train"], first.scores["auroc_train"])
 
 
@@ -76,7 +76,7 @@ def test_where_nothing_is_to_be_found_the_held_out_area_is_a_half(
     reported, best = [], []
     for seed in range(25):
         selection = selected(readings([(0.0, 0.0)] * 20, seed=seed), tmp_path, monkeypatch)
-        reported.append(selection.scores["auroc"][selection.neurons[0].layer])
+        reported.append(selection.scores["auroc"][selection.units[0].layer])
         best.append(selection.scores["auroc"].max())
     assert abs(np.mean(reported) - 0.5) < 0.05 and np.mean(best) > 0.65
 
