@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from harness_plugins.context_copying.task import stop_tokens
+from harness_plugins.context_copying.task.knowledge_conflict import stop_tokens
 
 from harness.conditions.conditions import BASELINE, Condition, Neuron, SetNeurons
 from harness.controls.random import random_controls

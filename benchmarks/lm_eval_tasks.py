@@ -16,7 +16,7 @@ from pathlib import Path
 
 import harness_plugins.demo
 import numpy as np
-from harness_plugins.lm_eval_tasks.loading import quiet
+from harness_plugins.lm_eval_tasks.task_manager import quiet
 from harness_plugins.lm_eval_tasks.metric import LmEvalMetric
 from harness_plugins.lm_eval_tasks.task import LmEval
 from lm_eval.evaluator import evaluate

@@ -64,7 +64,7 @@ def harness(
 @pytest.fixture(scope="session")
 def small_facts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A few of the bundled facts: the first ones of some relations."""
-    from harness_plugins.context_copying.task import KnowledgeConflict
+    from harness_plugins.context_copying.task.knowledge_conflict import KnowledgeConflict
 
     wanted = {"capital": 20, "city_country": 20, "book_author": 15, "car_maker": 15}
     path = tmp_path_factory.mktemp("facts") / "facts.jsonl"

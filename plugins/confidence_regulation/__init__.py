@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from harness.plugin import Intervention, Metric, Selector, Task, hookimpl
 
-from .dfa import Attributions, DirectFeatureAttribution
-from .frequency import TokenFrequency
-from .head_interventions import BosAttention, MeanAttentionOutput
-from .head_response import HeadNeuronInteraction, HeadResponse
-from .induction import Induction, InductionNatural, InductionSynthetic
-from .induction_heads import InductionHeads
-from .interventions import ClipMean
-from .matched import ActivationMatchedRandom, NormMatchedRandom
-from .mediation import Mediation, UnigramEntropy
+from .tasks.direct_feature_attribution import Attributions, DirectFeatureAttribution
+from .selectors.token_frequency import TokenFrequency
+from .interventions.heads import BosAttention, MeanAttentionOutput
+from .tasks.head_response import HeadNeuronInteraction, HeadResponse
+from .tasks.induction import Induction, InductionNatural, InductionSynthetic
+from .selectors.induction_heads import InductionHeads
+from .interventions.clip_mean import ClipMean
+from .selectors.matched_random import ActivationMatchedRandom, NormMatchedRandom
+from .tasks.mediation import Mediation, UnigramEntropy
 from .metrics import ByPosition, Calibration, Effects, UnigramCorrelation
-from .selectors import Entropy
-from .shift import ActivationShift
+from .selectors.entropy import Entropy
+from .selectors.activation_shift import ActivationShift
 
 
 @hookimpl

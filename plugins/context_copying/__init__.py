@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from harness.plugin import Metric, PublishedNeurons, Task, hookimpl
 
-from .groups import RelationGroups
-from .looser import Matching
-from .metrics import ConversionRatios, EntropyChange, LogOdds, Transitions
+from .metrics.relation_groups import RelationGroups
+from .metrics.answer_matching import Matching
+from .metrics.first_token import EntropyChange, LogOdds
+from .metrics.transitions import ConversionRatios, Transitions
 from .published import published_neurons
-from .selected import SelectedNeurons
-from .task import KnowledgeConflict
+from .metrics.selected_neurons import SelectedNeurons
+from .task.knowledge_conflict import KnowledgeConflict
 
 
 @hookimpl

@@ -16,8 +16,8 @@ from harness.plotting.shapes import COLUMN, PAGE, bin_edges
 from harness.plugin import Figure, counted
 from harness.report.figure_files import control_histogram
 
-from .cells import columns_of
-from .matching import SOURCES
+from .metrics.transition_cells import columns_of
+from .task.answer_sources import SOURCES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -110,7 +110,7 @@ def source_counts(tables: np.ndarray) -> Figure:
     """How many prompts are answered from each source, before and after, and after under the controls.
 
     Args:
-        tables: counts [conditions, 3, 3], as of :func:`harness_plugins.context_copying.cells.transition_cells`.
+        tables: counts [conditions, 3, 3], as of :func:`harness_plugins.context_copying.metrics.transition_cells.transition_cells`.
     """
     before, after, controls = tables[1].sum(axis=1), tables[1].sum(axis=0), tables[2:].sum(axis=1)
     rows: list[dict[str, Any]] = [

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from harness.plugin import Metric, Selector, Task, hookimpl
 
-from .query_selector import QueryNeurons
-from .selectors import ValueHeads, ValueNeurons
+from .selectors.query import QueryNeurons
+from .selectors.value import ValueHeads, ValueNeurons
 from .task import TargetProbability, TargetProbabilityMetric
 
 

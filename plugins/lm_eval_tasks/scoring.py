@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .loading import quiet
+from .task_manager import quiet
 
 Answers = Sequence[Sequence[Any]]
 """[n_instances][C], in lm-eval's form: a number, (log p, greedy), or a text."""

@@ -16,8 +16,8 @@ from harness.plugin import HarnessError, Outcomes, Prepared, Prompt, Source, Ste
 if TYPE_CHECKING:
     from harness.plugin import Condition, Engine, Progress
 
-    from .answering import ConditionsLM
-    from .loading import Loaded
+    from .conditions_lm import ConditionsLM
+    from .task_manager import Loaded
 
 ABSENT = -1
 """Code of a document that a metric has no item for."""
@@ -72,7 +72,7 @@ class LmEval(Task):
 
     def loaded(self) -> Loaded:
         """The tasks, loaded once."""
-        from .loading import load
+        from .task_manager import load
 
         options = self.num_fewshot, self.fewshot_seed, json.dumps(self.gen_kwargs, sort_keys=True)
         found = load(tuple(self.tasks), self.include_path, *options)
@@ -89,13 +89,13 @@ class LmEval(Task):
         return found
 
     def data_digest(self) -> str:
-        from .loading import digest
+        from .task_manager import digest
 
         return digest(self.loaded())
 
     def prepare(self, engine: Engine, limit: int | None, seed: int) -> Prepared:
         """Documents as prompts, ``limit`` of each task (its first ones, as in lm-eval); nothing is drawn at random."""
-        from .answering import ConditionsLM
+        from .conditions_lm import ConditionsLM
 
         loaded, lm = self.loaded(), ConditionsLM(engine, [])
         prompts: list[Prompt] = []
@@ -125,7 +125,7 @@ class LmEval(Task):
 
         ``last``: requests that were built before will do, if this document is among theirs.
         """
-        from .loading import quiet
+        from .task_manager import quiet
 
         loaded, template = self.loaded(), lm.tokenizer.chat_template if self.apply_chat_template else None
         key = name, template, self.system_instruction, self.fewshot_as_multiturn
@@ -165,7 +165,7 @@ class LmEval(Task):
 
         ``details`` says of each how it is aggregated; see :mod:`.metric`.
         """
-        from .answering import ConditionsLM
+        from .conditions_lm import ConditionsLM
 
         lm, n = ConditionsLM(engine, conditions), len(conditions)
         told = sum(not condition.name.startswith("control") for condition in conditions)

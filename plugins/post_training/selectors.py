@@ -21,12 +21,12 @@ from harness.plugin import (
     counted,
 )
 
-from .labelled import COLUMNS, LabelledPath
+from .analysis.labelled_texts import COLUMNS, LabelledPath
 
 if TYPE_CHECKING:
     from harness.plugin import Figure, Model, Prompt
 
-    from .directions import Probe, Readings
+    from .analysis.directions import Probe, Readings
 
 POOL = 999
 """Directions that controls are drawn from."""
@@ -73,7 +73,7 @@ class DifferenceOfMeans(Selector):
     @cached_property
     def _read(self) -> frozenset[str]:
         """The texts that the direction, and its layer, are found on."""
-        from .labelled import load_labelled
+        from .analysis.labelled_texts import load_labelled
 
         return frozenset(row.text for row in load_labelled(self.data) if row.split == "train")
 
@@ -89,8 +89,8 @@ class DifferenceOfMeans(Selector):
     @cached_property
     def _elsewhere(self) -> tuple[str, Readings]:
         """Digest of the other model's weights, and its residual stream; the model itself is not kept."""
-        from .directions import read
-        from .labelled import load_labelled
+        from .analysis.directions import read
+        from .analysis.labelled_texts import load_labelled
 
         assert self.from_model is not None
         model = border.load(self.from_model)
@@ -99,9 +99,9 @@ class DifferenceOfMeans(Selector):
     def select(self, context: SelectionContext) -> Selection:
         from harness.statistics import derive_seed
 
-        from .directions import chance_of, difference_of_means, labellings, read, separations
-        from .labelled import load_labelled
-        from .layer_choice import cross_validated
+        from .analysis.directions import chance_of, difference_of_means, labellings, read, separations
+        from .analysis.labelled_texts import load_labelled
+        from .analysis.layer_choice import cross_validated
 
         readings = read(context.model, load_labelled(self.data), self.position, context.engine.batch_size)
         source = self._source(readings)
@@ -162,7 +162,7 @@ class DifferenceOfMeans(Selector):
         self, source: Readings, probes: list[Probe], layer: int, labels: np.ndarray, seed: int
     ) -> dict[str, Any]:
         """``vectors`` and ``pool`` of the selection: the direction, those of the other layers, and the controls."""
-        from .directions import contrasts
+        from .analysis.directions import contrasts
 
         own = probes[layer].vector
         drawn = np.random.default_rng(seed).normal(size=(POOL, len(own)))
@@ -180,6 +180,6 @@ class DifferenceOfMeans(Selector):
         return {"vectors": vectors, "pool": pool}
 
     def figures(self, selection: Selection) -> tuple[Figure, ...]:
-        from .direction_figures import separation_by_layer
+        from .figures.directions import separation_by_layer
 
         return (separation_by_layer(selection),)

@@ -22,7 +22,7 @@ from harness.plugin import (
     Template,
 )
 
-from .labelled import COLUMNS, LabelledPath, load_labelled
+from .analysis.labelled_texts import COLUMNS, LabelledPath, load_labelled
 
 if TYPE_CHECKING:
     from harness.plugin import Engine, Model, Progress

@@ -258,7 +258,7 @@ def test_balance_counts_each_layer_by_its_share() -> None:
 
 
 def test_matched_random_selectors_stand_in_for_another_choice() -> None:
-    from harness_plugins.confidence_regulation.matched import ActivationMatchedRandom, NormMatchedRandom
+    from harness_plugins.confidence_regulation.selectors.matched_random import ActivationMatchedRandom, NormMatchedRandom
 
     from harness.builtin.components import Heads, Neurons
     from harness.engine.hooks import HookEngine

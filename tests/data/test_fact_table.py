@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from harness_plugins.context_copying.task import KnowledgeConflict, cut, knowledge_source, overlap
+from harness_plugins.context_copying.task.knowledge_conflict import KnowledgeConflict, cut, knowledge_source, overlap
 from rapidfuzz.distance import JaroWinkler
 
 from harness.errors import HarnessError

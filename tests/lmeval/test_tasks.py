@@ -105,7 +105,7 @@ words = st.text("abC '", min_size=1, max_size=4).filter(str.strip)
 
 @given(answer=st.text("abC '", max_size=8), context=words, memory=words)
 def test_answers_are_scored_by_the_rule_of_the_harness(answer: str, context: str, memory: str) -> None:
-    from harness_plugins.context_copying.matching import SOURCES, knowledge_source
+    from harness_plugins.context_copying.task.answer_sources import SOURCES, knowledge_source
 
     scoring = load("knowledge_conflict")
     context, memory = " ".join(context.split()), " ".join(memory.split())

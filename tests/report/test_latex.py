@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import small_runs
-from harness_plugins.context_copying.cells import LAYOUT
-from harness_plugins.context_copying.metrics import Transitions
+from harness_plugins.context_copying.metrics.transition_cells import LAYOUT
+from harness_plugins.context_copying.metrics.transitions import Transitions
 from small_runs import other
 
 from harness.errors import HarnessError

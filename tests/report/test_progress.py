@@ -75,7 +75,7 @@ def test_a_sweep_tells_of_itself_while_it_runs() -> None:
 
 
 def test_a_selector_that_measures_effects_has_stages_with_steps() -> None:
-    from harness_plugins.confidence_regulation.frequency import TokenFrequency
+    from harness_plugins.confidence_regulation.selectors.token_frequency import TokenFrequency
     from harness_plugins.demo.corpus import WorldTexts
 
     seen: dict[str, tuple[int | None, int]] = {}

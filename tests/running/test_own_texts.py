@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from checkout import GOLDEN
-from harness_plugins.confidence_regulation.mediation import Mediation
+from harness_plugins.confidence_regulation.tasks.mediation import Mediation
 from harness_plugins.demo import Demo, DemoTuned
 from printed import printed
 

@@ -33,7 +33,7 @@ from pathlib import Path
 
 import harness.running.execute
 from harness import hookimpl
-from harness_plugins.context_copying.task import KnowledgeConflict
+from harness_plugins.context_copying.task.knowledge_conflict import KnowledgeConflict
 
 harness.running.execute.PART = 16
 harness.running.execute.write_shown = lambda folder, shown, advance: None

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from harness_plugins.context_copying.task import SOURCES
+from harness_plugins.context_copying.task.knowledge_conflict import SOURCES
 
 from harness.engine.hooks import Generations, HookEngine
 from harness.model.model import Model

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 from families import FAMILIES, tiny
-from harness_plugins.confidence_regulation import attribution
-from harness_plugins.confidence_regulation.attribution import Attribution, Attributor
-from harness_plugins.confidence_regulation.dfa import Attributions, DirectFeatureAttribution, _bars, component_names
+from harness_plugins.confidence_regulation.analysis import attribution
+from harness_plugins.confidence_regulation.analysis.attribution import Attribution, Attributor
+from harness_plugins.confidence_regulation.tasks.direct_feature_attribution import Attributions, DirectFeatureAttribution, _bars, component_names
 from hypothesis import given
 from hypothesis import strategies as st
 

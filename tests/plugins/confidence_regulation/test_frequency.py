@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from families import tiny, tiny_hf, tokenizer
-from harness_plugins.confidence_regulation.frequency import TokenFrequency
+from harness_plugins.confidence_regulation.selectors.token_frequency import TokenFrequency
 from texts import by_definition, context, letters
 
 from harness.conditions.conditions import Selection

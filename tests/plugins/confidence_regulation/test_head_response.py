@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 from families import tiny_hf, tokenizer
-from harness_plugins.confidence_regulation import head_response
-from harness_plugins.confidence_regulation.head_response import HeadNeuronInteraction, HeadResponse, sets_of
-from harness_plugins.confidence_regulation.text import prompt_of
+from harness_plugins.confidence_regulation.tasks import head_response
+from harness_plugins.confidence_regulation.tasks.head_response import HeadNeuronInteraction, HeadResponse, sets_of
+from harness_plugins.confidence_regulation.tasks.plain_text import prompt_of
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from against_slow import induction_agrees
-from harness_plugins.confidence_regulation.induction import repeated_ngrams
+from harness_plugins.confidence_regulation.tasks.induction import repeated_ngrams
 from harness_plugins.confidence_regulation.metrics import curves
 from harness_plugins.demo import Demo
 from hypothesis import given

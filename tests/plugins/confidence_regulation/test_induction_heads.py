@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from families import FAMILIES, tiny, tiny_hf, tokenizer
-from harness_plugins.confidence_regulation import attention
-from harness_plugins.confidence_regulation.attention import head_scores, random_repeats
-from harness_plugins.confidence_regulation.induction_heads import InductionHeads
+from harness_plugins.confidence_regulation.analysis import attention_heads
+from harness_plugins.confidence_regulation.analysis.attention_heads import head_scores, random_repeats
+from harness_plugins.confidence_regulation.selectors.induction_heads import InductionHeads
 from texts import context
 
 from harness.builtin.components import Heads
@@ -84,7 +84,7 @@ def test_scores_are_those_of_a_plain_loop(monkeypatch: pytest.MonkeyPatch) -> No
                     matching[layer, head] += float(pattern[0, head, query, follows]) / n
                 first[layer, head] += float(pattern[0, head, 1:, 0].mean())
     for bytes_ in (2**28, 1):  # all at once, one by one
-        monkeypatch.setattr(attention, "PATTERN_BYTES", bytes_)
+        monkeypatch.setattr(attention_heads, "PATTERN_BYTES", bytes_)
         found = head_scores(model, sequences, n)
         np.testing.assert_allclose(found.prefix_matching, matching / 5, rtol=1e-5)
         np.testing.assert_allclose(found.first_token, first / 5, rtol=1e-5)

@@ -9,7 +9,7 @@ import numpy as np
 import planted as garden
 import pytest
 from against_slow import correlation_agrees, counted, frequencies, mediation_agrees
-from harness_plugins.confidence_regulation import mediation
+from harness_plugins.confidence_regulation.tasks import mediation
 from harness_plugins.demo import Demo
 from harness_plugins.demo.corpus import WorldTexts
 from small_runs import all_finite, finish, measures, prompts, record, samples, table

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from families import tiny, tiny_hf, tokenizer
-from harness_plugins.confidence_regulation.selectors import Entropy
+from harness_plugins.confidence_regulation.selectors.entropy import Entropy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from texts import by_definition as effects_by_definition

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from against_slow import correlation_agrees, frequencies, induction_agrees, mediation_agrees
-from harness_plugins.confidence_regulation.attention import head_scores, random_repeats
+from harness_plugins.confidence_regulation.analysis.attention_heads import head_scores, random_repeats
 from small_runs import all_finite, finish, record
 
 from harness.model.loading import load_hf

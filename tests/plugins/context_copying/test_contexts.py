@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from conflicts import Scripted
 from families import tiny_hf, tokenizer
-from harness_plugins.context_copying.metrics import Transitions
-from harness_plugins.context_copying.task import SOURCES, KnowledgeConflict
+from harness_plugins.context_copying.metrics.transitions import Transitions
+from harness_plugins.context_copying.task.knowledge_conflict import SOURCES, KnowledgeConflict
 
 from harness.conditions.conditions import BASELINE, Condition
 from harness.engine.hooks import HookEngine

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from harness_plugins.context_copying.matching import (
+from harness_plugins.context_copying.task.answer_sources import (
     CK,
     ND,
     PK,

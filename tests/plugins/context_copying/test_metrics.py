@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 from conflicts import CK, HAND, LOG_P, ND, PK, outcomes
-from harness_plugins.context_copying.metrics import ConversionRatios, EntropyChange, LogOdds, Transitions
-from harness_plugins.context_copying.task import SOURCES
+from harness_plugins.context_copying.metrics.first_token import EntropyChange, LogOdds
+from harness_plugins.context_copying.metrics.transitions import ConversionRatios, Transitions
+from harness_plugins.context_copying.task.knowledge_conflict import SOURCES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -18,7 +18,7 @@ import yaml
 from checkout import ROOT
 from conflicts import Scripted
 from families import BOS, EOS, tiny_hf, tokenizer
-from harness_plugins.context_copying.task import LOG_FLOOR, SOURCES, KnowledgeConflict
+from harness_plugins.context_copying.task.knowledge_conflict import LOG_FLOOR, SOURCES, KnowledgeConflict
 
 from harness.conditions.conditions import BASELINE, Condition, SetNeurons
 from harness.engine.closed_form import ClosedFormEngine

@@ -12,7 +12,7 @@ from harness_plugins.demo import evaluate
 from harness_plugins.demo import train as demo_train
 from harness_plugins.demo.tuned import labelled, texts, train
 from harness_plugins.demo.world import TASK_DIR, World
-from harness_plugins.post_training.labelled import load_labelled
+from harness_plugins.post_training.analysis.labelled_texts import load_labelled
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 WEIGHTS = labelled.DATA.parent / "weights"

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 from families import FAMILIES, tiny, tiny_hf, tokenizer
-from harness_plugins.knowledge_attribution import bounds
-from harness_plugins.knowledge_attribution.attention_neurons import source_increases, sources, top_attention_neurons
-from harness_plugins.knowledge_attribution.heads import Output, module_increases
-from harness_plugins.knowledge_attribution.passed import mlp_writes, run_prompts
-from harness_plugins.knowledge_attribution.positions import value_vectors
-from harness_plugins.knowledge_attribution.queries import attention_queries, neuron_queries
-from harness_plugins.knowledge_attribution.query_selector import QueryNeurons
-from harness_plugins.knowledge_attribution.selectors import ValueHeads
+from harness_plugins.knowledge_attribution.analysis import top_k_by_bound
+from harness_plugins.knowledge_attribution.analysis.attention_neurons import source_increases, sources, top_attention_neurons
+from harness_plugins.knowledge_attribution.analysis.head_outputs import Output, module_increases
+from harness_plugins.knowledge_attribution.analysis.last_position import mlp_writes, run_prompts
+from harness_plugins.knowledge_attribution.analysis.all_positions import value_vectors
+from harness_plugins.knowledge_attribution.analysis.query_scores import attention_queries, neuron_queries
+from harness_plugins.knowledge_attribution.selectors.query import QueryNeurons
+from harness_plugins.knowledge_attribution.selectors.value import ValueHeads
 from slow_attribution import Slow, read
 from texts import context
 
@@ -36,7 +36,7 @@ FUSED_ONLY = {"falcon", "falcon_alibi", "falcon_new"}
 @pytest.fixture
 def every_bound_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the order of the bounds alone would not find the largest."""
-    monkeypatch.setattr(bounds, "ROUND", 1)
+    monkeypatch.setattr(top_k_by_bound, "ROUND", 1)
 
 
 def agree_with_slow(model: Model, slow: Slow, prompts: list[list[int]], top: int) -> None:

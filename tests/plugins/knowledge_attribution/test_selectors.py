@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 from families import tiny, tiny_hf, tokenizer
-from harness_plugins.knowledge_attribution import bounds
-from harness_plugins.knowledge_attribution.bounds import neuron_bounds, tangents
-from harness_plugins.knowledge_attribution.heads import head_increases, head_inner_products, head_writes
-from harness_plugins.knowledge_attribution.increase import (
+from harness_plugins.knowledge_attribution.analysis import top_k_by_bound
+from harness_plugins.knowledge_attribution.analysis.top_k_by_bound import neuron_bounds, tangents
+from harness_plugins.knowledge_attribution.analysis.head_outputs import head_increases, head_inner_products, head_writes
+from harness_plugins.knowledge_attribution.analysis.log_probability_increase import (
     Lens,
     neuron_increases,
     neuron_inner_products,
     write_increases,
 )
-from harness_plugins.knowledge_attribution.passed import mlp_writes, run_prompts
-from harness_plugins.knowledge_attribution.selectors import ValueHeads, ValueNeurons
+from harness_plugins.knowledge_attribution.analysis.last_position import mlp_writes, run_prompts
+from harness_plugins.knowledge_attribution.selectors.value import ValueHeads, ValueNeurons
 from texts import context, letters
 
 from harness.conditions.conditions import Head, Neuron
@@ -224,7 +224,7 @@ def test_scores_are_means_over_the_prompts_of_all_layers_or_one() -> None:
 def test_the_gradient_bounds_every_increase_and_finds_the_same_neurons(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bounds, "ROUND", 1)  # so that the order of the bounds alone would not do
+    monkeypatch.setattr(top_k_by_bound, "ROUND", 1)  # so that the order of the bounds alone would not do
     model = tiny(family)
     passed = run_prompts(model, PROMPTS)
     for layer in range(model.anatomy.n_layers):

@@ -73,7 +73,7 @@ def stock(model: Model, names: Sequence[str], condition: Condition = BASELINE, *
     import copy
 
     import lm_eval
-    from harness_plugins.lm_eval_tasks.loading import quiet
+    from harness_plugins.lm_eval_tasks.task_manager import quiet
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
@@ -362,9 +362,9 @@ def test_a_generation_config_that_is_not_greedy_is_refused_or_switched_off(tmp_p
 def test_errors_are_sentences(
     harness: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, said: str
 ) -> None:
-    from harness_plugins.lm_eval_tasks import loading
+    from harness_plugins.lm_eval_tasks import task_manager
 
-    monkeypatch.setattr(loading, "BUILT_IN", False)  # reading lm-eval's own definitions takes seconds
+    monkeypatch.setattr(task_manager, "BUILT_IN", False)  # reading lm-eval's own definitions takes seconds
     given = () if "include_path" in task or not task.startswith("lm_eval:") else ("--include_path", TASKS)
     code, _, err = harness(
         "eval", "--task", task, *given, "--selector", "entropy", "--intervention", "mean", "--output_path", tmp_path,
@@ -444,7 +444,7 @@ def test_an_aggregated_measure_is_resampled_by_calling_its_function() -> None:
 def test_a_tokenizer_without_special_tokens_generates_and_is_named_where_one_is_needed() -> None:
     from types import SimpleNamespace
 
-    from harness_plugins.lm_eval_tasks.answering import ConditionsLM
+    from harness_plugins.lm_eval_tasks.conditions_lm import ConditionsLM
 
     from harness.testing import tiny_model
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness_plugins.post_training import directions
+from harness_plugins.post_training.analysis import directions
 from harness_plugins.post_training.interventions import AblateDirection, AddDirection, DirectionIntervention
-from harness_plugins.post_training.labelled import LabelledText, load_labelled
+from harness_plugins.post_training.analysis.labelled_texts import LabelledText, load_labelled
 from harness_plugins.post_training.selectors import DifferenceOfMeans
 from harness_plugins.post_training.task import LabelledResponse, LabelledResponseMetric
 from planted_direction import planted, planted_model, planted_texts

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness_plugins.post_training import inside, selectors
-from harness_plugins.post_training.directions import Readings, areas, difference_of_means
-from harness_plugins.post_training.layer_choice import FOLDS, cross_validated, folds
+from harness_plugins.post_training.comparison import directions
+from harness_plugins.post_training import selectors
+from harness_plugins.post_training.analysis.directions import Readings, areas, difference_of_means
+from harness_plugins.post_training.analysis.layer_choice import FOLDS, cross_validated, folds
 
 from harness.errors import HarnessError
 from harness.plugin.components import SelectionContext
@@ -41,7 +42,7 @@ def labelled(folder: Path) -> Path:
 
 
 def selected(found: Readings, folder: Path, monkeypatch: pytest.MonkeyPatch, **params: Any) -> Any:
-    monkeypatch.setattr("harness_plugins.post_training.directions.read", lambda *_: found)
+    monkeypatch.setattr("harness_plugins.post_training.analysis.directions.read", lambda *_: found)
     selector = selectors.DifferenceOfMeans.model_validate({"data": str(labelled(folder)), **params})
     context = SelectionContext(SimpleNamespace(), SimpleNamespace(batch_size=4), [], seed=0)  # type: ignore[arg-type]
     return selector.select(context)
@@ -85,9 +86,9 @@ def test_two_models_are_compared_after_a_layer_that_the_training_texts_chose(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = readings([(0.5, 6.0), (4.0, 1.0)])
-    monkeypatch.setattr(inside, "read", lambda *_, **__: found)
+    monkeypatch.setattr(directions, "read", lambda *_, **__: found)
     context: Any = SimpleNamespace(model=None, engine=SimpleNamespace(batch_size=4))
-    part = inside.direction_part("truthfulness", labelled(tmp_path), [context, context], seed=0)
+    part = directions.direction_section("truthfulness", labelled(tmp_path), [context, context], seed=0)
     assert part.numbers["layer"] == 1 and "cross-validation on the training texts" in part.sentences[0]
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from harness_plugins.context_copying.task import KnowledgeConflict
-from harness_plugins.post_training import patching
-from harness_plugins.post_training.patching import Localisation, Pair, correlation, fact_pairs, localise
-from harness_plugins.post_training.patching_figures import patching_map
+from harness_plugins.context_copying.task.knowledge_conflict import KnowledgeConflict
+from harness_plugins.post_training.analysis import patching
+from harness_plugins.post_training.analysis.patching import Localisation, Pair, correlation, fact_pairs, localise
+from harness_plugins.post_training.figures.patching import patching_map
 
 from harness.errors import HarnessError
 from harness.model.model import Model

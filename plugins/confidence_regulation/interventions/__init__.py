@@ -1,0 +1,1 @@
+"""What is done to them, beyond the core's ablations."""

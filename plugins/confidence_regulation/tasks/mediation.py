@@ -1,0 +1,312 @@
+"""Total and direct effects of final-layer neurons over plain text, together and one by one (Stolfo et al. 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from harness.plugin import Condition, CountsPath, HarnessError, Neuron, Outcomes, Prepared, Prompt, Selection, Unit
+
+from .plain_text import TextTask, by_token, fit, per_prompt, prompt_of
+
+if TYPE_CHECKING:
+    from harness.effects import Effects, Kind
+    from harness.plugin import Engine, Model, Progress
+
+CELLS = 2**23
+"""(condition, token) pairs whose effects are held at once."""
+
+ECE_BINS, CONFIDENCE_BINS = 15, 50
+
+
+class EffectsTask(TextTask):
+    """Base of the tasks that measure effects of final-layer neurons on the predictions of a text."""
+
+    length: int = Field(256, ge=8, description="tokens of a sequence, at most the model's positions")
+    skip_first: int = Field(3, ge=0, description="predictions made at the first so many positions do not count")
+    newlines: bool = Field(False, description="predictions at newlines, and just before them, count")
+    unigram: CountsPath = Field(
+        None, description="file of token counts (harness unigrams, or .npy); default: counted on the corpus"
+    )
+
+    def prepare(self, engine: Engine, limit: int | None, seed: int) -> Prepared:
+        if engine.name != "closed_form":
+            raise HarnessError(
+                f"task {self.name}: direct effects are computed in closed form; leave --engine {engine.name} out."
+            )
+        model = engine.model
+        n = self.sequences if limit is None else min(limit, self.sequences)
+        length = fit(model, self.length)
+        spans, step = self.spans(model, n, length, seed)
+        prompts = tuple(prompt_of(model, i, span.tokens) for i, span in enumerate(spans))
+        counted = sum(map(sum, self.positions(model, prompts)))
+        details: dict[str, Any] = {"length": length, "tokens": counted}
+        if self.wants_unigram():
+            found = self.unigrams(model)
+            details["unigram"] = {"source": found.source, "tokens": found.n_tokens, "notes": list(found.notes)}
+        return Prepared(prompts, (step,), details)
+
+    def wants_unigram(self) -> bool:
+        """Whether the distribution of tokens is needed."""
+        return True
+
+    def unigrams(self, model: Model) -> Any:
+        from harness.data import unigrams
+
+        return unigrams(model, self.unigram, self.corpus)
+
+    def positions(self, model: Model, prompts: Sequence[Prompt]) -> list[list[bool]]:
+        """For every prompt and each of its tokens but the first, whether its prediction counts."""
+        from harness.data.token_sequences import kept
+
+        return [kept(model, x.tokens, skip_first=self.skip_first, newlines=not self.newlines) for x in prompts]
+
+    def check_units(self, units: Sequence[Unit], model: Model) -> None:
+        """Refuse anything but neurons of the last layer."""
+        last = model.anatomy.n_layers - 1
+        for unit in units:
+            if not isinstance(unit, Neuron) or unit.layer != last:
+                raise HarnessError(
+                    f"--selector: the task {self.name} is about neurons of the last layer ({last}); {unit} is none."
+                )
+
+    def alone(self, selection: Selection, model: Model) -> Sequence[tuple[Unit, ...]]:
+        """None; what cannot be measured is refused here, before anything is run."""
+        self.check_units(selection.units, model)
+        return ()
+
+    def measured(
+        self,
+        model: Model,
+        prompts: Sequence[Prompt],
+        conditions: Sequence[Condition],
+        kinds: Sequence[Kind],
+        **options: Any,
+    ) -> Effects:
+        """Effects of the conditions on the predictions that count.
+
+        Raises:
+            HarnessError: they edit anything but neurons of the last layer, or freeze something themselves.
+        """
+        from harness.effects import effects
+
+        for condition in conditions:
+            self.check_units(condition.units, model)
+            if condition.frozen is not None:
+                raise HarnessError(
+                    f"--intervention: the task {self.name} measures direct effects by itself; leave frozen out."
+                )
+        tokens, positions = [prompt.tokens for prompt in prompts], self.positions(model, prompts)
+        counts = self.unigrams(model).probabilities if self.wants_unigram() else None
+        return effects(model, tokens, conditions, kinds, positions=positions, unigram=counts, **options)
+
+
+def groups(n_conditions: int, prompts: Sequence[Prompt]) -> Iterator[slice]:
+    """Consecutive prompts whose effects fit in ``CELLS``."""
+    longest = max(len(prompt.tokens) for prompt in prompts)
+    step = max(1, CELLS // (n_conditions * longest))
+    for start in range(0, len(prompts), step):
+        yield slice(start, min(start + step, len(prompts)))
+
+
+class Mediation(EffectsTask):
+    """Total and direct effects, mediated fractions, entropy, ranks and calibration, for the selection and each neuron.
+
+    Total effect: mean |change of the loss| under the ablation. Direct effect: the same with the final norm's
+    denominator (``final norm``), or the component of the logits along the log-frequencies of the tokens (``unigram``),
+    held at the untouched model's. Mediated fraction: 1 - direct / total (Stolfo et al. 2024, eq. 5 to 8).
+    """
+
+    name = "mediation"
+    default_metrics = ("mediation", "calibration", "by_position")
+    frequency: bool = Field(False, description="also the effect that goes through the token frequencies")
+    others: int | None = Field(
+        None, ge=0, description="how many neurons beside the selected are measured one by one; default: the whole layer"
+    )
+    method: Literal["exact", "fast"] = Field("exact", description="for the neurons one by one; fast: by moments")
+
+    def wants_unigram(self) -> bool:
+        return self.frequency
+
+    def gives(self) -> frozenset[str]:
+        frequency = {"frozen_unigram_effect", "kl_unigram_change"}
+        calibration = {"reliability", "confidences", "brier", "confidence", "right"}
+        values = {"tokens", "loss", "entropy", "reciprocal_rank", *ZERO_UNTOUCHED, *calibration}
+        return frozenset({*(values if self.frequency else values - frequency), "series entropy", "series loss"})
+
+    def alone(self, selection: Selection, model: Model) -> Sequence[tuple[Unit, ...]]:
+        """Every selected neuron, and the others of the last layer, or so many of them at random."""
+        self.check_units(selection.units, model)
+        layer = model.anatomy.n_layers - 1
+        rest = [i for i in range(model.anatomy.d_mlp) if Neuron(layer, i) not in set(selection.units)]
+        if self.others is not None and self.others < len(rest):
+            rest = sorted(np.random.default_rng(0).choice(rest, self.others, replace=False).tolist())
+        return [*((unit,) for unit in selection.units), *((Neuron(layer, i),) for i in rest)]
+
+    def observe(
+        self,
+        engine: Engine,
+        prompts: Sequence[Prompt],
+        conditions: Sequence[Condition],
+        progress: Progress | None = None,
+    ) -> Outcomes:
+        parts = []
+        for group in groups(len(conditions), prompts):
+            parts.append(self._observe(engine, prompts[group], conditions))
+            if progress:
+                progress(len(parts[-1].prompts) * len(conditions))
+        return Outcomes.join(parts)
+
+    def _observe(self, engine: Engine, prompts: Sequence[Prompt], conditions: Sequence[Condition]) -> Outcomes:
+        model, n = engine.model, len(prompts)
+        first_alone = next((i for i, x in enumerate(conditions) if x.name.startswith("alone")), len(conditions))
+        frozen: list[Kind] = ["frozen_norm", *(["frozen_unigram"] if self.frequency else [])]  # type: ignore[list-item]
+        blocks = []
+        for block, method in ((conditions[1:first_alone], "exact"), (conditions[first_alone:], self.method)):
+            if block:
+                options = {"batch_size": engine.batch_size, "method": method, "ranks": ("total",)}
+                found = self.measured(model, prompts, block, ("total", *frozen), **options)
+                blocks.append((found, _sums(found, frozen, n)))
+        total = blocks[0][0]
+        untouched = _untouched(total, n)
+        values = {
+            name: np.concatenate([untouched[name][None], *[sums[name] for _, sums in blocks]]).astype(array.dtype)
+            for name, array in blocks[0][1].items()
+        }
+        lengths = [len(prompt.tokens) for prompt in prompts]
+        token = {
+            "loss": (total.loss, total.loss + total.loss_change["total"][0]),
+            "entropy": (total.entropy, total.entropy + total.entropy_change["total"][0]),
+            "reciprocal_rank": tuple(1 / (1 + total.rank["total"][[-1, 0]])) if total.rank else (),
+        }
+        series = {
+            name: by_token(dict(zip(("baseline", "treated"), rows, strict=True)), total.prompt, total.position, lengths)
+            for name, rows in token.items()
+        }
+        names = tuple(condition.name for condition in conditions)
+        return Outcomes(names, tuple(prompts), values, series=series)
+
+
+def _sums(total: Effects, frozen: Sequence[Kind], n: int) -> dict[str, np.ndarray]:
+    """Sums over the tokens of each prompt, by condition: [C, n], and the sums of calibration [C, n, k]."""
+    assert total.rank is not None and total.best is not None and total.top is not None
+    rank, best, top = total.rank["total"][:-1], total.best["total"], total.top["total"][:-1]
+    loss, entropy = total.loss_change["total"], total.entropy_change["total"]
+    values = {
+        "tokens": np.ones_like(loss),
+        "total_effect": np.abs(loss),
+        "loss_change": loss,
+        "entropy_change": entropy,
+        "entropy_effect": np.abs(entropy),
+        "kl": total.kl["total"],
+        "loss": total.loss + loss,
+        "entropy": total.entropy + entropy,
+        "reciprocal_rank": 1 / (1 + rank),
+        "changed": best[:-1] != best[-1:],
+        **{f"{kind}_effect": np.abs(total.loss_change[kind]) for kind in frozen},
+    }
+    if total.kl_unigram_change is not None:
+        values["kl_unigram_change"] = total.kl_unigram_change["total"]
+    found = {name: per_prompt(array, total.prompt, n) for name, array in values.items()}
+    return found | _calibration(top, rank, total.prompt, n)
+
+
+def _untouched(total: Effects, n: int) -> dict[str, np.ndarray]:
+    """The row of the untouched model: [n], [n, k]; what is a change is zero."""
+    assert total.rank is not None and total.top is not None
+    rank, top = total.rank["total"][-1:], total.top["total"][-1:]
+    zero = np.zeros(n)
+    found = {name: zero for name in ZERO_UNTOUCHED}
+    values = {
+        "tokens": np.ones_like(total.loss),
+        "loss": total.loss,
+        "entropy": total.entropy,
+        "reciprocal_rank": 1 / (1 + rank[0]),
+    }
+    found |= {name: per_prompt(array, total.prompt, n) for name, array in values.items()}
+    return found | {name: array[0] for name, array in _calibration(top, rank, total.prompt, n).items()}
+
+
+ZERO_UNTOUCHED = (
+    "total_effect", "loss_change", "entropy_change", "entropy_effect", "kl", "changed", "frozen_norm_effect",
+    "frozen_unigram_effect", "kl_unigram_change",
+)  # fmt: skip
+
+
+def _calibration(top: np.ndarray, rank: np.ndarray, prompt: np.ndarray, n: int) -> dict[str, np.ndarray]:
+    """Of predictions with log-probabilities ``top`` and the right token's ``rank`` [C, T]: sums for the calibration
+    error, counts for the AUROC, and squared errors (Brier score of the predicted token), by prompt."""
+    from harness.statistics.functionals import confidences, reliability
+
+    confidence, right = np.exp(np.minimum(top, 0.0)), rank == 0
+    return {
+        "reliability": reliability(confidence, right, prompt, n, ECE_BINS),
+        "confidences": confidences(confidence, right, prompt, n, CONFIDENCE_BINS),
+        "brier": per_prompt((confidence - right) ** 2, prompt, n),
+        "confidence": per_prompt(confidence, prompt, n),
+        "right": per_prompt(right, prompt, n),
+    }
+
+
+class UnigramEntropy(EffectsTask):
+    """How the divergence of the token frequencies from the prediction, KL(P_freq || P_model), goes with its entropy."""
+
+    name = "unigram_entropy"
+    default_metrics = ("unigram_correlation",)
+
+    def gives(self) -> frozenset[str]:
+        return frozenset(
+            {
+                "tokens",
+                "kl_unigram_change",
+                "entropy_change",
+                "levels",
+                "changes",
+                "series entropy",
+                "series kl_unigram",
+            }
+        )
+
+    def observe(
+        self,
+        engine: Engine,
+        prompts: Sequence[Prompt],
+        conditions: Sequence[Condition],
+        progress: Progress | None = None,
+    ) -> Outcomes:
+        parts = []
+        for group in groups(len(conditions), prompts):
+            parts.append(self._observe(engine, prompts[group], conditions))
+            if progress:
+                progress(len(parts[-1].prompts) * len(conditions))
+        return Outcomes.join(parts)
+
+    def _observe(self, engine: Engine, prompts: Sequence[Prompt], conditions: Sequence[Condition]) -> Outcomes:
+        from harness.statistics.functionals import moments
+
+        found = self.measured(engine.model, prompts, conditions[1:], ("total",), batch_size=engine.batch_size)
+        assert found.kl_unigram is not None and found.kl_unigram_change is not None
+        none = np.zeros((1, len(found.prompt)), np.float32)
+        entropy_change = np.concatenate([none, found.entropy_change["total"]])
+        kl_change = np.concatenate([none, found.kl_unigram_change["total"]])
+        entropy, kl = found.entropy + entropy_change, found.kl_unigram + kl_change
+
+        def sums(values: np.ndarray) -> np.ndarray:
+            return per_prompt(values, found.prompt, len(prompts))
+
+        values = {
+            "tokens": sums(np.ones_like(entropy)),
+            "kl_unigram_change": sums(kl_change),
+            "entropy_change": sums(entropy_change),
+            "levels": np.stack([sums(x) for x in moments(kl, entropy)], -1),
+            "changes": np.stack([sums(x) for x in moments(kl_change, entropy_change)], -1),
+        }
+        lengths = [len(prompt.tokens) for prompt in prompts]
+        series = {
+            name: by_token({"baseline": array[0], "treated": array[1]}, found.prompt, found.position, lengths)
+            for name, array in (("entropy", entropy), ("kl_unigram", kl))
+        }
+        return Outcomes(tuple(condition.name for condition in conditions), tuple(prompts), values, series=series)

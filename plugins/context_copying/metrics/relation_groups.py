@@ -1,0 +1,92 @@
+"""The transitions and the change of entropy for each group of relations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from harness.plugin import Frame, Measurement, Metric
+
+from .transition_cells import columns_of
+from ..figures import group_bars
+from ..task.answer_sources import CK
+from .transitions import measure
+
+if TYPE_CHECKING:
+    from harness.plugin import Measure, Outcomes
+
+RESAMPLES = 2000
+
+
+class RelationGroups(Metric):
+    """Global transition score, CK conversion ratio and change of entropy for each group of relations, with intervals
+    over facts and p-values that are adjusted over the groups (by the control sets that they share, and Holm's)."""
+
+    name = "relation_groups"
+    needs = frozenset({"source", "entropy", "field group", "field relation"})
+    by: Literal["group", "relation"] = Field("group", description="one row for each group, or for each relation")
+
+    def measure(self, outcomes: Outcomes) -> Measurement:
+        names = np.array([prompt.fields[self.by] for prompt in outcomes.prompts])
+        families: dict[str, list[tuple[dict[str, Any], np.ndarray]]] = {}
+        rows: list[dict[str, Any]] = []
+        for group in sorted(set(names.tolist())):
+            inside = np.flatnonzero(names == group)
+            for found in measures_of(outcomes["source"][:, inside], outcomes["entropy"][:, inside]):
+                rows.append(row(str(group), found, outcomes.clusters[inside]))
+                families.setdefault(found.name, []).append((rows[-1], found.values))
+        for family in families.values():
+            correct(*zip(*family, strict=True))
+        title = (
+            f"by {self.by}: 95% intervals over facts, p against the controls, adjusted over the {self.by}s "
+            "(Westfall-Young; Holm)"
+        )
+        frame = Frame("relation_groups", title, columns_of(rows))
+        return Measurement(frames=(frame,), figures=(group_bars(frame.columns, self.by),))
+
+
+def correct(rows: Sequence[dict[str, Any]], values: Sequence[np.ndarray]) -> None:
+    """Fill in the p of one measure that are adjusted over the groups; values [n_conditions] of each group."""
+    from harness.statistics import adjust, step_down_min_p
+
+    every = np.array(values)
+    together = step_down_min_p(every[:, 1], every[:, 2:])
+    for entry, p, holm in zip(rows, together, adjust([entry["p"] for entry in rows]), strict=True):
+        entry |= {"p_adjusted": p, "p_holm": holm}
+
+
+def measures_of(source: np.ndarray, entropy: np.ndarray) -> list[Measure]:
+    """The measures of some prompts: codes of their sources and entropies, [conditions, prompts] each."""
+    everywhere = np.ones(source.shape, bool)
+    return [
+        measure("GTS", "global transition score", "%", source != source[:1], everywhere),
+        measure("CKCR", "CK conversion ratio", "%", (source[:1] != CK) & (source == CK), source[:1] != CK),
+        measure("entropy_change", "change of entropy", "nats", entropy - entropy[:1], everywhere),
+    ]
+
+
+def row(group: str, found: Measure, clusters: np.ndarray) -> dict[str, Any]:
+    """One measure of one group beside its controls; adjusted p are filled in later."""
+    from harness.statistics import derive_seed, summarise
+
+    summary = summarise(found, clusters, derive_seed(0, "relation_groups", group, found.name), RESAMPLES)
+    interval, controls = summary.interval, summary.controls or {}
+    return {
+        "group": group,
+        "measure": found.title,
+        "facts": len(np.unique(clusters[found.counting])),
+        "prompts": int(found.denominator[1].sum()),
+        "count": summary.count,
+        "value": summary.value,
+        "ci_low": interval.low if interval else None,
+        "ci_high": interval.high if interval else None,
+        "unit": found.unit,
+        **{f"control_{name}": controls.get(name) for name in ("mean", "standard_error", "q05", "q95")},
+        "quantile": summary.test.quantile,
+        "p": summary.test.p_two_sided,
+        "p_adjusted": None,
+        "p_holm": None,
+    }

@@ -1,0 +1,139 @@
+"""Transitions between sources and conversion ratios (Tighidet et al. 2025).
+
+Every measure is a ratio of sums over prompts, so that its controls, intervals and p-values come from one place
+(:mod:`harness.statistics`). "Before" is the baseline, "after" each condition in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from harness.plugin import Matrix, Measurement, Metric, Table
+
+from .transition_cells import LAYOUT, NAME, transition_cells
+from ..figures import conversion_bars, source_counts, transition_scores
+from ..task.answer_sources import SOURCES
+
+if TYPE_CHECKING:
+    from harness.plugin import Measure, Outcomes
+
+NAMES = {"CK": "context", "PK": "memory", "ND": "neither"}
+
+
+def measure(
+    name: str, title: str, unit: str, numerator: np.ndarray, denominator: np.ndarray, **rest: object
+) -> Measure:
+    from harness.plugin import Measure
+
+    shape = np.broadcast_shapes(numerator.shape, denominator.shape)
+    return Measure(
+        name=name,
+        title=title,
+        unit=unit,
+        numerator=np.broadcast_to(numerator, shape),
+        denominator=np.broadcast_to(denominator, shape),
+        scale=100.0 if unit == "%" else 1.0,
+        **rest,  # type: ignore[arg-type]
+    )
+
+
+def _agrees(fields: Mapping[str, Any]) -> bool:
+    return bool(fields["counter_object"].lower() == fields["parametric_object"].lower())
+
+
+class Transitions(Metric):
+    """The 3 x 3 table of sources before and after, its row shares, and paired tests of it."""
+
+    name = "transitions"
+    needs = frozenset({"source"})
+    layouts: ClassVar[dict[str, Matrix]] = {NAME: LAYOUT}
+    collapse: float = Field(0.9, gt=0, le=1, description="share of ND from which the treated model counts as broken")
+
+    def measure(self, outcomes: Outcomes) -> Measurement:
+        from harness.statistics import table_tests, transition_table
+
+        source = outcomes["source"]
+        before, codes = source[:1], range(len(SOURCES))
+        tables = np.array([transition_table(source[0], after, codes) for after in source])
+        cells = {
+            (i, j): measure(
+                f"{SOURCES[i]}_to_{SOURCES[j]}",
+                f"{SOURCES[i]} -> {SOURCES[j]}, share of what was {SOURCES[i]}",
+                "%",
+                (before == i) & (source == j),
+                before == i,
+                null=100.0 if i == j else 0.0,
+                description=f"of the prompts answered from {NAMES[SOURCES[i]]}, "
+                f"how many are answered from {NAMES[SOURCES[j]]} after the intervention",
+            )
+            for i in codes
+            for j in codes
+        }
+        measures = [cell for (i, j), cell in cells.items() if i != j]
+        measures.append(
+            measure(
+                "invariant",
+                "invariant share",
+                "%",
+                before == source,
+                np.ones(source.shape, bool),
+                description="prompts whose knowledge source stays what it was",
+            )
+        )
+        undefined = (source == SOURCES.index("ND")).mean(axis=1)
+        broken = None
+        if undefined[1] >= self.collapse and undefined[0] < self.collapse:
+            broken = (
+                f"{undefined[1]:.0%} of the treated answers come from neither context nor memory "
+                f"({undefined[0]:.0%} before): the model no longer does the task"
+            )
+        table = Table(
+            name="transitions",
+            title="knowledge source before (rows) and after (columns)",
+            categories=SOURCES,
+            treated=tables[1],
+            controls=tables[2:],
+            tests=table_tests(source[0], source[1], codes, outcomes.clusters),
+        )
+        agree = all("counter_object" in x.fields and _agrees(x.fields) for x in outcomes.prompts)
+        remarks = ("every context agrees with memory: answers count as PK or ND, and CK cannot occur",) if agree else ()
+        frames = (transition_cells(cells, outcomes.clusters),)
+        return Measurement(tuple(measures), (table,), frames, (source_counts(tables),), remarks, broken)
+
+
+class ConversionRatios(Metric):
+    """Conversion ratios CKCR, PKCR, NDCR and the global transition score, in percent."""
+
+    name = "conversion_ratios"
+    needs = frozenset({"source"})
+
+    def measure(self, outcomes: Outcomes) -> Measurement:
+        source = outcomes["source"]
+        before = source[:1]
+        measures = [
+            measure(
+                f"{kind}CR",
+                f"{kind} conversion ratio",
+                "%",
+                (before != code) & (source == code),
+                before != code,
+                primary=True,
+                description=f"of the prompts not answered from {NAMES[kind]} before, how many are after",
+            )
+            for code, kind in enumerate(SOURCES)
+        ]
+        score = measure(
+            "GTS",
+            "global transition score",
+            "%",
+            before != source,
+            np.ones(source.shape, bool),
+            primary=True,
+            description="prompts whose knowledge source changed",
+        )
+        histogram = (transition_scores(score),) if len(source) > 2 else ()  # there is none without controls
+        return Measurement((*measures, score), figures=(conversion_bars(measures), *histogram))

@@ -1,0 +1,1 @@
+"""Value and query neurons, and value heads, by their log-probability increase."""

@@ -1,0 +1,257 @@
+"""`harness compare --base M1 --tuned M2`: what post-training changed (Du et al., COLM 2025).
+
+Two models go in; out come sections (neurons, behaviour, directions, steering, patching), each with its numbers,
+sentences, tables and figures, and a folder that is the same bytes whenever the same comparison is made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from harness.data import FactTable
+from harness.files.paths import expand
+from harness.plugin import Component, HarnessError, Source, border
+from harness.plugin.catalogue import catalogue
+from harness.plugin.components import ComponentSpec, Kind
+from harness.progress import Stage
+
+from .section import Section
+
+if TYPE_CHECKING:
+    from harness.plugin import Corpus, Figure, Frame, Model, ModelLoader, SelectionContext, Selector, Task
+
+SCHEMA = "post_training/1"
+
+BEGINS = ("I cannot", "I can't", "I can’t", "I'm sorry", "I’m sorry", "I am sorry", "Sorry", "As an AI", "I'm unable")
+"""How refusals begin, unless that is said."""
+
+
+class Settings(BaseModel):
+    """What is compared, besides the models; part of the comparison's identity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    top: int = Field(10, ge=1, lt=2**31, description="neurons that each rule chooses")
+    null_dims: int | None = Field(
+        None, ge=1, lt=2**31, description="null dimensions; default: from the base model's spectrum"
+    )
+    limit: int | None = Field(None, ge=1, lt=2**63, description="facts that behaviour is measured on; default: all")
+    unigram: Source | None = Field(None, description="file of token counts")
+    truthfulness: Source | None = Field(None, description="labelled statements")
+    refusal: Source | None = Field(None, description="labelled prompts, true for those that should be refused")
+    begins: tuple[str, ...] = Field(BEGINS, min_length=1, description="how refusals begin")
+    pairs: int = Field(100, ge=0, lt=2**31, description="pairs of facts for activation patching; 0: none")
+    seed: int = Field(0, ge=0, lt=2**63)
+    resamples: int = Field(2000, ge=100, le=1_000_000, description="bootstrap resamples")
+
+    def completed(self, loader: ModelLoader) -> Settings:
+        """The same, with the labelled texts that the model has of its own where none are named."""
+        named = {kind: getattr(self, kind) or loader.labelled.get(kind) for kind in ("truthfulness", "refusal")}
+        begins = loader.refusals if loader.refusals and self.begins == BEGINS else self.begins
+        return self.model_copy(update={**named, "begins": begins})
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A finished comparison: its record (JSON values), and its folder."""
+
+    record: dict[str, Any]
+    folder: Path
+
+
+def compare_models(
+    loaders: Sequence[ModelLoader],
+    names: Sequence[str],
+    settings: Settings,
+    corpus: Corpus | None,
+    output: Path,
+    batch_size: int,
+    stage: Stage,
+) -> Compared:
+    """Compare a base model with a tuned one, and write the folder ``<base>-vs-<tuned>-<hash>``.
+
+    Args:
+        loaders, names: of base and tuned; the names are fit for a folder's name.
+        corpus: texts for loss, entropy and token-frequency neurons; default: that of the models' own,
+            where it is the same.
+
+    Raises:
+        HarnessError: the models differ in shape, or an input is wrong; nothing is written then.
+    """
+    from harness.engine import ClosedFormEngine
+    from harness.files.store import clean, digest
+    from harness.plugin import SelectionContext
+
+    own = {loader.corpus for loader in loaders}
+    if len(own) == 1 and (name := own.pop()) is not None:  # both were trained on texts of the same kind
+        settings = settings.completed(loaders[0])
+        corpus = corpus or cast("Corpus", _component("corpus", name))
+    inputs = input_digests(settings, corpus)
+    with stage("loading the models"):
+        models = [border.load(loader) for loader in loaders]
+    check_comparable(models)
+    check_fits(settings, models[0])
+    contexts = [
+        SelectionContext(model, ClosedFormEngine(model, batch_size), [], settings.seed, stage=stage) for model in models
+    ]
+    identity = {
+        "schema": SCHEMA,
+        "base": models[0].provenance(),
+        "tuned": models[1].provenance(),
+        "settings": settings.model_dump(exclude={"truthfulness", "refusal", "unigram"}),
+        "corpus": None if corpus is None else corpus.identity(),
+        "inputs": inputs,
+    }
+    sections = list(_sections(contexts, settings, corpus, stage))
+    folder = output / f"{names[0]}-vs-{names[1]}-{digest(identity)[:8]}"
+    record = clean({"identity": identity, "name": folder.name, "parts": [_told(section) for section in sections]})
+    with stage("writing tables and figures"):
+        write(folder, record, sections)
+    return Compared(record, folder)
+
+
+def check_comparable(models: Sequence[Model]) -> None:
+    """Raises: HarnessError: the models differ in layers, width, neurons or vocabulary: neuron i is not neuron i."""
+    base, tuned = (model.anatomy for model in models)
+    for field, what in (
+        ("n_layers", "layers"), ("d_model", "dimensions of the residual stream"), ("d_mlp", "neurons in a layer"),
+        ("d_vocab", "tokens in the vocabulary"),
+    ):  # fmt: skip
+        if getattr(base, field) != getattr(tuned, field):
+            raise HarnessError(
+                f"compare: {models[0].name} has {getattr(base, field)} {what} and {models[1].name} "
+                f"{getattr(tuned, field)}: expected a base model and one that was trained from it, of the same shape."
+            )
+
+
+def check_fits(settings: Settings, model: Model) -> None:
+    """Raises: HarnessError: more neurons or null dimensions are asked for than the model has."""
+    anatomy = model.anatomy
+    if settings.null_dims is not None and settings.null_dims >= anatomy.d_model:
+        raise HarnessError(f"--null_dims: expected fewer than d_model = {anatomy.d_model}, got {settings.null_dims}.")
+    if settings.top > anatomy.d_mlp:
+        raise HarnessError(f"--top: a layer of {model.name} has {anatomy.d_mlp} neurons, fewer than {settings.top}.")
+
+
+def input_digests(settings: Settings, corpus: Corpus | None) -> dict[str, str]:
+    """sha256 of every file that is read; a file that is wrong is refused before a model is loaded."""
+    from harness.files.digests import files_digest
+
+    from ..analysis.labelled_texts import load_labelled
+
+    found = {} if corpus is None else {"corpus": border.data_digest(corpus)}
+    for kind in ("truthfulness", "refusal", "unigram"):
+        path = getattr(settings, kind)
+        if path is not None:
+            if kind != "unigram":
+                load_labelled(path)
+            found[kind] = files_digest([expand(path)])
+    return found
+
+
+def _sections(
+    contexts: Sequence[SelectionContext], settings: Settings, corpus: Corpus | None, stage: Stage
+) -> Iterator[Section]:
+    """What can be compared; a section that cannot be says why, in place of its findings."""
+    from .behaviour import behaviour_section
+    from .directions import patching_section
+    from .neurons import weights_section
+    from .steering import steering_section
+
+    s, task = settings, cast("Task", _component("task", "knowledge_conflict"))
+    rules = rules_of(settings, corpus)
+    with stage("comparing the last layers"):
+        yield weights_section([context.model for context in contexts], contexts, rules, s.null_dims, s.seed)
+    engines = [context.engine for context in contexts]
+    made: list[tuple[str, str, Callable[[], Section]]] = [
+        (
+            "behaviour",
+            "Behaviour",
+            lambda: behaviour_section(engines, task, corpus, s.limit, s.seed, s.resamples, stage=stage),
+        )
+    ]
+    for kind in ("truthfulness", "refusal"):
+        if path := getattr(settings, kind):
+            made.append((kind, f"The direction of {kind}", _direction(kind, Path(path), contexts, s.seed)))
+    if s.refusal:
+        refusal = Path(s.refusal)
+        made.append(("steering", "Steering", lambda: steering_section(refusal, s.begins, contexts, s.seed)))
+    if s.pairs:
+        made.append(
+            ("patching", "Activation patching", lambda: patching_section(contexts, FactTable().facts(), s.pairs, s.seed))
+        )
+    for name, title, make in made:
+        with stage(title[:1].lower() + title[1:]):
+            try:
+                section = make()
+            except HarnessError as error:
+                section = Section(name, title, (f"Not compared: {error}",), {"why": str(error)})
+        yield section
+
+
+def _direction(kind: str, path: Path, contexts: Sequence[SelectionContext], seed: int) -> Callable[[], Section]:
+    from .directions import direction_section
+
+    return lambda: direction_section(kind, path, contexts, seed)
+
+
+def rules_of(settings: Settings, corpus: Corpus | None) -> Callable[[int], Mapping[str, Selector]]:
+    """The rules that choose neurons, by name, for a number of null dimensions."""
+
+    def selector(name: str, **params: object) -> Selector:
+        return cast("Selector", _component("selector", name, **params))
+
+    def rules(null_dims: int) -> Mapping[str, Selector]:
+        top = settings.top
+        found = {
+            "entropy neurons (Du et al.: largest norms, lowest LogitVar)": selector(
+                "entropy", top=top, rule="norm_logit_var", null_dims=null_dims
+            ),
+            "entropy neurons (rho >= 0.4, lowest LogitVar)": selector("entropy", null_dims=null_dims),
+        }
+        if corpus is None:
+            return found
+        frequency = selector("token_frequency", top=top, corpus=corpus, unigram=settings.unigram)
+        return {**found, "token-frequency neurons": frequency}
+
+    return rules
+
+
+def _component(kind: Kind, name: str, **params: object) -> Component:
+    """A component of whichever plugin offers it."""
+    return catalogue().build(kind, ComponentSpec(name, params), f"compare: its {kind}")
+
+
+def _told(section: Section) -> dict[str, Any]:
+    """A section as the record keeps it."""
+    from harness.running.record import frame_rows
+
+    return {
+        "name": section.name,
+        "title": section.title,
+        "sentences": section.sentences,
+        **section.numbers,
+        "frames": [frame_rows(frame) for frame in section.frames],
+        "figures": [{"name": figure.name, "title": figure.title} for figure in section.figures],
+    }
+
+
+def write(folder: Path, record: Mapping[str, Any], sections: Sequence[Section]) -> None:
+    """Tables, figures, the pages, and last the record: where it is, the comparison is complete."""
+    from harness.files.store import write_bytes, write_json
+    from harness.report.figure_files import write_shown
+
+    from .report import html, markdown
+
+    shown: list[Frame | Figure] = []
+    for section in sections:
+        shown += [*section.frames, *section.figures]
+    write_shown(folder, shown)
+    write_bytes(folder / "README.md", markdown(record).encode())
+    write_bytes(folder / "report.html", html(record, folder).encode())
+    write_json(folder / "result.json", record)

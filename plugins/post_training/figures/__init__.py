@@ -1,0 +1,1 @@
+"""Figures of two models, of directions in them, and of what patching restores."""
