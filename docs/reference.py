@@ -48,10 +48,11 @@ PYTHON = {
         for name in ("Neuron", "Head", "Selection", "Edit", "SetNeurons", "Frozen", "Condition")
     ),
     "Engines": (
+        "harness.engine.engine.Engine",
         "harness.engine.closed_form.ClosedFormEngine",
         "harness.engine.hooks.HookEngine",
-        "harness.engine.hooks.Scores",
-        "harness.engine.hooks.Generations",
+        "harness.engine.scores.Scores",
+        "harness.engine.generations.Generations",
     ),
     "Effects of many neurons": ("harness.effects.sweep.effects", "harness.effects.sweep.Effects"),
     "What tasks and metrics pass on": tuple(

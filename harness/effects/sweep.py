@@ -28,7 +28,7 @@ from harness.effects.logit_changes import Found, Kind, Problem, Unigram, changes
 from harness.effects.logit_changes import ranks as ranks_of
 from harness.effects.moment_expansion import changes_fast, expands
 from harness.engine.final_layer import FinalLayer, Observed, Part, fits
-from harness.engine.hooks import Progress, batches
+from harness.engine.engine import Progress, batches
 from harness.engine.kernels import not_finite
 from harness.errors import HarnessError
 from harness.files.wording import counted

@@ -10,7 +10,8 @@ import torch
 
 from harness.conditions.conditions import Neuron
 from harness.conditions.frozen import check_conditions
-from harness.engine.hooks import batches, under
+from harness.engine.engine import batches
+from harness.engine.hooks import under
 from harness.errors import HarnessError
 
 if TYPE_CHECKING:

@@ -2,7 +2,8 @@
 
 What lies before the earliest edited layer is the same under every condition of a block, and is run once for all of
 them (:mod:`harness.engine.prefix`): in scoring, and for the prompts in generation. New tokens differ between
-conditions. Conditions that freeze something need two passes each, and are run one after another (:class:`HookEngine`).
+conditions. Conditions that freeze something need two passes each, and are run one after another
+(:class:`harness.engine.hooks.HookRunner`).
 """
 
 from __future__ import annotations
@@ -11,31 +12,19 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from harness.conditions.conditions import site_of
-from harness.conditions.frozen import check_conditions
 from harness.conditions.head_edits import watch_starts
-from harness.engine.hooks import (
-    Generations,
-    HookEngine,
-    InPlace,
-    Progress,
-    Reading,
-    Scores,
-    asked_tokens,
-    batches,
-    edit_site,
-    entropy,
-    say,
-    writer,
-)
+from harness.engine.engine import Engine, Runner
+from harness.engine.generations import Generations, Request, decode_greedily
+from harness.engine.hooks import HookRunner, InPlace, edit_site, writer
 from harness.engine.prefix import Prefix, can_resume, capture_prefix, fill_cache, resume
 from harness.model.key_values import cache_of
 
 if TYPE_CHECKING:
     from harness.conditions.conditions import Condition
+    from harness.engine.scores import Reading, TokenScores
     from harness.model.model import Batch, Model
 
 TILES = {"cpu": 2}
@@ -76,140 +65,65 @@ def under_all(model: Model, conditions: Sequence[Condition]) -> Iterator[None]:
         yield
 
 
-class BatchedEngine(HookEngine):
-    """Equals :class:`HookEngine`: the same hooks, each on the rows of its condition."""
+class BatchedRunner:
+    """The same hooks as :class:`harness.engine.hooks.HookRunner`, each on the rows of its condition.
 
-    name = "batched"
+    Args:
+        conditions: that freeze nothing.
+        resumes: what is known of the model: whether passes may go on from a layer, with a cache or without.
+    """
 
-    def __init__(self, model: Model, batch_size: int = 64) -> None:
-        super().__init__(model, batch_size)
-        self._resumes: dict[tuple[int, bool], bool] = {}
+    def __init__(
+        self, model: Model, conditions: Sequence[Condition], batch_size: int, resumes: dict[tuple[int, bool], bool]
+    ) -> None:
+        self.model, self.conditions, self.batch_size = model, conditions, batch_size
+        self.untouched, self.by_layer = _by_earliest(conditions)
+        self._resumes = resumes
 
-    def path(self, conditions: Sequence[Condition]) -> str:
-        return "batched"
+    def score(self, reading: Reading) -> Iterator[tuple[Sequence[int], TokenScores]]:
+        shared, prefix = self._shared(cache=False), Prefix()
+        if shared or self.untouched:
+            with capture_prefix(self.model, shared) as prefix:
+                keep = reading.keep if self.untouched else 1
+                logits = self.model.forward(reading.batch, logits_to_keep=keep).logits
+            for c in self.untouched:
+                yield [c], reading.scores(logits, self.conditions[c])
+            del logits
+        for layer, members in self.by_layer.items():
+            for block in self._blocks(members, reading.batch, all_logits=True):
+                here = [self.conditions[c] for c in block]
+                with contextlib.ExitStack() as stack:
+                    if layer in shared:
+                        stack.enter_context(resume(self.model, prefix, layer, len(here)))
+                    stack.enter_context(under_all(self.model, here))
+                    logits = self.model.forward(reading.batch.tile(len(here)), logits_to_keep=reading.keep).logits
+                for c, part in zip(block, logits.chunk(len(here)), strict=True):
+                    yield [c], reading.scores(part, self.conditions[c])
 
-    @torch.no_grad()
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        conditions: Sequence[Condition],
-        max_new_tokens: int,
-        stop: frozenset[int] = frozenset(),
-        choices: Sequence[Sequence[int]] | None = None,
-        progress: Progress | None = None,
-    ) -> Generations:
-        """Greedy continuations; see :meth:`HookEngine.generate`."""
-        check_conditions(self.model, conditions)
-        if max_new_tokens > 1:
-            self.model.check_cache()
-        made = Generations.empty(len(conditions), len(prompts), max_new_tokens, len(choices[0]) if choices else 0)
-        plain, frozen = _apart(conditions)
-        for members, run in ((plain, self._generate), (frozen, super().generate)):
-            if members:
-                here = [conditions[c] for c in members]
-                made.put(members, run(prompts, here, max_new_tokens, stop, choices, progress))
-        return made
+    def generate(self, request: Request) -> Iterator[tuple[Sequence[int], Generations]]:
+        batch, shared = request.batch, self._shared(cache=True)
+        prefix, past = Prefix(), None
+        if shared:
+            with capture_prefix(self.model, shared) as prefix:
+                past = cache_of(self.model.forward(batch, logits_to_keep=1, use_cache=True))
+        for layer, members in [(0, self.untouched), *self.by_layer.items()]:
+            for block in self._blocks(members, batch, all_logits=not self.model.keeps_last_logits):
+                here = [self.conditions[c] for c in block]
+                tiled, out = batch.tile(len(here)), None
+                with under_all(self.model, here):
+                    if layer in shared:
+                        with resume(self.model, prefix, layer, len(here)):
+                            out = self.model.forward(tiled, logits_to_keep=1, use_cache=True)
+                        fill_cache(cache_of(out), past, layer, len(here))
+                    made = decode_greedily(self.model.forward, request, tiled, here, out)
+                yield block, made
 
-    def _generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        conditions: Sequence[Condition],
-        max_new_tokens: int,
-        stop: frozenset[int],
-        choices: Sequence[Sequence[int]] | None,
-        progress: Progress | None,
-    ) -> Generations:
-        """:meth:`generate` for conditions that freeze nothing."""
-        asked = asked_tokens(choices, len(prompts))
-        made = Generations.empty(len(conditions), len(prompts), max_new_tokens, asked.shape[1])
-        untouched, by_layer = _by_earliest(conditions)
-        shared = self._shared(by_layer, cache=True)
-        for rows in batches(prompts, self.batch_size):
-            batch = self.model.pad([list(prompts[row]) for row in rows])
-            wanted = torch.as_tensor(asked[rows])
-            prefix, past = Prefix(), None
-            if shared:
-                with capture_prefix(self.model, shared) as prefix:
-                    past = cache_of(self.model.forward(batch, logits_to_keep=1, use_cache=True))
-            for layer, members in [(0, untouched), *by_layer.items()]:
-                for block in self._blocks(members, batch, all_logits=not self.model.keeps_last_logits):
-                    n, here = len(block), [conditions[c] for c in block]
-                    tiled, out = batch.tile(n), None
-                    with under_all(self.model, here):
-                        if layer in shared:
-                            with resume(self.model, prefix, layer, n):
-                                out = self.model.forward(tiled, logits_to_keep=1, use_cache=True)
-                            fill_cache(cache_of(out), past, layer, n)
-                        new, log_probs = self.decode_greedily(
-                            self.model.forward, tiled, here, max_new_tokens, stop, out
-                        )
-                    place = np.array(block)[:, None], rows
-                    found = log_probs.gather(-1, wanted.repeat(n, 1).to(log_probs.device))
-                    made.tokens[..., : new.shape[-1]][place] = new.view(n, len(rows), -1).cpu().numpy()
-                    made.entropy[place] = entropy(log_probs).view(n, -1).double().cpu().numpy()
-                    made.choices[place] = found.view(n, len(rows), -1).double().cpu().numpy()
-                    if progress:
-                        progress(len(rows) * n)
-        return made
-
-    @torch.no_grad()
-    def score(
-        self,
-        prompts: Sequence[Sequence[int]],
-        conditions: Sequence[Condition],
-        progress: Progress | None = None,
-        first: Sequence[int] | None = None,
-    ) -> Scores:
-        """Loss, entropy, rank and confidence of tokens; see :meth:`HookEngine.score`."""
-        check_conditions(self.model, conditions)
-        scores = Scores.empty(prompts, len(conditions), first)
-        plain, frozen = _apart(conditions)
-        for members, run in ((plain, self._score), (frozen, super().score)):
-            if members:
-                scores.put(members, run(prompts, [conditions[c] for c in members], progress, first))
-        return scores
-
-    def _score(
-        self,
-        prompts: Sequence[Sequence[int]],
-        conditions: Sequence[Condition],
-        progress: Progress | None,
-        first: Sequence[int] | None,
-    ) -> Scores:
-        """:meth:`score` for conditions that freeze nothing."""
-        scores = Scores.empty(prompts, len(conditions), first)
-        untouched, by_layer = _by_earliest(conditions)
-        shared = self._shared(by_layer, cache=False)
-        for rows in batches(prompts, self.batch_size):
-            reading = Reading.of(self.model, prompts, rows, first)
-            batch, place = reading.batch, scores.columns(rows)
-            prefix = Prefix()
-            if shared or untouched:
-                with capture_prefix(self.model, shared) as prefix:
-                    logits = self.model.forward(batch, logits_to_keep=reading.keep if untouched else 1).logits
-                for c in untouched:
-                    say(scores, c, place, logits, reading, conditions[c])
-                del logits
-            for layer, members in by_layer.items():
-                for block in self._blocks(members, batch, all_logits=True):
-                    here = [conditions[c] for c in block]
-                    with contextlib.ExitStack() as stack:
-                        if layer in shared:
-                            stack.enter_context(resume(self.model, prefix, layer, len(here)))
-                        stack.enter_context(under_all(self.model, here))
-                        logits = self.model.forward(batch.tile(len(here)), logits_to_keep=reading.keep).logits
-                    for c, part in zip(block, logits.chunk(len(here)), strict=True):
-                        say(scores, c, place, part, reading, conditions[c])
-            if progress:
-                progress(len(rows) * len(conditions))
-        return scores
-
-    def _shared(self, layers: Iterable[int], cache: bool) -> list[int]:
-        """Those of the layers that passes may go on from; nothing is gained at the first."""
-        for layer in layers:
+    def _shared(self, cache: bool) -> list[int]:
+        """Those of the earliest edited layers that passes may go on from; nothing is gained at the first."""
+        for layer in self.by_layer:
             if (layer, cache) not in self._resumes:
                 self._resumes[layer, cache] = layer > 0 and can_resume(self.model, layer, cache)
-        return [layer for layer in layers if self._resumes[layer, cache]]
+        return [layer for layer in self.by_layer if self._resumes[layer, cache]]
 
     def _blocks(self, which: Sequence[int], batch: Batch, all_logits: bool) -> Iterator[list[int]]:
         """``which`` conditions are run together over ``batch``."""
@@ -222,10 +136,23 @@ class BatchedEngine(HookEngine):
             yield list(which[start : start + size])
 
 
-def _apart(conditions: Sequence[Condition]) -> tuple[list[int], list[int]]:
-    """Indices of the conditions that freeze nothing, and of those that freeze something."""
-    plain = [c for c, condition in enumerate(conditions) if condition.frozen is None]
-    return plain, [c for c, condition in enumerate(conditions) if condition.frozen is not None]
+class BatchedEngine(Engine):
+    """Many conditions in a pass, edits of any layer."""
+
+    name = "batched"
+
+    def __init__(self, model: Model, batch_size: int = 64) -> None:
+        super().__init__(model, batch_size)
+        self._resumes: dict[tuple[int, bool], bool] = {}
+
+    def runners(self, conditions: Sequence[Condition]) -> Iterable[tuple[Sequence[int], Runner]]:
+        plain = [c for c, condition in enumerate(conditions) if condition.frozen is None]
+        frozen = [c for c, condition in enumerate(conditions) if condition.frozen is not None]
+        if plain:
+            here = [conditions[c] for c in plain]
+            yield plain, BatchedRunner(self.model, here, self.batch_size, self._resumes)
+        if frozen:
+            yield frozen, HookRunner(self.model, [conditions[c] for c in frozen])
 
 
 def _by_earliest(conditions: Sequence[Condition]) -> tuple[list[int], dict[int, list[int]]]:

@@ -24,7 +24,7 @@ from harness.plugin.components import ComponentSpec, ModelLoader, Task
 from harness.plugin.notation import parse_params
 
 if TYPE_CHECKING:
-    from harness.engine.hooks import Engine
+    from harness.engine.engine import Engine
     from harness.model.model import Model
     from harness.plugin.records import Prompt
 

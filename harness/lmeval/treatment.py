@@ -31,7 +31,7 @@ from harness.running.plan import Plan, Stage, look_ahead, set_up
 from harness.running.spec import RunSpec
 
 if TYPE_CHECKING:
-    from harness.engine.hooks import Engine, Progress
+    from harness.engine.engine import Engine, Progress
     from harness.model.model import Model
 
 BATCH = 16

@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-    from harness.engine.hooks import Progress
+    from harness.engine.engine import Progress
     from harness.model.model import Model
 
 

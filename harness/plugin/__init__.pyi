@@ -15,9 +15,9 @@ from harness.conditions.head_edits import AttendFirst as AttendFirst
 from harness.conditions.head_edits import SetHeads as SetHeads
 from harness.conditions.residual_edits import AddVector as AddVector
 from harness.conditions.residual_edits import ProjectOut as ProjectOut
-from harness.engine.hooks import Engine as Engine
-from harness.engine.hooks import Progress as Progress
-from harness.engine.hooks import Scores as Scores
+from harness.engine.engine import Engine as Engine
+from harness.engine.engine import Progress as Progress
+from harness.engine.scores import Scores as Scores
 from harness.errors import HarnessError as HarnessError
 from harness.errors import PluginError as PluginError
 from harness.errors import suggest as suggest

@@ -17,7 +17,7 @@ from harness.errors import HarnessError, PluginError
 
 if TYPE_CHECKING:
     from harness.conditions.conditions import Condition, Edit, Frozen, Selection, Unit
-    from harness.engine.hooks import Engine, Progress
+    from harness.engine.engine import Engine, Progress
     from harness.model.model import Model
     from harness.plugin.components import (
         Component,

@@ -33,7 +33,7 @@ from harness.progress import Stage, silent
 
 if TYPE_CHECKING:
     from harness.conditions.conditions import Condition, Edit, Frozen, Selection, Unit
-    from harness.engine.hooks import Engine, Progress
+    from harness.engine.engine import Engine, Progress
     from harness.model.model import Model
     from harness.plugin.records import Figure, Frame, Matrix, Measurement, Outcomes, Prepared, Prompt
 

@@ -31,7 +31,7 @@ from harness.running.plan import Plan, Reporter, Stage, look_ahead, plan, set_up
 from harness.running.record import record_of
 
 if TYPE_CHECKING:
-    from harness.engine.hooks import Engine, Progress
+    from harness.engine.engine import Engine, Progress
     from harness.model.model import Model
 
 __all__ = ["Finished", "Plan", "Reporter", "enter", "execute", "execute_together", "identity_of", "plan", "together"]

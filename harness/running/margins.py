@@ -11,7 +11,7 @@ from harness.files.wording import agree
 from harness.plugin import border
 
 if TYPE_CHECKING:
-    from harness.engine.hooks import Engine
+    from harness.engine.engine import Engine
     from harness.plugin.records import Prompt
     from harness.running.plan import Stage
 

@@ -33,7 +33,7 @@ from harness.running.spec import RunSpec
 if TYPE_CHECKING:
     from harness.conditions.conditions import Edit
     from harness.engine.activation_summaries import ActivationStatistics, HeadStatistics
-    from harness.engine.hooks import Engine, Progress
+    from harness.engine.engine import Engine, Progress
 
 CONTROLS = {"closed_form": 999, "batched": 100, "hooks": 100}
 """Control sets by default. With 999 the smallest adjusted p is 0.001; more of them place the critical one better."""

@@ -24,7 +24,7 @@ from harness.running.held_out import split
 from harness.running.plan import Plan, Reporter, Stage, look_ahead, set_up
 
 if TYPE_CHECKING:
-    from harness.engine.hooks import Engine
+    from harness.engine.engine import Engine
     from harness.statistics import AnyMeasure
 
 SETS = {"closed_form": 100, "batched": 12, "hooks": 12}

@@ -10,7 +10,7 @@ from harness.plugin.components import Task as Component
 
 if TYPE_CHECKING:
     from harness.conditions.conditions import Condition
-    from harness.engine.hooks import Engine
+    from harness.engine.engine import Engine
     from harness.model.model import Model
     from harness.plugin.records import Prompt
 

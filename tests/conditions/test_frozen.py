@@ -28,7 +28,8 @@ from harness.conditions.head_edits import AttendFirst, SetHeads
 from harness.effects.sweep import Kind, effects
 from harness.engine.batched import BatchedEngine
 from harness.engine.closed_form import ClosedFormEngine
-from harness.engine.hooks import Generations, HookEngine, under
+from harness.engine.generations import Generations
+from harness.engine.hooks import HookEngine, under
 from harness.errors import HarnessError
 from harness.model.model import Model
 

@@ -14,7 +14,8 @@ from harness.conditions.conditions import BASELINE, Condition, SetNeurons
 from harness.engine import final_layer
 from harness.engine.batched import BatchedEngine
 from harness.engine.closed_form import ClosedFormEngine
-from harness.engine.hooks import HookEngine, Scores, under
+from harness.engine.hooks import HookEngine, under
+from harness.engine.scores import Scores, TokenScores
 from harness.errors import HarnessError
 
 CLOSED = [name for name in FAMILIES if name != "opt_350m"]
@@ -187,7 +188,7 @@ def test_filled_in_confidence_is_the_largest_log_probability(seed: int, n_tokens
     logits = torch.randn(5, n_tokens, generator=torch.Generator().manual_seed(seed)) * size
     log_probs = torch.log_softmax(logits, -1)
     scores = Scores.empty([[0] * 6], 1)
-    scores.fill(0, np.arange(5), log_probs, torch.zeros(5, dtype=torch.long))
+    scores.put([0], np.arange(5), TokenScores.of(log_probs[None], torch.zeros(5, dtype=torch.long)))
     np.testing.assert_array_equal(scores.top[0], log_probs.numpy().max(1).astype(float))
 
 

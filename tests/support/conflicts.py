@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from harness_plugins.context_copying.task.knowledge_conflict import SOURCES
 
-from harness.engine.hooks import Generations, HookEngine
+from harness.engine.generations import Generations
+from harness.engine.hooks import HookEngine
 from harness.model.model import Model
 from harness.plugin.records import Outcomes, Prompt
 

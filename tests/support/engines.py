@@ -9,7 +9,8 @@ import torch
 
 from harness.conditions.conditions import BASELINE, Condition, Edit, Frozen, SetNeurons
 from harness.conditions.head_edits import AttendFirst, SetHeads
-from harness.engine.hooks import Generations, Scores
+from harness.engine.generations import Generations
+from harness.engine.scores import Scores
 from harness.model.model import Model
 
 

@@ -1,0 +1,123 @@
+"""Score and generate the same prompts under many conditions.
+
+Both verbs go through the prompts a batch at a time, and hand each batch to whoever runs the conditions: one hooked pass
+for each (:mod:`harness.engine.hooks`), many in a pass (:mod:`harness.engine.batched`), or all of them from one pass of
+the untouched model (:mod:`harness.engine.closed_form`). The result is the same.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+import numpy as np
+import torch
+
+from harness.conditions.frozen import check_conditions
+from harness.engine.generations import Generations, Request
+from harness.engine.scores import Reading, TokenScores, Scores
+
+if TYPE_CHECKING:
+    from harness.conditions.conditions import Condition
+    from harness.model.model import Model
+
+Progress = Callable[[int], None]
+"""Called with a number of newly finished (condition, prompt) pairs."""
+
+
+class Runner(Protocol):
+    """Runs its conditions over one batch after another; gives the numbers of some of them, with what came of these."""
+
+    def score(self, reading: Reading) -> Iterator[tuple[Sequence[int], TokenScores]]: ...
+
+    def generate(self, request: Request) -> Iterator[tuple[Sequence[int], Generations]]: ...
+
+
+class Engine(ABC):
+    """Runs the same prompts under many conditions; every engine equals :class:`harness.engine.hooks.HookEngine`."""
+
+    name: ClassVar[str]
+
+    def __init__(self, model: Model, batch_size: int = 64) -> None:
+        self.model = model
+        self.batch_size = batch_size
+
+    def path(self, conditions: Sequence[Condition]) -> str:
+        """Which implementation runs these conditions; a report says so."""
+        return self.name
+
+    @abstractmethod
+    def runners(self, conditions: Sequence[Condition]) -> Iterable[tuple[Sequence[int], Runner]]:
+        """Who runs which of the conditions, by their numbers."""
+
+    @torch.no_grad()
+    def score(
+        self,
+        prompts: Sequence[Sequence[int]],
+        conditions: Sequence[Condition],
+        progress: Progress | None = None,
+        first: Sequence[int] | None = None,
+    ) -> Scores:
+        """Loss, entropy, rank and confidence of tokens under every condition.
+
+        Args:
+            first: for every prompt, the first token that is scored; by default its second, which is the first that is
+                predicted. Of a long context with a short continuation, little but the latter is worth the work.
+
+        Raises:
+            HarnessError: a condition does not fit the model, or logits are not finite under it.
+        """
+        check_conditions(self.model, conditions)
+        scores = Scores.empty(prompts, len(conditions), first)
+        runners = list(self.runners(conditions))
+        for rows in batches(prompts, self.batch_size):
+            reading, columns = Reading.of(self.model, prompts, rows, first), scores.columns(rows)
+            for members, runner in runners:
+                for some, said in runner.score(reading):
+                    scores.put([members[i] for i in some], columns, said)
+                    if progress:
+                        progress(len(rows) * len(some))
+        return scores
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        conditions: Sequence[Condition],
+        max_new_tokens: int,
+        stop: frozenset[int] = frozenset(),
+        choices: Sequence[Sequence[int]] | None = None,
+        progress: Progress | None = None,
+    ) -> Generations:
+        """Greedy continuations of up to ``max_new_tokens`` tokens, ties to the smaller token id.
+
+        Args:
+            stop: generation of a prompt ends with the first of these tokens (it is kept).
+            choices: for every prompt, equally many token ids whose log-probability as first new token is wanted.
+
+        Raises:
+            HarnessError: as of :meth:`score`; or the model's passes do not go on from a cache.
+        """
+        check_conditions(self.model, conditions)
+        if max_new_tokens > 1:
+            self.model.check_cache()
+        asked = np.array(choices, dtype=np.int64) if choices else np.zeros((len(prompts), 0), np.int64)
+        made = Generations.empty(len(conditions), len(prompts), max_new_tokens, asked.shape[1])
+        runners = list(self.runners(conditions))
+        for rows in batches(prompts, self.batch_size):
+            batch = self.model.pad([list(prompts[row]) for row in rows])
+            request = Request(batch, asked[rows], max_new_tokens, stop)
+            for members, runner in runners:
+                for some, part in runner.generate(request):
+                    made.put([members[i] for i in some], rows, part)
+                    if progress:
+                        progress(len(rows) * len(some))
+        return made
+
+
+def batches(prompts: Sequence[Sequence[int]], size: int) -> Iterator[np.ndarray]:
+    """Indices of the prompts in batches of similar length (less padding), in a fixed order."""
+    order = np.argsort([len(tokens) for tokens in prompts], kind="stable")
+    for start in range(0, len(order), size):
+        yield order[start : start + size]

@@ -1,0 +1,104 @@
+"""Greedy continuations: what is to be continued, how, and what comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from harness.engine.scores import entropy, log_softmax
+from harness.model.key_values import cache_of
+
+if TYPE_CHECKING:
+    from harness.conditions.conditions import Condition
+    from harness.model.model import Batch
+
+
+@dataclass(frozen=True)
+class Generations:
+    """Greedy continuations.
+
+    Attributes:
+        tokens: int64 [n_conditions, n_prompts, max_new_tokens]; -1 after the first stop token.
+        entropy: float64 [n_conditions, n_prompts], entropy in nats of the distribution of the first new token.
+        choices: float64 [n_conditions, n_prompts, n_choices], log-probabilities of the asked tokens as first new token.
+    """
+
+    tokens: np.ndarray
+    entropy: np.ndarray
+    choices: np.ndarray
+
+    @classmethod
+    def empty(cls, n_conditions: int, n_prompts: int, max_new_tokens: int, n_choices: int) -> Generations:
+        """Continuations to be filled in; no token yet."""
+        shape = (n_conditions, n_prompts)
+        tokens = np.full((*shape, max_new_tokens), -1, np.int64)
+        return cls(tokens, np.zeros(shape), np.zeros((*shape, n_choices)))
+
+    def put(self, conditions: Sequence[int], prompts: np.ndarray, part: Generations) -> None:
+        """Fill in what these conditions make of these prompts."""
+        place = np.asarray(conditions, np.int64)[:, None], prompts
+        self.tokens[..., : part.tokens.shape[-1]][place] = part.tokens
+        self.entropy[place], self.choices[place] = part.entropy, part.choices
+
+
+@dataclass(frozen=True)
+class Request:
+    """A batch of prompts that is to be continued.
+
+    Attributes:
+        batch: the prompts.
+        choices: int64 [n_prompts, n_choices], tokens whose log-probability as first new token is wanted.
+        max_new_tokens: how many tokens at most.
+        stop: generation of a prompt ends with the first of these (it is kept).
+    """
+
+    batch: Batch
+    choices: np.ndarray
+    max_new_tokens: int
+    stop: frozenset[int]
+
+    def ends(self) -> torch.Tensor:
+        """``stop`` as int64 [n], ascending, on the batch's device."""
+        return torch.tensor(sorted(self.stop), dtype=torch.long, device=self.batch.input_ids.device)
+
+
+Forward = Callable[..., Any]
+"""``forward(batch, past, logits_to_keep, use_cache)`` as of :class:`harness.model.model.Model`; returns an object with
+``logits`` and a cache (:func:`harness.model.key_values.cache_of`)."""
+
+
+def decode_greedily(
+    forward: Forward, request: Request, batch: Batch, conditions: Sequence[Condition], out: Any = None
+) -> Generations:
+    """Continuations of up to ``max_new_tokens`` tokens, ties to the smaller token id.
+
+    Args:
+        forward: makes the passes.
+        batch: the request's, once for each of the conditions (:meth:`harness.model.model.Batch.tile`).
+        out: what the pass over the batch gave, if it was made.
+    """
+    n, ends = len(conditions), request.ends()
+    done = torch.zeros(len(batch.input_ids), dtype=torch.bool, device=batch.input_ids.device)
+    if out is None:
+        out = forward(batch, logits_to_keep=1, use_cache=True)
+    first = log_softmax(out.logits[:, -1], conditions)
+    log_probs, new = first, []
+    for step in range(request.max_new_tokens):
+        token = log_probs.argmax(-1)
+        new.append(torch.where(done, -1, token))
+        done = done | torch.isin(token, ends)
+        if done.all() or step + 1 == request.max_new_tokens:
+            break
+        batch = batch.extend(token[:, None])
+        out = forward(batch, past=cache_of(out), logits_to_keep=1, use_cache=True)
+        log_probs = log_softmax(out.logits[:, -1], conditions)
+    asked = torch.as_tensor(request.choices, device=first.device).repeat(n, 1)
+    return Generations(
+        tokens=torch.stack(new, dim=1).view(n, len(first) // n, -1).cpu().numpy(),
+        entropy=entropy(first).view(n, -1).double().cpu().numpy(),
+        choices=first.gather(-1, asked).view(n, len(first) // n, -1).double().cpu().numpy(),
+    )

@@ -1,0 +1,142 @@
+"""Tokens that are there: where a model predicts them, and what it says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from harness.errors import HarnessError
+
+if TYPE_CHECKING:
+    from harness.conditions.conditions import Condition
+    from harness.model.model import Batch, Model
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the model says of the tokens that are there, one column per predicted token.
+
+    Attributes:
+        prompt, position: int64 [n_tokens], which prompt and which of its tokens (token 0 is not predicted).
+        loss: float64 [n_conditions, n_tokens], -log p of the token, nats.
+        entropy: float64 [n_conditions, n_tokens], nats, of the distribution that predicts the token.
+        rank: int64 [n_conditions, n_tokens], 0 when the token is the most likely one (ties count against it).
+        top: float64 [n_conditions, n_tokens], log-probability of the most likely token: the model's confidence.
+    """
+
+    prompt: np.ndarray
+    position: np.ndarray
+    loss: np.ndarray
+    entropy: np.ndarray
+    rank: np.ndarray
+    top: np.ndarray
+
+    @classmethod
+    def empty(cls, prompts: Sequence[Sequence[int]], n_conditions: int, first: Sequence[int] | None = None) -> Scores:
+        """Scores of the tokens of these prompts from ``first`` on (their second, where nothing is said), to be filled
+        in."""
+        first = [1] * len(prompts) if first is None else first
+        if len(first) != len(prompts) or min(first, default=1) < 1:
+            raise ValueError("first: expected a place from 1 on for every prompt")
+        spans = [np.arange(start, len(row)) for start, row in zip(first, prompts, strict=True)]
+        prompt = np.repeat(np.arange(len(spans)), [len(span) for span in spans])
+        position = np.concatenate([np.zeros(0, np.int64), *spans])
+        shape = (n_conditions, len(prompt))
+        return cls(prompt, position, np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64), np.zeros(shape))
+
+    def put(self, conditions: Sequence[int], columns: np.ndarray, said: TokenScores) -> None:
+        """Fill in what these conditions say of the tokens in these columns."""
+        place = np.asarray(conditions, np.int64)[:, None], columns
+        self.loss[place] = said.loss.double().cpu().numpy()
+        self.entropy[place] = said.entropy.double().cpu().numpy()
+        self.rank[place] = said.rank.cpu().numpy()
+        self.top[place] = said.top.double().cpu().numpy()
+
+    def columns(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """The columns of these prompts, one prompt after another."""
+        start, stop = np.searchsorted(self.prompt, rows), np.searchsorted(self.prompt, rows, side="right")
+        return np.concatenate([np.zeros(0, np.int64), *map(np.arange, start, stop)])
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """What some conditions say of the tokens of one batch, [n_conditions, n_tokens] each; see :class:`Scores`."""
+
+    loss: torch.Tensor
+    entropy: torch.Tensor
+    rank: torch.Tensor
+    top: torch.Tensor
+
+    @classmethod
+    def of(cls, log_probs: torch.Tensor, target: torch.Tensor) -> TokenScores:
+        """From log-probabilities [n_conditions, n_tokens, d_vocab] of everything; target [n_tokens]."""
+        right = log_probs.gather(-1, target.expand(len(log_probs), -1)[..., None])
+        rank = (log_probs >= right).sum(-1) - 1
+        return cls(-right[..., 0], entropy(log_probs), rank, log_probs.amax(-1))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A batch whose tokens are to be scored.
+
+    Attributes:
+        batch: what the model reads: every prompt but its last token, which predicts nothing.
+        predicting: bool [batch, keep], which of the last ``keep`` positions of each row predict a token that is scored.
+        target: int64 [n], these tokens, row by row.
+    """
+
+    batch: Batch
+    predicting: torch.Tensor
+    target: torch.Tensor
+
+    @classmethod
+    def of(
+        cls, model: Model, prompts: Sequence[Sequence[int]], rows: np.ndarray, first: Sequence[int] | None
+    ) -> Reading:
+        """The prompts ``rows``, each scored from its token ``first`` on (:meth:`Scores.empty`)."""
+        start = [1 if first is None else first[row] for row in rows]
+        batch = model.pad([list(prompts[row][:-1]) or list(prompts[row]) for row in rows])
+        counts = [len(prompts[row]) - begin for row, begin in zip(rows, start, strict=True)]
+        keep = max(1, *counts)
+        predicting = torch.zeros(len(rows), keep, dtype=torch.bool)
+        for i, n in enumerate(counts):
+            predicting[i, keep - max(n, 0) :] = True
+        target = [token for row, begin in zip(rows, start, strict=True) for token in prompts[row][begin:]]
+        device = batch.input_ids.device
+        return cls(batch, predicting.to(device), torch.tensor(target, dtype=torch.long, device=device))
+
+    @property
+    def keep(self) -> int:
+        """How many positions at the end of the batch hold all that predict."""
+        return self.predicting.shape[1]
+
+    def scores(self, logits: torch.Tensor, condition: Condition) -> TokenScores:
+        """What one condition says; logits [batch, >= keep, d_vocab]."""
+        predicting = self.at(logits)
+        return TokenScores.of(log_softmax(predicting, [condition])[None], self.target.to(predicting.device))
+
+    def at(self, values: torch.Tensor) -> torch.Tensor:
+        """Of values [batch, >= keep, ...] those at predicting positions [n, ...]."""
+        return values[:, values.shape[1] - self.keep :][self.predicting.to(values.device)]
+
+
+def entropy(log_probs: torch.Tensor) -> torch.Tensor:
+    """Entropy in nats of distributions given as log-probabilities [..., d_vocab]; p log p is 0 where p is 0."""
+    return torch.special.entr(log_probs.exp()).sum(-1)
+
+
+def log_softmax(logits: torch.Tensor, conditions: Sequence[Condition]) -> torch.Tensor:
+    """Log-probabilities in float32; the rows of the logits are cut into equal parts, one for each condition.
+
+    Raises:
+        HarnessError: a logit is NaN or +inf, or all are -inf: there is no distribution to speak of.
+    """
+    result = torch.log_softmax(logits.float(), dim=-1)
+    if torch.isnan(result).any():
+        bad = next(c for c, part in zip(conditions, result.chunk(len(conditions)), strict=True) if part.isnan().any())
+        raise HarnessError(f'the model\'s logits are not finite under condition "{bad.name}" (NaN or infinity).')
+    return result
