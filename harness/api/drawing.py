@@ -15,13 +15,15 @@ from harness.plugin.components import Component, ComponentSpec, Kind, Metric, Se
 from harness.plugin.records import Figure, Frame, Outcomes
 from harness.report.figure_files import DPI, csv_bytes, style
 from harness.report.figure_files import draw as drawn
+from harness.results import record as records
 from harness.results.folder import RunFolder
+from harness.results.record import RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 
-def draw(folder: Path, record: Mapping[str, Any], name: str) -> Canvas:
+def draw(folder: Path, record: RunRecord, name: str) -> Canvas:
     """The figure of this name: drawn again where that gives the data of its CSV file, else its picture.
 
     Raises:
@@ -40,15 +42,15 @@ def draw(folder: Path, record: Mapping[str, Any], name: str) -> Canvas:
     return canvas
 
 
-def _figures(folder: Path, record: Mapping[str, Any]) -> Iterator[Figure]:
+def _figures(folder: Path, record: RunRecord) -> Iterator[Figure]:
     """The figures of the run's selector and metrics, as far as they are installed as they were."""
     outcomes = RunFolder(folder).load_outcomes()
-    components = record["identity"]["components"]
-    parts: list[tuple[Kind, Mapping[str, Any]]] = [("selector", components["selector"])]
-    parts += [("metric", metric) for metric in components["metrics"]]
+    components = record.identity.components
+    parts: list[tuple[Kind, records.Component]] = [("selector", components.selector)]
+    parts += [("metric", metric) for metric in components.metrics]
     for kind, part in parts:
         try:
-            component = catalogue().build(kind, ComponentSpec(part["name"], _written(part)), folder.name)
+            component = catalogue().build(kind, ComponentSpec(part.name, _written(part.params)), folder.name)
             shown = border.shown(component, "figures", _given(component, outcomes), {})
         except HarnessError:
             continue
@@ -63,12 +65,12 @@ def _given(component: Component, outcomes: Outcomes) -> tuple[Figure | Frame, ..
     return tuple(border.measure(cast(Metric, component), outcomes).figures)
 
 
-def _written(component: Mapping[str, Any]) -> dict[str, Any]:
+def _written(params: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters as they are given: in a record, components among them have a version and parameters of their own."""
-    given = dict(component["params"])
+    given = dict(params)
     for key, value in given.items():
         if isinstance(value, Mapping) and set(value) == {"name", "version", "params"}:
-            given[key] = {"name": value["name"], **_written(value)}
+            given[key] = {"name": value["name"], **_written(value["params"])}
     return given
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.api import frames
 from harness.errors import HarnessError, mendable, suggest
@@ -15,8 +15,8 @@ from harness.files import harmless
 from harness.files.paths import expand
 from harness.files.terminal import Terminal
 from harness.files.wording import counted
-from harness.results import schema
 from harness.results.folder import PAGE, read_provenance, read_record
+from harness.results.record import RunRecord
 from harness.running.request import reports_folder
 
 if TYPE_CHECKING:
@@ -37,19 +37,15 @@ class Run:
     path: Path
 
     @cached_property
-    def record(self) -> schema.Record:
+    def record(self) -> RunRecord:
         """``result.json``: ``record.identity.model.id``, ``record.selection.neurons`` ..."""
-        return schema.Record.model_validate(self._record)
-
-    @cached_property
-    def _record(self) -> dict[str, Any]:
         with mendable():
             return read_record(self.path)
 
     @cached_property
     def measures(self) -> pd.DataFrame:
         """A row a measure: the baseline's and the treated value, interval, controls, p-values, verdict."""
-        return frames.measures(self._record)
+        return frames.measures(self.record)
 
     @cached_property
     def samples(self) -> pd.DataFrame:
@@ -69,12 +65,12 @@ class Run:
     @cached_property
     def tables(self) -> Mapping[str, pd.DataFrame]:
         """The tables of ``tables/`` by name, each read when it is asked for."""
-        return frames.Tables(self.path, self._record["frames"])
+        return frames.Tables(self.path, self.record.frames)
 
     @property
     def figures(self) -> tuple[str, ...]:
         """Names that :meth:`figure` takes."""
-        return tuple(figure["name"] for figure in self._record["figures"])
+        return tuple(figure.name for figure in self.record.figures)
 
     def figure(self, name: str) -> Figure:
         """A figure for matplotlib, with axes to change and data to read.
@@ -92,13 +88,13 @@ class Run:
             known = ", ".join(self.figures) or "none"
             raise HarnessError(f'{self.path}: no figure "{name}".{suggest(name, self.figures)} There are: {known}.')
         with mendable():
-            return draw(self.path, self._record, name)
+            return draw(self.path, self.record, name)
 
     @property
     def command(self) -> str:
         """What to type to make it again; of a component of :func:`harness.register`, after that is called."""
         with mendable():
-            return str(read_provenance(self.path)["command"])
+            return read_provenance(self.path).command
 
     def open(self) -> None:
         """Show its page in the browser.
@@ -115,18 +111,18 @@ class Run:
         """Print the report of ``harness report``."""
         from harness.report.console import show
 
-        show(Terminal(), self._record, self.path)
+        show(Terminal(), self.record, self.path)
 
     def __repr__(self) -> str:
-        primary = [measure for measure in self._record["measures"] if measure["primary"]]
-        more = sum(measure["verdict"] == "more than random" for measure in primary)
+        primary = self.record.primary
+        more = sum(measure.verdict == "more than random" for measure in primary)
         told = f"{counted(len(primary), 'primary measure')}, {more} more than random"
         return f"<harness run {harmless.line(str(self.path))}: {told}>"
 
     def _repr_html_(self) -> str:
         from harness.report.summary import html
 
-        return html(self._record, self.path)
+        return html(self.record, self.path)
 
 
 def load_run(path: str | Path) -> Run:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import HarnessError, not_there, suggest
 from harness.files.owned import path_name
 from harness.report.places import NAMES, with_places
-from harness.results import schema
+from harness.results.beside import Candidate, ControlSet, Row, Sample
 from harness.results.folder import read_rows
 from harness.results.leaderboard import COLUMNS, Type
 from harness.results.leaderboard_query import SHOWN
+from harness.results.record import Frame, RunRecord
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,29 +24,29 @@ DTYPES: dict[Type, str] = {
 """Columns of pandas; where a value is missing it is <NA>, of numbers NaN, of lists None."""
 
 
-def measures(record: Mapping[str, Any]) -> pd.DataFrame:
+def measures(record: RunRecord) -> pd.DataFrame:
     """The measures of a record, their controls and effects as columns of their own."""
     rows = []
-    for measure in record["measures"]:
-        row = {key: value for key, value in measure.items() if key not in ("controls", "effects")}
-        row |= {f"control_{key}": value for key, value in (measure["controls"] or {}).items()}
-        rows.append(row | measure["effects"])
+    for measure in record.measures:
+        row = measure.model_dump(exclude_unset=True, exclude={"controls", "effects"})
+        controls = {} if measure.controls is None else measure.controls.to_dict()
+        rows.append(row | {f"control_{key}": x for key, x in controls.items()} | measure.effects.to_dict())
     return _frame(_columns(rows), COLUMNS)
 
 
 def samples(folder: Path) -> pd.DataFrame:
     """``samples.jsonl``."""
-    return _frame(_columns(read_rows(folder / "samples.jsonl", schema.Sample)))
+    return _frame(_columns_of(read_rows(folder / "samples.jsonl", Sample)))
 
 
 def neurons(folder: Path) -> pd.DataFrame:
     """``neurons.jsonl``, with layer and index of every candidate as numbers."""
-    return _frame(with_places(_columns(read_rows(folder / "neurons.jsonl", schema.Score))))
+    return _frame(with_places(_columns_of(read_rows(folder / "neurons.jsonl", Candidate))))
 
 
 def controls(folder: Path) -> pd.DataFrame:
     """``controls.jsonl``."""
-    return _frame(_columns(read_rows(folder / "controls.jsonl", schema.Control)))
+    return _frame(_columns_of(read_rows(folder / "controls.jsonl", ControlSet)))
 
 
 def leaderboard(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -60,9 +61,9 @@ class Tables(Mapping[str, "pd.DataFrame"]):
     are text, and a column is numbers where all of it is.
     """
 
-    def __init__(self, folder: Path, known: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, folder: Path, known: Sequence[Frame]) -> None:
         self._folder = folder
-        self._known = {table["name"]: table for table in known}
+        self._known = {table.name: table for table in known}
         self._read: dict[str, pd.DataFrame] = {}
 
     def __getitem__(self, name: str) -> pd.DataFrame:
@@ -70,7 +71,7 @@ class Tables(Mapping[str, "pd.DataFrame"]):
             known = ", ".join(self._known) or "none"
             raise HarnessError(f'{self._folder}: no table "{name}".{suggest(name, self._known)} There are: {known}.')
         if name not in self._read:
-            rows = self._known[name]["rows"]
+            rows = self._known[name].rows
             self._read[name] = self._csv(name) if rows is None else _frame(with_places(_columns(rows)))
         return self._read[name]
 
@@ -95,6 +96,10 @@ class Tables(Mapping[str, "pd.DataFrame"]):
         units = dict.fromkeys(NAMES, "string")
         found = pd.read_csv(path, dtype=units, keep_default_na=False, na_values=[""])
         return _frame({column: [None if pd.isna(x) else x for x in found[column]] for column in found})
+
+
+def _columns_of(rows: Sequence[Row]) -> dict[str, list[Any]]:
+    return _columns([row.to_dict() for row in rows])
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

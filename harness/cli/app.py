@@ -28,6 +28,7 @@ from harness.plugin.components import ComponentSpec, parse_spec
 from harness.running.stopping import stopped
 
 if TYPE_CHECKING:
+    from harness.results.record import RunRecord
     from harness.plugin.catalogue import Catalogue
     from harness.running.execute import Finished
     from harness.running.executors import Executor
@@ -451,10 +452,10 @@ def _page(runs: list[Path], folder: Path, title: str, description: str) -> None:
         say(f"left {folder / path}, of an earlier page: it was changed since", err=True)
 
 
-def _show(record: Any, path: Path, as_json: bool) -> None:
+def _show(record: RunRecord, path: Path, as_json: bool) -> None:
     from harness.report.console import show
 
     if as_json:
-        say_json(record)
+        say_json(record.to_dict())
     else:
         show(Terminal(), record, path)

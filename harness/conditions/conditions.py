@@ -35,7 +35,7 @@ class _Unit:
     index: int
 
     site: ClassVar[str]
-    word: ClassVar[str]
+    word: ClassVar[Literal["neuron", "head", "direction"]]
     written: ClassVar[re.Pattern[str]]
     form: ClassVar[str]
     placed: ClassVar[tuple[str, ...]] = ("layer", "index")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from harness.files.wording import apart, counted
 from harness.report.formatting import number, p_value
+from harness.results.measures import Measure
+from harness.results.record import RunRecord
 from harness.statistics import reachable
 
 FEW_ITEMS = 12
@@ -31,15 +31,15 @@ class Certainty:
     rows: tuple[tuple[str, ...], ...]
 
 
-def certainty(record: Mapping[str, Any]) -> Certainty:
+def certainty(record: RunRecord) -> Certainty:
     """What a reader has to know before the table of measures."""
-    task, family, m = record["task"], record["family"], record["controls"]["n"]
-    items = counted(task["n_clusters"], "independent item")
-    said = [f"{items} ({counted(task['n_prompts'], 'prompt')}): intervals speak of other items like these."]
+    task, family, m = record.task, record.family, record.controls.n
+    items = counted(task.n_clusters, "independent item")
+    said = [f"{items} ({counted(task.n_prompts, 'prompt')}): intervals speak of other items like these."]
     few = [
-        x["title"]
-        for x in record["measures"]
-        if x["primary"] and x["value"] is not None and x["n_clusters"] < FEW_ITEMS
+        measure.title
+        for measure in record.primary
+        if measure.value is not None and measure.n_clusters is not None and measure.n_clusters < FEW_ITEMS
     ]
     if few:
         said.append(
@@ -47,39 +47,39 @@ def certainty(record: Mapping[str, Any]) -> Certainty:
             "narrow."
         )
     if m:
-        together = f", over {counted(family['size'], 'primary measure')} together" if family["size"] > 1 else ""
+        together = f", over {counted(family.size, 'primary measure')} together" if family.size > 1 else ""
         said.append(
-            f"M = {family['rows']}: {counted(m, 'control set')} and the selected one. The smallest adjusted p is "
-            f"{p_value(family['smallest'])}; alpha = {family['alpha']:g}{together}."
+            f"M = {family.rows}: {counted(m, 'control set')} and the selected one. The smallest adjusted p is "
+            f"{p_value(family.smallest)}; alpha = {family.alpha:g}{together}."
         )
-    if record.get("exploratory"):
-        said.append(f"Exploratory: {record['exploratory'].rstrip('.')}.")
-    rows = [_row(measure) for measure in record["measures"] if measure["primary"]]
-    return Certainty(tuple(said), tuple(rows))
+    if record.exploratory:
+        said.append(f"Exploratory: {record.exploratory.rstrip('.')}.")
+    return Certainty(tuple(said), tuple(map(_row, record.primary)))
 
 
-def _row(measure: Mapping[str, Any]) -> tuple[str, ...]:
-    unit = apart(measure["unit"])
-    deff, margin = measure["design_effect"], measure["margin"]
-    limit, controls = measure["detectable_limit"], measure["detectable_controls"]
-    more = f"{counted(limit, 'item')} of data, {counted(controls, 'control')}" if limit is not None else "no amount"
-    if measure["detectable_above"] is None:
+def _row(measure: Measure) -> tuple[str, ...]:
+    unit, limit, sets = apart(measure.unit), measure.detectable_limit, measure.detectable_controls
+    more = "no amount"
+    if measure.detectable_above is None:
         more = "-"
+    elif limit is not None and sets is not None:
+        more = f"{counted(limit, 'item')} of data, {counted(sets, 'control')}"
     return (
-        measure["title"],
-        str(measure["n_clusters"]),
-        "-" if deff is None else f"{deff:.2f}",
+        measure.title,
+        "-" if measure.n_clusters is None else str(measure.n_clusters),
+        "-" if measure.design_effect is None else f"{measure.design_effect:.2f}",
         _finds(measure, unit),
-        "-" if margin is None else f"{number(margin)}{unit}",
+        "-" if measure.margin is None else f"{number(measure.margin)}{unit}",
         more,
     )
 
 
-def _finds(measure: Mapping[str, Any], unit: str) -> str:
+def _finds(measure: Measure, unit: str) -> str:
     """How far above and below the controls' mean a value is found, where there can be such a value."""
-    found = measure["detectable_above"], measure["detectable_below"]
-    if None in found or measure["controls"] is None:
+    above, below = measure.detectable_above, measure.detectable_below
+    mean = None if measure.controls is None else measure.controls.mean
+    if above is None or below is None or mean is None:
         return "-"
-    sides = reachable(found, measure["controls"]["mean"], measure["unit"], measure["design_effect"] is not None)
+    sides = reachable((above, below), mean, measure.unit, measure.design_effect is not None)
     told = [f"{sign}{number(side)}" for sign, side in zip("+-", sides, strict=True) if side is not None]
     return f"{' or '.join(told)}{unit}" if told else "nothing"

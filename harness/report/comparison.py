@@ -16,7 +16,7 @@ from harness.files import harmless
 from harness.files.terminal import Terminal
 from harness.files.wording import agree, counted
 from harness.report.console import NARROW
-from harness.report.formatting import between, number, p_value, value
+from harness.report.formatting import amount, between, number, p_value
 from harness.statistics import ALPHA
 
 Json = Mapping[str, Any]
@@ -134,11 +134,10 @@ def lines_of(row: Json, found: Json) -> Iterator[list[str]]:
         if own is None:
             yield [run["label"], *["-"] * (len(NAMES) - 1)]
             continue
-        measure = {**row, **own}
         yield [
             run["label"],
-            value(measure),
-            between(measure, own["ci_low"], own["ci_high"]),
+            amount(own["value"], row["unit"], own["count"], own["denominator"]),
+            between(own["ci_low"], own["ci_high"], row["unit"]),
             _in_unit(row, own["control_mean"]),
             *(["", "", "", "", ""] if difference is None else _difference(row, difference)),
         ]
@@ -148,12 +147,12 @@ def _difference(row: Json, found: Json) -> list[str]:
     minus = _in_unit(row, found["difference"], sign=True)
     if not found["paired"]:
         return [minus, "not paired", "-", "-", "-"]
-    interval = between(row, found["low"], found["high"]) if found["n_differing"] else "no item differs"
+    interval = between(found["low"], found["high"], row["unit"]) if found["n_differing"] else "no item differs"
     mcnemar = found["mcnemar"]
     return [
         minus,
         interval,
-        between(row, found["beyond_low"], found["beyond_high"]),
+        between(found["beyond_low"], found["beyond_high"], row["unit"]),
         p_value(found["p_holm"] if row["primary"] else found["p"]),
         f"{mcnemar['first_only']}:{mcnemar['second_only']}, {mcnemar['p']:.2g}" if mcnemar else "-",
     ]
@@ -217,7 +216,7 @@ def words(found: Json) -> list[str]:
         apart = [(row, d) for row, d in tested if d["p_holm"] <= ALPHA]
         told = [
             f"{row['title']} is {'higher' if d['difference'] > 0 else 'lower'} in {label}, by "
-            f"{_amount(row, d['difference'])} ({between(row, d['low'], d['high'])})"
+            f"{_amount(row, d['difference'])} ({between(d['low'], d['high'], row['unit'])})"
             for row, d in apart
         ]
         rest = len(tested) - len(apart)

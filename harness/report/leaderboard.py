@@ -16,8 +16,8 @@ from harness.files.wording import agree, counted
 from harness.report.console import VERDICT_STYLES
 from harness.report.formatting import FORMS, number, p_value
 from harness.results.findings import in_words
-from harness.results.folder import SCHEMA_VERSION
 from harness.results.leaderboard_query import SETTING, SHOWN, Found, column_named
+from harness.results.record import SCHEMA_VERSION
 
 Row = Mapping[str, Any]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,13 @@ from typing import Any
 from harness.files import harmless
 from harness.files.owned import Written, path_name
 from harness.files.store import json_bytes, read_bytes
-from harness.plugin.standing import PERCENTILE
 from harness.report.formatting import (
-    between,
-    by_key,
+    amount,
     cell,
     control,
     controls,
     effect,
+    interval,
     p_value,
     question,
     undefined,
@@ -27,6 +26,9 @@ from harness.report.formatting import (
 )
 from harness.report.publishing import publish, refuse_foreign
 from harness.results.folder import read_record
+from harness.results.measures import Measure
+from harness.results.on_disk import Values
+from harness.results.record import Frame, RunRecord, Selection
 
 PAGE, SUMMARY, LISTING = "README.md", "runs.json", ".harness-page.sha256"
 
@@ -58,7 +60,7 @@ def export(runs: Sequence[Path], folder: Path, title: str, description: str) -> 
     from harness.report.sweeps import curve, sweeps
 
     found = sweeps([read_record(run) for run in runs])
-    swept = {record["name"] for sweep in found for record in sweep.records if record["name"].startswith(sweep.run)}
+    swept = {record.name for sweep in found for record in sweep.records if record.name.startswith(sweep.run)}
     files: dict[str, bytes] = {}
     pages = [_run(run, files, swept) for run in runs]
     drawn = [curve(sweep) for sweep in found]
@@ -77,12 +79,12 @@ def export(runs: Sequence[Path], folder: Path, title: str, description: str) -> 
     return folder / PAGE, publish(folder, LISTING, files, whole=True)
 
 
-def _summary(record: Mapping[str, Any]) -> dict[str, Any]:
+def _summary(record: RunRecord) -> dict[str, Any]:
     """What tells whether a page is current: the run's identity and its primary measures, by ``metric.measure``."""
-    keys = ("value", "p_adjusted", "verdict")
-    primary = [(".".join(both), m) for both, m in by_key(record).items() if m["primary"]]
-    measures = {name: {key: m[key] for key in keys} for name, m in primary}
-    return {"name": record["name"], "run_id": record["run_id"], "measures": measures}
+    measures = {
+        ".".join(x.key): {"value": x.value, "p_adjusted": x.p_adjusted, "verdict": x.verdict} for x in record.primary
+    }
+    return {"name": record.name, "run_id": record.run_id, "measures": measures}
 
 
 def _run(path: Path, files: dict[str, bytes], swept: Collection[str]) -> dict[str, Any]:
@@ -92,63 +94,55 @@ def _run(path: Path, files: dict[str, bytes], swept: Collection[str]) -> dict[st
         files: its pictures are added, by their paths beside the page.
     """
     record = read_record(path)
-    name, model, selection = record["name"], record["identity"]["model"], record["selection"]
+    name, model, selection = record.name, record.identity.model, record.selection
     figures = []
     path_name(name, f"{path / 'result.json'}, name")
-    for figure in record["figures"] if name not in swept else ():
-        file = path_name(figure["name"], f"{path / 'result.json'}, figures") + ".png"
+    for figure in record.figures if name not in swept else ():
+        file = path_name(figure.name, f"{path / 'result.json'}, figures") + ".png"
         files[f"{name}/{file}"] = read_bytes(path / "figures" / file)
-        figures.append({"title": figure["title"], "file": harmless.markdown_link(f"{name}/{file}")})
+        figures.append({"title": figure.title, "file": harmless.markdown_link(f"{name}/{file}")})
     return {
         "name": name,
         "anchor": harmless.Markup(re.sub(r"[^a-z0-9_-]", "", name.lower())),
-        "description": record["description"],
+        "description": record.description,
         "record": record,
         "question": question(record),
-        "model": f"{model['id']}, {model['parameters'] / 1e6:.1f}M parameters, weights {model['weights_sha256'][:12]}",
-        "treated": selection["intervention"] != "none",
+        "model": f"{model.id}, {model.parameters / 1e6:.1f}M parameters, weights {model.weights_sha256[:12]}",
+        "treated": selection.intervention != "none",
         "controls": controls(record),
-        "selected": ", ".join(unit["neuron"] for unit in selection["neurons"]),
+        "selected": ", ".join(chosen.neuron for chosen in selection.neurons),
         "standing": _standing(selection),
-        "primary": [_measure(record, measure) for measure in record["measures"] if measure["primary"]],
-        "rows": [_measure(record, measure) for measure in record["measures"]],
+        "primary": [_measure(record, measure) for measure in record.primary],
+        "rows": [_measure(record, measure) for measure in record.measures],
         "undefined": undefined(record),
-        "frames": [_frame(frame) for frame in record["frames"] if frame["rows"] and name not in swept],
+        "frames": [_frame(x, x.rows) for x in record.frames if x.rows and name not in swept],
         "figures": figures,
     }
 
 
-def _measure(record: Mapping[str, Any], measure: Mapping[str, Any]) -> dict[str, str]:
+def _measure(record: RunRecord, measure: Measure) -> dict[str, str]:
     return {
-        "title": measure["title"],
-        "baseline": "-"
-        if measure["baseline"] is None
-        else value({**measure, "value": measure["baseline"], "count": None}),
+        "title": measure.title,
+        "baseline": amount(measure.baseline, measure.unit),
         "value": value(measure),
-        "interval": between(measure, measure["ci_low"], measure["ci_high"]),
+        "interval": interval(measure),
         "control": control(measure),
         "effect": effect(measure),
-        "p": p_value(measure["p_two_sided"]),
-        "p_adjusted": p_value(measure["p_adjusted"]) if measure["primary"] else "",
-        "verdict": verdict(record, measure) if measure["primary"] else "",
+        "p": p_value(measure.p_two_sided),
+        "p_adjusted": p_value(measure.p_adjusted) if measure.primary else "",
+        "verdict": verdict(record, measure) if measure.primary else "",
     }
 
 
-def _standing(selection: Mapping[str, Any]) -> str:
+def _standing(selection: Selection) -> str:
     """ "15.3 rho 99%, norm 31%; ..." of the selected units."""
     told = []
-    for unit in selection["neurons"]:
-        percents = [
-            f"{key.removesuffix(PERCENTILE)} {value:.0f}%" for key, value in unit.items() if key.endswith(PERCENTILE)
-        ]
-        told += [f"{unit['neuron']} {', '.join(percents)}"] if percents else []
+    for chosen in selection.neurons:
+        percents = [f"{name} {percent:.0f}%" for name, percent in chosen.percentiles.items() if percent is not None]
+        told += [f"{chosen.neuron} {', '.join(percents)}"] if percents else []
     return "; ".join(told)
 
 
-def _frame(frame: Mapping[str, Any]) -> dict[str, Any]:
-    columns = list(frame["rows"][0])
-    return {
-        "title": frame["title"],
-        "columns": columns,
-        "rows": [[cell(row[x]) for x in columns] for row in frame["rows"]],
-    }
+def _frame(frame: Frame, rows: Sequence[Values]) -> dict[str, Any]:
+    columns = list(rows[0])
+    return {"title": frame.title, "columns": columns, "rows": [[cell(row[x]) for x in columns] for row in rows]}

@@ -7,21 +7,21 @@ content security policy lets no script run but the page's own, by hash.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.files import harmless
 from harness.files.store import clean, write_bytes
 from harness.files.wording import agree, noun_for, plural
-from harness.plugin.standing import PERCENTILE
 from harness.report.certainty import COLUMNS, EXPLAINED, certainty
 from harness.report.formatting import (
-    between,
+    amount,
     cell,
     control,
     controls,
     effect,
+    interval,
     number,
     p_value,
     question,
@@ -34,8 +34,11 @@ from harness.report.page_assets import assets, pictures
 from harness.report.page_charts import histogram
 from harness.report.page_data import breakdown, examples, packed_neurons, packed_prompts, read_prompts
 from harness.report.table_tests import CLASSICAL, by_items, classical, moved
-from harness.results import schema
+from harness.results.beside import Candidate, ControlSet, Row
 from harness.results.folder import PROVENANCE, read_provenance, read_record, read_rows
+from harness.results.record import Components, Frame, RunRecord, Selection, Table
+
+RowT = TypeVar("RowT", bound=Row)
 
 NAME = "report.html"
 
@@ -78,39 +81,39 @@ def write_page(folder: Path) -> Path:
     return path
 
 
-def _context(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+def _context(folder: Path, record: RunRecord) -> dict[str, Any]:
     """Everything that the template shows."""
-    tables = record["tables"]
-    prompts = read_prompts(folder / "samples.jsonl", [name for table in tables for name in table["categories"]])
+    tables = record.tables
+    prompts = read_prompts(folder / "samples.jsonl", [name for table in tables for name in table.categories])
     provenance = read_provenance(folder) if (folder / PROVENANCE).is_file() else None
     return {
         "record": record,
         "question": question(record),
         "controls": controls(record),
         "verdicts": _verdicts(record),
-        "measures": _measures(record, _rows(folder / "controls.jsonl", schema.Control)),
+        "measures": _measures(record, _rows(folder / "controls.jsonl", ControlSet)),
         "undefined": undefined(record),
         "tables": [_table(table) for table in tables],
         "classical_tests": CLASSICAL,
         "certainty": certainty(record),
         "certainty_columns": COLUMNS,
         "certainty_explained": EXPLAINED,
-        "selected": _selected(record["selection"]),
-        "neurons": packed_neurons(_rows(folder / "neurons.jsonl", schema.Score)),
+        "selected": _selected(record.selection),
+        "neurons": packed_neurons(_rows(folder / "neurons.jsonl", Candidate)),
         "prompts": packed_prompts(prompts) if prompts.ids else None,
         "filters": {name: list(pair) for name, pair in prompts.categories.items()},
         "examples": list(examples(prompts, EXAMPLES)),
         "breakdowns": [breakdown(prompts, name) for name in prompts.groupings],
-        "figures": pictures(folder, record["figures"]),
-        "frames": [_frame(frame) for frame in record["frames"]],
-        "components": _components(record["identity"]["components"]),
+        "figures": pictures(folder, record.figures),
+        "frames": [_frame(frame) for frame in record.frames],
+        "components": _components(record.identity.components),
         "digests": _digests(record),
         "provenance": provenance,
         "files": [(name, what) for name, what in FILES.items() if (folder / name).exists()],
     }
 
 
-def _rows(path: Path, cls: type[schema.Score | schema.Control]) -> list[dict[str, Any]]:
+def _rows(path: Path, cls: type[RowT]) -> list[RowT]:
     """The rows of a file; none where it is not there."""
     return read_rows(path, cls) if path.is_file() else []
 
@@ -127,126 +130,125 @@ FILES = {
 }
 
 
-def _verdicts(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _verdicts(record: RunRecord) -> list[dict[str, Any]]:
     """The verdicts that were given, each with the measures that it was given to, the telling ones first."""
-    selection = record["selection"]
-    n, unit = len(selection["neurons"]), selection["unit"]
-    does = "show" if selection["intervention"] == "none" else "change"
+    selection = record.selection
+    n, unit = len(selection.neurons), selection.unit
+    does = "show" if selection.intervention == "none" else "change"
     units, selected = plural(unit), f"{noun_for(n, unit)} {agree(n, f'{does}s', does)}"
     found = []
     for word, (style, sign, meaning) in VERDICTS.items():
-        measures = [x for x in record["measures"] if x["primary"] and x.get("verdict") == word]
+        measures = [measure for measure in record.primary if measure.verdict == word]
         if measures:
-            said = f"exploratory: {word}" if record.get("exploratory") else word
+            said = f"exploratory: {word}" if record.exploratory else word
             meaning = meaning.format(units=units, selected=selected)
             found.append({"word": said, "style": style, "sign": sign, "meaning": meaning, "measures": measures})
     return found
 
 
-def _measures(record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _measures(record: RunRecord, rows: Sequence[ControlSet]) -> list[dict[str, Any]]:
     """The measures as text, the primary ones first, with their control distributions."""
-    ordered = sorted(record["measures"], key=lambda measure: not measure["primary"])
+    ordered = sorted(record.measures, key=lambda measure: not measure.primary)
     found = []
     for i, measure in enumerate(ordered):
-        values = [row.get(f"{measure['metric']}.{measure['name']}") for row in rows] if i < CHARTS else []
-        word = measure.get("verdict") if measure["primary"] else None
+        values = [row.columns.get(".".join(measure.key)) for row in rows] if i < CHARTS else []
+        word = measure.verdict if measure.primary else None
         style, sign, _ = VERDICTS.get(word or "", ("unknown", "", ""))
-        baseline = {**measure, "value": measure["baseline"], "count": None}
         found.append(
             {
-                "title": measure["title"],
-                "description": measure["description"],
-                "primary": measure["primary"],
+                "title": measure.title,
+                "description": measure.description,
+                "primary": measure.primary,
                 "value": value(measure),
-                "baseline": value(baseline),
-                "interval": between(measure, measure["ci_low"], measure["ci_high"]),
+                "baseline": amount(measure.baseline, measure.unit),
+                "interval": interval(measure),
                 "control": control(measure),
                 "effect": effect(measure),
-                "p": p_value(measure["p_two_sided"]),
-                "p_adjusted": p_value(measure["p_adjusted"]) if measure["primary"] else "",
-                "p_holm": p_value(measure["p_holm"]) if measure["primary"] else "",
+                "p": p_value(measure.p_two_sided),
+                "p_adjusted": p_value(measure.p_adjusted) if measure.primary else "",
+                "p_holm": p_value(measure.p_holm) if measure.primary else "",
                 "verdict": verdict(record, measure) if word else "",
                 "style": style,
                 "sign": sign,
-                "chart": histogram(measure["title"], measure["value"], values, measure["null"], measure["unit"]),
-                "order": [measure["value"], measure["effects"]["standardised"], measure["p_two_sided"]],
+                "chart": histogram(measure.title, measure.value, values, measure.null, measure.unit),
+                "order": [measure.value, measure.effects.standardised, measure.p_two_sided],
             }
         )
     return found
 
 
-def _table(table: Mapping[str, Any]) -> dict[str, Any]:
+def _table(table: Table) -> dict[str, Any]:
     """A table of counts with the shares of its rows."""
     rows = []
-    for i, (name, counts) in enumerate(zip(table["categories"], table["treated"], strict=True)):
+    for i, (name, counts) in enumerate(zip(table.categories, table.treated, strict=True)):
         total = sum(counts)
-        means = table["control_mean"][i] if table["control_mean"] is not None else [None] * len(counts)
+        means = table.control_mean[i] if table.control_mean is not None else [None] * len(counts)
         cells = [
             {"count": count, "share": 100 * count / total if total else None, "control": mean, "stayed": i == j}
             for j, (count, mean) in enumerate(zip(counts, means, strict=True))
         ]
         rows.append({"name": name, "cells": cells, "total": total})
-    totals = [sum(row[j] for row in table["treated"]) for j in range(len(table["categories"]))]
-    tests = table["tests"] and {
-        "moved": moved(table["tests"]),
-        "by_items": list(by_items(table)),
-        "classical": list(classical(table)),
-        "note": table["tests"]["note"],
+    tests = table.tests and {
+        "moved": moved(table.tests),
+        "by_items": list(by_items(table, table.tests)),
+        "classical": list(classical(table, table.tests)),
+        "note": table.tests.note,
     }
-    return {**table, "rows": rows, "totals": totals, "tests": tests}
+    return {
+        "title": table.title,
+        "categories": table.categories,
+        "control_mean": table.control_mean,
+        "rows": rows,
+        "totals": [sum(row[j] for row in table.treated) for j in range(len(table.categories))],
+        "tests": tests,
+    }
 
 
-def _selected(selection: Mapping[str, Any]) -> dict[str, Any]:
+def _selected(selection: Selection) -> dict[str, Any]:
     """The selected units as a table: scores with where they stand, and the median scores as its last row."""
-    scores = [name.removeprefix("median_") for name in selection["layer_medians"]]
-    hidden = {"neuron", *(f"{name}{PERCENTILE}" for name in scores)}
-    rows = []
-    for unit in selection["neurons"]:
-        row = {selection["unit"]: unit["neuron"]} | {key: found for key, found in unit.items() if key not in hidden}
-        row |= {name: stands(unit, name) for name in scores if name in unit}
-        if "ordinary_in" in row:
-            row["ordinary_in"] = ", ".join(row["ordinary_in"])
+    unit, rows = selection.unit, []
+    for chosen in selection.neurons:
+        row = {unit: chosen.neuron} | {name: stands(chosen, name) for name in chosen.scores} | chosen.state
+        if chosen.ordinary_in:
+            row["ordinary_in"] = ", ".join(chosen.ordinary_in)
         rows.append(row)
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    if scores:
-        medians = {name: number(selection["layer_medians"][f"median_{name}"]) for name in scores}
-        rows.append(dict.fromkeys(columns, "") | {selection["unit"]: "median of all"} | medians)
-    return {"columns": columns, "rows": rows, "scores": scores}
+    if selection.scores:
+        medians = {name: number(selection.layer_medians[f"median_{name}"]) for name in selection.scores}
+        rows.append(dict.fromkeys(columns, "") | {unit: "median of all"} | medians)
+    return {"columns": columns, "rows": rows, "scores": selection.scores}
 
 
-def _frame(frame: Mapping[str, Any]) -> dict[str, Any]:
-    rows = frame["rows"] or []
-    return {**frame, "columns": list(rows[0]) if rows else [], "rows": rows}
+def _frame(frame: Frame) -> dict[str, Any]:
+    rows = frame.rows or []
+    return {"name": frame.name, "title": frame.title, "n": frame.n, "columns": list(rows[0] if rows else ()), "rows": rows}
 
 
-def _components(components: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _components(components: Components) -> list[dict[str, Any]]:
     """Every component: what it is, where it came from, and the parameters that were in force."""
-    listed = [(kind, found) for kind, found in components.items() if kind != "metrics"]
-    listed += [("metric", found) for found in components["metrics"]]
     return [
         {
             "kind": kind,
-            "name": found["name"],
-            "version": found["version"],
-            "distribution": f"{found['distribution']} {found['distribution_version']}",
+            "name": found.name,
+            "version": found.version,
+            "distribution": f"{found.distribution} {found.distribution_version}",
             "params": [
                 (key, json.dumps(clean(given), ensure_ascii=False))
-                for key, given in found["params"].items()
+                for key, given in found.params.items()
                 if given not in (None, {}, [], "")
             ],
         }
-        for kind, found in listed
+        for kind, found in (*components.by_kind().items(), *(("metric", metric) for metric in components.metrics))
     ]
 
 
-def _digests(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    identity = record["identity"]
-    model = identity["model"]
+def _digests(record: RunRecord) -> list[tuple[str, str]]:
+    identity = record.identity
     found = [
-        ("run", record["run_id"]),
-        ("weights", model["weights_sha256"]),
-        ("tokenizer", model["tokenizer_sha256"]),
-        ("data", identity["data_sha256"]),
-        *identity.get("inputs_sha256", {}).items(),
+        ("run", record.run_id),
+        ("weights", identity.model.weights_sha256),
+        ("tokenizer", identity.model.tokenizer_sha256),
+        ("data", identity.data_sha256),
+        *identity.inputs_sha256.items(),
     ]
     return [(name, digest) for name, digest in found if digest]

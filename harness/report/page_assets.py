@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from markupsafe import Markup
 
 from harness.files.owned import path_name
+from harness.results.record import Figure
 
 FIGURES_LIMIT = 900_000
 """Bytes of figures in a page; what comes after is named and lies beside it."""
@@ -37,18 +38,20 @@ def _read(name: str) -> str:
     return (files("harness.report") / "templates" / name).read_text(encoding="utf-8")
 
 
-def pictures(folder: Path, figures: Sequence[Mapping[str, Any]], room: int = FIGURES_LIMIT) -> list[dict[str, Any]]:
+def pictures(folder: Path, figures: Sequence[Figure], room: int = FIGURES_LIMIT) -> list[dict[str, Any]]:
     """Figures with their pictures, as long as there is room; those that are only named keep their place."""
     found = []
     for figure in figures:
-        name = path_name(figure["name"], f"{folder / 'result.json'}, figures")
+        name = path_name(figure.name, f"{folder / 'result.json'}, figures")
         path = folder / "figures" / f"{name}.png"
         image = base64.b64encode(path.read_bytes()).decode() if path.is_file() else ""
         if len(image) > room:
             image = ""
         room -= len(image)
         size = _png_size(image) if image else (0, 0)
-        found.append({**figure, "image": image, "width": size[0] // 2, "height": size[1] // 2})
+        found.append(
+            {"name": name, "title": figure.title, "image": image, "width": size[0] // 2, "height": size[1] // 2}
+        )
     return found
 
 

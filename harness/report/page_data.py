@@ -6,17 +6,16 @@ import base64
 import gzip
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from harness.conditions.conditions import score_names
 from harness.errors import HarnessError
 from harness.files.store import clean
-from harness.results import schema
+from harness.results.beside import Candidate, Sample
 from harness.results.folder import read_rows
 
 PROMPTS_LIMIT, NEURONS_LIMIT = 1_000_000, 350_000
@@ -30,8 +29,6 @@ DIGITS = 5
 
 MOST_GROUPS = 60
 """A field with at most so many values is one to group and filter by."""
-
-_OWN = ("prompt_id", "condition", "prompt", "input_ids", "cluster")
 
 Pair = tuple[list[Any], list[Any]]
 """A column before and after the intervention."""
@@ -84,16 +81,14 @@ def read_prompts(path: Path, categories: Sequence[str]) -> Prompts:
     Raises:
         HarnessError: the file is damaged.
     """
-    rows = read_rows(path, schema.Sample) if path.is_file() else []
+    rows = read_rows(path, Sample) if path.is_file() else []
     before, after = rows[::2], rows[1::2]
-    if len(before) != len(after) or any(a["prompt_id"] != b["prompt_id"] for a, b in zip(before, after, strict=True)):
+    if len(before) != len(after) or any(a.prompt_id != b.prompt_id for a, b in zip(before, after, strict=True)):
         raise HarnessError(f"{path}: expected two rows for each prompt, baseline and treated.")
-    found = Prompts([row["prompt_id"] for row in before], [row["prompt"] for row in before])
+    found = Prompts([row.prompt_id for row in before], [row.prompt for row in before])
     answers = None
-    for name in before[0] if before else ():
-        if name in _OWN:
-            continue
-        pair = [row.get(name) for row in before], [row.get(name) for row in after]
+    for name in before[0].columns if before else ():
+        pair = [row.columns.get(name) for row in before], [row.columns.get(name) for row in after]
         kinds = {type(value) for column in pair for value in column} - {type(None)}
         if name == "answer":
             answers = pair
@@ -166,21 +161,21 @@ def _columns(prompts: Prompts, rows: np.ndarray) -> dict[str, Any]:
     }
 
 
-def packed_neurons(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+def packed_neurons(rows: Sequence[Candidate]) -> dict[str, Any] | None:
     """``{"data": packed, "n": neurons, "shown": how many fit}``: the selected ones and an even sample of the others."""
-    scores = score_names(rows[0]) if rows else []
+    scores = rows[0].score_names if rows else []
     if not scores:
         return None
-    selected = [i for i, row in enumerate(rows) if row["selected"]]
-    others = [i for i, row in enumerate(rows) if not row["selected"]]
+    selected = [i for i, row in enumerate(rows) if row.selected]
+    others = [i for i, row in enumerate(rows) if not row.selected]
     step = 1
     while True:
         kept = [rows[i] for i in sorted({*selected, *others[::step]})]
         data = pack(
             {
-                "neuron": [row["neuron"] for row in kept],
-                "selected": [i for i, row in enumerate(kept) if row["selected"]],
-                "scores": {name: rounded(np.array([row[name] for row in kept], float)) for name in scores},
+                "neuron": [row.neuron for row in kept],
+                "selected": [i for i, row in enumerate(kept) if row.selected],
+                "scores": {name: rounded(np.array([row.columns[name] for row in kept], float)) for name in scores},
             }
         )
         if len(data) <= NEURONS_LIMIT or step >= len(rows):

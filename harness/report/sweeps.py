@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +15,14 @@ from harness.files.wording import counted
 from harness.plotting import shapes as drawing
 from harness.plugin.records import Figure
 from harness.report.formatting import by_key
+from harness.results.measures import Measure
+from harness.results.record import Components, Identity, RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 LEAST = 3
 """Fewer runs than this are no curve."""
-
-Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class Sweep:
 
     parameter: str
     values: tuple[float, ...]
-    records: tuple[Record, ...]
+    records: tuple[RunRecord, ...]
 
     @property
     def run(self) -> str:
         """The run whose matrix this is: its name up to the axes, dot included."""
-        return f"{self.records[0]['name'].partition('.')[0]}."
+        return f"{self.records[0].name.partition('.')[0]}."
 
     @property
     def name(self) -> str:
@@ -49,14 +49,14 @@ class Sweep:
         return f"{self.run[:-1]}-{self.parameter.rpartition('.')[2]}"
 
 
-def sweeps(records: Sequence[Record]) -> list[Sweep]:
+def sweeps(records: Sequence[RunRecord]) -> list[Sweep]:
     """The sweeps among some records, each within one matrix or among runs of none, in the order of their first runs."""
-    numbers = [_numbers(record["identity"]["components"]) for record in records]
+    numbers = [_numbers(record.identity.components) for record in records]
     found: dict[tuple[str, str, str], list[int]] = {}
     for i, record in enumerate(records):
-        matrix, dot, _ = record["name"].partition(".")
+        matrix, dot, _ = record.name.partition(".")
         for parameter in numbers[i]:
-            key = parameter, _rest(record["identity"], numbers[i], parameter), matrix if dot else ""
+            key = parameter, _rest(record.identity, parameter), matrix if dot else ""
             found.setdefault(key, []).append(i)
     sweeps = []
     for (parameter, _, _), rows in found.items():
@@ -67,30 +67,31 @@ def sweeps(records: Sequence[Record]) -> list[Sweep]:
     return sweeps
 
 
-def _numbers(components: Mapping[str, Any]) -> dict[str, float]:
+def _numbers(components: Components) -> dict[str, float]:
     """The numeric parameters of selector, intervention and task."""
     return {
         f"{kind}.{key}": float(value)
-        for kind in ("selector", "intervention", "task")
-        for key, value in components[kind]["params"].items()
+        for kind, component in (
+            ("selector", components.selector), ("intervention", components.intervention), ("task", components.task)
+        )  # fmt: skip
+        for key, value in component.params.items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
 
 
-def _rest(identity: Mapping[str, Any], numbers: Mapping[str, float], parameter: str) -> str:
-    """Everything that the runs of a sweep share."""
-    components = {
-        kind: {**entry, "params": {k: v for k, v in entry["params"].items() if f"{kind}.{k}" != parameter}}
-        for kind, entry in identity["components"].items()
-        if kind != "metrics"
-    }
-    return canonical({**identity, "components": components})
+def _rest(identity: Identity, parameter: str) -> str:
+    """Everything that the runs of a sweep share: the identity without metrics and the parameter."""
+    rest = identity.to_dict()
+    components = {kind: component for kind, component in rest["components"].items() if kind != "metrics"}
+    for kind, component in components.items():
+        component["params"] = {k: v for k, v in component["params"].items() if f"{kind}.{k}" != parameter}
+    return canonical(rest | {"components": components})
 
 
-def _shared(records: Sequence[Record]) -> list[tuple[str, str]]:
+def _shared(records: Sequence[RunRecord]) -> list[tuple[str, str]]:
     """Metric and name of the primary measures of the first run that all have; metrics may differ within a sweep."""
     found = [by_key(record) for record in records]
-    return [key for key, row in found[0].items() if row["primary"] and all(key in others for others in found)]
+    return [key for key, row in found[0].items() if row.primary and all(key in others for others in found)]
 
 
 def curve(sweep: Sweep) -> Figure:
@@ -136,20 +137,28 @@ def curve(sweep: Sweep) -> Figure:
     return Figure(re.sub(r"[^A-Za-z0-9_-]", "_", sweep.name), title, columns, paint, size)
 
 
-def _numbers_of(measure: Mapping[str, Any]) -> dict[str, float | None]:
-    controls = measure["controls"] or {}
+def _numbers_of(measure: Measure) -> dict[str, float | None]:
+    controls = measure.controls
+    mean, q05, q95 = (None, None, None) if controls is None else (controls.mean, controls.q05, controls.q95)
     return {
-        **{key: measure[key] for key in ("value", "ci_low", "ci_high", "p_two_sided", "p_adjusted", "p_holm")},
-        **{f"control_{key}": controls.get(key) for key in ("mean", "q05", "q95")},
+        "value": measure.value,
+        "ci_low": measure.ci_low,
+        "ci_high": measure.ci_high,
+        "p_two_sided": measure.p_two_sided,
+        "p_adjusted": measure.p_adjusted,
+        "p_holm": measure.p_holm,
+        "control_mean": mean,
+        "control_q05": q05,
+        "control_q95": q95,
     }
 
 
-def _titles(measures: Sequence[Mapping[str, Any]]) -> list[str]:
+def _titles(measures: Sequence[Measure]) -> list[str]:
     """What the panels are called; with the metric's name where two metrics have a measure of one title."""
-    titles = [measure["title"].replace("share of the effect", "share") for measure in measures]
+    titles = [measure.title.replace("share of the effect", "share") for measure in measures]
     told = [
-        f"{title}, {measure['metric']}" if titles.count(title) > 1 else title
+        f"{title}, {measure.metric}" if titles.count(title) > 1 else title
         for title, measure in zip(titles, measures, strict=True)
     ]
-    units = [measure["unit"] for measure in measures]
+    units = [measure.unit for measure in measures]
     return [f"{title}\n({unit})" if unit != "share" else title for title, unit in zip(told, units, strict=True)]

@@ -16,7 +16,9 @@ from harness.errors import HarnessError
 from harness.files.store import clean
 from harness.files.wording import counted, plural
 from harness.results.folder import PROVENANCE, read_provenance
+from harness.results.measures import Measure
 from harness.results.pairing import Pairing, Run, measures_of, only, open_run, pair
+from harness.results.record import Component, Identity, RunRecord
 
 if TYPE_CHECKING:
     from harness.plugin.catalogue import Catalogue
@@ -50,15 +52,15 @@ def compare(paths: Sequence[Path], catalogue: Catalogue, resamples: int = 2000) 
             "runs": [
                 {
                     "label": label,
-                    "name": run.record["name"],
-                    "run_id": run.record["run_id"],
+                    "name": run.record.name,
+                    "run_id": run.record.run_id,
                     "folder": str(run.path),
-                    "model": run.record["identity"]["model"]["id"],
+                    "model": run.record.identity.model.id,
                     "command": _command(run.path),
                 }
                 for label, run in zip(labels, runs, strict=True)
             ],
-            "differing": differing([run.record["identity"] for run in runs]),
+            "differing": differing([run.record.identity for run in runs]),
             "selections": [
                 {"first": labels[i], "second": labels[j], **selections(runs[i].record, runs[j].record)}
                 for i, j in combinations(range(len(runs)), 2)
@@ -84,13 +86,13 @@ def compare(paths: Sequence[Path], catalogue: Catalogue, resamples: int = 2000) 
 
 
 def _command(folder: Path) -> str | None:
-    return read_provenance(folder)["command"] if (folder / PROVENANCE).is_file() else None
+    return read_provenance(folder).command if (folder / PROVENANCE).is_file() else None
 
 
 # -- what was asked ----------------------------------------------------------------------------------------------------
 
 
-def differing(identities: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def differing(identities: Sequence[Identity]) -> list[dict[str, Any]]:
     """The fields of the identities that are not the same in all: ``{"field": "selector.top", "values": [6, 4]}``.
 
     A parameter that a run does not have is None there. Versions of components, and parameters of metrics, are told only
@@ -104,18 +106,16 @@ def differing(identities: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in rows if any(value != row["values"][0] for value in row["values"])]
 
 
-def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:
+def _flat(identity: Identity) -> dict[str, Any]:
     """An identity with its components by name: ``intervention``, ``selector.top``, ``metric.transitions.collapse``."""
-    rest = dict(identity)
-    components = dict(rest.pop("components"))
-    metrics = components.pop("metrics")
     flat: dict[str, Any] = {}
-    for kind, component in components.items():
+    for kind, component in identity.components.by_kind().items():
         name = "loader" if kind == "model" else kind
-        flat |= {name: component["name"], **_component(name, component)}
-    flat["metrics"] = ", ".join(metric["name"] for metric in metrics)
+        flat |= {name: component.name, **_component(name, component)}
+    metrics = identity.components.metrics
+    flat["metrics"] = ", ".join(metric.name for metric in metrics)
     for metric in metrics:
-        flat |= _component(f"metric.{metric['name']}", metric)
+        flat |= _component(f"metric.{metric.name}", metric)
 
     def walk(prefix: str, value: Any) -> None:
         if isinstance(value, Mapping):
@@ -124,47 +124,48 @@ def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:
         else:
             flat[prefix] = value
 
-    walk("", rest)
+    walk("", {name: found for name, found in identity.to_dict().items() if name != "components"})
     return flat
 
 
-def _component(prefix: str, component: Mapping[str, Any]) -> dict[str, Any]:
+def _component(prefix: str, component: Component) -> dict[str, Any]:
     return {
-        **{f"{prefix}.{key}": value for key, value in component["params"].items()},
-        **{f"{prefix}.{key}": component[key] for key in _VERSIONS},
+        **{f"{prefix}.{key}": value for key, value in component.params.items()},
+        f"{prefix}.version": component.version,
+        f"{prefix}.distribution": component.distribution,
+        f"{prefix}.distribution_version": component.distribution_version,
     }
 
 
 # -- what was selected -------------------------------------------------------------------------------------------------
 
 
-def selections(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+def selections(first: RunRecord, second: RunRecord) -> dict[str, Any]:
     """How far two runs selected the same neurons, or heads, beside random sets of these sizes in the same layers.
 
     ``comparable`` is False, and ``why`` says so, where the models have other shapes or one selected heads.
     """
     from harness.statistics import chance_overlap
 
-    units = [record["selection"]["unit"] for record in (first, second)]
-    models = [record["identity"]["model"] for record in (first, second)]
-    size = "n_heads" if units[0] == "head" else "d_mlp"
-    shapes = [(model["n_layers"], model[size]) for model in models]
+    units = [record.selection.unit for record in (first, second)]
+    models = [record.identity.model for record in (first, second)]
+    sizes = [model.n_heads if units[0] == "head" else model.d_mlp for model in models]
     nothing = {"comparable": False, "shared": [], "n_first": 0, "n_second": 0, "overlap": None}
     if units[0] != units[1]:
         return nothing | {"why": f"one run selected {plural(units[0])}, the other {plural(units[1])}"}
     if units[0] == "direction":
         return nothing | {"why": "a direction's name does not tell its vector"}
-    if shapes[0] != shapes[1]:
+    if (models[0].n_layers, sizes[0]) != (models[1].n_layers, sizes[1]):
         return nothing | {"why": "the models have other shapes"}
     parse: Callable[[str], Unit] = UNITS[units[0]].parse
-    a, b = ([parse(x["neuron"]) for x in record["selection"]["neurons"]] for record in (first, second))
+    a, b = ([parse(chosen.neuron) for chosen in record.selection.neurons] for record in (first, second))
     both = [unit for unit in a if unit in set(b)]
-    layers = [by_layer(found) for found in (both, a, b)]
+    shared, own, other = (by_layer(found) for found in (both, a, b))
     groups = [
-        (*(len(found.get(layer, ())) for found in layers), models[0][size])
-        for layer in sorted({*layers[1], *layers[2]})
+        (len(shared.get(layer, ())), len(own.get(layer, ())), len(other.get(layer, ())), sizes[0])
+        for layer in sorted({*own, *other})
     ]
-    same = models[0]["weights_sha256"] == models[1]["weights_sha256"]
+    same = models[0].weights_sha256 == models[1].weights_sha256
     return {
         "comparable": True,
         "why": "" if same else f"{plural(units[0])} of two models are the same where their places are",
@@ -172,7 +173,7 @@ def selections(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str,
         "shared": [str(unit) for unit in both],
         "n_first": len(a),
         "n_second": len(b),
-        "n_layer": models[0][size],
+        "n_layer": sizes[0],
         "overlap": asdict(chance_overlap(groups)),
     }
 
@@ -186,14 +187,14 @@ def _measures(
     """The measures of the first run that another one has, too, with their differences, and Holm's p."""
     from harness.statistics import adjust
 
-    recorded = [{(row["metric"], row["name"]): row for row in run.record["measures"]} for run in runs]
+    recorded = [{measure.key: measure for measure in run.record.measures} for run in runs]
     wanted = [key for key in recorded[0] if any(key in found for found in recorded[1:])]
     parts = [{(metric, name): (x, why) for metric, name, x, why in measures_of(run, catalogue)} for run in runs]
     rows = []
     for key in wanted:
         found = [measures.get(key) for measures in recorded]
         reference = recorded[0][key]
-        row = {x: reference[x] for x in ("metric", "name", "title", "unit", "higher_is_better", "primary")}
+        row = reference.model_dump(include={"metric", "name", "title", "unit", "higher_is_better", "primary"})
         row["runs"] = [None if measure is None else _own(measure) for measure in found]
         row["differences"] = [
             None
@@ -210,21 +211,24 @@ def _measures(
     return rows
 
 
-def _own(measure: Mapping[str, Any]) -> dict[str, Any]:
+def _own(measure: Measure) -> dict[str, Any]:
     """What a run says of a measure by itself."""
-    keys = ("value", "ci_low", "ci_high", "count", "denominator", "p_two_sided")
-    controls = measure["controls"] or {}
     return {
-        **{key: measure[key] for key in keys},
-        "control_mean": controls.get("mean"),
-        "beyond_controls": measure["effects"]["difference"],
-        "p_adjusted": measure.get("p_adjusted"),
-        "verdict": measure.get("verdict"),
+        "value": measure.value,
+        "ci_low": measure.ci_low,
+        "ci_high": measure.ci_high,
+        "count": measure.count,
+        "denominator": measure.denominator,
+        "p_two_sided": measure.p_two_sided,
+        "control_mean": measure.controls and measure.controls.mean,
+        "beyond_controls": measure.effects.difference,
+        "p_adjusted": measure.p_adjusted,
+        "verdict": measure.verdict,
     }
 
 
 def _difference(
-    recorded: tuple[Mapping[str, Any], Mapping[str, Any]],
+    recorded: tuple[Measure, Measure],
     pairing: Pairing,
     parts: tuple[tuple[AnyMeasure | None, str], tuple[AnyMeasure | None, str]],
     resamples: int,
@@ -234,11 +238,11 @@ def _difference(
     Paired, both are over the shared items, with intervals and a test. Otherwise only the difference of the recorded
     values is told: their intervals do not tell how far the difference may be off.
     """
-    values = [row["value"] for row in recorded]
+    values = [measure.value for measure in recorded]
     (first, why_first), (second, why_second) = parts
     why = pairing.why if pairing.kind is None else why_first if first is None else why_second if second is None else ""
     if first is None or second is None or pairing.kind is None:
-        beyond = [row["effects"]["difference"] for row in recorded]
+        beyond = [measure.effects.difference for measure in recorded]
         return {
             "paired": False,
             "why": why if why.startswith("not paired") else f"not paired: {why}",

@@ -15,19 +15,22 @@ import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from harness.conditions.conditions import UNITS, Selection, Unit, score_names
+from harness.conditions.conditions import UNITS, Selection, Unit
 from harness.errors import HarnessError, not_there
 from harness.files import json as jsontext
 from harness.files.owned import Written, path_name, remove_empty
 from harness.files.store import canonical, read_json, read_jsonl, write_bytes, write_json, write_jsonl, writing
 from harness.plugin.records import Alone, Outcomes, Prepared, Prompt, Series, Step
-from harness.results import schema
+from harness.results import beside, record
+from harness.results.migrations import lifted
+from harness.results.provenance import Provenance
+from harness.results.record import RunRecord
 
-SCHEMA_VERSION = 3
+RowT = TypeVar("RowT", bound=beside.Row)
 
 RECORD, PAGE, PROVENANCE, MARK = "result.json", "report.html", "provenance.json", "files.sha256"
 UNFINISHED = "unfinished"
@@ -44,44 +47,40 @@ _KEPT = re.compile(r"prepared\.json|writable|part-\d{8}\.(?:json|safetensors)")
 """Names of the files of ``unfinished/``."""
 
 
-def read_rows(path: Path, cls: type[schema.Sample | schema.Score | schema.Control]) -> list[dict[str, Any]]:
-    """The rows of one of a run's JSONL files; scores and controls have the same columns in each.
+def read_rows(path: Path, cls: type[RowT]) -> list[RowT]:
+    """The rows of one of a run's JSONL files; candidates and control sets have the same columns in each.
 
     Raises:
         HarnessError: it is missing, or was damaged; names the line.
     """
-    rows = read_jsonl(path)
+    rows = [cls.read(row, f"{path}, line {number}") for number, row in enumerate(read_jsonl(path), 1)]
     for number, row in enumerate(rows, 1):
-        schema.checked(cls, row, f"{path}, line {number}")
-        if not issubclass(cls, schema.Sample) and row.keys() != rows[0].keys():
+        if not isinstance(row, beside.Sample) and row.columns.keys() != rows[0].columns.keys():
             raise HarnessError(f"{path}, line {number}: expected the columns of the first row; the file is damaged.")
     return rows
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """The record of a finished run, from its folder or its ``result.json``.
+def read_record(path: Path) -> RunRecord:
+    """The record of a finished run, from its folder or its ``result.json``; one of an older schema is lifted to today's.
 
     Raises:
-        HarnessError: there is none, it was written by another version of the harness, or it is damaged.
+        HarnessError: there is none, this version of the harness cannot read it, or it is damaged.
     """
     path = path / RECORD if path.is_dir() else path
     if not path.is_file():
         if (path.parent / UNFINISHED).is_dir():
             raise HarnessError(f"{path.parent}: this run is not finished; the command that began it continues it.")
         raise HarnessError(f"{path}: there is no finished run here.")
-    record = read_json(path)
-    if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
-        raise HarnessError(f"{path}: this is no record of schema {SCHEMA_VERSION}; make the run again.")
-    return schema.checked(schema.Record, record, str(path))
+    return RunRecord.read(lifted(read_json(path), str(path)), str(path))
 
 
-def read_provenance(path: Path) -> dict[str, Any]:
+def read_provenance(path: Path) -> Provenance:
     """``provenance.json`` of a run's folder.
 
     Raises:
         HarnessError: it is missing or damaged.
     """
-    return schema.checked(schema.Provenance, read_json(path / PROVENANCE), str(path / PROVENANCE))
+    return Provenance.read(read_json(path / PROVENANCE), str(path / PROVENANCE))
 
 
 class RunFolder:
@@ -166,14 +165,14 @@ class RunFolder:
 
     def _mark(self) -> None:
         """Say that the run is complete: the last file."""
-        record = read_record(self.result)
-        names = [f"figures/{path_name(x['name'], str(self.result))}" for x in record["figures"]]
+        found = read_record(self.result)
+        names = [f"figures/{path_name(figure.name, str(self.result))}" for figure in found.figures]
         paths = [x for x in FILES if x not in (PAGE, PROVENANCE)]
         paths += [f"{name}.{ending}" for name in names for ending in ("csv", "svg", "png")]
-        paths += [f"tables/{path_name(x['name'], str(self.result))}.csv" for x in record["frames"]]
+        paths += [f"tables/{path_name(frame.name, str(self.result))}.csv" for frame in found.frames]
         with writing(self.path / MARK):
-            found = Written.found(self.path, [path for path in paths if (self.path / path).is_file()])
-        write_bytes(self.path / MARK, found.to_bytes())
+            written = Written.found(self.path, [path for path in paths if (self.path / path).is_file()])
+        write_bytes(self.path / MARK, written.to_bytes())
 
     def save_prepared(self, prepared: Prepared) -> None:
         """Keep the prepared prompts, so that a resumed run need not ask the model again."""
@@ -191,12 +190,12 @@ class RunFolder:
         path = self._unfinished / "prepared.json"
         if not path.is_file():
             return None
-        data = schema.checked(schema.Prepared, read_json(path), str(path))
+        data = beside.Prepared.read(read_json(path), str(path))
         return Prepared(
-            prompts=tuple(Prompt.from_dict(row) for row in data["prompts"]),
-            steps=tuple(Step(row["name"], row["kept"], row["dropped"], row["why"]) for row in data["steps"]),
-            details=data["details"],
-            held_out=tuple(Prompt.from_dict(row) for row in data["held_out"]),
+            prompts=tuple(map(_prompt, data.prompts)),
+            steps=tuple(Step(step.name, step.kept, step.dropped, step.why) for step in data.steps),
+            details=data.details,
+            held_out=tuple(map(_prompt, data.held_out)),
         )
 
     def save_part(self, start: int, part: Outcomes) -> None:
@@ -212,26 +211,26 @@ class RunFolder:
         stem = self._unfinished / f"part-{start:08d}"
         if not stem.with_suffix(".safetensors").is_file():
             return None
-        beside = stem.with_suffix(".json")
-        rest = schema.checked(schema.Part, read_json(beside), str(beside))
+        path = stem.with_suffix(".json")
+        rest = beside.Part.read(read_json(path), str(path))
         arrays = load_arrays(stem.with_suffix(".safetensors"))
         return Outcomes(
             conditions=conditions,
             prompts=prompts,
             values={name: array for name, array in arrays.items() if not name.startswith("series ")},
-            series={name: Series(tuple(rows), arrays[f"series {name}"]) for name, rows in rest["series"].items()},
-            answers=tuple(map(tuple, rest["answers"])),
-            found=tuple(rest["found"]),
-            details=rest["details"],
-            categories={name: tuple(names) for name, names in rest["categories"].items()},
+            series={name: Series(tuple(rows), arrays[f"series {name}"]) for name, rows in rest.series.items()},
+            answers=tuple(map(tuple, rest.answers)),
+            found=tuple(rest.found),
+            details=rest.details,
+            categories={name: tuple(names) for name, names in rest.categories.items()},
         )
 
-    def finish(self, files: Mapping[str, Any], outcomes: Outcomes, record: Mapping[str, Any]) -> None:
+    def finish(self, files: Mapping[str, Any], outcomes: Outcomes, found: RunRecord) -> None:
         """Write everything that was computed, the record last; :meth:`settle` does the rest."""
         for name, content in files.items():
             (write_jsonl if name.endswith(".jsonl") else write_json)(self.path / name, content)
         _save_arrays(self.path / "outcomes.safetensors", outcomes.arrays(), _labels(outcomes))
-        write_json(self.result, record)
+        write_json(self.result, found.to_dict())
 
     def load_outcomes(self) -> Outcomes:
         """The outcomes of a finished run, read back.
@@ -244,44 +243,49 @@ class RunFolder:
             raise HarnessError(f"{path}: {not_there(path)}.")
         arrays, labels = load_arrays(path), _read_labels(path)
         samples, scores = self.path / "samples.jsonl", self.path / "neurons.jsonl"
-        rows = read_rows(samples, schema.Answered if labels["answers"] else schema.Sample)
+        if labels.answers:
+            answered = read_rows(samples, beside.Answered)
+            answers = tuple(tuple(row.answer for row in answered[i::2]) for i in (0, 1))
+            rows: Sequence[beside.Sample] = answered
+        else:
+            answers, rows = (), read_rows(samples, beside.Sample)
         observed = {name for name, array in arrays.items() if array.ndim == 2}
-        shape = (len(labels["conditions"]), len(rows) // 2)
+        shape = (len(labels.conditions), len(rows) // 2)
         try:
-            selection = _read_selection(read_record(self.result)["selection"], read_rows(scores, schema.Score))
+            selection = _read_selection(read_record(self.result).selection, read_rows(scores, beside.Candidate))
         except HarnessError as error:  # a unit's name knows no file
             raise HarnessError(f"{self.path}: {error}") from error
-        missing = [name for name in labels["series"] if f"series {name}" not in arrays]
+        missing = [name for name in labels.series if f"series {name}" not in arrays]
         if missing or any(arrays[x].shape != shape for x in observed if not x.startswith(("alone ", "series "))):
             raise HarnessError(f"{path}: its arrays are not those of {samples}; one of the files is damaged.")
         return Outcomes(
-            conditions=tuple(labels["conditions"]),
-            prompts=tuple(_prompt(row, observed) for row in rows[::2]),
+            conditions=tuple(labels.conditions),
+            prompts=tuple(_prompt_of(row, observed) for row in rows[::2]),
             values={name: x for name, x in arrays.items() if not name.startswith(("alone ", "series "))},
-            answers=tuple(tuple(row["answer"] for row in rows[i::2]) for i in (0, 1)) if labels["answers"] else (),
-            categories={name: tuple(names) for name, names in labels["categories"].items()},
-            details=labels.get("details", {}),
-            series={x: Series(tuple(names), arrays[f"series {x}"]) for x, names in labels["series"].items()},
+            answers=answers,
+            categories={name: tuple(names) for name, names in labels.categories.items()},
+            details=labels.details,
+            series={x: Series(tuple(names), arrays[f"series {x}"]) for x, names in labels.series.items()},
             alone=Alone(
-                tuple(labels["alone"]),
+                tuple(labels.alone),
                 {name.removeprefix("alone "): x for name, x in arrays.items() if name.startswith("alone ")},
             ),
             selection=selection,
         )
 
 
-def _read_selection(found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Selection:
+def _read_selection(found: record.Selection, rows: Sequence[beside.Candidate]) -> Selection:
     """A selection, from the record and the rows of ``neurons.jsonl``."""
-    parse: Callable[[str], Unit] = UNITS[found["unit"]].parse
-    names = score_names(rows[0]) if rows else []
+    parse: Callable[[str], Unit] = UNITS[found.unit].parse
+    names = rows[0].score_names if rows else []
     return Selection(
-        units=tuple(parse(unit["neuron"]) for unit in found["neurons"]),
-        rule=found["rule"],
-        candidates=tuple(parse(row["neuron"]) for row in rows),
-        scores={name: np.array([row[name] for row in rows], float) for name in names},
-        details=found["details"],
-        pool=None if found["pool"] is None else tuple(map(parse, found["pool"])),
-        special=found.get("special", {}),
+        units=tuple(parse(unit.neuron) for unit in found.neurons),
+        rule=found.rule,
+        candidates=tuple(parse(row.neuron) for row in rows),
+        scores={name: np.array([row.columns[name] for row in rows], float) for name in names},
+        details=found.details,
+        pool=None if found.pool is None else tuple(map(parse, found.pool)),
+        special=found.special,
     )
 
 
@@ -297,11 +301,14 @@ def _labels(outcomes: Outcomes) -> dict[str, Any]:
     }
 
 
-def _prompt(row: Mapping[str, Any], observed: Iterable[str]) -> Prompt:
-    """The prompt of a row of ``samples.jsonl``."""
-    own = {"prompt_id", "condition", "prompt", "input_ids", "cluster", "answer", *observed}
-    fields = {key: value for key, value in row.items() if key not in own}
-    return Prompt(row["prompt_id"], row["prompt"], tuple(row["input_ids"]), row["cluster"], fields)
+def _prompt(found: beside.Prompt) -> Prompt:
+    return Prompt(found.id, found.text, tuple(found.tokens), found.cluster, found.fields)
+
+
+def _prompt_of(row: beside.Sample, observed: Iterable[str]) -> Prompt:
+    """The prompt of a row of ``samples.jsonl``; what was observed of it is none of its fields."""
+    fields = {key: value for key, value in row.columns.items() if key not in {"answer", *observed}}
+    return Prompt(row.prompt_id, row.prompt, tuple(row.input_ids), row.cluster, fields)
 
 
 def _save_arrays(path: Path, arrays: Mapping[str, np.ndarray], labels: Mapping[str, Any] | None = None) -> None:
@@ -312,14 +319,14 @@ def _save_arrays(path: Path, arrays: Mapping[str, np.ndarray], labels: Mapping[s
     write_bytes(path, save({name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())}, metadata))
 
 
-def _read_labels(path: Path) -> Any:
+def _read_labels(path: Path) -> beside.Labels:
     from safetensors import safe_open
 
     with safe_open(path, "numpy") as file:
         labels = (file.metadata() or {}).get("outcomes")
     if labels is None:
         raise HarnessError(f"{path}: it does not say what its arrays are; make the run again with --fresh.")
-    return schema.checked(schema.Labels, jsontext.parse(labels, str(path)), f"{path}: what its arrays are")
+    return beside.Labels.read(jsontext.parse(labels, str(path)), f"{path}: what its arrays are")
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:

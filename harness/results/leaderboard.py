@@ -17,7 +17,8 @@ import jsonlines
 from harness.conditions.conditions import UNITS
 from harness.errors import HarnessError
 from harness.files.store import canonical, clean, digest, jsonl_bytes, writing
-from harness.results.folder import SCHEMA_VERSION
+from harness.results.provenance import Provenance
+from harness.results.record import SCHEMA_VERSION, RunRecord
 
 Type = Literal["text", "integer", "number", "yes/no", "list"]
 
@@ -198,57 +199,63 @@ def _typed(value: Any, kind: Type) -> Any:
     return value if fits.get(kind) else None
 
 
-def rows_of(record: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[dict[str, Any]]:
+def rows_of(record: RunRecord, provenance: Provenance) -> list[dict[str, Any]]:
     """Leaderboard rows of a run: one for each measure, each self-contained, with the columns of ``COLUMNS``."""
-    identity = record["identity"]
-    components, model = identity["components"], identity["model"]
-    metrics = {metric["name"]: canonical(metric["params"]) for metric in components["metrics"]}
-    selection = record["selection"]
-    units = [UNITS[selection["unit"]].parse(x["neuron"]) for x in selection["neurons"]]
+    identity, selection, git = record.identity, record.selection, provenance.git
+    model, components = identity.model, identity.components.by_kind()
+    metrics = {metric.name: canonical(metric.params) for metric in identity.components.metrics}
+    units = [UNITS[selection.unit].parse(chosen.neuron) for chosen in selection.neurons]
     shared = {
         "schema_version": SCHEMA_VERSION,
-        "run_id": record["run_id"],
-        "run": record["name"],
-        "time_utc": provenance["finished"],
-        "harness_version": identity["harness_version"],
-        "git_commit": (provenance["git"] or {}).get("commit"),
-        "git_dirty": (provenance["git"] or {}).get("dirty"),
-        "command": provenance["command"],
-        "model": model["id"],
-        "model_revision": model["commit"] or model["revision"],
-        **{key: model[key] for key in ("weights_sha256", "tokenizer_sha256", "dtype", "device")},
-        **{part: components[part]["name"] for part in _PARTS},
-        **{f"{part}_{what}": components[part][what] for part in _PARTS for what in ("version", "distribution")},
-        **{f"{part}_params": canonical(components[part]["params"]) for part in _PARTS},
-        "data_sha256": identity["data_sha256"],
-        "inputs_sha256": canonical(identity.get("inputs_sha256", {})),
-        "n_prompts": record["task"]["n_prompts"],
-        "n_clusters": record["task"]["n_clusters"],
-        "exploratory": record.get("exploratory") is not None,
+        "run_id": record.run_id,
+        "run": record.name,
+        "time_utc": provenance.finished,
+        "harness_version": identity.harness_version,
+        "git_commit": git and git.commit,
+        "git_dirty": git and git.dirty,
+        "command": provenance.command,
+        "model": model.id,
+        "model_revision": model.commit or model.revision,
+        "weights_sha256": model.weights_sha256,
+        "tokenizer_sha256": model.tokenizer_sha256,
+        "dtype": model.dtype,
+        "device": model.device,
+        **{part: components[part].name for part in _PARTS},
+        **{f"{part}_version": components[part].version for part in _PARTS},
+        **{f"{part}_distribution": components[part].distribution for part in _PARTS},
+        **{f"{part}_params": canonical(components[part].params) for part in _PARTS},
+        "data_sha256": identity.data_sha256,
+        "inputs_sha256": canonical(identity.inputs_sha256),
+        "n_prompts": record.task.n_prompts,
+        "exploratory": record.exploratory is not None,
         "neurons": [str(unit) for unit in units],
         # As columns of their own: the single neuron 3.10 is read as the number 3.1.
         "neuron_layers": [str(unit.layer) for unit in units],
         "neuron_indices": [str(unit.index) for unit in units],
-        "engine": record["engine"],
-        "n_controls": record["controls"]["n"],
-        "control_match": record["controls"]["match"],
-        **{key: identity.get(key) for key in ("seed", "limit", "hold_out", "batch_size", "resamples")},
-        "hardware": provenance["accelerator"] or provenance["processor"],
-        "wall_seconds": provenance["wall_seconds"],
+        "engine": record.engine,
+        "n_controls": record.controls.n,
+        "control_match": record.controls.match,
+        "seed": identity.seed,
+        "limit": identity.limit,
+        "hold_out": identity.hold_out,
+        "batch_size": identity.batch_size,
+        "resamples": identity.resamples,
+        "hardware": provenance.hardware,
+        "wall_seconds": provenance.wall_seconds,
     }
     return [
         typed(
             {
-                "row_id": digest([record["run_id"], measure["metric"], measure["name"]])[:16],
-                "metric_params": metrics.get(measure["metric"]),
                 **shared,
-                **clean(measure),
-                "measure": measure["name"],
+                **measure.to_dict(),
+                **{f"control_{key}": x for key, x in (measure.controls.to_dict() if measure.controls else {}).items()},
+                "row_id": digest([record.run_id, measure.metric, measure.name])[:16],
+                "metric_params": metrics.get(measure.metric),
+                "measure": measure.name,
                 # The prompts of how many facts count towards it, beside those that the run has.
-                "n_clusters_counting": measure.get("n_clusters"),
-                "n_clusters": shared["n_clusters"],
-                **{f"control_{key}": value for key, value in clean(measure["controls"] or {}).items()},
+                "n_clusters_counting": measure.n_clusters,
+                "n_clusters": record.task.n_clusters,
             }
         )
-        for measure in record["measures"]
+        for measure in record.measures
     ]

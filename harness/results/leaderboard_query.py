@@ -10,8 +10,8 @@ from typing import Any
 
 from harness.errors import HarnessError, suggest
 from harness.results.findings import Findings, findings_of
-from harness.results.folder import SCHEMA_VERSION
 from harness.results.leaderboard import COLUMNS, Type, typed
+from harness.results.record import SCHEMA_VERSION
 from harness.statistics import VERDICTS
 
 Row = Mapping[str, Any]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from harness.files.wording import agree, counted
 from harness.plugin import border
 from harness.plugin.components import ComponentSpec, Metric
 from harness.plugin.records import Outcomes, Prompt
+from harness.results.folder import RunFolder, read_record
+from harness.results.record import RunRecord
 
 if TYPE_CHECKING:
     from harness.plugin.catalogue import Catalogue
@@ -29,7 +31,7 @@ class Run:
     """
 
     path: Path
-    record: Mapping[str, Any]
+    record: RunRecord
     outcomes: Outcomes | None = None
     missing: str = ""
 
@@ -44,8 +46,6 @@ def open_run(path: Path) -> Run:
     Raises:
         HarnessError: no finished run is there, or one of another schema.
     """
-    from harness.results.folder import RunFolder, read_record
-
     record = read_record(path)
     folder = path if path.is_dir() else path.parent
     try:
@@ -89,9 +89,9 @@ def pair(first: Run, second: Run) -> Pairing:
     for run in (first, second):
         if run.missing:
             return Pairing(None, f"not paired: {run.missing}")
-    if a["task"]["name"] != b["task"]["name"]:
+    if a.task.name != b.task.name:
         return Pairing(None, "not paired: the tasks differ")
-    if a["identity"]["data_sha256"] != b["identity"]["data_sha256"]:
+    if a.identity.data_sha256 != b.identity.data_sha256:
         return Pairing(None, "not paired: the data differ")
     texts = [{prompt.id: (prompt.text, prompt.cluster) for prompt in run.prompts} for run in (first, second)]
     shared = texts[0].keys() & texts[1].keys()
@@ -124,14 +124,14 @@ def measures_of(run: Run, catalogue: Catalogue) -> Iterator[tuple[str, str, AnyM
 
     The installed metrics are applied to the kept outcomes; what they give must be what the record says.
     """
-    for spec in run.record["identity"]["components"]["metrics"]:
-        recorded = {row["name"]: row["value"] for row in run.record["measures"] if row["metric"] == spec["name"]}
+    for spec in run.record.identity.components.metrics:
+        recorded = {x.name: x.value for x in run.record.measures if x.metric == spec.name}
         found: dict[str, AnyMeasure] = {}
         why = run.missing
         if run.outcomes is not None:
             try:
                 metric = cast(
-                    Metric, catalogue.build("metric", ComponentSpec(spec["name"], spec["params"]), run.path.name)
+                    Metric, catalogue.build("metric", ComponentSpec(spec.name, spec.params), run.path.name)
                 )
                 found = {measure.name: measure for measure in border.measure(metric, run.outcomes).measures}
             except HarnessError as error:
@@ -139,9 +139,9 @@ def measures_of(run: Run, catalogue: Catalogue) -> Iterator[tuple[str, str, AnyM
         for name, value in recorded.items():
             measure = found.get(name)
             if measure is not None and not _agrees(measure, value):
-                yield spec["name"], name, None, f"the metric {spec['name']} that is installed gives another value"
+                yield spec.name, name, None, f"the metric {spec.name} that is installed gives another value"
             else:
-                yield spec["name"], name, measure, why or f"the metric {spec['name']} no longer has it"
+                yield spec.name, name, measure, why or f"the metric {spec.name} no longer has it"
 
 
 def _agrees(measure: AnyMeasure, value: float | None) -> bool:

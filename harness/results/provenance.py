@@ -8,9 +8,9 @@ import sys
 import time
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Any
 
 import harness
+from harness.results.on_disk import OnDisk, Real, Whole
 
 DISTRIBUTION = "neuron-harness"
 
@@ -18,7 +18,38 @@ NUMERICAL = (DISTRIBUTION, "torch", "transformers", "tokenizers", "numpy", "scip
 """What the numbers of every run come from: the nodes of a cluster must agree on these."""
 
 
-def provenance(command: str, started: float, run_id: str) -> dict[str, Any]:
+class Git(OnDisk):
+    """The checkout that the harness ran from."""
+
+    commit: str | None
+    dirty: bool
+
+
+class Provenance(OnDisk):
+    """``provenance.json``."""
+
+    run_id: str
+    command: str
+    started: str
+    finished: str
+    wall_seconds: Real
+    peak_memory_mib: Whole
+    python: str
+    platform: str
+    processor: str
+    threads: Whole
+    accelerator: str | None
+    cuda: str | None = None
+    packages: dict[str, str]
+    git: Git | None
+
+    @property
+    def hardware(self) -> str:
+        """What it was computed on."""
+        return self.accelerator or self.processor
+
+
+def provenance(command: str, started: float, run_id: str) -> Provenance:
     """What may differ between two runs of the same bytes: when, where, how long, with which packages."""
     import resource
 
@@ -26,22 +57,22 @@ def provenance(command: str, started: float, run_id: str) -> dict[str, Any]:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform == "darwin" else 1)  # in KiB
     cuda = torch.cuda.is_available()
-    return {
-        "run_id": run_id,
-        "command": command,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "wall_seconds": round(time.time() - started, 3),
-        "peak_memory_mib": peak // 1024,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "accelerator": torch.cuda.get_device_name() if cuda else None,
-        "cuda": torch.version.cuda if cuda else None,
-        "packages": packages(),
-        "git": _git(),
-    }
+    return Provenance(
+        run_id=run_id,
+        command=command,
+        started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        wall_seconds=round(time.time() - started, 3),
+        peak_memory_mib=peak // 1024,
+        python=platform.python_version(),
+        platform=platform.platform(),
+        processor=platform.processor() or platform.machine(),
+        threads=torch.get_num_threads(),
+        accelerator=torch.cuda.get_device_name() if cuda else None,
+        cuda=torch.version.cuda if cuda else None,
+        packages=packages(),
+        git=_git(),
+    )
 
 
 def packages() -> dict[str, str]:
@@ -58,7 +89,7 @@ def _installed(name: str) -> str | None:
         return None
 
 
-def _git() -> dict[str, Any] | None:
+def _git() -> Git | None:
     """Commit of the harness's own checkout, if it runs from one."""
     import subprocess
 
@@ -70,6 +101,6 @@ def _git() -> dict[str, Any] | None:
         return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True).stdout.strip()
 
     try:
-        return {"commit": ask("rev-parse", "HEAD") or None, "dirty": bool(ask("status", "--porcelain"))}
+        return Git(commit=ask("rev-parse", "HEAD") or None, dirty=bool(ask("status", "--porcelain")))
     except OSError:  # no git on this machine
         return None

@@ -14,7 +14,7 @@ import numpy as np
 import harness
 from harness.conditions.conditions import Condition, Selection
 from harness.errors import HarnessError, PluginError
-from harness.files.store import canonical, check_writable, clean, digest, writing
+from harness.files.store import canonical, check_writable, digest, writing
 from harness.files.wording import counted
 from harness.model.precision import is_half, near_ties
 from harness.model.tokens import first_tokens
@@ -23,8 +23,9 @@ from harness.plugin.records import Outcomes, Prepared, Prompt
 from harness.report.figure_files import write_shown
 from harness.report.page import write_page
 from harness.results import leaderboard
-from harness.results.folder import SCHEMA_VERSION, RunFolder, read_provenance, read_record, sample_rows
+from harness.results.folder import RunFolder, read_provenance, read_record, sample_rows
 from harness.results.provenance import provenance
+from harness.results.record import SCHEMA_VERSION, RunRecord
 from harness.running.held_out import split
 from harness.running.margins import check_margins
 from harness.running.plan import Plan, Reporter, Stage, look_ahead, plan, set_up
@@ -45,7 +46,7 @@ class Finished:
     """A finished run: where it is, what it found, and whether it was found already finished."""
 
     path: Path
-    record: dict[str, Any]
+    record: RunRecord
     reused: bool
 
 
@@ -320,9 +321,9 @@ def _finish(job: _Job, engine: Engine, reporter: Reporter, command: str, started
         "samples.jsonl": sample_rows(outcomes),
         "neurons.jsonl": stage.selection.table(),
         "controls.jsonl": control_rows,
-        "provenance.json": provenance(command, started, job.run_id),
+        "provenance.json": provenance(command, started, job.run_id).to_dict(),
     }
-    job.folder.finish(files, outcomes, clean(record))
+    job.folder.finish(files, outcomes, record)
     with reporter.stage("writing the page"):
         job.folder.settle(write_page)
     job.parts.clear()

@@ -172,7 +172,7 @@ class _Group:
         runs = [enter(self.output / name, reused) for name, reused in self.opened.items()]
         for run in runs:
             if not run.reused:
-                self.executor.say(f"{run.record['name']}: finished, {run.path}")
+                self.executor.say(f"{run.record.name}: finished, {run.path}")
         return [*runs]
 
     async def _attempt(self) -> Refused | None:

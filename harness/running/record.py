@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from harness.conditions.conditions import Neuron, Unit, site_of
+from harness.files.store import clean
 from harness.files.wording import counted, noun_for
 from harness.model.greedy import in_words
 from harness.model.precision import to_record
 from harness.plugin import border
 from harness.plugin.records import Figure, Frame, Outcomes, Table
 from harness.plugin.standing import PERCENTILE, Standing, standings, warning
-from harness.results.folder import SCHEMA_VERSION
+from harness.results import record
+from harness.results.measures import Family, Measure
+from harness.results.record import SCHEMA_VERSION, RunRecord
 
 if TYPE_CHECKING:
     from harness.plugin.components import Metric
@@ -25,6 +28,24 @@ if TYPE_CHECKING:
 
 SHORT = 40
 """Rows of a table that the record holds; longer ones are in their CSV file only."""
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """What the metrics say of the outcomes.
+
+    Attributes:
+        shown: tables and figures, those of the selector and the intervention, too.
+        controls: the measures' values under the controls [m], by ``metric.measure``, in the order of ``measures``.
+    """
+
+    measures: list[Measure]
+    family: Family
+    tables: list[record.Table]
+    shown: list[Frame | Figure]
+    remarks: list[str]
+    broken: str | None
+    controls: Mapping[str, np.ndarray]
 
 
 def record_of(
@@ -36,7 +57,7 @@ def record_of(
     seed: int,
     tokens: Mapping[str, Any],
     near: np.ndarray | None,
-) -> tuple[dict[str, Any], list[Frame | Figure], list[dict[str, Any]]]:
+) -> tuple[RunRecord, list[Frame | Figure], list[dict[str, Any]]]:
     """The record of a run, and what is written beside it: tables and figures, and the rows of ``controls.jsonl``.
 
     Args:
@@ -46,49 +67,55 @@ def record_of(
             looked.
     """
     plan, prepared = stage.plan, stage.prepared
-    scores, shown, values = _scores(stage, outcomes, seed)
-    record = {
-        "schema_version": SCHEMA_VERSION,
-        "run_id": run_id,
-        "name": plan.spec.name,
-        "description": plan.spec.description,
-        "identity": identity,
-        "engine": engine,
-        "texts": plan.texts(),
-        "task": {
-            "name": plan.task.name,
-            "title": plan.task.title(),
-            "summary": plan.task.summary(),
-            "n_prompts": len(prepared.prompts),
-            "n_clusters": int(outcomes.clusters.max()) + 1,
-            "tokens": tokens,
-            "near_ties": to_record(near, [prompt.id for prompt in prepared.prompts]),
-            "steps": [step.to_dict() for step in prepared.steps],
-            "details": prepared.details,
-        },
-        "selection": _selection(stage),
-        "controls": stage.controls.to_dict(),
-        "exploratory": stage.exploratory,
-        **scores,
-    }
-    record["remarks"] = [*_remarks(identity["model"], near), *record["remarks"]]
-    return record, shown, _control_rows(stage, values)
+    scores, depends_on = _scores(stage, outcomes, seed), record.Identity(**clean(identity))
+    ties = to_record(near, [prompt.id for prompt in prepared.prompts])
+    found = RunRecord(
+        schema_version=SCHEMA_VERSION,
+        run_id=run_id,
+        name=plan.spec.name,
+        description=plan.spec.description,
+        identity=depends_on,
+        engine=engine,
+        texts=[record.Text(**text) for text in plan.texts()],
+        task=record.Task(
+            name=plan.task.name,
+            title=plan.task.title(),
+            summary=plan.task.summary(),
+            n_prompts=len(prepared.prompts),
+            n_clusters=int(outcomes.clusters.max()) + 1,
+            tokens=record.FirstTokens(**tokens),
+            near_ties=None if ties is None else record.NearTies(**ties),
+            steps=[record.Step(**step.to_dict()) for step in prepared.steps],
+            details=clean(prepared.details),
+        ),
+        selection=_selection(stage),
+        controls=record.Controls(**clean(stage.controls.to_dict())),
+        exploratory=stage.exploratory,
+        measures=scores.measures,
+        family=scores.family,
+        tables=scores.tables,
+        frames=[frame_of(item) for item in scores.shown if isinstance(item, Frame)],
+        figures=[figure_of(item) for item in scores.shown if isinstance(item, Figure)],
+        remarks=[*_remarks(depends_on.model, near), *scores.remarks],
+        broken=scores.broken,
+    )
+    return found, scores.shown, _control_rows(stage, scores.controls)
 
 
-def _remarks(model: Mapping[str, Any], near: np.ndarray | None) -> Iterator[str]:
+def _remarks(model: record.Model, near: np.ndarray | None) -> Iterator[str]:
     """What a reader has to know of the model before the numbers."""
     if near is not None:
         yield (
-            f"the model's passes are in {model['precision']['weights']}, logits and statistics are not; after "
+            f"the model's passes are in {model.dtype}, logits and statistics are not; after "
             f"{int(near.sum())} of {counted(len(near), 'prompt')} the two most likely tokens lie closer than its "
             "rounding (near_ties in result.json): what is said there may change with the batch, engine or machine"
         )
-    if settings := model["generation_not_applied"]:
+    if settings := model.generation_not_applied:
         yield (
             "whatever is generated is the most likely token at every step; of the model's generation_config, "
             f"{in_words(settings)} is not applied"
         )
-    if unused := model["unused_tensors"]:
+    if unused := model.unused_tensors:
         yield f"the model does not use {len(unused)} tensors of its checkpoint ({', '.join(unused[:3])} ...)"
 
 
@@ -101,7 +128,7 @@ def _control_rows(stage: Stage, values: Mapping[str, np.ndarray]) -> list[dict[s
     ]
 
 
-def _selection(stage: Stage) -> dict[str, Any]:
+def _selection(stage: Stage) -> record.Selection:
     """The selected neurons with their scores, statistics and the values they are set to."""
     from harness.engine.activation_summaries import ActivationStatistics
 
@@ -116,7 +143,7 @@ def _selection(stage: Stage) -> dict[str, Any]:
 
     standing = standings(selection)
 
-    def entry(neuron: Unit, stands: Standing) -> dict[str, Any]:
+    def entry(neuron: Unit, stands: Standing) -> record.Chosen:
         found: dict[str, Any] = {"neuron": str(neuron)}
         if neuron in rows:
             for name, column in selection.scores.items():
@@ -130,25 +157,25 @@ def _selection(stage: Stage) -> dict[str, Any]:
             found |= {f"activation_{name}": statistics.value(name, [neuron])[0] for name in names}
         if isinstance(neuron, Neuron) and neuron in values:
             found["set_to"] = values[neuron]
-        return found
+        return record.Chosen(**clean(found))
 
     medians = {f"median_{name}": _median(column) for name, column in selection.scores.items()}
-    return {
-        "selector": plan.selector.name,
-        "unit": selection.units[0].word,
-        "intervention": plan.intervention.name,
-        "intervention_title": plan.intervention.title(),
-        "intervention_summary": plan.intervention.summary(),
-        "pool": None if selection.pool is None else [str(unit) for unit in selection.pool],
-        "positions": plan.task.positions_treated,
-        "rule": selection.rule,
-        "neurons": [entry(*both) for both in zip(selection.units, standing, strict=True)],
-        "layer_medians": medians,
-        "special": dict(selection.special),
-        "warning": warning(selection, standing),
-        "details": dict(selection.details),
-        "activation_positions": statistics.n if statistics is not None else None,
-    }
+    return record.Selection(
+        selector=plan.selector.name,
+        unit=selection.units[0].word,
+        intervention=plan.intervention.name,
+        intervention_title=plan.intervention.title(),
+        intervention_summary=plan.intervention.summary(),
+        pool=None if selection.pool is None else [str(unit) for unit in selection.pool],
+        positions=plan.task.positions_treated,
+        rule=selection.rule,
+        neurons=[entry(*both) for both in zip(selection.units, standing, strict=True)],
+        layer_medians=clean(medians),
+        special=dict(selection.special),
+        warning=warning(selection, standing),
+        details=clean(selection.details),
+        activation_positions=statistics.n if statistics is not None else None,
+    )
 
 
 def _median(column: np.ndarray) -> float:
@@ -157,11 +184,8 @@ def _median(column: np.ndarray) -> float:
     return float(np.median(known)) if 2 * len(known) >= len(column) > 0 else float("nan")
 
 
-def _scores(
-    stage: Stage, outcomes: Outcomes, seed: int
-) -> tuple[dict[str, Any], list[Frame | Figure], dict[str, np.ndarray]]:
-    """Every metric's measures beside their controls, tables with tests, a verdict for each primary measure; what is
-    to be written beside the record; and the measures' values under the controls [m], by ``metric.measure``."""
+def _scores(stage: Stage, outcomes: Outcomes, seed: int) -> _Scores:
+    """Every metric's measures beside their controls, tables with tests, a verdict for each primary measure."""
     from harness.statistics import summarise
 
     plan, selection = stage.plan, stage.selection
@@ -173,7 +197,7 @@ def _scores(
     clusters = outcomes.clusters
     summaries: list[tuple[str, MeasureSummary]] = []
     controls: dict[str, np.ndarray] = {}
-    tables: list[dict[str, Any]] = []
+    tables: list[record.Table] = []
     remarks: list[str] = []
     broken: str | None = None
     for metric in plan.metrics:  # one after another: the arrays of a metric are large
@@ -188,24 +212,15 @@ def _scores(
         broken = broken or found.broken
     judged, family = _judged(stage, [found for _, found in summaries], controls, broken)
     measures = [
-        {"metric": metric_name, **summary.to_dict(), **judged.get(i, {})}
+        Measure(metric=metric_name, **clean(summary.to_dict() | judged.get(i, {})))
         for i, (metric_name, summary) in enumerate(summaries)
     ]
-    scores = {
-        "measures": measures,
-        "family": family,
-        "tables": tables,
-        "frames": [frame_rows(item) for item in shown if isinstance(item, Frame)],
-        "figures": [{"name": item.name, "title": item.title} for item in shown if isinstance(item, Figure)],
-        "remarks": remarks,
-        "broken": broken,
-    }
-    return scores, shown, controls
+    return _Scores(measures, family, tables, shown, remarks, broken, controls)
 
 
 def _judged(
     stage: Stage, summaries: Sequence[MeasureSummary], controls: Mapping[str, np.ndarray], broken: str | None
-) -> tuple[dict[int, dict[str, Any]], dict[str, Any]]:
+) -> tuple[dict[int, dict[str, Any]], Family]:
     """What is said of each primary measure, by its place among the summaries, and of their family.
 
     Args:
@@ -247,29 +262,35 @@ def _judged(
             "detectable_limit": None if said.half is None else math.ceil(said.half.clusters * around.items_per_cluster),
             "detectable_controls": None if said.half is None else said.half.controls,
         }
-    about = {
-        "adjusted": "Westfall-Young step-down min-p over the primary measures of this run, by their shared controls",
-        "size": len(primary),
-        "alpha": family.alpha,
-        "rows": family.rows,
-        "smallest": family.smallest,
-    }
-    return judged, about
+    return judged, Family(
+        adjusted="Westfall-Young step-down min-p over the primary measures of this run, by their shared controls",
+        size=len(primary),
+        alpha=family.alpha,
+        rows=family.rows,
+        smallest=family.smallest,
+    )
 
 
-def frame_rows(frame: Frame) -> dict[str, Any]:
+def frame_of(frame: Frame) -> record.Frame:
     """A table as the record keeps it: with its rows while they are few."""
     rows = [dict(zip(frame.columns, row, strict=True)) for row in zip(*frame.columns.values(), strict=True)]
-    return {"name": frame.name, "title": frame.title, "n": len(rows), "rows": rows if len(rows) <= SHORT else None}
+    return record.Frame(
+        name=frame.name, title=frame.title, n=len(rows), rows=clean(rows) if len(rows) <= SHORT else None
+    )
 
 
-def _table(metric: Metric, table: Table) -> dict[str, Any]:
-    return {
-        "metric": metric.name,
-        "name": table.name,
-        "title": table.title,
-        "categories": table.categories,
-        "treated": table.treated,
-        "control_mean": table.controls.mean(axis=0) if len(table.controls) else None,
-        "tests": table.tests.to_dict() if table.tests else None,
-    }
+def figure_of(figure: Figure) -> record.Figure:
+    """A figure as the record names it."""
+    return record.Figure(name=figure.name, title=figure.title)
+
+
+def _table(metric: Metric, table: Table) -> record.Table:
+    return record.Table(
+        metric=metric.name,
+        name=table.name,
+        title=table.title,
+        categories=list(table.categories),
+        treated=clean(table.treated),
+        control_mean=clean(table.controls.mean(axis=0)) if len(table.controls) else None,
+        tests=record.TableTests(**clean(table.tests.to_dict())) if table.tests else None,
+    )

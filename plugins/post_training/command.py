@@ -91,6 +91,6 @@ def compare(
     names = [short_name(spec) for spec in specs]
     done = compare_models(loaders, names, settings, texts, output_path, batch_size, reporter.stage)
     if as_json:
-        say_json(done.record)
+        say_json(done.record.to_dict())
     else:
         show(Terminal(), done.record, done.folder)

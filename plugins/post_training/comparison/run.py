@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,6 +20,7 @@ from harness.plugin.catalogue import catalogue
 from harness.plugin.components import ComponentSpec, Kind
 from harness.progress import Stage
 
+from .record import Identity, ModelsRecord
 from .section import Section
 
 if TYPE_CHECKING:
@@ -58,9 +59,9 @@ class Settings(BaseModel):
 
 @dataclass(frozen=True)
 class Compared:
-    """A finished comparison: its record (JSON values), and its folder."""
+    """A finished comparison: its record, and its folder."""
 
-    record: dict[str, Any]
+    record: ModelsRecord
     folder: Path
 
 
@@ -109,7 +110,7 @@ def compare_models(
     }
     sections = list(_sections(contexts, settings, corpus, stage))
     folder = output / f"{names[0]}-vs-{names[1]}-{digest(identity)[:8]}"
-    record = clean({"identity": identity, "name": folder.name, "parts": [_told(section) for section in sections]})
+    record = ModelsRecord(identity=Identity(**clean(identity)), name=folder.name, parts=[x.recorded() for x in sections])
     with stage("writing tables and figures"):
         write(folder, record, sections)
     return Compared(record, folder)
@@ -227,21 +228,7 @@ def _component(kind: Kind, name: str, **params: object) -> Component:
     return catalogue().build(kind, ComponentSpec(name, params), f"compare: its {kind}")
 
 
-def _told(section: Section) -> dict[str, Any]:
-    """A section as the record keeps it."""
-    from harness.running.record import frame_rows
-
-    return {
-        "name": section.name,
-        "title": section.title,
-        "sentences": section.sentences,
-        **section.numbers,
-        "frames": [frame_rows(frame) for frame in section.frames],
-        "figures": [{"name": figure.name, "title": figure.title} for figure in section.figures],
-    }
-
-
-def write(folder: Path, record: Mapping[str, Any], sections: Sequence[Section]) -> None:
+def write(folder: Path, record: ModelsRecord, sections: Sequence[Section]) -> None:
     """Tables, figures, the pages, and last the record: where it is, the comparison is complete."""
     from harness.files.store import write_bytes, write_json
     from harness.report.figure_files import write_shown
@@ -254,4 +241,4 @@ def write(folder: Path, record: Mapping[str, Any], sections: Sequence[Section]) 
     write_shown(folder, shown)
     write_bytes(folder / "README.md", markdown(record).encode())
     write_bytes(folder / "report.html", html(record, folder).encode())
-    write_json(folder / "result.json", record)
+    write_json(folder / "result.json", record.to_dict())

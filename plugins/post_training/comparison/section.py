@@ -8,7 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from harness.files.store import clean
 from harness.plugin import Figure, Frame
+from harness.running.record import figure_of, frame_of
+
+from .record import SectionRecord
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,17 @@ class Section:
     numbers: Mapping[str, Any] = field(default_factory=dict)
     frames: tuple[Frame, ...] = ()
     figures: tuple[Figure, ...] = ()
+
+    def recorded(self) -> SectionRecord:
+        """As the record keeps it."""
+        return SectionRecord(
+            name=self.name,
+            title=self.title,
+            sentences=list(self.sentences),
+            **clean(self.numbers),
+            frames=[frame_of(frame) for frame in self.frames],
+            figures=[figure_of(figure) for figure in self.figures],
+        )
 
 
 def columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
