@@ -19,8 +19,9 @@ from harness.errors import HarnessError
 from harness.plugin.components import parse_spec
 from harness.report.console import show
 from harness.report.page import _context as page_context
-from harness.results.folder import SCHEMA_VERSION, RunFolder, read_provenance, read_record
+from harness.results.folder import RunFolder, read_provenance, read_record
 from harness.results.leaderboard import rows_of
+from harness.results.record import SCHEMA_VERSION
 
 Harness = Callable[..., tuple[int, str, str]]
 

@@ -31,6 +31,7 @@ from harness.report.figure_files import control_histogram, csv_bytes, render
 from harness.report.latex import export as export_latex
 from harness.report.markdown import export as export_markdown
 from harness.report.progress import ConsoleReporter
+from harness.results.folder import read_record
 
 HOSTILE = {
     "closing tag": "[/]",
@@ -112,7 +113,7 @@ def test_a_terminal_prints_every_text_as_it_is(text: str) -> None:
 @pytest.mark.parametrize("width", [80, 200])
 def test_report_on_a_terminal(bad: Path, width: int, text: str) -> None:
     terminal = Terminal(file=io.StringIO(), width=width)
-    console.show(terminal, json.loads((bad / "result.json").read_text(encoding="utf-8")), bad)
+    console.show(terminal, read_record(bad), bad)
     found = terminal.file.getvalue()  # type: ignore[attr-defined]  # the StringIO above
     assert not COMMANDS.search(found)
     if text in ("[/]", "geo [old]"):
@@ -293,8 +294,8 @@ def test_nothing_else_prints() -> None:
 
 
 def test_a_record_is_not_changed_by_being_shown(run: Path) -> None:
-    record = small_runs.record(run)
-    before = copy.deepcopy(record)
+    record = read_record(run)
+    before = record.model_copy(deep=True)
     printed()
     console.show(Terminal(file=io.StringIO(), width=120), record, run)
     assert record == before

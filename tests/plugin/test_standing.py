@@ -18,6 +18,7 @@ from harness.files.terminal import Terminal
 from harness.plugin import standing
 from harness.report import console, page
 from harness.report.markdown import export
+from harness.results.folder import read_record
 
 N = 101
 EVERY = tuple(Neuron(0, i) for i in range(N)) + tuple(Neuron(1, i) for i in range(N))
@@ -112,7 +113,7 @@ def test_every_report_says_where_neurons_stand(run: Path, tmp_path: Path) -> Non
     first = next(neuron["neuron"] for neuron in chosen if "ordinary_in" in neuron)
     assert warning and f"{first} (" in warning and re.search(r", and \d+ more\. What is sought", warning)
     terminal = Terminal(file=io.StringIO(), width=200)
-    console.show(terminal, record, run)
+    console.show(terminal, read_record(run), run)
     shown = terminal.file.getvalue()  # type: ignore[attr-defined]  # the StringIO above
     assert "ordinary among the others of" in shown and f"({chosen[0]['norm_percentile']:.0f}%)" in shown
     html = page.write_page(run).read_text(encoding="utf-8")

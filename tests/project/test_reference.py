@@ -55,5 +55,5 @@ def test_a_reference_run_gives_its_numbers_again(tmp_path: Path) -> None:
     [row] = [x for x in json.loads((REFERENCE / "paper-confidence" / "runs.json").read_text()) if x["name"] == name]
     found = {".".join(key): measure for key, measure in by_key(again.record).items()}
     for measure, expected in row["measures"].items():
-        assert found[measure]["value"] == pytest.approx(expected["value"], rel=1e-3, abs=1e-5)
-        assert found[measure]["verdict"] == expected["verdict"]
+        assert found[measure].value == pytest.approx(expected["value"], rel=1e-3, abs=1e-5)
+        assert found[measure].verdict == expected["verdict"]

@@ -23,6 +23,8 @@ from harness.report import console, page
 from harness.report import formatting as numbers
 from harness.report.latex import export as export_latex
 from harness.report.markdown import export as export_markdown
+from harness.results.folder import read_record
+from harness.results.record import RunRecord
 from harness.statistics import Circumstances, Measure, family_of, summarise, table_tests, verdict
 
 _NOUNS = "prompt|neuron|head|direction|item|control|measure|set|token|layer|row|run|fact|sequence|position|parameter"
@@ -88,11 +90,17 @@ def test_rules(n: int, said: str) -> None:
     assert heads.rule == said.replace("neuron", "head")
 
 
-def record_of(n: int, unit: str, selector: str, intervention: str, title: str | None) -> dict[str, Any]:
-    components = {"selector": {"name": selector}, "intervention": {"name": intervention}}
-    neurons = [{"neuron": str(i)} for i in range(n)]
-    selection = {"neurons": neurons, "unit": unit, "intervention": intervention, "intervention_title": title}
-    return {"identity": {"components": components}, "selection": selection, "task": {"title": "T"}}
+def record_of(n: int, unit: str, selector: str, intervention: str, title: str) -> RunRecord:
+    record = json.loads((Path(__file__).parent / "golden" / "record.json").read_text(encoding="utf-8"))
+    components = record["identity"]["components"]
+    components["selector"]["name"], components["intervention"]["name"] = selector, intervention
+    written = {"neuron": "0.{}", "head": "L0H{}", "direction": "D{}.0"}[unit]
+    record["selection"] |= {
+        "neurons": [{"neuron": written.format(i)} for i in range(n)], "unit": unit, "intervention": intervention,
+        "intervention_title": title,
+    }  # fmt: skip
+    record["task"]["title"] = "T"
+    return RunRecord.read(record, "record.json")
 
 
 @pytest.mark.parametrize(
@@ -109,11 +117,11 @@ def record_of(n: int, unit: str, selector: str, intervention: str, title: str | 
             "neurons?",
         ),
         (
-            (1, "neuron", "value_neurons", "zero", None),
+            (1, "neuron", "value_neurons", "zero", "zero ablation"),
             "What changes in T when 1 value_neuron is under zero ablation, and is it more than with 1 random neuron?",
         ),
         (
-            (1, "head", "induction_heads", "none", None),
+            (1, "head", "induction_heads", "none", "no intervention"),
             "What does T show of 1 induction_head, and is it more than of 1 random head?",
         ),
     ],
@@ -142,7 +150,7 @@ def test_reports_of_one_of_everything(run: Path, tmp_path: Path, n: int) -> None
     record["figures"] = []
     (tmp_path / "result.json").write_text(json.dumps(record), encoding="utf-8")
     terminal = Terminal(file=io.StringIO(), width=1000)
-    console.show(terminal, record, tmp_path)
+    console.show(terminal, read_record(tmp_path), tmp_path)
     html = page.write_page(tmp_path).read_text(encoding="utf-8").partition("<body>")[2].partition("<script")[0]
     found = [terminal.file.getvalue(), re.sub("<[^>]+>", " ", html)]  # type: ignore[attr-defined]  # the StringIO above
     found.append(export_markdown([tmp_path], tmp_path / "page", "t", "d")[0].read_text(encoding="utf-8"))

@@ -17,6 +17,7 @@ from printed import printed
 
 from harness.report.certainty import certainty
 from harness.report.formatting import undefined
+from harness.results.record import RunRecord
 from harness.statistics import VERDICTS
 
 
@@ -82,13 +83,13 @@ def test_resamples_without_a_value_are_said(record: dict[str, Any]) -> None:
     """An interval of 783 of 2,000 resamples is not one of 2,000."""
     for measure in record["measures"]:
         measure |= dict.fromkeys(("ci_undefined", "difference_undefined"), 0)
-    assert undefined(record) == "" and "resamples, those without" not in printed(record, 200)
+    assert undefined(RunRecord.read(record, "record.json")) == "" and "resamples, those without" not in printed(record, 200)
     first, second, third = record["measures"][:3]
     first |= {"title": "A", "ci_undefined": 3, "difference_undefined": 5}
     second |= {"title": "B", "ci_undefined": 1217}
     third |= {"ci_undefined": 9, "ci_low": None, "difference_low": None}  # no interval is shown
     said = "of at most 2,000 resamples, those without a value are left out of the interval: A, 5; B, 1,217"
-    assert undefined(record) == said
+    assert undefined(RunRecord.read(record, "record.json")) == said
     assert f"Note: {said}." in printed(record, 200)
 
 
@@ -103,7 +104,6 @@ def test_long_names_are_whole(record: dict[str, Any]) -> None:
 
 
 def test_one_primary_measure_is_no_family(record: dict[str, Any]) -> None:
-    record["family"] |= {"size": 1}
-    assert any(said.endswith("alpha = 0.05.") for said in certainty(record).sentences)
-    record["family"] |= {"size": 2}
-    assert any(said.endswith("alpha = 0.05, over 2 primary measures together.") for said in certainty(record).sentences)
+    for size, end in ((1, "alpha = 0.05."), (2, "alpha = 0.05, over 2 primary measures together.")):
+        record["family"] |= {"size": size}
+        assert any(said.endswith(end) for said in certainty(RunRecord.read(record, "record.json")).sentences)

@@ -14,6 +14,7 @@ import pytest
 
 from harness.report.markdown import export
 from harness.report.page import _verdicts, write_page
+from harness.results.record import RunRecord
 
 ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 
@@ -26,10 +27,10 @@ def text_of(page: str) -> str:
 
 def test_what_is_only_looked_at_changes_nothing(conflict: Path) -> None:
     record = json.loads((conflict / "result.json").read_text(encoding="utf-8"))
-    record["measures"][0] |= {"primary": True, "verdict": "more than random"}
+    next(measure for measure in record["measures"] if measure["primary"])["verdict"] = "more than random"
     for intervention, said in (("mean", " change this"), ("none", " show this")):
         record["selection"]["intervention"] = intervention
-        assert said in _verdicts(record)[0]["meaning"]
+        assert said in _verdicts(RunRecord.read(record, "result.json"))[0]["meaning"]
 
 
 def test_the_page_is_written_with_the_run_and_stands_alone(conflict: Path) -> None:

@@ -21,6 +21,8 @@ from harness.report.leaderboard import csv_text, json_text
 from harness.report.places import with_places
 from harness.results import leaderboard
 from harness.results.folder import RunFolder
+from harness.results.provenance import provenance
+from harness.results.record import RunRecord
 
 ALIKE = ["3.1", "3.10", "3.100"]
 """Three neurons, and one number."""
@@ -82,8 +84,7 @@ def test_columns_that_are_there_are_not_written_over_and_other_texts_are_left_al
 def test_the_leaderboard_keeps_a_single_neuron_apart() -> None:
     record = json.loads((GOLDEN / "record.json").read_text(encoding="utf-8"))
     record["selection"]["neurons"] = [{"neuron": "3.10"}]
-    about = {"finished": "", "git": None, "command": "", "accelerator": "", "processor": "", "wall_seconds": 1.0}
-    rows = leaderboard.rows_of(record, about)
+    rows = leaderboard.rows_of(RunRecord.read(record, "record.json"), provenance("harness eval", 0.0, "0"))
     columns = ["neurons", "neuron_layers", "neuron_indices"]
     for found in (
         pd.read_csv(io.StringIO(csv_text(rows, columns))),

@@ -20,6 +20,7 @@ from harness.report import leaderboard as board
 from harness.report.page import write_page
 from harness.report.sweeps import curve, sweeps
 from harness.results.compare import compare
+from harness.results.folder import read_provenance, read_record
 from harness.results.leaderboard import rows_of
 from harness.results.leaderboard_query import Query, ask
 
@@ -67,7 +68,7 @@ def table(path: Path) -> list[dict[str, str]]:
 
 
 def test_a_curve_has_both(runs: list[Path]) -> None:
-    [sweep] = sweeps([small_runs.record(run) for run in runs])
+    [sweep] = sweeps([read_record(run) for run in runs])
     data = curve(sweep).data
     found = [
         (metric, value)
@@ -78,12 +79,11 @@ def test_a_curve_has_both(runs: list[Path]) -> None:
 
 
 def test_runs_of_other_metrics_are_a_curve_of_what_they_share(runs: list[Path]) -> None:
-    records = [small_runs.record(run) for run in runs]
-    records[1]["measures"] = [x for x in records[1]["measures"] if x["metric"] == TWIN]
-    [sweep] = sweeps(records)
+    first, second, third = (read_record(run) for run in runs)
+    fewer = [measure for measure in second.measures if measure.metric == TWIN]
+    [sweep] = sweeps([first, second.model_copy(update={"measures": fewer}), third])
     assert set(curve(sweep).data["metric"]) == {TWIN}
-    records[1]["measures"] = []
-    assert sweeps(records) == []
+    assert sweeps([first, second.model_copy(update={"measures": []}), third]) == []
 
 
 def test_latex_tables_have_both(runs: list[Path], tmp_path: Path) -> None:
@@ -107,15 +107,14 @@ def test_the_markdown_page_and_its_summary_have_both(runs: list[Path], tmp_path:
 
 def test_console_and_page_have_both(runs: list[Path]) -> None:
     screen = Terminal(file=io.StringIO(), width=200)
-    console.show(screen, small_runs.record(runs[0]), runs[0])
+    console.show(screen, read_record(runs[0]), runs[0])
     text = screen.file.getvalue()  # type: ignore[attr-defined]
     page = write_page(runs[0]).read_text(encoding="utf-8")
     assert all(f"{value:.2f}%" in shown for value in values(runs[0]).values() for shown in (text, page))
 
 
 def test_the_leaderboard_has_both(runs: list[Path]) -> None:
-    about = json.loads((runs[0] / "provenance.json").read_text(encoding="utf-8"))
-    rows = [row for run in runs for row in rows_of(small_runs.record(run), about)]
+    rows = [row for run in runs for row in rows_of(read_record(run), read_provenance(run))]
     found = ask(rows, Query(measures=["GTS"], sort="metric")).rows
     assert [(row["metric"], row["value"]) for row in found] == [
         (metric, values(run)[metric]) for metric in (OWN, TWIN) for run in runs

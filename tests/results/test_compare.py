@@ -30,6 +30,7 @@ from harness.plugin.records import Outcomes, Prompt
 from harness.report import comparison, comparison_page
 from harness.results.compare import compare, differing, selections
 from harness.results.pairing import Run, open_run, pair
+from harness.results.record import Identity, RunRecord
 from harness.statistics import Functional, Measure, chance_overlap, mcnemar, paired_intervals, swap_test
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
@@ -159,11 +160,19 @@ def test_the_chance_of_an_overlap_is_that_of_random_sets() -> None:
 # -- which prompts belong together -------------------------------------------------------------------------------------
 
 
+def golden_record() -> dict[str, Any]:
+    """A record to be changed."""
+    found: dict[str, Any] = json.loads((GOLDEN / "record.json").read_text(encoding="utf-8"))
+    return found
+
+
 def run(ids: list[str], data: str = "d", task: str = "t", text: str = "text") -> Run:
     """A run without measures: prompts of these ids, each id ``item/number``."""
     prompts = tuple(Prompt(id, f"{text} {id}", (1,), id.split("/")[0]) for id in ids)
     outcomes = Outcomes(("baseline", "treated"), prompts, {})
-    return Run(Path("r"), {"task": {"name": task}, "identity": {"data_sha256": data}}, outcomes)
+    record = golden_record()
+    record["task"]["name"], record["identity"]["data_sha256"] = task, data
+    return Run(Path("r"), RunRecord.read(record, "record.json"), outcomes)
 
 
 def test_the_same_prompts_are_paired_in_any_order() -> None:
@@ -348,30 +357,18 @@ def test_a_metric_that_is_not_installed_and_lost_outcomes(runs: dict[str, Path],
 
 
 def test_identities_are_told_by_field() -> None:
-    def identity(**changes: Any) -> dict[str, Any]:
-        component = {"name": "x", "version": "1", "params": {}, "distribution": "d", "distribution_version": "1"}
-        kinds = {kind: component for kind in ("model", "task", "selector", "intervention")}
-        return {
-            "seed": 0,
-            "model": {"id": "m", "weights_sha256": "a" * 64},
-            "components": {**kinds, "metrics": []},
-            **changes,
-        }
+    component = {"version": "1", "params": {}, "distribution": "d", "distribution_version": "1"}
+    kinds = {kind: {"name": "x", **component} for kind in ("model", "task", "selector", "intervention")}
 
-    first, second = identity(), identity(seed=1, model={"id": "m", "weights_sha256": "b" * 64})
-    second["components"] = {
-        **second["components"],
-        "selector": {
-            "name": "y",
-            "version": "2",
-            "params": {"top": 3},
-            "distribution": "e",
-            "distribution_version": "1",
-        },
-        "metrics": [
-            {"name": "n", "version": "1", "params": {"k": 1}, "distribution": "d", "distribution_version": "1"}
-        ],
-    }
+    def identity(seed: int, weights: str, selector: dict[str, Any], metrics: list[dict[str, Any]]) -> Identity:
+        found = golden_record()["identity"] | {"seed": seed}
+        found["model"]["weights_sha256"] = weights
+        found["components"] = {**kinds, "selector": selector, "metrics": metrics}
+        return Identity.read(found, "identity")
+
+    first = identity(0, "a" * 64, kinds["selector"], [])
+    other = {"name": "y", "version": "2", "params": {"top": 3}, "distribution": "e", "distribution_version": "1"}
+    second = identity(1, "b" * 64, other, [{"name": "n", **component, "params": {"k": 1}}])
     rows = {row["field"]: row["values"] for row in differing([first, second])}
     assert rows == {
         "selector": ["x", "y"],
@@ -386,10 +383,12 @@ def test_identities_are_told_by_field() -> None:
 
 
 def test_selections_of_other_shapes_are_not_compared() -> None:
-    def record(unit: str = "neuron", weights: str = "w", **shape: int) -> dict[str, Any]:
-        model = {"n_layers": 4, "d_mlp": 10, "n_heads": 4, "weights_sha256": weights, **shape}
+    def record(unit: str = "neuron", weights: str = "w", d_mlp: int = 10) -> RunRecord:
+        found = golden_record()
+        found["identity"]["model"] |= {"n_layers": 4, "d_mlp": d_mlp, "n_heads": 4, "weights_sha256": weights}
         names = ["L1H2", "L1H3"] if unit == "head" else ["3.1", "2.5"]
-        return {"selection": {"unit": unit, "neurons": [{"neuron": x} for x in names]}, "identity": {"model": model}}
+        found["selection"] |= {"unit": unit, "neurons": [{"neuron": name} for name in names]}
+        return RunRecord.read(found, "record.json")
 
     assert selections(record(), record("head"))["why"] == "one run selected neurons, the other heads"
     assert selections(record(), record(d_mlp=11))["why"] == "the models have other shapes"

@@ -16,9 +16,9 @@ from printed import board as printed
 from harness.report import leaderboard as board
 from harness.results import leaderboard
 from harness.results.findings import in_words
-from harness.results.folder import SCHEMA_VERSION
 from harness.results.leaderboard import rows_of, typed
 from harness.results.leaderboard_query import SHOWN, Filter, Query, ask
+from harness.results.record import SCHEMA_VERSION, RunRecord
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
@@ -141,10 +141,10 @@ def test_a_row_has_what_its_verdict_rests_on() -> None:
     record["measures"][0] |= {
         "n_clusters": 7, "design_effect": 1.5, "p_adjusted": 0.05, "margin": 2.0, "detectable": 3.0,
     }  # fmt: skip
-    row = rows_of(record, PROVENANCE)[0]
+    row = rows_of(RunRecord.read(record, "record.json"), PROVENANCE)[0]
     told = ("hold_out", "p_adjusted", "margin", "detectable", "n_clusters_counting", "design_effect")
     assert (row["n_clusters"], row["n_clusters_counting"]) == (record["task"]["n_clusters"], 7)
     assert [row[x] for x in told] == [0.5, 0.05, 2.0, 3.0, 7, 1.5] and row["exploratory"] is True
     assert board.cell(row, "margin") == "2.00" and board.cell(row | {"unit": "nats"}, "detectable") == "3.0000"
     record["exploratory"] = None
-    assert rows_of(record, PROVENANCE)[0]["exploratory"] is False
+    assert rows_of(RunRecord.read(record, "record.json"), PROVENANCE)[0]["exploratory"] is False

@@ -24,8 +24,9 @@ from printed import board as printed
 from harness.errors import HarnessError
 from harness.report import leaderboard as board
 from harness.results import leaderboard
-from harness.results.folder import SCHEMA_VERSION
 from harness.results.leaderboard import COLUMNS, rows_of, typed
+from harness.results.provenance import Git, Provenance
+from harness.results.record import SCHEMA_VERSION, RunRecord
 from harness.results.leaderboard_query import SHOWN, Filter, Query, ask
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
@@ -33,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("blank_figures")
 Harness = Callable[..., tuple[int, str, str]]
 
 
-def run_rows(finished: str = PROVENANCE["finished"], **changes: Any) -> list[dict[str, Any]]:  # type: ignore[assignment]
+def run_rows(finished: str = PROVENANCE.finished, **changes: Any) -> list[dict[str, Any]]:
     """The rows of the golden record with some of its identity changed: ``model``, ``top``, ``limit``, ``run_id``."""
     record = json.loads((GOLDEN / "record.json").read_text(encoding="utf-8"))
     identity = record["identity"]
@@ -42,7 +43,7 @@ def run_rows(finished: str = PROVENANCE["finished"], **changes: Any) -> list[dic
     identity["components"]["intervention"]["name"] = changes.get("intervention", "mean")
     identity["limit"] = changes.get("limit", 600)
     record["run_id"] = json.dumps(changes, sort_keys=True)
-    return rows_of(record, {**PROVENANCE, "finished": finished})
+    return rows_of(RunRecord.read(record, "record.json"), PROVENANCE.model_copy(update={"finished": finished}))
 
 
 @pytest.fixture

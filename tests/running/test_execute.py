@@ -44,7 +44,7 @@ def test_runs_that_are_made_together_are_those_that_are_made_alone(specs: list[R
     assert calls == [1 + 3 + 5 + 5 + 3]  # one untouched model for the three of them
     for one, found in zip(plans, shared, strict=True):
         alone = execute(one, tmp_path / "alone", Silent(), "test")  # type: ignore[arg-type]
-        assert alone.record["run_id"] == found.record["run_id"]
+        assert alone.record.run_id == found.record.run_id
         both = files(alone.path), files(found.path)
         assert both[0].keys() == both[1].keys()
         for name in set(both[0]) - {"provenance.json", "report.html"}:  # the page shows the provenance
@@ -79,7 +79,7 @@ def test_an_interrupted_group_continues(specs: list[RunSpec], tmp_path: Path) ->
             execute_together(plans, tmp_path / "broken", Silent(), "test")  # type: ignore[arg-type]
         again = execute_together(plans, tmp_path / "broken", Silent(), "test")  # type: ignore[arg-type]
     for first, second in zip(whole, again, strict=True):
-        assert json.dumps(first.record) == json.dumps(second.record)
+        assert first.record.to_dict() == second.record.to_dict()
 
 
 def test_a_task_that_does_not_share_is_asked_run_by_run(tmp_path: Path) -> None:
@@ -96,5 +96,5 @@ def test_a_task_that_does_not_share_is_asked_run_by_run(tmp_path: Path) -> None:
     plans = [plan(x, catalogue()) for x in specs]
     assert together(plans) == [plans]
     found = execute_together(plans, tmp_path, Silent(), "test")  # type: ignore[arg-type]
-    assert [x.record["selection"]["intervention"] for x in found] == ["mean", "zero"]
-    assert found[0].record["measures"][0]["value"] != found[1].record["measures"][0]["value"]
+    assert [x.record.selection.intervention for x in found] == ["mean", "zero"]
+    assert found[0].record.measures[0].value != found[1].record.measures[0].value

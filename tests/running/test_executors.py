@@ -84,9 +84,9 @@ def test_this_process_is_the_default(small_facts: Path, tmp_path: Path) -> None:
     assert isinstance(choose("local", Terminal(), quiet=True), InProcess)
     groups = [[plan(spec("a", small_facts), catalogue())], [plan(spec("b", small_facts, seed=1), catalogue())]]
     made = InProcess(Silent()).execute(groups, tmp_path, "test", fresh=False)
-    assert [run.record["name"] for run in next(made)] == ["a"]
+    assert [run.record.name for run in next(made)] == ["a"]
     assert len(list(tmp_path.glob("b-*"))) == 0  # the second group waits until it is asked for
-    assert [[run.record["name"] for run in group] for group in made] == [["b"]]
+    assert [[run.record.name for run in group] for group in made] == [["b"]]
 
 
 # -- what a run needs --------------------------------------------------------------------------------------------------

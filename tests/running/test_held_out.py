@@ -236,10 +236,10 @@ def test_runs_of_one_group_hold_out_what_each_of_them_does(small_facts: Path, tm
     shared = run.execute_together(plans, tmp_path / "together", Silent(), "test")
     ids = [[row["prompt_id"] for row in samples(one.path)] for one in shared]
     assert ids[0] == ids[2] and ids[1] == ids[3] and set(ids[1]) < set(ids[0])
-    assert [one.record["exploratory"] is None for one in shared] == [True, True, False, True]
+    assert [one.record.exploratory is None for one in shared] == [True, True, False, True]
     for one, found in zip(plans, shared, strict=True):
         alone = run.execute(one, tmp_path / "alone", Silent(), "test")
-        assert json.dumps(alone.record) == json.dumps(found.record)
+        assert alone.record.to_dict() == found.record.to_dict()
 
 
 @pytest.mark.usefixtures("blank_figures")
@@ -258,7 +258,7 @@ def test_an_interrupted_run_holds_out_the_same(small_facts: Path, tmp_path: Path
         with patch.object(task, "observe", fails), pytest.raises(KeyboardInterrupt):
             run.execute(one, tmp_path / "broken", Silent(), "test")
         again = run.execute(one, tmp_path / "broken", Silent(), "test")
-    assert json.dumps(whole.record) == json.dumps(again.record)
+    assert whole.record.to_dict() == again.record.to_dict()
 
 
 def test_what_a_node_is_sent_says_what_is_held_out() -> None:
