@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import json
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from harness.cli.listing import parameters
 from harness.plugin import components, hookspecs
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import KINDS, PLURALS, Component, Kind
-from harness.results import leaderboard
+from harness.results import leaderboard, schema
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -67,7 +68,7 @@ PYTHON = {
         )
     ),
     "Results": (
-        "harness.results.folder.read_record", "harness.results.leaderboard.read", "harness.results.compare.compare",
+        "harness.results.folder.read_record", "harness.results.record.RunRecord", "harness.results.leaderboard.read", "harness.results.compare.compare",
     ),
     "Tests of plugins": tuple(
         f"harness.testing.{name}"
@@ -90,6 +91,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     files.append(File.generated(config, "reference/cli.md", content=cli_page()))
     files.append(File.generated(config, "reference/leaderboard.md", content=leaderboard_page()))
     files.append(File.generated(config, "reference/python.md", content=python_page()))
+    files.append(File.generated(config, "reference/schema.md", content=schema_page()))
+    for name in schema.WHERE:
+        text = json.dumps(schema.json_schema(name), indent=2, ensure_ascii=False) + "\n"
+        files.append(File.generated(config, f"reference/{name}.schema.json", content=text))
     for page, source in DOCUMENTS.items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
     for path in sorted((ROOT / REPORTS).rglob("*")):
@@ -192,6 +197,48 @@ def leaderboard_page() -> str:
             table(("column", "type"), [(f"`{name}`", type_) for name, type_ in leaderboard.COLUMNS.items()]),
         ]
     )
+
+
+def schema_page() -> str:
+    """What is on the disk, field by field, from the models that read and write it."""
+    blocks = [
+        "# Schemas",
+        "What a run writes and reads again, and the rows of the leaderboard, as [JSON Schema](https://json-schema.org): "
+        "`harness schema record` prints it, and so do the others by name. A field that is not required may be missing in "
+        "records that are older than it; [Files of a run](../files.md) says more of the record. From Python, "
+        '`harness.load_run("reports/...").record` has these fields as attributes.',
+    ]
+    for name, where in schema.WHERE.items():
+        found = schema.json_schema(name)
+        blocks += [f"## {name}", f"{where[0].upper()}{where[1:]}: [{name}.schema.json]({name}.schema.json)"]
+        blocks += _fields(found)
+        for part, inner in found.get("$defs", {}).items():
+            blocks += [f"### {name}: {part}", *_fields(inner)]
+    return "\n\n".join(blocks)
+
+
+def _fields(found: dict[str, Any]) -> Iterator[str]:
+    """What an object is, and its fields."""
+    yield markdown(found.get("description", ""))
+    rows = [
+        (f"`{name}`", _json_type(field), "yes" if name in found.get("required", ()) else "", field.get("description", ""))
+        for name, field in found["properties"].items()
+    ]
+    yield table(("field", "type", "required", "what it is"), rows)
+
+
+def _json_type(field: dict[str, Any]) -> str:
+    """The type of a field, as people say it."""
+    if "$ref" in field:
+        return field["$ref"].rpartition("/")[2]
+    if "anyOf" in field:
+        return " or ".join(dict.fromkeys(map(_json_type, field["anyOf"])))
+    if "enum" in field:
+        return " or ".join(f'"{value}"' for value in field["enum"])
+    kinds = [field["type"]] if isinstance(field.get("type"), str) else field.get("type", ["any value"])
+    inner = field.get("items") or field.get("additionalProperties")
+    of = f" of {_json_type(inner)}" if isinstance(inner, dict) else ""
+    return " or ".join(f"{kind}{of}" if kind in ("array", "object") else kind for kind in kinds)
 
 
 def python_page() -> str:

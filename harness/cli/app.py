@@ -374,6 +374,7 @@ def report(
 app.command("leaderboard")(commands.leaderboard)
 app.command("plan")(commands_plan.plan)
 app.command("compare")(commands.compare)
+app.command("schema")(commands.schema)
 app.command("new-plugin")(scaffold.new_plugin)
 app.add_typer(lm_eval_app, name="lm-eval")
 

@@ -1,4 +1,4 @@
-"""The commands about results that are there already: ``harness leaderboard`` and ``harness compare``."""
+"""The commands about results that are there already: ``harness leaderboard``, ``compare`` and ``schema``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 from harness.errors import HarnessError, suggest
 from harness.files import harmless
-from harness.files.terminal import Terminal, say
+from harness.files.terminal import Terminal, say, say_json
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Format = Annotated[str | None, typer.Option("--format", "-f", help="table, csv, markdown, json or html.")]
@@ -110,6 +110,20 @@ def compare(
     else:
         page = comparison_page.html if form == "html" else comparison_page.markdown
         _write(page(found, everything), out)
+
+
+def schema(
+    what: Annotated[
+        str, typer.Argument(help="record, provenance, sample, neuron, control, outcomes or leaderboard.")
+    ] = "record",
+    debug: Debug = False,
+) -> None:
+    """Print the JSON Schema of what is on the disk: a run's record, a row of one of its files, or of the leaderboard."""
+    from harness.results.schema import WHERE, json_schema
+
+    if what not in WHERE:
+        raise HarnessError(f'schema: expected one of {", ".join(WHERE)}, got "{what}".{suggest(what, WHERE)}')
+    say_json(json_schema(what))
 
 
 def _format(given: str | None, out: Path | None, known: tuple[str, ...]) -> str:
