@@ -7,14 +7,23 @@ from typing import Any
 
 from checkout import GOLDEN
 
-PROVENANCE = {
-    "finished": "2026-01-02T10:00:00Z",
-    "git": {"commit": "0" * 40, "dirty": False},
-    "command": "harness eval --task knowledge_conflict",
-    "accelerator": None,
-    "processor": "x86_64",
-    "wall_seconds": 12,
-}
+from harness.results.provenance import Git, Provenance
+
+PROVENANCE = Provenance(
+    run_id="0" * 64,
+    command="harness eval --task knowledge_conflict",
+    started="2026-01-02T09:59:48Z",
+    finished="2026-01-02T10:00:00Z",
+    wall_seconds=12,
+    peak_memory_mib=512,
+    python="3.11.7",
+    platform="Linux",
+    processor="x86_64",
+    threads=1,
+    accelerator=None,
+    packages={},
+    git=Git(commit="0" * 40, dirty=False),
+)
 
 
 def golden(name: str) -> Any:

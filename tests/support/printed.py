@@ -9,6 +9,7 @@ from typing import Any
 from harness.files.terminal import Terminal
 from harness.report import console as reports
 from harness.report import leaderboard as boards
+from harness.results.record import RunRecord
 
 
 def _text(terminal: Terminal) -> str:
@@ -18,7 +19,7 @@ def _text(terminal: Terminal) -> str:
 def printed(record: dict[str, Any], width: int, **options: Any) -> str:
     """The report of a run."""
     terminal = Terminal(file=io.StringIO(), width=width, **options)
-    reports.show(terminal, record, Path("reports/example"))
+    reports.show(terminal, RunRecord.read(record, "record.json"), Path("reports/example"))
     return _text(terminal)
 
 
