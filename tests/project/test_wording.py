@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import small_runs
+from golden import golden
 from checkout import ROOT
 
 from harness.builtin.components import Heads, Neurons
@@ -91,7 +92,7 @@ def test_rules(n: int, said: str) -> None:
 
 
 def record_of(n: int, unit: str, selector: str, intervention: str, title: str) -> RunRecord:
-    record = json.loads((Path(__file__).parent / "golden" / "record.json").read_text(encoding="utf-8"))
+    record = golden("record.json")
     components = record["identity"]["components"]
     components["selector"]["name"], components["intervention"]["name"] = selector, intervention
     written = {"neuron": "0.{}", "head": "L0H{}", "direction": "D{}.0"}[unit]
