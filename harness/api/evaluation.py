@@ -5,11 +5,15 @@ from __future__ import annotations
 import shlex
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
+
+from pydantic import Field
 
 from harness.api.finished import Run
+from harness.api.words import in_words
 from harness.errors import HarnessError, HarnessWarning, mendable
 from harness.files.paths import expand
 from harness.files.terminal import Terminal
@@ -20,15 +24,8 @@ from harness.report.progress import ConsoleReporter
 from harness.running import environment
 from harness.running.executors import InProcess
 from harness.running.registry import default_path, load_registry
-from harness.running.request import (
-    Written,
-    command_of,
-    model_named,
-    named,
-    reports_folder,
-    specification,
-    too_few_controls,
-)
+from harness.running.named import named, too_few_controls
+from harness.running.request import Request, Written, command_of, model_named, reports_folder
 
 if TYPE_CHECKING:
     from harness.model.model import Model
@@ -37,49 +34,27 @@ if TYPE_CHECKING:
 ComponentClass = TypeVar("ComponentClass", bound=type[Component])
 
 
-def evaluate(
-    model: Written | Path = "demo",
-    *,
-    task: Written,
-    selector: Written,
-    intervention: Written | None = None,
-    metrics: Written | Sequence[Written] = (),
-    limit: int | None = None,
-    controls: int | None = None,
-    match: str = "none",
-    seed: int = 0,
-    engine: str = "auto",
-    batch_size: int = 64,
-    resamples: int = 2000,
-    hold_out: float | None = None,
-    margins: Mapping[str, float] | None = None,
-    name: str | None = None,
-    device: str | None = None,
-    registry: str | Path | None = None,
-    output_path: str | Path | None = None,
-    fresh: bool = False,
-    progress: bool | None = None,
-) -> Run:
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Request):
+    """A request of Python: with where the run is left."""
+
+    output_path: Annotated[
+        Path | str | None, Field(description="Folder for results; default: HARNESS_REPORTS_DIR, else ./reports.")
+    ] = None
+    fresh: Annotated[bool, Field(description="Forget an earlier or interrupted run.")] = False
+    progress: Annotated[
+        bool | None, Field(description="Show it; default: where a person is watching (a terminal, a notebook).")
+    ] = None
+
+
+@in_words(Evaluation)
+def evaluate(request: Evaluation) -> Run:
     """One run: these neurons, this intervention, this task, against random controls.
 
     It is the run of ``harness eval`` with the same words: of the same name and identity, in the same folder, with the
     same bytes where nobody imported torch before. One that is finished is not made again; one that was interrupted,
-    by Ctrl-C, too, continues from the prompts that are finished.
-
-    Args:
-        model: a loader (``"demo"``, ``"hf:pretrained=gpt2"``), a model of the registry, a hub id or a folder.
-        task, selector, intervention: components, as text (``"entropy:top=6"``) or as a mapping (``{"name": "entropy",
-            "top": 6}``). No intervention where the task edits nothing.
-        metrics: one or more; none: the task's.
-        limit: use only so many items of the task's data. controls: random control sets; None: 999 where they are
-            cheap, else 100. match: controls resemble the selected neurons: "none", in "norm", or in "activation".
-        hold_out: share of the facts that only the selector sees; None: 0.3 for one that looks at prompts.
-        margins: the difference that matters, by measure, in its unit.
-        device: "cpu", "cuda", "cuda:0", "mps"; None: the best there is.
-        registry: file with names of models; None: ./registry.yaml, else the bundled one.
-        output_path: folder for results; None: what HARNESS_REPORTS_DIR names, else ./reports.
-        fresh: forget an earlier or interrupted run.
-        progress: show it; None: where a person is watching (a terminal, a notebook).
+    by Ctrl-C, too, continues from the prompts that are finished. Components are text (``"entropy:top=6"``) or mappings
+    (``{"name": "entropy", "top": 6}``).
 
     Raises:
         HarnessError: whatever can be mended: the sentence that the command says.
@@ -87,26 +62,8 @@ def evaluate(
     environment.prepare()
     with mendable():
         found = _installed()
-        spec = specification(
-            "harness eval",
-            model=model_named(model, found, "", device, _path(registry)),
-            task=task,
-            selector=selector,
-            intervention=intervention,
-            metrics=metrics,
-            name=name,
-            controls=controls,
-            match=match,
-            hold_out=hold_out,
-            margins=dict(margins or {}),
-            seed=seed,
-            engine=engine,
-            batch_size=batch_size,
-            limit=limit,
-            resamples=resamples,
-        )
-        output = _path(output_path) or reports_folder()
-        [run] = _made([spec], found, command_of(spec, output), output, fresh, progress)
+        spec, output = request.specification(found), _path(request.output_path) or reports_folder()
+        [run] = _made([spec], found, command_of(spec, output), output, request.fresh, request.progress)
     return run
 
 

@@ -1,5 +1,8 @@
-"""The command line. ``main`` turns whatever ends a command into a sentence and an exit code; ``app`` has the commands
-``eval``, ``run``, ``list``, ``report`` and ``unigrams``, ``plan`` what a run could find, ``results`` those about
-finished runs, ``lm_eval`` those for lm-evaluation-harness, ``new_plugin`` the scaffold of a package, ``listing`` what
-``harness list`` prints, ``plugins`` the components that they find, ``offered`` the commands of installed
-packages."""
+"""The command line, one file a command.
+
+``main`` turns whatever ends a command into a sentence and an exit code; ``app`` names the commands: ``evaluate``
+(``harness eval``), ``run``, ``plan``, ``unigrams``, ``listing`` (``harness list``), ``report``, ``results`` (those about
+finished runs: ``leaderboard``, ``compare``, ``schema``), ``new_plugin`` the scaffold of a package, ``lm_eval`` those for
+lm-evaluation-harness. ``options``: what they share, and the options that a request makes; ``making``: the runs of a
+command; ``plugins``: the components that commands find; ``offered``: commands of installed packages.
+"""

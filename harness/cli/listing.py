@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.table import Table
 from rich.text import Text
 
+from harness.cli.options import Debug, RegistryPath, registry_at
+from harness.cli.plugins import installed
 from harness.errors import HarnessError, suggest
 from harness.files.terminal import Terminal
 from harness.plugin.components import KINDS, PLURALS, Component
@@ -16,6 +19,23 @@ from harness.plugin.components import KINDS, PLURALS, Component
 if TYPE_CHECKING:
     from harness.plugin.catalogue import Catalogue
     from harness.running.registry import Registry
+
+
+def list_components(
+    what: Annotated[
+        str | None, typer.Argument(help="A kind (selectors), a component (entropy), runs or plugins.")
+    ] = None,
+    registry: RegistryPath = None,
+    debug: Debug = False,
+) -> None:
+    """List components, or show one with its parameters.
+
+    A component is written name:key=value,key=value. Lists: key=\\[a,b]. Mappings: key={a: b}. A value that holds a
+    comma goes in quotes, within the shell's: 'labelled_response:data=a.jsonl,template="Q, {text}"'. A component within
+    another goes in quotes, too: 'mediation:corpus="text:path=a.jsonl,column=body"'.
+    """
+    found = installed()
+    show(Terminal(), found, what, lambda: registry_at(registry))
 
 
 def show(console: Terminal, found: Catalogue, what: str | None, registry: Callable[[], Registry]) -> None:

@@ -2,29 +2,151 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from harness.controls.random import too_few
 from harness.errors import HarnessError, suggest
 from harness.files.paths import expand
-from harness.plugin.catalogue import Catalogue
 from harness.plugin.components import ComponentSpec, explain, parse_spec
 from harness.plugin.notation import BARE, parse_params
 from harness.running.registry import Registry, models_for
-from harness.running.spec import RunSpec
+from harness.running.spec import (
+    BatchSize, Controls, EngineName, HoldOut, Limit, Match, Resamples, RunSpec, Seed, default,
+)
+
+if TYPE_CHECKING:
+    from harness.plugin.catalogue import Catalogue
 
 Written = str | Mapping[str, Any] | ComponentSpec
 """A component: ``"entropy:top=6"``, ``{"name": "entropy", "top": 6}``, or what these are read as."""
 
 WORD = re.compile(r"""\w+=[^\s,"']+""")
 """A parameter without commas, quotes or spaces."""
+
+
+@dataclass(frozen=True)
+class Spelt:
+    """How the command line spells a field, where it is not ``--field VALUE`` alone.
+
+    Attributes:
+        others: further spellings. each: the option that gives one item of several. metavar: what help calls its value.
+    """
+
+    others: tuple[str, ...] = ()
+    each: str | None = None
+    metavar: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One run as it is asked for: the options of ``harness eval`` and ``harness plan``, and what ``harness.evaluate``
+    takes. Bounds are those of :class:`harness.running.spec.RunSpec`, which :meth:`specification` makes of it.
+    """
+
+    task: Annotated[Written, Field(description="Task, for example knowledge_conflict."), Spelt(("--tasks", "-t"))]
+    selector: Annotated[
+        Written, Field(description="Selector, for example entropy:top=6,null_dims=12."), Spelt(("-s",))
+    ]
+    intervention: Annotated[
+        Written | None,
+        Field(description="Intervention, for example mean; none where the task edits nothing."),
+        Spelt(("-i",)),
+    ] = None
+    model: Annotated[
+        Written | Path,
+        Field(description="Loader (demo, hf), a model of the registry, a hub id or a folder."),
+        Spelt(("-m",)),
+    ] = field(default="demo", kw_only=False)
+    model_args: Annotated[
+        str, Field(description="Loader parameters: pretrained=gpt2,dtype=float32."), Spelt(("-a",))
+    ] = ""
+    device: Annotated[str | None, Field(description="cpu, cuda, cuda:0, mps; default: the best there is.")] = None
+    include_path: Annotated[str | None, Field(description="With --task lm_eval:NAME: more tasks.")] = None
+    num_fewshot: Annotated[int | None, Field(description="With --task lm_eval:NAME: examples shown.")] = None
+    metrics: Annotated[
+        Written | Sequence[Written],
+        Field(description="Metric; may be repeated; default: the task's."),
+        Spelt(each="--metric"),
+    ] = ()
+    controls: Controls = default("controls")
+    match: Match = default("match")
+    hold_out: HoldOut = default("hold_out")
+    margins: Annotated[
+        Mapping[str, float] | Sequence[str],
+        Field(description="Difference that matters of a measure; may be repeated."),
+        Spelt(each="--margin", metavar="NAME=D"),
+    ] = ()
+    seed: Seed = default("seed")
+    engine: EngineName = default("engine")
+    batch_size: Annotated[BatchSize, Spelt(("-b",))] = default("batch_size")
+    limit: Annotated[Limit, Spelt(("-L",))] = default("limit")
+    resamples: Resamples = default("resamples")
+    name: Annotated[str | None, Field(description="Name of the run; default: made of its components.")] = None
+    registry: Annotated[
+        Path | str | None, Field(description="Registry file; default: ./registry.yaml, else the bundled one.")
+    ] = None
+
+    def specification(self, found: Catalogue, asker: str = "harness eval") -> RunSpec:
+        """What it means, given the components that there are.
+
+        Args:
+            asker: who asks, in errors.
+
+        Raises:
+            HarnessError: a component or the model cannot be read or is not there, or a setting is none, or out of
+                bounds; names it.
+        """
+        registry = None if self.registry is None else expand(self.registry)
+        model = model_named(self.model, found, self.model_args, self.device, registry)
+        asked, chosen = parse_spec(self.task, "--task"), parse_spec(self.selector, "--selector")
+        shown = {"include_path": self.include_path, "num_fewshot": self.num_fewshot}
+        task = ComponentSpec(asked.name, {**asked.params, **{k: v for k, v in shown.items() if v is not None}})
+        change = None if self.intervention is None else parse_spec(self.intervention, "--intervention")
+        metrics = [self.metrics] if isinstance(self.metrics, str | Mapping | ComponentSpec) else self.metrics
+        try:
+            return RunSpec(
+                name=self.name or default_name(model, task, chosen, change),
+                model=model,
+                task=task,
+                selector=chosen,
+                intervention=change,
+                metrics=tuple(parse_spec(item, "--metric") for item in metrics),
+                margins=dict(self.margins) if isinstance(self.margins, Mapping) else _margins(self.margins),
+                **{setting: getattr(self, setting) for setting in SETTINGS},
+            )
+        except ValidationError as error:
+            raise HarnessError(explain(error, RunSpec, asker)) from error
+
+
+SETTINGS = ("controls", "match", "hold_out", "seed", "engine", "batch_size", "limit", "resamples")
+"""Fields of a request that are fields of :class:`RunSpec` as they are."""
+
+
+def _margins(given: Sequence[str]) -> dict[str, float]:
+    """What ``--margin NAME=D`` says, by measure."""
+    found: dict[str, float] = {}
+    for text in given:
+        name, _, size = text.partition("=")
+        try:
+            found_size = float(size)
+        except ValueError:
+            found_size = math.nan
+        if not name or not 0 < found_size < math.inf:
+            raise HarnessError(
+                f'--margin: expected a measure and a number above 0, for example entropy_change=0.05, got "{text}".'
+            )
+        if name in found:
+            raise HarnessError(f"--margin: {name} is given twice.")
+        found[name] = found_size
+    return found
 
 
 def reports_folder() -> Path:
@@ -75,44 +197,6 @@ def _loader(name: str, found: Catalogue, registry: Path | Registry | None) -> Co
     )
 
 
-def specification(
-    asker: str,
-    *,
-    model: ComponentSpec,
-    task: Written,
-    selector: Written,
-    intervention: Written | None = None,
-    metrics: Written | Sequence[Written] = (),
-    name: str | None = None,
-    **settings: Any,
-) -> RunSpec:
-    """The specification of one run.
-
-    Args:
-        asker: who asks, in errors: ``harness eval``.
-        name: of the run; None: made of its components.
-        settings: other fields of :class:`harness.running.spec.RunSpec`.
-
-    Raises:
-        HarnessError: a component cannot be read, or a setting is none, or out of bounds; names it.
-    """
-    asked, chosen = parse_spec(task, "--task"), parse_spec(selector, "--selector")
-    change = None if intervention is None else parse_spec(intervention, "--intervention")
-    several = [metrics] if isinstance(metrics, str | Mapping | ComponentSpec) else metrics
-    try:
-        return RunSpec(
-            name=name or default_name(model, asked, chosen, change),
-            model=model,
-            task=asked,
-            selector=chosen,
-            intervention=change,
-            metrics=tuple(parse_spec(item, "--metric") for item in several),
-            **settings,
-        )
-    except ValidationError as error:
-        raise HarnessError(explain(error, RunSpec, asker)) from error
-
-
 def default_name(
     model: ComponentSpec, task: ComponentSpec, selector: ComponentSpec, intervention: ComponentSpec | None
 ) -> str:
@@ -131,63 +215,6 @@ def _fit(name: str, otherwise: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-")[:60] or otherwise
 
 
-def named(
-    names: Sequence[str],
-    known: Registry,
-    found: Catalogue,
-    model: str | None = None,
-    device: str | None = None,
-    limit: int | None = None,
-) -> list[RunSpec]:
-    """The specifications of runs, matrices and suites of the registry, their models as loaders.
-
-    Args:
-        model: run them on this one instead, with the registry's settings for it. device, limit: override theirs.
-
-    Raises:
-        HarnessError: there is no such run, the registry has settings for what there is not, or a value is out of
-            bounds.
-    """
-    _check_settings(known, found)
-    specs = [spec for name in names for spec in known.find(name, model)]
-    changes: dict[str, Any] = {}
-    if limit is not None:
-        if not 1 <= limit < 2**63:
-            raise HarnessError(f"--limit: expected at least 1 and at most 64 bits, got {limit}.")
-        changes["limit"] = limit
-    return [
-        spec.model_copy(update={"model": model_named(str(spec.model), found, "", device, known), **changes})
-        for spec in specs
-    ]
-
-
-def _check_settings(known: Registry, found: Catalogue) -> None:
-    """Refuse settings for components, and for models, that there are not: they would be passed over."""
-    names = {name for components in found.components.values() for name in components}
-    for model, components in known.settings.items():
-        for name in components:
-            if name not in names:
-                place = known.document.where("settings", model, name)
-                raise HarnessError(f'{place}: "{name}" is no component.{suggest(name, names)}')
-    models = [*found.components["model"], *known.models]
-    for section in ("settings", "resources"):
-        for model in known.document.data.get(section) or ():
-            if model not in models and not set("/:") & set(model):  # a hub id, a folder, a loader with parameters
-                place = known.document.where(section, model)
-                raise HarnessError(f'{place}: there is no model "{model}".{suggest(model, models)}')
-
-
-def too_few_controls(specs: Sequence[RunSpec]) -> Iterator[str]:
-    """What the numbers of controls that are asked for can never show, before any work is done."""
-    short: dict[int, list[str]] = {}
-    for spec in specs:
-        if spec.controls and too_few(spec.controls):
-            short.setdefault(spec.controls, []).append(spec.name)
-    for number, names in short.items():
-        which = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-        yield f"{which}: {too_few(number)}"
-
-
 def command_of(spec: RunSpec, output: Path) -> str:
     """The command that makes this run, in the folder that this one is made in.
 
@@ -199,9 +226,9 @@ def command_of(spec: RunSpec, output: Path) -> str:
         ("--intervention", spec.intervention), *(("--metric", metric) for metric in spec.metrics),
     ):  # fmt: skip
         words += [] if written is None else [option, str(written)]
-    for field in ("controls", "match", "hold_out", "seed", "engine", "batch_size", "limit", "resamples"):
-        value = getattr(spec, field)
-        words += [] if value == RunSpec.model_fields[field].default else [f"--{field}", str(value)]
+    for setting in SETTINGS:
+        value = getattr(spec, setting)
+        words += [] if value == default(setting) else [f"--{setting}", str(value)]
     for measure, margin in spec.margins.items():
         words += ["--margin", f"{measure}={margin}"]
     if spec.name != default_name(spec.model, spec.task, spec.selector, spec.intervention):

@@ -11,6 +11,32 @@ from harness.plugin.components import ComponentSpec, parse_spec
 MOST_PROMPTS = 1_000_000
 """In one forward pass."""
 
+# Settings of a run, with their bounds; what they are is what `harness eval --help` says, too.
+Controls = Annotated[
+    int | None,
+    Field(ge=0, le=100_000, description="Random control sets; default: 999 where they are cheap, else 100."),
+]
+Match = Annotated[
+    Literal["none", "norm", "activation"],
+    Field(description="Controls resemble the selected neurons: none, in norm, or in activation."),
+]
+HoldOut = Annotated[
+    float | None,
+    Field(
+        ge=0,
+        lt=1,
+        description="Share of the facts that only the selector sees; default: 0.3 for one that looks at prompts.",
+    ),
+]
+Seed = Annotated[int, Field(ge=0, lt=2**63, description="Seed of everything random.")]
+EngineName = Annotated[
+    Literal["auto", "hooks"],
+    Field(description="auto: the fastest that is exact; hooks: a hooked pass for each condition."),
+]
+BatchSize = Annotated[int, Field(ge=1, le=MOST_PROMPTS, description="Prompts in a forward pass.")]
+Limit = Annotated[int | None, Field(ge=1, lt=2**63, description="Use only so many items of the task's data.")]
+Resamples = Annotated[int, Field(ge=100, le=1_000_000, description="Bootstrap resamples.")]
+
 COMPONENT_FIELDS = ("model", "task", "selector", "intervention")
 
 
@@ -30,6 +56,11 @@ class Resources(BaseModel):
         return value
 
 
+def default(setting: str) -> Any:
+    """What a setting of :class:`RunSpec` is where nobody says."""
+    return RunSpec.model_fields[setting].default
+
+
 class RunSpec(BaseModel):
     """One evaluation run: which components, how many controls, which seed."""
 
@@ -44,33 +75,18 @@ class RunSpec(BaseModel):
     selector: ComponentSpec
     intervention: ComponentSpec | None = Field(None, description="left out where the task only looks at neurons")
     metrics: tuple[ComponentSpec, ...] = Field((), description="default: the task's own")
-    controls: int | None = Field(
-        None,
-        ge=0,
-        le=100_000,
-        description="random control sets; default: 999 where the closed form makes them cheap, else 100",
-    )
-    match: Literal["none", "norm", "activation"] = Field(
-        "none", description="controls resemble the selected neurons in their output weights' norm, or their activations"
-    )
-    hold_out: float | None = Field(
-        None,
-        ge=0,
-        lt=1,
-        description="share of the facts that only the selector sees; default: 0.3 where it would look at the prompts "
-        "that are evaluated, else none",
-    )
+    controls: Controls = None
+    match: Match = "none"
+    hold_out: HoldOut = None
     margins: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default_factory=dict,
         description="the difference that matters, by measure, in its unit; default: 2 standard deviations of controls",
     )
-    seed: int = Field(0, ge=0, lt=2**63)
-    engine: Literal["auto", "hooks"] = Field(
-        "auto", description="auto: the fastest one that is exact; hooks: one hooked pass for each condition"
-    )
-    batch_size: int = Field(64, ge=1, le=MOST_PROMPTS, description="prompts in one forward pass")
-    limit: int | None = Field(None, ge=1, lt=2**63, description="use only the first so many items of the task's data")
-    resamples: int = Field(2000, ge=100, le=1_000_000, description="bootstrap resamples over prompts")
+    seed: Seed = 0
+    engine: EngineName = "auto"
+    batch_size: BatchSize = 64
+    limit: Limit = None
+    resamples: Resamples = 2000
     resources: Resources = Field(
         default=Resources(), description="of a node of a cluster; no part of the run's identity"
     )

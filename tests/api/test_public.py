@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
+import inspect
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,7 +24,7 @@ from harness.api import evaluation, finished, frames
 from harness.api.finished import Run
 from harness.errors import HarnessError
 from harness.plugin.catalogue import catalogue
-from harness.running.request import command_of, model_named, specification
+from harness.running.request import Request, command_of
 
 NAMES = {
     "HarnessError", "Model", "Run", "__version__", "ablations", "activations", "evaluate", "hookimpl", "load_model",
@@ -115,14 +118,34 @@ def _split(command: str) -> list[str]:
 def test_a_specification_as_a_command(more: dict[str, Any], harness: Callable[..., Any], tmp_path: Path) -> None:
     """What is written as a command is read as the same specification."""
     asked = {"model": "demo", "task": "knowledge_conflict", "selector": "entropy", "intervention": "mean"} | more
-    loader = model_named(asked.pop("model"), catalogue())
-    spec = specification("a test", model=loader, **asked)
+    spec = Request(**asked).specification(catalogue())
     seen: list[Any] = []
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("harness.cli.app._run_all", lambda specs, *rest: seen.extend(specs))
+        patched.setattr("harness.cli.evaluate.make", lambda specs, *rest: seen.extend(specs))
         code, _, err = harness(*_split(command_of(spec, tmp_path))[1:])
     assert code == 0, err
     assert seen == [spec]
+
+
+def test_both_take_what_a_request_has(harness: Callable[..., Any]) -> None:
+    """Options and parameters are the fields of one class: same defaults, and the same words about them."""
+    taken = inspect.signature(public.evaluate).parameters
+    told = " ".join(harness("eval", "--help")[1].replace("│", " ").split())
+    for field in dataclasses.fields(Request):
+        default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
+        assert taken[field.name].default == default
+        [said] = re.findall(rf"^    {field.name}: (.+)$", public.evaluate.__doc__ or "", re.M)
+        assert said in told
+        assert re.search(rf"--{field.name.removesuffix('s')}", told)
+    with pytest.raises(TypeError, match=r"evaluate\(\): missing a required argument: 'task'"):
+        public.evaluate("demo", selector="entropy")  # type: ignore[call-arg]
+
+
+def test_words_of_lm_eval_mean_the_same_in_python() -> None:
+    given = Request("hf", task="lm_eval:x", selector="entropy", model_args="pretrained=a/b", num_fewshot=2)
+    spec = given.specification(catalogue())
+    assert str(spec.model) == "hf:pretrained=a/b" and spec.task.params["num_fewshot"] == 2
+    assert Request(task="a", selector="b", margins=["m=0.5"]).specification(catalogue()).margins == {"m": 0.5}
 
 
 def test_mistakes_are_the_sentences_of_the_command(harness: Callable[..., Any], tmp_path: Path) -> None:
@@ -150,7 +173,7 @@ def test_where_nobody_says_where(made: Run, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("HARNESS_REPORTS_DIR", str(made.path.parent))
     run = public.evaluate(**WORDS)
     assert run.path == made.path and len(public.runs()) == 6
-    spec = specification("a test", model=model_named("demo", catalogue()), task="a", selector="b")
+    spec = Request(task="a", selector="b").specification(catalogue())
     assert "--output_path reports" in command_of(spec, Path("reports"))
     assert "--output_path" not in command_of(spec, made.path.parent)
 

@@ -1,0 +1,56 @@
+"""Runs that a command makes and shows."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from harness.cli.report import show
+from harness.files.terminal import Terminal, say, say_json
+from harness.running.stopping import stopped
+
+if TYPE_CHECKING:
+    from harness.plugin.catalogue import Catalogue
+    from harness.running.execute import Finished
+    from harness.running.executors import Executor
+    from harness.running.spec import RunSpec
+
+
+def make(
+    specs: list[RunSpec],
+    found: Catalogue,
+    executor: Executor,
+    output: Path,
+    fresh: bool,
+    as_json: bool,
+    quiet: bool,
+    dry_run: bool,
+) -> list[Finished]:
+    """Validate every run before the first one starts, then make them, those on the same prompts together."""
+    from harness.running.execute import plan, together
+    from harness.running.named import too_few_controls
+
+    plans = [plan(spec, found) for spec in specs]
+    for note in too_few_controls(specs):
+        Terminal(stderr=True).print(f"note: {note}.", style="yellow", soft_wrap=True)
+    if dry_run:
+        for one in plans:
+            say_json({"name": one.spec.name, **one.components()})
+        return []
+    command = shlex.join(["harness", *sys.argv[1:]])
+    made = []
+    try:
+        for finished in executor.execute(together(plans), output, command, fresh):
+            for run in finished:
+                if run.reused and not quiet:
+                    say(f"{run.path}: this run was finished before; --fresh makes it again.", err=True)
+                show(run.record, run.path, as_json)
+            made += finished
+    except KeyboardInterrupt as error:
+        then = "the same command continues from the prompts that are finished"
+        raise typer.Exit(stopped(error, then)) from None
+    return made

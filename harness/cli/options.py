@@ -1,0 +1,88 @@
+"""Options: those that commands share, and those that the fields of a request make."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Collection
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import typer
+from pydantic.fields import FieldInfo
+
+from harness.running.registry import Registry, default_path, load_registry
+from harness.running.request import Request, Spelt
+
+Output = Annotated[
+    Path, typer.Option("--output_path", "--output-path", "-o", envvar="HARNESS_REPORTS_DIR", help="Folder for results.")
+]
+RegistryPath = Annotated[
+    Path | None, typer.Option("--registry", help="Registry file; default: ./registry.yaml, else the bundled one.")
+]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Forget an earlier or interrupted run and start anew.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result record instead of the report.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+DryRun = Annotated[bool, typer.Option("--dry_run", "--dry-run", help="Validate, print what would run, and stop.")]
+
+
+HINTS = get_type_hints(Request, include_extras=True)
+"""Of every field of a request: its type, what it is, and how it is spelt."""
+
+
+def asks(left_out: Collection[str] = (), **defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command that is written with a parameter ``request`` takes an option for each field of :class:`Request`.
+
+    Args:
+        left_out: fields that stay as they are by default. defaults: of this command, in place of the fields' own.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        options = {x.name: option(x, defaults.get(x.name, x.default)) for x in fields(Request) if x.name not in left_out}
+        own = list(inspect.signature(command, eval_str=True).parameters.values())
+
+        @functools.wraps(command)
+        def asked(**given: Any) -> None:
+            # A list that nobody has given is None; the request has a default of its own for it.
+            words = {name: value for name in options if (value := given.pop(name)) is not None}
+            command(request=Request(**words), **given)
+
+        parameters = [*options.values(), *(x.replace(kind=x.KEYWORD_ONLY) for x in own if x.name != "request")]
+        asked.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads both
+        asked.__annotations__ = {x.name: x.annotation for x in parameters}
+        return asked
+
+    return decorate
+
+
+def option(of: Field[Any], default: Any) -> inspect.Parameter:
+    """The option of a field of :class:`Request`, as a parameter of a command."""
+    kind, *about = get_args(HINTS[of.name])
+    described = next(x.description for x in about if isinstance(x, FieldInfo))
+    spelt = next((x for x in about if isinstance(x, Spelt)), Spelt())
+    names = [spelt.each] if spelt.each else dict.fromkeys(f"--{x}" for x in (of.name, of.name.replace("_", "-")))
+    shown = typer.Option(
+        *names, *spelt.others, help=described, metavar=spelt.metavar
+    )
+    return inspect.Parameter(
+        of.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if default is MISSING else None if spelt.each else default,
+        annotation=Annotated[list[str] | None if spelt.each else read_as(kind), shown],
+    )
+
+
+def read_as(kind: Any) -> Any:
+    """What typer makes of a word: the first of a field's forms. A choice is text, so that what is none is refused in
+    our words."""
+    forms = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    first = str if get_origin(forms[0]) is Literal else forms[0]
+    return first | None if NoneType in forms else first
+
+
+def registry_at(path: Path | None) -> Registry:
+    """The registry that ``--registry`` names, else the default one."""
+    return load_registry(path or default_path())

@@ -1,0 +1,75 @@
+"""``harness run``: runs of the registry, here or on a cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.cli.making import make
+from harness.cli.options import Debug, DryRun, Fresh, Json, Output, Quiet, RegistryPath, registry_at
+from harness.cli.plugins import installed
+from harness.cli.report import write_markdown
+from harness.errors import HarnessError
+from harness.files.terminal import Terminal
+
+
+def run(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Runs, or suites of runs, of the registry; see `harness list runs`.")
+    ] = None,
+    all_runs: Annotated[bool, typer.Option("--all", help="Every run of the registry.")] = False,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Run on this model, with the registry's settings for it.")
+    ] = None,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:0, mps; default: the best.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", "-L", help="Override the runs' limit.")] = None,
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", help="Also write one page about all of them, with figures, here.")
+    ] = None,
+    executor: Annotated[
+        str, typer.Option("--executor", help="local: in this process; ray: on the nodes of a Ray cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option("--address", help="Ray cluster: auto or HOST:PORT; default: RAY_ADDRESS, else one started here."),
+    ] = None,
+    cpus: Annotated[
+        float | None, typer.Option("--cpus_per_run", "--cpus-per-run", help="CPUs of each run; default: 1.")
+    ] = None,
+    gpus: Annotated[
+        float | None, typer.Option("--gpus_per_run", "--gpus-per-run", help="GPUs of each run; default: none.")
+    ] = None,
+    max_retries: Annotated[
+        int | None, typer.Option("--max_retries", "--max-retries", min=0, help="After a lost worker; default: 3.")
+    ] = None,
+    output_path: Output = Path("reports"),
+    registry: RegistryPath = None,
+    fresh: Fresh = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    dry_run: DryRun = False,
+    debug: Debug = False,
+) -> None:
+    """Run named evaluations of the registry."""
+    from harness.running.executors import choose
+    from harness.running.named import named
+
+    chosen = choose(executor, Terminal(stderr=True), quiet, address, cpus, gpus, max_retries)
+    found = installed()
+    known = registry_at(registry)
+    if bool(names) == all_runs:
+        raise HarnessError(
+            f"name one or more runs, or pass --all; {known.path} has: {', '.join(known.runs) or 'none'}."
+        )
+    specs = named(names or list(known.runs), known, found, model, device, limit)
+    if markdown is not None and not dry_run:
+        from harness.report.markdown import check
+
+        check(markdown)
+    finished = make(specs, found, chosen, output_path, fresh, as_json, quiet, dry_run)
+    if markdown is not None and finished:
+        suite = known.suites.get(names[0]) if names and len(names) == 1 else None
+        title, about = (names[0], suite.description) if names and suite else ("Runs", "")
+        write_markdown([one.path for one in finished], markdown, title, about)
