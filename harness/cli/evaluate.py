@@ -6,7 +6,7 @@ from pathlib import Path
 
 from harness.cli.making import make
 from harness.cli.options import Debug, DryRun, Fresh, Json, Output, Quiet, asks
-from harness.cli.plugins import installed
+from harness.cli.plugins import PluginFiles, installed
 from harness.files.terminal import Terminal
 from harness.running.request import Request
 
@@ -19,6 +19,7 @@ def evaluate(
     as_json: Json = False,
     quiet: Quiet = False,
     dry_run: DryRun = False,
+    plugin: PluginFiles = None,
     debug: Debug = False,
 ) -> None:
     """Run one evaluation: these neurons, this intervention, this task, against random controls."""

@@ -11,10 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.cli.options import Debug, RegistryPath, registry_at
-from harness.cli.plugins import installed
+from harness.cli.plugins import PluginFiles, installed
 from harness.errors import HarnessError, suggest
 from harness.files.terminal import Terminal
 from harness.plugin.components import KINDS, PLURALS, Component
+from harness.plugin.entries import commands, origin
 
 if TYPE_CHECKING:
     from harness.plugin.catalogue import Catalogue
@@ -26,6 +27,7 @@ def list_components(
         str | None, typer.Argument(help="A kind (selectors), a component (entropy), runs or plugins.")
     ] = None,
     registry: RegistryPath = None,
+    plugin: PluginFiles = None,
     debug: Debug = False,
 ) -> None:
     """List components, or show one with its parameters.
@@ -109,10 +111,13 @@ def _suites(registry: Registry) -> Table:
 
 def _plugins(found: Catalogue) -> Table:
     table = _table("plugins", "name", "distribution", "offers")
-    for origin in found.plugins:
-        offers = [f"{cls.kind} {cls.name}" for cls, of in found.origins.items() if of == origin]
-        offers += [f"neurons {name}" for name, of in found.published_by.items() if of == origin]
-        table.add_row(origin.plugin, f"{origin.distribution} {origin.version}", ", ".join(offers))
+    for plugin in found.plugins:
+        offers = [f"{cls.kind} {cls.name}" for cls, of in found.origins.items() if of == plugin]
+        offers += [f"neurons {name}" for name, of in found.published_by.items() if of == plugin]
+        table.add_row(plugin.plugin, f"{plugin.distribution} {plugin.version}", ", ".join(offers))
+    for entry in commands():
+        of = origin(entry)
+        table.add_row(entry.name, f"{of.distribution} {of.version}", f"command harness {entry.name}")
     for broken in found.broken:
         table.add_row(broken.origin.plugin, str(broken.origin.distribution), f"left out: {broken.reason}")
     return table

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from harness.cli.plugins import installed
+from harness.cli.plugins import PluginFiles, installed
 from harness.files.terminal import say
 from harness.files.wording import counted
 
@@ -89,6 +89,7 @@ def prepare(
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", "-L", min=1, help="Only so many items of the data.")] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of everything random.")] = 0,
+    plugin: PluginFiles = None,
     debug: Debug = False,
 ) -> None:
     """Write the prompts that a model is asked, as a task that any lm-eval runs: JSONL, YAML and a scoring function."""

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from harness.cli.options import Debug, Quiet, asks
-from harness.cli.plugins import installed
+from harness.cli.plugins import PluginFiles, installed
 from harness.errors import HarnessError
 from harness.files.terminal import Terminal, say_json
 from harness.running.request import Request
@@ -28,6 +28,7 @@ def plan(
     measure: Annotated[str | None, typer.Option("--measure", help="Primary measure that is planned for.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers instead of the table.")] = False,
     quiet: Quiet = False,
+    plugin: PluginFiles = None,
     debug: Debug = False,
 ) -> None:
     """Plan a run: which effects it could find with how many facts and controls, and how long it takes here.

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from harness.files.terminal import Terminal, say
 
@@ -21,3 +24,24 @@ def installed() -> Catalogue:
         if "--debug" in sys.argv:
             say(broken.detail, err=True)
     return found
+
+
+def _load(files: list[Path] | None) -> list[Path] | None:
+    from harness.plugin.catalogue import catalogue
+    from harness.plugin.plugin_files import add, read
+
+    for file in files or ():
+        add(read(file), catalogue())
+    return files
+
+
+PluginFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE.py",
+        callback=_load,
+        help="Python file whose components this command knows; may be repeated. It is run: name what you trust.",
+    ),
+]
+"""Of every command that looks for components: they are there when its own work begins."""

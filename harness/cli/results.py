@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from harness.cli.plugins import PluginFiles
 from harness.errors import HarnessError, suggest
 from harness.files import harmless
 from harness.files.terminal import Terminal, say, say_json
@@ -87,6 +88,7 @@ def compare(
     form: Format = None,
     as_json: Annotated[bool, typer.Option("--json", help="As --format json.")] = False,
     out: Out = None,
+    plugin: PluginFiles = None,
     debug: Debug = False,
 ) -> None:
     """Compare finished runs with the first: what differs, selected neurons, every shared measure.

@@ -9,7 +9,7 @@ import typer
 
 from harness.cli.making import make
 from harness.cli.options import Debug, DryRun, Fresh, Json, Output, Quiet, RegistryPath, registry_at
-from harness.cli.plugins import installed
+from harness.cli.plugins import PluginFiles, installed
 from harness.cli.report import write_markdown
 from harness.errors import HarnessError
 from harness.files.terminal import Terminal
@@ -50,6 +50,7 @@ def run(
     as_json: Json = False,
     quiet: Quiet = False,
     dry_run: DryRun = False,
+    plugin: PluginFiles = None,
     debug: Debug = False,
 ) -> None:
     """Run named evaluations of the registry."""

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from harness.cli.options import Debug, Quiet, RegistryPath
-from harness.cli.plugins import installed
+from harness.cli.plugins import PluginFiles, installed
 from harness.errors import HarnessError
 from harness.files.terminal import Terminal, say
 from harness.plugin import border
@@ -27,6 +27,7 @@ def unigrams(
     registry: RegistryPath = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget an earlier or interrupted count.")] = False,
     quiet: Quiet = False,
+    plugin: PluginFiles = None,
     debug: Debug = False,
 ) -> None:
     """Count how often each token occurs in a corpus; continues where it was interrupted."""

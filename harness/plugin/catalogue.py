@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pluggy
 
@@ -20,6 +20,9 @@ from harness.plugin.entries import FIRST_PARTY, GROUP, TYPED, Origin, strict, wa
 from harness.plugin.entries import origin as origin_of_entry
 from harness.plugin.records import Matrix, PublishedNeurons
 from harness.plugin.sources import source_digest
+
+if TYPE_CHECKING:
+    from harness.plugin.plugin_files import PluginFile
 
 THIS_PROCESS = "this process"
 """In place of a distribution, of components that the process itself has registered."""
@@ -57,6 +60,7 @@ class Catalogue:
         self.plugins: list[Origin] = []
         self.broken: list[Broken] = []
         self.passed_over: list[Origin] = []
+        self.files: dict[str, PluginFile] = {}
 
     def add(self, plugin: Any, origin: Origin) -> None:
         """Register everything a plugin offers, or nothing: a fault in one component leaves the whole plugin out.
@@ -95,6 +99,14 @@ class Catalogue:
         for item in lists:
             self.published[item.name], self.published_by[item.name] = item, origin
         self.plugins.append(origin)
+
+    def remove(self, origin: Origin) -> None:
+        """Forget what a plugin offers."""
+        for cls in [cls for cls, of in self.origins.items() if of == origin]:
+            del self.components[cls.kind][cls.name], self.origins[cls]
+        for name in [name for name, of in self.published_by.items() if of == origin]:
+            del self.published[name], self.published_by[name]
+        self.plugins.remove(origin)
 
     def register(self, cls: type[Component]) -> None:
         """Take in a component of this process, in place of an earlier one of the same kind and name.

@@ -20,6 +20,7 @@ from harness.errors import HarnessError
 from harness.files.owned import path_name
 from harness.files.store import canonical, check_writable, writing
 from harness.files.wording import counted
+from harness.plugin.catalogue import catalogue
 from harness.report.page import write_page
 from harness.results import leaderboard
 from harness.results.folder import MARK, PROVENANCE, RECORD, UNFINISHED, RunFolder
@@ -225,6 +226,7 @@ class _Group:
             environment={name: os.environ[name] for name in sorted(names & os.environ.keys())},
             packages=packages(),
             identities=tuple(json.loads(canonical(identity_of(plan, None))) for plan in self.plans),
+            plugins=tuple(catalogue().files.values()),
         ).model_dump_json()
 
     def _kept(self) -> dict[str, dict[str, Any]]:

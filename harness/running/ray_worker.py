@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from harness.errors import HarnessError, PluginError
 from harness.files.store import canonical, write_bytes
 from harness.plugin.border import said
+from harness.plugin.plugin_files import PluginFile, add
 from harness.results.folder import MARK, RECORD, RunFolder
 from harness.running.spec import RunSpec
 
@@ -44,6 +45,7 @@ class Order(BaseModel):
         environment: variables that change what is loaded.
         packages: versions, :func:`harness.results.provenance.packages`.
         identities: of each run, all but the model's.
+        plugins: files that the driver was given with ``--plugin``.
     """
 
     specs: tuple[RunSpec, ...]
@@ -52,6 +54,7 @@ class Order(BaseModel):
     environment: dict[str, str]
     packages: dict[str, str]
     identities: tuple[dict[str, Any], ...]
+    plugins: tuple[PluginFile, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,8 @@ def _plans(order: Order) -> list[Plan]:
         version, wanted = installed.get(name, "none"), order.packages.get(name, "none")
         if version.partition("+")[0] != wanted.partition("+")[0]:  # builds for CPU and CUDA may work together
             raise HarnessError(f"this node has {name} {version}, the driver {wanted}: install the same everywhere.")
+    for file in order.plugins:
+        add(file, catalogue())
     plans = [plan(spec, catalogue()) for spec in order.specs]
     for one, identity in zip(plans, order.identities, strict=True):
         for place, here, there in _differences(identity_of(one, None), identity):

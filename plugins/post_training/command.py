@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from harness.cli.plugins import PluginFiles, installed
 from harness.cli.results import Debug
 from harness.files.terminal import Terminal, say_json
 from harness.plugin import HarnessError
@@ -53,6 +54,7 @@ def compare(
     form: Annotated[str | None, typer.Option("--format", "-f", hidden=True)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record instead of the report.")] = False,
     out: Annotated[Path | None, typer.Option("--out", hidden=True)] = None,
+    plugin: PluginFiles = None,
     debug: Debug = False,
 ) -> None:  # fmt: skip
     """Compare a base model with a tuned one: neurons, behaviour, directions, steering, activation patching."""
@@ -65,7 +67,6 @@ def compare(
 
     from pydantic import ValidationError
 
-    from harness.cli.plugins import installed
     from harness.report.progress import ConsoleReporter
     from harness.running.request import model_named, short_name
 
