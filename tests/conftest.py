@@ -8,9 +8,13 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from harness.model.model import Model
 
 settings.register_profile("patient", deadline=None)  # no test may fail because a machine is slow
 settings.load_profile("patient")
@@ -30,8 +34,6 @@ class DeprecationsAreErrors(logging.Handler):
 
 
 logging.getLogger("transformers").addHandler(DeprecationsAreErrors())
-
-SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 @pytest.fixture
@@ -59,6 +61,16 @@ def harness(
         return code, out, err
 
     return run
+
+
+@pytest.fixture(scope="session")
+def stories() -> Model:
+    """A Llama of 260 thousand parameters that this project did not train, of the reference data; not to be changed."""
+    from checkout import reference
+
+    from harness.model.loading import load_hf
+
+    return load_hf(str(reference("models/stories260k")))
 
 
 @pytest.fixture(scope="session")

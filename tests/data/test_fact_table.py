@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from checkout import reference
 from harness_plugins.context_copying.task.knowledge_conflict import KnowledgeConflict, cut, knowledge_source, overlap
 from rapidfuzz.distance import JaroWinkler
 
@@ -15,7 +16,6 @@ from harness.files.yaml import load_yaml
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import parse_spec
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 ROW = {"relation": "capital", "subject": "France", "object": "Paris"}
 
 
@@ -154,9 +154,10 @@ PARAREL = (
 )
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the reference data is not here")
 def test_pararel_loads_by_column_mapping() -> None:
-    text = PARAREL.format(facts=SHARED / "pararel_facts.jsonl", relations=SHARED / "pararel_relations.json")
+    text = PARAREL.format(
+        facts=reference("data/pararel_facts.jsonl"), relations=reference("data/pararel_relations.json")
+    )
     spec = parse_spec(text, "--task")
     loaded = catalogue().build("task", spec, "--task")
     assert isinstance(loaded, KnowledgeConflict)

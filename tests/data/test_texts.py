@@ -13,6 +13,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
+from checkout import reference
 from families import EOS, tiny
 from harness_plugins.demo import Demo
 from harness_plugins.demo.corpus import WorldTexts
@@ -36,8 +37,6 @@ from harness.errors import HarnessError
 from harness.model.model import Model
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import Corpus, parse_spec
-
-WIKITEXT = Path(__file__).resolve().parents[2] / "shared" / "data" / "real" / "wikitext2_test.txt"
 
 
 class Given(Corpus):
@@ -399,10 +398,10 @@ def test_a_file_in_the_shape_of_wikitext_has_both_halves(plain: Model, tmp_path:
         assert len(sequences(plain, corpus, 5, 16, 0, part=part, across_documents=True)) == 5  # type: ignore[arg-type]
 
 
-@pytest.mark.skipif(not WIKITEXT.is_file(), reason="the reference data is not here")
 def test_wikitext_has_many_documents_and_both_halves(plain: Model) -> None:
-    documents = list(Text(path=str(WIKITEXT)).documents())
-    paragraphs = re.split(r"\n(?:[ ]*\n)+", WIKITEXT.read_text(encoding="utf-8"))
+    path = reference("data/real/wikitext2_test.txt")
+    documents = list(Text(path=str(path)).documents())
+    paragraphs = re.split(r"\n(?:[ ]*\n)+", path.read_text(encoding="utf-8"))
     assert documents == [x.strip() for x in paragraphs if x.strip()] and len(documents) > 1000
     share = np.mean([half(x) == "select" for x in documents])
     assert 0.45 < share < 0.55

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from checkout import reference
 from families import D_VOCAB, tiny
 from harness_plugins.demo.corpus import WorldTexts
 from hypothesis import given
@@ -27,8 +28,6 @@ from harness.errors import HarnessError
 from harness.model.model import Model
 from harness.plugin.components import Corpus
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the reference data is not here")
 Harness = Callable[..., tuple[int, str, str]]
 
 
@@ -315,7 +314,6 @@ def test_pickles_foreign_files_and_missing_ones_are_refused(model: Model, tmp_pa
         assert name in str(caught.value) and "\n" not in str(caught.value)
 
 
-@needs_data
 @pytest.mark.parametrize(
     ("name", "length", "d_vocab"),
     [
@@ -326,7 +324,7 @@ def test_pickles_foreign_files_and_missing_ones_are_refused(model: Model, tmp_pa
 )
 def test_the_authors_counts_load(name: str, length: int, d_vocab: int) -> None:
     padded = SimpleNamespace(anatomy=SimpleNamespace(d_vocab=d_vocab), name="a model")
-    found = load_unigrams(DATA / name, padded)  # type: ignore[arg-type]
+    found = load_unigrams(reference(f"data/{name}"), padded)  # type: ignore[arg-type]
     assert found.counts.shape == (d_vocab,) and found.n_tokens > 10**6
     assert len(found.notes) == (length < d_vocab)
     p = found.probabilities
@@ -335,7 +333,7 @@ def test_the_authors_counts_load(name: str, length: int, d_vocab: int) -> None:
     assert (found.counts == 0).any()  # which is why 1 is added
     short = SimpleNamespace(anatomy=SimpleNamespace(d_vocab=40000), name="a model")
     with pytest.raises(HarnessError, match="a model has only 40000 tokens"):
-        load_unigrams(DATA / name, short)  # type: ignore[arg-type]
+        load_unigrams(reference(f"data/{name}"), short)  # type: ignore[arg-type]
 
 
 # -- either ----------------------------------------------------------------------------------------------------------

@@ -19,17 +19,11 @@ from families import FAMILIES, tiny
 from harness.conditions.conditions import BASELINE, Condition, SetNeurons
 from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import HookEngine, under
-from harness.model.loading import load_hf
 from harness.model.model import Model
 
-STORIES = ROOT.parent / "shared" / "models" / "stories260k"
 TEXTS = ("Once upon a time, there was a little girl named Lily.", "Tom had a dog.", "The sun was warm and bright")
 
-MODELS = [
-    "gpt2",
-    "llama_gqa_tied",
-    pytest.param("stories260k", marks=pytest.mark.skipif(not STORIES.is_dir(), reason="stories260k is not here")),
-]
+MODELS = ["gpt2", "llama_gqa_tied", "stories260k"]
 
 
 NOT_COMPARED = {
@@ -58,7 +52,7 @@ published = load_published()
 
 @pytest.fixture(scope="module", params=MODELS)
 def model(request: pytest.FixtureRequest) -> Model:
-    return load_hf(str(STORIES)) if request.param == "stories260k" else tiny(request.param)
+    return request.getfixturevalue("stories") if request.param == "stories260k" else tiny(request.param)
 
 
 @pytest.fixture(scope="module")

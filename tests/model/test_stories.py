@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
+from checkout import reference
 from families import greedy
 
 from harness.model.loading import load_hf
 from harness.model.model import Model
-
-STORIES = Path(__file__).resolve().parents[2].parent / "shared" / "models" / "stories260k"
-
-pytestmark = pytest.mark.skipif(not STORIES.is_dir(), reason="stories260k is not here")
 
 PROMPTS = (
     "Once upon a time, there was a little girl named Lily. She",
@@ -23,8 +18,8 @@ PROMPTS = (
 
 
 @pytest.fixture(scope="module")
-def model() -> Model:
-    return load_hf(str(STORIES))
+def model(stories: Model) -> Model:
+    return stories
 
 
 def test_it_is_what_its_card_says(model: Model) -> None:
@@ -86,7 +81,7 @@ def test_ablating_a_neuron_is_zeroing_its_write_direction(model: Model, layer: i
     before = model.forward(batch).logits
     with model.edit_neurons(layer, ablate):
         found = model.forward(batch).logits
-    edited = load_hf(str(STORIES))
+    edited = load_hf(str(reference("models/stories260k")))
     edited.anatomy.down_projections[layer].weight[:, 7] = 0
     wanted = edited.forward(batch).logits
     assert torch.allclose(found, wanted, atol=1e-5)

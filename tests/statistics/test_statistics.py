@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from checkout import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -98,9 +98,7 @@ def test_published_tables(model: str) -> None:
 
 
 def test_published_tables_are_the_reference_file() -> None:
-    file = Path(__file__).parents[2] / "shared" / "data" / "published_transition_tables.json"
-    if not file.exists():
-        pytest.skip("reference data is not here")
+    file = reference("data/published_transition_tables.json")
     assert json.loads(file.read_text())["tables"] == TABLES
 
 

@@ -23,12 +23,9 @@ from harness.conditions.conditions import BASELINE, Condition, Head, Neuron, Sel
 from harness.engine.closed_form import ClosedFormEngine
 from harness.errors import HarnessError
 from harness.model.input_weights import read_in
-from harness.model.loading import load_hf
 from harness.model.model import Model
 from harness.plugin.catalogue import catalogue
 from harness.plugin.records import Outcomes, Prompt
-
-STORIES = Path(__file__).resolve().parents[3] / "shared" / "models" / "stories260k"
 
 SEQUENCE = [5, 17, 80, 41, 17, 80, 3]
 
@@ -191,9 +188,8 @@ def test_bundled_model(demo: Model) -> None:
     compare(demo, _NEOX, 1, 500, [40, 7, 300, 2, 40, 7])
 
 
-@pytest.mark.skipif(not STORIES.is_dir(), reason="stories260k is not here")
-def test_stories_model() -> None:
-    compare(load_hf(str(STORIES)), _LLAMA, 3, 100, [1, 403, 407, 261, 378])
+def test_stories_model(stories: Model) -> None:
+    compare(stories, _LLAMA, 3, 100, [1, 403, 407, 261, 378])
 
 
 # -- every family ------------------------------------------------------------------------------------------------------

@@ -9,16 +9,12 @@ import numpy as np
 import pytest
 import torch
 from against_slow import correlation_agrees, frequencies, induction_agrees, mediation_agrees
+from checkout import reference
 from harness_plugins.confidence_regulation.analysis.attention_heads import head_scores, random_repeats
 from small_runs import all_finite, finish, record
 
-from harness.model.loading import load_hf
 from harness.model.model import Model
 from harness.results.folder import load_arrays
-
-STORIES = Path(__file__).resolve().parents[2].parent / "shared" / "models" / "stories260k"
-
-pytestmark = pytest.mark.skipif(not STORIES.is_dir(), reason="stories260k is not here")
 
 SENTENCES = (
     "Once upon a time, there was a little girl named Lily. She loved to play outside in the park.",
@@ -30,8 +26,8 @@ SENTENCES = (
 
 
 @pytest.fixture(scope="module")
-def model() -> Model:
-    return load_hf(str(STORIES))
+def model(stories: Model) -> Model:
+    return stories
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +41,11 @@ def run(documents: list[str], tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     corpus = write_corpus(tmp_path_factory.mktemp("stories"), documents)
 
+    stories = reference("models/stories260k")
+
     def make(task: str, selector: str, intervention: str, **more: Any) -> Path:
         folder = tmp_path_factory.mktemp("runs")
-        found = finish(folder, model=f"hf:pretrained={STORIES}", task=f"{task},corpus={corpus}", selector=selector,
+        found = finish(folder, model=f"hf:pretrained={stories}", task=f"{task},corpus={corpus}", selector=selector,
                        intervention=intervention, controls=2, **more)  # fmt: skip
         assert all_finite(record(found))
         return found
@@ -88,7 +86,8 @@ def test_prefix_matching(model: Model) -> None:
     import transformers
 
     length, sequences = 7, random_repeats(model, 3, 7, seed=1)
-    hf = transformers.AutoModelForCausalLM.from_pretrained(STORIES, attn_implementation="eager").double().eval()
+    hf = transformers.AutoModelForCausalLM.from_pretrained(reference("models/stories260k"), attn_implementation="eager")
+    hf = hf.double().eval()
     matching, first = np.zeros((5, 8)), np.zeros((5, 8))
     for tokens in sequences:
         begin = len(tokens) - 2 * length

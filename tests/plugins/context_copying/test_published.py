@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
-from pathlib import Path
 
 import pytest
+from checkout import reference
 from harness_plugins.context_copying.published import published_neurons
 
 from harness.builtin.components import Neurons
@@ -16,7 +16,6 @@ from harness.plugin.catalogue import catalogue
 from harness.plugin.components import Selector, parse_spec
 from harness.running.registry import default_path, load_registry
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "published_entropy_neurons.json"
 SIZES = {
     "gpt2-small": (6, 11),
     "pythia-1.4b": (9, 23),
@@ -39,9 +38,9 @@ def test_the_lists_are_those_of_the_paper_s_five_models() -> None:
     assert all(len({Neuron.parse(text).layer for text in x}) == 1 and len(set(x)) == len(x) for x in lists.values())
 
 
-@pytest.mark.skipif(not SHARED.is_file(), reason="the reference data is not here")
 def test_the_lists_agree_with_the_released_ones() -> None:
-    released = {frozenset(row["neuron"] for row in rows) for rows in json.loads(SHARED.read_text("utf-8")).values()}
+    lists = json.loads(reference("data/published_entropy_neurons.json").read_text("utf-8")).values()
+    released = {frozenset(row["neuron"] for row in rows) for rows in lists}
     assert {frozenset(Neuron.parse(text).index for text in x.neurons) for x in published_neurons()} == released
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 import transformers
 import yaml
-from checkout import ROOT
+from checkout import ROOT, reference
 from conflicts import Scripted
 from families import BOS, EOS, tiny_hf, tokenizer
 from harness_plugins.context_copying.task.knowledge_conflict import LOG_FLOOR, SOURCES, KnowledgeConflict
@@ -24,19 +24,13 @@ from harness.conditions.conditions import BASELINE, Condition, SetNeurons
 from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import HookEngine
 from harness.errors import HarnessError
-from harness.model.loading import load_hf
 from harness.model.model import Model, wrap
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import parse_spec
 from harness.plugin.records import Outcomes, Prepared, Prompt
 
-SHARED = Path(__file__).resolve().parents[3] / "shared"
 DEFINITION = ROOT / "tasks" / "knowledge_conflict" / "definition.yml"
-STORIES = SHARED / "models" / "stories260k"
 FILTERS = ["empty", "overlap", "echo", "shared entity", "too few objects"]
-
-needs_stories = pytest.mark.skipif(not STORIES.is_dir(), reason="the reference model is not here")
-needs_pararel = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="the reference data is not here")
 
 
 def table(path: Path, rows: Sequence[tuple[str, str, str]]) -> str:
@@ -488,12 +482,6 @@ def test_earlier_layers_are_treated_with_hooks(tmp_path: Path) -> None:
 # -- a real model ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def stories() -> Model:
-    return load_hf(str(STORIES), device="cpu", name="stories")
-
-
-@needs_stories
 def test_a_trained_model_is_asked_and_observed_as_by_hand(stories: Model, tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (DEFINITION.parent / "facts.jsonl").read_text("utf-8").splitlines()]
     wanted = {"car_maker": 40, "work_composer": 40, "capital": 8}  # relations to which it gives more than one answer
@@ -514,10 +502,8 @@ def test_a_trained_model_is_asked_and_observed_as_by_hand(stories: Model, tmp_pa
         check_observed(stories, task.observe(engine, prompts, conditions), prompts, edits, 10)
 
 
-@needs_stories
-@needs_pararel
 def test_pararel_by_column_mapping(stories: Model) -> None:
-    data = SHARED / "data"
+    data = reference("data")
     spec = parse_spec(
         f"knowledge_conflict:data={data / 'pararel_facts.jsonl'},relations={data / 'pararel_relations.json'},"
         "query={subject} {relation_phrase},example={example_subject} {example_phrase} {example_object},"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -21,12 +19,10 @@ from texts import context
 
 from harness.conditions.conditions import Head, Neuron
 from harness.errors import HarnessError
-from harness.model.loading import load_hf
 from harness.model.model import Model, wrap
 from harness.report.figure_files import render
 from harness.testing import check_selector
 
-STORIES = Path(__file__).resolve().parents[3] / "shared" / "models" / "stories260k"
 PROMPTS = [[72, 101, 108], [257, 110, 32, 44, 98, 60, 61], [5, 6, 7], [65, 66]]
 SLOWLY = ["gpt2", "gpt_neox", "gptj", "llama_gqa_tied", "gemma2", "granite", "olmo2"]
 FUSED_ONLY = {"falcon", "falcon_alibi", "falcon_new"}
@@ -68,10 +64,8 @@ def test_attention_neurons_and_query_scores_are_those_of_the_definition(family: 
     agree_with_slow(model, Slow(model, read(family)), PROMPTS, 4)
 
 
-@pytest.mark.skipif(not STORIES.is_dir(), reason="stories260k is not here")
-def test_a_trained_llama() -> None:
-    model = load_hf(str(STORIES))
-    agree_with_slow(model, Slow(model, read("llama")), [model.encode(["Tom had a red"])[0]], 6)
+def test_a_trained_llama(stories: Model) -> None:
+    agree_with_slow(stories, Slow(stories, read("llama")), [stories.encode(["Tom had a red"])[0]], 6)
 
 
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"opt_350m"}))

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from checkout import reference
 from harness_plugins.post_training.analysis import directions
 from harness_plugins.post_training.interventions import AblateDirection, AddDirection, DirectionIntervention
 from harness_plugins.post_training.analysis.labelled_texts import LabelledText, load_labelled
@@ -26,8 +27,6 @@ from harness.plugin.components import SelectionContext, parse_spec
 from harness.plugin.records import Outcomes
 from harness.testing import check_intervention, check_metric, check_selector, check_task, tiny_model
 from harness.testing.selectors_and_interventions import prompts_of
-
-CITIES = Path(__file__).resolve().parents[2] / "shared" / "data" / "real" / "truthfulness" / "cities.csv"
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
@@ -99,9 +98,8 @@ def test_a_csv_is_read_as_the_same_jsonl_is(tmp_path: Path) -> None:
         load_labelled(tmp_path / "b.csv")
 
 
-@pytest.mark.skipif(not CITIES.is_file(), reason="the reference data is not here")
 def test_a_published_table_is_read_as_it_is() -> None:
-    found = load_labelled(CITIES)
+    found = load_labelled(reference("data/real/truthfulness/cities.csv"))
     assert len(found) == 1496 and sum(x.label for x in found) == 748
     assert found[0] == LabelledText(
         text="The city of Krasnodar is in Russia.", label=True, group=found[0].text, split=found[0].split
