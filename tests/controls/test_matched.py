@@ -258,7 +258,10 @@ def test_balance_counts_each_layer_by_its_share() -> None:
 
 
 def test_matched_random_selectors_stand_in_for_another_choice() -> None:
-    from harness_plugins.confidence_regulation.selectors.matched_random import ActivationMatchedRandom, NormMatchedRandom
+    from harness_plugins.confidence_regulation.selectors.matched_random import (
+        ActivationMatchedRandom,
+        NormMatchedRandom,
+    )
 
     from harness.builtin.components import Heads, Neurons
     from harness.engine.hooks import HookEngine
@@ -272,8 +275,7 @@ def test_matched_random_selectors_stand_in_for_another_choice() -> None:
             context = SelectionContext(model, HookEngine(model, 4), PROMPTS, seed)
             selection = cls(like=like).select(context)
             assert (
-                selection == cls(like=like).select(context)
-                or selection.units == cls(like=like).select(context).units
+                selection == cls(like=like).select(context) or selection.units == cls(like=like).select(context).units
             )
             assert [x.layer for x in selection.units] == [0, 2, 2]
             assert not {str(x) for x in selection.units} & set(like.neurons)

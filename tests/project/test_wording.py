@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import small_runs
-from golden import golden
 from checkout import ROOT
+from golden import golden
 
 from harness.builtin.components import Heads, Neurons
 from harness.files import wording

@@ -83,7 +83,9 @@ def test_resamples_without_a_value_are_said(record: dict[str, Any]) -> None:
     """An interval of 783 of 2,000 resamples is not one of 2,000."""
     for measure in record["measures"]:
         measure |= dict.fromkeys(("ci_undefined", "difference_undefined"), 0)
-    assert undefined(RunRecord.read(record, "record.json")) == "" and "resamples, those without" not in printed(record, 200)
+    assert undefined(RunRecord.read(record, "record.json")) == "" and "resamples, those without" not in printed(
+        record, 200
+    )
     first, second, third = record["measures"][:3]
     first |= {"title": "A", "ci_undefined": 3, "difference_undefined": 5}
     second |= {"title": "B", "ci_undefined": 1217}

@@ -25,9 +25,8 @@ from harness.errors import HarnessError
 from harness.report import leaderboard as board
 from harness.results import leaderboard
 from harness.results.leaderboard import COLUMNS, rows_of, typed
-from harness.results.provenance import Git, Provenance
-from harness.results.record import SCHEMA_VERSION, RunRecord
 from harness.results.leaderboard_query import SHOWN, Filter, Query, ask
+from harness.results.record import SCHEMA_VERSION, RunRecord
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 

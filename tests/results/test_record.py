@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
 from checkout import GOLDEN
+from pydantic import BaseModel
 
 from harness.errors import HarnessError
 from harness.files.store import json_bytes
-from harness.report.console import show
-from harness.report.page import write_page
 from harness.results import migrations
 from harness.results.folder import read_record
 from harness.results.leaderboard import typed
@@ -67,7 +65,11 @@ def test_scores_percentiles_and_state_of_a_chosen_unit() -> None:
 @pytest.mark.parametrize(
     ("place", "value", "said"),
     [
-        (("task", "n_prompts"), 2.5, "x: task.n_prompts: input should be a valid integer, got 2.5; the file is damaged."),
+        (
+            ("task", "n_prompts"),
+            2.5,
+            "x: task.n_prompts: input should be a valid integer, got 2.5; the file is damaged.",
+        ),
         (("measures", 0, "value"), True, "x: measures.0.value: input should be a valid number, got True"),
         (("measures", 0, "value"), float("nan"), "x: measures.0.value: input should be a finite number, got nan"),
         (("selection", "neurons", 0, "rho"), "high", "x: selection.neurons.0.rho: input should be a valid number"),
@@ -132,8 +134,14 @@ def test_a_step_takes_each_schema_to_the_next(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        ({"schema_version": 4}, "x: this record is of schema 4, and this version of the harness knows schemas up to 3; "),
-        ({"schema_version": 1}, "x: this record is of schema 1, which this version of the harness no longer reads; make"),
+        (
+            {"schema_version": 4},
+            "x: this record is of schema 4, and this version of the harness knows schemas up to 3; ",
+        ),
+        (
+            {"schema_version": 1},
+            "x: this record is of schema 1, which this version of the harness no longer reads; make",
+        ),
         ({"schema_version": 2}, "x: this record of schema 2 is not as such records are; the file is damaged."),
         ({"schema_version": True}, "x: this is no record of schema 3; make the run again."),
         ({"schema_version": "3"}, "x: this is no record of schema 3; make the run again."),
@@ -179,7 +187,7 @@ def test_a_row_of_the_leaderboard_fits_its_schema() -> None:
 
 def test_an_unknown_schema_is_a_sentence(harness: Harness) -> None:
     code, out, err = harness("schema", "recrd")
-    assert (code, out) == (2, "") and 'expected one of record, ' in err and 'Did you mean "record"' in err
+    assert (code, out) == (2, "") and "expected one of record, " in err and 'Did you mean "record"' in err
 
 
 def test_every_model_has_a_schema() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from scipy import stats
 
 from harness.errors import HarnessError
 from harness.statistics import Functional, Measure, interval_of, summarise
-from harness.statistics.bootstrap import resampled
+from harness.statistics.bootstrap import draw, resampled
 from harness.statistics.functionals import (
     auroc,
     confidences,
@@ -131,3 +132,26 @@ def test_what_a_function_of_all_prompts_cannot_take_has_no_value() -> None:
     one = interval_of(found, 2, np.arange(6), 0, resamples=200)
     alone = interval_of(Aggregated("h", "", "", codes[[0, 2]], [1.0, 3.0], harmonic), 1, np.arange(6), 0, resamples=200)
     assert one is not None and one == alone and one.low < 1.5 < one.high
+
+
+def test_an_aggregated_measure_is_resampled_by_calling_its_function() -> None:
+    """Of a mean it must give what a ratio of sums gives, but for the fewer resamples."""
+    from harness.statistics import Measure, summarise
+
+    rng = np.random.default_rng(0)
+    items = list(rng.normal(size=30))
+    codes = rng.integers(0, 30, size=(40, 25))
+    codes[:, 3] = -1
+    clusters = np.arange(25) // 2
+    mean: Callable[[list[float]], float] = lambda found: sum(found) / len(found)  # noqa: E731
+    measure = Aggregated("m", "m", "", codes, items, mean)
+    numbers = np.where(codes < 0, 0, np.array(items)[codes])
+    ratio = Measure("m", "m", "", numbers, (codes >= 0).astype(float))
+    np.testing.assert_allclose(measure.values, ratio.values)
+    ours, theirs = (draw(x, clusters, 1, 200).treated for x in (measure, ratio))
+    np.testing.assert_allclose(ours, theirs)
+    assert summarise(measure, clusters, 1).difference_interval is not None
+    empty = Aggregated("m", "m", "", np.full((2, 4), -1), items, mean)
+    assert np.isnan(empty.values).all()
+    change = Aggregated("m", "m", "", codes, items, mean, change=True)
+    assert (change.values == measure.values - measure.values[0]).all()

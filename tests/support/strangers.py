@@ -9,9 +9,11 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
+import pytest
 import torch
 from small_runs import Silent
 
+from harness.errors import PluginError
 from harness.plugin import (
     Component,
     Figure,
@@ -141,3 +143,28 @@ def make(output: Path, *classes: type[Component], **fields: Any) -> Path:
     spec |= {"hold_out": 0, **fields}  # all prompts are evaluated
     planned = run.plan(RunSpec(name="small", resamples=100, batch_size=2, **spec), known)
     return run.execute(planned, output, Silent(), "a test").path
+
+
+KEPT = " What the model was run for is kept: the same command goes on from there."
+
+
+def refusal(folder: Path, cls: type[Component], **fields: Any) -> str:
+    """The sentence with which a run ends; nothing is left but what the model was run for, and that is said."""
+    with pytest.raises(PluginError) as caught:
+        make(folder, cls, **fields)
+    left = [path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".lock")]
+    parts = [path for path in left if path.name.startswith("part-")]
+    said, kept, _ = str(caught.value).partition(KEPT)
+    assert bool(parts) == bool(kept) and (parts or not left), left
+    return said
+
+
+# -- what is handed over -----------------------------------------------------------------------------------------------
+
+
+def selecting(change: Callable[[Selection], Any]) -> type[Component]:
+    return misbehaving(Loud, select=lambda self, context: change(Loud.select(self, context)))
+
+
+def observing(change: Callable[[Outcomes], Any]) -> type[Component]:
+    return misbehaving(PlainTask, observe=lambda self, *a: change(PlainTask.observe(self, *a)))

@@ -13,8 +13,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 from families import tokenizer
-from harness_plugins.confidence_regulation.tasks.mediation import Mediation
 from harness_plugins.confidence_regulation.metrics import Calibration, Effects
+from harness_plugins.confidence_regulation.tasks.mediation import Mediation
 from planted import ENTROPY, planted, texts
 from scipy.stats import kstest
 

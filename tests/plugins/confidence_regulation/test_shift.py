@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from families import tiny, tiny_hf, tokenizer
-from harness_plugins.confidence_regulation.selectors.entropy import Entropy
 from harness_plugins.confidence_regulation.selectors.activation_shift import ActivationShift
+from harness_plugins.confidence_regulation.selectors.entropy import Entropy
 from texts import context, letters
 
 from harness.builtin.components import Heads, Neurons

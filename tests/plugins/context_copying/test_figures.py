@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conflicts import CK, HAND, LOG_P, ND, observed, outcomes
-from harness_plugins.context_copying.metrics.relation_groups import RelationGroups
 from harness_plugins.context_copying.metrics.first_token import LogOdds
-from harness_plugins.context_copying.metrics.transitions import ConversionRatios, Transitions
+from harness_plugins.context_copying.metrics.relation_groups import RelationGroups
 from harness_plugins.context_copying.metrics.selected_neurons import SelectedNeurons
+from harness_plugins.context_copying.metrics.transitions import ConversionRatios, Transitions
 
 from harness.conditions.conditions import Neuron, Selection
 from harness.plugin.records import Figure, Measurement

@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conflicts import CK, HAND, ND, PK, observed, outcomes
-from harness_plugins.context_copying.metrics.relation_groups import RelationGroups
 from harness_plugins.context_copying.metrics.answer_matching import Matching
-from harness_plugins.context_copying.metrics.transitions import Transitions
+from harness_plugins.context_copying.metrics.relation_groups import RelationGroups
 from harness_plugins.context_copying.metrics.selected_neurons import SelectedNeurons
+from harness_plugins.context_copying.metrics.transitions import Transitions
 from scipy.stats import binomtest, percentileofscore
 
 from harness.conditions.conditions import Neuron, Selection

@@ -7,10 +7,14 @@ import pytest
 import torch
 from families import FAMILIES, tiny, tiny_hf, tokenizer
 from harness_plugins.knowledge_attribution.analysis import top_k_by_bound
-from harness_plugins.knowledge_attribution.analysis.attention_neurons import source_increases, sources, top_attention_neurons
+from harness_plugins.knowledge_attribution.analysis.all_positions import value_vectors
+from harness_plugins.knowledge_attribution.analysis.attention_neurons import (
+    source_increases,
+    sources,
+    top_attention_neurons,
+)
 from harness_plugins.knowledge_attribution.analysis.head_outputs import Output, module_increases
 from harness_plugins.knowledge_attribution.analysis.last_position import mlp_writes, run_prompts
-from harness_plugins.knowledge_attribution.analysis.all_positions import value_vectors
 from harness_plugins.knowledge_attribution.analysis.query_scores import attention_queries, neuron_queries
 from harness_plugins.knowledge_attribution.selectors.query import QueryNeurons
 from harness_plugins.knowledge_attribution.selectors.value import ValueHeads

@@ -9,15 +9,15 @@ import pytest
 import torch
 from families import tiny, tiny_hf, tokenizer
 from harness_plugins.knowledge_attribution.analysis import top_k_by_bound
-from harness_plugins.knowledge_attribution.analysis.top_k_by_bound import neuron_bounds, tangents
 from harness_plugins.knowledge_attribution.analysis.head_outputs import head_increases, head_inner_products, head_writes
+from harness_plugins.knowledge_attribution.analysis.last_position import mlp_writes, run_prompts
 from harness_plugins.knowledge_attribution.analysis.log_probability_increase import (
     Lens,
     neuron_increases,
     neuron_inner_products,
     write_increases,
 )
-from harness_plugins.knowledge_attribution.analysis.last_position import mlp_writes, run_prompts
+from harness_plugins.knowledge_attribution.analysis.top_k_by_bound import neuron_bounds, tangents
 from harness_plugins.knowledge_attribution.selectors.value import ValueHeads, ValueNeurons
 from texts import context, letters
 

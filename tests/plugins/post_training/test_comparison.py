@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from harness_plugins.confidence_regulation.selectors.entropy import Entropy
 from harness_plugins.demo import Demo, DemoTuned
+from harness_plugins.post_training.analysis.directions import Readings
 from harness_plugins.post_training.comparison import steering
 from harness_plugins.post_training.comparison.behaviour import difference, same_tokens, sentence
-from harness_plugins.post_training.comparison.run import Settings, check_comparable, compare_models
-from harness_plugins.post_training.analysis.directions import Readings
 from harness_plugins.post_training.comparison.directions import cosine_rows
 from harness_plugins.post_training.comparison.neurons import (
     FinalLayer,
@@ -25,6 +24,7 @@ from harness_plugins.post_training.comparison.neurons import (
     spearman,
 )
 from harness_plugins.post_training.comparison.report import markdown
+from harness_plugins.post_training.comparison.run import Settings, check_comparable, compare_models
 from scipy.stats import spearmanr
 
 from harness.builtin.components import Neurons

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from checkout import reference
 from harness_plugins.post_training.analysis import directions
-from harness_plugins.post_training.interventions import AblateDirection, AddDirection, DirectionIntervention
 from harness_plugins.post_training.analysis.labelled_texts import LabelledText, load_labelled
+from harness_plugins.post_training.interventions import AblateDirection, AddDirection, DirectionIntervention
 from harness_plugins.post_training.selectors import DifferenceOfMeans
 from harness_plugins.post_training.task import LabelledResponse, LabelledResponseMetric
 from planted_direction import planted, planted_model, planted_texts

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness_plugins.post_training.comparison import directions
 from harness_plugins.post_training import selectors
 from harness_plugins.post_training.analysis.directions import Readings, areas, difference_of_means
 from harness_plugins.post_training.analysis.layer_choice import FOLDS, cross_validated, folds
+from harness_plugins.post_training.comparison import directions
 
 from harness.errors import HarnessError
 from harness.plugin.components import SelectionContext
