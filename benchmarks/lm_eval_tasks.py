@@ -16,9 +16,9 @@ from pathlib import Path
 
 import harness_plugins.demo
 import numpy as np
-from harness_plugins.lm_eval_tasks.task_manager import quiet
 from harness_plugins.lm_eval_tasks.metric import LmEvalMetric
 from harness_plugins.lm_eval_tasks.task import LmEval
+from harness_plugins.lm_eval_tasks.task_manager import quiet
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 

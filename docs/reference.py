@@ -68,7 +68,8 @@ PYTHON = {
         )
     ),
     "Results": (
-        "harness.results.folder.read_record", "harness.results.record.RunRecord", "harness.results.leaderboard.read", "harness.results.compare.compare",
+        "harness.results.folder.read_record", "harness.results.record.RunRecord", "harness.results.leaderboard.read",
+        "harness.results.compare.compare",
     ),
     "Tests of plugins": tuple(
         f"harness.testing.{name}"
@@ -203,9 +204,10 @@ def schema_page() -> str:
     """What is on the disk, field by field, from the models that read and write it."""
     blocks = [
         "# Schemas",
-        "What a run writes and reads again, and the rows of the leaderboard, as [JSON Schema](https://json-schema.org): "
-        "`harness schema record` prints it, and so do the others by name. A field that is not required may be missing in "
-        "records that are older than it; [Files of a run](../files.md) says more of the record. From Python, "
+        "What a run writes and reads again, and the rows of the leaderboard, as "
+        "[JSON Schema](https://json-schema.org): `harness schema record` prints it, and so do the others by name. "
+        "A field that is not required may be missing in records that are older than it; [Files of a run](../files.md) "
+        "says more of the record. From Python, "
         '`harness.load_run("reports/...").record` has these fields as attributes.',
     ]
     for name, where in schema.WHERE.items():
@@ -221,7 +223,12 @@ def _fields(found: dict[str, Any]) -> Iterator[str]:
     """What an object is, and its fields."""
     yield markdown(found.get("description", ""))
     rows = [
-        (f"`{name}`", _json_type(field), "yes" if name in found.get("required", ()) else "", field.get("description", ""))
+        (
+            f"`{name}`",
+            _json_type(field),
+            "yes" if name in found.get("required", ()) else "",
+            field.get("description", ""),
+        )
         for name, field in found["properties"].items()
     ]
     yield table(("field", "type", "required", "what it is"), rows)

@@ -23,8 +23,8 @@ from harness.plugin.components import Component, ComponentSpec, ModelLoader
 from harness.report.progress import ConsoleReporter
 from harness.running import environment
 from harness.running.executors import InProcess
-from harness.running.registry import default_path, load_registry
 from harness.running.named import named, too_few_controls
+from harness.running.registry import default_path, load_registry
 from harness.running.request import Request, Written, command_of, model_named, reports_folder
 
 if TYPE_CHECKING:

@@ -35,7 +35,9 @@ def in_words(request: Callable[Given, Asked]) -> Callable[[Callable[[Asked], Ans
 
         hints = {name: get_args(kind) for name, kind in get_type_hints(request, include_extras=True).items()}
         parameters = [x.replace(annotation=_short(hints[x.name][0])) for x in signature.parameters.values()]
-        asked.__signature__ = signature.replace(parameters=parameters, return_annotation=function.__annotations__["return"])  # type: ignore[attr-defined]
+        returned = function.__annotations__["return"]
+        shown = signature.replace(parameters=parameters, return_annotation=returned)
+        asked.__signature__ = shown  # type: ignore[attr-defined]
         described = "".join(f"    {name}: {_description(about)}\n" for name, (_, *about) in hints.items())
         told = inspect.cleandoc(function.__doc__ or "")
         asked.__doc__ = told.replace("\n\nRaises:\n", f"\n\nArgs:\n{described}\nRaises:\n")

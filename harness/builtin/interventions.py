@@ -204,9 +204,7 @@ class Resample(NeuronIntervention):
             rng = np.random.default_rng([self.seed, neuron.layer, neuron.index])
             return exchange(statistics.sample[neuron.layer][:, neuron.index], rng)
 
-        return each_layer(
-            units, lambda layer, some: ExchangeNeurons.of(layer, indices(some), [table(x) for x in some])
-        )
+        return each_layer(units, lambda layer, some: ExchangeNeurons.of(layer, indices(some), [table(x) for x in some]))
 
 
 class Noise(Intervention):

@@ -77,6 +77,7 @@ app = typer.Typer(
     help="Find neurons in language models, intervene on them, and measure what changes.",
 )
 
+
 def _version(value: bool) -> None:
     if value:
         say(harness.__version__)

@@ -41,7 +41,9 @@ def asks(left_out: Collection[str] = (), **defaults: Any) -> Callable[[Callable[
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        options = {x.name: option(x, defaults.get(x.name, x.default)) for x in fields(Request) if x.name not in left_out}
+        options = {
+            x.name: option(x, defaults.get(x.name, x.default)) for x in fields(Request) if x.name not in left_out
+        }
         own = list(inspect.signature(command, eval_str=True).parameters.values())
 
         @functools.wraps(command)
@@ -64,9 +66,7 @@ def option(of: Field[Any], default: Any) -> inspect.Parameter:
     described = next(x.description for x in about if isinstance(x, FieldInfo))
     spelt = next((x for x in about if isinstance(x, Spelt)), Spelt())
     names = [spelt.each] if spelt.each else dict.fromkeys(f"--{x}" for x in (of.name, of.name.replace("_", "-")))
-    shown = typer.Option(
-        *names, *spelt.others, help=described, metavar=spelt.metavar
-    )
+    shown = typer.Option(*names, *spelt.others, help=described, metavar=spelt.metavar)
     return inspect.Parameter(
         of.name,
         inspect.Parameter.KEYWORD_ONLY,

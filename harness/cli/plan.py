@@ -14,6 +14,7 @@ from harness.errors import HarnessError
 from harness.files.terminal import Terminal, say_json
 from harness.running.request import Request
 
+
 @asks(left_out=("margins", "resamples", "name"), limit=100)
 def plan(
     request: Request,

@@ -120,7 +120,7 @@ def schema(
     ] = "record",
     debug: Debug = False,
 ) -> None:
-    """Print the JSON Schema of what is on the disk: a run's record, a row of one of its files, or of the leaderboard."""
+    """Print the JSON Schema of what is on the disk: a run's record, a row of one of its files or of the leaderboard."""
     from harness.results.schema import WHERE, json_schema
 
     if what not in WHERE:

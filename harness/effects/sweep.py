@@ -27,8 +27,8 @@ from harness.effects.by_definition import fill
 from harness.effects.logit_changes import Found, Kind, Problem, Unigram, changes
 from harness.effects.logit_changes import ranks as ranks_of
 from harness.effects.moment_expansion import changes_fast, expands
-from harness.engine.final_layer import FinalLayer, Observed, Part, fits
 from harness.engine.engine import Progress, batches
+from harness.engine.final_layer import FinalLayer, Observed, Part, fits
 from harness.engine.kernels import not_finite
 from harness.errors import HarnessError
 from harness.files.wording import counted

@@ -16,7 +16,7 @@ import torch
 
 from harness.conditions.frozen import check_conditions
 from harness.engine.generations import Generations, Request
-from harness.engine.scores import Reading, TokenScores, Scores
+from harness.engine.scores import Reading, Scores, TokenScores
 
 if TYPE_CHECKING:
     from harness.conditions.conditions import Condition

@@ -2,11 +2,11 @@
 
 ``hookspecs``: the hooks that a package implements. ``components``: what it offers (model loaders, corpora, selectors,
 interventions, tasks, metrics), each a pydantic model whose fields are its parameters; ``notation`` is how they are
-written. ``records``: what flows between them (prompts, outcomes, measurements). ``catalogue`` finds and builds them,
-by the ``entries`` of installed packages; ``sources`` and ``plugin_files`` identify those that no distribution carries. Every call of a
-component goes through ``border``, which names whoever breaks a promise; what is handed over is looked at in ``handed``,
-``handed_selections``, ``handed_edits`` and ``handed_outcomes``. ``standing``: where selected units stand among the
-others.
+written. ``records``: what flows between them (prompts, outcomes, measurements). ``catalogue`` finds and builds them, by
+the ``entries`` of installed packages; ``sources`` and ``plugin_files`` identify those that no distribution carries.
+Every call of a component goes through ``border``, which names whoever breaks a promise; what is handed over is looked
+at in ``handed``, ``handed_selections``, ``handed_edits`` and ``handed_outcomes``. ``standing``: where selected units
+stand among the others.
 
 An author needs one import: ``from harness.plugin import Selector, Selection, Neuron, hookimpl``. The names below are
 all that there are; they come from where they are defined when they are first asked for, so that listing components

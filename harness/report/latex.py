@@ -23,7 +23,7 @@ from harness.plugin.catalogue import catalogue
 from harness.plugin.components import Metric
 from harness.plugin.records import Matrix
 from harness.report.figure_files import csv_bytes
-from harness.report.formatting import by_key, chosen, p_value
+from harness.report.formatting import chosen, p_value
 from harness.report.publishing import publish
 from harness.results.folder import read_record
 from harness.results.measures import Measure

@@ -221,7 +221,13 @@ def _selected(selection: Selection) -> dict[str, Any]:
 
 def _frame(frame: Frame) -> dict[str, Any]:
     rows = frame.rows or []
-    return {"name": frame.name, "title": frame.title, "n": frame.n, "columns": list(rows[0] if rows else ()), "rows": rows}
+    return {
+        "name": frame.name,
+        "title": frame.title,
+        "n": frame.n,
+        "columns": list(rows[0] if rows else ()),
+        "rows": rows,
+    }
 
 
 def _components(components: Components) -> list[dict[str, Any]]:

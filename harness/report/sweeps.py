@@ -72,8 +72,10 @@ def _numbers(components: Components) -> dict[str, float]:
     return {
         f"{kind}.{key}": float(value)
         for kind, component in (
-            ("selector", components.selector), ("intervention", components.intervention), ("task", components.task)
-        )  # fmt: skip
+            ("selector", components.selector),
+            ("intervention", components.intervention),
+            ("task", components.task),
+        )
         for key, value in component.params.items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }

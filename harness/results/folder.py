@@ -61,7 +61,7 @@ def read_rows(path: Path, cls: type[RowT]) -> list[RowT]:
 
 
 def read_record(path: Path) -> RunRecord:
-    """The record of a finished run, from its folder or its ``result.json``; one of an older schema is lifted to today's.
+    """The record of a finished run, from its folder or its ``result.json``; one of an older schema is lifted to this.
 
     Raises:
         HarnessError: there is none, this version of the harness cannot read it, or it is damaged.

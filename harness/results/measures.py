@@ -44,9 +44,9 @@ JUDGED = frozenset({"p_adjusted", "p_holm", "margin", *DETECTABLE})
 class Measure(OnDisk):
     """A measure beside its controls.
 
-    ``count`` prompts of ``denominator`` count, where it counts. Intervals: of the treated value (``ci``), and of treated
-    minus controls at 95% (``difference``) and at 90% (``equivalence``). What follows ``quantile`` is there of primary
-    measures only.
+    ``count`` prompts of ``denominator`` count, where it counts. Intervals: of the treated value (``ci``), and of
+    treated minus controls at 95% (``difference``) and at 90% (``equivalence``). What follows ``quantile`` is there of
+    primary measures only.
     """
 
     metric: str
@@ -121,7 +121,7 @@ class Measure(OnDisk):
 
 
 class Family(OnDisk):
-    """What p is adjusted over: ``size`` primary measures at level ``alpha``, by ``rows`` sets, the treated one included.
+    """What p is adjusted over: ``size`` primary measures at level ``alpha``, by ``rows`` sets with the treated one.
 
     ``smallest``: the smallest adjusted p that there can be.
     """

@@ -342,7 +342,8 @@ class Figure(OnDisk):
 class RunRecord(OnDisk):
     """The record of a run.
 
-    ``exploratory``: why its verdicts are exploratory; ``broken``: why nothing is interpreted; None where that is not so.
+    ``exploratory``: why its verdicts are exploratory; ``broken``: why nothing is interpreted; None where that is not
+    so.
     """
 
     schema_version: Whole

@@ -19,7 +19,16 @@ from harness.plugin.components import ComponentSpec, explain, parse_spec
 from harness.plugin.notation import BARE, parse_params
 from harness.running.registry import Registry, models_for
 from harness.running.spec import (
-    BatchSize, Controls, EngineName, HoldOut, Limit, Match, Resamples, RunSpec, Seed, default,
+    BatchSize,
+    Controls,
+    EngineName,
+    HoldOut,
+    Limit,
+    Match,
+    Resamples,
+    RunSpec,
+    Seed,
+    default,
 )
 
 if TYPE_CHECKING:
@@ -52,9 +61,7 @@ class Request:
     """
 
     task: Annotated[Written, Field(description="Task, for example knowledge_conflict."), Spelt(("--tasks", "-t"))]
-    selector: Annotated[
-        Written, Field(description="Selector, for example entropy:top=6,null_dims=12."), Spelt(("-s",))
-    ]
+    selector: Annotated[Written, Field(description="Selector, for example entropy:top=6,null_dims=12."), Spelt(("-s",))]
     intervention: Annotated[
         Written | None,
         Field(description="Intervention, for example mean; none where the task edits nothing."),

@@ -71,9 +71,7 @@ def check_selector(
     if not running(owner, "reads_prompts()", selector.reads_prompts):
         alone = running(owner, "select()", lambda: selector.select(replace(context, prompts=())))
         promise(alone.units == first.units, owner, "it looks at prompts, although reads_prompts() returns False")
-    promise(
-        cls.site in (None, first.units[0].site), owner, f"site is {cls.site}, but it chose {first.units[0].site}"
-    )
+    promise(cls.site in (None, first.units[0].site), owner, f"site is {cls.site}, but it chose {first.units[0].site}")
     if figures:
         check_shown(running(owner, "figures()", lambda: selector.figures(first)), owner)
     return first

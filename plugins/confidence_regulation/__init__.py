@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from harness.plugin import Intervention, Metric, Selector, Task, hookimpl
 
-from .tasks.direct_feature_attribution import Attributions, DirectFeatureAttribution
-from .selectors.token_frequency import TokenFrequency
+from .interventions.clip_mean import ClipMean
 from .interventions.heads import BosAttention, MeanAttentionOutput
+from .metrics import ByPosition, Calibration, Effects, UnigramCorrelation
+from .selectors.activation_shift import ActivationShift
+from .selectors.entropy import Entropy
+from .selectors.induction_heads import InductionHeads
+from .selectors.matched_random import ActivationMatchedRandom, NormMatchedRandom
+from .selectors.token_frequency import TokenFrequency
+from .tasks.direct_feature_attribution import Attributions, DirectFeatureAttribution
 from .tasks.head_response import HeadNeuronInteraction, HeadResponse
 from .tasks.induction import Induction, InductionNatural, InductionSynthetic
-from .selectors.induction_heads import InductionHeads
-from .interventions.clip_mean import ClipMean
-from .selectors.matched_random import ActivationMatchedRandom, NormMatchedRandom
 from .tasks.mediation import Mediation, UnigramEntropy
-from .metrics import ByPosition, Calibration, Effects, UnigramCorrelation
-from .selectors.entropy import Entropy
-from .selectors.activation_shift import ActivationShift
 
 
 @hookimpl

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from harness.plugin import Metric, PublishedNeurons, Task, hookimpl
 
-from .metrics.relation_groups import RelationGroups
 from .metrics.answer_matching import Matching
 from .metrics.first_token import EntropyChange, LogOdds
+from .metrics.relation_groups import RelationGroups
+from .metrics.selected_neurons import SelectedNeurons
 from .metrics.transitions import ConversionRatios, Transitions
 from .published import published_neurons
-from .metrics.selected_neurons import SelectedNeurons
 from .task.knowledge_conflict import KnowledgeConflict
 
 

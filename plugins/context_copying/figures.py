@@ -110,7 +110,8 @@ def source_counts(tables: np.ndarray) -> Figure:
     """How many prompts are answered from each source, before and after, and after under the controls.
 
     Args:
-        tables: counts [conditions, 3, 3], as of :func:`harness_plugins.context_copying.metrics.transition_cells.transition_cells`.
+        tables: counts [conditions, 3, 3], as of
+            :func:`harness_plugins.context_copying.metrics.transition_cells.transition_cells`.
     """
     before, after, controls = tables[1].sum(axis=1), tables[1].sum(axis=0), tables[2:].sum(axis=1)
     rows: list[dict[str, Any]] = [

@@ -70,8 +70,8 @@ def compare(
     from harness.report.progress import ConsoleReporter
     from harness.running.request import model_named, short_name
 
-    from .comparison.run import BEGINS, Settings, compare_models
     from .comparison.report import show
+    from .comparison.run import BEGINS, Settings, compare_models
 
     try:
         settings = Settings(

@@ -47,7 +47,18 @@ def harness_selectors() -> list[type[Selector]]:
     return [Firsts]
 '''
 
-WORDS = ("--task", "knowledge_conflict", "--selector", "firsts", "--intervention", "zero", "--limit", 60, "--controls", 5)
+WORDS = (
+    "--task",
+    "knowledge_conflict",
+    "--selector",
+    "firsts",
+    "--intervention",
+    "zero",
+    "--limit",
+    60,
+    "--controls",
+    5,
+)
 
 
 @pytest.fixture

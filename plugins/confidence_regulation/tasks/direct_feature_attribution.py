@@ -25,8 +25,8 @@ from harness.plugin import (
     counted,
 )
 
-from .repeated_text import RepeatTask
 from .plain_text import prompt_of
+from .repeated_text import RepeatTask
 
 if TYPE_CHECKING:
     import torch

@@ -30,8 +30,8 @@ from harness.plugin import (
     border,
 )
 
-from .repeated_text import RepeatTask
 from .plain_text import prompt_of
+from .repeated_text import RepeatTask
 
 if TYPE_CHECKING:
     from harness.plugin import Engine, Figure, Model, Progress

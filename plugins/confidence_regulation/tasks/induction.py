@@ -29,8 +29,8 @@ from harness.plugin import (
     counted,
 )
 
-from .mediation import groups
 from ..metrics import curves, mean_of
+from .mediation import groups
 from .plain_text import TextTask, per_prompt, prompt_of
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import numpy as np
 
 from harness.plugin import Frame, Measurement, Metric
 
-from .transition_cells import columns_of
 from ..task.answer_sources import MATCHINGS, SOURCES
+from .transition_cells import columns_of
 
 if TYPE_CHECKING:
     from harness.plugin import Outcomes

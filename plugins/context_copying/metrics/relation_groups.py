@@ -10,9 +10,9 @@ from pydantic import Field
 
 from harness.plugin import Frame, Measurement, Metric
 
-from .transition_cells import columns_of
 from ..figures import group_bars
 from ..task.answer_sources import CK
+from .transition_cells import columns_of
 from .transitions import measure
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import numpy as np
 
 from harness.plugin import Figure, Frame, Measurement, Metric
 
-from .transition_cells import columns_of
 from ..figures import logit_var_rho, norm_distribution
+from .transition_cells import columns_of
 
 if TYPE_CHECKING:
     from harness.plugin import Outcomes, Selection

@@ -14,9 +14,9 @@ from pydantic import Field
 
 from harness.plugin import Matrix, Measurement, Metric, Table
 
-from .transition_cells import LAYOUT, NAME, transition_cells
 from ..figures import conversion_bars, source_counts, transition_scores
 from ..task.answer_sources import SOURCES
+from .transition_cells import LAYOUT, NAME, transition_cells
 
 if TYPE_CHECKING:
     from harness.plugin import Measure, Outcomes

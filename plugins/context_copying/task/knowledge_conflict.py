@@ -28,9 +28,6 @@ from harness.files.yaml import Document
 from harness.model import decode, first_token, stop_tokens
 from harness.plugin import BASELINE, Condition, Outcomes, Prepared, Prompt, Source, Step, Task, Template, suggest
 
-from .elicitation import Answer, counter_objects, filtered
-from .chat_template import chat
-from .contexts import Context, Contexts, Placement, Statement
 from .answer_sources import (
     MATCHINGS,
     SOURCES,
@@ -43,6 +40,9 @@ from .answer_sources import (
     recalls,
     sources,
 )
+from .chat_template import chat
+from .contexts import Context, Contexts, Placement, Statement
+from .elicitation import Answer, counter_objects, filtered
 
 if TYPE_CHECKING:
     from harness.plugin import Engine, Model, Progress

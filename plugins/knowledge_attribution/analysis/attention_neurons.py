@@ -19,10 +19,10 @@ import torch
 
 from harness.plugin import Model
 
-from .top_k_by_bound import best_first, largest, tangents
+from .all_positions import Positions, check_values, last_patterns, of_equal_length, run_positions, value_vectors
 from .head_outputs import Output
 from .log_probability_increase import Lens, finite, write_increases
-from .all_positions import Positions, check_values, last_patterns, of_equal_length, run_positions, value_vectors
+from .top_k_by_bound import best_first, largest, tangents
 
 
 class AttentionNeuron(NamedTuple):

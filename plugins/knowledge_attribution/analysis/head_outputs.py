@@ -10,8 +10,8 @@ import torch
 from harness.model import Norm, attention_norm, down_bias, write_matrix
 from harness.plugin import HarnessError, Model
 
-from .log_probability_increase import Lens, finite, write_increases
 from .last_position import Passed, mlp_writes
+from .log_probability_increase import Lens, finite, write_increases
 
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 """Largest accepted difference between the residual stream and the sum of what was written to it, by the model's dtype,

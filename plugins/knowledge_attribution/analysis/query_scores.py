@@ -29,12 +29,12 @@ import torch
 from harness.model import Norm, Reading, input_norm, read_in
 from harness.plugin import HarnessError, Model
 
-from .attention_neurons import AttentionNeuron, Sources, sources, top_attention_neurons
-from .top_k_by_bound import best_first, largest, neuron_bounds
-from .head_outputs import TOLERANCE, Output
-from .log_probability_increase import finite, neuron_increases
-from .last_position import neuron_writes
 from .all_positions import Positions, of_equal_length, run_positions, value_vectors
+from .attention_neurons import AttentionNeuron, Sources, sources, top_attention_neurons
+from .head_outputs import TOLERANCE, Output
+from .last_position import neuron_writes
+from .log_probability_increase import finite, neuron_increases
+from .top_k_by_bound import best_first, largest, neuron_bounds
 
 
 @dataclass(frozen=True, eq=False)

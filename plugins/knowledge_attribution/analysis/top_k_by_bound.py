@@ -29,8 +29,8 @@ import torch
 
 from harness.plugin import Model
 
-from .log_probability_increase import BLOCK_BYTES, Lens, finite, neuron_increases
 from .last_position import Passed, mlp_writes
+from .log_probability_increase import BLOCK_BYTES, Lens, finite, neuron_increases
 
 ROUND = 64
 """Components that are evaluated, at least, before the bounds are looked at again."""

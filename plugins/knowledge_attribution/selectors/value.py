@@ -66,8 +66,8 @@ class ValueNeurons(_ValueSelector):
     )
 
     def select(self, context: SelectionContext) -> Selection:
-        from ..analysis.log_probability_increase import neuron_increases, neuron_inner_products
         from ..analysis.last_position import mlp_writes, run_prompts
+        from ..analysis.log_probability_increase import neuron_increases, neuron_inner_products
 
         model, layers = context.model, self.layers(context.model)
         units = tuple(Neuron(layer, i) for layer in layers for i in range(model.anatomy.d_mlp))
@@ -105,8 +105,8 @@ class ValueNeurons(_ValueSelector):
         self, model: Model, passed: Passed, layers: Sequence[int]
     ) -> tuple[dict[str, np.ndarray], list[int], dict[str, object]]:
         """Scores of all candidates, rows of the chosen ones, and what was measured of these."""
-        from ..analysis.top_k_by_bound import best_neurons, largest
         from ..analysis.log_probability_increase import neuron_inner_products
+        from ..analysis.top_k_by_bound import best_neurons, largest
 
         found = best_neurons(model, passed, layers, self.top)
         chosen = largest(found.increase, self.top)

@@ -9,7 +9,6 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from harness.results.on_disk import OnDisk, Values
 from harness.results.record import Figure, Frame, Model
 
-
 MOST_ROWS = 16
 """Longer tables are in the folder only."""
 

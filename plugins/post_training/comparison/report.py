@@ -90,6 +90,8 @@ def html(record: ModelsRecord, folder: Path) -> str:
     for section in record.parts:
         figures = pictures(folder, section.figures, room)
         room -= sum(len(figure["image"]) for figure in figures)
-        sections.append({"title": section.title, "sentences": section.sentences, "frames": section.frames, "figures": figures})
+        sections.append(
+            {"title": section.title, "sentences": section.sentences, "frames": section.frames, "figures": figures}
+        )
     context = {"heading": record.heading, "parts": sections, "method": METHOD, "version": __version__, **assets()}
     return environment.get_template("models.html.j2").render(context).strip() + "\n"

@@ -110,7 +110,9 @@ def compare_models(
     }
     sections = list(_sections(contexts, settings, corpus, stage))
     folder = output / f"{names[0]}-vs-{names[1]}-{digest(identity)[:8]}"
-    record = ModelsRecord(identity=Identity(**clean(identity)), name=folder.name, parts=[x.recorded() for x in sections])
+    record = ModelsRecord(
+        identity=Identity(**clean(identity)), name=folder.name, parts=[x.recorded() for x in sections]
+    )
     with stage("writing tables and figures"):
         write(folder, record, sections)
     return Compared(record, folder)
@@ -184,7 +186,11 @@ def _sections(
         made.append(("steering", "Steering", lambda: steering_section(refusal, s.begins, contexts, s.seed)))
     if s.pairs:
         made.append(
-            ("patching", "Activation patching", lambda: patching_section(contexts, FactTable().facts(), s.pairs, s.seed))
+            (
+                "patching",
+                "Activation patching",
+                lambda: patching_section(contexts, FactTable().facts(), s.pairs, s.seed),
+            )
         )
     for name, title, make in made:
         with stage(title[:1].lower() + title[1:]):

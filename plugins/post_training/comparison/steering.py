@@ -19,8 +19,8 @@ from harness.statistics import adjust, derive_seed, summarise
 
 from ..analysis.directions import contrasts, difference_of_means, labellings, read
 from ..analysis.labelled_texts import load_labelled
-from .section import Section, columns
 from ..task import LabelledResponse, LabelledResponseMetric
+from .section import Section, columns
 
 if TYPE_CHECKING:
     from harness.plugin import Engine, SelectionContext
