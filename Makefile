@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo setup test fast coverage test-versions lint docs bench reference train train-tuned clean
+.PHONY: demo setup test fast coverage test-versions lint docs notebooks bench reference train train-tuned clean
 
 demo: $(READY)  ## set up, then run the main job on the bundled model
 	$(BIN)/harness eval --task knowledge_conflict --selector entropy --intervention mean
@@ -31,6 +31,9 @@ lint: $(READY)
 
 docs: $(READY)  ## the documentation, into build/site, without the network
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+notebooks: $(READY)  ## the outputs of the documentation's notebooks, anew
+	$(BIN)/python docs/notebooks.py
 
 bench: $(READY)  ## the figures of benchmarks/README.md
 	$(BIN)/python benchmarks/generation.py

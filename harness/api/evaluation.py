@@ -160,8 +160,10 @@ def _path(given: str | Path | None) -> Path | None:
 
 
 def _reporter(progress: bool | None) -> ConsoleReporter:
-    """Bars in a terminal, lines elsewhere: in the cell of a notebook, which has no stderr of its own."""
+    """Bars in a terminal, lines elsewhere: in the cell of a notebook, too, which takes what is drawn over for further
+    lines, though it says that it is a terminal."""
     terminal = Terminal(stderr=True)
     if terminal.is_jupyter:
-        return ConsoleReporter(Terminal(file=sys.stdout, force_jupyter=False), quiet=progress is False)
+        cell = Terminal(file=sys.stdout, force_jupyter=False, force_terminal=False)
+        return ConsoleReporter(cell, quiet=progress is False)
     return ConsoleReporter(terminal, quiet=not (terminal.is_terminal if progress is None else progress))

@@ -26,7 +26,9 @@ def installed() -> Catalogue:
     return found
 
 
-def _load(files: list[Path] | None) -> list[Path] | None:
+def _load(context: typer.Context, files: list[Path] | None) -> list[Path] | None:
+    if context.resilient_parsing:  # a shell that completes a line runs nothing
+        return files
     from harness.plugin.catalogue import catalogue
     from harness.plugin.plugin_files import add, read
 

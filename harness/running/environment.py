@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 
 from harness.files import cache_folders
 
@@ -15,3 +16,5 @@ def prepare() -> None:
     # MKL otherwise rounds by where an array happens to lie in memory.
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
     cache_folders.provide()
+    # tqdm's, of a notebook without ipywidgets: whatever imports it would show no bar of its own in a run.
+    warnings.filterwarnings("ignore", "IProgress not found")

@@ -438,9 +438,11 @@ def test_who_is_told_of_progress(
 ) -> None:
     """In a notebook the cell; in a script whose output goes to a file nobody, unless it is asked for."""
     monkeypatch.setattr("rich.console._is_jupyter", lambda: notebook)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: notebook)  # as a kernel's says
     told = evaluation._reporter(None)
     with told.stage("working"):
         pass
     out, err = capsys.readouterr()
     assert told.quiet is not notebook and out.startswith("working: ") is notebook and not err
+    assert "\x1b" not in out
     assert evaluation._reporter(False).quiet and not evaluation._reporter(True).quiet

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli import app as cli
+from harness.cli import listing
 
 Harness = Callable[..., tuple[int, str, str]]
 
@@ -36,7 +36,7 @@ def test_whatever_ends_the_work_is_a_sentence_and_no_success(
     def fail(*_: object) -> None:
         raise raised
 
-    monkeypatch.setattr(cli, "installed", fail)
+    monkeypatch.setattr(listing, "installed", fail)
     code, out, err = harness("list")
     assert (code, out) == (2, "")
     assert err.startswith("error: ") and says in err
@@ -47,7 +47,7 @@ def test_an_interrupt_is_130(harness: Harness, monkeypatch: pytest.MonkeyPatch) 
     def fail() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "installed", fail)
+    monkeypatch.setattr(listing, "installed", fail)
     assert harness("list") == (130, "", "interrupted\n")
 
 
@@ -77,12 +77,13 @@ def test_a_full_disk_behind_standard_output_is_a_sentence(command: list[str]) ->
 
 def test_a_reader_that_leaves_does_not_end_the_work(tmp_path: Path) -> None:
     program = (
-        "import os, sys\nfrom pathlib import Path\nfrom harness.cli import app as cli, main\n"
+        "import os, sys\nfrom pathlib import Path\nimport typer\nfrom harness.cli import main\nfrom harness.cli.app import app\n"
+        "from harness.files.terminal import Terminal\n"
         "def work():\n"
-        "    for _ in range(3):\n        cli.typer.echo('x' * 100_000)\n"
-        "    cli.Terminal().print('y' * 100_000)\n"
+        "    for _ in range(3):\n        typer.echo('x' * 100_000)\n"
+        "    Terminal().print('y' * 100_000)\n"
         "    Path(sys.argv[2]).write_text('done')\n"
-        "cli.app.command('work')(lambda path: work())\n"
+        "app.command('work')(lambda path: work())\n"
         "main.main()\n"
     )
     target = tmp_path / "done"

@@ -1,0 +1,70 @@
+"""The notebooks of the documentation: what they show is what happens, and their pages show all of it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+@pytest.fixture(scope="module")
+def notebooks() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("notebooks", DOCS / "notebooks.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def shown(cell: Any, text_of: Any) -> list[tuple[str, set[str], str]]:
+    """What a cell has printed and returned: the stream or kind, its forms, and its text but for progress."""
+    outputs = []
+    for output in cell.get("outputs", ()):
+        data = output.get("data", {})
+        lines = text_of(output.get("text") or data.get("text/html") or data.get("text/plain") or "").splitlines()
+        said = [line for line in lines if not re.search(r"\d s$|\d s left$|\d (min|h) in all$", line)]
+        outputs.append((output.get("name", output["output_type"]), set(data), "\n".join(said)))
+    return outputs
+
+
+def test_every_notebook_is_a_page_of_the_navigation(notebooks: ModuleType) -> None:
+    assert {path.stem for path in DOCS.rglob("*.ipynb")} == set(notebooks.NOTEBOOKS)
+    navigation = (DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8")
+    assert all(f"{name}.md" in navigation for name in notebooks.NOTEBOOKS)
+
+
+def test_a_page_has_the_text_the_code_and_the_outputs(notebooks: ModuleType) -> None:
+    picture = {"image/png": "aGVsbG8=", "text/plain": "<Figure>"}
+    cells = [
+        {"cell_type": "markdown", "source": ["# A\n", "title"]},
+        {"cell_type": "code", "source": "x = 1", "outputs": [{"output_type": "stream", "name": "stdout", "text": "1\n"}]},
+        {"cell_type": "code", "source": "y", "outputs": [{"output_type": "execute_result", "data": picture}]},
+        {"cell_type": "code", "source": "z", "outputs": [{"output_type": "execute_result", "data": {"text/html": "<b>"}}]},
+    ]
+    pictures: dict[str, bytes] = {}
+    page = "\n\n".join(notebooks._page({"cells": cells}, "name", pictures))
+    assert page == (
+        "# A\ntitle\n\n```python\nx = 1\n```\n\n```text\n1\n```\n\n```python\ny\n```\n\n![the figure](name-1.png)\n\n"
+        '```python\nz\n```\n\n<div class="output">\n<b>\n</div>'
+    )
+    assert pictures == {"name-1.png": b"hello"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tutorial-python"])
+def test_what_a_notebook_shows_is_what_happens(name: str, notebooks: ModuleType, tmp_path: Path) -> None:
+    """Every cell runs in a kernel of its own and shows what is committed; nothing is written to stderr."""
+    kept = json.loads((DOCS / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    made = notebooks.executed(name, tmp_path).cells
+    for before, after in zip(kept, made, strict=True):
+        assert shown(after, notebooks.text_of) == shown(before, notebooks.text_of), before["source"]
+        assert not any(output.get("name") == "stderr" for output in after.get("outputs", ()))
+    [progress] = [x for cell in made for x in cell.get("outputs", ()) if "drawing figures" in x.get("text", "")]
+    assert "\x1b" not in progress.text and "\r" not in progress.text
