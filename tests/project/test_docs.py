@@ -39,6 +39,9 @@ SLOW = [
     "reading-a-report.md",
     "recipes/confidence.md",
     "recipes/plugin.md",
+    "recipes/plugin-intervention.md",
+    "recipes/plugin-metric.md",
+    "recipes/plugin-task.md",
     "tutorial.md",
 ]
 """Pages that are run; the others of ``OTHERS`` show no commands, or say what theirs need."""
