@@ -15,6 +15,7 @@ from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from pydantic import BaseModel
 
 from harness.cli.listing import parameters
 from harness.plugin import components, hookspecs
@@ -212,7 +213,7 @@ def schema_page() -> str:
     ]
     for name, where in schema.WHERE.items():
         found = schema.json_schema(name)
-        blocks += [f"## {name}", f"{where[0].upper()}{where[1:]}: [{name}.schema.json]({name}.schema.json)"]
+        blocks += [f"## {name}", f"Of {where}: [{name}.schema.json]({name}.schema.json)."]
         blocks += _fields(found)
         for part, inner in found.get("$defs", {}).items():
             blocks += [f"### {name}: {part}", *_fields(inner)]
@@ -231,7 +232,9 @@ def _fields(found: dict[str, Any]) -> Iterator[str]:
         )
         for name, field in found["properties"].items()
     ]
-    yield table(("field", "type", "required", "what it is"), rows)
+    told = any(row[-1] for row in rows)
+    head = ("field", "type", "required", "what it is")
+    yield table(head if told else head[:-1], rows if told else [row[:-1] for row in rows])
 
 
 def _json_type(field: dict[str, Any]) -> str:
@@ -267,8 +270,8 @@ def described(thing: Any, level: str, origin: str = "") -> list[str]:
     blocks = [f"{level} {thing.__name__}", *([f"in {origin}"] if origin else [])]
     if not inspect.isclass(thing):
         return [*blocks, code(signature(thing.__name__, thing)), markdown(thing.__doc__ or "")]
-    is_component = issubclass(thing, Component)
-    if not is_component and not getattr(thing, "_is_protocol", False):
+    of_fields = issubclass(thing, BaseModel)  # their fields are on other pages: parameters, schemas
+    if not of_fields and not getattr(thing, "_is_protocol", False):
         blocks.append(code(signature(thing.__name__, thing)))
     blocks.append(markdown(thing.__doc__ or ""))
     for name, member in vars(thing).items():

@@ -96,7 +96,7 @@ class HarnessLM(PrefixedLM):
         if treatment is not None:
             self.neurons = model_of(self, pretrained)
             self.condition, self.record = treatment.apply(self.neurons)
-            log.info("%s: %s", treatment.intervention.name, ", ".join(self.record["edited"]))
+            log.info("%s: %s", treatment.intervention.name, ", ".join(map(str, self.condition.units)))
             self.model.register_forward_pre_hook(self._refuse_untreated)
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> Any:

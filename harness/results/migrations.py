@@ -26,18 +26,18 @@ _NEW_OF_PRIMARY_IN_3 = (
 """What schema 2 did not compute of a measure."""
 
 
-def _from_2(record: Json) -> Json:
+def _from_2(old: Json) -> Json:
     """Schema 3 adjusts p by Westfall and Young, has other rules for verdicts, and says what a run could have found.
 
     What was not computed is None; verdicts stay, in today's words.
     """
-    selection, family, n = record["selection"], record["family"], record["controls"]["n"]
-    return record | {
+    selection, family, n = old["selection"], old["family"], old["controls"]["n"]
+    return old | {
         "selection": {"intervention_title": f"{selection['intervention']} ablation"} | selection,
-        "measures": [_measure_from_2(measure) for measure in record["measures"]],
+        "measures": [_measure_from_2(measure) for measure in old["measures"]],
         "family": family | {"alpha": 0.05, "rows": n + 1, "smallest": min(1.0, 2 * max(family["size"], 1) / (n + 1))},
         "remarks": [
-            *record["remarks"],
+            *old["remarks"],
             "this record is of schema 2: p is corrected by Holm alone, and verdicts are those of that time",
         ],
     }
@@ -65,7 +65,7 @@ def lifted(data: Any, where: str) -> Json:
         raise HarnessError(f"{where}: this is no record of schema {SCHEMA_VERSION}; make the run again.")
     if version > SCHEMA_VERSION:
         raise HarnessError(
-            f"{where}: this record is of schema {version}, and this version of the harness knows schemas up to "
+            f"{where}: this record is of schema {str(version)[:20]}, and this version of the harness knows schemas up to "
             f"{SCHEMA_VERSION}; use a newer harness."
         )
     if version < min(STEPS, default=SCHEMA_VERSION):

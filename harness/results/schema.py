@@ -20,8 +20,8 @@ MODELS: dict[str, type[OnDisk]] = {
 }
 
 WHERE = {
-    "record": "result.json",
-    "provenance": "provenance.json",
+    "record": "a run's result.json",
+    "provenance": "a run's provenance.json",
     "sample": "a row of samples.jsonl",
     "neuron": "a row of neurons.jsonl",
     "control": "a row of controls.jsonl",

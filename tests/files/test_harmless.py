@@ -66,6 +66,7 @@ def printed(*parts: Any, width: int = 200) -> str:
 def hostile(value: Any, text: str) -> Any:
     """A record all of whose outside text is ``text``; keys, numbers, and what code looks up stay."""
     ours = {"name", "neuron", "pool", "unit", "verdict", "match", "layer_medians", "run_id", "weights_sha256", "file"}
+    ours |= {"special"}
     if isinstance(value, dict):
         return {key: item if key in ours else hostile(item, text) for key, item in value.items()}
     if isinstance(value, list):

@@ -23,6 +23,7 @@ from harness_plugins.post_training.comparison.neurons import (
     overlaps,
     spearman,
 )
+from harness_plugins.post_training.comparison.record import ModelsRecord
 from harness_plugins.post_training.comparison.report import markdown
 from harness_plugins.post_training.comparison.run import Settings, check_comparable, compare_models
 from scipy.stats import spearmanr
@@ -30,6 +31,7 @@ from scipy.stats import spearmanr
 from harness.builtin.components import Neurons
 from harness.engine.closed_form import ClosedFormEngine
 from harness.errors import HarnessError
+from harness.files.store import json_bytes
 from harness.model.model import Model
 from harness.plugin.components import SelectionContext
 from harness.plugin.records import Prompt
@@ -197,7 +199,7 @@ def test_alike_directions_are_told_from_chance() -> None:
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelsRecord, Path]:
     """The two bundled models, on few facts and with few controls."""
     patch = pytest.MonkeyPatch()
     patch.setattr(steering, "CONTROLS", 9)
@@ -215,13 +217,14 @@ def small(folder: Path) -> Any:
     return compare_models(loaders, names, settings, None, folder, 256, silent)
 
 
-def part(record: dict[str, Any], name: str) -> dict[str, Any]:
-    [found] = [x for x in record["parts"] if x["name"] == name]
-    return found
+def part(record: ModelsRecord, name: str) -> dict[str, Any]:
+    """What the record says of a question, its numbers included."""
+    [found] = [x for x in record.parts if x.name == name]
+    return found.to_dict()
 
 
 @pytest.mark.slow
-def test_the_entropy_neurons_are_largely_the_same(compared: tuple[dict[str, Any], Path]) -> None:
+def test_the_entropy_neurons_are_largely_the_same(compared: tuple[ModelsRecord, Path]) -> None:
     found = part(compared[0], "neurons")
     first = found["overlaps"][0]
     assert first["overlap"]["iou"] >= 0.7 and first["p_holm"] < 1e-6
@@ -233,7 +236,7 @@ def test_the_entropy_neurons_are_largely_the_same(compared: tuple[dict[str, Any]
 
 
 @pytest.mark.slow
-def test_the_tuned_model_follows_contexts(compared: tuple[dict[str, Any], Path]) -> None:
+def test_the_tuned_model_follows_contexts(compared: tuple[ModelsRecord, Path]) -> None:
     found = part(compared[0], "behaviour")
     ck = found["measures"][0]
     assert ck["measure"] == "CK_share" and ck["second"] > 85 and ck["low"] > 10 and ck["p_holm"] < 0.05
@@ -242,7 +245,7 @@ def test_the_tuned_model_follows_contexts(compared: tuple[dict[str, Any], Path])
 
 
 @pytest.mark.slow
-def test_only_the_tuned_models_direction_makes_and_stops_refusals(compared: tuple[dict[str, Any], Path]) -> None:
+def test_only_the_tuned_models_direction_makes_and_stops_refusals(compared: tuple[ModelsRecord, Path]) -> None:
     rows = {(x["direction"], x["model"], x["change"]): x for x in part(compared[0], "steering")["rows"]}
     own = rows["tuned", "tuned", "ablated"]
     assert own["refused before %"] > 50 and own["refused after %"] < 10 and own["p"] == 0.1
@@ -253,20 +256,21 @@ def test_only_the_tuned_models_direction_makes_and_stops_refusals(compared: tupl
 
 
 @pytest.mark.slow
-def test_the_folder_holds_what_the_record_names(compared: tuple[dict[str, Any], Path]) -> None:
+def test_the_folder_holds_what_the_record_names(compared: tuple[ModelsRecord, Path]) -> None:
     record, folder = compared
-    assert json.loads((folder / "result.json").read_text()) == record
-    for found in record["parts"]:
-        assert found["sentences"] and "why" not in found
-        for frame in found["frames"]:
-            assert (folder / "tables" / f"{frame['name']}.csv").is_file()
-        for figure in found["figures"]:
-            assert (folder / "figures" / f"{figure['name']}.png").stat().st_size > 1000
-            assert f"figures/{figure['name']}.png" in (folder / "README.md").read_text()
+    assert (folder / "result.json").read_bytes() == json_bytes(record.to_dict())
+    for found in record.parts:
+        assert found.sentences and "why" not in found.to_dict()
+        assert list(found.to_dict())[-2:] == ["frames", "figures"]
+        for frame in found.frames:
+            assert (folder / "tables" / f"{frame.name}.csv").is_file()
+        for figure in found.figures:
+            assert (folder / "figures" / f"{figure.name}.png").stat().st_size > 1000
+            assert f"figures/{figure.name}.png" in (folder / "README.md").read_text()
     assert (folder / "README.md").read_text() == markdown(record)
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "default-src &#39;none&#39;" in page and all(
-        f'id="part-{i + 1}"' in page for i in range(len(record["parts"]))
+        f'id="part-{i + 1}"' in page for i in range(len(record.parts))
     )
     assert page.count("data:image/png;base64,") >= 1
     assert "NaN" not in (folder / "result.json").read_text()
@@ -275,7 +279,7 @@ def test_the_folder_holds_what_the_record_names(compared: tuple[dict[str, Any], 
 
 @pytest.mark.slow
 def test_the_same_comparison_is_the_same_bytes(
-    compared: tuple[dict[str, Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    compared: tuple[ModelsRecord, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()  # figures, too
     monkeypatch.setattr(steering, "CONTROLS", 9)
