@@ -70,7 +70,7 @@ PYTHON = {
     ),
     "Results": (
         "harness.results.folder.read_record", "harness.results.record.RunRecord", "harness.results.leaderboard.read",
-        "harness.results.compare.compare",
+        "harness.results.compare.compare", "harness.results.comparison.Comparison",
     ),
     "Tests of plugins": tuple(
         f"harness.testing.{name}"

@@ -106,7 +106,7 @@ def compare(
     if form == "table":
         _print(out, lambda console: comparison.show(console, found, everything))
     elif form == "json":
-        _write(harmless.json_text(found, indent=2, allow_nan=False) + "\n", out)
+        _write(harmless.json_text(found.to_dict(), indent=2, allow_nan=False) + "\n", out)
     elif form == "csv":
         _write(comparison.csv_text(found), out)
     else:

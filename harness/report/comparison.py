@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import RenderableType
@@ -17,9 +17,8 @@ from harness.files.terminal import Terminal
 from harness.files.wording import agree, counted
 from harness.report.console import NARROW
 from harness.report.formatting import amount, between, number, p_value
+from harness.results.comparison import ComparedMeasure, Comparison, Difference, SelectionPair
 from harness.statistics import ALPHA
-
-Json = Mapping[str, Any]
 
 NAMES = ("run", "value", "95% interval", "controls", "minus A", "95% interval", "beyond controls", "p Holm", "McNemar")
 """Columns of the measures; p without Holm's correction for those that are not primary."""
@@ -35,30 +34,30 @@ EXPLAINED = (
 )
 
 
-def show(console: Terminal, found: Json, everything: bool = False) -> None:
+def show(console: Terminal, found: Comparison, everything: bool = False) -> None:
     """Print a comparison; ``everything``: also the measures that are not primary."""
     for part in _parts(found, console.width, everything):
         console.print(part)
 
 
-def _parts(found: Json, width: int, everything: bool) -> Iterator[RenderableType]:
-    yield Rule(Text(f"Comparison of {counted(len(found['runs']), 'run')}", style="bold"), align="left")
-    for run in found["runs"]:
-        yield Text(f"{run['label']}  {run['name']}: {run['folder']}", overflow="fold")
+def _parts(found: Comparison, width: int, everything: bool) -> Iterator[RenderableType]:
+    yield Rule(Text(f"Comparison of {counted(len(found.runs), 'run')}", style="bold"), align="left")
+    for run in found.runs:
+        yield Text(f"{run.label}  {run.name}: {run.folder}", overflow="fold")
     yield Text("\nWhat differs", style="bold")
     yield _indent(_differing(found, width < NARROW))
     yield Text("\nSelected", style="bold")
-    for sentence in map(selected, found["selections"]):
+    for sentence in map(selected, found.selections):
         yield _indent(Text(sentence))
     yield Text("\nPrompts", style="bold")
-    for pairing in found["pairs"]:
-        yield _indent(Text(f"{pairing['first']} and {pairing['second']}: {pairing['why']}."))
+    for pairing in found.pairs:
+        yield _indent(Text(f"{pairing.first} and {pairing.second}: {pairing.why}."))
     for primary in (True, False) if everything else (True,):
-        rows = [row for row in found["measures"] if row["primary"] == primary]
+        rows = [row for row in found.measures if row.primary == primary]
         if rows:
             yield Text("\nMeasures" if primary else "\nThe rest, p without correction for their number", style="bold")
             yield from _measures(rows, found, width)
-    if not found["measures"]:
+    if not found.measures:
         yield _indent(Text("The runs have no measure in common."))
     yield _indent(Text(explained(found), style="dim"))
     yield Text("\nIn words", style="bold")
@@ -70,9 +69,9 @@ def _indent(part: RenderableType) -> RenderableType:
     return Padding(part, (0, 0, 0, 2))
 
 
-def explained(found: Json) -> str:
+def explained(found: Comparison) -> str:
     """What intervals and p-values of a comparison are."""
-    size = found["family"]
+    size = found.family
     holm = (
         f"Holm over the {counted(size, 'comparison')} of primary measures" if size else "no primary measure is paired"
     )
@@ -82,20 +81,20 @@ def explained(found: Json) -> str:
 # -- what was asked and selected ---------------------------------------------------------------------------------------
 
 
-def _differing(found: Json, narrow: bool) -> RenderableType:
-    labels = [run["label"] for run in found["runs"]]
-    if not found["differing"]:
+def _differing(found: Comparison, narrow: bool) -> RenderableType:
+    labels = [run.label for run in found.runs]
+    if not found.differing:
         return Text("Nothing: these are the same run.")
     grid = Table.grid(padding=(0, 2)) if narrow else Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     if narrow:
-        for row in found["differing"]:
-            told = ", ".join(f"{x} {short(y)}" for x, y in zip(labels, row["values"], strict=True))
-            grid.add_row(Text(f"{row['field']}: {told}", overflow="fold"))
+        for row in found.differing:
+            told = ", ".join(f"{x} {short(y)}" for x, y in zip(labels, row.values, strict=True))
+            grid.add_row(Text(f"{row.field}: {told}", overflow="fold"))
         return grid
     for name in ("", *labels):
         grid.add_column(name, overflow="fold")
-    for row in found["differing"]:
-        grid.add_row(Text(row["field"]), *(Text(short(x)) for x in row["values"]))
+    for row in found.differing:
+        grid.add_row(Text(row.field), *(Text(short(x)) for x in row.values))
     return grid
 
 
@@ -107,68 +106,68 @@ def short(found: Any) -> str:
     return text[:12] if len(text) == 64 and set(text) <= set("0123456789abcdef") else text
 
 
-def selected(found: Json) -> str:
+def selected(found: SelectionPair) -> str:
     """One sentence about the overlap of two selections."""
-    both = f"{found['first']} and {found['second']}"
-    if not found["comparable"]:
-        return f"{both}: not compared, for {found['why']}."
-    overlap, unit = found["overlap"], found["unit"]
-    names = f" ({', '.join(found['shared'])})" if found["shared"] else ""
-    caution = f" ({found['why']})" if found["why"] else ""
+    both = f"{found.first} and {found.second}"
+    overlap, unit, n_layer = found.overlap, found.unit, found.n_layer
+    if overlap is None or unit is None or n_layer is None:
+        return f"{both}: not compared, for {found.why}."
+    names = f" ({', '.join(found.shared)})" if found.shared else ""
+    caution = f" ({found.why})" if found.why else ""
     return (
-        f"{both} share {overlap['shared']} of {found['n_first']} and {counted(found['n_second'], unit)}{names}: IoU "
-        f"{overlap['iou']:.2f}. Random sets of these sizes, of {counted(found['n_layer'], unit)} in a layer, "
+        f"{both} share {overlap.shared} of {found.n_first} and {counted(found.n_second, unit)}{names}: IoU "
+        f"{overlap.iou:.2f}. Random sets of these sizes, of {counted(n_layer, unit)} in a layer, "
         "would share "
-        f"{number(overlap['expected_shared'])} (IoU {number(overlap['expected_iou'])}), as many by chance with p = "
-        f"{p_value(overlap['p'])}{caution}."
+        f"{number(overlap.expected_shared)} (IoU {number(overlap.expected_iou)}), as many by chance with p = "
+        f"{p_value(overlap.p)}{caution}."
     )
 
 
 # -- what was measured -------------------------------------------------------------------------------------------------
 
 
-def lines_of(row: Json, found: Json) -> Iterator[list[str]]:
+def lines_of(row: ComparedMeasure, found: Comparison) -> Iterator[list[str]]:
     """The cells of a measure, one line a run, in the order of ``NAMES``."""
-    differences = [None, *row["differences"]]
-    for run, own, difference in zip(found["runs"], row["runs"], differences, strict=True):
+    differences = [None, *row.differences]
+    for run, own, difference in zip(found.runs, row.runs, differences, strict=True):
         if own is None:
-            yield [run["label"], *["-"] * (len(NAMES) - 1)]
+            yield [run.label, *["-"] * (len(NAMES) - 1)]
             continue
         yield [
-            run["label"],
-            amount(own["value"], row["unit"], own["count"], own["denominator"]),
-            between(own["ci_low"], own["ci_high"], row["unit"]),
-            _in_unit(row, own["control_mean"]),
+            run.label,
+            amount(own.value, row.unit, own.count, own.denominator),
+            between(own.ci_low, own.ci_high, row.unit),
+            _in_unit(row, own.control_mean),
             *(["", "", "", "", ""] if difference is None else _difference(row, difference)),
         ]
 
 
-def _difference(row: Json, found: Json) -> list[str]:
-    minus = _in_unit(row, found["difference"], sign=True)
-    if not found["paired"]:
+def _difference(row: ComparedMeasure, found: Difference) -> list[str]:
+    minus = _in_unit(row, found.difference, sign=True)
+    if not found.paired:
         return [minus, "not paired", "-", "-", "-"]
-    interval = between(found["low"], found["high"], row["unit"]) if found["n_differing"] else "no item differs"
-    mcnemar = found["mcnemar"]
+    interval = between(found.low, found.high, row.unit) if found.n_differing else "no item differs"
+    mcnemar = found.mcnemar
     return [
         minus,
         interval,
-        between(found["beyond_low"], found["beyond_high"], row["unit"]),
-        p_value(found["p_holm"] if row["primary"] else found["p"]),
-        f"{mcnemar['first_only']}:{mcnemar['second_only']}, {mcnemar['p']:.2g}" if mcnemar else "-",
+        between(found.beyond_low, found.beyond_high, row.unit),
+        p_value(found.p_holm if row.primary else found.p),
+        f"{mcnemar.first_only}:{mcnemar.second_only}, {mcnemar.p:.2g}" if mcnemar else "-",
     ]
 
 
-def _in_unit(row: Json, found: float | None, sign: bool = False) -> str:
+def _in_unit(row: ComparedMeasure, found: float | None, sign: bool = False) -> str:
     """A number with the places of the measure's unit."""
     if found is None:
         return "-"
-    places = 2 if row["unit"] == "%" else 4
-    return f"{found:{'+' if sign or row['unit'] == 'nats' else ''}.{places}f}"
+    places = 2 if row.unit == "%" else 4
+    return f"{found:{'+' if sign or row.unit == 'nats' else ''}.{places}f}"
 
 
-def _measures(rows: Sequence[Json], found: Json, width: int) -> Iterator[RenderableType]:
+def _measures(rows: Sequence[ComparedMeasure], found: Comparison, width: int) -> Iterator[RenderableType]:
     """A line for each measure and below it one for each run, in columns; a list where that is too wide."""
-    header = [name if rows[0]["primary"] else name.removesuffix(" Holm") for name in ("", *NAMES[1:])]
+    header = [name if rows[0].primary else name.removesuffix(" Holm") for name in ("", *NAMES[1:])]
     lines = [list(lines_of(row, found)) for row in rows]
     widths = [
         max(map(len, column)) for column in zip(header, *(line for several in lines for line in several), strict=True)
@@ -178,7 +177,7 @@ def _measures(rows: Sequence[Json], found: Json, width: int) -> Iterator[Rendera
         return
     yield _indent(Text(_aligned(header, widths), style="dim"))
     for row, several in zip(rows, lines, strict=True):
-        yield _indent(Text(row["title"]))
+        yield _indent(Text(row.title))
         for line in several:
             yield _indent(Text(_aligned(line, widths).rstrip()))
 
@@ -187,11 +186,11 @@ def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
 
 
-def _list(rows: Sequence[Json], lines: Sequence[Sequence[Sequence[str]]]) -> RenderableType:
+def _list(rows: Sequence[ComparedMeasure], lines: Sequence[Sequence[Sequence[str]]]) -> RenderableType:
     grid = Table.grid()
     for row, several in zip(rows, lines, strict=True):
-        grid.add_row(Text(row["title"]))
-        tested = "Holm p" if row["primary"] else "p"
+        grid.add_row(Text(row.title))
+        tested = "Holm p" if row.primary else "p"
         for line in several:
             label, treated, interval, controls, minus, between_, beyond, p, mcnemar = line
             text = f"{label}: {treated} [{interval}], controls {controls}"
@@ -201,23 +200,27 @@ def _list(rows: Sequence[Json], lines: Sequence[Sequence[Sequence[str]]]) -> Ren
     return grid
 
 
-def words(found: Json) -> list[str]:
+def words(found: Comparison) -> list[str]:
     """What the comparison says, by rule: for each run the primary measures in which it differs from the first."""
-    reference = found["runs"][0]["label"]
-    primary = [row for row in found["measures"] if row["primary"]]
+    reference = found.runs[0].label
+    primary = [row for row in found.measures if row.primary]
     sentences = []
-    for i, pairing in enumerate(found["pairs"]):
-        label = pairing["second"]
-        tested = [(row, row["differences"][i]) for row in primary]
-        tested = [(row, d) for row, d in tested if d is not None and d["p_holm"] is not None]
+    for i, pairing in enumerate(found.pairs):
+        label = pairing.second
+        pairs = [(row, row.differences[i]) for row in primary]
+        tested = [
+            (row, d, d.difference, d.p_holm)
+            for row, d in pairs
+            if d is not None and d.difference is not None and d.p_holm is not None
+        ]
         if not tested:
             sentences.append(f"{label} and {reference}: nothing is tested, because no primary measure is paired.")
             continue
-        apart = [(row, d) for row, d in tested if d["p_holm"] <= ALPHA]
+        apart = [(row, d, by) for row, d, by, p in tested if p <= ALPHA]
         told = [
-            f"{row['title']} is {'higher' if d['difference'] > 0 else 'lower'} in {label}, by "
-            f"{_amount(row, d['difference'])} ({between(d['low'], d['high'], row['unit'])})"
-            for row, d in apart
+            f"{row.title} is {'higher' if by > 0 else 'lower'} in {label}, by "
+            f"{_amount(row, by)} ({between(d.low, d.high, row.unit)})"
+            for row, d, by in apart
         ]
         rest = len(tested) - len(apart)
         if rest:
@@ -229,15 +232,15 @@ def words(found: Json) -> list[str]:
     return sentences
 
 
-def _amount(row: Json, difference: float) -> str:
-    places, unit = (2, " percentage points") if row["unit"] == "%" else (4, f" {row['unit']}")
+def _amount(row: ComparedMeasure, difference: float) -> str:
+    places, unit = (2, " percentage points") if row.unit == "%" else (4, f" {row.unit}")
     return f"{abs(difference):.{places}f}{unit.removesuffix(' share').rstrip()}"
 
 
 # -- data --------------------------------------------------------------------------------------------------------------
 
 
-def csv_text(found: Json) -> str:
+def csv_text(found: Comparison) -> str:
     """One line a measure and run, unrounded; the differences are to the first run."""
     own = ("value", "ci_low", "ci_high", "count", "denominator", "control_mean", "beyond_controls", "verdict")
     paired = ("difference", "low", "high", "beyond_controls", "beyond_low", "beyond_high", "p", "p_holm", "n_items")
@@ -245,13 +248,14 @@ def csv_text(found: Json) -> str:
     header = ["metric", "measure", "title", "unit", "primary", "label", "run", *own, "paired"]
     header += [f"minus_{name}" for name in paired] + [f"mcnemar_{name}" for name in mcnemar] + ["why"]
     lines = []
-    for row in found["measures"]:
-        for run, mine, difference in zip(found["runs"], row["runs"], [None, *row["differences"]], strict=True):
+    for row in found.measures:
+        for run, mine, difference in zip(found.runs, row.runs, [None, *row.differences], strict=True):
             if mine is None:
                 continue
-            told, counts = difference or {}, (difference or {}).get("mcnemar") or {}
-            cells = [row["metric"], row["name"], row["title"], row["unit"], row["primary"], run["label"], run["name"]]
-            cells += [mine[name] for name in own] + [told.get("paired")] + [told.get(name) for name in paired]
+            values, told = mine.to_dict(), {} if difference is None else difference.to_dict()
+            counts = told.get("mcnemar") or {}
+            cells = [row.metric, row.name, row.title, row.unit, row.primary, run.label, run.name]
+            cells += [values.get(name) for name in own] + [told.get("paired")] + [told.get(name) for name in paired]
             cells += [counts.get(name) for name in mcnemar] + [told.get("why")]
             lines.append(["" if cell is None else cell for cell in cells])
     return harmless.csv_text(header, lines)

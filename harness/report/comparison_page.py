@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from harness import __version__
 from harness.files import harmless
 from harness.report.comparison import NAMES, explained, lines_of, selected, short, words
 from harness.report.page_assets import assets
+from harness.results.comparison import Comparison
 
 
-def markdown(found: Mapping[str, Any], everything: bool = False) -> str:
+def markdown(found: Comparison, everything: bool = False) -> str:
     """The comparison as a Markdown page; ``everything``: also the measures that are not primary."""
     environment = harmless.markdown_environment()
     environment.filters |= {"short": short, "code": harmless.markdown_code}
     return environment.get_template("comparison.md.j2").render(_context(found, everything)).strip() + "\n"
 
 
-def html(found: Mapping[str, Any], everything: bool = False) -> str:
+def html(found: Comparison, everything: bool = False) -> str:
     """The comparison as one web page: it opens from a file, offline, and loads nothing from anywhere."""
     environment = harmless.html_environment()
     environment.filters["short"] = short
@@ -26,24 +26,24 @@ def html(found: Mapping[str, Any], everything: bool = False) -> str:
     return environment.get_template("comparison.html.j2").render(context).strip() + "\n"
 
 
-def _context(found: Mapping[str, Any], everything: bool) -> dict[str, Any]:
+def _context(found: Comparison, everything: bool) -> dict[str, Any]:
     """What both templates show."""
     tables = []
     for primary in (True, False) if everything else (True,):
-        rows = [row for row in found["measures"] if row["primary"] == primary]
+        rows = [row for row in found.measures if row.primary == primary]
         if rows:
             tables.append(
                 {
                     "title": "Measures" if primary else "The rest, p without correction for their number",
                     "columns": [name if primary else name.replace("p Holm", "p") for name in NAMES],
-                    "measures": [{"title": row["title"], "lines": list(lines_of(row, found))} for row in rows],
+                    "measures": [{"title": row.title, "lines": list(lines_of(row, found))} for row in rows],
                 }
             )
     return {
-        "runs": found["runs"],
-        "differing": found["differing"],
-        "selections": [selected(pair) for pair in found["selections"]],
-        "pairs": found["pairs"],
+        "runs": found.runs,
+        "differing": found.differing,
+        "selections": [selected(pair) for pair in found.selections],
+        "pairs": found.pairs,
         "tables": tables,
         "explained": explained(found),
         "words": words(found),

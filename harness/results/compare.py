@@ -15,6 +15,18 @@ from harness.conditions.conditions import UNITS, Unit, by_layer
 from harness.errors import HarnessError
 from harness.files.store import clean
 from harness.files.wording import counted, plural
+from harness.results.comparison import (
+    ComparedMeasure,
+    ComparedRun,
+    Comparison,
+    Difference,
+    DifferingField,
+    Discordant,
+    Overlap,
+    PromptPair,
+    RunValue,
+    SelectionPair,
+)
 from harness.results.folder import PROVENANCE, read_provenance
 from harness.results.measures import Measure
 from harness.results.pairing import Pairing, Run, measures_of, only, open_run, pair
@@ -30,13 +42,8 @@ MOST = 26
 _VERSIONS = ("version", "distribution", "distribution_version")
 
 
-def compare(paths: Sequence[Path], catalogue: Catalogue, resamples: int = 2000) -> dict[str, Any]:
-    """The comparison of finished runs (folders, or their ``result.json``), JSON values only.
-
-    Keys: ``runs`` (label, name, folder, command), ``differing`` (what of the identities differs), ``selections`` (of
-    every two runs), ``pairs`` (how the prompts of each run belong to those of the first), ``measures`` (each with one
-    entry a run in ``runs``, and one for each run but the first in ``differences``), ``family`` (how many p-values
-    Holm's correction is over).
+def compare(paths: Sequence[Path], catalogue: Catalogue, resamples: int = 2000) -> Comparison:
+    """The comparison of finished runs (folders, or their ``result.json``) with the first of them.
 
     Raises:
         HarnessError: fewer than two runs or too many, or a folder without a finished run.
@@ -47,41 +54,40 @@ def compare(paths: Sequence[Path], catalogue: Catalogue, resamples: int = 2000) 
     pairings = [pair(runs[0], run) for run in runs[1:]]
     labels = [chr(ord("A") + i) for i in range(len(runs))]
     measures = _measures(runs, pairings, catalogue, resamples)
-    return clean(
-        {
-            "runs": [
-                {
-                    "label": label,
-                    "name": run.record.name,
-                    "run_id": run.record.run_id,
-                    "folder": str(run.path),
-                    "model": run.record.identity.model.id,
-                    "command": _command(run.path),
-                }
-                for label, run in zip(labels, runs, strict=True)
-            ],
-            "differing": differing([run.record.identity for run in runs]),
-            "selections": [
-                {"first": labels[i], "second": labels[j], **selections(runs[i].record, runs[j].record)}
-                for i, j in combinations(range(len(runs)), 2)
-            ],
-            "pairs": [
-                {
-                    "first": labels[0],
-                    "second": label,
-                    "paired": pairing.kind,
-                    "why": pairing.why,
-                    "n_items": pairing.n_items,
-                    "n_first": len(pairing.first),
-                    "n_second": len(pairing.second),
-                    "n_same": len(pairing.same),
-                }
-                for label, pairing in zip(labels[1:], pairings, strict=True)
-            ],
-            "measures": measures,
-            "family": sum(bool(d and d["p_holm"] is not None) for row in measures for d in row["differences"]),
-            "resamples": resamples,
-        }
+    return Comparison(
+        runs=[_run(label, run) for label, run in zip(labels, runs, strict=True)],
+        differing=differing([run.record.identity for run in runs]),
+        selections=[
+            selections((labels[i], labels[j]), runs[i].record, runs[j].record)
+            for i, j in combinations(range(len(runs)), 2)
+        ],
+        pairs=[
+            PromptPair(
+                first=labels[0],
+                second=label,
+                paired=pairing.kind,
+                why=pairing.why,
+                n_items=pairing.n_items,
+                n_first=len(pairing.first),
+                n_second=len(pairing.second),
+                n_same=len(pairing.same),
+            )
+            for label, pairing in zip(labels[1:], pairings, strict=True)
+        ],
+        measures=measures,
+        family=sum(d is not None and d.p_holm is not None for row in measures for d in row.differences),
+        resamples=resamples,
+    )
+
+
+def _run(label: str, run: Run) -> ComparedRun:
+    return ComparedRun(
+        label=label,
+        name=run.record.name,
+        run_id=run.record.run_id,
+        folder=str(run.path),
+        model=run.record.identity.model.id,
+        command=_command(run.path),
     )
 
 
@@ -92,8 +98,8 @@ def _command(folder: Path) -> str | None:
 # -- what was asked ----------------------------------------------------------------------------------------------------
 
 
-def differing(identities: Sequence[Identity]) -> list[dict[str, Any]]:
-    """The fields of the identities that are not the same in all: ``{"field": "selector.top", "values": [6, 4]}``.
+def differing(identities: Sequence[Identity]) -> list[DifferingField]:
+    """The fields of the identities that are not the same in all: ``selector.top``, 6 and 4.
 
     A parameter that a run does not have is None there. Versions of components, and parameters of metrics, are told only
     where all runs have the component.
@@ -102,8 +108,8 @@ def differing(identities: Sequence[Identity]) -> list[dict[str, Any]]:
     fields = list(dict.fromkeys(field for found in flat for field in found))
     everywhere = set.intersection(*map(set, flat))
     fields = [x for x in fields if x in everywhere or not (x.startswith("metric.") or x.endswith(_VERSIONS))]
-    rows = [{"field": field, "values": [found.get(field) for found in flat]} for field in fields]
-    return [row for row in rows if any(value != row["values"][0] for value in row["values"])]
+    rows = [DifferingField(field=field, values=[found.get(field) for found in flat]) for field in fields]
+    return [row for row in rows if any(value != row.values[0] for value in row.values)]
 
 
 def _flat(identity: Identity) -> dict[str, Any]:
@@ -140,7 +146,7 @@ def _component(prefix: str, component: Component) -> dict[str, Any]:
 # -- what was selected -------------------------------------------------------------------------------------------------
 
 
-def selections(first: RunRecord, second: RunRecord) -> dict[str, Any]:
+def selections(labels: tuple[str, str], first: RunRecord, second: RunRecord) -> SelectionPair:
     """How far two runs selected the same neurons, or heads, beside random sets of these sizes in the same layers.
 
     ``comparable`` is False, and ``why`` says so, where the models have other shapes or one selected heads.
@@ -150,13 +156,17 @@ def selections(first: RunRecord, second: RunRecord) -> dict[str, Any]:
     units = [record.selection.unit for record in (first, second)]
     models = [record.identity.model for record in (first, second)]
     sizes = [model.n_heads if units[0] == "head" else model.d_mlp for model in models]
-    nothing = {"comparable": False, "shared": [], "n_first": 0, "n_second": 0, "overlap": None}
+    why = ""
     if units[0] != units[1]:
-        return nothing | {"why": f"one run selected {plural(units[0])}, the other {plural(units[1])}"}
-    if units[0] == "direction":
-        return nothing | {"why": "a direction's name does not tell its vector"}
-    if (models[0].n_layers, sizes[0]) != (models[1].n_layers, sizes[1]):
-        return nothing | {"why": "the models have other shapes"}
+        why = f"one run selected {plural(units[0])}, the other {plural(units[1])}"
+    elif units[0] == "direction":
+        why = "a direction's name does not tell its vector"
+    elif (models[0].n_layers, sizes[0]) != (models[1].n_layers, sizes[1]):
+        why = "the models have other shapes"
+    if why:
+        return SelectionPair(
+            first=labels[0], second=labels[1], comparable=False, why=why, shared=[], n_first=0, n_second=0, overlap=None
+        )
     parse: Callable[[str], Unit] = UNITS[units[0]].parse
     a, b = ([parse(chosen.neuron) for chosen in record.selection.neurons] for record in (first, second))
     both = [unit for unit in a if unit in set(b)]
@@ -166,16 +176,18 @@ def selections(first: RunRecord, second: RunRecord) -> dict[str, Any]:
         for layer in sorted({*own, *other})
     ]
     same = models[0].weights_sha256 == models[1].weights_sha256
-    return {
-        "comparable": True,
-        "why": "" if same else f"{plural(units[0])} of two models are the same where their places are",
-        "unit": units[0],
-        "shared": [str(unit) for unit in both],
-        "n_first": len(a),
-        "n_second": len(b),
-        "n_layer": sizes[0],
-        "overlap": asdict(chance_overlap(groups)),
-    }
+    return SelectionPair(
+        first=labels[0],
+        second=labels[1],
+        comparable=True,
+        why="" if same else f"{plural(units[0])} of two models are the same where their places are",
+        unit=units[0],
+        shared=[str(unit) for unit in both],
+        n_first=len(a),
+        n_second=len(b),
+        n_layer=sizes[0],
+        overlap=Overlap(**clean(asdict(chance_overlap(groups)))),
+    )
 
 
 # -- what was measured -------------------------------------------------------------------------------------------------
@@ -183,48 +195,62 @@ def selections(first: RunRecord, second: RunRecord) -> dict[str, Any]:
 
 def _measures(
     runs: Sequence[Run], pairings: Sequence[Pairing], catalogue: Catalogue, resamples: int
-) -> list[dict[str, Any]]:
+) -> list[ComparedMeasure]:
     """The measures of the first run that another one has, too, with their differences, and Holm's p."""
-    from harness.statistics import adjust
-
     recorded = [{measure.key: measure for measure in run.record.measures} for run in runs]
     wanted = [key for key in recorded[0] if any(key in found for found in recorded[1:])]
     parts = [{(metric, name): (x, why) for metric, name, x, why in measures_of(run, catalogue)} for run in runs]
     rows = []
     for key in wanted:
-        found = [measures.get(key) for measures in recorded]
-        reference = recorded[0][key]
-        row = reference.model_dump(include={"metric", "name", "title", "unit", "higher_is_better", "primary"})
-        row["runs"] = [None if measure is None else _own(measure) for measure in found]
-        row["differences"] = [
+        reference, found = recorded[0][key], [measures.get(key) for measures in recorded]
+        differences = [
             None
             if measure is None
             else _difference((reference, measure), pairing, (parts[0][key], parts[i][key]), resamples)
             for i, (measure, pairing) in enumerate(zip(found[1:], pairings, strict=True), 1)
         ]
-        rows.append(row)
-    family = [d for row in rows if row["primary"] for d in row["differences"] if d is not None]
-    for difference, p in zip(family, adjust([d["p"] for d in family]), strict=True):
-        difference["p_holm"] = p
-    for row in rows:
-        row["differences"] = [d if d is None else {"p_holm": None} | d for d in row["differences"]]
-    return rows
+        rows.append(
+            ComparedMeasure(
+                metric=reference.metric,
+                name=reference.name,
+                title=reference.title,
+                unit=reference.unit,
+                higher_is_better=reference.higher_is_better,
+                primary=reference.primary,
+                runs=[None if measure is None else _own(measure) for measure in found],
+                differences=differences,
+            )
+        )
+    return _corrected(rows)
 
 
-def _own(measure: Measure) -> dict[str, Any]:
+def _corrected(rows: Sequence[ComparedMeasure]) -> list[ComparedMeasure]:
+    """The same with Holm's p, over all differences of primary measures."""
+    from harness.statistics import adjust
+
+    holm = iter(adjust([d.p for row in rows if row.primary for d in row.differences if d is not None]))
+
+    def corrected(row: ComparedMeasure, difference: Difference | None) -> Difference | None:
+        p = {"p_holm": next(holm) if row.primary and difference is not None else None}
+        return None if difference is None else difference.model_copy(update=p)
+
+    return [row.model_copy(update={"differences": [corrected(row, d) for d in row.differences]}) for row in rows]
+
+
+def _own(measure: Measure) -> RunValue:
     """What a run says of a measure by itself."""
-    return {
-        "value": measure.value,
-        "ci_low": measure.ci_low,
-        "ci_high": measure.ci_high,
-        "count": measure.count,
-        "denominator": measure.denominator,
-        "p_two_sided": measure.p_two_sided,
-        "control_mean": measure.controls and measure.controls.mean,
-        "beyond_controls": measure.effects.difference,
-        "p_adjusted": measure.p_adjusted,
-        "verdict": measure.verdict,
-    }
+    return RunValue(
+        value=measure.value,
+        ci_low=measure.ci_low,
+        ci_high=measure.ci_high,
+        count=measure.count,
+        denominator=measure.denominator,
+        p_two_sided=measure.p_two_sided,
+        control_mean=None if measure.controls is None else measure.controls.mean,
+        beyond_controls=measure.effects.difference,
+        p_adjusted=measure.p_adjusted,
+        verdict=measure.verdict,
+    )
 
 
 def _difference(
@@ -232,30 +258,36 @@ def _difference(
     pairing: Pairing,
     parts: tuple[tuple[AnyMeasure | None, str], tuple[AnyMeasure | None, str]],
     resamples: int,
-) -> dict[str, Any]:
-    """Second minus first: of the values, and of the values beyond the controls.
+) -> Difference:
+    """Second minus first.
 
-    Paired, both are over the shared items, with intervals and a test. Otherwise only the difference of the recorded
-    values is told: their intervals do not tell how far the difference may be off.
+    Paired, it is over the shared items, with intervals and a test. Otherwise only the difference of the recorded values
+    is told: their intervals do not tell how far the difference may be off.
     """
-    values = [measure.value for measure in recorded]
     (first, why_first), (second, why_second) = parts
-    why = pairing.why if pairing.kind is None else why_first if first is None else why_second if second is None else ""
-    if first is None or second is None or pairing.kind is None:
-        beyond = [measure.effects.difference for measure in recorded]
-        return {
-            "paired": False,
-            "why": why if why.startswith("not paired") else f"not paired: {why}",
-            "first": values[0],
-            "second": values[1],
-            "difference": _minus(values),
-            **dict.fromkeys(("low", "high", "p", "n_items", "n_differing", "mcnemar", "beyond_low", "beyond_high")),
-            "beyond_controls": _minus(beyond),
-        }
-    return {"paired": True, "why": "", **paired(first, second, pairing, resamples)}
+    if first is not None and second is not None and pairing.kind is not None:
+        return paired(first, second, pairing, resamples)
+    why = pairing.why if pairing.kind is None else why_first if first is None else why_second
+    values = [measure.value for measure in recorded]
+    return Difference(
+        paired=False,
+        why=why if why.startswith("not paired") else f"not paired: {why}",
+        first=values[0],
+        second=values[1],
+        difference=_minus(values),
+        low=None,
+        high=None,
+        p=None,
+        n_items=None,
+        n_differing=None,
+        mcnemar=None,
+        beyond_controls=_minus([measure.effects.difference for measure in recorded]),
+        beyond_low=None,
+        beyond_high=None,
+    )
 
 
-def paired(first: AnyMeasure, second: AnyMeasure, pairing: Pairing, resamples: int) -> dict[str, Any]:
+def paired(first: AnyMeasure, second: AnyMeasure, pairing: Pairing, resamples: int) -> Difference:
     """Second minus first over the items of both: values, interval, p of exchanging the two, McNemar of counts."""
     from harness.statistics import Measure, derive_seed, mcnemar, paired_intervals, swap_test
 
@@ -269,21 +301,23 @@ def paired(first: AnyMeasure, second: AnyMeasure, pairing: Pairing, resamples: i
     if isinstance(first, Measure) and isinstance(second, Measure) and first.is_count and second.is_count:
         x, y = only(first, pairing.same[:, 0]), only(second, pairing.same[:, 1])
         assert isinstance(x, Measure) and isinstance(y, Measure)
-        moved = asdict(mcnemar(x, y))
-    return {
-        "first": a.treated,
-        "second": b.treated,
-        "difference": b.treated - a.treated,
-        "low": interval.low if interval else None,
-        "high": interval.high if interval else None,
-        "p": test.p,
-        "n_items": test.n,
-        "n_differing": test.differing,
-        "mcnemar": moved,
-        "beyond_controls": _minus([_beyond(x) for x in (a, b)]),
-        "beyond_low": beyond.low if beyond else None,
-        "beyond_high": beyond.high if beyond else None,
-    }
+        moved = Discordant(**clean(asdict(mcnemar(x, y))))
+    return Difference(
+        paired=True,
+        why="",
+        first=clean(a.treated),
+        second=clean(b.treated),
+        difference=clean(b.treated - a.treated),
+        low=clean(interval.low) if interval else None,
+        high=clean(interval.high) if interval else None,
+        p=clean(test.p),
+        n_items=test.n,
+        n_differing=test.differing,
+        mcnemar=moved,
+        beyond_controls=clean(_minus([_beyond(x) for x in (a, b)])),
+        beyond_low=clean(beyond.low) if beyond else None,
+        beyond_high=clean(beyond.high) if beyond else None,
+    )
 
 
 def _beyond(measure: AnyMeasure) -> float | None:

@@ -125,8 +125,8 @@ def test_the_leaderboard_has_both(runs: list[Path]) -> None:
 
 def test_a_comparison_has_both(runs: list[Path]) -> None:
     found = compare(runs[:2], catalogue(), resamples=100)
-    rows = [row for row in found["measures"] if row["name"] == "GTS"]
-    assert {row["metric"]: row["runs"][1]["value"] for row in rows} == values(runs[1])
-    assert {row["metric"]: row["differences"][0]["paired"] for row in rows} == {OWN: True, TWIN: False}
+    rows = [row for row in found.measures if row.name == "GTS"]
+    assert {row.metric: row.runs[1] and row.runs[1].value for row in rows} == values(runs[1])
+    assert {row.metric: row.differences[0] and row.differences[0].paired for row in rows} == {OWN: True, TWIN: False}
     data = [row for row in csv.DictReader(io.StringIO(comparison.csv_text(found))) if row["measure"] == "GTS"]
     assert np.allclose([float(row["value"]) for row in data], [values(run)[x] for x in (OWN, TWIN) for run in runs[:2]])

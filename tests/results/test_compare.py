@@ -29,6 +29,7 @@ from harness.plugin.components import ComponentSpec
 from harness.plugin.records import Outcomes, Prompt
 from harness.report import comparison, comparison_page
 from harness.results.compare import compare, differing, selections
+from harness.results.comparison import Comparison
 from harness.results.pairing import Run, open_run, pair
 from harness.results.record import Identity, RunRecord
 from harness.statistics import Functional, Measure, chance_overlap, mcnemar, paired_intervals, swap_test
@@ -246,7 +247,7 @@ def test_outcomes_come_back_as_the_metrics_had_them(runs: dict[str, Path]) -> No
 
 
 def test_two_interventions_on_the_same_prompts(runs: dict[str, Path]) -> None:
-    found = compare([runs["mean"], runs["plus"]], catalogue(), resamples=200)
+    found = compare([runs["mean"], runs["plus"]], catalogue(), resamples=200).to_dict()
     assert found["differing"] == [
         {"field": "intervention", "values": ["mean", "mean_plus_sigma"]},
         {"field": "intervention.sigmas", "values": [None, 3.0]},
@@ -273,7 +274,7 @@ def test_two_interventions_on_the_same_prompts(runs: dict[str, Path]) -> None:
     smallest = min(primary, key=lambda x: x["p"])
     assert smallest["p_holm"] == pytest.approx(min(1, 6 * smallest["p"]))
     assert rows["entropy_change"]["differences"][0]["p_holm"] < 0.05
-    assert found == compare([runs["mean"], runs["plus"]], catalogue(), resamples=200)
+    assert found == compare([runs["mean"], runs["plus"]], catalogue(), resamples=200).to_dict()
 
 
 def test_mcnemar_of_a_run_is_what_its_samples_say(runs: dict[str, Path]) -> None:
@@ -281,14 +282,14 @@ def test_mcnemar_of_a_run_is_what_its_samples_say(runs: dict[str, Path]) -> None
         rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
         return [a["source"] != b["source"] for a, b in zip(rows[::2], rows[1::2], strict=True)]
 
-    found = compare([runs["mean"], runs["plus"]], catalogue(), resamples=100)
+    found = compare([runs["mean"], runs["plus"]], catalogue(), resamples=100).to_dict()
     [score] = [row["differences"][0]["mcnemar"] for row in found["measures"] if row["name"] == "GTS"]
     pairs = list(zip(changed(runs["mean"]), changed(runs["plus"]), strict=True))
     assert (score["first_only"], score["second_only"]) == (pairs.count((True, False)), pairs.count((False, True)))
 
 
 def test_other_facts_and_another_selection(runs: dict[str, Path]) -> None:
-    found = compare([runs["mean"], runs["top"], runs["plus"]], catalogue(), resamples=100)
+    found = compare([runs["mean"], runs["top"], runs["plus"]], catalogue(), resamples=100).to_dict()
     fields = {row["field"]: row["values"] for row in found["differing"]}
     assert fields == {
         "selector.top": [6, 3, 6],
@@ -318,13 +319,13 @@ def changed_copy(folder: Path, to: Path, change: Callable[[dict[str, Any]], Any]
 
 def test_no_interval_is_made_up_for_runs_that_are_not_paired(runs: dict[str, Path], tmp_path: Path) -> None:
     other = changed_copy(runs["plus"], tmp_path / "o", lambda record: record["identity"].update(data_sha256="0" * 64))
-    found = compare([runs["mean"], other], catalogue(), resamples=100)
+    found = compare([runs["mean"], other], catalogue(), resamples=100).to_dict()
     assert found["pairs"][0]["why"] == "not paired: the data differ" and found["family"] == 0
     for row in found["measures"]:
         [difference] = row["differences"]
         assert not difference["paired"] and difference["why"] == "not paired: the data differ"
         assert all(difference[key] is None for key in ("low", "high", "p", "p_holm", "mcnemar", "beyond_low"))
-    assert comparison.words(found) == ["B and A: nothing is tested, because no primary measure is paired."]
+    assert comparison.words(typed(found)) == ["B and A: nothing is tested, because no primary measure is paired."]
 
 
 def test_a_metric_that_gives_another_value_than_the_record_is_not_trusted(
@@ -334,7 +335,7 @@ def test_a_metric_that_gives_another_value_than_the_record_is_not_trusted(
         [score] = [row for row in record["measures"] if row["name"] == "GTS"]
         score["value"] += 0.5
 
-    found = compare([runs["mean"], changed_copy(runs["plus"], tmp_path / "o", raise_score)], catalogue(), resamples=100)
+    found = compare([runs["mean"], changed_copy(runs["plus"], tmp_path / "o", raise_score)], catalogue(), resamples=100).to_dict()
     said = {row["name"]: row["differences"][0] for row in found["measures"]}
     assert said["GTS"]["why"] == "not paired: the metric conversion_ratios that is installed gives another value"
     assert said["CKCR"]["paired"] and said["GTS"]["p_holm"] is None and found["family"] == 5
@@ -348,11 +349,11 @@ def test_a_metric_that_is_not_installed_and_lost_outcomes(runs: dict[str, Path],
                     row[key] = "gone"
 
     copies = [changed_copy(runs[x], tmp_path / x, rename) for x in ("mean", "plus")]
-    found = compare(copies, catalogue(), resamples=100)
+    found = compare(copies, catalogue(), resamples=100).to_dict()
     why = [row["differences"][0]["why"] for row in found["measures"] if row["metric"] == "gone"]
     assert why and all('no metric is called "gone"' in x for x in why)
     (copies[0] / "outcomes.safetensors").unlink()
-    found = compare(copies, catalogue(), resamples=100)
+    found = compare(copies, catalogue(), resamples=100).to_dict()
     assert "outcomes.safetensors: there is no such file" in found["pairs"][0]["why"]
 
 
@@ -369,7 +370,7 @@ def test_identities_are_told_by_field() -> None:
     first = identity(0, "a" * 64, kinds["selector"], [])
     other = {"name": "y", "version": "2", "params": {"top": 3}, "distribution": "e", "distribution_version": "1"}
     second = identity(1, "b" * 64, other, [{"name": "n", **component, "params": {"k": 1}}])
-    rows = {row["field"]: row["values"] for row in differing([first, second])}
+    rows = {row.field: row.values for row in differing([first, second])}
     assert rows == {
         "selector": ["x", "y"],
         "selector.version": ["1", "2"],
@@ -390,12 +391,14 @@ def test_selections_of_other_shapes_are_not_compared() -> None:
         found["selection"] |= {"unit": unit, "neurons": [{"neuron": name} for name in names]}
         return RunRecord.read(found, "record.json")
 
-    assert selections(record(), record("head"))["why"] == "one run selected neurons, the other heads"
-    assert selections(record(), record(d_mlp=11))["why"] == "the models have other shapes"
-    assert selections(record("head"), record("head", d_mlp=11))["overlap"]["p"] == pytest.approx(1 / 6)
-    two = selections(record(), record(weights="v"))
-    assert two["overlap"]["p"] == pytest.approx(1 / 100) and "two models" in two["why"]
-    assert "two models" in comparison.selected({"first": "A", "second": "B", **two})
+    both = ("A", "B")
+    assert selections(both, record(), record("head")).why == "one run selected neurons, the other heads"
+    assert selections(both, record(), record(d_mlp=11)).why == "the models have other shapes"
+    heads = selections(both, record("head"), record("head", d_mlp=11))
+    assert heads.overlap is not None and heads.overlap.p == pytest.approx(1 / 6)
+    two = selections(both, record(), record(weights="v"))
+    assert two.overlap is not None and two.overlap.p == pytest.approx(1 / 100) and "two models" in two.why
+    assert "two models" in comparison.selected(two)
 
 
 # -- what it prints ----------------------------------------------------------------------------------------------------
@@ -407,9 +410,13 @@ def golden() -> dict[str, Any]:
     return found
 
 
+def typed(found: dict[str, Any]) -> Comparison:
+    return Comparison.read(found, "comparison.json")
+
+
 def printed(found: dict[str, Any], width: int, everything: bool = False) -> str:
     console = Terminal(file=io.StringIO(), width=width)
-    comparison.show(console, found, everything)
+    comparison.show(console, typed(found), everything)
     return "".join(line.rstrip() + "\n" for line in console.file.getvalue().splitlines())  # type: ignore[attr-defined]
 
 
@@ -424,8 +431,8 @@ def test_the_comparison_is_printed_as_it_was(golden: dict[str, Any], name: str, 
 
 def test_the_rest_is_shown_when_asked_for(golden: dict[str, Any]) -> None:
     assert "CK -> PK" not in printed(golden, 130) and "CK -> PK" in printed(golden, 130, everything=True)
-    assert "CK -\\> PK" not in comparison_page.markdown(golden) and "CK -> PK" in comparison_page.markdown(
-        golden, everything=True
+    assert "CK -\\> PK" not in comparison_page.markdown(typed(golden)) and "CK -> PK" in comparison_page.markdown(
+        typed(golden), everything=True
     )
 
 
@@ -435,7 +442,7 @@ def test_p_that_equals_alpha_is_below_it(golden: dict[str, Any]) -> None:
     def told(p: float) -> bool:
         for row in golden["measures"]:
             row["differences"][0]["p_holm"] = p if row["primary"] else None
-        return "not shown to differ" in comparison.words(golden)[0]
+        return "not shown to differ" in comparison.words(typed(golden))[0]
 
     assert not told(0.05) and told(np.nextafter(0.05, 1))
 
@@ -443,13 +450,13 @@ def test_p_that_equals_alpha_is_below_it(golden: dict[str, Any]) -> None:
 def test_the_page_is_self_contained_and_takes_text_for_what_it_is(golden: dict[str, Any]) -> None:
     golden["runs"][0]["name"] = "<script>alert(1)</script>\u202e"
     next(row for row in golden["measures"] if row["primary"])["title"] = "<b>bold</b>"
-    found = comparison_page.html(golden)
+    found = comparison_page.html(typed(golden))
     assert "&lt;script&gt;alert(1)" in found and "&lt;b&gt;bold" in found and "<b>" not in found
     assert "\u202e" not in found and "<script>alert" not in found
     assert "default-src &#39;none&#39;" in found and "http" not in found.partition("<body>")[2].partition("<script>")[0]
-    for sentence in comparison.words(golden):
+    for sentence in comparison.words(typed(golden)):
         assert sentence.partition(";")[0][:40].replace(">", "&gt;") in found
-    assert found.count("<tbody>") < comparison_page.html(golden, everything=True).count("<tbody>")
+    assert found.count("<tbody>") < comparison_page.html(typed(golden), everything=True).count("<tbody>")
 
 
 def test_not_paired_is_printed_instead_of_an_interval(golden: dict[str, Any]) -> None:

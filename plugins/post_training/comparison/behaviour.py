@@ -46,8 +46,8 @@ def difference(
     every = np.arange(len(clusters))
     pairing = Pairing("prompts", "", every, every, clusters, clusters, np.stack([every, every], 1))
     found = paired(first, second, pairing, resamples)
-    wanted = ("first", "second", "difference", "low", "high", "p", "n_items", "n_differing", "mcnemar")
-    return {"measure": name, "title": title, "unit": unit} | {key: found[key] for key in wanted}
+    wanted = {"first", "second", "difference", "low", "high", "p", "n_items", "n_differing", "mcnemar"}
+    return {"measure": name, "title": title, "unit": unit} | found.model_dump(include=wanted)
 
 
 def conflict_rows(outcomes: Sequence[Outcomes], resamples: int) -> list[dict[str, Any]]:
