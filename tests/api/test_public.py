@@ -24,6 +24,7 @@ from harness.api import evaluation, finished, frames
 from harness.api.finished import Run
 from harness.errors import HarnessError
 from harness.plugin.catalogue import catalogue
+from harness.results.record import Frame
 from harness.running.request import Request, command_of
 
 NAMES = {
@@ -236,7 +237,7 @@ def test_long_tables_are_read_from_their_files(tmp_path: Path) -> None:
     (tmp_path / "tables").mkdir()
     text = "neuron,layer,found,score,text\n3.10,3,true,0.5,NA\n3.1,3,,,None\n"
     (tmp_path / "tables" / "long.csv").write_text(text, encoding="utf-8")
-    read = frames.Tables(tmp_path, [{"name": "long", "rows": None}])["long"]
+    read = frames.Tables(tmp_path, [Frame(name="long", title="", n=2, rows=None)])["long"]
     assert [str(kind) for kind in read.dtypes] == ["string", "Int64", "boolean", "float64", "string"]
     assert list(read["neuron"]) == ["3.10", "3.1"] and list(read["text"]) == ["NA", "None"]
     assert read["found"].isna().tolist() == [False, True] and np.isnan(read["score"][1])

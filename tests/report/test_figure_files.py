@@ -8,12 +8,14 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+from golden import golden
 from matplotlib.image import imread
 
 from harness.plotting.shapes import bin_edges
 from harness.plugin.records import Figure, Frame
 from harness.report.figure_files import STYLE, control_histogram, csv_bytes, draw, render, style, write_shown
 from harness.report.sweeps import curve, sweeps
+from harness.results.record import RunRecord
 
 
 def line(name: str = "line") -> Figure:
@@ -86,28 +88,23 @@ def test_the_control_histogram_holds_every_control_and_the_treated_value() -> No
     assert (np.diff(bin_edges(np.array([0.0, 1.0, 2.0, 7.0]))) > 0).all()
 
 
-def record(name: str, factor: float, value: float, seed: int = 0) -> dict[str, object]:
-    component = {"name": "x", "version": "1", "params": {}}
-    measure = {
-        "metric": "x", "name": "effect", "title": "effect", "unit": "nats", "primary": True, "value": value,
-        "ci_low": value - 1, "ci_high": None if factor == 2 else value + 1, "p_two_sided": 0.1, "p_adjusted": 0.1,
-        "p_holm": 0.1,
-        "controls": {"mean": 0.0, "q05": -1.0, "q95": 1.0},
-    }  # fmt: skip
-    return {
-        "name": name,
-        "identity": {
-            "seed": seed,
-            "components": {
-                "model": component,
-                "task": component,
-                "selector": {**component, "params": {"top": 6, "rule": "rho"}},
-                "intervention": {**component, "params": {"factor": factor}},
-                "metrics": [component],
-            },
+def record(name: str, factor: float, value: float, seed: int = 0) -> RunRecord:
+    """The golden record with one measure, under an intervention with a factor."""
+    found = golden("record.json") | {"name": name}
+    component = {"name": "x", "version": "1", "params": {}, "distribution": "d", "distribution_version": "1"}
+    found["identity"] |= {
+        "seed": seed,
+        "components": {
+            "model": component,
+            "task": component,
+            "selector": {**component, "params": {"top": 6, "rule": "rho"}},
+            "intervention": {**component, "params": {"factor": factor}},
+            "metrics": [component],
         },
-        "measures": [measure],
     }
+    measure = next(measure for measure in found["measures"] if measure["primary"])
+    measure |= {"name": "effect", "value": value, "ci_low": value - 1, "ci_high": None if factor == 2 else value + 1}
+    return RunRecord.read(found | {"measures": [measure]}, "record.json")
 
 
 def test_runs_that_differ_in_one_number_are_a_sweep_in_its_order() -> None:
