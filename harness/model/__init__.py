@@ -1,12 +1,14 @@
 """A causal language model taken apart, and verified by running it.
 
-In: a folder, a hub id or a ``transformers`` model. Out: :class:`harness.model.model.Model` (``model``), whose parts
-were found by running it and checked numerically, never looked up by its type. ``loading`` makes one, ``anatomy`` finds
-its parts and ``probes`` checks them; ``readout`` is the final norm and the unembedding, ``output_weights`` and
-``input_weights`` are what a neuron writes and reads, ``weight_scores`` what these alone say of it;
-``attention_patterns``, ``tokens`` (what every prompt begins with), ``greedy`` (what of a generation configuration is
-not applied), ``precision`` (half precision and its near-ties), ``digests`` (what identifies weights and tokenizers),
-``untouched`` (whether the model is as it was), ``modules`` and ``key_values`` (what ``transformers`` calls things).
+In: a folder, a GGUF file, a hub id or a ``transformers`` model. Out: :class:`harness.model.model.Model` (``model``),
+whose parts were found by running it and checked numerically, never looked up by its type. ``loading`` makes one:
+``sources`` says where it is, ``gguf_weights`` dequantises, ``checkpoints`` looks at the files, ``adapters`` merges, and
+``transformers_calls`` keeps ``transformers`` quiet. ``anatomy`` finds its parts and ``probes`` checks them; ``readout``
+is the final norm and the unembedding, ``output_weights`` and ``input_weights`` are what a neuron writes and reads,
+``weight_scores`` what these alone say of it; ``attention_patterns``, ``tokens`` (what every prompt begins with),
+``greedy`` (what of a generation configuration is not applied), ``precision`` (half precision and its near-ties),
+``digests`` (what identifies weights and tokenizers), ``untouched`` (whether the model is as it was), ``modules`` and
+``key_values`` (what ``transformers`` calls things).
 """
 
 import lazy_loader

@@ -21,6 +21,25 @@ SCHEMA_VERSION = 3
 # -- what the results depend on ----------------------------------------------------------------------------------------
 
 
+class Gguf(OnDisk):
+    """A GGUF file whose weights were dequantised; ``types``: how many tensors are of each GGML type."""
+
+    file: str
+    sha256: str
+    types: dict[str, Whole]
+    transformers: str
+
+
+class Adapter(OnDisk):
+    """An adapter that was merged into the weights; ``of``: the model that it says it is of."""
+
+    id: str
+    commit: str | None
+    kind: str | None
+    of: str | None
+    sha256: str
+
+
 class Model(OnDisk):
     """The model: where it came from, digests of its weights and tokenizer, its shape."""
 
@@ -55,6 +74,9 @@ class Model(OnDisk):
     generation_not_applied: Values = Field(default_factory=dict)
     unused_tensors: list[str] = Field(default_factory=list)
     end_tokens: list[Whole] = Field(default_factory=list)
+    package: str | None = None
+    gguf: Gguf | None = None
+    adapter: Adapter | None = None
 
 
 class Component(OnDisk):

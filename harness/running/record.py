@@ -104,6 +104,14 @@ def record_of(
 
 def _remarks(model: record.Model, near: np.ndarray | None) -> Iterator[str]:
     """What a reader has to know of the model before the numbers."""
+    if model.gguf is not None:
+        kinds = ", ".join(f"{name} {n}" for name, n in model.gguf.types.items())
+        yield (
+            f"the model's weights were quantised ({counted(sum(model.gguf.types.values()), 'tensor')}: {kinds}) before "
+            f"{model.gguf.file} was made, and dequantised here: what is said is of these weights"
+        )
+    if model.adapter is not None:
+        yield f"the adapter {model.adapter.id} ({model.adapter.kind}) is merged into the model's weights"
     if near is not None:
         yield (
             f"the model's passes are in {model.dtype}, logits and statistics are not; after "
