@@ -62,14 +62,13 @@ def check_repository(pretrained: str, commit: str | None, offline: bool) -> None
 
 
 def _refuse_adapter(owner: str, files: Sequence[str], has_model: bool) -> None:
-    merge = "merge it with peft (merge_and_unload, then save_pretrained into another folder)"
     if has_model:
         raise HarnessError(
-            f"{owner} holds an adapter ({', '.join(files)}) beside its own weights, which would be left out: {merge}, "
-            "or move its files away to run the model without it."
+            f"{owner} holds an adapter ({', '.join(files)}) beside its own weights, which would be left out: move its "
+            "files to another folder, and name that with peft= to have it merged."
         )
     raise HarnessError(
-        f"{owner} holds an adapter ({', '.join(files)}) and no model: {merge}, and name the folder of the merged model."
+        f"{owner} holds an adapter ({', '.join(files)}) and no model: name the model that it is of, and this with peft=."
     )
 
 

@@ -156,12 +156,12 @@ def test_an_adapter_is_never_left_out(folder: Path, refused: Callable[..., str])
     for options in ({}, {"allow_unused": True}):
         assert refused(**options) == (
             f"model folder {folder} holds an adapter (adapter_config.json, adapter_model.safetensors) beside its own "
-            "weights, which would be left out: merge it with peft (merge_and_unload, then save_pretrained into another "
-            "folder), or move its files away to run the model without it."
+            "weights, which would be left out: move its files to another folder, and name that with peft= to have it "
+            "merged."
         )
     for file in ("config.json", "model.safetensors"):
         (folder / file).unlink()
-    assert "holds an adapter (adapter_config.json, adapter_model.safetensors) and no model: merge it" in refused()
+    assert "holds an adapter (adapter_config.json, adapter_model.safetensors) and no model: name the model that it is of" in refused()
 
 
 def test_pickles_are_loaded_only_if_allowed(folder: Path, refused: Callable[..., str]) -> None:

@@ -191,8 +191,8 @@ def test_a_hub_is_asked_with_the_token_and_pinned_to_a_commit(hub: Hub, tmp_path
         "https://huggingface.co/acme/gated.",
         'model "acme/nothing" was not found: there is no local folder of that name and no such model on the hub '
         "(a private one needs HF_TOKEN).",
-        '"acme/data" has no config.json on the hub: it is no transformers model (an adapter has to be merged into its '
-        "model first).",
+        '"acme/data" has no config.json on the hub: it is no transformers model (GGUF files are named with gguf_file=, '
+        "adapters with peft= beside the model that they are of).",
     ]
     assert stderr == ""
 
