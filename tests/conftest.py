@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from array_types import check_arrays
 from hypothesis import settings
 
 if TYPE_CHECKING:
     from harness.model.model import Model
+
+check_arrays()  # before any of their modules is imported
 
 settings.register_profile("patient", deadline=None)  # no test may fail because a machine is slow
 settings.load_profile("patient")

@@ -3,6 +3,6 @@
 ``evaluation``: makes runs, one or those of the registry, loads models and registers components of this process; says
 what the commands say, and leaves the same files. ``finished``: a run to look at, and all runs of a folder; ``frames``
 gives its tables as pandas has them, ``drawing`` its figures as matplotlib has them. ``words``: functions that take the
-fields of a request. ``exploring``: neurons of a model
-on one's own texts.
+fields of a request. ``loaded``: a model, and what its neurons do on one's own texts; ``ablating``: conditions from the
+names of neurons.
 """

@@ -28,7 +28,7 @@ from harness.running.registry import default_path, load_registry
 from harness.running.request import Request, Written, command_of, model_named, reports_folder
 
 if TYPE_CHECKING:
-    from harness.model.model import Model
+    from harness.api.loaded import LoadedModel
     from harness.running.spec import RunSpec
 
 ComponentClass = TypeVar("ComponentClass", bound=type[Component])
@@ -116,7 +116,7 @@ def _made(
     return [Run(one.path) for group in groups for one in group]
 
 
-def load_model(model: Written | Path = "demo", *, device: str | None = None, **parameters: Any) -> Model:
+def load_model(model: Written | Path = "demo", *, device: str | None = None, **parameters: Any) -> LoadedModel:
     """A model with its tokenizer, its parts found and verified, in evaluation mode.
 
     Args:
@@ -126,12 +126,14 @@ def load_model(model: Written | Path = "demo", *, device: str | None = None, **p
     Raises:
         HarnessError: there is none, or it cannot be verified.
     """
+    from harness.api.loaded import LoadedModel
+
     environment.prepare()
     with mendable():
         found = _installed()
         spec = model_named(model, found, "", device)
         spec = ComponentSpec(spec.name, {**spec.params, **parameters})
-        return border.load(cast(ModelLoader, found.build("model", spec, "load_model")))
+        return LoadedModel.of(border.load(cast(ModelLoader, found.build("model", spec, "load_model"))))
 
 
 def register(component: ComponentClass) -> ComponentClass:

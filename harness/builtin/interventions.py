@@ -143,7 +143,7 @@ class _Sigma(_Constant):
     sigmas: float = Field(3.0, gt=0, le=100, description="how many standard deviations")
 
     def values(self, neurons: Sequence[Neuron], statistics: ActivationStatistics) -> list[float]:
-        columns = [statistics.value(name, neurons) for name in ("mean", "sd", "minimum", "maximum")]
+        columns = [statistics.value(name, neurons) for name in ("mean", "std", "minimum", "maximum")]
         return [
             min(max(mean + self.direction * self.sigmas * sd, low), high)
             for mean, sd, low, high in zip(*columns, strict=True)
@@ -224,7 +224,7 @@ class Noise(Intervention):
         from harness.conditions.noise import CELLS, AddNoise
 
         def noise(layer: int, indices: Sequence[int]) -> Edit:
-            sd = statistics.value("sd", [Neuron(layer, index) for index in indices])
+            sd = statistics.value("std", [Neuron(layer, index) for index in indices])
             size = tuple(self.sigma * x for x in sd)
             cell = tuple(x / CELLS if x > 0 else 1.0 for x in sd)  # a constant neuron stays as it is
             return AddNoise(layer, tuple(indices), size, cell, self.seed)

@@ -112,6 +112,13 @@ UNIT_KEYS = frozenset({"neuron", "selected"})
 class Edit(Protocol):
     """A change of some neurons of one layer, a pure function of these neurons' activations.
 
+    Pure: the same activations give the same result, whatever was seen before, at whichever position and in whichever
+    batch, and the argument is left as it was. An engine decides where and how often an edit is applied: once for each
+    distinct prefix that several prompts or conditions share, again when a cache is continued or a pass is repeated, to
+    many prompts at once or to one. If the result depended on that, engines would disagree, a condition's effect would
+    depend on its neighbours in the batch, and a run that is continued would differ from one that was not interrupted.
+    Noise is drawn from a seed and the activation itself (:mod:`harness.conditions.noise`).
+
     Being elementwise in the activations is what lets an engine evaluate many edits of the final layer in closed form.
     An edit of something else says so in an attribute ``site`` (see :func:`site_of`).
     """

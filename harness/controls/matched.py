@@ -65,7 +65,7 @@ def matching_values(
 
         if not prompts:
             raise HarnessError("controls matched by activation need prompts to measure activations over.")
-        raw = activation_statistics(model, prompts, list(layers), batch_size, seed=0).sd
+        raw = activation_statistics(model, prompts, list(layers), batch_size, seed=0).std
     return {layer: np.log(np.maximum(x, x[x > 0].min() if (x > 0).any() else 1.0)) for layer, x in raw.items()}
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float32, Float64, Int64
 
 from harness.conditions.conditions import BASELINE
 from harness.conditions.frozen import unigram_direction, unigram_probabilities
@@ -60,25 +61,25 @@ class Effects:
     """
 
     conditions: tuple[str, ...]
-    prompt: np.ndarray
-    position: np.ndarray
-    loss: np.ndarray
-    entropy: np.ndarray
-    loss_change: dict[str, np.ndarray]
-    entropy_change: dict[str, np.ndarray]
-    kl: dict[str, np.ndarray]
-    kl_unigram: np.ndarray | None
-    kl_unigram_change: dict[str, np.ndarray] | None
-    rank: dict[str, np.ndarray] | None
-    best: dict[str, np.ndarray] | None
-    top: dict[str, np.ndarray] | None
+    prompt: Int64[np.ndarray, " T"]
+    position: Int64[np.ndarray, " T"]
+    loss: Float32[np.ndarray, " T"]
+    entropy: Float32[np.ndarray, " T"]
+    loss_change: dict[str, Float32[np.ndarray, "C T"]]
+    entropy_change: dict[str, Float32[np.ndarray, "C T"]]
+    kl: dict[str, Float32[np.ndarray, "C T"]]
+    kl_unigram: Float32[np.ndarray, " T"] | None
+    kl_unigram_change: dict[str, Float32[np.ndarray, "C T"]] | None
+    rank: dict[str, Int64[np.ndarray, "C+1 T"]] | None
+    best: dict[str, Int64[np.ndarray, "C+1 T"]] | None
+    top: dict[str, Float32[np.ndarray, "C+1 T"]] | None
     exact_share: float = 1.0
 
-    def size(self, kind: Kind = "total") -> np.ndarray:
+    def size(self, kind: Kind = "total") -> Float64[np.ndarray, " C"]:
         """Mean absolute change of the loss [C]: TE, DE_LN or DE_freq."""
         return np.abs(self.loss_change[kind]).mean(axis=1, dtype=np.float64)
 
-    def mediated(self, frozen: Kind = "frozen_norm") -> np.ndarray:
+    def mediated(self, frozen: Kind = "frozen_norm") -> Float64[np.ndarray, " C"]:
         """1 - DE / TE [C]: the share of the effect that goes through what ``frozen`` freezes; NaN without effect."""
         total = self.size("total")
         return 1 - self.size(frozen) / np.where(total == 0, np.nan, total)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from jaxtyping import Float32
 
 from harness.conditions.conditions import Neuron
 from harness.conditions.frozen import check_conditions
@@ -26,7 +27,7 @@ def activations(
     conditions: Sequence[Condition],
     neurons: Sequence[Neuron],
     batch_size: int = 64,
-) -> np.ndarray:
+) -> Float32[np.ndarray, "n_conditions n_neurons n_prompts longest"]:
     """Activations of some neurons, one hooked pass over the prompts for every condition.
 
     Watched is what the layer goes on with: an edited neuron shows the value that it was given, and a neuron behind the

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float32, Float64
 
 from harness.conditions.conditions import Neuron
 from harness.errors import HarnessError
@@ -26,31 +27,35 @@ SAMPLE_BYTES = 512 * 2**20
 class ActivationStatistics:
     """Statistics of all neurons of some layers over the real (never the padding) positions of a corpus.
 
-    ``mean``, ``sd`` (n - 1 in the denominator), ``minimum`` and ``maximum`` cover every position and are accumulated in
+    ``mean``, ``std`` (n - 1 in the denominator), ``minimum`` and ``maximum`` cover every position and are accumulated in
     float64, because in float16 a variance overflows as soon as a sum of squares passes 65504. Median and mode come from
     ``sample``: every position while that fits in memory, else a uniform random sample of positions.
 
     Attributes:
         n: number of positions.
-        mean, sd, minimum, maximum: layer -> float64 [d_mlp].
+        mean, std, minimum, maximum: layer -> float64 [d_mlp].
         sample: layer -> float32 [n_sample, d_mlp].
     """
 
     n: int
-    mean: dict[int, np.ndarray]
-    sd: dict[int, np.ndarray]
-    minimum: dict[int, np.ndarray]
-    maximum: dict[int, np.ndarray]
-    sample: dict[int, np.ndarray]
+    mean: dict[int, Float64[np.ndarray, " d_mlp"]]
+    std: dict[int, Float64[np.ndarray, " d_mlp"]]
+    minimum: dict[int, Float64[np.ndarray, " d_mlp"]]
+    maximum: dict[int, Float64[np.ndarray, " d_mlp"]]
+    sample: dict[int, Float32[np.ndarray, "n_sample d_mlp"]]
     _known: dict[tuple[str, Neuron], float] = field(default_factory=dict, repr=False, compare=False)
     """Medians and modes that were asked for before: control sets share neurons, and a mode takes a sort."""
 
     def value(self, name: str, neurons: Sequence[Neuron]) -> list[float]:
-        """One statistic (``mean``, ``sd``, ``minimum``, ``maximum``, ``median``, ``mode``) of each neuron.
+        """One statistic (``mean``, ``std``, ``minimum``, ``maximum``, ``median``, ``mode``) of each neuron.
 
         Raises:
-            HarnessError: a value is not finite; names the neuron and the statistic.
+            HarnessError: a value is not finite, or there are none of the neuron's layer; names the neuron.
         """
+        for neuron in neurons:
+            if neuron.layer not in self.mean:
+                known = ", ".join(map(str, self.mean))
+                raise HarnessError(f"neuron {neuron}: there are statistics of layer {known} only.")
         values = [self._one(name, neuron) for neuron in neurons]
         for neuron, value in zip(neurons, values, strict=True):
             if not np.isfinite(value):
@@ -76,7 +81,7 @@ class HeadStatistics:
     """
 
     n: int
-    mean: dict[int, np.ndarray]
+    mean: dict[int, Float64[np.ndarray, "n_heads d_head"]]
 
 
 def half_sample_mode(values: np.ndarray) -> float:
@@ -181,7 +186,7 @@ def activation_statistics(
     return ActivationStatistics(
         n=moments[layers[0]].n,
         mean={layer: m.mean for layer, m in moments.items()},
-        sd={layer: np.sqrt(m.m2 / max(1, m.n - 1)) for layer, m in moments.items()},
+        std={layer: np.sqrt(m.m2 / max(1, m.n - 1)) for layer, m in moments.items()},
         minimum={layer: m.minimum for layer, m in moments.items()},
         maximum={layer: m.maximum for layer, m in moments.items()},
         sample=reservoir.sample(),

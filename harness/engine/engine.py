@@ -69,7 +69,7 @@ class Engine(ABC):
             HarnessError: a condition does not fit the model, or logits are not finite under it.
         """
         check_conditions(self.model, conditions)
-        scores = Scores.empty(prompts, len(conditions), first)
+        scores = Scores.empty(prompts, conditions, first)
         runners = list(self.runners(conditions))
         for rows in batches(prompts, self.batch_size):
             reading, columns = Reading.of(self.model, prompts, rows, first), scores.columns(rows)

@@ -27,6 +27,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Float32
 
 from harness.conditions.conditions import BASELINE, SetNeurons, site_of
 from harness.conditions.frozen import Directions
@@ -72,9 +73,9 @@ class Observed:
         neurons: [B, d_mlp], the last layer's activations.
     """
 
-    residual: torch.Tensor
-    rest: torch.Tensor
-    neurons: torch.Tensor
+    residual: Float32[torch.Tensor, "*B d_model"]
+    rest: Float32[torch.Tensor, "*B d_model"]
+    neurons: Float32[torch.Tensor, "*B d_mlp"]
 
     def __getitem__(self, place: object) -> Observed:
         return self.map(lambda x: x[place])  # type: ignore[index]
@@ -149,8 +150,8 @@ class FinalLayer:
             write = write * model.anatomy.residual_multiplier
         write = write.view_as(seen).to(seen)
         residual, rest = (seen + write, seen) if hold else (seen, seen.float() - write.float())
-        found = Observed(residual, rest, neurons[self.layer].view(*seen.shape[:2], -1))
-        return found.map(lambda x: x.to(self.device).float()), cache_of(out)
+        left = residual, rest, neurons[self.layer].view(*seen.shape[:2], -1)
+        return Observed(*(x.to(self.device).float() for x in left)), cache_of(out)
 
     def project(self, x: torch.Tensor) -> torch.Tensor:
         """x @ W^T, float32 [n, d_vocab], of vectors [n, d_model]; W, which is W_U times the gain, is never made."""

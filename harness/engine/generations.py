@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from jaxtyping import Float64, Int64
 
 from harness.engine.scores import entropy, log_softmax
 from harness.model.key_values import cache_of
@@ -27,9 +28,9 @@ class Generations:
         choices: float64 [n_conditions, n_prompts, n_choices], log-probabilities of the asked tokens as first new token.
     """
 
-    tokens: np.ndarray
-    entropy: np.ndarray
-    choices: np.ndarray
+    tokens: Int64[np.ndarray, "n_conditions n_prompts max_new_tokens"]
+    entropy: Float64[np.ndarray, "n_conditions n_prompts"]
+    choices: Float64[np.ndarray, "n_conditions n_prompts n_choices"]
 
     @classmethod
     def empty(cls, n_conditions: int, n_prompts: int, max_new_tokens: int, n_choices: int) -> Generations:
@@ -57,11 +58,11 @@ class Request:
     """
 
     batch: Batch
-    choices: np.ndarray
+    choices: Int64[np.ndarray, "n_prompts n_choices"]
     max_new_tokens: int
     stop: frozenset[int]
 
-    def ends(self) -> torch.Tensor:
+    def ends(self) -> Int64[torch.Tensor, " n"]:
         """``stop`` as int64 [n], ascending, on the batch's device."""
         return torch.tensor(sorted(self.stop), dtype=torch.long, device=self.batch.input_ids.device)
 

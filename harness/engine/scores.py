@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Float32, Float64, Int64
 
 from harness.errors import HarnessError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from harness.conditions.conditions import Condition
     from harness.model.model import Batch, Model
 
@@ -21,22 +24,28 @@ class Scores:
     """What the model says of the tokens that are there, one column per predicted token.
 
     Attributes:
+        conditions: their names.
         prompt, position: int64 [n_tokens], which prompt and which of its tokens (token 0 is not predicted).
+        token: int64 [n_tokens], its id.
         loss: float64 [n_conditions, n_tokens], -log p of the token, nats.
         entropy: float64 [n_conditions, n_tokens], nats, of the distribution that predicts the token.
         rank: int64 [n_conditions, n_tokens], 0 when the token is the most likely one (ties count against it).
         top: float64 [n_conditions, n_tokens], log-probability of the most likely token: the model's confidence.
     """
 
-    prompt: np.ndarray
-    position: np.ndarray
-    loss: np.ndarray
-    entropy: np.ndarray
-    rank: np.ndarray
-    top: np.ndarray
+    conditions: tuple[str, ...]
+    prompt: Int64[np.ndarray, " n_tokens"]
+    position: Int64[np.ndarray, " n_tokens"]
+    token: Int64[np.ndarray, " n_tokens"]
+    loss: Float64[np.ndarray, "n_conditions n_tokens"]
+    entropy: Float64[np.ndarray, "n_conditions n_tokens"]
+    rank: Int64[np.ndarray, "n_conditions n_tokens"]
+    top: Float64[np.ndarray, "n_conditions n_tokens"]
 
     @classmethod
-    def empty(cls, prompts: Sequence[Sequence[int]], n_conditions: int, first: Sequence[int] | None = None) -> Scores:
+    def empty(
+        cls, prompts: Sequence[Sequence[int]], conditions: Sequence[Condition], first: Sequence[int] | None = None
+    ) -> Scores:
         """Scores of the tokens of these prompts from ``first`` on (their second, where nothing is said), to be filled
         in."""
         first = [1] * len(prompts) if first is None else first
@@ -45,8 +54,18 @@ class Scores:
         spans = [np.arange(start, len(row)) for start, row in zip(first, prompts, strict=True)]
         prompt = np.repeat(np.arange(len(spans)), [len(span) for span in spans])
         position = np.concatenate([np.zeros(0, np.int64), *spans])
-        shape = (n_conditions, len(prompt))
-        return cls(prompt, position, np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64), np.zeros(shape))
+        token = np.array([x for row, start in zip(prompts, first, strict=True) for x in row[start:]], np.int64)
+        shape = (len(conditions), len(prompt))
+        return cls(
+            conditions=tuple(condition.name for condition in conditions),
+            prompt=prompt,
+            position=position,
+            token=token,
+            loss=np.zeros(shape),
+            entropy=np.zeros(shape),
+            rank=np.zeros(shape, np.int64),
+            top=np.zeros(shape),
+        )
 
     def put(self, conditions: Sequence[int], columns: np.ndarray, said: TokenScores) -> None:
         """Fill in what these conditions say of the tokens in these columns."""
@@ -56,7 +75,30 @@ class Scores:
         self.rank[place] = said.rank.cpu().numpy()
         self.top[place] = said.top.double().cpu().numpy()
 
-    def columns(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+    def str_tokens(self, model: Model) -> list[str]:
+        """The text of every token [n_tokens], as it reads after other text."""
+        return [model.token_texts[token] for token in self.token]
+
+    def to_frame(self, model: Model | None = None) -> pd.DataFrame:
+        """A row a condition and token: ``condition``, ``prompt``, ``position``, ``token``, ``loss``, ``entropy``,
+        ``rank``, ``top``.
+
+        Args:
+            model: whose tokens they are, for their texts; ids without it.
+        """
+        import pandas as pd
+
+        n, token = len(self.conditions), self.token.tolist() if model is None else self.str_tokens(model)
+        names = [name for name in self.conditions for _ in token]
+        columns = {
+            "condition": pd.Series(names, dtype="string"),
+            "prompt": np.tile(self.prompt, n),
+            "position": np.tile(self.position, n),
+            "token": pd.Series(token * n, dtype="int64" if model is None else "string"),
+        }
+        return pd.DataFrame(columns | {name: getattr(self, name).ravel() for name in ("loss", "entropy", "rank", "top")})
+
+    def columns(self, rows: Sequence[int] | np.ndarray) -> Int64[np.ndarray, " n_columns"]:
         """The columns of these prompts, one prompt after another."""
         start, stop = np.searchsorted(self.prompt, rows), np.searchsorted(self.prompt, rows, side="right")
         return np.concatenate([np.zeros(0, np.int64), *map(np.arange, start, stop)])
@@ -66,13 +108,15 @@ class Scores:
 class TokenScores:
     """What some conditions say of the tokens of one batch, [n_conditions, n_tokens] each; see :class:`Scores`."""
 
-    loss: torch.Tensor
-    entropy: torch.Tensor
-    rank: torch.Tensor
-    top: torch.Tensor
+    loss: Float[torch.Tensor, "n_conditions n_tokens"]
+    entropy: Float[torch.Tensor, "n_conditions n_tokens"]
+    rank: Int64[torch.Tensor, "n_conditions n_tokens"]
+    top: Float[torch.Tensor, "n_conditions n_tokens"]
 
     @classmethod
-    def of(cls, log_probs: torch.Tensor, target: torch.Tensor) -> TokenScores:
+    def of(
+        cls, log_probs: Float[torch.Tensor, "n_conditions n_tokens d_vocab"], target: Int64[torch.Tensor, " n_tokens"]
+    ) -> TokenScores:
         """From log-probabilities [n_conditions, n_tokens, d_vocab] of everything; target [n_tokens]."""
         right = log_probs.gather(-1, target.expand(len(log_probs), -1)[..., None])
         rank = (log_probs >= right).sum(-1) - 1
@@ -90,8 +134,8 @@ class Reading:
     """
 
     batch: Batch
-    predicting: torch.Tensor
-    target: torch.Tensor
+    predicting: Bool[torch.Tensor, "batch keep"]
+    target: Int64[torch.Tensor, " n"]
 
     @classmethod
     def of(
@@ -124,12 +168,14 @@ class Reading:
         return values[:, values.shape[1] - self.keep :][self.predicting.to(values.device)]
 
 
-def entropy(log_probs: torch.Tensor) -> torch.Tensor:
+def entropy(log_probs: Float[torch.Tensor, "*place d_vocab"]) -> Float[torch.Tensor, " *place"]:
     """Entropy in nats of distributions given as log-probabilities [..., d_vocab]; p log p is 0 where p is 0."""
     return torch.special.entr(log_probs.exp()).sum(-1)
 
 
-def log_softmax(logits: torch.Tensor, conditions: Sequence[Condition]) -> torch.Tensor:
+def log_softmax(
+    logits: Float[torch.Tensor, "rows d_vocab"], conditions: Sequence[Condition]
+) -> Float32[torch.Tensor, "rows d_vocab"]:
     """Log-probabilities in float32; the rows of the logits are cut into equal parts, one for each condition.
 
     Raises:

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float, Float32, Int64
 from torch import nn
 
 from harness.errors import HarnessError
@@ -53,9 +54,9 @@ class Batch:
         position_ids: int64 [batch, pos], counted from the first real token of each row.
     """
 
-    input_ids: torch.Tensor
-    attention_mask: torch.Tensor
-    position_ids: torch.Tensor
+    input_ids: Int64[torch.Tensor, "batch pos"]
+    attention_mask: Int64[torch.Tensor, "batch past_and_pos"]
+    position_ids: Int64[torch.Tensor, "batch pos"]
 
     def extend(self, tokens: torch.Tensor) -> Batch:
         """The batch that continues this one with ``tokens`` [batch, n], for a forward pass with this one's cache."""
@@ -295,9 +296,29 @@ class Model:
         finally:
             handle.remove()
 
+    # --- weights ---------------------------------------------------------------------------------------------------
+
+    @property
+    def W_U(self) -> Float[torch.Tensor, "d_model d_vocab"]:
+        """The unembedding as stored, in the model's dtype, not a copy; a column a token.
+
+        It reads the output of the final norm. The directions that the residual stream itself is read along are those
+        of :meth:`folded_W_U`.
+        """
+        return self.readout.W_U.T
+
+    def folded_W_U(self, centre: bool = True) -> Float32[torch.Tensor, "d_model d_vocab"]:
+        """A copy of the unembedding with the final norm's gain in its rows.
+
+        Args:
+            centre: also subtract the mean over the vocabulary, which no probability depends on
+                (:meth:`harness.model.readout.Readout.folded_unembedding`).
+        """
+        return self.readout.folded_unembedding(centre=centre).T
+
     # --- neurons ---------------------------------------------------------------------------------------------------
 
-    def w_out(self, layer: int) -> torch.Tensor:
+    def w_out(self, layer: int) -> Float32[torch.Tensor, "d_mlp d_model"]:
         """Write directions of a layer's neurons, float32 [d_mlp, d_model]; may share the model's memory.
 
         Row i is what neuron i adds to the output of the down projection per unit of activation. Where the family norms
@@ -305,7 +326,7 @@ class Model:
         """
         return write_matrix(self._down(layer)).float()
 
-    def down_bias(self, layer: int) -> torch.Tensor | None:
+    def down_bias(self, layer: int) -> Float32[torch.Tensor, " d_model"] | None:
         """Bias of a layer's down projection, float32 [d_model], or None."""
         return down_bias(self._down(layer))
 

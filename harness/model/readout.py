@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float, Float32
 from torch import nn
 
 from harness.errors import HarnessError
@@ -49,10 +50,10 @@ class Readout:
 
     norm: NormKind
     eps: float
-    gain: torch.Tensor
-    bias: torch.Tensor | None
-    W_U: torch.Tensor
-    b_U: torch.Tensor | None
+    gain: Float32[torch.Tensor, " d_model"]
+    bias: Float32[torch.Tensor, " d_model"] | None
+    W_U: Float[torch.Tensor, "d_vocab d_model"]
+    b_U: Float32[torch.Tensor, " d_vocab"] | None
     scale: float
     cap: float | None
     norm_module: nn.Module | None
@@ -64,14 +65,18 @@ class Readout:
         """Whether the part of a write direction along (1, ..., 1) is invisible: then w_out is centred over d_model."""
         return self.norm == "layernorm"
 
-    def denominator(self, residual: torch.Tensor) -> torch.Tensor:
+    def denominator(self, residual: Float[torch.Tensor, "*place d_model"]) -> Float32[torch.Tensor, "*place 1"]:
         """The norm's denominator, float32 [..., 1], of final residuals [..., d_model]; ones without a norm."""
         x = self._centred(residual)
         if self.norm == "none":
             return torch.ones_like(x[..., :1])
         return (x.square().mean(-1, keepdim=True) + self.eps).sqrt()
 
-    def logits(self, residual: torch.Tensor, denominator: torch.Tensor | None = None) -> torch.Tensor:
+    def logits(
+        self,
+        residual: Float[torch.Tensor, "*place d_model"],
+        denominator: Float[torch.Tensor, "*place 1"] | None = None,
+    ) -> Float[torch.Tensor, "*place d_vocab"]:
         """Logits [..., d_vocab] of final residuals [..., d_model].
 
         Without ``denominator`` the model's own modules run, in the model's own dtype: the result is the model's, bit
@@ -87,13 +92,19 @@ class Readout:
             x = x if module is None else module.forward(x)
         return self._finish(x)
 
-    def normalised(self, residual: torch.Tensor, denominator: torch.Tensor | None = None) -> torch.Tensor:
+    def normalised(
+        self,
+        residual: Float[torch.Tensor, "*place d_model"],
+        denominator: Float[torch.Tensor, "*place 1"] | None = None,
+    ) -> Float32[torch.Tensor, "*place d_model"]:
         """Output of the final norm by the formula, float32 [..., d_model], by default with its own denominator."""
         x = self._centred(residual)
         x = x / (self.denominator(residual) if denominator is None else denominator.to(x)) * self.gain
         return x if self.bias is None else x + self.bias
 
-    def unembed(self, normalised: torch.Tensor) -> torch.Tensor:
+    def unembed(
+        self, normalised: Float[torch.Tensor, "*place d_model"]
+    ) -> Float32[torch.Tensor, "*place d_vocab"]:
         """Logits float32 [..., d_vocab] of outputs of the final norm; the product is taken in W_U's dtype, or in
         float32 if that is half precision."""
         if self.W_U.dtype in HALF:
@@ -104,7 +115,7 @@ class Readout:
 
     def folded_unembedding(
         self, fold: bool = True, centre: bool = True, dtype: torch.dtype = torch.float32
-    ) -> torch.Tensor:
+    ) -> Float[torch.Tensor, "d_vocab d_model"]:
         """A copy of W_U [d_vocab, d_model] with the norm's gain folded into its columns, centred over the vocabulary.
 
         The weight pre-processing of Stolfo et al. 2024, app. C. Softmax does not see what centring removes (a
@@ -117,7 +128,9 @@ class Readout:
             folded -= folded.mean(0)
         return folded
 
-    def folded_bias(self, centre: bool = True, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    def folded_bias(
+        self, centre: bool = True, dtype: torch.dtype = torch.float32
+    ) -> Float[torch.Tensor, " d_vocab"]:
         """The constant part of the logits [d_vocab]: W_U @ bias + b_U, centred over the vocabulary.
 
         ``((x - c) / denominator(x)) @ folded_unembedding().T + folded_bias()`` equals the logits before scale and cap,

@@ -161,8 +161,8 @@ def _selection(stage: Stage) -> record.Selection:
         if stands.ordinary:
             found["ordinary_in"] = list(stands.ordinary)
         if isinstance(statistics, ActivationStatistics) and isinstance(neuron, Neuron):
-            names = ("mean", "sd", "minimum", "maximum")
-            found |= {f"activation_{name}": statistics.value(name, [neuron])[0] for name in names}
+            names = {"mean": "mean", "sd": "std", "minimum": "minimum", "maximum": "maximum"}
+            found |= {f"activation_{key}": statistics.value(name, [neuron])[0] for key, name in names.items()}
         if isinstance(neuron, Neuron) and neuron in values:
             found["set_to"] = values[neuron]
         return record.Chosen(**clean(found))

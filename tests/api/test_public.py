@@ -28,8 +28,8 @@ from harness.results.record import Frame
 from harness.running.request import Request, command_of
 
 NAMES = {
-    "HarnessError", "Model", "Run", "__version__", "ablations", "activations", "evaluate", "hookimpl", "load_model",
-    "load_run", "register", "run", "runs",
+    "HarnessError", "LoadedModel", "Model", "Run", "__version__", "evaluate", "hold", "hookimpl", "load_model", "load_run",
+    "mean", "register", "run", "runs", "zero",
 }  # fmt: skip
 
 WORDS: dict[str, Any] = {
@@ -390,26 +390,6 @@ def test_load_model() -> None:
     assert isinstance(model, public.Model) and model.anatomy.n_layers == 4
     with pytest.raises(HarnessError, match="is no loader, no model of the registry and no folder"):
         public.load_model("gpt3")
-
-
-def test_neurons_on_a_text() -> None:
-    model = public.load_model("demo", device="cpu")
-    seen = public.activations(model, ["The capital of France is", "Paris"])
-    assert seen.shape == (sum(map(len, model.encode(["The capital of France is", "Paris"]))), model.anatomy.d_mlp)
-    assert seen.columns[0] == "3.0" and list(seen.index.names) == ["text", "position", "token"]
-
-    text = "The capital of France is Paris."
-    found = public.ablations(model, text, ["3.7", "1.2"])
-    tokens = len(model.encode([text])[0])
-    assert len(found) == 2 * (tokens - 1) and str(found["neuron"].dtype) == "string"
-    change = found.groupby("neuron")["entropy_change"].apply(lambda values: values.abs().max())
-    assert change["3.7"] > 0 and change["1.2"] > 0
-    values = public.activations(model, text)["3.7"].to_numpy()[:-1]
-    place = int(np.abs(values).argmax())
-    kept = public.ablations(model, text, "3.7", value=float(values[place]))  # held at what it is there
-    assert abs(kept["entropy_change"][place]) < 1e-5 < abs(found["entropy_change"][place])
-    with pytest.raises(HarnessError, match="layer: expected -4 to 3, got 9"):
-        public.activations(model, text, layer=9)
 
 
 # -- on the way --------------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ def statistics() -> ActivationStatistics:
     return ActivationStatistics(
         n=3,
         mean={layer: x.mean(0) for layer, x in X.items()},
-        sd={layer: x.std(0, ddof=1) for layer, x in X.items()},
+        std={layer: x.std(0, ddof=1) for layer, x in X.items()},
         minimum={layer: x.min(0) for layer, x in X.items()},
         maximum={layer: x.max(0) for layer, x in X.items()},
         sample={layer: x.astype(np.float32) for layer, x in X.items()},

@@ -104,7 +104,7 @@ def test_every_engine_and_batch_gives_the_same_and_hooks_by_hand_do(family: str,
     for other in found[1:]:
         np.testing.assert_allclose(other.loss, found[0].loss, atol=1e-3)
     assert np.abs(found[0].loss[1] - found[0].loss[0]).max() > 0.01
-    sd = statistics.value("sd", units)
+    sd = statistics.value("std", units)
 
     def change(x: torch.Tensor) -> torch.Tensor:
         x = x.clone()

@@ -82,7 +82,7 @@ def test_matched_controls_are_more_alike_than_random_ones(family: str, match: st
     if match == "norm":
         raw = np.linalg.norm(write_directions(model, 2), axis=1)
     else:
-        raw = activation_statistics(model, PROMPTS, [2], 4, 0).sd[2]
+        raw = activation_statistics(model, PROMPTS, [2], 4, 0).std[2]
     values = matching_values(model, [2], match, PROMPTS, 4)[2]  # type: ignore[arg-type]
     np.testing.assert_allclose(values, np.log(raw), rtol=1e-6)
     ranked = np.argsort(raw)

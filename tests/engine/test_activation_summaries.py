@@ -54,7 +54,7 @@ def test_the_mode_moves_and_scales_with_the_values(x: np.ndarray, shift: float, 
 
 
 def statistics(**changes: np.ndarray) -> ActivationStatistics:
-    columns = {name: {2: np.array([1.0, 2.0])} for name in ("mean", "sd", "minimum", "maximum")}
+    columns = {name: {2: np.array([1.0, 2.0])} for name in ("mean", "std", "minimum", "maximum")}
     sample = {2: np.array([[0.0, 5.0], [1.0, 5.0], [9.0, 5.0]], dtype=np.float32)}
     return ActivationStatistics(n=3, **{**columns, **{k: {2: v} for k, v in changes.items()}}, sample=sample)
 
@@ -67,5 +67,5 @@ def test_values_are_looked_up_by_neuron() -> None:
 
 @pytest.mark.parametrize("bad", [np.inf, np.nan])
 def test_statistics_that_are_not_finite_are_refused(bad: float) -> None:
-    with pytest.raises(HarnessError, match=r"the sd of neuron 2\.1's activations is (inf|nan)"):
-        statistics(sd=np.array([1.0, bad])).value("sd", [Neuron(2, 0), Neuron(2, 1)])
+    with pytest.raises(HarnessError, match=r"the std of neuron 2\.1's activations is (inf|nan)"):
+        statistics(std=np.array([1.0, bad])).value("std", [Neuron(2, 0), Neuron(2, 1)])

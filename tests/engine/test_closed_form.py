@@ -187,7 +187,7 @@ def test_confidence_is_that_of_the_most_likely_token(engine: type[HookEngine]) -
 def test_filled_in_confidence_is_the_largest_log_probability(seed: int, n_tokens: int, size: float) -> None:
     logits = torch.randn(5, n_tokens, generator=torch.Generator().manual_seed(seed)) * size
     log_probs = torch.log_softmax(logits, -1)
-    scores = Scores.empty([[0] * 6], 1)
+    scores = Scores.empty([[0] * 6], [BASELINE])
     scores.put([0], np.arange(5), TokenScores.of(log_probs[None], torch.zeros(5, dtype=torch.long)))
     np.testing.assert_array_equal(scores.top[0], log_probs.numpy().max(1).astype(float))
 

@@ -149,7 +149,7 @@ class InductionTask(TextTask):
             for array in (scores.loss, scores.entropy, scores.rank, scores.top):
                 array[:, early] = array[:1, early]
             return scores
-        found = Scores.empty(tokens, len(conditions))
+        found = Scores.empty(tokens, conditions)
         for split in sorted({prompt.fields["split"] for prompt in prompts}):
             rows = [i for i, prompt in enumerate(prompts) if prompt.fields["split"] == split]
             started = [replace(x, start=split) if x.edits else x for x in conditions]
