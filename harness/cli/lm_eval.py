@@ -10,11 +10,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from harness.cli.options import Debug, Device, ModelArgs
 from harness.cli.plugins import PluginFiles, installed
 from harness.files.terminal import say
 from harness.files.wording import counted
-
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
 class _LmEval(TyperGroup):
@@ -79,8 +78,8 @@ def tasks_path(debug: Debug = False) -> None:
 def prepare(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the prompts; one folder a task in it.")],
     model: Annotated[str, typer.Option("--model", "-m", help="Model that is asked, as for harness eval.")] = "demo",
-    model_args: Annotated[str, typer.Option("--model_args", "--model-args", "-a", help="Loader parameters.")] = "",
-    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:0, mps; default: the best.")] = None,
+    model_args: ModelArgs = "",
+    device: Device = None,
     task: Annotated[
         list[str] | None,
         typer.Option(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harness.cli.options import Debug
 from harness.errors import HarnessError, suggest
 from harness.files.terminal import say
 from harness.plugin.components import KINDS, Kind
@@ -129,7 +130,7 @@ def new_plugin(
     name: Annotated[str, typer.Argument(help="Name of the package, for example harness-loudest.")],
     kind: Annotated[str, typer.Option("--kind", "-k", help=f"Component: {', '.join(KINDS)}.")] = "selector",
     path: Annotated[Path, typer.Option("--path", help="Folder in which the package's folder is made.")] = Path(),
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Debug = False,
 ) -> None:
     """Write an installable package with one working component and its test, to start from."""
     from harness.plugin.catalogue import catalogue

@@ -16,21 +16,30 @@ from pydantic.fields import FieldInfo
 from harness.running.registry import Registry, default_path, load_registry
 from harness.running.request import Request, Spelt
 
+HINTS = get_type_hints(Request, include_extras=True)
+"""Of every field of a request: its type, what it is, and how it is spelt."""
+
+
+def spelt(name: str) -> Any:
+    """How the command line spells a field of :class:`Request`, and what its help says."""
+    about = get_args(HINTS[name])
+    description = next(x.description for x in about if isinstance(x, FieldInfo))
+    how = next((x for x in about if isinstance(x, Spelt)), Spelt())
+    names = [how.each] if how.each else dict.fromkeys(f"--{x}" for x in (name, name.replace("_", "-")))
+    return typer.Option(*names, *how.others, help=description, metavar=how.metavar)
+
+
 Output = Annotated[
     Path, typer.Option("--output_path", "--output-path", "-o", envvar="HARNESS_REPORTS_DIR", help="Folder for results.")
 ]
-RegistryPath = Annotated[
-    Path | None, typer.Option("--registry", help="Registry file; default: ./registry.yaml, else the bundled one.")
-]
+RegistryPath = Annotated[Path | None, spelt("registry")]
+Device = Annotated[str | None, spelt("device")]
+ModelArgs = Annotated[str, spelt("model_args")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Forget an earlier or interrupted run and start anew.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result record instead of the report.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 DryRun = Annotated[bool, typer.Option("--dry_run", "--dry-run", help="Validate, print what would run, and stop.")]
-
-
-HINTS = get_type_hints(Request, include_extras=True)
-"""Of every field of a request: its type, what it is, and how it is spelt."""
 
 
 def asks(left_out: Collection[str] = (), **defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -63,15 +72,12 @@ def asks(left_out: Collection[str] = (), **defaults: Any) -> Callable[[Callable[
 def option(of: Field[Any], default: Any) -> inspect.Parameter:
     """The option of a field of :class:`Request`, as a parameter of a command."""
     kind, *about = get_args(HINTS[of.name])
-    described = next(x.description for x in about if isinstance(x, FieldInfo))
-    spelt = next((x for x in about if isinstance(x, Spelt)), Spelt())
-    names = [spelt.each] if spelt.each else dict.fromkeys(f"--{x}" for x in (of.name, of.name.replace("_", "-")))
-    shown = typer.Option(*names, *spelt.others, help=described, metavar=spelt.metavar)
+    several = any(isinstance(x, Spelt) and x.each for x in about)
     return inspect.Parameter(
         of.name,
         inspect.Parameter.KEYWORD_ONLY,
-        default=inspect.Parameter.empty if default is MISSING else None if spelt.each else default,
-        annotation=Annotated[list[str] | None if spelt.each else read_as(kind), shown],
+        default=inspect.Parameter.empty if default is MISSING else None if several else default,
+        annotation=Annotated[list[str] | None if several else read_as(kind), spelt(of.name)],
     )
 
 

@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 
+from harness.cli.options import Debug
 from harness.cli.plugins import PluginFiles
 from harness.errors import HarnessError, suggest
 from harness.files import harmless
 from harness.files.terminal import Terminal, say, say_json
 
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Format = Annotated[str | None, typer.Option("--format", "-f", help="table, csv, markdown, json or html.")]
 Out = Annotated[
     Path | None, typer.Option("--out", help="Write to this file; without --format its ending says in which format.")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from harness.cli.making import make
-from harness.cli.options import Debug, DryRun, Fresh, Json, Output, Quiet, RegistryPath, registry_at
+from harness.cli.options import Debug, Device, DryRun, Fresh, Json, Output, Quiet, RegistryPath, registry_at
 from harness.cli.plugins import PluginFiles, installed
 from harness.cli.report import write_markdown
 from harness.errors import HarnessError
@@ -23,7 +23,7 @@ def run(
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Run on this model, with the registry's settings for it.")
     ] = None,
-    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:0, mps; default: the best.")] = None,
+    device: Device = None,
     limit: Annotated[int | None, typer.Option("--limit", "-L", help="Override the runs' limit.")] = None,
     markdown: Annotated[
         Path | None, typer.Option("--markdown", help="Also write one page about all of them, with figures, here.")

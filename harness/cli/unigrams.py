@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.options import Debug, Quiet, RegistryPath
+from harness.cli.options import Debug, ModelArgs, Quiet, RegistryPath
 from harness.cli.plugins import PluginFiles, installed
 from harness.errors import HarnessError
 from harness.files.terminal import Terminal, say
@@ -20,7 +20,7 @@ def unigrams(
     corpus: Annotated[str, typer.Option("--corpus", "-c", help="Corpus, for example text:path=texts.jsonl.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="File for the counts (.safetensors).")],
     model: Annotated[str, typer.Option("--model", "-m", help="Model whose tokenizer counts; as for eval.")] = "demo",
-    model_args: Annotated[str, typer.Option("--model_args", "--model-args", "-a", help="Loader parameters.")] = "",
+    model_args: ModelArgs = "",
     max_tokens: Annotated[
         int | None, typer.Option("--max_tokens", "--max-tokens", min=1, help="Stop after so many tokens.")
     ] = None,

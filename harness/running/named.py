@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from pydantic import ValidationError
+
 from harness.controls.random import too_few
 from harness.errors import HarnessError, suggest
 from harness.plugin.catalogue import Catalogue
+from harness.plugin.components import explain
 from harness.running.registry import Registry
 from harness.running.request import model_named
 from harness.running.spec import RunSpec
@@ -32,15 +35,15 @@ def named(
     """
     _check_settings(known, found)
     specs = [spec for name in names for spec in known.find(name, model)]
-    changes: dict[str, Any] = {}
-    if limit is not None:
-        if not 1 <= limit < 2**63:
-            raise HarnessError(f"--limit: expected at least 1 and at most 64 bits, got {limit}.")
-        changes["limit"] = limit
-    return [
-        spec.model_copy(update={"model": model_named(str(spec.model), found, "", device, known), **changes})
-        for spec in specs
-    ]
+    changed = []
+    for spec in specs:
+        changes: dict[str, Any] = {"model": model_named(str(spec.model), found, "", device, known)}
+        changes |= {} if limit is None else {"limit": limit}
+        try:
+            changed.append(RunSpec(**{**dict(spec), **changes}))
+        except ValidationError as error:
+            raise HarnessError(explain(error, RunSpec, "harness run")) from error
+    return changed
 
 
 def _check_settings(known: Registry, found: Catalogue) -> None:

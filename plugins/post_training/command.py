@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from harness.cli.options import Debug
 from harness.cli.plugins import PluginFiles, installed
-from harness.cli.results import Debug
 from harness.files.terminal import Terminal, say_json
 from harness.plugin import HarnessError
 from harness.plugin.components import explain, parse_spec

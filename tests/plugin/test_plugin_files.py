@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -96,6 +97,7 @@ def test_what_lists_and_plans_knows_it_too(harness: Harness, firsts: Path) -> No
     assert code == 0 and "number of neurons" in out and "firsts.py" in out
     code, out, _ = harness("list", "plugins", "--plugin", firsts, "--plugin", firsts)
     assert code == 0 and out.count("selector firsts") == 1
+    assert re.search(r"compare-models +neuron-harness \S+ +command harness compare-models", out)
     for command in ("plan", "run", "unigrams", "compare", "compare-models"):
         assert "--plugin" in harness(command, "--help")[1]
 
