@@ -68,3 +68,27 @@ def test_what_a_notebook_shows_is_what_happens(name: str, notebooks: ModuleType,
         assert not any(output.get("name") == "stderr" for output in after.get("outputs", ()))
     [progress] = [x for cell in made for x in cell.get("outputs", ()) if "drawing figures" in x.get("text", "")]
     assert "\x1b" not in progress.text and "\r" not in progress.text
+
+
+@pytest.mark.slow
+def test_the_stop_button_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
+    """An interrupt of a real kernel is KeyboardInterrupt in the cell; the same cell, run again, finishes the run."""
+    from jupyter_client.manager import start_new_kernel
+
+    words = 'task="knowledge_conflict", selector="entropy", intervention="mean", limit=60, controls=5, resamples=100'
+    cell = f'import harness\nprint(harness.evaluate("demo", {words}).path.name)'
+    manager, client = start_new_kernel(cwd=str(tmp_path))
+    try:
+        asked = client.execute(cell)
+        while "preparing the prompts" not in client.get_iopub_msg(timeout=300)["content"].get("text", ""):
+            pass
+        manager.interrupt_kernel()
+        while (reply := client.get_shell_msg(timeout=300))["parent_header"]["msg_id"] != asked:
+            pass  # the kernel's word of itself comes first
+        assert reply["content"]["ename"] == "KeyboardInterrupt"
+        assert not list(tmp_path.glob("reports/*/result.json"))
+        assert client.execute(cell, reply=True, timeout=600)["content"]["status"] == "ok"
+        assert len(list(tmp_path.glob("reports/*/result.json"))) == 1
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
