@@ -1,7 +1,7 @@
 """Notebooks of the documentation, run and shown.
 
-``make notebooks`` runs them and writes their outputs, which the tests compare with what they see. A hook of mkdocs makes
-pages of them, for which nothing is run.
+``make notebooks`` runs them and writes their outputs, which the tests compare with what they see. A hook of mkdocs
+makes pages of them, for which nothing is run.
 """
 
 from __future__ import annotations

@@ -41,7 +41,8 @@ PYTHON = {
     "Runs, results and models: import harness": tuple(
         f"harness.{name}"
         for name in (
-            "evaluate", "run", "Run", "load_run", "runs", "load_model", "LoadedModel", "zero", "mean", "hold", "register",
+            "evaluate", "run", "Run", "load_run", "runs", "load_model", "LoadedModel", "zero", "mean", "hold",
+            "register",
         )
     ),
     "Models": ("harness.model.loading.load_hf", "harness.model.model.Model", "harness.model.anatomy.Anatomy"),

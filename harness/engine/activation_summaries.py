@@ -27,9 +27,9 @@ SAMPLE_BYTES = 512 * 2**20
 class ActivationStatistics:
     """Statistics of all neurons of some layers over the real (never the padding) positions of a corpus.
 
-    ``mean``, ``std`` (n - 1 in the denominator), ``minimum`` and ``maximum`` cover every position and are accumulated in
-    float64, because in float16 a variance overflows as soon as a sum of squares passes 65504. Median and mode come from
-    ``sample``: every position while that fits in memory, else a uniform random sample of positions.
+    ``mean``, ``std`` (n - 1 in the denominator), ``minimum`` and ``maximum`` cover every position and are accumulated
+    in float64, because in float16 a variance overflows as soon as a sum of squares passes 65504. Median and mode come
+    from ``sample``: every position while that fits in memory, else a uniform random sample of positions.
 
     Attributes:
         n: number of positions.

@@ -96,7 +96,9 @@ class Scores:
             "position": np.tile(self.position, n),
             "token": pd.Series(token * n, dtype="int64" if model is None else "string"),
         }
-        return pd.DataFrame(columns | {name: getattr(self, name).ravel() for name in ("loss", "entropy", "rank", "top")})
+        return pd.DataFrame(
+            columns | {name: getattr(self, name).ravel() for name in ("loss", "entropy", "rank", "top")}
+        )
 
     def columns(self, rows: Sequence[int] | np.ndarray) -> Int64[np.ndarray, " n_columns"]:
         """The columns of these prompts, one prompt after another."""

@@ -68,7 +68,8 @@ def _refuse_adapter(owner: str, files: Sequence[str], has_model: bool) -> None:
             "files to another folder, and name that with peft= to have it merged."
         )
     raise HarnessError(
-        f"{owner} holds an adapter ({', '.join(files)}) and no model: name the model that it is of, and this with peft=."
+        f"{owner} holds an adapter ({', '.join(files)}) and no model: name the model that it is of, and this "
+        "with peft=."
     )
 
 
@@ -124,5 +125,3 @@ def check_loaded(pretrained: str, info: dict[str, Any], allow_unused: bool) -> t
             "be another model without them; mend config.json, or leave them out with allow_unused=true."
         )
     return unused
-
-

@@ -152,7 +152,9 @@ def _convert(files: Sequence[Path], name: str, scratch: Path, made: Path) -> dic
     try:
         from gguf import GGUFReader
     except ImportError as error:
-        raise HarnessError(f'{name}: reading GGUF needs the package gguf: pip install "neuron-harness[gguf]".') from error
+        raise HarnessError(
+            f'{name}: reading GGUF needs the package gguf: pip install "neuron-harness[gguf]".'
+        ) from error
     # The bars of transformers' older reader know no setting.
     with quietly(), explained(name), contextlib.redirect_stderr(io.StringIO()):
         types = Counter(tensor.tensor_type.name for tensor in GGUFReader(whole).tensors)
@@ -225,7 +227,7 @@ def _siblings(path: Path) -> Iterator[Path]:
 
 
 def _cache() -> Path:
-    """Where converted files are kept: ``gguf`` in HARNESS_CACHE_DIR, else in ``neuron-harness`` of the user's caches."""
+    """Where converted files are kept: ``gguf`` in HARNESS_CACHE_DIR, else in ``neuron-harness`` of the user's cache."""
     own = os.environ.get("HARNESS_CACHE_DIR")
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return (Path(own) if own else caches / "neuron-harness") / "gguf"

@@ -175,5 +175,3 @@ def _load_tokenizer(source: str, revision: str | None, shared: dict[str, Any]) -
     if found is None or found.get_vocab().keys() <= found.get_added_vocab().keys():
         raise HarnessError(f'no tokeniser was found in "{source}": name another with tokenizer=...')
     return found
-
-

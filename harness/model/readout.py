@@ -102,9 +102,7 @@ class Readout:
         x = x / (self.denominator(residual) if denominator is None else denominator.to(x)) * self.gain
         return x if self.bias is None else x + self.bias
 
-    def unembed(
-        self, normalised: Float[torch.Tensor, "*place d_model"]
-    ) -> Float32[torch.Tensor, "*place d_vocab"]:
+    def unembed(self, normalised: Float[torch.Tensor, "*place d_model"]) -> Float32[torch.Tensor, "*place d_vocab"]:
         """Logits float32 [..., d_vocab] of outputs of the final norm; the product is taken in W_U's dtype, or in
         float32 if that is half precision."""
         if self.W_U.dtype in HALF:
@@ -128,9 +126,7 @@ class Readout:
             folded -= folded.mean(0)
         return folded
 
-    def folded_bias(
-        self, centre: bool = True, dtype: torch.dtype = torch.float32
-    ) -> Float[torch.Tensor, " d_vocab"]:
+    def folded_bias(self, centre: bool = True, dtype: torch.dtype = torch.float32) -> Float[torch.Tensor, " d_vocab"]:
         """The constant part of the logits [d_vocab]: W_U @ bias + b_U, centred over the vocabulary.
 
         ``((x - c) / denominator(x)) @ folded_unembedding().T + folded_bias()`` equals the logits before scale and cap,

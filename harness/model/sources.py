@@ -33,7 +33,11 @@ class Source:
 
 
 def find(
-    pretrained: str | None, revision: str | None, offline: bool, gguf_file: str | None = None, package: str | None = None
+    pretrained: str | None,
+    revision: str | None,
+    offline: bool,
+    gguf_file: str | None = None,
+    package: str | None = None,
 ) -> Source:
     """A local folder, or a hub id with the commit that the revision resolves to; GGUF files are made folders of.
 

@@ -6,5 +6,6 @@ schema. ``provenance``: when, where and with which versions. ``beside``: rows of
 unfinished parts. ``on_disk`` is what these models share, ``schema`` tells them as JSON Schema.
 
 ``leaderboard``: one row a run and measure, appended under a lock; ``leaderboard_query`` filters it, ``findings`` judges
-all its runs together. ``compare`` sets runs side by side, prompts paired by ``pairing``; ``comparison`` is what it finds.
+all its runs together. ``compare`` sets runs side by side, prompts paired by ``pairing``; ``comparison`` is what it
+finds.
 """

@@ -65,8 +65,8 @@ def lifted(data: Any, where: str) -> Json:
         raise HarnessError(f"{where}: this is no record of schema {SCHEMA_VERSION}; make the run again.")
     if version > SCHEMA_VERSION:
         raise HarnessError(
-            f"{where}: this record is of schema {str(version)[:20]}, and this version of the harness knows schemas up to "
-            f"{SCHEMA_VERSION}; use a newer harness."
+            f"{where}: this record is of schema {str(version)[:20]}, and this version of the harness knows schemas up "
+            f"to {SCHEMA_VERSION}; use a newer harness."
         )
     if version < min(STEPS, default=SCHEMA_VERSION):
         raise HarnessError(

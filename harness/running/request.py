@@ -214,7 +214,10 @@ def default_name(
 
 def short_name(model: ComponentSpec) -> str:
     """A name for a model that can be part of a folder's name."""
-    return _fit(str(model.params.get("pretrained") or model.params.get("package") or model.name).rstrip("/").rsplit("/", 1)[-1], model.name)
+    return _fit(
+        str(model.params.get("pretrained") or model.params.get("package") or model.name).rstrip("/").rsplit("/", 1)[-1],
+        model.name,
+    )
 
 
 def _fit(name: str, otherwise: str) -> str:

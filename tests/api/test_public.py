@@ -28,19 +28,23 @@ from harness.results.record import Frame
 from harness.running.request import Request, command_of
 
 NAMES = {
-    "HarnessError", "LoadedModel", "Model", "Run", "__version__", "evaluate", "hold", "hookimpl", "load_model", "load_run",
+    "HarnessError", "LoadedModel", "Model", "Run", "__version__", "evaluate", "hold", "hookimpl", "load_model",
+    "load_run",
     "mean", "register", "run", "runs", "zero",
-}  # fmt: skip
-
-WORDS: dict[str, Any] = {
-    "task": "knowledge_conflict", "selector": "entropy:top=3", "intervention": "mean", "limit": 60, "controls": 5,
-    "resamples": 100,
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return public.evaluate(**WORDS, output_path=tmp_path_factory.mktemp("reports"))
+def words(small_facts: Path) -> dict[str, Any]:
+    return {
+        "task": f"knowledge_conflict:data={small_facts}", "selector": "entropy:top=3", "intervention": "mean",
+        "limit": 60, "controls": 5, "resamples": 100,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(words: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return public.evaluate(**words, output_path=tmp_path_factory.mktemp("reports"))
 
 
 # -- the face ----------------------------------------------------------------------------------------------------------
@@ -84,8 +88,10 @@ def test_runs_of_the_registry_are_called_by_name() -> None:
 # -- runs --------------------------------------------------------------------------------------------------------------
 
 
-def test_it_is_the_run_of_the_command(made: Run, harness: Callable[..., Any], tmp_path: Path) -> None:
-    options = [word for name, value in WORDS.items() for word in (f"--{name}", value)]
+def test_it_is_the_run_of_the_command(
+    words: dict[str, Any], made: Run, harness: Callable[..., Any], tmp_path: Path
+) -> None:
+    options = [word for name, value in words.items() for word in (f"--{name}", value)]
     code, _, err = harness("eval", *options, "--quiet", "-o", tmp_path)
     assert code == 0, err
     same = tmp_path / made.path.name
@@ -93,7 +99,7 @@ def test_it_is_the_run_of_the_command(made: Run, harness: Callable[..., Any], tm
         assert (made.path / name).read_bytes() == (same / name).read_bytes()
     again = public.load_run(same / "result.json")
     assert again.path == same and again.command.startswith("harness eval --task knowledge_conflict")
-    assert public.evaluate(**WORDS, output_path=tmp_path, progress=False).path == same  # finished, not made again
+    assert public.evaluate(**words, output_path=tmp_path, progress=False).path == same  # finished, not made again
 
 
 def test_the_command_makes_the_same_run(made: Run, harness: Callable[..., Any]) -> None:
@@ -164,15 +170,15 @@ def test_mistakes_are_the_sentences_of_the_command(harness: Callable[..., Any], 
         assert code == 2 and " ".join(str(caught.value).split()) == " ".join(err.removeprefix("error: ").split())
 
 
-def test_what_the_system_refuses_is_a_sentence(tmp_path: Path) -> None:
+def test_what_the_system_refuses_is_a_sentence(words: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(HarnessError, match="file"):
-        public.evaluate(**WORDS, output_path=tmp_path / "file" / "reports")
+        public.evaluate(**words, output_path=tmp_path / "file" / "reports")
 
 
-def test_where_nobody_says_where(made: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_nobody_says_where(words: dict[str, Any], made: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARNESS_REPORTS_DIR", str(made.path.parent))
-    run = public.evaluate(**WORDS)
+    run = public.evaluate(**words)
     assert run.path == made.path and len(public.runs()) == 6
     spec = Request(task="a", selector="b").specification(catalogue())
     assert "--output_path reports" in command_of(spec, Path("reports"))
@@ -347,16 +353,18 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     catalogue.cache_clear()
 
 
-def test_a_component_of_this_process(written: Callable[[str], Any], tmp_path: Path, blank_figures: None) -> None:
-    words = WORDS | {"selector": "first_of_all:top=2", "output_path": tmp_path / "reports"}
+def test_a_component_of_this_process(
+    words: dict[str, Any], written: Callable[[str], Any], tmp_path: Path, blank_figures: None
+) -> None:
+    asked = words | {"selector": "first_of_all:top=2", "output_path": tmp_path / "reports"}
     assert public.register(written(FIRST).First).name == "first_of_all"
-    first = public.evaluate(**words)
+    first = public.evaluate(**asked)
     came = first.record.identity.components.selector
     assert came.distribution == "this process" and len(came.distribution_version) == 16
     public.register(written(FIRST + "\n\nUNRELATED = 1\n").First)
-    assert public.evaluate(**words).path == first.path
+    assert public.evaluate(**asked).path == first.path
     public.register(written(FIRST.replace("range(self.top)", "range(1, self.top + 1)")).First)
-    second = public.evaluate(**words)
+    second = public.evaluate(**asked)
     assert second.path != first.path
     assert [one.neuron for one in second.record.selection.neurons] == ["3.1", "3.2"]
 
@@ -395,7 +403,9 @@ def test_load_model() -> None:
 # -- on the way --------------------------------------------------------------------------------------------------------
 
 
-def test_an_interrupted_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blank_figures: None) -> None:
+def test_an_interrupted_run_goes_on(
+    words: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blank_figures: None
+) -> None:
     """Ctrl-C is KeyboardInterrupt, as everywhere in Python; what was finished by then is not done again."""
     from harness.running import execute
 
@@ -405,11 +415,11 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with monkeypatch.context() as patched:
         patched.setattr(execute, "_finish", stop)
         with pytest.raises(KeyboardInterrupt):
-            public.evaluate(**WORDS, output_path=tmp_path)
+            public.evaluate(**words, output_path=tmp_path)
     assert list(tmp_path.glob("*/unfinished/part-*.safetensors"))
     with monkeypatch.context() as patched:
         patched.setattr(execute, "_together", stop)  # nothing is left for the model to do
-        run = public.evaluate(**WORDS, output_path=tmp_path)
+        run = public.evaluate(**words, output_path=tmp_path)
     assert run.record.name == "demo-knowledge_conflict-entropy-mean"
 
 

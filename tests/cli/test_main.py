@@ -77,7 +77,8 @@ def test_a_full_disk_behind_standard_output_is_a_sentence(command: list[str]) ->
 
 def test_a_reader_that_leaves_does_not_end_the_work(tmp_path: Path) -> None:
     program = (
-        "import os, sys\nfrom pathlib import Path\nimport typer\nfrom harness.cli import main\nfrom harness.cli.app import app\n"
+        "import os, sys\nfrom pathlib import Path\nimport typer\nfrom harness.cli import main\n"
+        "from harness.cli.app import app\n"
         "from harness.files.terminal import Terminal\n"
         "def work():\n"
         "    for _ in range(3):\n        typer.echo('x' * 100_000)\n"

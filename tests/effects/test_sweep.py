@@ -83,7 +83,7 @@ def test_effects_follow_their_definitions(family: str) -> None:
     check(found, by_definition(model, prompts, conditions, counts(model)), 2e-5 * scale(model, prompts) + 2e-5)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     st.sampled_from(["gpt2", "llama", "gemma2", "olmo2", "gpt_neox", "granite"]),
     st.integers(0, 10_000),
@@ -245,7 +245,7 @@ def test_mistakes(change: dict[str, object], says: str) -> None:
         effects(model, **given)  # type: ignore[arg-type]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     st.sampled_from(["gpt2", "llama", "gpt_neox", "opt"]),
     st.integers(0, 10_000),

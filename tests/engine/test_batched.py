@@ -49,7 +49,7 @@ def test_every_family_equals_hooks_and_shares_its_early_layers(family: str) -> N
         assert sharing.can_resume(model, layer, cache=False) and sharing.can_resume(model, layer, cache=True)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     st.sampled_from(["gpt2", "llama_gqa_tied", "gpt_neox", "opt", "falcon_new", "gemma2", "gpt_neo", "bloom"]),
     st.integers(0, 10_000),

@@ -97,7 +97,7 @@ def test_hooks_equal_one_prompt_at_a_time_without_a_cache(family: str) -> None:
         column += len(prompt) - 1
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     st.sampled_from(["gpt2", "llama", "gpt_neox", "phi", "opt", "falcon", "olmo", "gemma"]),
     st.integers(0, 10_000),

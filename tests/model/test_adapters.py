@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -88,5 +87,5 @@ def test_an_adapter_of_another_model_is_refused(folders: tuple[Path, Path], tmp_
 
     _, adapter = folders
     tiny_hf("llama").save_pretrained(tmp_path)
-    with pytest.raises(HarnessError, match="merged into .*, could not be loaded"):
+    with pytest.raises(HarnessError, match=r"merged into .*, could not be loaded"):
         load_hf(str(tmp_path), device="cpu", peft=str(adapter), tokenizer=str(folders[0]))

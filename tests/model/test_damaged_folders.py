@@ -161,7 +161,10 @@ def test_an_adapter_is_never_left_out(folder: Path, refused: Callable[..., str])
         )
     for file in ("config.json", "model.safetensors"):
         (folder / file).unlink()
-    assert "holds an adapter (adapter_config.json, adapter_model.safetensors) and no model: name the model that it is of" in refused()
+    assert (
+        "holds an adapter (adapter_config.json, adapter_model.safetensors) and no model: name the model that it is of"
+        in refused()
+    )
 
 
 def test_pickles_are_loaded_only_if_allowed(folder: Path, refused: Callable[..., str]) -> None:

@@ -46,7 +46,11 @@ def written(path: Path, seed: int = 0, quantised: bool = True) -> dict[str, np.n
     for i in range(LAYERS):
         shapes |= {f"blk.{i}.attn_{x}.weight": (D, D) for x in ("q", "k", "v", "output")}
         shapes |= {f"blk.{i}.ffn_{x}.weight": (MLP, D) for x in ("gate", "up")}
-        shapes |= {f"blk.{i}.ffn_down.weight": (D, MLP), f"blk.{i}.attn_norm.weight": (D,), f"blk.{i}.ffn_norm.weight": (D,)}
+        shapes |= {
+            f"blk.{i}.ffn_down.weight": (D, MLP),
+            f"blk.{i}.attn_norm.weight": (D,),
+            f"blk.{i}.ffn_norm.weight": (D,),
+        }
     meant = {}
     for name, shape in shapes.items():
         values = rng.normal(size=shape).astype(np.float32) * 0.3 + (len(shape) == 1)

@@ -60,12 +60,14 @@ def test_no_engine_applies_them(engine: type[HookEngine]) -> None:
     assert (engine(model).generate(prompts, [BASELINE], 6).tokens == before).all()
 
 
-def test_a_run_says_so(harness: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+@pytest.mark.usefixtures("blank_figures")
+def test_a_run_says_so(small_facts: Path, harness: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     model = Path(shutil.copytree(str(files("harness_plugins.demo") / "weights"), tmp_path / "model"))
     (model / "generation_config.json").write_text(json.dumps({"no_repeat_ngram_size": 2, "temperature": 0.5}))
     code, out, err = harness(
-        "eval", "--model", model, "--task", "knowledge_conflict", "--selector", "neurons:neurons=[3.1]",
-        "--intervention", "zero", "--controls", "9", "--limit", "80", "--output_path", tmp_path / "reports",
+        "eval", "--model", model, "--task", f"knowledge_conflict:data={small_facts}",
+        "--selector", "neurons:neurons=[3.1]", "--intervention", "zero", "--controls", "5", "--limit", "20",
+        "--output_path", tmp_path / "reports",
     )  # fmt: skip
     assert code == 0, err
     assert "no_repeat_ngram_size=2 is not applied" in " ".join(out.split())

@@ -78,7 +78,9 @@ def test_a_relative_folder_that_could_be_a_hub_id(
 
 
 def test_a_file_instead_of_a_folder(folder: Path, refused: Callable[..., str]) -> None:
-    assert "is a file: expected a GGUF file, or the folder that holds config.json" in refused(folder / "model.safetensors")
+    assert "is a file: expected a GGUF file, or the folder that holds config.json" in refused(
+        folder / "model.safetensors"
+    )
 
 
 def test_a_revision_of_a_folder(refused: Callable[..., str]) -> None:

@@ -103,12 +103,15 @@ def test_what_is_computed_in_which_precision_is_described() -> None:
     assert half["weights"] == "bfloat16" and half["edits"] == "float32 in closed form, rounded to bfloat16 with hooks"
 
 
-def test_a_run_in_half_precision_says_so(harness: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+@pytest.mark.usefixtures("blank_figures")
+def test_a_run_in_half_precision_says_so(
+    small_facts: Path, harness: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
     weights = files("harness_plugins.demo") / "weights"
     code, out, err = harness(
-        "eval", "--model", weights, "--model_args", "dtype=bfloat16", "--task", "knowledge_conflict", "--selector",
-        "neurons:neurons=[3.1]", "--intervention", "zero", "--controls", "9", "--limit", "80",
-        "--output_path", tmp_path,
+        "eval", "--model", weights, "--model_args", "dtype=bfloat16",
+        "--task", f"knowledge_conflict:data={small_facts}", "--selector", "neurons:neurons=[3.1]",
+        "--intervention", "zero", "--controls", "5", "--limit", "80", "--output_path", tmp_path,
     )  # fmt: skip
     assert code == 0, err
     [path] = tmp_path.glob("*/result.json")

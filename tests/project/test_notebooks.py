@@ -44,9 +44,17 @@ def test_a_page_has_the_text_the_code_and_the_outputs(notebooks: ModuleType) -> 
     picture = {"image/png": "aGVsbG8=", "text/plain": "<Figure>"}
     cells = [
         {"cell_type": "markdown", "source": ["# A\n", "title"]},
-        {"cell_type": "code", "source": "x = 1", "outputs": [{"output_type": "stream", "name": "stdout", "text": "1\n"}]},
+        {
+            "cell_type": "code",
+            "source": "x = 1",
+            "outputs": [{"output_type": "stream", "name": "stdout", "text": "1\n"}],
+        },
         {"cell_type": "code", "source": "y", "outputs": [{"output_type": "execute_result", "data": picture}]},
-        {"cell_type": "code", "source": "z", "outputs": [{"output_type": "execute_result", "data": {"text/html": "<b>"}}]},
+        {
+            "cell_type": "code",
+            "source": "z",
+            "outputs": [{"output_type": "execute_result", "data": {"text/html": "<b>"}}],
+        },
     ]
     pictures: dict[str, bytes] = {}
     page = "\n\n".join(notebooks._page({"cells": cells}, "name", pictures))

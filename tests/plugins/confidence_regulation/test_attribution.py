@@ -7,7 +7,7 @@ import torch
 from families import FAMILIES, tiny
 from harness_plugins.confidence_regulation.analysis import attribution
 from harness_plugins.confidence_regulation.analysis.attribution import Attribution, Attributor
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from slow_dfa import LLAMA, NAMES, NEOX, SEQUENCE, Names, slowly
 
@@ -111,6 +111,7 @@ def gemma() -> Attributor:
     return Attributor(tiny("gemma2"), 1)
 
 
+@settings(max_examples=20)
 @given(st.lists(st.floats(-3, 3), min_size=2, max_size=2), st.integers(0, 47), st.integers(0, 47))
 def test_contributions_are_linear_in_the_neurons(gemma: Attributor, factors: list[float], i: int, j: int) -> None:
     model = gemma.model

@@ -15,7 +15,7 @@ from harness_plugins.confidence_regulation.tasks.direct_feature_attribution impo
     _bars,
     component_names,
 )
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from slow_dfa import NEOX, slowly
 
@@ -110,6 +110,7 @@ def test_measures_are_the_paired_differences() -> None:
     np.testing.assert_allclose(first.values, wanted, rtol=1e-6)
 
 
+@settings(max_examples=30)
 @given(st.integers(0, 2**16), st.integers(0, 3))
 def test_the_tested_components_do_not_know_which_set_is_selected(seed: int, control: int) -> None:
     outcomes = made(8, seed=seed)

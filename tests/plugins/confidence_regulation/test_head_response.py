@@ -16,7 +16,7 @@ from families import tiny_hf, tokenizer
 from harness_plugins.confidence_regulation.tasks import head_response
 from harness_plugins.confidence_regulation.tasks.head_response import HeadNeuronInteraction, HeadResponse, sets_of
 from harness_plugins.confidence_regulation.tasks.plain_text import prompt_of
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.conditions.conditions import BASELINE, Condition, Head, Neuron, Selection
@@ -228,6 +228,7 @@ def test_the_response_is_in_standard_deviations_of_each_neuron() -> None:
     assert all(x.values[0] == 0 for x in measures.values())
 
 
+@settings(max_examples=30)
 @given(st.floats(0.01, 100), st.floats(-50, 50))
 def test_the_response_does_not_depend_on_a_neurons_scale_and_offset(scale: float, offset: float) -> None:
     outcomes = made()

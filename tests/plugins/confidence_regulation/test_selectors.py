@@ -299,7 +299,7 @@ def geometry(W: np.ndarray) -> UnembeddingGeometry:
     return UnembeddingGeometry(values, vectors.T, unit.T @ unit / len(unit), unit.mean(0), 0, "")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10**6), scale=st.floats(1e-6, 1e6), k=st.integers(1, 7))
 def test_scores_under_scaling_sign_and_more_null_dims(seed: int, scale: float, k: int) -> None:
     rng = np.random.default_rng(seed)
@@ -315,7 +315,7 @@ def test_scores_under_scaling_sign_and_more_null_dims(seed: int, scale: float, k
     np.testing.assert_allclose(neuron_scores(of, w, 8)["rho"], 1.0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10**6))
 def test_logit_var_does_not_see_the_lengths_of_the_unembeddings_rows(seed: int) -> None:
     rng = np.random.default_rng(seed)

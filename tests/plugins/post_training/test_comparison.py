@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -269,9 +268,7 @@ def test_the_folder_holds_what_the_record_names(compared: tuple[ModelsRecord, Pa
             assert f"figures/{figure.name}.png" in (folder / "README.md").read_text()
     assert (folder / "README.md").read_text() == markdown(record)
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert "default-src &#39;none&#39;" in page and all(
-        f'id="part-{i + 1}"' in page for i in range(len(record.parts))
-    )
+    assert "default-src &#39;none&#39;" in page and all(f'id="part-{i + 1}"' in page for i in range(len(record.parts)))
     assert page.count("data:image/png;base64,") >= 1
     assert "NaN" not in (folder / "result.json").read_text()
     assert str(folder.parent) not in (folder / "result.json").read_text()
