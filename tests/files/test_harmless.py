@@ -25,7 +25,6 @@ from harness.files import harmless
 from harness.files.terminal import WIDTH, Terminal, install, say, say_json
 from harness.plugin.records import Figure
 from harness.report import console, page
-from harness.report import leaderboard as board
 from harness.report.figure_files import control_histogram, csv_bytes, render
 from harness.report.latex import export as export_latex
 from harness.report.markdown import export as export_markdown
@@ -74,22 +73,17 @@ def hostile(value: Any, text: str) -> Any:
     return f"{value} {text}" if isinstance(value, str) else value
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, small_facts: Path) -> Path:
-    task = f"knowledge_conflict:data={small_facts}"
-    output = tmp_path_factory.mktemp("runs")
-    return small_runs.finish(output, task=task, selector="entropy:top=3", intervention="mean", controls=9)
-
-
 @pytest.fixture(params=HOSTILE, ids=str)
 def text(request: pytest.FixtureRequest) -> str:
     return HOSTILE[request.param]
 
 
 @pytest.fixture
-def bad(run: Path, tmp_path: Path, text: str) -> Path:
+def bad(conflict_run: Path, tmp_path: Path, text: str) -> Path:
     """The run as if every name and sentence in its record were hostile."""
-    record = hostile(small_runs.record(run), text.replace("\ud800", ""))  # half a character is refused when it is read
+    record = hostile(
+        small_runs.record(conflict_run), text.replace("\ud800", "")
+    )  # half a character is refused when it is read
     record["figures"] = []
     (tmp_path / "result.json").write_text(json.dumps(record), encoding="utf-8")
     return tmp_path
@@ -235,8 +229,9 @@ def test_numbers_stay_numbers() -> None:
     ]  # fmt: skip
 
 
-def test_leaderboard(run: Path, text: str) -> None:
-    [row, *_] = [json.loads(x) for x in (run.parent / "leaderboard.jsonl").read_text(encoding="utf-8").splitlines()]
+def test_leaderboard(conflict_run: Path, text: str) -> None:
+    board = conflict_run.parent / "leaderboard.jsonl"
+    [row, *_] = [json.loads(x) for x in board.read_text(encoding="utf-8").splitlines()]
     row = {**row, "model": text, "selector": text, "run": text}
     columns = ["model", "selector", "run", "value"]
     for found in (board.csv_text([row], columns), board.markdown([row], columns), board.json_text([row], columns)):
@@ -293,9 +288,9 @@ def test_nothing_else_prints() -> None:
     assert not found, found
 
 
-def test_a_record_is_not_changed_by_being_shown(run: Path) -> None:
-    record = read_record(run)
+def test_a_record_is_not_changed_by_being_shown(conflict_run: Path) -> None:
+    record = read_record(conflict_run)
     before = record.model_copy(deep=True)
     printed()
-    console.show(Terminal(file=io.StringIO(), width=120), record, run)
+    console.show(Terminal(file=io.StringIO(), width=120), record, conflict_run)
     assert record == before

@@ -1,4 +1,5 @@
-"""Who may import whom: the contracts of ``pyproject.toml``, and no private name of another module."""
+"""Who may import whom: the contracts of ``pyproject.toml``, and no private name of another module; tests stand in the
+rooms that they are about."""
 
 from __future__ import annotations
 
@@ -59,3 +60,12 @@ def test_no_private_name_is_used_across_modules() -> None:
         if name in ours - own[path]
     ]
     assert not found, "\n".join(found)
+
+
+def test_tests_stand_in_rooms() -> None:
+    rooms = {path.parent.name for path in (ROOT / "harness").glob("*/__init__.py")}
+    papers = {f"plugins/{path.parent.name}" for path in (ROOT / "plugins").glob("*/__init__.py")}
+    tests = ROOT / "tests"
+    found = {path.parent.relative_to(tests).as_posix() for path in tests.rglob("test_*.py")}
+    assert found - rooms - papers == {"project", "tasks"}
+    assert rooms - found <= {"plotting"}  # shapes of figures are drawn by the reports' tests

@@ -28,14 +28,10 @@ OWN, TWIN = "conversion_ratios", "twin"
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, small_facts: Path) -> list[Path]:
+def runs(tmp_path_factory: pytest.TempPathFactory, conflict_run: Path) -> list[Path]:
     """Three runs that differ in one number; beside GTS they have another metric's GTS, of 11%, 12% and 13%."""
     folder = tmp_path_factory.mktemp("runs")
-    made = small_runs.finish(
-        folder / "made", task=f"knowledge_conflict:data={small_facts}", selector="entropy:top=3", intervention="mean",
-        controls=9,
-    )  # fmt: skip
-    return [twin(made, folder / f"matrix.{top}", top) for top in (1, 2, 3)]
+    return [twin(conflict_run, folder / f"matrix.{top}", top) for top in (1, 2, 3)]
 
 
 def twin(made: Path, folder: Path, top: int) -> Path:

@@ -285,8 +285,6 @@ def test_a_file_where_a_folder_belongs_is_called_so(tmp_path: Path, harness: Har
 
 TERMINATED = """
 import os, signal, sys
-from harness.report import figure_files
-figure_files.render = lambda figure: (b'', b'<svg/>')
 from harness.running import execute as run
 from harness.results.folder import RunFolder
 run.PART = 20
@@ -301,15 +299,21 @@ main()
 """
 
 
-def test_sigterm_says_how_to_go_on(small_facts: Path, tmp_path: Path) -> None:
-    given = [str(x) for x in arguments(small_facts, tmp_path, metric="transitions", controls="19")]
+def test_sigterm_says_how_to_go_on(
+    small_facts: Path, tmp_path: Path, harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = [str(x) for x in arguments(small_facts, tmp_path, metric="transitions", controls="5", limit="60")]
     done = subprocess.run([sys.executable, "-c", TERMINATED, *given], capture_output=True, text=True)
     assert done.returncode == 143
     assert done.stderr == "terminated; the same command continues from the prompts that are finished\n"
     assert (only(tmp_path) / "unfinished/part-00000000.safetensors").is_file()
-    finishing = TERMINATED.replace("    os.kill(os.getpid(), signal.SIGTERM)", "    assert start > 0")
-    done = subprocess.run([sys.executable, "-c", finishing, *given], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    made: list[int] = []
+    save = RunFolder.save_part
+    monkeypatch.setattr(run, "PART", 20)
+    monkeypatch.setattr(RunFolder, "save_part", lambda self, start, part: (made.append(start), save(self, start, part)))
+    code, _, err = harness(*given)
+    assert code == 0, err
+    assert made and 0 not in made
     assert (only(tmp_path) / "files.sha256").is_file()
 
 
