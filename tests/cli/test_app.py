@@ -302,7 +302,7 @@ def test_a_dry_run_writes_nothing(small_facts: Path, tmp_path: Path, harness: Ha
         ({"batch_size": "0"}, 'parameter "batch_size" of harness eval'),
         ({"name": "a/b"}, 'parameter "name" of harness eval'),
         ({"name": "../x"}, "got '../x'."),
-        ({"task": f"knowledge_conflict:data={Path(__file__).parent}"}, "tests: this is a folder, not a file."),
+        ({"task": f"knowledge_conflict:data={ROOT}/tests"}, "tests: this is a folder, not a file."),
         ({"model": "./no/such/folder"}, "no/such/folder"),
         ({"model": "hf", "model_args": "pretrained"}, '"pretrained" is not key=value'),
         ({"model": "hf"}, 'hf needs the parameter "pretrained"'),
