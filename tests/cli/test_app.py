@@ -168,8 +168,8 @@ def test_json_prints_the_record(finished: Path, harness: Harness) -> None:
 
 
 def test_another_seed_model_or_parameter_is_another_run(small_facts: Path, tmp_path: Path, harness: Harness) -> None:
-    small = {"controls": "2", "limit": "6"}
-    for changes in ({}, {"seed": "1"}, {"selector": "entropy:top=3"}, {"limit": "9"}):
+    small = {"controls": "2", "limit": "40"}
+    for changes in ({}, {"seed": "1"}, {"selector": "entropy:top=3"}, {"limit": "50"}):
         assert harness(*arguments(small_facts, tmp_path, **{**small, **changes}))[0] == 0
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 4
 
@@ -242,7 +242,7 @@ def test_a_killed_process_is_continued(small_facts: Path, tmp_path: Path, harnes
 def test_the_hook_engine_finds_the_same(small_facts: Path, tmp_path: Path, harness: Harness) -> None:
     records = {}
     for engine in ("auto", "hooks"):
-        given = arguments(small_facts, tmp_path / engine, "--json", engine=engine, controls="3", limit="15")
+        given = arguments(small_facts, tmp_path / engine, "--json", engine=engine, controls="3", limit="30")
         code, out, err = harness(*given)
         assert code == 0, err
         records[engine] = json.loads(out)

@@ -81,9 +81,8 @@ def text(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def bad(conflict_run: Path, tmp_path: Path, text: str) -> Path:
     """The run as if every name and sentence in its record were hostile."""
-    record = hostile(
-        small_runs.record(conflict_run), text.replace("\ud800", "")
-    )  # half a character is refused when it is read
+    whole = text.replace("\ud800", "")  # half a character is refused when it is read
+    record = hostile(small_runs.record(conflict_run), whole)
     record["figures"] = []
     (tmp_path / "result.json").write_text(json.dumps(record), encoding="utf-8")
     return tmp_path
