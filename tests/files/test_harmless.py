@@ -25,6 +25,7 @@ from harness.files import harmless
 from harness.files.terminal import WIDTH, Terminal, install, say, say_json
 from harness.plugin.records import Figure
 from harness.report import console, page
+from harness.report import leaderboard as board
 from harness.report.figure_files import control_histogram, csv_bytes, render
 from harness.report.latex import export as export_latex
 from harness.report.markdown import export as export_markdown
@@ -229,8 +230,8 @@ def test_numbers_stay_numbers() -> None:
 
 
 def test_leaderboard(conflict_run: Path, text: str) -> None:
-    board = conflict_run.parent / "leaderboard.jsonl"
-    [row, *_] = [json.loads(x) for x in board.read_text(encoding="utf-8").splitlines()]
+    file = conflict_run.parent / "leaderboard.jsonl"
+    [row, *_] = [json.loads(x) for x in file.read_text(encoding="utf-8").splitlines()]
     row = {**row, "model": text, "selector": text, "run": text}
     columns = ["model", "selector", "run", "value"]
     for found in (board.csv_text([row], columns), board.markdown([row], columns), board.json_text([row], columns)):
