@@ -362,30 +362,26 @@ class Figure(OnDisk):
 
 
 class RunRecord(OnDisk):
-    """The record of a run.
+    """The record of a run."""
 
-    ``exploratory``: why its verdicts are exploratory; ``broken``: why nothing is interpreted; None where that is not
-    so.
-    """
-
-    schema_version: Whole
-    run_id: str
+    schema_version: Whole = Field(description="raised when fields change so that older records have to be lifted")
+    run_id: str = Field(description="digest of the identity")
     name: str
     description: str
     identity: Identity
-    engine: str
+    engine: str = Field(description="which one ran the conditions")
     texts: list[Text] = Field(default_factory=list)
     task: Task
     selection: Selection
     controls: Controls
-    exploratory: str | None = None
+    exploratory: str | None = Field(None, description="why the verdicts are exploratory, if they are")
     measures: list[Measure]
     family: Family
-    tables: list[Table]
-    frames: list[Frame]
+    tables: list[Table] = Field(description="counts before and after, with their tests")
+    frames: list[Frame] = Field(description="tables of the metrics, the selector and the intervention")
     figures: list[Figure]
-    remarks: list[str]
-    broken: str | None
+    remarks: list[str] = Field(description="what a reader has to know before the numbers, and what metrics say")
+    broken: str | None = Field(description="why nothing is interpreted, if nothing is")
 
     @property
     def primary(self) -> list[Measure]:
