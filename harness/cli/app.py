@@ -1,4 +1,4 @@
-"""The command line: ``harness eval | run | plan | unigrams | list | report | leaderboard | compare | new-plugin``."""
+"""The command line: ``harness eval | run | plan | inspect | unigrams | list | report | leaderboard | compare | new-plugin``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 import harness
 from harness.cli.evaluate import evaluate
+from harness.cli.inspect import inspect
 from harness.cli.listing import list_components
 from harness.cli.lm_eval import app as lm_eval_app
 from harness.cli.main import main
@@ -95,6 +96,7 @@ def _root(
 
 app.command("eval")(evaluate)
 app.command("run")(run)
+app.command("inspect")(inspect)
 app.command("unigrams")(unigrams)
 app.command("list")(list_components)
 app.command("report")(report)
