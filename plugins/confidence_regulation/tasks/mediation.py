@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -78,6 +79,24 @@ class EffectsTask(TextTask):
         self.check_units(selection.units, model)
         return ()
 
+    def observe(
+        self,
+        engine: Engine,
+        prompts: Sequence[Prompt],
+        conditions: Sequence[Condition],
+        progress: Progress | None = None,
+    ) -> Outcomes:
+        parts = []
+        for group in groups(len(conditions), prompts):
+            parts.append(self.observe_group(engine, prompts[group], conditions))
+            if progress:
+                progress(len(parts[-1].prompts) * len(conditions))
+        return Outcomes.join(parts)
+
+    @abc.abstractmethod
+    def observe_group(self, engine: Engine, prompts: Sequence[Prompt], conditions: Sequence[Condition]) -> Outcomes:
+        """Outcomes of so many prompts as effects of all conditions fit in memory."""
+
     def measured(
         self,
         model: Model,
@@ -146,21 +165,7 @@ class Mediation(EffectsTask):
             rest = sorted(np.random.default_rng(0).choice(rest, self.others, replace=False).tolist())
         return [*((unit,) for unit in selection.units), *((Neuron(layer, i),) for i in rest)]
 
-    def observe(
-        self,
-        engine: Engine,
-        prompts: Sequence[Prompt],
-        conditions: Sequence[Condition],
-        progress: Progress | None = None,
-    ) -> Outcomes:
-        parts = []
-        for group in groups(len(conditions), prompts):
-            parts.append(self._observe(engine, prompts[group], conditions))
-            if progress:
-                progress(len(parts[-1].prompts) * len(conditions))
-        return Outcomes.join(parts)
-
-    def _observe(self, engine: Engine, prompts: Sequence[Prompt], conditions: Sequence[Condition]) -> Outcomes:
+    def observe_group(self, engine: Engine, prompts: Sequence[Prompt], conditions: Sequence[Condition]) -> Outcomes:
         model, n = engine.model, len(prompts)
         first_alone = next((i for i, x in enumerate(conditions) if x.name.startswith("alone")), len(conditions))
         frozen: list[Kind] = ["frozen_norm", *(["frozen_unigram"] if self.frequency else [])]  # type: ignore[list-item]
@@ -270,21 +275,7 @@ class UnigramEntropy(EffectsTask):
             }
         )
 
-    def observe(
-        self,
-        engine: Engine,
-        prompts: Sequence[Prompt],
-        conditions: Sequence[Condition],
-        progress: Progress | None = None,
-    ) -> Outcomes:
-        parts = []
-        for group in groups(len(conditions), prompts):
-            parts.append(self._observe(engine, prompts[group], conditions))
-            if progress:
-                progress(len(parts[-1].prompts) * len(conditions))
-        return Outcomes.join(parts)
-
-    def _observe(self, engine: Engine, prompts: Sequence[Prompt], conditions: Sequence[Condition]) -> Outcomes:
+    def observe_group(self, engine: Engine, prompts: Sequence[Prompt], conditions: Sequence[Condition]) -> Outcomes:
         from harness.statistics.functionals import moments
 
         found = self.measured(engine.model, prompts, conditions[1:], ("total",), batch_size=engine.batch_size)
