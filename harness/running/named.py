@@ -10,7 +10,6 @@ from pydantic import ValidationError
 from harness.controls.random import too_few
 from harness.errors import HarnessError, suggest
 from harness.plugin.catalogue import Catalogue
-from harness.plugin.components import explain
 from harness.running.registry import Registry
 from harness.running.request import model_named
 from harness.running.spec import RunSpec
@@ -35,15 +34,14 @@ def named(
     """
     _check_settings(known, found)
     specs = [spec for name in names for spec in known.find(name, model)]
-    changed = []
-    for spec in specs:
-        changes: dict[str, Any] = {"model": model_named(str(spec.model), found, "", device, known)}
-        changes |= {} if limit is None else {"limit": limit}
-        try:
-            changed.append(RunSpec(**{**dict(spec), **changes}))
-        except ValidationError as error:
-            raise HarnessError(explain(error, RunSpec, "harness run")) from error
-    return changed
+    changes: dict[str, Any] = {} if limit is None else {"limit": limit}
+    loaders = [model_named(str(spec.model), found, "", device, known) for spec in specs]
+    try:
+        return [
+            RunSpec(**{**dict(spec), "model": loader, **changes}) for spec, loader in zip(specs, loaders, strict=True)
+        ]
+    except ValidationError as error:  # all else was validated with the registry
+        raise HarnessError(f"--limit: expected at least 1 and at most 64 bits, got {limit}.") from error
 
 
 def _check_settings(known: Registry, found: Catalogue) -> None:
