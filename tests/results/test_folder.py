@@ -302,7 +302,7 @@ main()
 def test_sigterm_says_how_to_go_on(
     small_facts: Path, tmp_path: Path, harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = [str(x) for x in arguments(small_facts, tmp_path, metric="transitions", controls="5", limit="60")]
+    given = [str(x) for x in arguments(small_facts, tmp_path, metric="transitions", controls="19", limit="60")]
     done = subprocess.run([sys.executable, "-c", TERMINATED, *given], capture_output=True, text=True)
     assert done.returncode == 143
     assert done.stderr == "terminated; the same command continues from the prompts that are finished\n"
