@@ -1,4 +1,4 @@
-"""The command line: ``harness eval | run | plan | inspect | unigrams | list | report | leaderboard | compare | new-plugin``."""
+"""The command line: ``harness eval | run | plan | inspect | unigrams | list | report | leaderboard | compare``, ..."""
 
 from __future__ import annotations
 

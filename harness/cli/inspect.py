@@ -11,11 +11,16 @@ from harness.cli.plugins import PluginFiles, installed
 from harness.files.terminal import Terminal, say_json
 from harness.plugin import border
 
+
 def inspect(
-    model: Annotated[str, typer.Argument(help="Loader, model of the registry, hub id, folder or GGUF file; as --model.")],
+    model: Annotated[
+        str, typer.Argument(help="Loader, model of the registry, hub id, folder or GGUF file; as --model.")
+    ],
     model_args: Annotated[str, typer.Option("--model_args", "--model-args", "-a", help="Loader parameters.")] = "",
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:0, mps; default: the best.")] = None,
-    layer: Annotated[int, typer.Option("--layer", help="Whose neurons are scored; negative counts from the last.")] = -1,
+    layer: Annotated[
+        int, typer.Option("--layer", help="Whose neurons are scored; negative counts from the last.")
+    ] = -1,
     top: Annotated[int, typer.Option("--top", min=1, help="How many neurons are shown.")] = 10,
     prompt: Annotated[str, typer.Option("--prompt", help="A sentence, shown as the model is fed it.")] = (
         "The capital of France is"

@@ -7,8 +7,8 @@ whose parts were found by running it and checked numerically, never looked up by
 is the final norm and the unembedding, ``output_weights`` and ``input_weights`` are what a neuron writes and reads,
 ``weight_scores`` what these alone say of it; ``attention_patterns``, ``tokens`` (what every prompt begins with),
 ``greedy`` (what of a generation configuration is not applied), ``precision`` (half precision and its near-ties),
-``digests`` (what identifies weights and tokenizers), ``inspection`` (all of it for a person), ``untouched`` (whether the model is as it was), ``modules`` and
-``key_values`` (what ``transformers`` calls things).
+``digests`` (what identifies weights and tokenizers), ``inspection`` (all of it for a person), ``untouched`` (whether
+the model is as it was), ``modules`` and ``key_values`` (what ``transformers`` calls things).
 """
 
 import lazy_loader

@@ -54,7 +54,8 @@ def _parts(seen: Inspection) -> Iterator[RenderableType]:
     yield Text("\nRuns", style="bold")
     yield _pairs(
         {
-            "edits of the last layer": f"{seen.engine}, {999 if seen.engine == 'closed_form' else 100} controls by default",
+            "edits of the last layer": f"{seen.engine}, "
+            f"{999 if seen.engine == 'closed_form' else 100} controls by default",
             "memory": ", ".join(f"{what} {size:.2f} GiB" for what, size in seen.memory.items()),
         }
     )
