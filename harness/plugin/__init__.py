@@ -25,7 +25,7 @@ _DEFINED = {
         "ModelLoader SelectionContext Selector Source Task Template"
     ),
     "harness.plugin.records": (
-        "Alone Figure Frame Matrix Measurement Outcomes Prepared Prompt PublishedNeurons Series Step Table"
+        "Alone Figure Frame Matrix Measurement Outcomes Prepared Prompt PublishedNeurons Rows Series Step Table"
     ),
     "harness.conditions.conditions": (
         "BASELINE Condition Direction Edit End Frozen Head Neuron Selection SetNeurons Unit by_layer"

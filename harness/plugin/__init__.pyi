@@ -57,6 +57,7 @@ from .records import Outcomes as Outcomes
 from .records import Prepared as Prepared
 from .records import Prompt as Prompt
 from .records import PublishedNeurons as PublishedNeurons
+from .records import Rows as Rows
 from .records import Series as Series
 from .records import Step as Step
 from .records import Table as Table
@@ -103,6 +104,7 @@ __all__ = [
     "ProjectOut",
     "Prompt",
     "PublishedNeurons",
+    "Rows",
     "Scores",
     "Selection",
     "SelectionContext",

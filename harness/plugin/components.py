@@ -316,8 +316,7 @@ class Task(Component):
 
     shares_passes: ClassVar[bool] = False
     """Whether :meth:`observe` may be given the conditions of several runs at once: what is observed of a condition must
-    then not depend on the others. Baseline and treated conditions come first; ``answers`` are those of all of them,
-    whose names do not begin with "control"."""
+    then not depend on the others. Baseline and treated conditions come first; ``answers`` are those of all of them."""
     positions_treated: ClassVar[str] = "all positions"
     """Where edits act, for reports."""
 

@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.conditions.conditions import Condition
 from harness.files.wording import counted
 from harness.plugin.handed import ROW_KEYS, a, as_json, expect, instance, locked, members, numbers, refuse, text, twice
 from harness.plugin.records import NAME, Figure, Frame, Measurement, Outcomes, Prompt, Series, Table
-
-if TYPE_CHECKING:
-    from harness.conditions.conditions import Condition
 
 # -- outcomes ----------------------------------------------------------------------------------------------------------
 
@@ -25,12 +23,12 @@ if TYPE_CHECKING:
 def outcomes(found: Any, prompts: Sequence[Prompt], conditions: Sequence[Condition], who: str) -> Outcomes:
     """Outcomes of just these conditions and prompts."""
     seen = instance(found, Outcomes, who)
-    names = tuple(condition.name for condition in conditions)
+    names = [condition.name for condition in conditions]
+    given = [condition.name for condition in members(seen.conditions, Condition, who, "conditions of the outcomes")]
     expect(
-        tuple(seen.conditions) == names,
+        given == names,
         who,
-        f"gave outcomes of {counted(len(seen.conditions), 'condition')} "
-        f"({', '.join(map(str, seen.conditions[:3]))} ...), "
+        f"gave outcomes of {counted(len(given), 'condition')} ({', '.join(given[:3])} ...), "
         f"expected {len(names)} ({', '.join(names[:3])} ...), in their order",
     )
     same = [prompt.id for prompt in seen.prompts] == [prompt.id for prompt in prompts]
@@ -51,17 +49,18 @@ def outcomes(found: Any, prompts: Sequence[Prompt], conditions: Sequence[Conditi
     _categories(seen, who)
     _series(seen, who)
     as_json(seen.details, who, "details")
-    return seen
+    return replace(seen, conditions=tuple(conditions))
 
 
 def _answers(seen: Outcomes, who: str) -> None:
     members(seen.answers, tuple, who, "answers")
     n = len(seen.prompts)
     expect(len(seen.answers) <= len(seen.conditions), who, "gave answers of more conditions than there are")
-    for row, answers in zip(seen.conditions, seen.answers, strict=False):
-        expect(len(answers) == n, who, f"gave {counted(len(answers), 'answer')} under {row} to {counted(n, 'prompt')}")
+    for condition, answers in zip(seen.conditions, seen.answers, strict=False):
+        under = f"under {condition.name}"
+        expect(len(answers) == n, who, f"gave {counted(len(answers), 'answer')} {under} to {counted(n, 'prompt')}")
         for answer in answers:
-            expect(isinstance(answer, str), who, f"gave {a(answer)} as an answer under {row}, expected text")
+            expect(isinstance(answer, str), who, f"gave {a(answer)} as an answer {under}, expected text")
 
 
 def _categories(seen: Outcomes, who: str) -> None:
@@ -110,7 +109,7 @@ def measurement(found: Any, seen: Outcomes, who: str) -> Measurement:
     for measure in made.measures:
         _measure(measure, seen, who)
     for table in members(made.tables, Table, who, "tables"):
-        _table(table, len(seen.conditions) - 2, who)
+        _table(table, len(seen.rows("control")), who)
     members(made.frames, Frame, who, "frames")
     members(made.figures, Figure, who, "figures")
     for remark in members(made.remarks, str, who, "remarks"):

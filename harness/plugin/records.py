@@ -14,7 +14,7 @@ from harness.errors import HarnessError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
-    from harness.conditions.conditions import Selection
+    from harness.conditions.conditions import Condition, Role, Selection
     from harness.statistics import AnyMeasure, TableTests
 
 
@@ -94,6 +94,10 @@ class Series:
         """The values of one row [N, longest]."""
         return self.values[self.rows.index(row)]
 
+    def only(self, *rows: str) -> Series:
+        """Some of its rows."""
+        return Series(rows, self.values[[self.rows.index(row) for row in rows]])
+
 
 @dataclass(frozen=True)
 class Alone:
@@ -107,16 +111,44 @@ class Alone:
     units: tuple[str, ...] = ()
     values: Mapping[str, np.ndarray] = field(default_factory=dict)
 
+    def __getitem__(self, name: str) -> np.ndarray:
+        """The array called ``name`` [S, N, ...]."""
+        return self.values[name]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What was observed under the conditions of one role, by name: a part of each array of :class:`Outcomes`.
+
+    Attributes:
+        rows: which rows of the arrays: one, or those of several conditions.
+    """
+
+    outcomes: Outcomes
+    rows: int | tuple[int, ...]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """The part of the array called ``name``: [N, ...] of one condition, [m, N, ...] of several.
+
+        Raises:
+            HarnessError: the task did not observe it.
+        """
+        array: np.ndarray = self.outcomes[name][self.rows if isinstance(self.rows, int) else list(self.rows)]
+        return array
+
 
 @dataclass(frozen=True)
 class Outcomes:
     """What was observed for every condition and prompt.
 
+    ``outcomes["entropy"]`` has a row for each condition; :attr:`baseline`, :attr:`treated` and :attr:`controls` give
+    those of one role: ``outcomes.treated["entropy"] - outcomes.baseline["entropy"]``.
+
     Attributes:
-        conditions: names of the conditions; row 0 is ``baseline``, row 1 ``treated``, the others are controls.
+        conditions: what the rows are, each with its role; baseline and treated come first.
         prompts: the N prompts.
         values: named arrays of shape [len(conditions), N], or [len(conditions), N, k] for k numbers each.
-        answers: generated texts of the first rows of ``conditions`` (baseline and treated): [<= 2][N].
+        answers: generated texts of those conditions that are :attr:`~harness.plugin.Condition.shown`, in their order.
         categories: for an integer array of ``values``, the names of its codes; -1 is none of them.
         series: values by token, of some conditions.
         found: those arrays whose categories are what turned up: joined parts have them in order, without unused ones.
@@ -124,7 +156,7 @@ class Outcomes:
         alone: outcomes of the task's further sets. selection: what was selected. The run fills in both.
     """
 
-    conditions: tuple[str, ...]
+    conditions: tuple[Condition, ...]
     prompts: tuple[Prompt, ...]
     values: Mapping[str, np.ndarray]
     answers: tuple[tuple[str, ...], ...] = ()
@@ -153,6 +185,35 @@ class Outcomes:
                 f"it observes {', '.join(sorted(self.values))}."
             )
         return self.values[name]
+
+    def rows(self, *roles: Role) -> tuple[int, ...]:
+        """The rows of the conditions that have one of these roles."""
+        return tuple(row for row, condition in enumerate(self.conditions) if condition.role in roles)
+
+    @property
+    def baseline(self) -> Rows:
+        """Outcomes of the untouched model: ``outcomes.baseline["entropy"]`` [N]."""
+        return self._only("baseline")
+
+    @property
+    def treated(self) -> Rows:
+        """Outcomes of the selection under the intervention: ``outcomes.treated["entropy"]`` [N]."""
+        return self._only("treated")
+
+    @property
+    def controls(self) -> Rows:
+        """Outcomes of the m control sets: ``outcomes.controls["entropy"]`` [m, N]."""
+        return self.of("control")
+
+    def of(self, *roles: Role) -> Rows:
+        """Outcomes of all conditions that have one of these roles."""
+        return Rows(self, self.rows(*roles))
+
+    def _only(self, role: Role) -> Rows:
+        rows = self.rows(role)
+        if len(rows) != 1:
+            raise HarnessError(f"there are {len(rows)} conditions of the role {role} among these outcomes, expected 1.")
+        return Rows(self, rows[0])
 
     @property
     def clusters(self) -> np.ndarray:
@@ -185,14 +246,20 @@ class Outcomes:
             **{f"series {name}": series.values for name, series in self.series.items()},
         }
 
-    def split(self, alone: Sequence[str], selection: Selection) -> Outcomes:
-        """The same with the last ``len(alone)`` conditions moved to ``alone``, under the names of their units."""
-        n = len(self.conditions) - len(alone)
+    def split(self, selection: Selection) -> Outcomes:
+        """The same with the conditions of the role "alone" moved to ``alone``, under the names of their units."""
+        alone = list(self.rows("alone"))
+        if not alone:
+            return replace(self, selection=selection)
+        rest = [row for row, condition in enumerate(self.conditions) if condition.role != "alone"]
         return replace(
             self,
-            conditions=self.conditions[:n],
-            values={name: array[:n] for name, array in self.values.items()},
-            alone=Alone(tuple(alone), {name: array[n:] for name, array in self.values.items()} if alone else {}),
+            conditions=tuple(self.conditions[row] for row in rest),
+            values={name: array[rest] for name, array in self.values.items()},
+            alone=Alone(
+                tuple("+".join(map(str, self.conditions[row].units)) for row in alone),
+                {name: array[alone] for name, array in self.values.items()},
+            ),
             selection=selection,
         )
 

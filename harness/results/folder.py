@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from harness.conditions.conditions import UNITS, Selection, Unit
+from harness.conditions.conditions import UNITS, Condition, Selection, Unit
 from harness.errors import HarnessError, not_there
 from harness.files import json as jsontext
 from harness.files.owned import Written, path_name, remove_empty
@@ -207,7 +207,7 @@ class RunFolder:
         write_json(stem.with_suffix(".json"), rest)
         _save_arrays(stem.with_suffix(".safetensors"), part.arrays())  # last: it marks the part as finished
 
-    def load_part(self, start: int, prompts: tuple[Prompt, ...], conditions: tuple[str, ...]) -> Outcomes | None:
+    def load_part(self, start: int, prompts: tuple[Prompt, ...], conditions: tuple[Condition, ...]) -> Outcomes | None:
         stem = self._unfinished / f"part-{start:08d}"
         if not stem.with_suffix(".safetensors").is_file():
             return None
@@ -259,7 +259,7 @@ class RunFolder:
         if missing or any(arrays[x].shape != shape for x in observed if not x.startswith(("alone ", "series "))):
             raise HarnessError(f"{path}: its arrays are not those of {samples}; one of the files is damaged.")
         return Outcomes(
-            conditions=tuple(labels.conditions),
+            conditions=_read_conditions(labels.conditions),
             prompts=tuple(_prompt_of(row, observed) for row in rows[::2]),
             values={name: x for name, x in arrays.items() if not name.startswith(("alone ", "series "))},
             answers=answers,
@@ -289,10 +289,20 @@ def _read_selection(found: record.Selection, rows: Sequence[beside.Candidate]) -
     )
 
 
+def _read_conditions(names: Sequence[str]) -> tuple[Condition, ...]:
+    """The conditions of a finished run without their edits; of their roles, files have the order alone."""
+    baseline, treated, *controls = names
+    return (
+        Condition(baseline, role="baseline"),
+        Condition(treated, role="treated"),
+        *(Condition(name, role="control") for name in controls),
+    )
+
+
 def _labels(outcomes: Outcomes) -> dict[str, Any]:
     """What the places of the arrays mean."""
     return {
-        "conditions": outcomes.conditions,
+        "conditions": [condition.name for condition in outcomes.conditions],
         "answers": bool(outcomes.answers),
         "categories": outcomes.categories,
         "details": outcomes.details,
@@ -354,8 +364,9 @@ def sample_rows(outcomes: Outcomes) -> Iterator[dict[str, Any]]:
 
     The controls' outcomes are in ``outcomes.safetensors`` only: as text they would be a hundred times as large.
     """
+    shown = [(row, condition.name) for row, condition in enumerate(outcomes.conditions) if condition.shown]
     for i, prompt in enumerate(outcomes.prompts):
-        for row, condition in enumerate(outcomes.conditions[:2]):
+        for told, (row, condition) in enumerate(shown):
             yield {
                 "prompt_id": prompt.id,
                 "condition": condition,
@@ -363,7 +374,7 @@ def sample_rows(outcomes: Outcomes) -> Iterator[dict[str, Any]]:
                 "input_ids": list(prompt.tokens),
                 "cluster": prompt.cluster,
                 **prompt.fields,
-                **({"answer": outcomes.answers[row][i]} if outcomes.answers else {}),
+                **({"answer": outcomes.answers[told][i]} if outcomes.answers else {}),
                 **{
                     name: _category(outcomes.categories[name], int(array[row, i]))
                     if name in outcomes.categories

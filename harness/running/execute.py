@@ -244,8 +244,7 @@ def _observe(jobs: Sequence[_Job], engine: Engine, prompts: Sequence[Prompt], re
             missing = []
             for job in jobs:
                 assert job.stage is not None
-                names = tuple(condition.name for condition in job.stage.conditions)
-                found = job.folder.load_part(start, part, names)
+                found = job.folder.load_part(start, part, job.stage.conditions)
                 if found is None:
                     missing.append(job)
                 else:
@@ -295,9 +294,11 @@ def _together(jobs: Sequence[_Job], engine: Engine, prompts: Sequence[Prompt], p
     return [
         replace(
             found,
-            conditions=tuple(condition.name for condition in stage.conditions),
+            conditions=stage.conditions,
             values={name: array[rows] for name, array in found.values.items()},
-            answers=tuple(found.answers[row] for row in rows[:2]) if found.answers else (),
+            answers=tuple(
+                found.answers[row] for row, x in zip(rows, stage.conditions, strict=True) if x.shown and found.answers
+            ),
         )
         for stage, rows in zip(stages, own, strict=True)
     ]
@@ -309,7 +310,7 @@ def _finish(job: _Job, engine: Engine, reporter: Reporter, command: str, started
 
     stage = job.stage
     assert stage is not None
-    outcomes = Outcomes.join(job.parts).split(["+".join(map(str, units)) for units in stage.alone], stage.selection)
+    outcomes = Outcomes.join(job.parts).split(stage.selection)
     with reporter.stage("computing statistics"):
         seed = derive_seed(job.plan.spec.seed, "bootstrap")
         path = engine.path(stage.conditions)

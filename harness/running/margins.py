@@ -44,7 +44,7 @@ def _judged(stage: Stage, engine: Engine, prompts: Sequence[Prompt]) -> frozense
     """Names of the primary measures of these prompts."""
     plan, conditions = stage.plan, tuple(x for x in stage.conditions if x.role != "control")
     found = border.observe(plan.task, engine, prompts, conditions)
-    outcomes = found.split(["+".join(map(str, units)) for units in stage.alone], stage.selection)
+    outcomes = found.split(stage.selection)
     return frozenset(
         measure.name
         for metric in plan.metrics

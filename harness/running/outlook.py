@@ -60,7 +60,7 @@ def outlook(
         "limit": pilot.items,
         "n_clusters": pilot.n_clusters,
         "n_prompts": len(pilot.clusters),
-        "sets": len(pilot.measures[0][1].values) - 2,
+        "sets": len(pilot.measures[0][1].controls),
         "controls": pilot.controls,
         "engine": pilot.engine,
         "alpha": ALPHA,
@@ -141,8 +141,8 @@ def _rows(pilot: Pilot, seed: int, resamples: int) -> list[_Row]:
     own = derive_seed(seed, "bootstrap")
     measures = [measure for _, measure in pilot.measures]
     summaries = [summarise(measure, pilot.clusters, own, resamples) for measure in measures]
-    values = np.array([measure.values[1:] for measure in measures])
-    family = family_of(values[:, 0].tolist(), values[:, 1:], [float(measure.null) for measure in measures])
+    controls = np.array([measure.controls for measure in measures])
+    family = family_of([measure.treated for measure in measures], controls, [float(measure.null) for measure in measures])
     times = (reach(summary, family) if family.rows > MANY else None for summary in summaries)
     return [
         _Row(metric, summary, known or (1.0, 1.0), family.moving)

@@ -177,6 +177,11 @@ class Stage:
     conditions: tuple[Condition, ...]
     exploratory: str | None = None
 
+    @property
+    def treated(self) -> Condition:
+        """The selection under the intervention."""
+        return next(condition for condition in self.conditions if condition.role == "treated")
+
 
 def look_ahead(plan: Plan, engine: Engine, reporter: Reporter) -> Selection | None:
     """Refuse whatever the model's shape and the parameters tell to be wrong, before a prompt is made.

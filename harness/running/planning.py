@@ -118,13 +118,13 @@ def pilot(
     most = min(SETS[path] if sets is None else sets, len(stage.controls.sets))
     if most < FEWEST:
         raise HarnessError(f"plan: {only(most, 'control set')} cannot tell how sets differ; it takes {FEWEST} or more.")
-    selection, conditions, alone = _standing_in(stage, engine, most)
+    selection, conditions = _standing_in(stage, engine, most)
 
     def observe(prompts: Sequence[Prompt], conditions: Sequence[Condition], title: str) -> Outcomes:
         return _observed(plan, engine, prompts, conditions, reporter, title)
 
     def primary(found: Outcomes) -> tuple[tuple[str, AnyMeasure], ...]:
-        return tuple(_primary(plan, found.split(["+".join(map(str, units)) for units in alone], selection)))
+        return tuple(_primary(plan, found.split(selection)))
 
     first = observe(prepared.prompts[:WARM_UP], conditions, "warming up")
     with contextlib.suppress(PluginError):  # a metric may want more prompts
@@ -138,7 +138,7 @@ def pilot(
         laps.append(clock.lap())
     few = min(laps)
     measures = primary(observe(prepared.prompts, conditions, "control sets"))
-    others = max(0.0, clock.lap() - few) / (len(prepared.prompts) * (len(conditions) - 2))
+    others = max(0.0, clock.lap() - few) / (len(prepared.prompts) * sum(not x.shown for x in conditions))
     check([measure.name for _, measure in measures])
     clusters = np.unique([prompt.cluster for prompt in prepared.prompts], return_inverse=True)[1]
     items = plan.spec.limit or len(np.unique(clusters))
@@ -148,19 +148,20 @@ def pilot(
 
 def _standing_in(
     stage: Stage, engine: Engine, n: int
-) -> tuple[Selection, tuple[Condition, ...], tuple[tuple[Unit, ...], ...]]:
+) -> tuple[Selection, tuple[Condition, ...]]:
     """The conditions of a run in which a control set stands where the selected units would: it is "treated"."""
     plan = stage.plan
-    treated, *others = stage.conditions[2 : 2 + n]
+    controls = [condition for condition in stage.conditions if condition.role == "control"][:n]
+    first, *others = controls
     selection = replace(stage.selection, units=stage.controls.sets[0], rule="a control set in the selection's place")
     alone = border.alone(plan.task, selection, engine.model)
 
     def condition(name: str, units: tuple[Unit, ...]) -> Condition:
         edits = border.edits(plan.intervention, units, stage.statistics, engine.model) if plan.task.intervenes else ()
-        return replace(treated, name=name, edits=edits, units=units)
+        return replace(first, name=name, edits=edits, units=units, role="alone")
 
     further = (condition(f"alone-{i:05d}", units) for i, units in enumerate(alone))
-    return selection, (BASELINE, replace(treated, name="treated"), *others, *further), alone
+    return selection, (BASELINE, replace(first, name="treated", role="treated"), *others, *further)
 
 
 def _observed(

@@ -140,7 +140,7 @@ def _selection(stage: Stage) -> record.Selection:
     """The selected neurons with their scores, statistics and the values they are set to."""
     from harness.engine.activation_summaries import ActivationStatistics
 
-    plan, selection, statistics, treated = stage.plan, stage.selection, stage.statistics, stage.conditions[1]
+    plan, selection, statistics, treated = stage.plan, stage.selection, stage.statistics, stage.treated
     rows = {neuron: row for row, neuron in enumerate(selection.candidates)}
     values = {
         Neuron(edit.layer, index): value

@@ -26,7 +26,7 @@ from harness.statistics.comparison import (
 )
 from harness.statistics.intervals import interval_of
 from harness.statistics.margins import MarginShift, MarginTest, margin_test
-from harness.statistics.measure import Aggregated, AnyMeasure, Functional, Measure
+from harness.statistics.measure import CONTROLS, TREATED, Aggregated, AnyMeasure, Functional, Measure
 from harness.statistics.permutation import PermutationTest, adjust, control_summary, effect_sizes, permutation_test
 from harness.statistics.power import Needed, Spread, detectable, needed
 from harness.statistics.seeds import derive_seed, generator
@@ -38,6 +38,8 @@ from harness.statistics.verdicts import VERDICTS, Circumstances, Family, Verdict
 
 __all__ = [
     "ALPHA",
+    "CONTROLS",
+    "TREATED",
     "VERDICTS",
     "Aggregated",
     "AnyMeasure",

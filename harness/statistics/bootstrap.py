@@ -166,7 +166,7 @@ def draw(
     return Draws(
         np.concatenate(treated),
         np.concatenate(difference),
-        float(values[0] - known_values(controls).mean()) if len(known_values(controls)) else float("nan"),
+        float(measure.treated - known_values(controls).mean()) if len(known_values(controls)) else float("nan"),
         float(np.sqrt(max(variance.mean(), 0.0))) if len(variance) > 1 else float("nan"),  # rounding may take it below
         dict(zip(ranks, _reached(np.concatenate(at_places)), strict=True)),
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.statistics.measure import Measure, ratio
+from harness.statistics.measure import TREATED, Measure, ratio
 
 
 def cluster_sums(array: np.ndarray, clusters: np.ndarray) -> np.ndarray:
@@ -76,7 +76,7 @@ def design_effect(measure: Measure, clusters: np.ndarray) -> float:
     found = linearise(measure, clusters)
     binomial = ratio(found.values * (1 - found.values), np.maximum(found.trials - 1, 0), 1.0)
     usable = (binomial > 0) & (found.counting > 1)
-    size, g = float(found.sizes[1]), int(found.counting[1])
+    size, g = float(found.sizes[TREATED]), int(found.counting[TREATED])
     if not usable.any():
         return size
     more, times = found.sizes[usable] - 1, found.trials[usable] ** 2

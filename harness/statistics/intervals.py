@@ -8,7 +8,7 @@ import numpy as np
 
 from harness.statistics.bootstrap import Draws, Interval, draw, percentile
 from harness.statistics.clusters import Linearised, design_effect, korn_graubard, linearise, mover, spread
-from harness.statistics.measure import Aggregated, AnyMeasure, Functional, Measure, known_values
+from harness.statistics.measure import CONTROLS, TREATED, Aggregated, AnyMeasure, Functional, Measure, known_values
 
 FEW_CLUSTERS = 30
 """Below this the bootstrap of a ratio is too narrow, and t over its linearised standard error is used."""
@@ -54,12 +54,12 @@ def interval(found: Bearings, level: float = 0.95) -> Interval | None:
     if found.counting < 2 or not np.isfinite(measure.treated):
         return None
     if isinstance(measure, Measure) and linear is not None and found.deff is not None:
-        events = float(measure.numerator[1][measure.counting].sum())
-        limits = korn_graubard(events, float(linear.trials[1]), found.deff, found.counting, level)
+        events = float(measure.numerator[TREATED][measure.counting].sum())
+        limits = korn_graubard(events, float(linear.trials[TREATED]), found.deff, found.counting, level)
         assert limits is not None
         return Interval(measure.scale * limits[0], measure.scale * limits[1], level, "Korn-Graubard over clusters")
     if isinstance(measure, Measure) and linear is not None and found.counting < FEW_CLUSTERS:
-        half = _t(found.counting, level) * abs(measure.scale) * float(np.sqrt(linear.variance[1]))
+        half = _t(found.counting, level) * abs(measure.scale) * float(np.sqrt(linear.variance[TREATED]))
         value = measure.treated
         return _wide(Interval(value - half, value + half, level, "t over clusters, linearised"))
     return _wide(percentile([found.draws.treated], level, found.counting))
@@ -87,11 +87,11 @@ def difference_interval(found: Bearings, level: float = 0.95) -> Interval | None
     sampled = float(controls.var(ddof=1) / len(controls)) if len(controls) > 1 else 0.0
     if isinstance(measure, Measure) and linear is not None:
         rows = np.isfinite(measure.controls)
-        mean_influence = linear.influence[2:][rows].mean(axis=0)
+        mean_influence = linear.influence[CONTROLS][rows].mean(axis=0)
         if found.deff is not None:
             return _of_shares(found, mean_influence, sampled, level)
         if found.counting < FEW_CLUSTERS:
-            over = float(spread(linear.influence[1] - mean_influence, found.counting)) * measure.scale**2
+            over = float(spread(linear.influence[TREATED] - mean_influence, found.counting)) * measure.scale**2
             half = _t(found.counting, level) * float(np.sqrt(over))
             return _wide(_widened(difference, difference - half, difference + half, sampled, level, "t over clusters"))
     drawn = percentile([found.draws.difference], level, found.counting)
@@ -112,13 +112,13 @@ def _of_shares(found: Bearings, mean_influence: np.ndarray, sampled: float, leve
     assert own is not None
     mean = float(known_values(measure.controls).mean())
     over = float(spread(mean_influence, found.counting))
-    covariance = _covariance(linear.influence[1], mean_influence, found.counting)
-    joint = float(np.sqrt(linear.variance[1] * over))
+    covariance = _covariance(linear.influence[TREATED], mean_influence, found.counting)
+    joint = float(np.sqrt(linear.variance[TREATED] * over))
     correlation = float(np.clip(covariance / joint, -1.0, 1.0)) if joint > 0 else 0.0
     half = _t(found.counting, level) * float(np.sqrt(over * scale**2 + sampled))
     low, high = mean - half, mean + half
     if mean in (0.0, measure.scale):  # no control has an event, or all have nothing else: a count as any other
-        trials = float(linear.trials[1])
+        trials = float(linear.trials[TREATED])
         limits = korn_graubard(mean / scale * trials, trials, found.deff, found.counting, level)
         assert limits is not None
         low, high = (scale * x for x in limits)

@@ -17,6 +17,10 @@ CHANGE = 1e-6
 float32, and less is rounding."""
 
 
+BASELINE, TREATED, CONTROLS = 0, 1, slice(2, None)
+"""The rows of a measure's arrays: the untouched model, the treated one, the control sets."""
+
+
 def differs(values: np.ndarray, baseline: np.ndarray) -> np.ndarray:
     """Where values are not the baseline's, rounding aside; the shapes broadcast."""
     if values.dtype.kind in "bui" and baseline.dtype.kind in "bui":
@@ -44,16 +48,16 @@ class Roles:
 
     @property
     def baseline(self) -> float:
-        return float(self.values[0])
+        return float(self.values[BASELINE])
 
     @property
     def treated(self) -> float:
-        return float(self.values[1])
+        return float(self.values[TREATED])
 
     @property
     def controls(self) -> np.ndarray:
         """Values under the m control sets [m]."""
-        return self.values[2:]
+        return self.values[CONTROLS]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +65,8 @@ class Measure(Roles):
     """A ratio of sums over prompts, for every condition: value[c] = scale * sum(numerator[c]) / sum(denominator[c]).
 
     A share counts prompts in the numerator and those it is a share of in the denominator; a mean has 1 for every prompt
-    in the denominator. Row 0 is the baseline, row 1 the treated model, the others are controls. In a measure of change,
-    the baseline row is the baseline compared with itself.
+    in the denominator. Rows are in the order of an outcome's conditions: baseline, treated, controls. In a measure of
+    change, the baseline row is the baseline compared with itself.
 
     Attributes:
         numerator: [n_conditions, n_prompts] of booleans or numbers, summed in float64; ignored where the denominator
@@ -121,12 +125,12 @@ class Measure(Roles):
     @property
     def counting(self) -> np.ndarray:
         """Which prompts count under treatment: bool [n_prompts]."""
-        return np.asarray(self.denominator[1] > 0)
+        return np.asarray(self.denominator[TREATED] > 0)
 
     @property
     def is_count(self) -> bool:
         """Whether the treated value is a number of events among a number of trials."""
-        events, trials = self.numerator[1], self.denominator[1]
+        events, trials = self.numerator[TREATED], self.denominator[TREATED]
         whole = (events % 1 == 0).all() and (trials % 1 == 0).all()
         return (
             self.unit in ("%", "share")
@@ -195,7 +199,7 @@ class Functional(Roles):
     @property
     def counting(self) -> np.ndarray:
         """Which prompts count under treatment: bool [n_prompts]."""
-        return (self.terms[1] != 0).any(axis=1)
+        return (self.terms[TREATED] != 0).any(axis=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,7 +238,7 @@ class Aggregated(Roles):
             except (ArithmeticError, LookupError, ValueError):  # no items, or none of a kind that it takes
                 return float("nan")
 
-        return of(row) - of(0) if self.change else of(row)
+        return of(row) - of(BASELINE) if self.change else of(row)
 
     @cached_property
     def values(self) -> np.ndarray:
@@ -250,7 +254,7 @@ class Aggregated(Roles):
     @property
     def counting(self) -> np.ndarray:
         """Which prompts count under treatment: bool [n_prompts]."""
-        return np.asarray(self.codes[1] >= 0)
+        return np.asarray(self.codes[TREATED] >= 0)
 
 
 AnyMeasure: TypeAlias = Measure | Functional | Aggregated

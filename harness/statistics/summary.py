@@ -10,7 +10,7 @@ import numpy as np
 
 from harness.statistics.bootstrap import Draws, Interval, draw
 from harness.statistics.intervals import bearings, difference_interval, interval
-from harness.statistics.measure import AnyMeasure, Measure, finite, known_values
+from harness.statistics.measure import CONTROLS, TREATED, AnyMeasure, Measure, finite, known_values
 from harness.statistics.permutation import PermutationTest, alike, control_summary, effect_sizes, permutation_test
 from harness.statistics.power import Spread, ranks
 
@@ -79,13 +79,12 @@ def summarise(
         clusters: cluster number of every prompt [n_prompts]; prompts of one cluster are drawn together.
         seed: of the bootstrap.
     """
-    values, changed = measure.values, measure.changed
-    treated, controls = measure.treated, measure.controls
+    treated, controls, changed = measure.treated, measure.controls, measure.changed
     draws = draw(measure, clusters, seed, resamples, ranks(len(known_values(controls))))
     found = bearings(measure, clusters, draws)
     events = trials = None
     if isinstance(measure, Measure):
-        events, trials = float(measure.numerator[1].sum()), float(measure.denominator[1].sum())
+        events, trials = float(measure.numerator[TREATED].sum()), float(measure.denominator[TREATED].sum())
     null = float(measure.null)
     return MeasureSummary(
         name=measure.name,
@@ -95,14 +94,14 @@ def summarise(
         higher_is_better=measure.higher_is_better,
         primary=measure.primary,
         null=measure.null,
-        baseline=finite(values[0]),
+        baseline=finite(measure.baseline),
         value=finite(treated),
         count=int(events) if measure.is_count and events is not None else None,
         denominator=trials,
         n_clusters=found.counting,
         design_effect=found.deff,
-        n_changed=int(changed[1]),
-        n_changed_controls=float(changed[2:].mean()) if len(controls) else None,
+        n_changed=int(changed[TREATED]),
+        n_changed_controls=float(changed[CONTROLS].mean()) if len(controls) else None,
         interval=interval(found, level),
         controls=control_summary(controls) if len(controls) else None,
         test=permutation_test(treated, controls, null),
@@ -110,7 +109,7 @@ def summarise(
         effects=effect_sizes(treated, controls),
         difference_interval=difference_interval(found, level),
         equivalence_interval=difference_interval(found, 1 - 2 * (1 - level)),
-        alike=len(set(alike(known_values(values[1:]), null).tolist())) < 2,
+        alike=len(set(alike(known_values(np.append(treated, controls)), null).tolist())) < 2,
         spread=_spread(controls, draws, found.counting),
         critical=draws.critical,
     )

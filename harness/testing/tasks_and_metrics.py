@@ -101,10 +101,9 @@ def check_task(
         promise(_close(outcomes, joined), owner, "observe() in two parts gives other values than all prompts at once")
     if task.shares_passes:
         alone = observe(prompts, [x for x in conditions if x.shown])
-        shared = replace(outcomes, conditions=outcomes.conditions[:2], values=_rows(outcomes, slice(2)))
+        shared = _without(outcomes, [row for row, x in enumerate(conditions) if not x.shown])
         promise(_close(shared, alone), owner, "what is observed of a condition depends on others (shares_passes)")
-    names = ["+".join(map(str, x.units)) for x in conditions if x.role == "alone"]
-    outcomes = outcomes.split(names, chosen)
+    outcomes = outcomes.split(chosen)
     for name in task.default_metrics:
         metric = running(owner, "default_metrics", lambda name=name: _metric(name, cls))  # type: ignore[misc]
         running(owner, f"the metric {name}", lambda metric=metric: metric.measure(outcomes))  # type: ignore[misc]
@@ -138,7 +137,7 @@ def check_metric(cls: type[Metric], outcomes: Outcomes | None = None, /, **param
     )
     names = [measure.name for measure in found.measures]
     promise(len(set(names)) == len(names), owner, "two of its measures have the same name")
-    fewer = replace(outcomes, conditions=outcomes.conditions[:-1], values=_rows(outcomes, slice(-1)))
+    fewer = _without(outcomes, outcomes.rows("control")[-1:])
     rest = {x.name: x for x in running(owner, "measure()", lambda: metric.measure(fewer)).measures}
     for measure, twin in zip(found.measures, again.measures, strict=True):
         values, n = np.asarray(measure.values), len(outcomes.conditions)
@@ -164,7 +163,7 @@ def demo_outcomes() -> Outcomes:
     engine = ClosedFormEngine(model)
     prompts = task.prepare(engine, 80, 0).prompts
     chosen = _some(model)
-    return task.observe(engine, prompts, _conditions(task, model, chosen, "demo_outcomes()")).split((), chosen)
+    return task.observe(engine, prompts, _conditions(task, model, chosen, "demo_outcomes()")).split(chosen)
 
 
 def _build(kind: Kind, name: str) -> Any:
@@ -215,8 +214,11 @@ def _conditions(task: Task, model: Model, chosen: Selection, owner: str) -> list
     ]
 
 
-def _rows(outcomes: Outcomes, rows: slice) -> dict[str, np.ndarray]:
-    return {name: array[rows] for name, array in outcomes.values.items()}
+def _without(outcomes: Outcomes, rows: Sequence[int]) -> Outcomes:
+    """The same without some conditions."""
+    kept = [row for row in range(len(outcomes.conditions)) if row not in rows]
+    values = {name: array[kept] for name, array in outcomes.values.items()}
+    return replace(outcomes, conditions=tuple(outcomes.conditions[row] for row in kept), values=values)
 
 
 def _check_prompts(first: Prepared, second: Prepared, model: Model, owner: str) -> None:
@@ -242,8 +244,9 @@ def _check_prompts(first: Prepared, second: Prepared, model: Model, owner: str) 
 
 def _check_outcomes(outcomes: Outcomes, prompts: Sequence[Prompt], conditions: Sequence[Condition], owner: str) -> None:
     """Names, shapes and numbers."""
-    names = tuple(condition.name for condition in conditions)
-    promise(tuple(outcomes.conditions) == names, owner, f"outcomes are of {outcomes.conditions}, expected {names}")
+    names = [condition.name for condition in conditions]
+    given = [getattr(condition, "name", condition) for condition in outcomes.conditions]
+    promise(given == names, owner, f"outcomes are of {given}, expected {names}")
     promise(tuple(outcomes.prompts) == tuple(prompts), owner, "the outcomes' prompts are not those that it was given")
     promise(bool(outcomes.values), owner, "observe() observed nothing")
     for name, array in outcomes.values.items():
@@ -277,10 +280,11 @@ def _check_follows(task: Task, outcomes: Outcomes, owner: str) -> None:
     """A condition that edits nothing is the baseline, and one that ablates a quarter of a layer is not."""
     if not task.intervenes:
         return
-    for name, array in outcomes.values.items():
-        equal = np.allclose(array[0].astype(float), array[2].astype(float), rtol=1e-4, atol=1e-4)
+    for name in outcomes.values:
+        baseline, unedited = outcomes.baseline[name].astype(float), outcomes.controls[name][0].astype(float)
+        equal = np.allclose(baseline, unedited, rtol=1e-4, atol=1e-4)
         promise(equal, owner, f'a condition without edits has another "{name}" than the baseline')
-    differs = any(not same(array[0], array[1]) for array in outcomes.values.values())
+    differs = any(not same(outcomes.baseline[name], outcomes.treated[name]) for name in outcomes.values)
     promise(differs, owner, "the ablation changes no outcome: hand the conditions to the engine")
 
 

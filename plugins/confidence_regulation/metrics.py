@@ -104,7 +104,7 @@ class Effects(Metric):
 
 
 def _baseline(outcomes: Outcomes, name: str) -> float:
-    return float(outcomes[name][0].sum() / outcomes["tokens"][0].sum())
+    return float(outcomes.baseline[name].sum() / outcomes.baseline["tokens"].sum())
 
 
 def neurons_table(outcomes: Outcomes) -> dict[str, np.ndarray]:
@@ -130,7 +130,7 @@ def neurons_table(outcomes: Outcomes) -> dict[str, np.ndarray]:
         if name in sums:
             table[name] = sums[name] / tokens
     table["changed_share"] = sums["changed"] / tokens
-    table["reciprocal_rank_change"] = (sums["reciprocal_rank"] - outcomes["reciprocal_rank"][0].sum()) / tokens
+    table["reciprocal_rank_change"] = (sums["reciprocal_rank"] - outcomes.baseline["reciprocal_rank"].sum()) / tokens
     rows = {str(unit): row for row, unit in enumerate(selection.candidates)}
     places = [rows.get(unit, -1) for unit in alone.units]
     for name, column in selection.scores.items():
@@ -208,7 +208,7 @@ class Calibration(Metric):
 
         def functional(name: str, title: str, outcome: str, function: Any, **rest: Any) -> Functional:
             terms = outcomes[outcome]
-            before = float(function(terms[0].sum(axis=0, dtype=np.float64)))
+            before = float(function(outcomes.baseline[outcome].sum(axis=0, dtype=np.float64)))
             return Functional(name, title, "share", terms, function, null=before, **rest)
 
         def mean(name: str, title: str, **rest: Any) -> AnyMeasure:
@@ -229,12 +229,12 @@ class Calibration(Metric):
             mean("confidence", "confidence"),
             mean("right", "accuracy", higher_is_better=True),
         )
-        return Measurement(measures, figures=(self._reliability(outcomes["reliability"]),))
+        return Measurement(measures, figures=(self._reliability(outcomes.of("baseline", "treated")["reliability"]),))
 
     def _reliability(self, sums: np.ndarray) -> Figure:
         from . import figures
 
-        counted = sums[:2].sum(axis=1, dtype=np.float64)
+        counted = sums.sum(axis=1, dtype=np.float64)
         n, confidence, right = np.split(counted, 3, axis=1)
         filled = np.where(n > 0, n, np.nan)
         return figures.reliability(np.linspace(0, 1, n.shape[1] + 1), confidence / filled, right / filled, n)
@@ -257,8 +257,7 @@ class ByPosition(Metric):
         for name in ("entropy", "loss"):
             if name not in outcomes.series:
                 raise HarnessError(f"metric by_position: this task keeps no {name} by position.")
-            series = outcomes.series[name]
-            position, rows = curves(Series(("baseline", "treated"), series.values[:2]))
+            position, rows = curves(outcomes.series[name].only("baseline", "treated"))
             found[name] = rows
             columns = {"position": position}
             for row, (mean, error) in rows.items():
@@ -298,7 +297,7 @@ class UnigramCorrelation(Metric):
         from . import figures
 
         levels = outcomes["levels"]
-        before = float(pearson(levels[0].sum(axis=0)))
+        before = float(pearson(outcomes.baseline["levels"].sum(axis=0)))
         level = Functional(
             "r_entropy_kl",
             "correlation of entropy with KL(P_freq || P_model)",
@@ -326,7 +325,7 @@ class UnigramCorrelation(Metric):
         )
         interval = interval_of(level, 0, outcomes.clusters, seed=0)
         between = f", 95% interval {interval.low:.3f} to {interval.high:.3f}" if interval else ""
-        tokens = int(outcomes["tokens"][0].sum())
+        tokens = int(outcomes.baseline["tokens"].sum())
         remark = (
             f"untouched model: r = {before:.3f} between entropy and KL(P_freq || P_model) over "
             f"{counted(tokens, 'token')}"

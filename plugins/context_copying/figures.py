@@ -106,14 +106,13 @@ def transition_scores(score: Measure) -> Figure:
     return replace(found, title=f"{found.title[:-1]}; quantile {quantile:.1f}.")
 
 
-def source_counts(tables: np.ndarray) -> Figure:
+def source_counts(treated: np.ndarray, under_controls: np.ndarray) -> Figure:
     """How many prompts are answered from each source, before and after, and after under the controls.
 
     Args:
-        tables: counts [conditions, 3, 3], as of
-            :func:`harness_plugins.context_copying.metrics.transition_cells.transition_cells`.
+        treated: counts [3, 3], sources before and after. under_controls: [m, 3, 3].
     """
-    before, after, controls = tables[1].sum(axis=1), tables[1].sum(axis=0), tables[2:].sum(axis=1)
+    before, after, controls = treated.sum(axis=1), treated.sum(axis=0), under_controls.sum(axis=1)
     rows: list[dict[str, Any]] = [
         {
             "source": name,

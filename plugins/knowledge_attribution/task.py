@@ -138,10 +138,10 @@ class TargetProbability(Task):
             choices=[[target] for target in targets],
             progress=progress,
         )
-        told = sum(not condition.name.startswith("control") for condition in conditions)
+        told = sum(condition.shown for condition in conditions)
         texts = engine.model.token_texts
         return Outcomes(
-            conditions=tuple(condition.name for condition in conditions),
+            conditions=tuple(conditions),
             prompts=tuple(prompts),
             values={
                 "log_p": made.choices[..., 0],
@@ -185,13 +185,15 @@ class TargetProbabilityMetric(Metric):
 
         log_p, kept = outcomes["log_p"], outcomes["kept"]
         p, everywhere = np.exp(log_p), np.ones(log_p.shape, bool)
+        log_p_before, kept_before = outcomes.baseline["log_p"], outcomes.baseline["kept"]
+        before = np.exp(log_p_before)
         return Measurement(
             measures=(
                 Measure(
                     "log_prob_change",
                     "change of the target's log-probability",
                     "nats",
-                    log_p - log_p[:1],
+                    log_p - log_p_before,
                     everywhere,
                     primary=True,
                     description="mean change of the log-probability of the token that the untouched model predicts",
@@ -200,8 +202,8 @@ class TargetProbabilityMetric(Metric):
                     "probability_lost",
                     "share of the target's probability that is lost",
                     "%",
-                    p[:1] - p,
-                    np.broadcast_to(p[:1], p.shape),
+                    before - p,
+                    np.broadcast_to(before, p.shape),
                     scale=100.0,
                     primary=True,
                     description="summed over prompts: what the target's probability fell by, of what it was",
@@ -210,8 +212,8 @@ class TargetProbabilityMetric(Metric):
                     "prediction_lost",
                     "predictions that changed",
                     "%",
-                    ~kept & kept[:1],
-                    np.broadcast_to(kept[:1], kept.shape),
+                    ~kept & kept_before,
+                    np.broadcast_to(kept_before, kept.shape),
                     scale=100.0,
                     description="prompts whose most likely next token is another than before",
                 ),

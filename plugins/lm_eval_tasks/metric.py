@@ -22,12 +22,13 @@ class _Metric:
     """A metric of a task, or of a group.
 
     Attributes:
-        values: what is summed of each document: [C, N], or [C, N, 2]; NaN where a document has none.
+        summed: outcomes whose only array, "summed", is what is summed of each document: [C, N], or [C, N, 2]; NaN where
+            a document has none.
         weights: of the documents [N].
     """
 
     name: str
-    values: np.ndarray
+    summed: Outcomes
     weights: np.ndarray
     aggregation: str
     higher_is_better: bool | None
@@ -64,12 +65,17 @@ class LmEvalMetric(Metric):
                 continue
             values = outcomes[key]
             found = _Metric(
-                _said(key), values, np.ones(values.shape[1]), about["aggregation"], about["higher_is_better"], primary
+                _said(key), _summed(outcomes, values), np.ones(values.shape[1]), about["aggregation"], about["higher_is_better"], primary
             )
             measures += _measures(found)
             if primary and _right_or_wrong(values):
                 tables.append(_table(found, outcomes.clusters))
         return Measurement(tuple(measures), tuple(tables), remarks=tuple(remarks))
+
+
+def _summed(outcomes: Outcomes, values: np.ndarray) -> Outcomes:
+    """Of the same conditions and prompts, this array alone."""
+    return replace(outcomes, values={"summed": values})
 
 
 def _said(key: str) -> str:
@@ -87,13 +93,14 @@ def _measures(metric: _Metric) -> Iterator[AnyMeasure]:
 
     from .scoring import MEANS, SUMS
 
-    name, values, better = metric.name, metric.values, metric.higher_is_better
+    name, better, summed = metric.name, metric.higher_is_better, metric.summed
+    values, before = summed["summed"], summed.baseline["summed"]
     unit = "share" if _right_or_wrong(values) else ""
-    known = ~np.isnan(values if values.ndim == 2 else values[..., 0])
+    known, known_before = (~np.isnan(x if values.ndim == 2 else x[..., 0]) for x in (values, before))
     if metric.aggregation in MEANS:
         weights = known * metric.weights
         there, moved = (
-            np.where(x, y, 0) * weights for x, y in ((known, values), (known & known[:1], values - values[:1]))
+            np.where(x, y, 0) * weights for x, y in ((known, values), (known & known_before, values - before))
         )
         yield Measure(f"{name} change", f"change of {name}", "", moved, weights, 1.0, better, metric.primary)
         yield _with_null(Measure(name, name, unit, there, weights, 1.0, better))
@@ -105,7 +112,7 @@ def _measures(metric: _Metric) -> Iterator[AnyMeasure]:
         with np.errstate(invalid="ignore", divide="ignore"):
             return value(sums[..., 0], sums[..., 1])
 
-    both = np.concatenate([pairs, np.broadcast_to(pairs[:1], pairs.shape)], axis=-1)
+    both = np.concatenate([pairs, np.broadcast_to(pairs[list(summed.rows("baseline"))], pairs.shape)], axis=-1)
     change = lambda sums: level(sums[..., :2]) - level(sums[..., 2:])  # noqa: E731
     yield Functional(f"{name} change", f"change of {name}", unit, both, change, better, metric.primary)
     yield _with_null(Functional(name, name, unit, pairs, level, better))
@@ -113,7 +120,7 @@ def _measures(metric: _Metric) -> Iterator[AnyMeasure]:
 
 def _with_null(measure: Any) -> Any:
     """The same, and no effect is what the untouched model has."""
-    before = float(measure.values[0])
+    before = measure.baseline
     return replace(measure, null=before if np.isfinite(before) else 0.0)
 
 
@@ -137,12 +144,14 @@ def _table(metric: _Metric, clusters: np.ndarray) -> Table:
     """Documents right and wrong, before and after."""
     from harness.statistics import table_tests, transition_table
 
-    known = ~np.isnan(metric.values[0])
-    codes = metric.values[:, known].astype(int)
-    counts = np.array([transition_table(codes[0], row, (0, 1)) for row in codes[1:]])
+    before, after, controls = (x["summed"] for x in (metric.summed.baseline, metric.summed.treated, metric.summed.controls))
+    known = ~np.isnan(before)
+    before, after, controls = (x[..., known].astype(int) for x in (before, after, controls))
+    treated = transition_table(before, after, (0, 1))
+    counts = np.array([transition_table(before, codes, (0, 1)) for codes in controls], dtype=treated.dtype)
     title = f"{metric.name}: documents before (rows) and after (columns)"
-    tests = table_tests(codes[0], codes[1], (0, 1), clusters[known])
-    return Table(metric.name, title, WORDS, counts[0], counts[1:], tests)
+    tests = table_tests(before, after, (0, 1), clusters[known])
+    return Table(metric.name, title, WORDS, treated, counts.reshape(-1, *treated.shape), tests)
 
 
 def _groups(outcomes: Outcomes, remarks: list[str]) -> Iterator[_Metric]:
@@ -161,7 +170,7 @@ def _groups(outcomes: Outcomes, remarks: list[str]) -> Iterator[_Metric]:
                 elif keys:
                     values, weights = _over_tasks(keys, one["weight_by_size"], outcomes)
                     better = outcomes.details[next(iter(keys.values()))]["higher_is_better"]
-                    yield _Metric(said, values, weights, "mean", better, primary)
+                    yield _Metric(said, _summed(outcomes, values), weights, "mean", better, primary)
                     primary = False
 
 

@@ -168,7 +168,7 @@ class LmEval(Task):
         from .conditions_lm import ConditionsLM
 
         lm, n = ConditionsLM(engine, conditions), len(conditions)
-        told = sum(not condition.name.startswith("control") for condition in conditions)
+        told = sum(condition.shown for condition in conditions)
         found = _Found(n, len(prompts))
         answers: list[list[str]] = [[""] * len(prompts) for _ in range(told)]
         for name, task in self.loaded().tasks.items():
@@ -183,7 +183,7 @@ class LmEval(Task):
                 for doc_id, text in _told(task, instances, said, c).items():
                     answers[c][place[doc_id]] = text
         return Outcomes(
-            conditions=tuple(condition.name for condition in conditions),
+            conditions=tuple(conditions),
             prompts=tuple(prompts),
             values=found.values,
             categories={key: tuple(names) for key, names in found.items.items()},

@@ -125,7 +125,7 @@ class LabelledResponse(Task):
             choices=begins.tolist(),
             progress=progress,
         )
-        told = sum(not condition.name.startswith("control") for condition in conditions)
+        told = sum(condition.shown for condition in conditions)
         answers = [decode(model, row) for row in made.tokens]
         if self.refusal is None:
             log_odds = made.choices[..., 0] - made.choices[..., 1]
@@ -135,7 +135,7 @@ class LabelledResponse(Task):
             words = tuple(word.strip().lower() for word in self.refusal)
             values = {"refused": np.array([[x.strip().lower().startswith(words) for x in row] for row in answers])}
         return Outcomes(
-            conditions=tuple(condition.name for condition in conditions),
+            conditions=tuple(conditions),
             prompts=tuple(prompts),
             values={"log_odds": log_odds, **values},
             answers=tuple(map(tuple, answers[:told])),
@@ -187,7 +187,7 @@ class LabelledResponseMetric(Metric):
                     f"log_odds_{word}",
                     f"change of the log-odds of being {what}, labelled {word}",
                     "nats",
-                    np.where(among, log_odds - log_odds[:1], 0.0),
+                    np.where(among, log_odds - outcomes.baseline["log_odds"], 0.0),
                     among,
                     primary=True,
                     description="of the answer true against false"

@@ -22,6 +22,7 @@ from harness.report.page import _context as page_context
 from harness.results.folder import RunFolder, read_provenance, read_record
 from harness.results.leaderboard import rows_of
 from harness.results.record import SCHEMA_VERSION
+from roles import conditions
 
 Harness = Callable[..., tuple[int, str, str]]
 
@@ -277,10 +278,10 @@ def test_prepared_prompts_and_parts_that_are_damaged_are_a_sentence(tmp_path: Pa
     folder.open(fresh=False)
     prompt = Prompt("a", "text", (1, 2), "c")
     folder.save_prepared(Prepared((prompt,)))
-    folder.save_part(0, Outcomes(("baseline", "treated"), (prompt,), {"x": np.zeros((2, 1))}))
+    folder.save_part(0, Outcomes(conditions(), (prompt,), {"x": np.zeros((2, 1))}))
     for name, read in (
         ("prepared.json", folder.load_prepared),
-        ("part-00000000.json", lambda: folder.load_part(0, (prompt,), ("baseline", "treated"))),
+        ("part-00000000.json", lambda: folder.load_part(0, (prompt,), conditions())),
     ):
         path = tmp_path / "run" / "unfinished" / name
         found = json.loads(path.read_text())

@@ -88,7 +88,11 @@ OUTCOMES: list[tuple[Any, str]] = [
     (lambda x: None, "returned None, expected harness.plugin.records.Outcomes"),
     (lambda x: x.values, "returned a dict, expected"),
     (lambda x: replace(x, conditions=x.conditions[:-1], values={}), "gave outcomes of 4 conditions"),
-    (lambda x: replace(x, conditions=("treated", "baseline", *x.conditions[2:])), "in their order"),
+    (lambda x: replace(x, conditions=(*x.conditions[1::-1], *x.conditions[2:])), "in their order"),
+    (
+        lambda x: replace(x, conditions=tuple(c.name for c in x.conditions)),
+        "gave 'baseline' among conditions of the outcomes, expected harness.conditions.conditions.Condition",
+    ),
     (lambda x: replace(x, prompts=x.prompts[:-1], values={}), "gave outcomes of other prompts"),
     (lambda x: having(x, x["entropy"][:, :1]), 'the outcome "entropy" of shape (5, 1), expected (5, 4)'),
     (lambda x: having(x, x["entropy"].tolist()), 'gave as the outcome "entropy" a list'),

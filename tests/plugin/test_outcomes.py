@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from roles import conditions
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +14,7 @@ from harness.plugin.records import Outcomes, Prompt
 def _part(words: list[str], codes: np.ndarray, start: int, other: bool) -> Outcomes:
     prompts = tuple(Prompt(str(start + i), "", (1,), str(start + i)) for i in range(codes.shape[1]))
     values = {"said": codes} | ({"more": np.ones(codes.shape)} if other else {})
-    return Outcomes(("baseline", "treated"), prompts, values, categories={"said": tuple(words)}, found=("said",))
+    return Outcomes(conditions(), prompts, values, categories={"said": tuple(words)}, found=("said",))
 
 
 @given(st.data())

@@ -13,6 +13,7 @@ from harness.engine.generations import Generations
 from harness.engine.hooks import HookEngine
 from harness.model.model import Model
 from harness.plugin.records import Outcomes, Prompt
+from roles import conditions
 
 CK, PK, ND = range(3)
 
@@ -38,7 +39,7 @@ def outcomes(
     codes = np.array(source, dtype=np.int8)
     tokens = first_tokens or [(1, 2)] * codes.shape[1]
     return Outcomes(
-        conditions=("baseline", "treated", *(f"control-{i:04d}" for i in range(len(codes) - 2))),
+        conditions=conditions(len(codes) - 2),
         prompts=tuple(Prompt(f"p{i}", "", (1,), f"p{i}", {"first_tokens": [*x]}) for i, x in enumerate(tokens)),
         values={"source": codes, **{name: np.array(value, dtype=float) for name, value in values.items()}},
         categories={"source": SOURCES},

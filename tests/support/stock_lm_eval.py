@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from roles import in_order
+
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,7 +34,7 @@ def values(
     """Every metric by name, for each condition."""
     made = engine(model, 16)
     prepared = task.prepare(made, None, 0)
-    outcomes = task.observe(made, prepared.prompts, conditions)
+    outcomes = task.observe(made, prepared.prompts, in_order(conditions))
     found = catalogue().build("metric", parse_spec("lm_eval", "--metric"), "--metric").measure(outcomes)
     return [{x.name: float(x.values[c]) for x in found.measures} for c in range(len(conditions))]
 

@@ -68,7 +68,7 @@ class PlainTask(Task):
 
     def observe(self, engine: Any, prompts: Sequence[Prompt], conditions: Any, progress: Any = None) -> Outcomes:
         made = engine.generate([prompt.tokens for prompt in prompts], conditions, 1, progress=progress)
-        return Outcomes(tuple(x.name for x in conditions), tuple(prompts), {"entropy": made.entropy})
+        return Outcomes(tuple(conditions), tuple(prompts), {"entropy": made.entropy})
 
 
 class Loud(Selector):

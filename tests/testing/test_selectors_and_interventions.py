@@ -113,7 +113,7 @@ def test_our_task_on_the_bundled_model() -> None:
     said = broken(check_task, task)
     assert said.startswith("task knowledge_conflict: prepare() failed: ") and "64 positions of gpt2" in said
     outcomes = check_task(task, on=demo_model(), limit=80)
-    assert outcomes.conditions[:2] == ("baseline", "treated") and len(outcomes.answers) == 2
+    assert [x.name for x in outcomes.conditions[:2]] == ["baseline", "treated"] and len(outcomes.answers) == 2
 
 
 @pytest.mark.parametrize("name", ["transitions", "conversion_ratios", "entropy_change", "log_odds", "matching"])

@@ -35,7 +35,7 @@ class Reading(Task):
     def observe(self, engine: Any, prompts: Any, conditions: Any, progress: Any = None) -> Outcomes:
         scores = engine.score([prompt.tokens for prompt in prompts], conditions, progress)
         loss = scores.loss @ (scores.prompt[:, None] == np.arange(len(prompts)))
-        return Outcomes(tuple(x.name for x in conditions), tuple(prompts), {"loss": loss})
+        return Outcomes(tuple(conditions), tuple(prompts), {"loss": loss})
 
 
 def observes(change: Callable[[Outcomes], Outcomes | None], shares: bool = False) -> type[Task]:
@@ -104,7 +104,7 @@ def test_a_good_task() -> None:
         (prompts(lambda some: [Prompt("a", "a", (1, 2), "a", {"x": {1}})]), "the fields of prompt a cannot be"),
         (prompts(shuffled), "prepare() makes other prompts the second time"),
         (observes(lambda x: None), "observe() returned no harness.plugin.records.Outcomes"),
-        (observes(lambda x: Outcomes(x.conditions[::-1], x.prompts, x.values)), "expected ('baseline', 'treated', "),
+        (observes(lambda x: Outcomes(x.conditions[::-1], x.prompts, x.values)), "expected ['baseline', 'treated', "),
         (observes(lambda x: Outcomes(x.conditions, x.prompts[::-1], x.values)), "the outcomes' prompts are not those"),
         (observes(lambda x: Outcomes(x.conditions, x.prompts, x.values, (("a",),))), "1 answer in row 0 for 4"),
         (loss(lambda x: x / 0), 'the outcome "loss" is not finite'),

@@ -31,7 +31,7 @@ from .repeated_text import RepeatTask
 if TYPE_CHECKING:
     import torch
 
-    from harness.plugin import Engine, Figure, Model, Progress
+    from harness.plugin import Alone, Engine, Figure, Model, Progress, Rows
 
 KINDS = ("induction", "corrupted")
 SUMS = ("pre-activation", "activation")
@@ -118,7 +118,7 @@ class DirectFeatureAttribution(RepeatTask):
                     total += part.numpy().astype(np.float32)
         if progress:
             progress(len(prompts) * len(conditions))
-        return Outcomes(tuple(condition.name for condition in conditions), tuple(prompts), values)
+        return Outcomes(tuple(conditions), tuple(prompts), values)
 
 
 def weights_of(conditions: Sequence[Condition], d_mlp: int) -> dict[int, torch.Tensor]:
@@ -150,8 +150,8 @@ class Attributions(Metric):
         from harness.plugin import Measure
 
         components = component_names(outcomes.values)
-        change = {x: difference(outcomes.values, x) for x in (*components, *SUMS)}
-        tested = self._tested({x: change[x] for x in components})
+        change = {x: difference(outcomes, x) for x in (*components, *SUMS)}
+        tested = self._tested(outcomes, components)
 
         def measure(name: str, title: str, unit: str, of: str) -> Measure:
             values = change[of]
@@ -166,7 +166,7 @@ class Attributions(Metric):
             measure("dfa_pre_activation", "the pre-activation", "pre-activation", "pre-activation"),
             measure("dfa_activation", "the activation", "activation", "activation"),
         ]
-        table = self._table(outcomes, components, change, tested)
+        table = self._table(outcomes, components, tested)
         remarks: tuple[str, ...] = ()
         if len(tested) < len(components):
             remarks = (
@@ -178,63 +178,65 @@ class Attributions(Metric):
             tuple(measures), frames=(table,), figures=self._figures(outcomes, components), remarks=remarks
         )
 
-    def _tested(self, change: Mapping[str, np.ndarray]) -> set[str]:
+    def _tested(self, outcomes: Outcomes, components: Sequence[str]) -> set[str]:
         """The family of primary components; the same for every exchange of the treated row with a control."""
-        size = {x: float(np.square(values[1:].mean(1, dtype=np.float64)).sum()) for x, values in change.items()}
-        ranked = sorted(change, key=lambda x: (-size[x], x))
+        sets = outcomes.of("treated", "control")
+        size = {x: float(np.square(difference(sets, x).mean(1, dtype=np.float64)).sum()) for x in components}
+        ranked = sorted(components, key=lambda x: (-size[x], x))
         return set(ranked[: self.family])
 
     def _table(
-        self, outcomes: Outcomes, components: Sequence[str], change: Mapping[str, np.ndarray], tested: set[str]
+        self, outcomes: Outcomes, components: Sequence[str], tested: set[str]
     ) -> Frame:
         """All components, those with the largest difference first, and every selected neuron's own."""
-        order = sorted(components, key=lambda x: (-abs(float(change[x][1].mean())), x))
+        treated = outcomes.treated
+        order = sorted(components, key=lambda x: (-abs(float(difference(treated, x).mean())), x))
         columns: dict[str, Any] = {
             "component": order,
             "tested": [x in tested for x in order],
-            **{kind: [float(outcomes[f"{kind} {x}"][1].mean()) for x in order] for kind in KINDS},
-            "difference": [float(change[x][1].mean()) for x in order],
+            **{kind: [float(treated[f"{kind} {x}"].mean()) for x in order] for kind in KINDS},
+            "difference": [float(difference(treated, x).mean()) for x in order],
         }
-        if len(outcomes.conditions) > 2:
-            controls = [change[x][2:].mean(1) for x in order]
+        if outcomes.rows("control"):
+            controls = [difference(outcomes.controls, x).mean(1) for x in order]
             columns["controls_mean"] = [float(x.mean()) for x in controls]
             columns["controls_sd"] = [float(x.std()) for x in controls]
         for row, neuron in enumerate(outcomes.alone.units):
-            columns[neuron] = [float(difference(outcomes.alone.values, x)[row].mean()) for x in order]
+            columns[neuron] = [float(difference(outcomes.alone, x)[row].mean()) for x in order]
         return Frame("dfa", "Contributions to the pre-activation, second copy, induction and corrupted", columns)
 
     def _figures(self, outcomes: Outcomes, components: Sequence[str]) -> tuple[Figure, ...]:
         """The selection as a whole, and its first neurons one by one."""
-        rows = [("selection", outcomes.values, 1)]
+        drawn = {"selection": {name: outcomes.treated[name] for name in outcomes.values}}
         if outcomes.alone.units:
-            names = outcomes.alone.units[:MOST_DRAWN]
-            rows += [(neuron, outcomes.alone.values, row) for row, neuron in enumerate(names)]
+            for row, neuron in enumerate(outcomes.alone.units[:MOST_DRAWN]):
+                drawn[neuron] = {name: array[row] for name, array in outcomes.alone.values.items()}
         elif outcomes.selection is not None:
-            rows = [(str(outcomes.selection.units[0]), outcomes.values, 1)]
-        return tuple(_bars(components, values, row, title) for title, values, row in rows)
+            drawn = {str(outcomes.selection.units[0]): drawn["selection"]}
+        return tuple(_bars(components, values, title) for title, values in drawn.items())
 
 
-def _bars(components: Sequence[str], values: Mapping[str, np.ndarray], row: int, title: str) -> Figure:
+def _bars(components: Sequence[str], values: Mapping[str, np.ndarray], title: str) -> Figure:
     """Contributions under both kinds of sequences with Student's 95% intervals over prompts (sequences); one prompt has
-    none."""
+    none. values: [n_prompts] each."""
     from scipy.stats import ttest_1samp
 
     from ..figures import dfa_bars
 
     def bars(kind: str) -> tuple[np.ndarray, np.ndarray]:
-        per_prompt = np.stack([values[f"{kind} {x}"][row] for x in components]).astype(np.float64)
+        per_prompt = np.stack([values[f"{kind} {x}"] for x in components]).astype(np.float64)
         mean = per_prompt.mean(1)
         if per_prompt.shape[1] < 2:
             return mean, np.full((len(mean), 2), np.nan)
         between = ttest_1samp(per_prompt, 0.0, axis=1).confidence_interval(0.95)
         return mean, np.stack([between.low, between.high], 1)
 
-    return dfa_bars(components, *bars("induction"), *bars("corrupted"), title, values["induction activation"].shape[1])
+    return dfa_bars(components, *bars("induction"), *bars("corrupted"), title, len(values["induction activation"]))
 
 
-def difference(values: Mapping[str, np.ndarray], component: str) -> np.ndarray:
-    """Induction minus corrupted, float64 [rows, n_prompts]."""
-    first, last = (values[f"{kind} {component}"].astype(np.float64) for kind in KINDS)
+def difference(seen: Outcomes | Rows | Alone, component: str) -> np.ndarray:
+    """Induction minus corrupted, float64 [..., n_prompts]."""
+    first, last = (seen[f"{kind} {component}"].astype(np.float64) for kind in KINDS)
     return first - last
 
 

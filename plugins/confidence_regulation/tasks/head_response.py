@@ -133,16 +133,16 @@ class HeadNeuronInteraction(RepeatTask):
             for i, prompt in enumerate(prompts):
                 part = found[:, :, i, prompt.fields["split"] : len(prompt.tokens)]
                 means[:, start : start + step, i] = part.mean(-1, dtype=np.float64).T
-            shown.append(found[: max(0, 2 - start)])
+            shown.append(found[[row for row, x in enumerate(group) if x.shown]])
             if progress:
                 progress(len(group) * len(prompts))
-        curves = np.concatenate(shown)  # [2, neurons, prompts, longest]: baseline and treated
+        curves = np.concatenate(shown)  # [rows, neurons, prompts, longest]
         return Outcomes(
-            conditions=tuple(condition.name for condition in conditions),
+            conditions=tuple(conditions),
             prompts=tuple(prompts),
             values={f"activation {neuron}": means[k] for k, neuron in enumerate(neurons)},
             series={
-                f"activation {neuron}": Series(("baseline", "treated"), curves[:, k])
+                f"activation {neuron}": Series(tuple(x.name for x in conditions if x.shown), curves[:, k])
                 for k, neuron in enumerate(neurons)
             },
         )
@@ -170,8 +170,9 @@ class HeadResponse(Metric):
                 f"metric {self.name}: the watched neurons ({', '.join(watched)}) have the same activation at every "
                 "token of the second copies; choose others (the task's parameter neurons)."
             )
-        activation = np.stack([outcomes[f"activation {x}"] for x in watched])
-        change = activation - activation[:, :1]  # [neurons, conditions, prompts]
+        change = np.stack(  # [neurons, conditions, prompts]
+            [outcomes[name] - outcomes.baseline[name] for name in (f"activation {x}" for x in watched)]
+        )
         in_sd = change[spread > 0] / spread[spread > 0, None, None]
 
         def mean(name: str, title: str, unit: str, values: np.ndarray, **rest: Any) -> Measure:
@@ -265,16 +266,19 @@ def sets_of(outcomes: Outcomes, watched: Sequence[str]) -> Sets:
     """The selection, its subsets, and as many baseline heads at a time (of the selection's size: the controls)."""
     assert outcomes.selection is not None
     chosen = set(map(str, outcomes.selection.units))
-    together = np.stack([outcomes[f"activation {x}"] for x in watched])
+    names = [f"activation {x}" for x in watched]
+    untouched, treated, controls = (
+        np.stack([seen[name] for name in names]) for seen in (outcomes.baseline, outcomes.treated, outcomes.controls)
+    )  # [k, n_prompts]; of controls [k, m, n_prompts]
     alone = [x.split("+") for x in outcomes.alone.units]
-    each = np.stack([outcomes.alone.values[f"activation {x}"] for x in watched]) if alone else together[:, :0]
+    each = np.stack([outcomes.alone[name] for name in names]) if alone else controls[:, :0]
     inside = [row for row, heads in enumerate(alone) if set(heads) <= chosen]
-    values = np.concatenate([together[:, :1], each[:, inside], together[:, 1:2]], axis=1)
+    values = np.concatenate([untouched[:, None], each[:, inside], treated[:, None]], axis=1)
     sizes = (0, *(len(alone[row]) for row in inside), len(chosen))
     pooled = {
         size: each[:, [row for row, heads in enumerate(alone) if row not in inside and len(heads) == size]].mean(2)
         for size in set(sizes)
-    } | {len(chosen): together[:, 2:].mean(2)}
+    } | {len(chosen): controls.mean(2)}
     empty = np.full(len(watched), np.nan)
     columns = [pooled[size] for size in sizes]  # [k, number of sets] each
     return Sets(

@@ -106,28 +106,29 @@ class InductionTask(TextTask):
         for i, prompt in enumerate(prompts):
             inside |= (scores.prompt == i) & np.isin(scores.position, self.counted(prompt))
         of = scores.prompt[inside]
+        [before] = [row for row, condition in enumerate(conditions) if condition.role == "baseline"]
         entropy, loss = scores.entropy[:, inside], scores.loss[:, inside]
         values = {
             "tokens": np.ones_like(entropy),
             "entropy": entropy,
             "loss": loss,
-            "entropy_change": entropy - entropy[:1],
-            "loss_change": loss - loss[:1],
+            "entropy_change": entropy - entropy[before],
+            "loss_change": loss - loss[before],
             "right": scores.rank[:, inside] == 0,
         }
         sums = {name: per_prompt(array, of, n) for name, array in values.items()}
-        sums["entropy_before"] = np.broadcast_to(sums["entropy"][:1], sums["entropy"].shape).copy()
-        wanted = [c for c, x in enumerate(conditions) if c < 2 or x.name.startswith("alone")]
-        labels = ["baseline", "treated", *("+".join(map(str, conditions[c].units)) for c in wanted[2:])]
+        sums["entropy_before"] = np.broadcast_to(sums["entropy"][before], sums["entropy"].shape).copy()
+        wanted = [c for c, x in enumerate(conditions) if x.role != "control"]
+        labels = [x.name if x.shown else "+".join(map(str, x.units)) for x in (conditions[c] for c in wanted)]
         series = {
             name: self._series(labels, array[wanted], scores, prompts)
             for name, array in (("entropy", scores.entropy), ("loss", scores.loss))
         }
-        watched = [unit for unit in conditions[1].units if isinstance(unit, Neuron)][:MOST_ALONE]
+        [selected] = [condition.units for condition in conditions if condition.role == "treated"]
+        watched = [unit for unit in selected if isinstance(unit, Neuron)][:MOST_ALONE]
         if watched:
             series["activation"] = self._activations(engine, prompts, watched)
-        names = tuple(condition.name for condition in conditions)
-        return Outcomes(names, tuple(prompts), sums, series=series)
+        return Outcomes(tuple(conditions), tuple(prompts), sums, series=series)
 
     def _score(
         self, engine: Engine, prompts: Sequence[Prompt], conditions: Sequence[Condition], progress: Progress | None
@@ -308,7 +309,7 @@ class Induction(Metric):
 
     def measure(self, outcomes: Outcomes) -> Measurement:
         def before(name: str) -> float:
-            return float(outcomes[name][0].sum() / outcomes["tokens"][0].sum())
+            return float(outcomes.baseline[name].sum() / outcomes.baseline["tokens"].sum())
 
         share = mean_of(
             outcomes,
@@ -361,7 +362,7 @@ class Induction(Metric):
 
         entropy, natural = outcomes.series["entropy"], "first" in outcomes.prompts[0].fields
         n = len(outcomes.prompts)
-        shown = {"entropy": (Series(("untouched", "treated"), entropy.values[:2]), "entropy (nats)")}
+        shown = {"entropy": (Series(("untouched", "treated"), entropy.only("baseline", "treated").values), "entropy (nats)")}
         if "activation" in outcomes.series:
             shown["activation"] = outcomes.series["activation"], "activation"
         if natural:
@@ -373,9 +374,8 @@ class Induction(Metric):
                 for name, (series, text) in shown.items()
             )
         split = outcomes.prompts[0].fields["split"]
-        changed = Series(entropy.rows[1:], entropy.values[1:] - entropy.values[:1])
-        if outcomes.alone.units:
-            changed = Series(changed.rows[1:], changed.values[1:])
+        drawn_rows = outcomes.alone.units or ("treated",)
+        changed = Series(drawn_rows, entropy.only(*drawn_rows).values - entropy["baseline"])
         drawn = [self._by_position(figures.entropy_by_position, changed, split, n)]
         if "activation" in shown:
             drawn.append(self._by_position(figures.activation_curves, shown["activation"][0], split, n))

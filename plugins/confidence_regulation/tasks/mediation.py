@@ -167,10 +167,10 @@ class Mediation(EffectsTask):
 
     def observe_group(self, engine: Engine, prompts: Sequence[Prompt], conditions: Sequence[Condition]) -> Outcomes:
         model, n = engine.model, len(prompts)
-        first_alone = next((i for i, x in enumerate(conditions) if x.name.startswith("alone")), len(conditions))
         frozen: list[Kind] = ["frozen_norm", *(["frozen_unigram"] if self.frequency else [])]  # type: ignore[list-item]
         blocks = []
-        for block, method in ((conditions[1:first_alone], "exact"), (conditions[first_alone:], self.method)):
+        sets = [x for x in conditions if x.role in ("treated", "control")]
+        for block, method in ((sets, "exact"), ([x for x in conditions if x.role == "alone"], self.method)):
             if block:
                 options = {"batch_size": engine.batch_size, "method": method, "ranks": ("total",)}
                 found = self.measured(model, prompts, block, ("total", *frozen), **options)
@@ -191,8 +191,7 @@ class Mediation(EffectsTask):
             name: by_token(dict(zip(("baseline", "treated"), rows, strict=True)), total.prompt, total.position, lengths)
             for name, rows in token.items()
         }
-        names = tuple(condition.name for condition in conditions)
-        return Outcomes(names, tuple(prompts), values, series=series)
+        return Outcomes(tuple(conditions), tuple(prompts), values, series=series)
 
 
 def _sums(total: Effects, frozen: Sequence[Kind], n: int) -> dict[str, np.ndarray]:
@@ -278,7 +277,8 @@ class UnigramEntropy(EffectsTask):
     def observe_group(self, engine: Engine, prompts: Sequence[Prompt], conditions: Sequence[Condition]) -> Outcomes:
         from harness.statistics.functionals import moments
 
-        found = self.measured(engine.model, prompts, conditions[1:], ("total",), batch_size=engine.batch_size)
+        edited = [condition for condition in conditions if condition.role != "baseline"]
+        found = self.measured(engine.model, prompts, edited, ("total",), batch_size=engine.batch_size)
         assert found.kl_unigram is not None and found.kl_unigram_change is not None
         none = np.zeros((1, len(found.prompt)), np.float32)
         entropy_change = np.concatenate([none, found.entropy_change["total"]])
@@ -300,4 +300,4 @@ class UnigramEntropy(EffectsTask):
             name: by_token({"baseline": array[0], "treated": array[1]}, found.prompt, found.position, lengths)
             for name, array in (("entropy", entropy), ("kl_unigram", kl))
         }
-        return Outcomes(tuple(condition.name for condition in conditions), tuple(prompts), values, series=series)
+        return Outcomes(tuple(conditions), tuple(prompts), values, series=series)

@@ -23,28 +23,31 @@ class Matching(Metric):
     needs = frozenset({"source", "source_normalised", "source_alias"})
 
     def measure(self, outcomes: Outcomes) -> Measurement:
-        exact = outcomes["source"]
-        rows = [matched(name, outcomes[array], exact) for name, array in MATCHINGS.items()]
+        rows = [matched(name, array, outcomes) for name, array in MATCHINGS.items()]
         title = "answers matched exactly (the paper's rule), normalised, and with other names of the objects"
         return Measurement(frames=(Frame("matching", title, columns_of(rows)),))
 
 
-def matched(name: str, source: np.ndarray, exact: np.ndarray) -> dict[str, Any]:
-    """One way to match: counts before and after, and the scores in percent; sources [conditions, prompts]."""
+def matched(name: str, array: str, outcomes: Outcomes) -> dict[str, Any]:
+    """One way to match, whose codes of sources are the outcome ``array``: counts before and after, scores in percent."""
     from harness.statistics import conversion_ratios, permutation_test, transition_table
 
-    tables = [transition_table(source[0], after, range(len(SOURCES))) for after in source[1:]]
-    scores = [conversion_ratios(table, SOURCES) for table in tables]
-    gts = np.array([score["GTS"] for score in scores], dtype=float)
-    test = permutation_test(gts[0], gts[1:])
+    before, after = outcomes.baseline, outcomes.treated
+
+    def scored(codes: np.ndarray) -> dict[str, Any]:
+        return conversion_ratios(transition_table(before[array], codes, range(len(SOURCES))), SOURCES)
+
+    scores = scored(after[array])
+    controls = np.array([scored(codes)["GTS"] for codes in outcomes.controls[array]], dtype=float)
+    test = permutation_test(float(np.array(scores["GTS"], dtype=float)), controls)
     return {
         "matching": name,
-        "GTS": scores[0]["GTS"],
+        "GTS": scores["GTS"],
         "quantile": test.quantile,
         "p": test.p_two_sided,
-        **{f"{code}CR": scores[0][f"{code}CR"] for code in SOURCES},
-        "differ_before": int((source[0] != exact[0]).sum()),
-        "differ_after": int((source[1] != exact[1]).sum()),
-        **{f"{code}_before": int((source[0] == i).sum()) for i, code in enumerate(SOURCES)},
-        **{f"{code}_after": int((source[1] == i).sum()) for i, code in enumerate(SOURCES)},
+        **{f"{code}CR": scores[f"{code}CR"] for code in SOURCES},
+        "differ_before": int((before[array] != before["source"]).sum()),
+        "differ_after": int((after[array] != after["source"]).sum()),
+        **{f"{code}_before": int((before[array] == i).sum()) for i, code in enumerate(SOURCES)},
+        **{f"{code}_after": int((after[array] == i).sum()) for i, code in enumerate(SOURCES)},
     }

@@ -13,7 +13,7 @@ from ..task.answer_sources import SOURCES
 from .transitions import measure
 
 if TYPE_CHECKING:
-    from harness.plugin import Outcomes
+    from harness.plugin import Outcomes, Rows
 
 PAIRS = (("CK", "PK"), ("ND", "CK"), ("ND", "PK"))
 """Sources whose odds are compared, log(P_first / P_last)."""
@@ -27,13 +27,13 @@ class EntropyChange(Metric):
 
     def measure(self, outcomes: Outcomes) -> Measurement:
         source, entropy = outcomes["source"], outcomes["entropy"]
-        change = entropy - entropy[:1]
+        before, change = outcomes.baseline["source"], entropy - outcomes.baseline["entropy"]
         cells = [
             measure(
                 f"entropy_change_{first}_{last}",
                 f"change of entropy, {first} -> {last}",
                 "nats",
-                np.where(inside := (source[:1] == i) & (source == j), change, 0.0),
+                np.where(inside := (before == i) & (source == j), change, 0.0),
                 inside,
                 description="mean change of the entropy of the first answer token over the prompts of this cell",
             )
@@ -63,7 +63,7 @@ class LogOdds(Metric):
         distinct = (tokens[:, 0] != tokens[:, 1])[None]
         measures = []
         for first, last in PAIRS:
-            odds = outcomes[f"log_p_{first.lower()}"] - outcomes[f"log_p_{last.lower()}"]
+            odds, before = (log_odds_of(seen, first, last) for seen in (outcomes, outcomes.baseline))
             everywhere = np.broadcast_to(distinct, odds.shape)
             of = f"log(P_{first}/P_{last}) of the first answer token"
             measures += [
@@ -71,7 +71,7 @@ class LogOdds(Metric):
                     f"log_odds_shift_{first}_{last}",
                     f"shift of log(P_{first}/P_{last})",
                     "nats",
-                    np.where(everywhere, odds - odds[:1], 0.0),
+                    np.where(everywhere, odds - before, 0.0),
                     everywhere,
                     primary=(first, last) == ("CK", "PK"),
                     description=f"mean change of {of}",
@@ -94,14 +94,15 @@ class LogOdds(Metric):
             if alike
             else ()
         )
-        before, after = (
-            {
-                f"log(P_{first}/P_{last})": (outcomes[f"log_p_{first.lower()}"] - outcomes[f"log_p_{last.lower()}"])[
-                    row
-                ][distinct[0]]
-                for first, last in PAIRS
-            }
-            for row in (0, 1)
+        drawn = (
+            {f"log(P_{first}/P_{last})": log_odds_of(seen, first, last)[distinct[0]] for first, last in PAIRS}
+            for seen in (outcomes.baseline, outcomes.treated)
         )
-        figures = (log_odds(before, after),) if distinct.any() else ()
+        figures = (log_odds(*drawn),) if distinct.any() else ()
         return Measurement(tuple(measures), figures=figures, remarks=remarks)
+
+
+def log_odds_of(seen: Outcomes | Rows, first: str, last: str) -> np.ndarray:
+    """log(P_first / P_last) of the first answer token [..., n_prompts]."""
+    odds: np.ndarray = seen[f"log_p_{first.lower()}"] - seen[f"log_p_{last.lower()}"]
+    return odds

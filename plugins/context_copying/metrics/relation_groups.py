@@ -31,13 +31,13 @@ class RelationGroups(Metric):
 
     def measure(self, outcomes: Outcomes) -> Measurement:
         names = np.array([prompt.fields[self.by] for prompt in outcomes.prompts])
-        families: dict[str, list[tuple[dict[str, Any], np.ndarray]]] = {}
+        families: dict[str, list[tuple[dict[str, Any], Measure]]] = {}
         rows: list[dict[str, Any]] = []
         for group in sorted(set(names.tolist())):
             inside = np.flatnonzero(names == group)
-            for found in measures_of(outcomes["source"][:, inside], outcomes["entropy"][:, inside]):
+            for found in measures_of(outcomes, inside):
                 rows.append(row(str(group), found, outcomes.clusters[inside]))
-                families.setdefault(found.name, []).append((rows[-1], found.values))
+                families.setdefault(found.name, []).append((rows[-1], found))
         for family in families.values():
             correct(*zip(*family, strict=True))
         title = (
@@ -48,23 +48,24 @@ class RelationGroups(Metric):
         return Measurement(frames=(frame,), figures=(group_bars(frame.columns, self.by),))
 
 
-def correct(rows: Sequence[dict[str, Any]], values: Sequence[np.ndarray]) -> None:
-    """Fill in the p of one measure that are adjusted over the groups; values [n_conditions] of each group."""
+def correct(rows: Sequence[dict[str, Any]], measures: Sequence[Measure]) -> None:
+    """Fill in the p of one measure that are adjusted over the groups, a row and a measure for each."""
     from harness.statistics import adjust, step_down_min_p
 
-    every = np.array(values)
-    together = step_down_min_p(every[:, 1], every[:, 2:])
+    together = step_down_min_p(np.array([x.treated for x in measures]), np.array([x.controls for x in measures]))
     for entry, p, holm in zip(rows, together, adjust([entry["p"] for entry in rows]), strict=True):
         entry |= {"p_adjusted": p, "p_holm": holm}
 
 
-def measures_of(source: np.ndarray, entropy: np.ndarray) -> list[Measure]:
-    """The measures of some prompts: codes of their sources and entropies, [conditions, prompts] each."""
+def measures_of(outcomes: Outcomes, inside: np.ndarray) -> list[Measure]:
+    """The measures of some prompts, by their places."""
+    source, before = outcomes["source"][:, inside], outcomes.baseline["source"][inside]
+    change = (outcomes["entropy"] - outcomes.baseline["entropy"])[:, inside]
     everywhere = np.ones(source.shape, bool)
     return [
-        measure("GTS", "global transition score", "%", source != source[:1], everywhere),
-        measure("CKCR", "CK conversion ratio", "%", (source[:1] != CK) & (source == CK), source[:1] != CK),
-        measure("entropy_change", "change of entropy", "nats", entropy - entropy[:1], everywhere),
+        measure("GTS", "global transition score", "%", source != before, everywhere),
+        measure("CKCR", "CK conversion ratio", "%", (before != CK) & (source == CK), before != CK),
+        measure("entropy_change", "change of entropy", "nats", change, everywhere),
     ]
 
 

@@ -48,9 +48,11 @@ def transition_cells(cells: Mapping[tuple[int, int], Measure], clusters: np.ndar
     """
     from harness.statistics import step_down_min_p
 
-    shares, null = np.array([cell.values for cell in cells.values()]), np.array([cell.null for cell in cells.values()])
+    treated, controls, null = (
+        np.array(column) for column in zip(*((x.treated, x.controls, x.null) for x in cells.values()), strict=True)
+    )
     rows = [{"before": SOURCES[i], "after": SOURCES[j], **_row(cell, clusters)} for (i, j), cell in cells.items()]
-    for row, p in zip(rows, step_down_min_p(shares[:, 1], shares[:, 2:], null), strict=True):
+    for row, p in zip(rows, step_down_min_p(treated, controls, null), strict=True):
         row["p_adjusted"] = p
     title = (
         "each cell of the table: share of its row (%), Korn-Graubard interval over facts, mean and standard error "
@@ -60,12 +62,12 @@ def transition_cells(cells: Mapping[tuple[int, int], Measure], clusters: np.ndar
 
 
 def _row(cell: Measure, clusters: np.ndarray) -> dict[str, Any]:
-    from harness.statistics import control_summary, design_effect, korn_graubard, permutation_test
+    from harness.statistics import CONTROLS, TREATED, control_summary, design_effect, korn_graubard, permutation_test
 
-    counts, shares, n = cell.numerator[1:].sum(axis=1), cell.values[1:], int(cell.denominator[1].sum())
-    count, deff = int(counts[0]), design_effect(cell, clusters)
+    counts, n = cell.numerator.sum(axis=1), int(cell.denominator[TREATED].sum())
+    count, deff = int(counts[TREATED]), design_effect(cell, clusters)
     interval = korn_graubard(count, n, deff, len(np.unique(clusters[cell.counting])))
-    controls, test = control_summary(shares[1:]), permutation_test(float(shares[0]), shares[1:], cell.null)
+    controls, test = control_summary(cell.controls), permutation_test(cell.treated, cell.controls, cell.null)
     return {
         "count": count,
         "share": 100 * count / n if n else None,
@@ -76,7 +78,7 @@ def _row(cell: Measure, clusters: np.ndarray) -> dict[str, Any]:
         "quantile": test.quantile,
         "p": test.p_two_sided,
         "p_adjusted": None,  # filled in from all cells
-        "control_count": float(counts[1:].mean()) if len(counts) > 1 else None,
+        "control_count": float(counts[CONTROLS].mean()) if len(cell.controls) else None,
         "of_all": 100 * count / len(clusters) if len(clusters) else None,
         "design_effect": deff if n else None,
     }

@@ -56,9 +56,11 @@ class Transitions(Metric):
     def measure(self, outcomes: Outcomes) -> Measurement:
         from harness.statistics import table_tests, transition_table
 
-        source = outcomes["source"]
-        before, codes = source[:1], range(len(SOURCES))
-        tables = np.array([transition_table(source[0], after, codes) for after in source])
+        source, codes = outcomes["source"], range(len(SOURCES))
+        before, after = outcomes.baseline["source"], outcomes.treated["source"]
+        table = transition_table(before, after, codes)
+        controls = np.array([transition_table(before, x, codes) for x in outcomes.controls["source"]], dtype=table.dtype)
+        controls = controls.reshape(-1, *table.shape)  # also where there are none
         cells = {
             (i, j): measure(
                 f"{SOURCES[i]}_to_{SOURCES[j]}",
@@ -84,25 +86,25 @@ class Transitions(Metric):
                 description="prompts whose knowledge source stays what it was",
             )
         )
-        undefined = (source == SOURCES.index("ND")).mean(axis=1)
+        undefined = [float((x == SOURCES.index("ND")).mean()) for x in (before, after)]
         broken = None
-        if undefined[1] >= self.collapse and undefined[0] < self.collapse:
+        if undefined[0] < self.collapse <= undefined[1]:
             broken = (
                 f"{undefined[1]:.0%} of the treated answers come from neither context nor memory "
                 f"({undefined[0]:.0%} before): the model no longer does the task"
             )
-        table = Table(
+        shown = Table(
             name="transitions",
             title="knowledge source before (rows) and after (columns)",
             categories=SOURCES,
-            treated=tables[1],
-            controls=tables[2:],
-            tests=table_tests(source[0], source[1], codes, outcomes.clusters),
+            treated=table,
+            controls=controls,
+            tests=table_tests(before, after, codes, outcomes.clusters),
         )
         agree = all("counter_object" in x.fields and _agrees(x.fields) for x in outcomes.prompts)
         remarks = ("every context agrees with memory: answers count as PK or ND, and CK cannot occur",) if agree else ()
         frames = (transition_cells(cells, outcomes.clusters),)
-        return Measurement(tuple(measures), (table,), frames, (source_counts(tables),), remarks, broken)
+        return Measurement(tuple(measures), (shown,), frames, (source_counts(table, controls),), remarks, broken)
 
 
 class ConversionRatios(Metric):
@@ -113,7 +115,7 @@ class ConversionRatios(Metric):
 
     def measure(self, outcomes: Outcomes) -> Measurement:
         source = outcomes["source"]
-        before = source[:1]
+        before = outcomes.baseline["source"]
         measures = [
             measure(
                 f"{kind}CR",
@@ -135,5 +137,5 @@ class ConversionRatios(Metric):
             primary=True,
             description="prompts whose knowledge source changed",
         )
-        histogram = (transition_scores(score),) if len(source) > 2 else ()  # there is none without controls
+        histogram = (transition_scores(score),) if len(score.controls) else ()  # there is none without controls
         return Measurement((*measures, score), figures=(conversion_bars(measures), *histogram))

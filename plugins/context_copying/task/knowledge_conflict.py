@@ -304,13 +304,13 @@ class KnowledgeConflict(Task):
             choices=[prompt.fields["first_tokens"] for prompt in prompts],
             progress=progress,
         )
-        told = sum(not condition.name.startswith("control") for condition in conditions)
+        told = sum(condition.shown for condition in conditions)
         answers, source = _answers(engine.model, made.tokens, prompts, until, told)
         log_p = np.maximum(made.choices, LOG_FLOOR)
         same = np.array([len(set(prompt.fields["first_tokens"])) == 1 for prompt in prompts])
         rest = 1 - np.exp(made.choices[..., 0]) - np.where(same, 0.0, np.exp(made.choices[..., 1]))
         return Outcomes(
-            conditions=tuple(condition.name for condition in conditions),
+            conditions=tuple(conditions),
             prompts=tuple(prompts),
             values={
                 **source,

@@ -96,9 +96,9 @@ def acting_layer(engine: Engine, task: LabelledResponse, readings: Readings) -> 
     effect = np.zeros(len(vectors))
     changes: tuple[tuple[Change, int], ...] = (("added", 1), ("ablated", -1))
     for change, sign in changes:
-        conditions = [Condition(str(i), (edit(i, vector, change),)) for i, vector in enumerate(vectors)]
-        log_odds = observed(engine, task, change, [BASELINE, *conditions])["log_odds"]
-        effect += sign * (log_odds[1:] - log_odds[0]).mean(axis=1)
+        conditions = [Condition(str(i), (edit(i, vector, change),), role="control") for i, vector in enumerate(vectors)]
+        outcomes = observed(engine, task, change, [BASELINE, *conditions])
+        effect += sign * (outcomes.controls["log_odds"] - outcomes.baseline["log_odds"]).mean(axis=1)
     return int(effect.argmax())
 
 
@@ -110,17 +110,17 @@ def steered(
     random = contrasts(readings, layer, labellings(readings, CONTROLS, derive_seed(seed, "steering", "labels")))
     random *= own.norm / np.linalg.norm(random, axis=1, keepdims=True)
     conditions = [BASELINE, Condition("treated", (edit(layer, own.vector, change),))]
-    controls = [Condition(f"control-{i:04d}", (edit(layer, x, change),)) for i, x in enumerate(random)]
+    controls = [Condition(f"control-{i:04d}", (edit(layer, x, change),), role="control") for i, x in enumerate(random)]
     outcomes = observed(engine, task, change, [*conditions, *controls])
     longer = task.model_copy(update={"max_new_tokens": ANSWER_TOKENS})  # a token tells the odds, not a refusal
-    refused = observed(engine, longer, change, conditions)["refused"]
+    told = observed(engine, longer, change, conditions)
     name = f"log_odds_{str(change == 'ablated').lower()}"
     [measure] = [x for x in LabelledResponseMetric().measure(outcomes).measures if x.name == name]
     found = summarise(measure, outcomes.clusters, derive_seed(seed, "steering"))
     return {
         "prompts": len(outcomes.prompts),
-        "refused before %": 100 * float(refused[0].mean()),
-        "refused after %": 100 * float(refused[1].mean()),
+        "refused before %": 100 * float(told.baseline["refused"].mean()),
+        "refused after %": 100 * float(told.treated["refused"].mean()),
         "log-odds": found.value,
         "low": None if found.interval is None else found.interval.low,
         "high": None if found.interval is None else found.interval.high,

@@ -25,6 +25,7 @@ from harness.errors import HarnessError
 from harness.model.model import Model
 from harness.plugin.catalogue import catalogue
 from harness.plugin.records import Outcomes, Prompt
+from roles import conditions
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +95,7 @@ def made(n_components: int, n_controls: int = 4, seed: int = 0) -> Outcomes:
     for array in values.values():
         array[0] = 0
     prompts = tuple(Prompt(str(i), "", (1, 2), str(i)) for i in range(6))
-    conditions = ("baseline", "treated", *(f"control-{i:04d}" for i in range(n_controls)))
-    return Outcomes(conditions, prompts, values, selection=Selection((Neuron(0, 1),), rule=""))
+    return Outcomes(conditions(n_controls), prompts, values, selection=Selection((Neuron(0, 1),), rule=""))
 
 
 def primary(outcomes: Outcomes, family: int = 3) -> set[str]:

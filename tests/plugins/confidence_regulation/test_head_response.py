@@ -27,6 +27,7 @@ from harness.model.model import Model, wrap
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import SelectionContext, parse_spec
 from harness.plugin.records import Alone, Outcomes, Prompt, Series
+from roles import conditions
 
 
 @pytest.fixture(scope="module")
@@ -161,8 +162,8 @@ def test_activations_are_those_of_the_slow_account(llama: Model, monkeypatch: py
     conditions = [
         BASELINE,
         Condition("treated", (AttendFirst(0, (1, 2)), AttendFirst(1, (3,)))),
-        Condition("control-0000", (AttendFirst(1, (0,)),)),
-        Condition("alone-00000", (SetHeads(1, (2,), (tuple(value.tolist()),)),)),
+        Condition("control-0000", (AttendFirst(1, (0,)),), role="control"),
+        Condition("alone-00000", (SetHeads(1, (2,), (tuple(value.tolist()),)),), role="alone"),
     ]
     ablated: list[dict[tuple[int, int], torch.Tensor | None]] = [
         {}, {(0, 1): None, (0, 2): None, (1, 3): None}, {(1, 0): None}, {(1, 2): value}
@@ -200,8 +201,7 @@ def test_activations_are_those_of_the_slow_account(llama: Model, monkeypatch: py
 def made(n_controls: int = 3, n: int = 5) -> Outcomes:
     """Two neurons, one of which the treatment moves by +3 and one by -2; heads A, B are selected."""
     rng = np.random.default_rng(0)
-    conditions = ("baseline", "treated", *(f"control-{i:04d}" for i in range(n_controls)))
-    shape = (len(conditions), n)
+    shape = (2 + n_controls, n)
     prompts = tuple(Prompt(str(i), "", (1,) * 8, str(i), {"split": 4, "watched": ["1.1", "1.2"]}) for i in range(n))
     curves = rng.standard_normal((2, 2, n, 8)).astype(np.float32)
     values = {}
@@ -213,7 +213,7 @@ def made(n_controls: int = 3, n: int = 5) -> Outcomes:
     alone = Alone(units, {name: array[:1] + np.array([[1.0], [0.5], [0.25], [0.75]]) for name, array in values.items()})
     series = {f"activation {x}": Series(("baseline", "treated"), curves[k]) for k, x in enumerate(("1.1", "1.2"))}
     selection = Selection((Head(0, 0), Head(0, 1)), rule="")
-    return Outcomes(conditions, prompts, values, series=series, alone=alone, selection=selection)
+    return Outcomes(conditions(n_controls), prompts, values, series=series, alone=alone, selection=selection)
 
 
 def test_the_response_is_in_standard_deviations_of_each_neuron() -> None:

@@ -48,7 +48,7 @@ def values(model: Model) -> dict[str, dict[tuple[Neuron, ...], float]]:
     prompts = [Prompt(str(i), "", tuple(ids), str(i)) for i, ids in enumerate(tokens)]
     mean = activation_statistics(model, tokens, [LAYER], 64, 0).mean[LAYER]
     conditions = [BASELINE, Condition("treated", _hold((0,), mean))]
-    conditions += [Condition(f"control-{i}", _hold(pair, mean)) for i, pair in enumerate(SETS)]
+    conditions += [Condition(f"control-{i}", _hold(pair, mean), role="control") for i, pair in enumerate(SETS)]
     outcomes = Mediation(corpus="world").observe(ClosedFormEngine(model, 64), prompts, conditions)
     names = [tuple(Neuron(LAYER, i) for i in pair) for pair in SETS]
     found = {x.name: x.values for metric in (Effects(), Calibration()) for x in _measures(metric, outcomes)}

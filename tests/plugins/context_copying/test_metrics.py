@@ -18,6 +18,7 @@ from harness.errors import HarnessError
 from harness.files.store import canonical
 from harness.plugin.records import Measurement, Outcomes, Prompt
 from harness.statistics import Measure, MeasureSummary, summarise
+from roles import conditions
 
 
 def of(measurement: Measurement) -> dict[str, Measure]:
@@ -300,6 +301,6 @@ def test_empty_cells_are_none_and_never_nan() -> None:
 
 @pytest.mark.parametrize("metric", [Transitions(), ConversionRatios(), EntropyChange(), LogOdds()])
 def test_a_metric_of_another_task_says_what_it_misses(metric: Transitions) -> None:
-    other = Outcomes(("baseline", "treated"), (Prompt("p", "", (1,), "p", {"first_tokens": [1, 2]}),), {})
+    other = Outcomes(conditions(), (Prompt("p", "", (1,), "p", {"first_tokens": [1, 2]}),), {})
     with pytest.raises(HarnessError, match="which this task does not observe"):
         metric.measure(other)

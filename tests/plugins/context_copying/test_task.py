@@ -106,7 +106,8 @@ def test_a_small_model_is_asked_and_observed_as_by_hand(tmp_path: Path, bos: boo
     edits = [None, SetNeurons(2, (3, 40, 11), (8.0, -6.0, 7.0)), SetNeurons(2, (0,), (-12.0,))]
     conditions = [
         BASELINE,
-        *(Condition(name, (edit,)) for name, edit in zip(("treated", "control-0000"), edits[1:], strict=True)),
+        Condition("treated", (edits[1],)),
+        Condition("control-0000", (edits[2],), role="control"),
     ]  # type: ignore[arg-type]
     assert runner.path(conditions) == engine.name
     prompts = prepared.prompts[:20]
@@ -145,7 +146,8 @@ def test_a_trained_model_is_asked_and_observed_as_by_hand(stories: Model, tmp_pa
     edits = [None, SetNeurons(4, (7, 99), (5.0, -3.0)), SetNeurons(4, (1, 2, 3), (2.0, 2.0, 2.0))]
     conditions = [
         BASELINE,
-        *(Condition(name, (edit,)) for name, edit in zip(("treated", "control-0000"), edits[1:], strict=True)),
+        Condition("treated", (edits[1],)),
+        Condition("control-0000", (edits[2],), role="control"),
     ]  # type: ignore[arg-type]
     prompts = prepared.prompts[:12]
     for engine in (runner, ClosedFormEngine(stories, batch_size=5)):

@@ -21,6 +21,7 @@ from harness.plugin.catalogue import catalogue
 from harness.plugin.components import ComponentSpec, parse_spec
 from harness.plugin.records import Outcomes, Prompt
 from harness.results.folder import RunFolder
+from roles import conditions
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +134,7 @@ def test_it_observes_the_target_under_every_condition(model: Model, small_facts:
 def test_measures_by_hand() -> None:
     p = np.array([[0.5, 0.25], [0.25, 0.25], [0.5, 0.125]])
     outcomes = Outcomes(
-        conditions=("baseline", "treated", "control-0000"),
+        conditions=conditions(1),
         prompts=(Prompt("a", "a", (1,), "a"), Prompt("b", "b", (1,), "b")),
         values={"log_p": np.log(p), "kept": np.array([[True, True], [False, True], [True, True]])},
     )

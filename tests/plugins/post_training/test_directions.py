@@ -222,7 +222,7 @@ def responses(model: Model, texts: Path, change: DirectionIntervention, **params
     ready = change.prepare(selection)
     assert selection.pool is not None
     conditions = [BASELINE, Condition("treated", ready.edits(selection.units, None))]  # type: ignore[arg-type]
-    conditions += [Condition(f"control-{u}", ready.edits([u], None)) for u in selection.pool[:30]]  # type: ignore[list-item]
+    conditions += [Condition(f"control-{u}", ready.edits([u], None), role="control") for u in selection.pool[:30]]  # type: ignore[list-item]
     task, engine = LabelledResponse.model_validate({"data": str(texts), **params}), ClosedFormEngine(model)
     return task.observe(engine, task.prepare(engine, None, 0).prompts, conditions)
 
