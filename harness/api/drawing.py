@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import HarnessError, not_there
 from harness.files.owned import path_name
 from harness.plugin import border
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import Component, ComponentSpec, Kind, Metric, Selector
-from harness.plugin.records import Figure, Frame, Outcomes
+from harness.plugin.components import ComponentSpec, Metric, Selector
+from harness.plugin.records import Figure, Frame
 from harness.report.figure_files import DPI, csv_bytes, style
 from harness.report.figure_files import draw as drawn
 from harness.results import record as records
@@ -46,23 +47,26 @@ def _figures(folder: Path, record: RunRecord) -> Iterator[Figure]:
     """The figures of the run's selector and metrics, as far as they are installed as they were."""
     outcomes = RunFolder(folder).load_outcomes()
     components = record.identity.components
-    parts: list[tuple[Kind, records.Component]] = [("selector", components.selector)]
-    parts += [("metric", metric) for metric in components.metrics]
-    for kind, part in parts:
-        try:
-            component = catalogue().build(kind, ComponentSpec(part.name, _written(part.params)), folder.name)
-            shown = border.shown(component, "figures", _given(component, outcomes), {})
-        except HarnessError:
-            continue
-        yield from (item for item in shown if isinstance(item, Figure))
 
-
-def _given(component: Component, outcomes: Outcomes) -> tuple[Figure | Frame, ...]:
-    """What a selector, or a metric, shows of what was observed."""
-    if isinstance(component, Selector):
+    def of_selector(part: records.Component) -> list[Figure | Frame]:
+        selector = catalogue().build(Selector, _spec(part), folder.name)
         chosen = outcomes.selection
-        return () if chosen is None else border.figures(component, lambda: component.figures(chosen))
-    return tuple(border.measure(cast(Metric, component), outcomes).figures)
+        drawn = () if chosen is None else border.figures(selector, lambda: selector.figures(chosen))
+        return border.shown(selector, "figures", drawn, {})
+
+    def of_metric(part: records.Component) -> list[Figure | Frame]:
+        metric = catalogue().build(Metric, _spec(part), folder.name)
+        return border.shown(metric, "figures", border.measure(metric, outcomes).figures, {})
+
+    parts = [(of_selector, components.selector), *((of_metric, metric) for metric in components.metrics)]
+    for figures_of, part in parts:
+        with contextlib.suppress(HarnessError):
+            yield from (item for item in figures_of(part) if isinstance(item, Figure))
+
+
+def _spec(part: records.Component) -> ComponentSpec:
+    """A component of a record as it was asked for."""
+    return ComponentSpec(part.name, _written(part.params))
 
 
 def _written(params: Mapping[str, Any]) -> dict[str, Any]:

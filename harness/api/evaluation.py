@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import Field
 
@@ -133,7 +133,7 @@ def load_model(model: Written | Path = "demo", *, device: str | None = None, **p
         found = _installed()
         spec = model_named(model, found, "", device)
         spec = ComponentSpec(spec.name, {**spec.params, **parameters})
-        return LoadedModel.of(border.load(cast(ModelLoader, found.build("model", spec, "load_model"))))
+        return LoadedModel.of(border.load(found.build(ModelLoader, spec, "load_model")))
 
 
 def register(component: ComponentClass) -> ComponentClass:

@@ -9,7 +9,8 @@ import typer
 from harness.cli.options import Debug, Json, Quiet, RegistryPath
 from harness.cli.plugins import PluginFiles, installed
 from harness.files.terminal import Terminal, say_json
-from harness.plugin import border
+from harness.plugin import ModelLoader, border
+
 
 
 def inspect(
@@ -38,7 +39,7 @@ def inspect(
     from harness.running.request import model_named
 
     found = installed()
-    loader = found.build("model", model_named(model, found, model_args, device, registry), "--model")
+    loader = found.build(ModelLoader, model_named(model, found, model_args, device, registry), "--model")
     reporter = ConsoleReporter(Terminal(stderr=True), quiet)
     with reporter.stage("loading the model"):
         loaded = border.load(loader)  # type: ignore[arg-type]  # a model loader

@@ -93,10 +93,11 @@ def prepare(
 ) -> None:
     """Write the prompts that a model is asked, as a task that any lm-eval runs: JSONL, YAML and a scoring function."""
     from harness.lmeval.prepared import write
+    from harness.plugin.components import ModelLoader
     from harness.running.request import model_named
 
     found = installed()
     spec = model_named(model, found, model_args, device)
-    loader = found.build("model", spec, "--model")
-    for folder, n in write(loader, task, output, limit, seed):  # type: ignore[arg-type]  # a model loader
+    loader = found.build(ModelLoader, spec, "--model")
+    for folder, n in write(loader, task, output, limit, seed):
         say(f"wrote {folder} ({counted(n, 'prompt')}): lm_eval --include_path {output} --tasks {folder.name}_prepared")

@@ -12,7 +12,7 @@ from harness.cli.plugins import PluginFiles, installed
 from harness.errors import HarnessError
 from harness.files.terminal import Terminal, say
 from harness.plugin import border
-from harness.plugin.components import parse_spec
+from harness.plugin.components import Corpus, ModelLoader, parse_spec
 from harness.running.stopping import stopped
 
 
@@ -38,15 +38,15 @@ def unigrams(
     from harness.running.request import model_named
 
     found = installed()
-    loader = found.build("model", model_named(model, found, model_args, None, registry), "--model")
-    texts = found.build("corpus", parse_spec(corpus, "--corpus"), "--corpus")
+    loader = found.build(ModelLoader, model_named(model, found, model_args, None, registry), "--model")
+    texts = found.build(Corpus, parse_spec(corpus, "--corpus"), "--corpus")
 
     reporter = ConsoleReporter(Terminal(stderr=True), quiet)
     try:
         with reporter.stage("loading the model"):
-            loaded = border.load(loader)  # type: ignore[arg-type]  # a model loader
+            loaded = border.load(loader)
         with reporter.stage("counting tokens", max_tokens) as advance:
-            counted, reused = count_to_file(output, loaded, texts, max_tokens, fresh, advance)  # type: ignore[arg-type]
+            counted, reused = count_to_file(output, loaded, texts, max_tokens, fresh, advance)
     except KeyboardInterrupt as error:
         raise typer.Exit(stopped(error, "the same command continues from the last checkpoint")) from None
     say(f"{summary(counted, loaded)}\n{'counted before' if reused else 'written'}: {output}")

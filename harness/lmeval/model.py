@@ -172,10 +172,10 @@ class HarnessLM(PrefixedLM):
 
 def _own_corpus(pretrained: str) -> str | None:
     """The texts of a bundled model, which is called by its name or its folder; None for any other."""
-    loaders = catalogue().components["model"]
+    loaders = catalogue().of(ModelLoader)
     registered = models_for(pretrained, loaders).get(pretrained)
     loader = loaders.get(pretrained if registered is None else registered.name)
-    return own_corpus(pretrained) if loader is None else cast("type[ModelLoader]", loader).corpus
+    return own_corpus(pretrained) if loader is None else loader.corpus
 
 
 def _loader(pretrained: str, device: str | None, hf: dict[str, Any]) -> ModelLoader | None:
@@ -185,7 +185,7 @@ def _loader(pretrained: str, device: str | None, hf: dict[str, Any]) -> ModelLoa
         HarnessError: an argument means nothing to it.
     """
     found = catalogue()
-    loaders = found.components["model"]
+    loaders = found.of(ModelLoader)
     models = models_for(pretrained, loaders)
     if pretrained not in loaders and pretrained not in models:
         return None
@@ -200,7 +200,7 @@ def _loader(pretrained: str, device: str | None, hf: dict[str, Any]) -> ModelLoa
                 f'--model_args: "{key}" means nothing to {pretrained}, which the loader {spec.name} loads; it takes '
                 f"{', '.join(fields)}."
             )
-    return cast(ModelLoader, found.build("model", ComponentSpec(spec.name, {**spec.params, **given}), "--model_args"))
+    return found.build(ModelLoader, ComponentSpec(spec.name, {**spec.params, **given}), "--model_args")
 
 
 def _refuse_misspelt(hf: dict[str, Any]) -> None:

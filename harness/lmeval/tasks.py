@@ -9,7 +9,7 @@ for the model where lm-eval calls them from (:func:`running_model`); prompts tha
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -40,12 +40,12 @@ def build(component: str, params: str | Mapping[str, Any], field: str, corpus: s
         HarnessError: there is no such task or parameter; names ``field``.
     """
     given = parse_params(params, field) if isinstance(params, str) else params
-    return cast(Task, catalogue().build("task", ComponentSpec(component, given), field, corpus))
+    return catalogue().build(Task, ComponentSpec(component, given), field, corpus)
 
 
 def own_corpus(path: str) -> str | None:
     """The texts that a model has of its own, by the folder that it was loaded from; None but for bundled models."""
-    loaders = cast("Iterable[type[ModelLoader]]", catalogue().components["model"].values())
+    loaders = catalogue().of(ModelLoader).values()
     return next((loader.corpus for loader in loaders if loader.corpus and loader.is_at(path)), None)
 
 

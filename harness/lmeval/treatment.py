@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pydantic import Field
 
@@ -120,9 +120,9 @@ class Treatment:
                 raise HarnessError(f"{name}: expected a number, 0 or more, got {number!r}.")
         chosen, edits = parse_spec(selector, "selector"), parse_spec(intervention, "intervention")
         return cls(
-            cast(Selector, found.build("selector", chosen, "selector", corpus)),
-            cast(Intervention, found.build("intervention", edits, "intervention", corpus)),
-            cast(Texts, build(Texts, ComponentSpec("model harness", texts), "--model_args")),
+            found.build(Selector, chosen, "selector", corpus),
+            found.build(Intervention, edits, "intervention", corpus),
+            build(Texts, ComponentSpec("model harness", texts), "--model_args"),
             seed,
             control,
         )
@@ -138,9 +138,9 @@ class Treatment:
         asked = {"name": "lm-eval", "task": Texts.name, "selector": self.selector.name, "seed": self.seed}
         controls = 0 if self.control is None else self.control + 1
         spec = RunSpec.model_validate({**asked, "controls": controls, "batch_size": BATCH})
-        loader = catalogue().build("model", ComponentSpec("hf", {"pretrained": model.name}), "pretrained")
+        loader = catalogue().build(ModelLoader, ComponentSpec("hf", {"pretrained": model.name}), "pretrained")
         # The loader stands there for form's sake: the model is loaded.
-        plan = Plan(spec, cast(ModelLoader, loader), self.texts, self.selector, self.intervention, (), {})
+        plan = Plan(spec, loader, self.texts, self.selector, self.intervention, (), {})
         reporter = ConsoleReporter(Terminal(stderr=True), quiet=True)
         selection = look_ahead(plan, engine, reporter)
         prepared = self.texts.prepare(engine, None, derive_seed(self.seed, "task"))

@@ -205,7 +205,7 @@ def ready(intervention: Intervention, selection: Selection) -> Intervention:
 
     with asking(intervention, "prepare()"):
         found = intervention.prepare(selection)
-    return instance(found, Intervention, _who(intervention, "prepare"))  # type: ignore[type-abstract]
+    return instance(found, Intervention, _who(intervention, "prepare"))
 
 
 def freeze(intervention: Intervention, model: Model) -> Frozen | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, cast
@@ -15,7 +15,7 @@ import pluggy
 from harness.conditions.conditions import Neuron
 from harness.errors import HarnessError, suggest
 from harness.plugin import border, hookspecs
-from harness.plugin.components import KINDS, Component, ComponentSpec, Kind, ModelLoader, build
+from harness.plugin.components import KINDS, Component, ComponentSpec, ComponentT, Kind, ModelLoader, build
 from harness.plugin.entries import FIRST_PARTY, GROUP, TYPED, Origin, strict, wanted
 from harness.plugin.entries import origin as origin_of_entry
 from harness.plugin.records import Matrix, PublishedNeurons
@@ -173,14 +173,18 @@ class Catalogue:
             except HarnessError as error:
                 raise HarnessError(f'the list of neurons "{item.name}": {error}') from error
 
-    def get(self, kind: Kind, name: str, field: str) -> type[Component]:
-        """The component class of this name.
+    def of(self, base: type[ComponentT]) -> Mapping[str, type[ComponentT]]:
+        """The components of one kind, which its base class names, by their own names."""
+        return cast("Mapping[str, type[ComponentT]]", self.components[base.kind])  # add() saw to it
+
+    def get(self, base: type[ComponentT], name: str, field: str) -> type[ComponentT]:
+        """The component class of this name, of the kind of ``base``: ``get(Selector, "entropy", "--selector")``.
 
         Raises:
             HarnessError: there is none; names ``field``, the nearest name, and the plugins that may have held it:
                 those that were left out, or what other packages offer.
         """
-        known = self.components[kind]
+        kind, known = base.kind, self.of(base)
         if name in known:
             return known[name]
         elsewhere = [other for other in KINDS if name in self.components[other]]
@@ -204,16 +208,18 @@ class Catalogue:
     def some_texts(self) -> str | None:
         """The texts of the first model that has texts of its own: for whom a component needs some, whatever the model
         that it will be used with."""
-        loaders = cast("Iterable[type[ModelLoader]]", self.components["model"].values())
-        return next((loader.corpus for loader in loaders if loader.corpus), None)
+        return next((loader.corpus for loader in self.of(ModelLoader).values() if loader.corpus), None)
 
-    def build(self, kind: Kind, spec: ComponentSpec, field: str, corpus: str | None = None) -> Component:
-        """Find and validate one component; ``corpus``: the texts that the model has of its own, if any.
+    def build(self, base: type[ComponentT], spec: ComponentSpec, field: str, corpus: str | None = None) -> ComponentT:
+        """Find and validate one component of the kind of ``base``: ``build(Selector, spec, "--selector")``.
+
+        Args:
+            corpus: the texts that the model has of its own, if any.
 
         Raises:
             HarnessError: there is none of this name, a parameter is wrong, or its own validation fails.
         """
-        cls = self.get(kind, spec.name, field)
+        cls = self.get(base, spec.name, field)
         with border.asking(cls, "its parameters"):
             return build(cls, spec, field, corpus)
 

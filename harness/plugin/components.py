@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -153,7 +153,7 @@ CountsPath = Annotated[Source | None, InputFile()]
 """Type of a parameter that is a file of token counts."""
 
 
-def _nested(kind: Kind) -> BeforeValidator:
+def _nested(base: type[Component]) -> BeforeValidator:
     """Accept another component as a user writes it: its name, ``name:key=value``, or a mapping with its name."""
 
     def found(value: Any, info: ValidationInfo) -> Any:
@@ -162,7 +162,7 @@ def _nested(kind: Kind) -> BeforeValidator:
         from harness.plugin.catalogue import catalogue
 
         field = f"parameter {info.field_name}"
-        return catalogue().build(kind, parse_spec(value, field), field, (info.context or {}).get("corpus"))
+        return catalogue().build(base, parse_spec(value, field), field, (info.context or {}).get("corpus"))
 
     return BeforeValidator(found)
 
@@ -245,17 +245,17 @@ class Selector(Component):
         return ()
 
 
-AnyCorpus = Annotated[Corpus, _nested("corpus"), WithJsonSchema({"type": "corpus"})]
+AnyCorpus = Annotated[Corpus, _nested(Corpus), WithJsonSchema({"type": "corpus"})]
 """Type of a parameter that is a corpus: ``corpus: AnyCorpus | None = Field(None, description=...)``."""
 
 ModelCorpus = Annotated[AnyCorpus, BeforeValidator(_models_own), Field(default=None)]
 """Type of a corpus that must be named unless the model has texts of its own (:attr:`ModelLoader.corpus`):
 ``corpus: ModelCorpus = Field(description=...)``. No model reads another one's texts unasked."""
 
-AnySelector = Annotated[Selector, _nested("selector"), WithJsonSchema({"type": "selector"})]
+AnySelector = Annotated[Selector, _nested(Selector), WithJsonSchema({"type": "selector"})]
 """Type of a parameter that is a selector."""
 
-AnyModel = Annotated[ModelLoader, _nested("model"), WithJsonSchema({"type": "model"})]
+AnyModel = Annotated[ModelLoader, _nested(ModelLoader), WithJsonSchema({"type": "model"})]
 """Type of a parameter that is a model."""
 
 
@@ -419,7 +419,10 @@ def parse_spec(value: Any, field: str) -> ComponentSpec:
     raise HarnessError(f"{field}: expected a component such as entropy:top=6 or {{name: entropy, top: 6}}.")
 
 
-def build(cls: type[Component], spec: ComponentSpec, field: str, corpus: str | None = None) -> Component:
+ComponentT = TypeVar("ComponentT", bound=Component)
+
+
+def build(cls: type[ComponentT], spec: ComponentSpec, field: str, corpus: str | None = None) -> ComponentT:
     """Validate the parameters of ``spec`` and construct the component.
 
     ``corpus``: what is read where a component needs texts and none are named (:data:`ModelCorpus`).

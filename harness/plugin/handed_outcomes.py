@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +33,7 @@ def outcomes(found: Any, prompts: Sequence[Prompt], conditions: Sequence[Conditi
     )
     same = [prompt.id for prompt in seen.prompts] == [prompt.id for prompt in prompts]
     expect(same, who, "gave outcomes of other prompts than it was asked for")
-    instance(seen.values, Mapping, who, "gave as values")  # type: ignore[type-abstract]
+    instance(seen.values, Mapping, who, "gave as values")
     shape = (len(names), len(prompts))
     for name, array in seen.values.items():
         text(name, who, "the name of an outcome")
@@ -64,7 +64,7 @@ def _answers(seen: Outcomes, who: str) -> None:
 
 
 def _categories(seen: Outcomes, who: str) -> None:
-    instance(seen.categories, Mapping, who, "gave as categories")  # type: ignore[type-abstract]
+    instance(seen.categories, Mapping, who, "gave as categories")
     for name, words in seen.categories.items():
         expect(name in seen.values, who, f'gave categories of "{name}", which it did not observe')
         for word in members(words, str, who, f'categories of "{name}"'):
@@ -79,7 +79,7 @@ def _categories(seen: Outcomes, who: str) -> None:
 
 
 def _series(seen: Outcomes, who: str) -> None:
-    instance(seen.series, Mapping, who, "gave as series")  # type: ignore[type-abstract]
+    instance(seen.series, Mapping, who, "gave as series")
     for name, series in seen.series.items():
         text(name, who, "the name of a series")
         instance(series, Series, who, f'gave as the series "{name}"')
@@ -161,7 +161,7 @@ def shown(found: Any, who: str, taken: dict[tuple[type, str], str], cls: Any = (
         expect(fine, who, f"calls {what[4:]} {a(item.name)}: a name has only letters, digits, - and _")
         text(item.title, who, f"the title of {what} {item.name}")
         columns = item.columns if isinstance(item, Frame) else item.data
-        instance(columns, Mapping, who, f"gave as columns of {what} {item.name}")  # type: ignore[type-abstract]
+        instance(columns, Mapping, who, f"gave as columns of {what} {item.name}")
         for name, column in columns.items():
             text(name, who, f"the name of a column of {what} {item.name}")
             sized = isinstance(column, Sequence | np.ndarray) and not isinstance(column, str) and np.ndim(column) < 2

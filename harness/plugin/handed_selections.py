@@ -76,7 +76,7 @@ def selection(found: Any, model: Model, who: str) -> Selection:
 
 
 def _scores(chosen: Selection, candidates: Sequence[Unit], who: str) -> dict[str, np.ndarray]:
-    instance(chosen.scores, Mapping, who, "gave as scores")  # type: ignore[type-abstract]
+    instance(chosen.scores, Mapping, who, "gave as scores")
     scores, selected = {}, set(chosen.units)
     inside = np.array([unit in selected for unit in candidates], dtype=bool)
     for name, column in chosen.scores.items():
@@ -91,7 +91,7 @@ def _scores(chosen: Selection, candidates: Sequence[Unit], who: str) -> dict[str
 
 
 def _vectors(chosen: Selection, pool: Sequence[Unit], model: Model, who: str) -> dict[Unit, np.ndarray]:
-    instance(chosen.vectors, Mapping, who, "gave as vectors")  # type: ignore[type-abstract]
+    instance(chosen.vectors, Mapping, who, "gave as vectors")
     width = model.anatomy.d_model
     for unit in (*chosen.units, *pool):
         if isinstance(unit, Direction) and unit not in chosen.vectors:
@@ -145,7 +145,7 @@ def reference(found: Any, prompts: Sequence[Prompt], who: str) -> Any:
     """A (start, stop) within each prompt, or None."""
     if found is None:
         return None
-    spans = list(instance(found, Sequence, who))  # type: ignore[type-abstract]
+    spans = list(instance(found, Sequence, who))
     expect(len(spans) == len(prompts), who, f"gave {counted(len(spans), 'part')} of {counted(len(prompts), 'prompt')}")
     for prompt, span in zip(prompts, spans, strict=True):
         fine = isinstance(span, tuple | list) and len(span) == 2 and all(whole(x) for x in span)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from harness.errors import HarnessError
 from harness.files.harmless import latex as escape
@@ -101,9 +101,9 @@ def _of_run(record: RunRecord, stem: str) -> list[TexTable]:
 
 def _layouts(record: RunRecord) -> dict[str, Matrix]:
     """How the run's metrics want their tables set, by the tables' names."""
-    metrics = catalogue().components["metric"]
+    metrics = catalogue().of(Metric)
     named = [metrics.get(metric.name) for metric in record.identity.components.metrics]
-    return {name: layout for cls in named if cls for name, layout in cast("type[Metric]", cls).layouts.items()}
+    return {name: layout for cls in named if cls for name, layout in cls.layouts.items()}
 
 
 def _about(record: RunRecord) -> str:

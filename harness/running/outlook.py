@@ -142,7 +142,9 @@ def _rows(pilot: Pilot, seed: int, resamples: int) -> list[_Row]:
     measures = [measure for _, measure in pilot.measures]
     summaries = [summarise(measure, pilot.clusters, own, resamples) for measure in measures]
     controls = np.array([measure.controls for measure in measures])
-    family = family_of([measure.treated for measure in measures], controls, [float(measure.null) for measure in measures])
+    family = family_of(
+        [measure.treated for measure in measures], controls, [float(measure.null) for measure in measures]
+    )
     times = (reach(summary, family) if family.rows > MANY else None for summary in summaries)
     return [
         _Row(metric, summary, known or (1.0, 1.0), family.moving)

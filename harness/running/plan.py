@@ -108,8 +108,8 @@ def plan(spec: RunSpec, catalogue: Catalogue) -> Plan:
     Raises:
         HarnessError: an unknown component, a wrong parameter, or components that do not fit each other.
     """
-    model = cast(ModelLoader, catalogue.build("model", spec.model, "--model"))
-    task = cast(Task, catalogue.build("task", spec.task, "--task", model.corpus))
+    model = catalogue.build(ModelLoader, spec.model, "--model")
+    task = catalogue.build(Task, spec.task, "--task", model.corpus)
     wanted = spec.metrics or tuple(ComponentSpec(name, {}) for name in task.default_metrics)
     if task.intervenes == (spec.intervention is None):
         raise HarnessError(
@@ -121,9 +121,9 @@ def plan(spec: RunSpec, catalogue: Catalogue) -> Plan:
     components = [
         model,
         task,
-        selector := cast(Selector, catalogue.build("selector", spec.selector, "--selector", model.corpus)),
-        intervention := cast(Intervention, catalogue.build("intervention", edits, "--intervention", model.corpus)),
-        *(metrics := [cast(Metric, catalogue.build("metric", metric, "--metric")) for metric in wanted]),
+        selector := catalogue.build(Selector, spec.selector, "--selector", model.corpus),
+        intervention := catalogue.build(Intervention, edits, "--intervention", model.corpus),
+        *(metrics := [catalogue.build(Metric, metric, "--metric") for metric in wanted]),
     ]
     if not metrics:
         raise HarnessError(f"--metric: the task {task.name} has no metrics of its own; name at least one.")
@@ -149,8 +149,7 @@ def _check_fit(
         given = task.gives()
     for metric in metrics:
         if given is not None and (missing := sorted(metric.needs - given)):
-            known = cast("dict[str, type[Metric]]", catalogue.components["metric"])
-            fitting = [name for name, cls in known.items() if cls.needs and cls.needs <= given]
+            fitting = [name for name, cls in catalogue.of(Metric).items() if cls.needs and cls.needs <= given]
             raise HarnessError(
                 f'--metric: {metric.name} needs "{missing[0]}", which the task {task.name} does not observe. Metrics '
                 f"that fit: {', '.join(sorted({*task.default_metrics, *fitting}))}."

@@ -146,9 +146,7 @@ def pilot(
     return Pilot(measures, clusters, items, len(stage.controls.sets), path, times)
 
 
-def _standing_in(
-    stage: Stage, engine: Engine, n: int
-) -> tuple[Selection, tuple[Condition, ...]]:
+def _standing_in(stage: Stage, engine: Engine, n: int) -> tuple[Selection, tuple[Condition, ...]]:
     """The conditions of a run in which a control set stands where the selected units would: it is "treated"."""
     plan = stage.plan
     controls = [condition for condition in stage.conditions if condition.role == "control"][:n]

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 
 from harness.errors import HarnessError, suggest
 from harness.files.paths import expand
-from harness.plugin.components import ComponentSpec, explain, parse_spec
+from harness.plugin.components import ComponentSpec, ModelLoader, explain, parse_spec
 from harness.plugin.notation import BARE, parse_params
 from harness.running.registry import Registry, models_for
 from harness.running.spec import (
@@ -189,7 +189,7 @@ def model_named(
 
 
 def _loader(name: str, found: Catalogue, registry: Path | Registry | None) -> ComponentSpec:
-    loaders = found.components["model"]
+    loaders = found.of(ModelLoader)
     models = registry.models if isinstance(registry, Registry) else models_for(name, loaders, registry)
     if name.partition(":")[0] in loaders:
         return parse_spec(name, "--model")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import numpy as np
 
 from harness.model.model import Model, wrap
@@ -27,9 +25,7 @@ def tiny_model(family: str = "gpt2", seed: int = 0) -> Model:
 
 def demo_model() -> Model:
     """The bundled model on the CPU: small, but trained, so that selectors and tasks find something in it."""
-    return cast(
-        ModelLoader, catalogue().build("model", ComponentSpec("demo", {"device": "cpu"}), "demo_model()")
-    ).load()
+    return catalogue().build(ModelLoader, ComponentSpec("demo", {"device": "cpu"}), "demo_model()").load()
 
 
 def prompts_of(model: Model, n: int = 8, length: int = 12, seed: int = 0) -> tuple[tuple[int, ...], ...]:

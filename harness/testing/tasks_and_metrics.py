@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +30,7 @@ from harness.model.model import Model
 from harness.plugin import handed_outcomes as handed_back
 from harness.plugin import handed_selections as handed_over
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import Component, ComponentSpec, Kind, Metric, Task
+from harness.plugin.components import ComponentSpec, Metric, Task
 from harness.plugin.records import Measurement, Outcomes, Prepared, Prompt
 from harness.testing.common import (
     NAME,
@@ -158,7 +158,7 @@ def check_metric(cls: type[Metric], outcomes: Outcomes | None = None, /, **param
 @functools.cache
 def demo_outcomes() -> Outcomes:
     """Outcomes of the task knowledge_conflict on some facts of the bundled model, under zero ablation and controls."""
-    task = cast(Task, _build("task", "knowledge_conflict"))
+    task = catalogue().build(Task, ComponentSpec("knowledge_conflict", {}), "demo_outcomes()")
     model = demo_model()
     engine = ClosedFormEngine(model)
     prompts = task.prepare(engine, 80, 0).prompts
@@ -166,17 +166,12 @@ def demo_outcomes() -> Outcomes:
     return task.observe(engine, prompts, _conditions(task, model, chosen, "demo_outcomes()")).split(chosen)
 
 
-def _build(kind: Kind, name: str) -> Any:
-    component: Component = catalogue().build(kind, ComponentSpec(name, {}), f"{kind} {name}")
-    return component
-
-
-def _metric(name: str, task: type[Task]) -> Any:
+def _metric(name: str, task: type[Task]) -> Metric:
     """A metric that an installed plugin offers, or the task's own module, which may not be installed yet."""
     for cls in vars(sys.modules[task.__module__]).values():
         if isinstance(cls, type) and issubclass(cls, Metric) and getattr(cls, "name", None) == name:
-            return cls()
-    return _build("metric", name)
+            return cls.model_validate({})
+    return catalogue().build(Metric, ComponentSpec(name, {}), f"metric {name}")
 
 
 def _some(model: Model) -> Selection:

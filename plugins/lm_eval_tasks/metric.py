@@ -65,7 +65,12 @@ class LmEvalMetric(Metric):
                 continue
             values = outcomes[key]
             found = _Metric(
-                _said(key), _summed(outcomes, values), np.ones(values.shape[1]), about["aggregation"], about["higher_is_better"], primary
+                _said(key),
+                _summed(outcomes, values),
+                np.ones(values.shape[1]),
+                about["aggregation"],
+                about["higher_is_better"],
+                primary,
             )
             measures += _measures(found)
             if primary and _right_or_wrong(values):
@@ -144,7 +149,9 @@ def _table(metric: _Metric, clusters: np.ndarray) -> Table:
     """Documents right and wrong, before and after."""
     from harness.statistics import table_tests, transition_table
 
-    before, after, controls = (x["summed"] for x in (metric.summed.baseline, metric.summed.treated, metric.summed.controls))
+    before, after, controls = (
+        x["summed"] for x in (metric.summed.baseline, metric.summed.treated, metric.summed.controls)
+    )
     known = ~np.isnan(before)
     before, after, controls = (x[..., known].astype(int) for x in (before, after, controls))
     treated = transition_table(before, after, (0, 1))

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 
 from harness.cli.options import Debug
 from harness.cli.plugins import PluginFiles, installed
 from harness.files.terminal import Terminal, say_json
-from harness.plugin import HarnessError
+from harness.plugin import Corpus, HarnessError, ModelLoader
 from harness.plugin.components import explain, parse_spec
 from harness.running.spec import MOST_PROMPTS
-
-if TYPE_CHECKING:
-    from harness.plugin import Corpus, ModelLoader
 
 
 def _option(name: str, text: str, least: int | None = None, most: int | None = None) -> Any:
@@ -82,12 +79,8 @@ def compare(
         raise HarnessError(explain(error, Settings, "harness compare")) from error
     found = installed()
     specs = [model_named(name, found, model_args, device, registry) for name in (base, tuned)]
-    loaders = [
-        cast("ModelLoader", found.build("model", x, f"--{y}")) for x, y in zip(specs, ("base", "tuned"), strict=True)
-    ]
-    texts = (
-        None if corpus is None else cast("Corpus", found.build("corpus", parse_spec(corpus, "--corpus"), "--corpus"))
-    )
+    loaders = [found.build(ModelLoader, x, f"--{y}") for x, y in zip(specs, ("base", "tuned"), strict=True)]
+    texts = None if corpus is None else found.build(Corpus, parse_spec(corpus, "--corpus"), "--corpus")
     reporter = ConsoleReporter(Terminal(stderr=True), quiet)
     names = [short_name(spec) for spec in specs]
     done = compare_models(loaders, names, settings, texts, output_path, batch_size, reporter.stage)

@@ -23,6 +23,7 @@ import harness as public
 from harness.api import evaluation, finished, frames
 from harness.api.finished import Run
 from harness.errors import HarnessError
+from harness.plugin import Selector
 from harness.plugin.catalogue import catalogue
 from harness.results.record import Frame
 from harness.running.request import Request, command_of
@@ -389,7 +390,7 @@ def test_a_class_of_a_notebook_has_a_source(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(linecache.cache, cell, (len(FIRST), None, FIRST.splitlines(keepends=True), cell))
     exec(compile(FIRST, cell, "exec"), names)
     public.register(names["First"])
-    assert catalogue().get("selector", "first_of_all", "a test") is names["First"]
+    assert catalogue().get(Selector, "first_of_all", "a test") is names["First"]
     catalogue.cache_clear()
 
 

@@ -19,6 +19,7 @@ from harness.engine.activation_summaries import ActivationStatistics, HeadStatis
 from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import HookEngine
 from harness.errors import HarnessError
+from harness.plugin import ModelLoader
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import ComponentSpec, Intervention
 
@@ -38,7 +39,7 @@ def statistics() -> ActivationStatistics:
 
 
 def build(name: str, **params: object) -> Intervention:
-    found = catalogue().build("intervention", ComponentSpec(name, params), "--intervention")
+    found = catalogue().build(Intervention, ComponentSpec(name, params), "--intervention")
     assert isinstance(found, Intervention)
     return found
 
@@ -261,7 +262,7 @@ def test_every_neuron_intervention_can_be_frozen(name: str, tmp_path: Any) -> No
 
 
 def test_a_corpus_is_counted_where_no_file_is_given() -> None:
-    model = catalogue().build("model", ComponentSpec("demo", {}), "--model").load()  # type: ignore[attr-defined]
+    model = catalogue().build(ModelLoader, ComponentSpec("demo", {}), "--model").load()  # type: ignore[attr-defined]
     found = build("mean", frozen="unigram", corpus={"name": "world", "size": 50}).freeze(model)
     assert found is not None and found.counts is not None
     assert found.counts.shape == (1280,) and found.counts.min() > 0 and found.counts.max() > 10 * found.counts.min()

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
+from roles import conditions
 
 from harness.errors import HarnessError
 from harness.plugin.components import parse_spec
@@ -22,7 +23,6 @@ from harness.report.page import _context as page_context
 from harness.results.folder import RunFolder, read_provenance, read_record
 from harness.results.leaderboard import rows_of
 from harness.results.record import SCHEMA_VERSION
-from roles import conditions
 
 Harness = Callable[..., tuple[int, str, str]]
 

@@ -13,6 +13,7 @@ from rapidfuzz.distance import JaroWinkler
 
 from harness.errors import HarnessError
 from harness.files.yaml import load_yaml
+from harness.plugin import Task
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import parse_spec
 
@@ -159,7 +160,7 @@ def test_pararel_loads_by_column_mapping() -> None:
         facts=reference("data/pararel_facts.jsonl"), relations=reference("data/pararel_relations.json")
     )
     spec = parse_spec(text, "--task")
-    loaded = catalogue().build("task", spec, "--task")
+    loaded = catalogue().build(Task, spec, "--task")
     assert isinstance(loaded, KnowledgeConflict)
     facts = loaded.facts()
     assert len(facts) > 4500
@@ -273,7 +274,7 @@ def test_nested_columns_as_a_user_writes_them(tmp_path: Path) -> None:
     path = table(tmp_path, *REWRITES)
     mapping = ", ".join(f"{name}: {column}" for name, column in NESTED.items())
     text = f"knowledge_conflict:data={path},relations=facts,columns={{{mapping}}}"
-    loaded = catalogue().build("task", parse_spec(text, "--task"), "--task")
+    loaded = catalogue().build(Task, parse_spec(text, "--task"), "--task")
     assert isinstance(loaded, KnowledgeConflict)
     check_rewrites(loaded)
     assert loaded.data_digest() == task(data=path).data_digest()
@@ -316,7 +317,7 @@ def test_relations_of_facts_need_a_way_to_ask(tmp_path: Path) -> None:
 
 def test_a_misspelt_mapping_is_refused() -> None:
     with pytest.raises(HarnessError, match=r'no "subjct" to map a column to\. Did you mean "subject"'):
-        catalogue().build("task", parse_spec("knowledge_conflict:columns={subjct: head}", "--task"), "--task")
+        catalogue().build(Task, parse_spec("knowledge_conflict:columns={subjct: head}", "--task"), "--task")
 
 
 @pytest.mark.parametrize(

@@ -269,7 +269,7 @@ def test_offline_a_commit_is_its_own_digest_and_a_branch_is_refused() -> None:
 def test_corpora_are_listed_and_built_from_specifications(harness: Callable[..., tuple[int, str, str]]) -> None:
     code, out, _ = harness("list", "corpora")
     assert code == 0 and "world" in out and "text" in out
-    built = catalogue().build("corpus", parse_spec("world:size=7,seed=3", "--corpus"), "--corpus")
+    built = catalogue().build(Corpus, parse_spec("world:size=7,seed=3", "--corpus"), "--corpus")
     assert built == WorldTexts(size=7, seed=3)
     with pytest.raises(HarnessError, match=r'text has no parameter "collumn". Did you mean "column"'):
-        catalogue().build("corpus", parse_spec("text:path=a.txt,collumn=x", "--corpus"), "--corpus")
+        catalogue().build(Corpus, parse_spec("text:path=a.txt,collumn=x", "--corpus"), "--corpus")

@@ -26,6 +26,7 @@ from harness.engine.closed_form import ClosedFormEngine
 from harness.errors import HarnessError
 from harness.files.store import read_jsonl
 from harness.lmeval.prepared import ours, write
+from harness.plugin import ModelLoader, Task
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import parse_spec
 from harness.statistics import derive_seed
@@ -52,7 +53,7 @@ def run(lm: Any, *tasks: str, include: Path = TASKS, metadata: dict[str, Any] | 
 
 
 def component(text: str) -> Any:
-    return catalogue().build("task", parse_spec(text, "test"), "test", "world")
+    return catalogue().build(Task, parse_spec(text, "test"), "test", "world")
 
 
 def column(found: Any, task: str, metric: str) -> np.ndarray:
@@ -213,7 +214,7 @@ def test_what_would_change_the_prompts_is_refused(stock: HFLM, options: dict[str
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("prepared")
-    loader: Any = catalogue().build("model", parse_spec("demo:device=cpu", "test"), "test")
+    loader: Any = catalogue().build(ModelLoader, parse_spec("demo:device=cpu", "test"), "test")
     made = write(loader, None, output, LIMIT, seed=0)
     assert [(path.name, n) for path, n in made] == [
         (path.name, len(read_jsonl(path / "prompts.jsonl"))) for path in sorted(output.iterdir())

@@ -14,6 +14,7 @@ import torch
 from harness.errors import HarnessError
 from harness.model import load_hf
 from harness.model.gguf_weights import MARK, converted, in_folder, of_package
+from harness.plugin import ModelLoader
 
 gguf = pytest.importorskip("gguf")
 
@@ -222,6 +223,6 @@ def test_a_run_says_it(tiny: Any, tmp_path: Path) -> None:
     from harness.plugin.components import parse_spec
 
     with pytest.raises(HarnessError, match="pretrained"):
-        catalogue().build("model", parse_spec("hf", "--model"), "--model")
-    loader = catalogue().build("model", parse_spec(f"hf:pretrained={tiny[0]}", "--model"), "--model")
+        catalogue().build(ModelLoader, parse_spec("hf", "--model"), "--model")
+    loader = catalogue().build(ModelLoader, parse_spec(f"hf:pretrained={tiny[0]}", "--model"), "--model")
     assert json.dumps(loader.load().provenance()["gguf"])  # type: ignore[attr-defined]

@@ -94,7 +94,7 @@ def test_an_unknown_name_is_suggested_and_broken_plugins_are_mentioned() -> None
     found.add(plugin(selector("entropy")), A)
     found.broken.append(plugins.Broken(B, "ImportError: no"))
     with pytest.raises(HarnessError) as caught:
-        found.build("selector", ComponentSpec("entropi", {}), "--selector")
+        found.build(Selector, ComponentSpec("entropi", {}), "--selector")
     assert '--selector: no selector is called "entropi". Did you mean "entropy"?' in str(caught.value)
     assert "plugin b of dist-b 2: ImportError: no" in str(caught.value)
 
@@ -210,7 +210,7 @@ def test_a_plugin_that_provides_nothing_is_put_aside_and_why_is_said(
     assert str(broken.origin) == "harness-odd 9.9 (plugin odd)" and says in broken.reason, broken.reason
     assert "entropy" in found.components["selector"]
     with pytest.raises(HarnessError) as caught:
-        found.get("selector", "odd", "--selector")
+        found.get(Selector, "odd", "--selector")
     assert f"Not loaded: plugin odd of harness-odd 9.9: {broken.reason}" in str(caught.value)
 
 
@@ -226,14 +226,14 @@ def test_whoever_misses_a_component_is_told_which_packages_have_an_entry_point(
     found = discover(monkeypatch, tmp_path, code)
     assert not found.broken and "odd" in found.components["selector"]
     with pytest.raises(HarnessError, match=r"Plugins of other packages: .*harness-odd 9\.9"):
-        found.get("selector", "loudest_of_all", "--selector")
+        found.get(Selector, "loudest_of_all", "--selector")
     monkeypatch.setenv("HARNESS_LOAD_PLUGINS", "")
     found = plugins.catalogue.__wrapped__()
     with pytest.raises(HarnessError, match=r"harness-odd 9\.9 \(left out by HARNESS_LOAD_PLUGINS\)"):
-        found.get("selector", "odd", "--selector")
+        found.get(Selector, "odd", "--selector")
     alone = Catalogue()
     with pytest.raises(HarnessError, match='No other installed package has an entry point of the group "harness"'):
-        alone.get("selector", "odd", "--selector")
+        alone.get(Selector, "odd", "--selector")
 
 
 def listed(*lists: object) -> SimpleNamespace:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from roles import conditions
-
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from roles import conditions
 
 from harness.plugin.records import Outcomes, Prompt
 

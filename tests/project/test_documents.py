@@ -12,6 +12,7 @@ from checkout import ROOT
 from typer.main import get_command
 
 from harness.cli.app import app
+from harness.plugin import Selector
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import PLURALS, parse_spec
 from harness.running.registry import load_registry
@@ -46,7 +47,7 @@ def test_commands_of_the_readme_parse() -> None:
         context = parser.make_context("eval", words[2:], resilient_parsing=True)
         if context.params["selector"]:
             spec = parse_spec(context.params["selector"], "--selector")
-            assert catalogue().build("selector", spec, "--selector").name == spec.name
+            assert catalogue().build(Selector, spec, "--selector").name == spec.name
 
 
 def test_runs_that_the_readme_names_exist() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from golden import golden
+from roles import conditions
 
 from harness.plugin.records import Outcomes, Prompt
 from harness.results.pairing import Run, pair
@@ -15,7 +16,7 @@ from harness.results.record import RunRecord
 def run(ids: list[str], data: str = "d", task: str = "t", text: str = "text") -> Run:
     """A run without measures: prompts of these ids, each id ``item/number``."""
     prompts = tuple(Prompt(id, f"{text} {id}", (1,), id.split("/")[0]) for id in ids)
-    outcomes = Outcomes(("baseline", "treated"), prompts, {})
+    outcomes = Outcomes(conditions(), prompts, {})
     record = golden("record.json")
     record["task"]["name"], record["identity"]["data_sha256"] = task, data
     return Run(Path("r"), RunRecord.read(record, "record.json"), outcomes)

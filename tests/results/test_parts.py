@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from roles import conditions
 
 from harness.errors import HarnessError
 from harness.plugin.records import Outcomes, Prepared, Prompt, Step
@@ -15,7 +16,7 @@ from harness.results.folder import RunFolder, sample_rows
 def outcomes() -> Outcomes:
     prompts = tuple(Prompt(f"p{i}", f"text {i}", (1, i), f"c{i // 2}", {"relation": "r"}) for i in range(4))
     return Outcomes(
-        conditions=("baseline", "treated", "control-0000"),
+        conditions=conditions(1),
         prompts=prompts,
         values={"source": np.arange(12, dtype=np.int8).reshape(3, 4) % 3, "entropy": np.arange(12.0).reshape(3, 4)},
         answers=(("a", "b", "c", "d"), ("e", "f", "g", "h")),

@@ -18,6 +18,7 @@ from strangers import Loud, PlainTask, make, misbehaving
 from harness.conditions.conditions import Neuron
 from harness.controls.random import random_controls
 from harness.errors import HarnessError
+from harness.plugin import Selector
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import SelectionContext
 from harness.plugin.records import Prepared, Prompt
@@ -151,7 +152,7 @@ def test_labelled_texts_of_the_training_split_are_not_evaluated(tmp_path: Path) 
 def test_selectors_say_what_they_look_at(selector: str, reads: bool) -> None:
     from harness.plugin.components import parse_spec
 
-    made: Any = catalogue().build("selector", parse_spec(selector, "--selector"), "--selector")
+    made: Any = catalogue().build(Selector, parse_spec(selector, "--selector"), "--selector")
     assert made.reads_prompts() is reads
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import HarnessError
+from harness.plugin import Task
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import parse_spec
 from harness.running.execute import plan
@@ -286,6 +287,6 @@ def test_a_template_is_a_text_wherever_it_is_written(written: str, text: str | N
     for spec in specs:
         if text is None:
             with pytest.raises(HarnessError, match='parameter "template" of target_probability'):
-                catalogue().build("task", spec, "--task")
+                catalogue().build(Task, spec, "--task")
         else:
-            assert catalogue().build("task", spec, "--task").template == text  # type: ignore[attr-defined]
+            assert catalogue().build(Task, spec, "--task").template == text  # type: ignore[attr-defined]

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 from harness_plugins.context_copying.task.knowledge_conflict import SOURCES
+from roles import conditions
 
 from harness.engine.generations import Generations
 from harness.engine.hooks import HookEngine
 from harness.model.model import Model
 from harness.plugin.records import Outcomes, Prompt
-from roles import conditions
 
 CK, PK, ND = range(3)
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from roles import in_order
-
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from checkout import ROOT
+from roles import in_order
 
 from harness.conditions.conditions import BASELINE, Condition
 from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import under
 from harness.model.model import Model
+from harness.plugin import Metric, Task
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import parse_spec
 
@@ -22,7 +22,7 @@ TASKS = ROOT / "tests" / "support" / "lm_eval_tasks"
 
 def lm_eval_task(*names: str, **params: Any) -> Any:
     return catalogue().build(
-        "task",
+        Task,
         parse_spec({"name": "lm_eval", "tasks": list(names), "include_path": str(TASKS), **params}, "--task"),
         "--task",
     )
@@ -35,7 +35,7 @@ def values(
     made = engine(model, 16)
     prepared = task.prepare(made, None, 0)
     outcomes = task.observe(made, prepared.prompts, in_order(conditions))
-    found = catalogue().build("metric", parse_spec("lm_eval", "--metric"), "--metric").measure(outcomes)
+    found = catalogue().build(Metric, parse_spec("lm_eval", "--metric"), "--metric").measure(outcomes)
     return [{x.name: float(x.values[c]) for x in found.measures} for c in range(len(conditions))]
 
 

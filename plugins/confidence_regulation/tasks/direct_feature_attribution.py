@@ -185,9 +185,7 @@ class Attributions(Metric):
         ranked = sorted(components, key=lambda x: (-size[x], x))
         return set(ranked[: self.family])
 
-    def _table(
-        self, outcomes: Outcomes, components: Sequence[str], tested: set[str]
-    ) -> Frame:
+    def _table(self, outcomes: Outcomes, components: Sequence[str], tested: set[str]) -> Frame:
         """All components, those with the largest difference first, and every selected neuron's own."""
         treated = outcomes.treated
         order = sorted(components, key=lambda x: (-abs(float(difference(treated, x).mean())), x))

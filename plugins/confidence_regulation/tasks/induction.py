@@ -362,7 +362,9 @@ class Induction(Metric):
 
         entropy, natural = outcomes.series["entropy"], "first" in outcomes.prompts[0].fields
         n = len(outcomes.prompts)
-        shown = {"entropy": (Series(("untouched", "treated"), entropy.only("baseline", "treated").values), "entropy (nats)")}
+        shown = {
+            "entropy": (Series(("untouched", "treated"), entropy.only("baseline", "treated").values), "entropy (nats)")
+        }
         if "activation" in outcomes.series:
             shown["activation"] = outcomes.series["activation"], "activation"
         if natural:

@@ -29,7 +29,7 @@ class Matching(Metric):
 
 
 def matched(name: str, array: str, outcomes: Outcomes) -> dict[str, Any]:
-    """One way to match, whose codes of sources are the outcome ``array``: counts before and after, scores in percent."""
+    """One way to match, whose codes are the outcome ``array``: counts before and after, and the scores in percent."""
     from harness.statistics import conversion_ratios, permutation_test, transition_table
 
     before, after = outcomes.baseline, outcomes.treated

@@ -59,7 +59,9 @@ class Transitions(Metric):
         source, codes = outcomes["source"], range(len(SOURCES))
         before, after = outcomes.baseline["source"], outcomes.treated["source"]
         table = transition_table(before, after, codes)
-        controls = np.array([transition_table(before, x, codes) for x in outcomes.controls["source"]], dtype=table.dtype)
+        controls = np.array(
+            [transition_table(before, x, codes) for x in outcomes.controls["source"]], dtype=table.dtype
+        )
         controls = controls.reshape(-1, *table.shape)  # also where there are none
         cells = {
             (i, j): measure(

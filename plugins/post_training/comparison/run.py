@@ -9,22 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from harness.data import FactTable
 from harness.files.paths import expand
-from harness.plugin import Component, HarnessError, Source, border
+from harness.plugin import Corpus, HarnessError, Selector, Source, Task, border
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import ComponentSpec, Kind
+from harness.plugin.components import ComponentSpec, ComponentT
 from harness.progress import Stage
 
 from .record import Identity, ModelsRecord
 from .section import Section
 
 if TYPE_CHECKING:
-    from harness.plugin import Corpus, Figure, Frame, Model, ModelLoader, SelectionContext, Selector, Task
+    from harness.plugin import Figure, Frame, Model, ModelLoader, SelectionContext
 
 SCHEMA = "post_training/1"
 
@@ -91,7 +91,7 @@ def compare_models(
     own = {loader.corpus for loader in loaders}
     if len(own) == 1 and (name := own.pop()) is not None:  # both were trained on texts of the same kind
         settings = settings.completed(loaders[0])
-        corpus = corpus or cast("Corpus", _component("corpus", name))
+        corpus = corpus or _component(Corpus, name)
     inputs = input_digests(settings, corpus)
     with stage("loading the models"):
         models = [border.load(loader) for loader in loaders]
@@ -166,7 +166,7 @@ def _sections(
     from .neurons import weights_section
     from .steering import steering_section
 
-    s, task = settings, cast("Task", _component("task", "knowledge_conflict"))
+    s, task = settings, _component(Task, "knowledge_conflict")
     rules = rules_of(settings, corpus)
     with stage("comparing the last layers"):
         yield weights_section([context.model for context in contexts], contexts, rules, s.null_dims, s.seed)
@@ -211,7 +211,7 @@ def rules_of(settings: Settings, corpus: Corpus | None) -> Callable[[int], Mappi
     """The rules that choose neurons, by name, for a number of null dimensions."""
 
     def selector(name: str, **params: object) -> Selector:
-        return cast("Selector", _component("selector", name, **params))
+        return _component(Selector, name, **params)
 
     def rules(null_dims: int) -> Mapping[str, Selector]:
         top = settings.top
@@ -229,9 +229,9 @@ def rules_of(settings: Settings, corpus: Corpus | None) -> Callable[[int], Mappi
     return rules
 
 
-def _component(kind: Kind, name: str, **params: object) -> Component:
+def _component(base: type[ComponentT], name: str, **params: object) -> ComponentT:
     """A component of whichever plugin offers it."""
-    return catalogue().build(kind, ComponentSpec(name, params), f"compare: its {kind}")
+    return catalogue().build(base, ComponentSpec(name, params), f"compare: its {base.kind}")
 
 
 def write(folder: Path, record: ModelsRecord, sections: Sequence[Section]) -> None:

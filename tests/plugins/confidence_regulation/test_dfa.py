@@ -17,6 +17,7 @@ from harness_plugins.confidence_regulation.tasks.direct_feature_attribution impo
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from roles import conditions
 from slow_dfa import NEOX, slowly
 
 from harness.conditions.conditions import BASELINE, Condition, Head, Neuron, Selection
@@ -25,7 +26,6 @@ from harness.errors import HarnessError
 from harness.model.model import Model
 from harness.plugin.catalogue import catalogue
 from harness.plugin.records import Outcomes, Prompt
-from roles import conditions
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from harness.errors import HarnessError
 from harness.model.model import Model, wrap
 from harness.model.output_weights import write_directions
 from harness.model.weight_scores import frequency_cosines, unembedding_geometry
+from harness.plugin import ModelLoader
 
 ASKED: dict[str, Any] = {"sequences": 3, "length": 20, "corpus": letters()}
 
@@ -123,7 +124,7 @@ def test_the_bundled_model() -> None:
     from harness.plugin.catalogue import catalogue
     from harness.plugin.components import ComponentSpec
 
-    model = catalogue().build("model", ComponentSpec("demo", {}), "--model").load()  # type: ignore[attr-defined]
+    model = catalogue().build(ModelLoader, ComponentSpec("demo", {}), "--model").load()  # type: ignore[attr-defined]
     selector = TokenFrequency(corpus={"name": "world", "size": 400}, sequences=3, length=64)
     selection = selector.select(context(model))
     assert len(selection.units) == 6 and 0.02 < selection.scores["frequency_mediated"][selection.units[0].index] < 1

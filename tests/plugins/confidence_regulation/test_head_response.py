@@ -18,16 +18,17 @@ from harness_plugins.confidence_regulation.tasks.head_response import HeadNeuron
 from harness_plugins.confidence_regulation.tasks.plain_text import prompt_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from roles import conditions
 
 from harness.conditions.conditions import BASELINE, Condition, Head, Neuron, Selection
 from harness.conditions.head_edits import AttendFirst, SetHeads
 from harness.engine.closed_form import ClosedFormEngine
 from harness.errors import HarnessError
 from harness.model.model import Model, wrap
+from harness.plugin import Selector
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import SelectionContext, parse_spec
 from harness.plugin.records import Alone, Outcomes, Prompt, Series
-from roles import conditions
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +110,7 @@ def test_prompts_are_spans_twice_behind_one_bos(llama: Model) -> None:
 
 def test_the_watched_neurons_are_those_of_the_selector(demo: Model) -> None:
     prepared = task(length=8, neurons="entropy:top=4").prepare(ClosedFormEngine(demo), 2, seed=0)
-    entropy = catalogue().build("selector", parse_spec("entropy:top=4", ""), "")
+    entropy = catalogue().build(Selector, parse_spec("entropy:top=4", ""), "")
     chosen = entropy.select(SelectionContext(demo, ClosedFormEngine(demo), [], 0))  # type: ignore[attr-defined]
     assert prepared.details["watched"] == list(map(str, chosen.units))
     assert prepared.details["watched_rule"] == chosen.rule

@@ -19,13 +19,14 @@ from harness.controls.random import draw_controls
 from harness.errors import HarnessError
 from harness.model.attention_patterns import patterns
 from harness.model.model import Model, wrap
+from harness.plugin import ModelLoader, Selector
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import ComponentSpec
 
 
 @pytest.fixture(scope="module")
 def demo() -> Model:
-    return catalogue().build("model", ComponentSpec("demo", {}), "--model").load()  # type: ignore[attr-defined]
+    return catalogue().build(ModelLoader, ComponentSpec("demo", {}), "--model").load()  # type: ignore[attr-defined]
 
 
 def from_softmax(family: str, sequences: list[list[int]]) -> list[torch.Tensor]:
@@ -141,4 +142,4 @@ def test_heads_may_be_named() -> None:
     for written in (["L2H2", "L0H1"], "L2H2+L0H1"):
         assert Heads(heads=written).select(context(tiny("gpt2"))).units == (Head(2, 2), Head(0, 1))
     with pytest.raises(HarnessError, match=r'parameter "heads" of heads: "2\.2" is not a head'):
-        catalogue().build("selector", ComponentSpec("heads", {"heads": ["2.2"]}), "--selector")
+        catalogue().build(Selector, ComponentSpec("heads", {"heads": ["2.2"]}), "--selector")

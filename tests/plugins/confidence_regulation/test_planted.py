@@ -37,7 +37,7 @@ def grown(request: pytest.FixtureRequest) -> Planted:
 
 
 def select(model: Any, spec: str) -> Selection:
-    selector = catalogue().build("selector", parse_spec(spec, "it"), "it")
+    selector = catalogue().build(Selector, parse_spec(spec, "it"), "it")
     assert isinstance(selector, Selector)
     return selector.select(SelectionContext(model, ClosedFormEngine(model, 64), [], 0))
 
@@ -218,7 +218,7 @@ def test_no_intervention_has_a_direct_effect_where_none_was_planted(spec: str, e
     for role, frozen in ((ENTROPY, "frozen=final_norm"), (FREQUENCY, f"frozen=unigram,corpus={corpus}")):
         conditions = [BASELINE]
         for name in (spec, f"{spec}{join}{frozen}"):
-            intervention = catalogue().build("intervention", parse_spec(name, "it"), "it")
+            intervention = catalogue().build(Intervention, parse_spec(name, "it"), "it")
             assert isinstance(intervention, Intervention)
             edits = intervention.edits([Neuron(LAYER, i) for i in role], statistics)
             conditions.append(Condition(name, edits, frozen=intervention.freeze(model)))

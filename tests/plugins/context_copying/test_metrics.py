@@ -13,12 +13,12 @@ from harness_plugins.context_copying.metrics.transitions import ConversionRatios
 from harness_plugins.context_copying.task.knowledge_conflict import SOURCES
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from roles import conditions
 
 from harness.errors import HarnessError
 from harness.files.store import canonical
 from harness.plugin.records import Measurement, Outcomes, Prompt
 from harness.statistics import Measure, MeasureSummary, summarise
-from roles import conditions
 
 
 def of(measurement: Measurement) -> dict[str, Measure]:

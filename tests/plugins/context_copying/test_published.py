@@ -26,7 +26,7 @@ SIZES = {
 
 
 def build(text: str) -> Selector:
-    found = catalogue().build("selector", parse_spec(text, "--selector"), "--selector")
+    found = catalogue().build(Selector, parse_spec(text, "--selector"), "--selector")
     assert isinstance(found, Selector)
     return found
 

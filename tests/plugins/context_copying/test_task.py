@@ -27,6 +27,7 @@ from harness.conditions.conditions import BASELINE, Condition, SetNeurons
 from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import HookEngine
 from harness.model.model import Model, wrap
+from harness.plugin import Task
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import parse_spec
 
@@ -162,7 +163,7 @@ def test_pararel_by_column_mapping(stories: Model) -> None:
         "relation_columns={group: relation_group, description: object_description},duplicates=drop,counter_objects=1",
         "--task",
     )
-    task = catalogue().build("task", spec, "--task")
+    task = catalogue().build(Task, spec, "--task")
     assert isinstance(task, KnowledgeConflict)
     rows: dict[str, dict[str, Any]] = {}
     relations = {row["relation"]: row for row in json.loads((data / "pararel_relations.json").read_text("utf-8"))}

@@ -27,6 +27,7 @@ from harness.errors import HarnessError
 from harness.model.model import Model, wrap
 from harness.model.modules import write_matrix
 from harness.model.readout import probe_norm
+from harness.plugin import ModelLoader
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import ComponentSpec
 from harness.report.figure_files import render
@@ -344,7 +345,7 @@ def test_heads_that_do_not_sum_to_the_residual_stream_are_refused() -> None:
 
 def test_the_bundled_model() -> None:
     """Against the definition, at its real size."""
-    model = catalogue().build("model", ComponentSpec("demo", {}), "--model").load()  # type: ignore[attr-defined]
+    model = catalogue().build(ModelLoader, ComponentSpec("demo", {}), "--model").load()  # type: ignore[attr-defined]
     tokens = model.encode(["The capital of France is", "The author of the book is"])
     passed = run_prompts(model, tokens)
     for layer in (0, 3):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from harness_plugins.knowledge_attribution.task import TargetProbability, TargetProbabilityMetric
 from pydantic import ValidationError
+from roles import conditions
 from small_runs import finish, measures, record
 
 from harness.conditions.conditions import BASELINE, Condition, SetNeurons
@@ -17,16 +18,16 @@ from harness.engine.hooks import HookEngine
 from harness.errors import HarnessError
 from harness.model.model import Model
 from harness.model.tokens import first_token
+from harness.plugin import ModelLoader
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import ComponentSpec, parse_spec
 from harness.plugin.records import Outcomes, Prompt
 from harness.results.folder import RunFolder
-from roles import conditions
 
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    loaded: Model = catalogue().build("model", ComponentSpec("demo", {}), "--model").load()  # type: ignore[attr-defined]
+    loaded: Model = catalogue().build(ModelLoader, ComponentSpec("demo", {}), "--model").load()  # type: ignore[attr-defined]
     return loaded
 
 

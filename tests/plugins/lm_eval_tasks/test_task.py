@@ -19,6 +19,7 @@ from harness.engine.hooks import HookEngine
 from harness.errors import HarnessError
 from harness.model.loading import load_hf
 from harness.model.model import Model
+from harness.plugin import Task
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import parse_spec
 
@@ -201,7 +202,7 @@ def test_a_task_that_runs_code_is_asked_about(monkeypatch: pytest.MonkeyPatch) -
 def test_values_without_a_name_belong_to_the_positional_parameter() -> None:
     spec = parse_spec("lm_eval:a,b,num_fewshot=3", "--task")
     assert str(spec) == "lm_eval:a,b,num_fewshot=3"
-    assert catalogue().build("task", spec, "--task").tasks == ["a", "b"]  # type: ignore[attr-defined]
-    assert catalogue().build("task", parse_spec("lm_eval:a", "--task"), "--task").tasks == ["a"]  # type: ignore[attr-defined]
+    assert catalogue().build(Task, spec, "--task").tasks == ["a", "b"]  # type: ignore[attr-defined]
+    assert catalogue().build(Task, parse_spec("lm_eval:a", "--task"), "--task").tasks == ["a"]  # type: ignore[attr-defined]
     with pytest.raises(HarnessError, match='"tasks" is given twice'):
-        catalogue().build("task", parse_spec("lm_eval:a,tasks=[b]", "--task"), "--task")
+        catalogue().build(Task, parse_spec("lm_eval:a,tasks=[b]", "--task"), "--task")

@@ -22,6 +22,7 @@ from harness.conditions.conditions import BASELINE, Condition, Direction, Select
 from harness.engine.closed_form import ClosedFormEngine
 from harness.errors import HarnessError
 from harness.model.model import Model
+from harness.plugin import ModelLoader, Task
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import SelectionContext, parse_spec
 from harness.plugin.records import Outcomes
@@ -187,7 +188,7 @@ def test_the_selection_has_the_direction_its_scores_and_controls_of_equal_length
 def test_a_direction_of_another_model_is_transferred_and_its_weights_are_part_of_the_identity(
     texts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    demo = catalogue().build("model", parse_spec("demo:device=cpu", "m"), "m")
+    demo = catalogue().build(ModelLoader, parse_spec("demo:device=cpu", "m"), "m")
     other = demo.load()  # type: ignore[attr-defined]
     selector = DifferenceOfMeans.model_validate({"data": str(texts), "from_model": demo})
     assert selector.inputs()["from_model"] == other.weights_digest
@@ -267,7 +268,7 @@ def test_log_odds_of_a_refusal_count_every_first_token_once(model: Model, texts:
 
 def test_wrong_parameters_are_told(model: Model, texts: Path) -> None:
     def built(spec: str) -> Any:
-        return catalogue().build("task", parse_spec(f"labelled_response:data={texts}{spec}", "--task"), "--task")
+        return catalogue().build(Task, parse_spec(f"labelled_response:data={texts}{spec}", "--task"), "--task")
 
     for spec in ("", ",answers=[Y,N],refusal=[Y]"):
         with pytest.raises(HarnessError, match=r"give either answers=\[WORD FOR TRUE,WORD FOR FALSE\] or refusal="):
