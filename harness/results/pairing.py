@@ -130,7 +130,7 @@ def measures_of(run: Run, catalogue: Catalogue) -> Iterator[tuple[str, str, AnyM
         why = run.missing
         if run.outcomes is not None:
             try:
-                metric = cast(Metric, catalogue.build(Metric, ComponentSpec(spec.name, spec.params), run.path.name))
+                metric = catalogue.build(Metric, ComponentSpec(spec.name, spec.params), run.path.name)
                 found = {measure.name: measure for measure in border.measure(metric, run.outcomes).measures}
             except HarnessError as error:
                 why = str(error)

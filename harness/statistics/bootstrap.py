@@ -9,7 +9,7 @@ import numpy as np
 
 from harness.files.wording import counted
 from harness.statistics.clusters import cluster_sums
-from harness.statistics.measure import Aggregated, AnyMeasure, Functional, known_values, ratio
+from harness.statistics.measure import TREATED, Aggregated, AnyMeasure, Functional, known_values, ratio
 
 FEW_RESAMPLES, FEW_ROWS = 200, 20
 """Resamples, and conditions (the treated one and controls), of measures that cannot be resampled by sums."""
@@ -144,8 +144,8 @@ def draw(
 ) -> Draws:
     """Resample all conditions of a measure once, for everything that is asked of the resamples."""
     few = isinstance(measure, Aggregated)
-    values = measure.values[1:]
-    rows = range(1, 1 + min(len(values), FEW_ROWS if few else len(values)))
+    values = measure.values[TREATED:]
+    rows = range(TREATED, TREATED + min(len(values), FEW_ROWS if few else len(values)))
     controls = values[1 : len(rows)]
     order = np.argsort(controls, kind="stable")[: len(known_values(controls))]  # NaN come last
     ranks = [r for r in ranks if r <= len(order)] if not few else []

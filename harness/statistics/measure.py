@@ -119,8 +119,8 @@ class Measure(Roles):
     @property
     def changed(self) -> np.ndarray:
         """Number of prompts that contribute otherwise than under the baseline [n_conditions]."""
-        different = differs(self.numerator, self.numerator[:1])
-        return (different | (self.denominator != self.denominator[:1])).sum(axis=1)
+        different = differs(self.numerator, self.numerator[BASELINE])
+        return (different | (self.denominator != self.denominator[BASELINE])).sum(axis=1)
 
     @property
     def counting(self) -> np.ndarray:
@@ -194,7 +194,7 @@ class Functional(Roles):
     @property
     def changed(self) -> np.ndarray:
         """Number of prompts that contribute otherwise than under the baseline [n_conditions]."""
-        return differs(self.terms, self.terms[:1]).any(axis=2).sum(axis=1)
+        return differs(self.terms, self.terms[BASELINE]).any(axis=2).sum(axis=1)
 
     @property
     def counting(self) -> np.ndarray:
@@ -249,7 +249,7 @@ class Aggregated(Roles):
     @property
     def changed(self) -> np.ndarray:
         """Number of prompts that contribute otherwise than under the baseline [n_conditions]."""
-        return (self.codes != self.codes[:1]).sum(axis=1)
+        return (self.codes != self.codes[BASELINE]).sum(axis=1)
 
     @property
     def counting(self) -> np.ndarray:

@@ -138,13 +138,13 @@ def test_components_are_in_the_order_of_the_model() -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_error_bars_of_few_sequences_are_students() -> None:
-    values = np.array([[[0.0] * 4, [1.0, 2.0, 4.0, 5.0]]])
+    values = np.array([1.0, 2.0, 4.0, 5.0])
     names = [f"{kind} {x}" for kind in ("induction", "corrupted") for x in ("L0H0", "activation")]
-    outcomes = dict.fromkeys(names, values[0])
-    data = _bars(["L0H0"], outcomes, 1, "1.2").data
+    outcomes = dict.fromkeys(names, values)
+    data = _bars(["L0H0"], outcomes, "1.2").data
     half = 3.182446305 * np.std([1, 2, 4, 5], ddof=1) / 2  # the normal's 1.96 covers 85% of the time with 4 sequences
     assert (data["induction_ci_low"][0], data["induction_ci_high"][0]) == pytest.approx((3 - half, 3 + half))
-    alone = _bars(["L0H0"], {name: x[:, :1] for name, x in outcomes.items()}, 1, "1.2").data
+    alone = _bars(["L0H0"], {name: x[:1] for name, x in outcomes.items()}, "1.2").data
     assert (
         alone["induction"][0] == 1.0 and np.isnan([alone["induction_ci_low"][0], alone["induction_ci_high"][0]]).all()
     )
