@@ -60,7 +60,9 @@ PYTHON = {
     "Effects of many neurons": ("harness.effects.sweep.effects", "harness.effects.sweep.Effects"),
     "What tasks and metrics pass on": tuple(
         f"harness.plugin.records.{name}"
-        for name in ("Prompt", "Step", "Prepared", "Outcomes", "Measurement", "Table", "Frame", "Figure")
+        for name in (
+            "Prompt", "Step", "Prepared", "Outcomes", "Rows", "Alone", "Measurement", "Table", "Frame", "Figure",
+        )
     ),
     "Statistics": tuple(
         f"harness.statistics.{name}"

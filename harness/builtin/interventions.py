@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
 
-from harness.conditions.conditions import Frozen, Neuron, Selection, SetNeurons, by_layer
+from harness.conditions.conditions import Frozen, Neuron, Selection, SetNeurons, Unit, by_layer
 from harness.conditions.neuron_edits import ExchangeNeurons, ScaleNeurons, exchange
-from harness.plugin.components import AnyCorpus, CountsPath, Intervention
+from harness.plugin.components import AnyCorpus, CountsPath, Intervention, StatisticsT
 
 if TYPE_CHECKING:
-    from harness.conditions.conditions import Edit, Unit
+    from harness.conditions.conditions import Edit
     from harness.engine.activation_summaries import ActivationStatistics
     from harness.model.model import Model
     from harness.plugin.records import Figure
 
 
-class Nothing(Intervention):
+class Nothing(Intervention[Unit, None]):
     """Edits nothing; what tasks that only look at neurons run under."""
 
     name = "none"
     needs_statistics = False
 
-    def edits(self, units: Sequence[Unit], statistics: object) -> tuple[Edit, ...]:
+    def edits(self, units: Sequence[Unit], statistics: None) -> tuple[Edit, ...]:
         return ()
 
 
@@ -39,7 +39,7 @@ def indices(neurons: Sequence[Neuron]) -> tuple[int, ...]:
     return tuple(neuron.index for neuron in neurons)
 
 
-class NeuronIntervention(Intervention):
+class NeuronIntervention(Intervention[Neuron, StatisticsT]):
     """Base of the interventions on neurons: any of them may leave the final norm, or the component of the logits along
     the token frequencies, as in the untouched model (direct effects, Stolfo et al. 2024, eq. 6 and 8)."""
 
@@ -83,7 +83,7 @@ class NeuronIntervention(Intervention):
         return Frozen("unigram", unigrams(model, None, self.corpus).probabilities)
 
 
-class _Constant(NeuronIntervention):
+class _Constant(NeuronIntervention["ActivationStatistics"]):
     """Sets every neuron to one statistic of its own activations, at every position."""
 
     statistic: ClassVar[str]
@@ -94,24 +94,20 @@ class _Constant(NeuronIntervention):
     def values(self, neurons: Sequence[Neuron], statistics: ActivationStatistics) -> list[float]:
         return statistics.value(self.statistic, neurons)
 
-    def edits(self, units: Sequence[Neuron], statistics: Any) -> tuple[Edit, ...]:
+    def edits(self, units: Sequence[Neuron], statistics: ActivationStatistics) -> tuple[Edit, ...]:
         return each_layer(
             units, lambda layer, some: SetNeurons(layer, indices(some), tuple(self.values(some, statistics)))
         )
 
-    def figures(self, selection: Selection, statistics: Any) -> tuple[Figure, ...]:
+    def figures(self, selection: Selection, statistics: ActivationStatistics) -> tuple[Figure, ...]:
         """The selected neurons' activations, with the value of every constant ablation marked."""
-        if statistics is None:
-            return ()
         from harness.builtin.activation_figures import activation_values
 
         neurons = [unit for unit in selection.units if isinstance(unit, Neuron)]
         samples = np.stack([statistics.sample[unit.layer][:, unit.index] for unit in neurons])
-        others = [cls.model_validate({}) for cls in (Mean, Median, Mode, MeanMinusSigma, MeanPlusSigma)]
-        values = {
-            x.name: (self if x.name == self.name else x).values(neurons, statistics)
-            for x in cast("list[_Constant]", others)
-        }
+        kinds: tuple[type[_Constant], ...] = (Mean, Median, Mode, MeanMinusSigma, MeanPlusSigma)
+        others = [cls.model_validate({}) for cls in kinds]
+        values = {x.name: (self if x.name == self.name else x).values(neurons, statistics) for x in others}
         return (activation_values([str(unit) for unit in neurons], samples, values, self.name),)
 
 
@@ -164,17 +160,20 @@ class MeanPlusSigma(_Sigma):
     direction = 1
 
 
-class Zero(_Constant):
+class Zero(NeuronIntervention[None]):
     """Zero ablation: each neuron is held at 0."""
 
     name = "zero"
     needs_statistics = False
 
-    def values(self, neurons: Sequence[Neuron], statistics: ActivationStatistics | None) -> list[float]:
-        return [0.0] * len(neurons)
+    def title(self) -> str:
+        return "zero ablation"
+
+    def edits(self, units: Sequence[Neuron], statistics: None) -> tuple[Edit, ...]:
+        return each_layer(units, lambda layer, some: SetNeurons(layer, indices(some), (0.0,) * len(some)))
 
 
-class Scale(NeuronIntervention):
+class Scale(NeuronIntervention[None]):
     """Each activation is multiplied by a factor: 0 ablates, 1 changes nothing, more amplifies, less than 0 reverses.
 
     A list of interventions in a registry's run is a sweep: intervention: [{name: scale, factor: 0}, ...].
@@ -184,11 +183,11 @@ class Scale(NeuronIntervention):
     needs_statistics = False
     factor: float = Field(allow_inf_nan=False, description="what activations are multiplied by")
 
-    def edits(self, units: Sequence[Neuron], statistics: Any) -> tuple[Edit, ...]:
+    def edits(self, units: Sequence[Neuron], statistics: None) -> tuple[Edit, ...]:
         return each_layer(units, lambda layer, some: ScaleNeurons(layer, indices(some), self.factor))
 
 
-class Resample(NeuronIntervention):
+class Resample(NeuronIntervention["ActivationStatistics"]):
     """Resampling ablation: each activation is replaced by another one of the neuron's own distribution.
 
     Which one is a fixed function of the activation: 64 intervals of equal probability are exchanged in a random order,
@@ -199,7 +198,7 @@ class Resample(NeuronIntervention):
     name = "resample"
     seed: int = Field(0, ge=0, description="of the random orders")
 
-    def edits(self, units: Sequence[Neuron], statistics: Any) -> tuple[Edit, ...]:
+    def edits(self, units: Sequence[Neuron], statistics: ActivationStatistics) -> tuple[Edit, ...]:
         def table(neuron: Neuron) -> tuple[np.ndarray, np.ndarray]:
             rng = np.random.default_rng([self.seed, neuron.layer, neuron.index])
             return exchange(statistics.sample[neuron.layer][:, neuron.index], rng)
@@ -207,7 +206,7 @@ class Resample(NeuronIntervention):
         return each_layer(units, lambda layer, some: ExchangeNeurons.of(layer, indices(some), [table(x) for x in some]))
 
 
-class Noise(Intervention):
+class Noise(Intervention[Neuron, "ActivationStatistics"]):
     """Noise: a normal random number is added to each activation, in units of the neuron's own standard deviation.
 
     The number follows from the seed, the neuron and the activation (a hash), not from a generator: the same run gives
@@ -220,7 +219,7 @@ class Noise(Intervention):
     sigma: float = Field(1.0, gt=0, le=100, description="size, in standard deviations of the neuron's activation")
     seed: int = Field(0, ge=0, lt=2**63, description="of the noise")
 
-    def edits(self, units: Sequence[Neuron], statistics: Any) -> tuple[Edit, ...]:
+    def edits(self, units: Sequence[Neuron], statistics: ActivationStatistics) -> tuple[Edit, ...]:
         from harness.conditions.noise import CELLS, AddNoise
 
         def noise(layer: int, indices: Sequence[int]) -> Edit:

@@ -34,6 +34,7 @@ _DEFINED = {
     "harness.conditions.residual_edits": "AddVector ProjectOut",
     "harness.engine.engine": "Engine Progress",
     "harness.engine.scores": "Scores",
+    "harness.engine.activation_summaries": "ActivationStatistics HeadStatistics",
     "harness.model.model": "Batch Model",
     "harness.files.wording": "agree counted plural the",
     "harness.statistics": "Aggregated AnyMeasure Functional Measure",

@@ -15,6 +15,8 @@ from harness.conditions.head_edits import AttendFirst as AttendFirst
 from harness.conditions.head_edits import SetHeads as SetHeads
 from harness.conditions.residual_edits import AddVector as AddVector
 from harness.conditions.residual_edits import ProjectOut as ProjectOut
+from harness.engine.activation_summaries import ActivationStatistics as ActivationStatistics
+from harness.engine.activation_summaries import HeadStatistics as HeadStatistics
 from harness.engine.engine import Engine as Engine
 from harness.engine.engine import Progress as Progress
 from harness.engine.scores import Scores as Scores
@@ -64,6 +66,7 @@ from .records import Table as Table
 
 __all__ = [
     "BASELINE",
+    "ActivationStatistics",
     "AddVector",
     "Aggregated",
     "Alone",
@@ -87,6 +90,7 @@ __all__ = [
     "Functional",
     "HarnessError",
     "Head",
+    "HeadStatistics",
     "InputFile",
     "Intervention",
     "Matrix",

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -270,8 +270,22 @@ Template = Annotated[str, BeforeValidator(_unread_mapping)]
 """Type of a parameter that is a text with ``{places}``; ``template: {query}`` in YAML is ``"{query}"``."""
 
 
-class Intervention(Component):
-    """Says how chosen units are edited."""
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as Default
+
+    UnitT = Default("UnitT", bound=Unit, default=Any)
+    StatisticsT = Default("StatisticsT", default=Any)
+else:  # Python has defaults of type variables from 3.13 on
+    UnitT, StatisticsT = TypeVar("UnitT"), TypeVar("StatisticsT")
+
+
+class Intervention(Component, Generic[UnitT, StatisticsT]):
+    """Says how chosen units are edited.
+
+    For type checkers it says of which kind the units are and what their statistics: ``Intervention[Neuron,
+    "ActivationStatistics"]``, ``Intervention[Head, "HeadStatistics"]``, ``Intervention[Direction, None]``; a plain
+    ``Intervention`` takes anything.
+    """
 
     kind = "intervention"
     site: ClassVar[str] = "neurons"
@@ -279,23 +293,27 @@ class Intervention(Component):
     needs_statistics: ClassVar[bool] = True
     """Whether :meth:`edits` wants the activation statistics of the units."""
 
+    def __class_getitem__(cls, types: Any) -> type[Self]:
+        """The class itself: kinds of units are for type checkers; pydantic would make a class of each."""
+        return cls
+
     def title(self) -> str:
         """What units are under, in reports: "mean ablation" where that is what it is called."""
         return f"the intervention {self.name}"
 
     @abc.abstractmethod
-    def edits(self, units: Sequence[Any], statistics: Any) -> tuple[Edit, ...]:
+    def edits(self, units: Sequence[UnitT], statistics: StatisticsT) -> tuple[Edit, ...]:
         """Return the edits (one or more a layer) that treat exactly these units.
 
         ``statistics``: their :class:`harness.engine.activation_summaries.ActivationStatistics`, or ``HeadStatistics``
         of heads; None unless ``needs_statistics``.
         """
 
-    def prepare(self, selection: Selection) -> Intervention:
+    def prepare(self, selection: Selection) -> Intervention[UnitT, StatisticsT]:
         """The intervention for what was selected; one that depends on the selector's scores overrides this."""
         return self
 
-    def figures(self, selection: Selection, statistics: Any) -> tuple[Figure, ...]:
+    def figures(self, selection: Selection, statistics: StatisticsT) -> tuple[Figure, ...]:
         """Figures of the values that :meth:`edits` takes from ``statistics``."""
         return ()
 
@@ -367,8 +385,8 @@ class Task(Component):
     ) -> Outcomes:
         """Run these prompts under these conditions; called with consecutive parts of the prepared prompts.
 
-        The first two conditions are the baseline and the treated one; then come the controls, then those of
-        :meth:`alone`.
+        ``conditions`` have their roles (:attr:`harness.plugin.Condition.role`) and come in their order: baseline,
+        treated, controls, those of :meth:`alone`. Outcomes are of ``tuple(conditions)``.
 
         ``progress`` is handed to the engine, which calls it with the number of (condition, prompt) pairs just finished.
         """

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from harness.plugin import Edit, Selection, Unit
 
 
-class DirectionIntervention(Intervention):
+class DirectionIntervention(Intervention[Direction, None]):
     """Base of both: takes vectors and layers from the selection."""
 
     site: ClassVar[str] = "directions"
@@ -52,7 +52,7 @@ class AddDirection(DirectionIntervention):
         1.0, allow_inf_nan=False, description="in units of the direction's vector; negative subtracts"
     )
 
-    def edits(self, units: Sequence[Direction], statistics: Any) -> tuple[Edit, ...]:
+    def edits(self, units: Sequence[Direction], statistics: None) -> tuple[Edit, ...]:
         from harness.plugin import AddVector
 
         def added(layer: int, indices: Sequence[int]) -> Edit:
@@ -73,7 +73,7 @@ class AblateDirection(DirectionIntervention):
     name = "ablate_direction"
     layers: Literal["own", "all"] = Field("own", description="after the direction's own layer, or after every layer")
 
-    def edits(self, units: Sequence[Direction], statistics: Any) -> tuple[Edit, ...]:
+    def edits(self, units: Sequence[Direction], statistics: None) -> tuple[Edit, ...]:
         from harness.conditions import orthonormal
         from harness.plugin import ProjectOut
 

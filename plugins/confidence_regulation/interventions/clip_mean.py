@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 from pydantic import Field, PrivateAttr
 
 from harness.builtin.interventions import NeuronIntervention, each_layer, indices
 from harness.conditions import ClampNeurons
-from harness.plugin import HarnessError, Intervention, Neuron, Selection
+from harness.plugin import HarnessError, Neuron, Selection
 
 if TYPE_CHECKING:
-    from harness.plugin import Edit
+    from harness.plugin import ActivationStatistics, Edit
 
 
-class ClipMean(NeuronIntervention):
+class ClipMean(NeuronIntervention["ActivationStatistics"]):
     """Clipped mean ablation: each activation is set to the neuron's mean where it exceeds it, or where it falls below.
 
     Stolfo et al. 2024, section 5: a neuron whose activation rises under induction is clipped from above, one whose
@@ -30,7 +30,7 @@ class ClipMean(NeuronIntervention):
     )
     _shifts: Mapping[Neuron, float] = PrivateAttr(default_factory=dict)
 
-    def prepare(self, selection: Selection) -> Intervention:
+    def prepare(self, selection: Selection) -> Self:
         """Take in the shifts that the selector measured.
 
         Raises:
@@ -59,7 +59,7 @@ class ClipMean(NeuronIntervention):
             )
         return self._shifts[neuron] > 0
 
-    def edits(self, units: Sequence[Neuron], statistics: Any) -> tuple[Edit, ...]:
+    def edits(self, units: Sequence[Neuron], statistics: ActivationStatistics) -> tuple[Edit, ...]:
         def clamp(layer: int, some: list[Neuron]) -> Edit:
             means = statistics.value("mean", some)
             above = [self._above(neuron) for neuron in some]
