@@ -24,6 +24,7 @@ from harness.data.token_sequences import (
 )
 from harness.errors import HarnessError
 from harness.model.model import Model
+from harness.plugin import Corpus
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import parse_spec
 
