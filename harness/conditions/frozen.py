@@ -74,7 +74,8 @@ def unigram_probabilities(counts: np.ndarray | None, d_vocab: int, source: str) 
             f"{source}: the unigram distribution needs {counted(d_vocab, 'positive count')}, one a token "
             "(add 1 where a token was not seen)."
         )
-    return found / found.sum()
+    made: np.ndarray = found / found.sum()
+    return made
 
 
 def unigram_direction(counts: np.ndarray | None, d_vocab: int, source: str) -> np.ndarray:

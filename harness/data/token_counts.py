@@ -67,7 +67,8 @@ class Unigrams:
     def probabilities(self) -> np.ndarray:
         """p_freq, float64 [d_vocab], with sum 1."""
         smooth = self.counts.astype(np.float64) + self.smoothing
-        return smooth / smooth.sum()
+        found: np.ndarray = smooth / smooth.sum()
+        return found
 
     @property
     def log_frequency(self) -> np.ndarray:
@@ -83,7 +84,8 @@ class Unigrams:
                 "log-frequency is infinite; use a smoothing above 0."
             )
         logs = np.log(self.probabilities)
-        return logs - logs.mean()
+        found: np.ndarray = logs - logs.mean()
+        return found
 
     @property
     def unseen(self) -> float:

@@ -88,7 +88,8 @@ class Problem:
     @cached_property
     def entropy(self) -> torch.Tensor:
         """Float64 [R]."""
-        return -torch.linalg.vecdot(self.p, self.log_p).double()
+        found: torch.Tensor = -torch.linalg.vecdot(self.p, self.log_p).double()
+        return found
 
     @cached_property
     def factors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -181,7 +182,8 @@ def _centred(system: System, p: torch.Tensor) -> System:
     a change of the norm adds is smaller."""
 
     def centred(rows: torch.Tensor) -> torch.Tensor:
-        return rows - torch.linalg.vecdot(p, rows)[:, None]
+        found: torch.Tensor = rows - torch.linalg.vecdot(p, rows)[:, None]
+        return found
 
     second = None if system.second is None else centred(system.second)
     return replace(system, base=centred(system.base), second=second)

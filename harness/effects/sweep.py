@@ -77,7 +77,8 @@ class Effects:
 
     def size(self, kind: Kind = "total") -> Float64[np.ndarray, " C"]:
         """Mean absolute change of the loss [C]: TE, DE_LN or DE_freq."""
-        return np.abs(self.loss_change[kind]).mean(axis=1, dtype=np.float64)
+        found: np.ndarray = np.abs(self.loss_change[kind]).mean(axis=1, dtype=np.float64)
+        return found
 
     def mediated(self, frozen: Kind = "frozen_norm") -> Float64[np.ndarray, " C"]:
         """1 - DE / TE [C]: the share of the effect that goes through what ``frozen`` freezes; NaN without effect."""

@@ -279,7 +279,8 @@ def _choose_numba(system: System) -> torch.Tensor:
     extra = as_numpy(candidates, bounds, system.largest)
 
     def loop(part: slice) -> bool:
-        return compiled.choose(*shared, *(x[part] for x in own), *extra, out[part], SLACK)
+        found: bool = compiled.choose(*shared, *(x[part] for x in own), *extra, out[part], SLACK)
+        return found
 
     if not all(in_threads(loop, len(system.at))):
         raise not_finite()

@@ -172,7 +172,8 @@ class Reading:
 
 def entropy(log_probs: Float[torch.Tensor, "*place d_vocab"]) -> Float[torch.Tensor, " *place"]:
     """Entropy in nats of distributions given as log-probabilities [..., d_vocab]; p log p is 0 where p is 0."""
-    return torch.special.entr(log_probs.exp()).sum(-1)
+    found: torch.Tensor = torch.special.entr(log_probs.exp()).sum(-1)
+    return found
 
 
 def log_softmax(

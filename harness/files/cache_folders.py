@@ -101,7 +101,10 @@ def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """numba's decorator, with a cache where there is a place for one: without, it refuses to be imported."""
     import numba
 
-    return numba.njit(**options | {"cache": bool(options.get("cache")) and _numba_can_cache()})
+    found: Callable[[Callable[..., Any]], Any] = numba.njit(
+        **options | {"cache": bool(options.get("cache")) and _numba_can_cache()}
+    )
+    return found
 
 
 @cache

@@ -82,7 +82,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         self.depth += 1
         if self.depth > DEEPEST:
-            mark = self.peek_event().start_mark
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # PyYAML's, whose stubs leave it out
             raise yaml.composer.ComposerError(None, None, f"more than {DEEPEST} levels lie within each other", mark)
         try:
             return super().compose_node(parent, index)

@@ -94,7 +94,7 @@ def model_of(lm: Any, name: str | None = None) -> Model:
     return wrap(hf, tokenizer, name or str(hf.name_or_path), add_bos=adds_bos)
 
 
-class ModelTask(ConfigurableTask):
+class ModelTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval has no types
     """Base of our tasks in lm-eval; see the module's docstring.
 
     Parameters of the component come with ``--metadata``, under the task's name:

@@ -11,7 +11,7 @@ from lm_eval.models.huggingface import HFLM
 from harness.model.model import put_first
 
 
-class PrefixedLM(HFLM):
+class PrefixedLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
     """``hf`` that puts first what a :class:`harness.model.model.Model` puts first (``add_bos``), never twice.
 
     lm-eval's own ``add_bos_token`` only asks the tokeniser for its special tokens, of which many have none to put.
@@ -46,7 +46,10 @@ class PrefixedLM(HFLM):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Padded token ids [batch, pos] and their mask."""
         if self.prefix is None:
-            return super().tok_batch_encode(strings, padding_side, left_truncate_len, truncation)
+            found: tuple[torch.Tensor, torch.Tensor] = super().tok_batch_encode(
+                strings, padding_side, left_truncate_len, truncation
+            )
+            return found
         rows = [self.tok_encode(text) for text in strings]
         if truncation:  # as the tokeniser truncates: the beginning stays
             rows = [row[: self.tokenizer.model_max_length] for row in rows]

@@ -145,11 +145,12 @@ class Treatment:
         selection = look_ahead(plan, engine, reporter)
         prepared = self.texts.prepare(engine, None, derive_seed(self.seed, "task"))
         stage = set_up(plan, engine, prepared, reporter, selection=selection)
-        condition = stage.conditions[1 if self.control is None else 2 + self.control]
+        sets = [condition for condition in stage.conditions if condition.role == "control"]
+        condition = stage.treated if self.control is None else sets[self.control]
         return condition, self._record(stage, condition, model)
 
     def _record(self, stage: Stage, condition: Condition, model: Model) -> dict[str, Any]:
-        return clean(
+        found: dict[str, Any] = clean(
             {
                 "model": model.provenance(),
                 "selector": self.selector.identity(),
@@ -162,3 +163,4 @@ class Treatment:
                 "edited": [str(unit) for unit in condition.units],
             }
         )
+        return found

@@ -34,7 +34,10 @@ def stop_tokens(model: Model, until: Sequence[str]) -> frozenset[int]:
 
 def decode(model: Model, tokens: np.ndarray) -> list[str]:
     """Texts of rows of new tokens [n, length], where -1 marks what comes after the end."""
-    return model.tokenizer.batch_decode([[int(t) for t in row if t >= 0] for row in tokens], skip_special_tokens=True)
+    found: list[str] = model.tokenizer.batch_decode(
+        [[int(t) for t in row if t >= 0] for row in tokens], skip_special_tokens=True
+    )
+    return found
 
 
 def first_tokens(model: Model, prompts: Sequence[Sequence[int]]) -> dict[str, Any]:

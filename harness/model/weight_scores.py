@@ -117,7 +117,8 @@ def suggest_null_dims(singular_values: np.ndarray, trivial: int = 0) -> tuple[in
 def null_cosines(geometry: UnembeddingGeometry, w_out: np.ndarray) -> np.ndarray:
     """|cos| of write directions [n, d_model] with every right-singular vector, [n, d_model]; NaN for a zero row."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.abs((w_out / np.linalg.norm(w_out, axis=1, keepdims=True)) @ geometry.directions)
+        found: np.ndarray = np.abs((w_out / np.linalg.norm(w_out, axis=1, keepdims=True)) @ geometry.directions)
+        return found
 
 
 def frequency_cosines(
@@ -139,4 +140,5 @@ def frequency_cosines(
     lengths = np.linalg.norm((w_out @ geometry.directions) * geometry.singular_values, axis=1)
     tiny = 1e-9 * geometry.singular_values[0] * np.linalg.norm(w_out, axis=1)
     scale = np.where(lengths > tiny, lengths * np.linalg.norm(log_frequency), np.nan)
-    return w_out @ read.cpu().numpy() / scale
+    found: np.ndarray = w_out @ read.cpu().numpy() / scale
+    return found

@@ -59,7 +59,8 @@ def _fixed_cost(
     outside = np.maximum(frame[:2] - low, 0) + np.maximum(high - (frame[:2] + frame[2:]), 0)
     cost = np.repeat(np.array(RADII), ANGLES) * 1.2 + 40 * outside.sum(axis=1)
     cost += 120 * _inside(centres, half + MARK, marks)
-    return cost + 25 * np.sqrt(_inside(centres, half + PAD, others))
+    found: np.ndarray = cost + 25 * np.sqrt(_inside(centres, half + PAD, others))
+    return found
 
 
 def _inside(centres: np.ndarray, half: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -67,18 +68,21 @@ def _inside(centres: np.ndarray, half: np.ndarray, points: np.ndarray) -> np.nda
     if not len(points):
         return np.zeros(len(centres))
     near = (np.abs(points[None] - centres[:, None]) < half).all(axis=2)
-    return near.sum(axis=1).astype(float)
+    found: np.ndarray = near.sum(axis=1).astype(float)
+    return found
 
 
 def _overlap(centres: np.ndarray, size: np.ndarray, other: np.ndarray, other_size: np.ndarray) -> np.ndarray:
     """Share [c] of a name's area that another name covers."""
     reach = (size + other_size) / 2 + PAD
     shared = np.minimum(np.maximum(reach - np.abs(centres - other), 0), np.minimum(size, other_size))
-    return shared.prod(axis=1) / size.prod()
+    found: np.ndarray = shared.prod(axis=1) / size.prod()
+    return found
 
 
 def _crossed(mark: np.ndarray, offsets: np.ndarray, other: np.ndarray, other_size: np.ndarray) -> np.ndarray:
     """Whether [c] the line from a point to its name runs through another name."""
     steps = np.linspace(0.1, 0.9, 7)
     along = mark + steps[None, :, None] * offsets[:, None, :]
-    return (np.abs(along - other) < other_size / 2).all(axis=2).any(axis=1).astype(float)
+    found: np.ndarray = (np.abs(along - other) < other_size / 2).all(axis=2).any(axis=1).astype(float)
+    return found

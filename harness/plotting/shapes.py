@@ -70,7 +70,8 @@ def line_style(row: int) -> dict[str, Any]:
 
 def drawable(values: np.ndarray, log: bool = False) -> np.ndarray:
     """Which values [n] an axis can show: finite ones, on a log axis positive ones."""
-    return np.isfinite(values) & (values > 0) if log else np.isfinite(values)
+    found: np.ndarray = np.isfinite(values) & (values > 0) if log else np.isfinite(values)
+    return found
 
 
 def limits(values: np.ndarray, important: np.ndarray) -> tuple[float, float] | None:
@@ -109,7 +110,8 @@ def beyond(values: np.ndarray, edges: tuple[float, float] | None) -> np.ndarray:
     """Which finite values lie outside ``edges``: drawn at the edge, as triangles."""
     if edges is None:
         return np.zeros(len(values), dtype=bool)
-    return np.isfinite(values) & ((values < edges[0]) | (values > edges[1]))
+    found: np.ndarray = np.isfinite(values) & ((values < edges[0]) | (values > edges[1]))
+    return found
 
 
 def points(

@@ -88,7 +88,8 @@ def asking(component: Component | type[Component], call: str) -> Iterator[None]:
 
 def _ours(component: Component | type[Component]) -> bool:
     """Whether it comes with the harness, whose sentences are complete."""
-    from harness.plugin.catalogue import FIRST_PARTY, origin_of
+    from harness.plugin.catalogue import origin_of
+    from harness.plugin.entries import FIRST_PARTY
 
     origin = origin_of(component if isinstance(component, type) else type(component))
     return origin is None or origin.distribution == FIRST_PARTY

@@ -92,7 +92,8 @@ class Series:
 
     def __getitem__(self, row: str) -> np.ndarray:
         """The values of one row [N, longest]."""
-        return self.values[self.rows.index(row)]
+        found: np.ndarray = self.values[self.rows.index(row)]
+        return found
 
     def only(self, *rows: str) -> Series:
         """Some of its rows."""

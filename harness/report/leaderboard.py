@@ -157,7 +157,8 @@ def _component(row: Row, kind: str, varying: Mapping[str, Sequence[str]]) -> str
         return "-"
     params = _params(row[f"{kind}_params"])
     told = [f"{key}={params[key]}" for key in varying[row[kind]] if params.get(key) is not None]
-    return row[kind] + (":" + ",".join(told) if told else "")
+    found: str = row[kind] + (":" + ",".join(told) if told else "")
+    return found
 
 
 # -- data --------------------------------------------------------------------------------------------------------------

@@ -41,7 +41,8 @@ def histogram(
     low, high = low - pad, high + pad
 
     def x(value: float) -> float:
-        return LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT)
+        found: float = LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT)
+        return found
 
     parts = [_bars(edges, counts, x), _axis(low, high, x)]
     if null is not None and low <= null <= high:

@@ -83,7 +83,8 @@ def _p(row: Row) -> float | None:
     """The adjusted p; 1 where the run's own verdict is not that of its p."""
     p = row["p_adjusted"]
     if p is None or row["verdict"] in DIFFERENT:
-        return p
+        found: float | None = p
+        return found
     return 1.0
 
 

@@ -115,8 +115,12 @@ class Filter:
             raise HarnessError(
                 f"--where: {self.column}{self.sign}{self.value}: {self.value} has no order; use = or !=."
             )
-        order = {"<": lambda x: x < wanted, "<=": lambda x: x <= wanted, ">": lambda x: x > wanted}
-        test = order.get(self.sign, lambda x: x >= wanted)
+        order: dict[str, Callable[[Any], bool]] = {
+            "<": lambda x: x < wanted,
+            "<=": lambda x: x <= wanted,
+            ">": lambda x: x > wanted,
+        }
+        test: Callable[[Any], bool] = order.get(self.sign, lambda x: x >= wanted)
         return lambda value: value is not None and test(value)
 
     def _wanted(self) -> Any:

@@ -214,7 +214,8 @@ class Chosen(OnDisk):
         """In the file the scores follow the name."""
         found = serialized(self)
         first = ("neuron", *self.__pydantic_extra__)
-        return {key: found[key] for key in first if key in found} | found
+        made: dict[str, Any] = {key: found[key] for key in first if key in found} | found
+        return made
 
 
 class Selection(OnDisk):

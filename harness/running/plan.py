@@ -12,7 +12,7 @@ from harness.controls.random import Controls, check_controls, draw_controls, too
 from harness.errors import HarnessError
 from harness.files.wording import only
 from harness.plugin import border
-from harness.plugin.catalogue import Catalogue, Origin
+from harness.plugin.catalogue import Catalogue
 from harness.plugin.components import (
     Component,
     ComponentSpec,
@@ -24,6 +24,7 @@ from harness.plugin.components import (
     Selector,
     Task,
 )
+from harness.plugin.entries import Origin
 from harness.plugin.handed_selections import lock_statistics
 from harness.plugin.records import Prepared
 from harness.progress import Stage as Began

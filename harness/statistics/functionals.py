@@ -18,7 +18,8 @@ def pearson(sums: np.ndarray) -> np.ndarray:
         spread_x, spread_y = xx - x * x / n, yy - y * y / n
         known = (spread_x > 1e-12 * xx) & (spread_y > 1e-12 * yy)  # else nothing but rounding
         r = (xy - x * y / n) / np.sqrt(np.where(known, spread_x * spread_y, np.nan))
-    return np.clip(r, -1.0, 1.0)
+    found: np.ndarray = np.clip(r, -1.0, 1.0)
+    return found
 
 
 def _per_bin(confidence: np.ndarray, weights: np.ndarray, group: np.ndarray, n: int, bins: int) -> np.ndarray:
@@ -43,7 +44,8 @@ def expected_calibration_error(sums: np.ndarray) -> np.ndarray:
     (Guo et al. 2017)."""
     n, confidence, correct = np.split(np.asarray(sums, np.float64), 3, axis=-1)
     total = n.sum(-1)
-    return np.abs(correct - confidence).sum(-1) / np.where(total > 0, total, np.nan)
+    found: np.ndarray = np.abs(correct - confidence).sum(-1) / np.where(total > 0, total, np.nan)
+    return found
 
 
 def confidences(confidence: np.ndarray, right: np.ndarray, group: np.ndarray, n: int, bins: int) -> np.ndarray:
@@ -59,4 +61,5 @@ def auroc(sums: np.ndarray) -> np.ndarray:
     wrong, right = np.split(np.asarray(sums, np.float64), 2, axis=-1)
     below = np.cumsum(wrong, -1) - wrong
     pairs = wrong.sum(-1) * right.sum(-1)
-    return (right * (below + wrong / 2)).sum(-1) / np.where(pairs > 0, pairs, np.nan)
+    found: np.ndarray = (right * (below + wrong / 2)).sum(-1) / np.where(pairs > 0, pairs, np.nan)
+    return found

@@ -122,7 +122,8 @@ def _flips(net: np.ndarray, sizes: np.ndarray, seed: int) -> tuple[np.ndarray, n
 
 def _p(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Share of the flips whose value is at least the first's, of each column of [flips, columns]; rounding ties."""
-    return np.minimum(weights @ (values >= values[0] - 1e-9 * (1 + values[0])) / weights.sum(), 1.0)
+    found: np.ndarray = np.minimum(weights @ (values >= values[0] - 1e-9 * (1 + values[0])) / weights.sum(), 1.0)
+    return found
 
 
 def _step_down(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -35,7 +35,8 @@ def finite(value: Any) -> float | None:
 def known_values(values: np.ndarray) -> np.ndarray:
     """The values that are not NaN."""
     values = np.asarray(values, dtype=np.float64)
-    return values[~np.isnan(values)]
+    found: np.ndarray = values[~np.isnan(values)]
+    return found
 
 
 class Roles:
@@ -120,7 +121,8 @@ class Measure(Roles):
     def changed(self) -> np.ndarray:
         """Number of prompts that contribute otherwise than under the baseline [n_conditions]."""
         different = differs(self.numerator, self.numerator[BASELINE])
-        return (different | (self.denominator != self.denominator[BASELINE])).sum(axis=1)
+        found: np.ndarray = (different | (self.denominator != self.denominator[BASELINE])).sum(axis=1)
+        return found
 
     @property
     def counting(self) -> np.ndarray:
@@ -151,7 +153,8 @@ def refuse(measure: str, wrong: np.ndarray, what: str) -> None:
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray, scale: float) -> np.ndarray:
     """scale * numerator / denominator, NaN where the denominator is 0; the two shapes broadcast."""
-    return scale * np.divide(numerator, np.where(denominator == 0, np.nan, denominator))
+    found: np.ndarray = scale * np.divide(numerator, np.where(denominator == 0, np.nan, denominator))
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,12 +197,14 @@ class Functional(Roles):
     @property
     def changed(self) -> np.ndarray:
         """Number of prompts that contribute otherwise than under the baseline [n_conditions]."""
-        return differs(self.terms, self.terms[BASELINE]).any(axis=2).sum(axis=1)
+        found: np.ndarray = differs(self.terms, self.terms[BASELINE]).any(axis=2).sum(axis=1)
+        return found
 
     @property
     def counting(self) -> np.ndarray:
         """Which prompts count under treatment: bool [n_prompts]."""
-        return (self.terms[TREATED] != 0).any(axis=1)
+        found: np.ndarray = (self.terms[TREATED] != 0).any(axis=1)
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,7 +254,8 @@ class Aggregated(Roles):
     @property
     def changed(self) -> np.ndarray:
         """Number of prompts that contribute otherwise than under the baseline [n_conditions]."""
-        return (self.codes != self.codes[BASELINE]).sum(axis=1)
+        found: np.ndarray = (self.codes != self.codes[BASELINE]).sum(axis=1)
+        return found
 
     @property
     def counting(self) -> np.ndarray:

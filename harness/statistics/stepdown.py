@@ -70,7 +70,8 @@ def critical_rank(controls: np.ndarray, alpha: float = ALPHA, null: np.ndarray |
         return 0
     p, _ = _extremity(controls, np.zeros(len(controls)) if null is None else np.asarray(null, np.float64))
     smallest = np.sort(p.min(axis=0))
-    return max(1, round(float(smallest[min(others, rows - 2)]) * rows / 2) - 1)  # more extreme than that row
+    found: int = max(1, round(float(smallest[min(others, rows - 2)]) * rows / 2) - 1)  # more extreme than that row
+    return found
 
 
 def _order(rows: np.ndarray, null: np.ndarray) -> np.ndarray:

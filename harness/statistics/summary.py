@@ -67,7 +67,8 @@ class MeasureSummary:
         del row["critical"]
         row |= {"p_magnitude": magnitude["p_two_sided"], "magnitude_quantile": magnitude["quantile"]}
         row |= {"noise_sd": spread.get("noise")}
-        return row | row.pop("test")
+        row |= row.pop("test")
+        return row
 
 
 def summarise(

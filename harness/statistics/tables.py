@@ -32,7 +32,8 @@ def _places(values: np.ndarray, categories: Sequence[Any]) -> np.ndarray:
     matches = np.asarray(values)[:, None] == names
     for odd in np.asarray(values)[~matches.any(axis=1)]:
         raise HarnessError(f"transition table: {odd} is none of the categories {', '.join(map(str, names))}.")
-    return matches.argmax(axis=1)
+    found: np.ndarray = matches.argmax(axis=1)
+    return found
 
 
 def conversion_ratios(table: np.ndarray, categories: Sequence[str]) -> dict[str, float | None]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import jsonlines
 import yaml
@@ -121,7 +122,7 @@ def _by_frequency(relation: str, facts: list[Fact]) -> list[str]:
     return [name for name, _ in Counter(f.object for f in facts if f.relation.name == relation).most_common()]
 
 
-def _relation(row: dict) -> Relation:
+def _relation(row: dict[str, Any]) -> Relation:
     example = f"{row['query'].format(subject=row['example']['subject'])} {row['example']['object']}"
     return Relation(row["relation"], row["group"], row["query"], row["description"], example)
 
@@ -129,7 +130,7 @@ def _relation(row: dict) -> Relation:
 def _facts(path: Path, relations: dict[str, Relation]) -> list[Fact]:
     with jsonlines.open(path) as reader:
         rows = list(reader)
-    by_relation: dict[str, list[dict]] = {name: [] for name in relations}
+    by_relation: dict[str, list[dict[str, Any]]] = {name: [] for name in relations}
     for row in rows:
         by_relation[row["relation"]].append(row)
     return [

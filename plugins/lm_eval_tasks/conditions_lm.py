@@ -94,7 +94,8 @@ class ConditionsLM(PrefixedLM):
     def _pair(self, context: str, continuation: str, alone: list[int]) -> tuple[list[int], list[int]]:
         """Context and continuation as :meth:`lm_eval.api.model.TemplateLM.loglikelihood` has them, whatever is left."""
         if context:
-            return self._encode_pair(context, continuation)
+            found: tuple[list[int], list[int]] = self._encode_pair(context, continuation)
+            return found
         if alone[:1] == [self.prefix_token_id]:
             return alone[:1], alone[1:]
         return [self.prefix_token_id], alone

@@ -266,7 +266,8 @@ class InductionNatural(InductionTask):
         return np.concatenate([prompt.fields["first"] + after, prompt.fields["split"] + after])
 
     def counted(self, prompt: Prompt) -> np.ndarray:
-        return prompt.fields["split"] + 1 + np.arange(self.ngram)
+        found: np.ndarray = prompt.fields["split"] + 1 + np.arange(self.ngram)
+        return found
 
 
 REPEAT_FILTERS = {

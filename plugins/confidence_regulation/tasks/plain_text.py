@@ -63,7 +63,8 @@ def per_prompt(values: np.ndarray, prompt: np.ndarray, n: int) -> np.ndarray:
     Args:
         values: [..., T]. prompt: [T], the prompt of each token, in 0 to n - 1.
     """
-    return values @ (prompt[:, None] == np.arange(n)).astype(np.float64)
+    found: np.ndarray = values @ (prompt[:, None] == np.arange(n)).astype(np.float64)
+    return found
 
 
 def by_token(rows: dict[str, np.ndarray], prompt: np.ndarray, position: np.ndarray, lengths: Sequence[int]) -> Series:

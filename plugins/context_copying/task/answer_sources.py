@@ -57,7 +57,8 @@ def knowledge_source(answer: str, context_object: str, parametric_object: str) -
 
 def recalls(answer: str, known: str) -> bool:
     """Whether an answer begins with the (normalised) words of an object: "Nigeria" does not recall Niger."""
-    return scoring.begins(normalise(answer).split(), normalise(known).split())
+    found: bool = scoring.begins(normalise(answer).split(), normalise(known).split())
+    return found
 
 
 def nested(context_object: str, parametric_object: str) -> bool:
@@ -65,7 +66,8 @@ def nested(context_object: str, parametric_object: str) -> bool:
     if _agree(context_object, parametric_object):
         return False
     first, second = (normalise(text).split() for text in (context_object, parametric_object))
-    return scoring.begins(first, second) or scoring.begins(second, first)
+    found: bool = scoring.begins(first, second) or scoring.begins(second, first)
+    return found
 
 
 def sources(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -90,7 +90,11 @@ class Contexts:
 
         avoided = [topic.lower() for topic in topics]
         order = generator(self.seed, what, fact.relation.name, fact.query).permutation(len(self.facts))
-        for near in (lambda x: x.relation.group == fact.relation.group, lambda x: x.relation == fact.relation):
+        looser: tuple[Callable[[Fact], bool], ...] = (
+            lambda x: x.relation.group == fact.relation.group,
+            lambda x: x.relation == fact.relation,
+        )
+        for near in looser:
             drawn: dict[str, Fact] = {}
             for place in order:
                 other = self.facts[place]

@@ -153,7 +153,8 @@ class Localisation:
     @property
     def map(self) -> np.ndarray:
         """Mean over pairs [n_layers, len(ROLES)]; NaN for a role that no pair has."""
-        return _mean(self.by_role, np.ones((1, len(self.recovery))))[0]
+        found: np.ndarray = _mean(self.by_role, np.ones((1, len(self.recovery))))[0]
+        return found
 
 
 def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -149,7 +149,10 @@ def spearman(first: np.ndarray, second: np.ndarray, level: float = 0.95) -> dict
 def cosines(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Cosine of each row of two arrays [n, d]; NaN where a row is zero."""
     with np.errstate(invalid="ignore"):
-        return np.einsum("nd,nd->n", first, second) / (np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1))
+        found: np.ndarray = np.einsum("nd,nd->n", first, second) / (
+            np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+        )
+        return found
 
 
 def null_overlap(first: np.ndarray, second: np.ndarray, d: int, seed: int, draws: int = 199) -> dict[str, Any]:

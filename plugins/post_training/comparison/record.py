@@ -43,7 +43,8 @@ class SectionRecord(OnDisk):
         """In the file tables and figures come last."""
         found = serialized(self)
         last = {key: found.pop(key) for key in ("frames", "figures")}
-        return found | last
+        made: dict[str, Any] = found | last
+        return made
 
 
 class ModelsRecord(OnDisk):
