@@ -42,7 +42,7 @@ def inspect(
     loader = found.build(ModelLoader, model_named(model, found, model_args, device, registry), "--model")
     reporter = ConsoleReporter(Terminal(stderr=True), quiet)
     with reporter.stage("loading the model"):
-        loaded = border.load(loader)  # type: ignore[arg-type]  # a model loader
+        loaded = border.load(loader)
     with reporter.stage("looking at it"):
         seen = look_at(loaded, layer, top, prompt)
     if as_json:
