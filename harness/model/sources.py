@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.errors import HarnessError, suggest
 from harness.files.paths import expand
-from harness.model.gguf_weights import converted, in_folder, is_gguf, of_package
+from harness.model.gguf_weights import converted, in_folder, installed, is_gguf, of_package
 from harness.model.transformers_calls import first_line, quietly
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -23,11 +23,13 @@ class Source:
 
     Attributes:
         place: a folder, or a hub id.
+        called: what results call the model.
         commit: of a hub id, what its revision resolves to.
         origin: what results say of weights that were not loaded as they are; JSON values only.
     """
 
     place: Path | str
+    called: str
     commit: str | None = None
     origin: Mapping[str, Any] = field(default_factory=dict)
 
@@ -41,41 +43,44 @@ def find(
 ) -> Source:
     """A local folder, or a hub id with the commit that the revision resolves to; GGUF files are made folders of.
 
+    Args:
+        pretrained: folder, file or hub id; beside ``package`` it serves where that is not installed.
+
     Raises:
         HarnessError: there is no such folder, file, package or repository, or what was asked for does not fit it.
     """
-    if (pretrained is None) == (package is None):
-        raise HarnessError("a model needs either pretrained=, a folder, file or hub id, or package=, but not both.")
-    if package is not None:
+    if pretrained is None and package is None:
+        raise HarnessError("a model needs pretrained=, a folder, file or hub id, or package=, one that ships weights.")
+    if package is not None and (pretrained is None or installed(package)):
         if revision is not None:
             raise HarnessError(f'revision "{revision}" was asked for, but the package {package} is of one version.')
-        return _unpacked(of_package(package, gguf_file), package=package)
+        return _unpacked(of_package(package, gguf_file), package, package=package)
     assert pretrained is not None
     path = expand(pretrained)
     if path.exists() and revision is not None:
         raise HarnessError(f'revision "{revision}" was asked for, but {pretrained} is local, without any.')
     if path.is_dir():
         if gguf_file is not None or (not (path / "config.json").is_file() and any(path.glob("*.gguf*"))):
-            return _unpacked(in_folder(path, gguf_file, f"model folder {path}"))
-        return Source(path)
+            return _unpacked(in_folder(path, gguf_file, f"model folder {path}"), pretrained)
+        return Source(path, pretrained)
     if path.is_file():
         if not is_gguf(path):
             raise HarnessError(
                 f"{pretrained} is a file: expected a GGUF file, or the folder that holds config.json and "
                 "model.safetensors."
             )
-        return _unpacked([path])
+        return _unpacked([path], pretrained)
     if is_path(pretrained):
         raise HarnessError(f'model folder "{pretrained}" does not exist.{nearest(path)}')
     if gguf_file is None:
-        return Source(pretrained, commit_of(fetch(pretrained, "config.json", revision, offline)))
+        return Source(pretrained, pretrained, commit_of(fetch(pretrained, "config.json", revision, offline)))
     file = fetch(pretrained, gguf_file, revision, offline)
-    return _unpacked([file], commit=commit_of(file))
+    return _unpacked([file], pretrained, commit_of(file))
 
 
-def _unpacked(files: Sequence[Path], commit: str | None = None, package: str | None = None) -> Source:
+def _unpacked(files: Sequence[Path], called: str, commit: str | None = None, package: str | None = None) -> Source:
     folder, facts = converted(files)
-    return Source(folder, commit, {"gguf": facts} | ({} if package is None else {"package": package}))
+    return Source(folder, called, commit, {"gguf": facts} | ({} if package is None else {"package": package}))
 
 
 def is_path(source: str) -> bool:

@@ -184,14 +184,28 @@ def test_a_package_ships_parts_in_packages_beside_it(
         of_package("tiny_weights")
 
 
+def test_where_the_package_is_not_installed_pretrained_serves(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the record says which it was."""
+    folder, _ = converted([tiny[0]])
+    named = {"package": "tiny_or_hub", "pretrained": str(folder)}
+    plain = load_hf(**named, device="cpu")  # type: ignore[arg-type]
+    assert plain.name == str(folder) and "package" not in plain.provenance()
+    package(tmp_path, "tiny_or_hub", {"m.gguf": tiny[0].read_bytes()})
+    monkeypatch.syspath_prepend(tmp_path)
+    served = load_hf(**named, device="cpu")  # type: ignore[arg-type]
+    assert served.name == served.provenance()["package"] == "tiny_or_hub"
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [
         ({"package": "no_such_weights"}, 'no Python package "no_such_weights" is installed'),
         ({"package": "no such"}, "expected the name of a Python package"),
         ({"package": "json"}, "the package json holds no GGUF file"),
-        ({"package": "json", "pretrained": "gpt2"}, "either pretrained=, .* or package=, but not both"),
-        ({}, "either pretrained="),
+        ({"package": "json", "pretrained": "gpt2"}, "the package json holds no GGUF file"),
+        ({}, "needs pretrained=, .* or package="),
         ({"package": "json", "revision": "main"}, "is of one version"),
     ],
 )
