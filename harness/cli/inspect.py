@@ -12,7 +12,6 @@ from harness.files.terminal import Terminal, say_json
 from harness.plugin import ModelLoader, border
 
 
-
 def inspect(
     model: Annotated[
         str, typer.Argument(help="Loader, model of the registry, hub id, folder or GGUF file; as --model.")
