@@ -305,7 +305,7 @@ def test_a_dry_run_writes_nothing(small_facts: Path, tmp_path: Path, harness: Ha
         ({"task": f"knowledge_conflict:data={ROOT}/tests"}, "tests: this is a folder, not a file."),
         ({"model": "./no/such/folder"}, "no/such/folder"),
         ({"model": "hf", "model_args": "pretrained"}, '"pretrained" is not key=value'),
-        ({"model": "hf"}, 'hf needs the parameter "pretrained"'),
+        ({"model": "hf"}, "hf: expected pretrained, a folder, file or hub id, or package"),
         ({"model": "hf:pretrained=x,dtype=float31"}, 'parameter "dtype" of hf'),
         ({"device": "cuda:77"}, "cuda"),
         ({"registry": "/no/registry.yaml"}, "/no/registry.yaml"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from harness.errors import HarnessError
 from harness.model.model import Model
 from harness.model.output_weights import write_directions
 from harness.report.formatting import controls
+from harness.results.record import ControlDetails
 from harness.statistics import permutation_test
 
 PROMPTS = [[5, 6, 7, 8, 9], [10, 11, 12], [60, 61, 62, 63, 64, 65, 66]]
@@ -329,6 +331,8 @@ def test_matched_random_selectors_stand_in_for_another_choice() -> None:
     ],
 )
 def test_reports_say_what_sets_were_drawn_from(details: Any, pool: Any, match: str, says: str) -> None:
-    selection = {"neurons": [{}] * 6, "unit": "neuron", "pool": pool}
-    record = {"controls": {"n": 99, "layers": [2], "match": match, "details": details}, "selection": selection}
+    record: Any = SimpleNamespace(
+        controls=SimpleNamespace(n=99, layers=[2], match=match, details=ControlDetails.model_validate(details)),
+        selection=SimpleNamespace(neurons=[None] * 6, unit="neuron", pool=pool),
+    )
     assert controls(record) == f"99 distinct random sets of 6 neurons {says}"

@@ -13,6 +13,7 @@ from slow_dfa import LLAMA, NAMES, NEOX, SEQUENCE, Names, slowly
 
 from harness.errors import HarnessError
 from harness.model.model import Model
+from harness.testing import demo_model
 
 
 def one_neuron(model: Model, neuron: int) -> torch.Tensor:
@@ -38,7 +39,8 @@ def test_every_component_is_that_of_the_slow_account(family: str) -> None:
     compare(tiny(family), NAMES[family], FAMILIES[family].options.get("n_layer", 3) - 1, 7, SEQUENCE)
 
 
-def test_bundled_model(demo: Model) -> None:
+def test_bundled_model() -> None:
+    demo = demo_model()
     compare(demo, NEOX, 3, 11, [40, 7, 300, 2, 40, 7])
     compare(demo, NEOX, 1, 500, [40, 7, 300, 2, 40, 7])
 
