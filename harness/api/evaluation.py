@@ -107,12 +107,12 @@ def _made(
     progress: bool | None,
 ) -> list[Run]:
     """Validate every run before the first one starts, then make them, those on the same prompts together."""
-    from harness.running.execute import plan, together
+    from harness.running.execute import grouped_by_prompts, plan
 
     plans, reporter = [plan(spec, found) for spec in specs], _reporter(progress)
     for note in too_few_controls(specs):
         reporter.note(f"{note}.")
-    groups = InProcess(reporter).execute(together(plans), output, command, fresh)
+    groups = InProcess(reporter).execute(grouped_by_prompts(plans), output, command, fresh)
     return [Run(one.path) for group in groups for one in group]
 
 

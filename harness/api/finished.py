@@ -151,11 +151,11 @@ def runs(folder: str | Path | None = None, *, primary: bool = True, history: boo
         HarnessError: there is no leaderboard, or it is damaged.
     """
     from harness.results.leaderboard import read
-    from harness.results.leaderboard_query import Query, ask
+    from harness.results.leaderboard_query import Query, query_rows
 
     path = reports_folder() if folder is None else expand(folder)
     with mendable():
-        found = ask(
+        found = query_rows(
             read(path / "leaderboard.jsonl" if path.is_dir() else path), Query(primary=primary, history=history)
         )
     return frames.leaderboard(found.rows)

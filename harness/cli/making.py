@@ -31,7 +31,7 @@ def make(
     dry_run: bool,
 ) -> list[Finished]:
     """Validate every run before the first one starts, then make them, those on the same prompts together."""
-    from harness.running.execute import plan, together
+    from harness.running.execute import grouped_by_prompts, plan
     from harness.running.named import too_few_controls
 
     plans = [plan(spec, found) for spec in specs]
@@ -44,7 +44,7 @@ def make(
     command = shlex.join(["harness", *sys.argv[1:]])
     made = []
     try:
-        for finished in executor.execute(together(plans), output, command, fresh):
+        for finished in executor.execute(grouped_by_prompts(plans), output, command, fresh):
             for run in finished:
                 if run.reused and not quiet:
                     say(f"{run.path}: this run was finished before; --fresh makes it again.", err=True)

@@ -62,14 +62,14 @@ def leaderboard(
     """Show the leaderboard: filter, sort, choose columns, export."""
     from harness.report import leaderboard as board
     from harness.results.leaderboard import read
-    from harness.results.leaderboard_query import Filter, Query, ask
+    from harness.results.leaderboard_query import Filter, Query, query_rows
 
     form = _format(form, out, board.FORMATS)
     shown = board.columns_of(columns, form)
     conditions = [Filter.parse(text) for text in where or ()]
     query = Query(conditions, measure or (), verdict or (), primary, history, sort, descending, n)
     path = output_path / "leaderboard.jsonl" if output_path.is_dir() else output_path
-    found = ask(read(path), query)
+    found = query_rows(read(path), query)
     if form == "table":
         _print(out, lambda console: board.show(console, found, shown))
     else:

@@ -1,8 +1,8 @@
 """Effects by their definition in float64, for pairs of a condition and a place that float32 cannot hold.
 
 Such a pair has logits of its own: from a residual that is added up without what the edit takes away
-(:meth:`harness.engine.final_layer.Part.residuals`), through the final norm and the whole unembedding. With log q its
-log-probabilities, x = log q - log p is a change of the untouched logits under which the normaliser stays 1.
+(:meth:`harness.engine.final_layer.ConditionBlock.residuals`), through the final norm and the whole unembedding. With
+log q its log-probabilities, x = log q - log p is a change of the untouched logits under which the normaliser stays 1.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from harness.effects.logit_changes import Found, Kind, Problem, Ranks
-from harness.engine.final_layer import Base, Part
+from harness.engine.final_layer import Base, ConditionBlock
 
 BLOCK_BYTES = 2**25
 """Size of one block of logits."""
@@ -21,7 +21,9 @@ Pairs = tuple[torch.Tensor, torch.Tensor]
 """Conditions and places, int64 [n] each."""
 
 
-def fill(problem: Problem, part: Part, base: Base, found: Found, ranked: Ranks | None, kinds: Sequence[Kind]) -> None:
+def fill(
+    problem: Problem, part: ConditionBlock, base: Base, found: Found, ranked: Ranks | None, kinds: Sequence[Kind]
+) -> None:
     """Write what the pairs that are ``wild`` have into the sums, and into ranks under ``kinds`` where there are any."""
     c, r = problem.wild.nonzero().T
     if not len(c):
@@ -52,7 +54,7 @@ def _sums(problem: Problem, pairs: Pairs, log_p: torch.Tensor, log_q: torch.Tens
 
 
 def _logits(
-    problem: Problem, part: Part, base: Base, at: torch.Tensor, pairs: Pairs
+    problem: Problem, part: ConditionBlock, base: Base, at: torch.Tensor, pairs: Pairs
 ) -> tuple[torch.Tensor, Iterator[tuple[Kind, torch.Tensor]]]:
     """Logits of the untouched model, and those under every kind in turn, float64 [n, d_vocab]."""
     final, (_, places) = part.final, pairs

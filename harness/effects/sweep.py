@@ -29,7 +29,7 @@ from harness.effects.logit_changes import Found, Kind, Problem, Unigram, changes
 from harness.effects.logit_changes import ranks as ranks_of
 from harness.effects.moment_expansion import changes_fast, expands
 from harness.engine.engine import Progress, batches
-from harness.engine.final_layer import FinalLayer, Observed, Part, fits
+from harness.engine.final_layer import ConditionBlock, FinalLayer, Observed, fits
 from harness.engine.kernels import not_finite
 from harness.errors import HarnessError
 from harness.files.wording import counted
@@ -280,7 +280,9 @@ class _Work:
             return changes(problem), 1.0
         return changes_fast(problem, self.tolerance)
 
-    def measure(self, part: Part, seen: Observed, target: torch.Tensor, out: Effects, place: np.ndarray) -> None:
+    def measure(
+        self, part: ConditionBlock, seen: Observed, target: torch.Tensor, out: Effects, place: np.ndarray
+    ) -> None:
         """Fill the results of a part of the conditions at some places."""
         base = self.final.base(seen)
         own = torch.arange(len(target), device=self.final.device)

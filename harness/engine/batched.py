@@ -17,14 +17,14 @@ import torch
 from harness.conditions.conditions import site_of
 from harness.conditions.head_edits import watch_starts
 from harness.engine.engine import Engine, Runner
-from harness.engine.generations import Generations, Request, decode_greedily
+from harness.engine.generations import GenerationRequest, Generations, decode_greedily
 from harness.engine.hooks import HookRunner, InPlace, edit_site, writer
 from harness.engine.prefix import Prefix, can_resume, capture_prefix, fill_cache, resume
 from harness.model.key_values import cache_of
 
 if TYPE_CHECKING:
     from harness.conditions.conditions import Condition
-    from harness.engine.scores import Reading, TokenScores
+    from harness.engine.scores import ScoreRequest, TokenScores
     from harness.model.model import Batch, Model
 
 TILES = {"cpu": 2}
@@ -80,7 +80,7 @@ class BatchedRunner:
         self.untouched, self.by_layer = _by_earliest(conditions)
         self._resumes = resumes
 
-    def score(self, reading: Reading) -> Iterator[tuple[Sequence[int], TokenScores]]:
+    def score(self, reading: ScoreRequest) -> Iterator[tuple[Sequence[int], TokenScores]]:
         shared, prefix = self._shared(cache=False), Prefix()
         if shared or self.untouched:
             with capture_prefix(self.model, shared) as prefix:
@@ -100,7 +100,7 @@ class BatchedRunner:
                 for c, part in zip(block, logits.chunk(len(here)), strict=True):
                     yield [c], reading.scores(part, self.conditions[c])
 
-    def generate(self, request: Request) -> Iterator[tuple[Sequence[int], Generations]]:
+    def generate(self, request: GenerationRequest) -> Iterator[tuple[Sequence[int], Generations]]:
         batch, shared = request.batch, self._shared(cache=True)
         prefix, past = Prefix(), None
         if shared:

@@ -20,7 +20,7 @@ import torch
 from harness.engine.batched import BatchedEngine
 from harness.engine.engine import Runner
 from harness.engine.final_layer import FinalLayer, fits
-from harness.engine.generations import Generations, Request
+from harness.engine.generations import GenerationRequest, Generations
 from harness.engine.kernels import choose, summarise
 from harness.engine.scores import TokenScores
 from harness.engine.systems import systems
@@ -28,7 +28,7 @@ from harness.model.model import Batch
 
 if TYPE_CHECKING:
     from harness.conditions.conditions import Condition
-    from harness.engine.scores import Reading
+    from harness.engine.scores import ScoreRequest
 
 
 class ClosedFormRunner:
@@ -37,7 +37,7 @@ class ClosedFormRunner:
     def __init__(self, final: FinalLayer) -> None:
         self.final = final
 
-    def score(self, reading: Reading) -> Iterator[tuple[Sequence[int], TokenScores]]:
+    def score(self, reading: ScoreRequest) -> Iterator[tuple[Sequence[int], TokenScores]]:
         seen, _ = self.final.run(reading.batch)
         target = reading.target.to(self.final.device)
         for here, system in systems(self.final, seen.map(reading.at)):
@@ -46,7 +46,7 @@ class ClosedFormRunner:
             scores = TokenScores(found.normaliser - own, found.entropy, found.reached - 1, found.top)
             yield range(self.final.n)[here], scores
 
-    def generate(self, request: Request) -> Iterator[tuple[Sequence[int], Generations]]:
+    def generate(self, request: GenerationRequest) -> Iterator[tuple[Sequence[int], Generations]]:
         """A branch for every distinct prefix that some condition has reached.
 
         ``branch[c, i]`` is the branch on which prompt i of condition c stands. A step evaluates every condition where

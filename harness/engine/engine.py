@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from harness.conditions.frozen import check_conditions
-from harness.engine.generations import Generations, Request
-from harness.engine.scores import Reading, Scores, TokenScores
+from harness.engine.generations import GenerationRequest, Generations
+from harness.engine.scores import ScoreRequest, Scores, TokenScores
 
 if TYPE_CHECKING:
     from harness.conditions.conditions import Condition
@@ -29,9 +29,9 @@ Progress = Callable[[int], None]
 class Runner(Protocol):
     """Runs its conditions over one batch after another; gives the numbers of some of them, with what came of these."""
 
-    def score(self, reading: Reading) -> Iterator[tuple[Sequence[int], TokenScores]]: ...
+    def score(self, reading: ScoreRequest) -> Iterator[tuple[Sequence[int], TokenScores]]: ...
 
-    def generate(self, request: Request) -> Iterator[tuple[Sequence[int], Generations]]: ...
+    def generate(self, request: GenerationRequest) -> Iterator[tuple[Sequence[int], Generations]]: ...
 
 
 class Engine(ABC):
@@ -72,7 +72,7 @@ class Engine(ABC):
         scores = Scores.empty(prompts, conditions, first)
         runners = list(self.runners(conditions))
         for rows in batches(prompts, self.batch_size):
-            reading, columns = Reading.of(self.model, prompts, rows, first), scores.columns(rows)
+            reading, columns = ScoreRequest.of(self.model, prompts, rows, first), scores.columns(rows)
             for members, runner in runners:
                 for some, said in runner.score(reading):
                     scores.put([members[i] for i in some], columns, said)
@@ -107,7 +107,7 @@ class Engine(ABC):
         runners = list(self.runners(conditions))
         for rows in batches(prompts, self.batch_size):
             batch = self.model.pad([list(prompts[row]) for row in rows])
-            request = Request(batch, asked[rows], max_new_tokens, stop)
+            request = GenerationRequest(batch, asked[rows], max_new_tokens, stop)
             for members, runner in runners:
                 for some, part in runner.generate(request):
                     made.put([members[i] for i in some], rows, part)

@@ -112,21 +112,21 @@ class FinalLayer:
         self.parts = list(self._split(conditions, column_bytes or COLUMN_BYTES))
 
     @cached_property
-    def untouched(self) -> Part:
+    def untouched(self) -> ConditionBlock:
         """The untouched model as the only condition."""
-        return Part(self, [BASELINE], 0)
+        return ConditionBlock(self, [BASELINE], 0)
 
-    def _split(self, conditions: Sequence[Condition], column_bytes: int) -> Iterator[Part]:
+    def _split(self, conditions: Sequence[Condition], column_bytes: int) -> Iterator[ConditionBlock]:
         """Parts of consecutive conditions whose columns fit in ``column_bytes``; at least one condition each."""
         room = max(1, column_bytes // (4 * self.n_tokens) - len(self.directions.v))
         start, used = 0, set[int]()
         for stop, condition in enumerate(conditions):
             own = {i for edit in condition.edits for i in edit.indices}
             if len(used | own) > room and stop > start:
-                yield Part(self, conditions[start:stop], start)
+                yield ConditionBlock(self, conditions[start:stop], start)
                 start, used = stop, set()
             used |= own
-        yield Part(self, conditions[start:], start)
+        yield ConditionBlock(self, conditions[start:], start)
 
     def run(self, batch: Batch, past: object = None, use_cache: bool = False) -> tuple[Observed, object]:
         """One pass of the untouched model: what it leaves at every position [batch, pos, ...], and the cache.
@@ -214,7 +214,7 @@ class Base:
 
     @cached_property
     def untouched(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of the untouched model: its square, as :meth:`Part.system` has it, and its share, float64 [B]; 0 without."""
+        """Its square, as :meth:`ConditionBlock.system` has it, and its share, float64 [B]; 0 without."""
         square = self.x.square().sum(-1)
         if self.final.post_norm is None or self.y is None:
             return square, torch.zeros_like(square)
@@ -244,7 +244,7 @@ class Base:
         return more
 
 
-class Part:
+class ConditionBlock:
     """Some consecutive conditions: their neurons, how these change, and the columns of W w_out^T."""
 
     def __init__(self, final: FinalLayer, conditions: Sequence[Condition], start: int) -> None:

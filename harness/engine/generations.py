@@ -47,7 +47,7 @@ class Generations:
 
 
 @dataclass(frozen=True)
-class Request:
+class GenerationRequest:
     """A batch of prompts that is to be continued.
 
     Attributes:
@@ -73,7 +73,7 @@ Forward = Callable[..., Any]
 
 
 def decode_greedily(
-    forward: Forward, request: Request, batch: Batch, conditions: Sequence[Condition], out: Any = None
+    forward: Forward, request: GenerationRequest, batch: Batch, conditions: Sequence[Condition], out: Any = None
 ) -> Generations:
     """Continuations of up to ``max_new_tokens`` tokens, ties to the smaller token id.
 

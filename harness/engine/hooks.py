@@ -14,13 +14,13 @@ from harness.conditions.conditions import site_of
 from harness.conditions.frozen import keep_component, unigram_direction
 from harness.conditions.head_edits import HeadEdit, HeadEditor, check_heads, watch_starts
 from harness.engine.engine import Engine, Runner
-from harness.engine.generations import Forward, Generations, Request, decode_greedily
+from harness.engine.generations import Forward, GenerationRequest, Generations, decode_greedily
 from harness.model.key_values import cache_of
 
 if TYPE_CHECKING:
     from harness.conditions.conditions import Condition, Edit
     from harness.conditions.head_edits import Starts
-    from harness.engine.scores import Reading, TokenScores
+    from harness.engine.scores import ScoreRequest, TokenScores
     from harness.model.model import Batch, Model
 
 
@@ -149,13 +149,13 @@ class HookRunner:
     model: Model
     conditions: Sequence[Condition]
 
-    def score(self, reading: Reading) -> Iterator[tuple[Sequence[int], TokenScores]]:
+    def score(self, reading: ScoreRequest) -> Iterator[tuple[Sequence[int], TokenScores]]:
         for c, condition in enumerate(self.conditions):
             with passes(self.model, condition) as forward:
                 logits = forward(reading.batch, logits_to_keep=reading.keep).logits
             yield [c], reading.scores(logits, condition)
 
-    def generate(self, request: Request) -> Iterator[tuple[Sequence[int], Generations]]:
+    def generate(self, request: GenerationRequest) -> Iterator[tuple[Sequence[int], Generations]]:
         for c, condition in enumerate(self.conditions):
             with passes(self.model, condition) as forward:
                 made = decode_greedily(forward, request, request.batch, [condition])

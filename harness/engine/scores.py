@@ -126,7 +126,7 @@ class TokenScores:
 
 
 @dataclass(frozen=True)
-class Reading:
+class ScoreRequest:
     """A batch whose tokens are to be scored.
 
     Attributes:
@@ -142,7 +142,7 @@ class Reading:
     @classmethod
     def of(
         cls, model: Model, prompts: Sequence[Sequence[int]], rows: np.ndarray, first: Sequence[int] | None
-    ) -> Reading:
+    ) -> ScoreRequest:
         """The prompts ``rows``, each scored from its token ``first`` on (:meth:`Scores.empty`)."""
         start = [1 if first is None else first[row] for row in rows]
         batch = model.pad([list(prompts[row][:-1]) or list(prompts[row]) for row in rows])

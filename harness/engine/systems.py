@@ -17,7 +17,7 @@ import torch
 from harness.engine.kernels import System
 
 if TYPE_CHECKING:
-    from harness.engine.final_layer import Base, FinalLayer, Observed, Part
+    from harness.engine.final_layer import Base, ConditionBlock, FinalLayer, Observed
 
 SHRUNK = 8.0
 """Factor by which an edit may shrink what a norm divides by: rounding of the residual then grows by as much."""
@@ -91,7 +91,9 @@ class _Standing:
     at: torch.Tensor
 
 
-def _finished(part: Part, whole: System, base: Base, at: torch.Tensor, alone: torch.Tensor, here: slice) -> System:
+def _finished(
+    part: ConditionBlock, whole: System, base: Base, at: torch.Tensor, alone: torch.Tensor, here: slice
+) -> System:
     """The conditions ``here`` of a part, those pairs that are ``alone`` [C, R] on places of their own."""
     final, untouched = part.final, _Standing(base, at[here])
     system, now = whole.part(torch.arange(here.start, here.stop, device=at.device)), untouched
@@ -108,7 +110,9 @@ def _finished(part: Part, whole: System, base: Base, at: torch.Tensor, alone: to
     return system if part.direction is None else _held(part, system, now, untouched, part.direction[here])
 
 
-def _held(part: Part, system: System, now: _Standing, untouched: _Standing, direction: torch.Tensor) -> System:
+def _held(
+    part: ConditionBlock, system: System, now: _Standing, untouched: _Standing, direction: torch.Tensor
+) -> System:
     """The same logits with the untouched model's component along each condition's direction (-1: none)."""
     final = part.final
     v, which = final.directions.v, direction.clamp_min(0)
@@ -130,7 +134,9 @@ def _held(part: Part, system: System, now: _Standing, untouched: _Standing, dire
     return replace(system, directions=v.float(), which=which, after=factor)
 
 
-def _lost(part: Part, system: System, now: _Standing, untouched: _Standing, which: torch.Tensor) -> torch.Tensor:
+def _lost(
+    part: ConditionBlock, system: System, now: _Standing, untouched: _Standing, which: torch.Tensor
+) -> torch.Tensor:
     """What the edits take of the logits along each condition's direction, (l0 - l) . v, float64 [C, R]."""
     final, column = part.final, which[:, None]
     back, (square, share) = final.directions.back, untouched.base.untouched

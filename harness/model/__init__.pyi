@@ -1,6 +1,6 @@
 from .attention_patterns import patterns as patterns
+from .input_weights import InputWeights as InputWeights
 from .input_weights import Norm as Norm
-from .input_weights import Reading as Reading
 from .input_weights import attention_norm as attention_norm
 from .input_weights import input_norm as input_norm
 from .input_weights import read_in as read_in
@@ -26,9 +26,9 @@ from .weight_scores import unembedding_geometry as unembedding_geometry
 
 __all__ = [
     "Batch",
+    "InputWeights",
     "Model",
     "Norm",
-    "Reading",
     "Readout",
     "UnembeddingGeometry",
     "attention_norm",

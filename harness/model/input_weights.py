@@ -65,7 +65,7 @@ class Norm:
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
+class InputWeights:
     """Where and how one layer's neurons read the residual stream.
 
     Attributes:
@@ -104,7 +104,7 @@ class _Block:
 
 
 @torch.no_grad()
-def read_in(model: Model, layer: int) -> Reading:
+def read_in(model: Model, layer: int) -> InputWeights:
     """Find the input weights of a layer's neurons.
 
     Raises:
@@ -126,7 +126,7 @@ def read_in(model: Model, layer: int) -> Reading:
     norm = next((x.module for x in reversed(norms) if _same(x.output, read)), None)
     bias = down_bias(chosen.module)
     weight = write_matrix(chosen.module).T[chosen.columns].double().cpu()
-    return Reading(
+    return InputWeights(
         layer=layer,
         projection=chosen.module,
         columns=chosen.columns,

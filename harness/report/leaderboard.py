@@ -16,7 +16,7 @@ from harness.files.wording import agree, counted
 from harness.report.console import VERDICT_STYLES
 from harness.report.formatting import FORMS, number, p_value
 from harness.results.findings import in_words
-from harness.results.leaderboard_query import SETTING, SHOWN, Found, column_named
+from harness.results.leaderboard_query import SETTING, SHOWN, QueryResult, column_named
 from harness.results.record import SCHEMA_VERSION
 
 Row = Mapping[str, Any]
@@ -71,7 +71,7 @@ def columns_of(text: str | None, form: str) -> list[str] | None:
     return [column_named(name.strip(), "--columns") for name in text.split(",") if name.strip()]
 
 
-def text_of(found: Found, form: str, columns: Sequence[str] | None, source: str) -> str:
+def text_of(found: QueryResult, form: str, columns: Sequence[str] | None, source: str) -> str:
     """The rows in one of ``FORMATS`` but "table"."""
     if form == "csv":
         return csv_text(found.rows, columns or list(SHOWN))
@@ -95,7 +95,7 @@ def visible(rows: Sequence[Row]) -> list[str]:
     return [*DEFAULT[:place], *several, *DEFAULT[place:]]
 
 
-def notes(found: Found, columns: Sequence[str]) -> list[str]:
+def notes(found: QueryResult, columns: Sequence[str]) -> list[str]:
     """What the findings are found among, where they are shown."""
     return in_words(found.board) if found.rows and "finding" in columns else []
 
@@ -188,7 +188,7 @@ def markdown(rows: Sequence[Row], columns: Sequence[str]) -> str:
 # -- terminal ----------------------------------------------------------------------------------------------------------
 
 
-def show(console: Terminal, found: Found, columns: Sequence[str] | None) -> None:
+def show(console: Terminal, found: QueryResult, columns: Sequence[str] | None) -> None:
     """Print the rows, as a list where a table is too wide. What is the same in all of them is said once."""
     shown, same = list(columns or visible(found.rows)), {}
     lines = cells(found.rows, shown)
@@ -205,7 +205,7 @@ def show(console: Terminal, found: Found, columns: Sequence[str] | None) -> None
         console.print(Text(note, style="dim"))
 
 
-def summary(found: Found, source: str) -> list[str]:
+def summary(found: QueryResult, source: str) -> list[str]:
     """What is shown, and what not, in sentences."""
     said = [f"{len(found.rows)} of {counted(found.n, 'row')} of {source}"]
     if found.cut:
@@ -252,7 +252,7 @@ def _list(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
 # -- browser -----------------------------------------------------------------------------------------------------------
 
 
-def page(found: Found, columns: Sequence[str], source: str) -> str:
+def page(found: QueryResult, columns: Sequence[str], source: str) -> str:
     """One HTML page that works offline: rows that can be sorted and filtered, light and dark.
 
     Everything from the rows is escaped: names of models and measures are not ours.

@@ -169,7 +169,7 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Found:
+class QueryResult:
     """The rows that a query chose, what became of the others, and what is found on the whole board."""
 
     rows: list[dict[str, Any]]
@@ -181,7 +181,7 @@ class Found:
     hints: list[str] = field(default_factory=list)
 
 
-def ask(rows: Iterable[Row], query: Query) -> Found:
+def query_rows(rows: Iterable[Row], query: Query) -> QueryResult:
     """Choose and sort rows; they have the columns and types of ``SHOWN``.
 
     ``finding`` is told of the newest row of each setting, among all of them whatever is chosen; older rows have none.
@@ -219,7 +219,7 @@ def ask(rows: Iterable[Row], query: Query) -> Found:
     ordered = _sorted(kept, query)
     shown = ordered[: query.limit]
     hints = [] if kept else [hint for condition in query.where if (hint := _hint(condition, current))]
-    return Found(shown, len(every), found, len(every) - len(current), foreign, len(ordered) - len(shown), hints)
+    return QueryResult(shown, len(every), found, len(every) - len(current), foreign, len(ordered) - len(shown), hints)
 
 
 def newest(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

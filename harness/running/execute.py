@@ -35,7 +35,17 @@ if TYPE_CHECKING:
     from harness.engine.engine import Engine, Progress
     from harness.model.model import Model
 
-__all__ = ["Finished", "Plan", "Reporter", "enter", "execute", "execute_together", "identity_of", "plan", "together"]
+__all__ = [
+    "Finished",
+    "Plan",
+    "Reporter",
+    "enter",
+    "execute",
+    "execute_together",
+    "grouped_by_prompts",
+    "identity_of",
+    "plan",
+]
 
 PART = 256
 """Prompts that are run under every condition before the outcomes are put on the disk."""
@@ -66,7 +76,7 @@ class _Job:
     """Of a model in half precision, the prompts after which two tokens lie closer than its rounding."""
 
 
-def together(plans: Sequence[Plan]) -> list[list[Plan]]:
+def grouped_by_prompts(plans: Sequence[Plan]) -> list[list[Plan]]:
     """Plans in groups that share model, task and prompts, in the order of their first members."""
     groups: dict[Hashable, list[Plan]] = {}
     for one in plans:

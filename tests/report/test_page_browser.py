@@ -124,10 +124,10 @@ def test_without_scripts_the_numbers_are_there(browser: Any, conflict: Path) -> 
 def test_the_leaderboard_page_fits_filters_and_sorts(browser: Any, conflict: Path) -> None:
     from harness.report.leaderboard import text_of
     from harness.results.leaderboard import read
-    from harness.results.leaderboard_query import Query, ask
+    from harness.results.leaderboard_query import Query, query_rows
 
     path = conflict.parent / "board.html"
-    found = ask(read(conflict.parent / "leaderboard.jsonl"), Query(primary=True))
+    found = query_rows(read(conflict.parent / "leaderboard.jsonl"), Query(primary=True))
     path.write_text(text_of(found, "html", None, "leaderboard.jsonl"), encoding="utf-8")
     for width in (360, 1280):
         opened = Opened(browser, path, width)

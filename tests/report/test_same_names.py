@@ -22,7 +22,7 @@ from harness.report.sweeps import curve, sweeps
 from harness.results.compare import compare
 from harness.results.folder import read_provenance, read_record
 from harness.results.leaderboard import rows_of
-from harness.results.leaderboard_query import Query, ask
+from harness.results.leaderboard_query import Query, query_rows
 
 OWN, TWIN = "conversion_ratios", "twin"
 
@@ -111,7 +111,7 @@ def test_console_and_page_have_both(runs: list[Path]) -> None:
 
 def test_the_leaderboard_has_both(runs: list[Path]) -> None:
     rows = [row for run in runs for row in rows_of(read_record(run), read_provenance(run))]
-    found = ask(rows, Query(measures=["GTS"], sort="metric")).rows
+    found = query_rows(rows, Query(measures=["GTS"], sort="metric")).rows
     assert [(row["metric"], row["value"]) for row in found] == [
         (metric, values(run)[metric]) for metric in (OWN, TWIN) for run in runs
     ]

@@ -17,7 +17,7 @@ from harness.report import leaderboard as board
 from harness.results import leaderboard
 from harness.results.findings import in_words
 from harness.results.leaderboard import rows_of, typed
-from harness.results.leaderboard_query import SHOWN, Filter, Query, ask
+from harness.results.leaderboard_query import SHOWN, Filter, Query, query_rows
 from harness.results.record import SCHEMA_VERSION, RunRecord
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
@@ -43,20 +43,20 @@ def board_of(*runs: list[float | None], **columns: Any) -> list[dict[str, Any]]:
 
 
 def marks(rows: list[dict[str, Any]], **query: Any) -> dict[str, bool | None]:
-    return {row["row_id"]: row["finding"] for row in ask(rows, Query(primary=False, **query)).rows}
+    return {row["row_id"]: row["finding"] for row in query_rows(rows, Query(primary=False, **query)).rows}
 
 
 def test_findings_are_told_among_all_runs_whatever_is_shown() -> None:
     rows = board_of([0.005, 0.04], [0.03], *[[0.5]] * 8)
-    found = ask(rows, Query(measures=["m0"], sort="row_id", limit=3))
+    found = query_rows(rows, Query(measures=["m0"], sort="row_id", limit=3))
     assert [row["finding"] for row in found.rows] == [True, False, False]
     assert (found.board.n, found.board.findings, found.board.with_findings, found.board.tested) == (10, 1, 1, 11)
     assert found.board.single == 3
-    alone = ask(rows[:2], Query()).board
+    alone = query_rows(rows[:2], Query()).board
     assert (alone.n, alone.findings) == (1, 2)  # .04 stands where there is no other run
-    chosen = ask(rows, Query([Filter.parse("finding=yes")]))
+    chosen = query_rows(rows, Query([Filter.parse("finding=yes")]))
     assert [row["row_id"] for row in chosen.rows] == ["0.0"] and chosen.board == found.board
-    assert len(ask(rows, Query([Filter.parse("finding=no")])).rows) == 10
+    assert len(query_rows(rows, Query([Filter.parse("finding=no")])).rows) == 10
 
 
 def test_a_finding_may_be_sorted_and_shown(harness: Harness, tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_a_finding_may_be_sorted_and_shown(harness: Harness, tmp_path: Path) -> 
 def test_exploratory_runs_are_no_findings_and_are_not_counted() -> None:
     rows = [*board_of([0.04]), *(row | {"run_id": f"e{i}", "row_id": f"e{i}", "exploratory": True, "seed": 99 + i}
                                  for i, row in enumerate(board_of(*[[0.001]] * 5)))]  # fmt: skip
-    found = ask(rows, Query())
+    found = query_rows(rows, Query())
     assert (found.board.n, found.board.findings, found.board.exploratory) == (1, 1, 5)
     assert {row["finding"] for row in found.rows if row["exploratory"]} == {None}
     assert in_words(found.board)[-1] == "not among the 1 run: 5 exploratory runs"
@@ -86,7 +86,7 @@ def test_replaced_and_older_rows_are_not_counted() -> None:
     rows = board_of([0.005], [0.04])
     again = [row | {"row_id": f"new{i}", "run_id": f"new{i}", "time_utc": "2027"} for i, row in enumerate(rows)]
     old = [row | {"schema_version": 1, "p_adjusted": None, "run_id": "old", "seed": -1} for row in rows]
-    found = ask([*rows, *again, *old], Query(history=True))
+    found = query_rows([*rows, *again, *old], Query(history=True))
     assert (found.board.n, found.board.untested) == (2, 1)
     assert {row["row_id"]: row["finding"] for row in found.rows} == {
         "new0": True, "new1": True, "0.0": None, "1.0": None
@@ -96,7 +96,7 @@ def test_replaced_and_older_rows_are_not_counted() -> None:
 def test_runs_that_hold_out_other_facts_are_other_runs() -> None:
     rows = [*board_of([0.5], hold_out=0.0), *board_of([0.5], hold_out=0.5), *board_of([0.5])]
     rows = [row | {"row_id": str(i), "run_id": str(i)} for i, row in enumerate(rows)]
-    assert ask(rows, Query()).board.n == 3 and ask([rows[0], rows[0]], Query()).board.n == 1
+    assert query_rows(rows, Query()).board.n == 3 and query_rows([rows[0], rows[0]], Query()).board.n == 1
 
 
 def test_what_a_run_itself_does_not_say_is_no_finding() -> None:
@@ -108,7 +108,7 @@ def test_what_a_run_itself_does_not_say_is_no_finding() -> None:
 
 
 def test_the_footer_says_what_chance_gives_and_how_many_controls_it_takes() -> None:
-    found = ask(board_of([0.005, 0.005], *[[0.5]] * 9), Query())
+    found = query_rows(board_of([0.005, 0.005], *[[0.5]] * 9), Query())
     assert in_words(found.board) == [
         "finding: 10 runs, 2 findings in 1 of them; on average at most 5% of the runs with findings have a false one "
         "(of 1: 0.05; Benjamini and Bogomolov 2014, whole board)",
@@ -116,17 +116,17 @@ def test_the_footer_says_what_chance_gives_and_how_many_controls_it_takes() -> N
         "to be found among 10 runs though no other is, a run needs 199 controls; none has fewer",
     ]
     rows = board_of(*[[0.01]] * 1, *[[0.9]] * 10)
-    words = in_words(ask(rows, Query()).board)
+    words = in_words(query_rows(rows, Query()).board)
     assert "11 runs, 0 findings; none stands" in words[0] and words[2].endswith(
         "a run needs 219 controls; 11 have fewer"
     )
-    assert in_words(ask(board_of([None]), Query()).board) == [
+    assert in_words(query_rows(board_of([None]), Query()).board) == [
         "finding: no run of this board can be judged beside others (1 run without an adjusted p)"
     ]
 
 
 def test_the_footer_stands_below_what_shows_findings() -> None:
-    found = ask(board_of([0.005]), Query())
+    found = query_rows(board_of([0.005]), Query())
     said = re.compile("[Ff]inding: 1 run, 1 finding in 1 of them")
     for columns, there in ((["value", "finding"], True), (["value"], False)):
         texts = [board.text_of(found, form, columns, "file") for form in ("markdown", "html")]

@@ -25,7 +25,7 @@ from harness.errors import HarnessError
 from harness.report import leaderboard as board
 from harness.results import leaderboard
 from harness.results.leaderboard import COLUMNS, rows_of, typed
-from harness.results.leaderboard_query import SHOWN, Filter, Query, ask
+from harness.results.leaderboard_query import SHOWN, Filter, Query, query_rows
 from harness.results.record import SCHEMA_VERSION, RunRecord
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
@@ -96,7 +96,7 @@ def test_a_thousand_mixed_rows_load_with_datasets_and_pandas(tmp_path: Path) -> 
     base = mixed(20)
     many = [base[i % 20] | {"row_id": f"{i:04d}", "primary": True} for i in range(1000)]
     assert leaderboard.append(path, many) == 1000
-    export.write_text(board.json_text(ask(leaderboard.read(path), Query(history=True)).rows, list(COLUMNS)))
+    export.write_text(board.json_text(query_rows(leaderboard.read(path), Query(history=True)).rows, list(COLUMNS)))
     kinds = {"text": "string", "integer": "int64", "number": "float64", "yes/no": "bool"}
     for source in (path, export):
         data = load_dataset("json", data_files=str(source), split="train", cache_dir=str(tmp_path / "cache"))
@@ -123,18 +123,18 @@ def test_a_run_made_again_adds_rows_only_where_its_results_changed(file: Path, r
     assert leaderboard.append(file, again) == 1
     assert leaderboard.append(file, again) == 0
     assert leaderboard.append(file, rows) == 1  # back to what it was: that is the newest then
-    found = ask(leaderboard.read(file), Query(primary=False))
+    found = query_rows(leaderboard.read(file), Query(primary=False))
     assert found.older == 2 and found.n == len(rows) + 2
 
 
 def test_the_newest_row_of_each_setting_counts(rows: list[dict[str, Any]]) -> None:
     newer = [row | {"harness_version": "9", "run_id": "other", "time_utc": "2027-01-01T00:00:00Z"} for row in rows]
     for order in ([*rows, *newer], [*newer, *rows]):
-        found = ask(order, Query(primary=False))
+        found = query_rows(order, Query(primary=False))
         assert found.older == len(rows) and {row["harness_version"] for row in found.rows} == {"9"}
-        assert len(ask(order, Query(primary=False, history=True)).rows) == 2 * len(rows)
+        assert len(query_rows(order, Query(primary=False, history=True)).rows) == 2 * len(rows)
     other = [row | {"weights_sha256": "other"} for row in rows]
-    assert ask([*rows, *other], Query(primary=False)).older == 0
+    assert query_rows([*rows, *other], Query(primary=False)).older == 0
 
 
 def test_rows_of_another_schema_are_shown_and_counted(rows: list[dict[str, Any]]) -> None:
@@ -147,7 +147,7 @@ def test_rows_of_another_schema_are_shown_and_counted(rows: list[dict[str, Any]]
         "seed": "zero",
         "gone": 1,
     }
-    found = ask([old, *rows], Query(measures=["CKCR"]))
+    found = query_rows([old, *rows], Query(measures=["CKCR"]))
     assert found.foreign == 1
     assert found.rows[-1] == {name: None for name in COLUMNS} | {
         "row_id": "1", "schema_version": 1, "measure": "CKCR", "value": 3.0, "primary": True, "finding": None,
@@ -183,35 +183,35 @@ def test_rows_of_another_schema_are_shown_and_counted(rows: list[dict[str, Any]]
     ],
 )
 def test_filters(rows: list[dict[str, Any]], text: str, runs: set[int]) -> None:
-    found = ask(rows, Query([Filter.parse(text)]))
+    found = query_rows(rows, Query([Filter.parse(text)]))
     names = {"2026-01-02T10:00:00Z": 0, "2026-01-03T10:00:00Z": 1, "2026-01-04T10:00:00Z": 2}
     assert {names[row["time_utc"]] for row in found.rows} == runs
 
 
 def test_measures_verdicts_and_primary(rows: list[dict[str, Any]]) -> None:
-    assert {row["primary"] for row in ask(rows, Query()).rows} == {True}
-    assert len(ask(rows, Query(primary=False)).rows) == len(rows)
-    assert [row["measure"] for row in ask(rows, Query(measures=["CK_to_PK"])).rows] == ["CK_to_PK"] * 3
+    assert {row["primary"] for row in query_rows(rows, Query()).rows} == {True}
+    assert len(query_rows(rows, Query(primary=False)).rows) == len(rows)
+    assert [row["measure"] for row in query_rows(rows, Query(measures=["CK_to_PK"])).rows] == ["CK_to_PK"] * 3
     verdicts = {row["verdict"] for row in rows} - {None}
     for verdict in verdicts:
-        assert {row["verdict"] for row in ask(rows, Query(verdicts=[verdict])).rows} == {verdict}
-    assert ask(rows, Query([Filter.parse("model=demo"), Filter.parse("limit=null")])).rows == []
+        assert {row["verdict"] for row in query_rows(rows, Query(verdicts=[verdict])).rows} == {verdict}
+    assert query_rows(rows, Query([Filter.parse("model=demo"), Filter.parse("limit=null")])).rows == []
 
 
 @pytest.mark.parametrize("descending", [False, True])
 def test_sorting_puts_null_last_and_keeps_ties_in_order(rows: list[dict[str, Any]], descending: bool) -> None:
     every = Query(primary=False, sort="value", descending=descending)
-    values = [row["value"] for row in ask(rows, every).rows]
+    values = [row["value"] for row in query_rows(rows, every).rows]
     known = [value for value in values if value is not None]
     assert known == sorted(known, reverse=descending) and None in values
     assert values == [*known, *[None] * (len(values) - len(known))]
-    ties = ask(rows, Query(sort="metric", primary=False, descending=descending)).rows
+    ties = query_rows(rows, Query(sort="metric", primary=False, descending=descending)).rows
     first = [row["time_utc"] for row in ties if row["measure"] == "CKCR"]
     assert first == sorted(first)
 
 
 def test_the_newest_run_comes_first_and_the_limit_is_told(rows: list[dict[str, Any]]) -> None:
-    found = ask(rows, Query(limit=2))
+    found = query_rows(rows, Query(limit=2))
     assert [row["intervention"] for row in found.rows] == ["zero", "zero"] and found.cut == 16
     assert [row["measure"] for row in found.rows] == [row["measure"] for row in rows if row["primary"]][:2]
 
@@ -257,7 +257,7 @@ def test_a_filter_that_nothing_meets_says_what_is_near(harness: Harness, file: P
 
 @pytest.mark.parametrize(("name", "width"), [("wide", 180), ("narrow", 60)])
 def test_the_table_is_as_it_was(rows: list[dict[str, Any]], name: str, width: int) -> None:
-    path, text = GOLDEN / f"leaderboard_{name}.txt", printed(ask(rows, Query()), width)
+    path, text = GOLDEN / f"leaderboard_{name}.txt", printed(query_rows(rows, Query()), width)
     if os.environ.get("UPDATE_GOLDEN"):
         path.write_text(text, encoding="utf-8")
     assert text == path.read_text(encoding="utf-8")
@@ -265,12 +265,12 @@ def test_the_table_is_as_it_was(rows: list[dict[str, Any]], name: str, width: in
 
 
 def test_what_tells_rows_apart_is_shown_and_what_does_not_is_said_once(rows: list[dict[str, Any]]) -> None:
-    text = printed(ask(rows, Query()), 200)
+    text = printed(query_rows(rows, Query()), 200)
     assert "entropy:top=4" in text and "entropy:top=6" in text and "limit" in text and "seed" not in text
     assert text.count("knowledge_conflict") == 1
-    one = printed(ask(rows, Query([Filter.parse("limit=null")])), 200)
+    one = printed(query_rows(rows, Query([Filter.parse("limit=null")])), 200)
     assert "entropy:" not in one and one.splitlines()[0].endswith("selector entropy, intervention mean")
-    named = printed(ask(rows, Query()), 200, ["task", "seed", "value"])
+    named = printed(query_rows(rows, Query()), 200, ["task", "seed", "value"])
     assert named.count("knowledge_conflict") == 18 and named.split()[:3] == ["task", "seed", "value"]
 
 
@@ -337,7 +337,7 @@ class Page(html.parser.HTMLParser):
 def test_the_page_stands_alone_and_escapes(rows: list[dict[str, Any]]) -> None:
     wicked = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'"
     rows[0]["model"] = rows[1]["model"] = wicked
-    found = ask(rows, Query(primary=False))
+    found = query_rows(rows, Query(primary=False))
     text = board.page(found, ["model", "measure", "value", "verdict"], "reports/<b>.jsonl")
     page = Page()
     page.feed(text)

@@ -12,7 +12,7 @@ from small_runs import Silent, spec
 
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import parse_spec
-from harness.running.execute import execute, execute_together, plan, together
+from harness.running.execute import execute, execute_together, grouped_by_prompts, plan
 from harness.running.spec import RunSpec
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
@@ -31,7 +31,7 @@ def specs(small_facts: Path) -> list[RunSpec]:
 
 def test_runs_that_are_made_together_are_those_that_are_made_alone(specs: list[RunSpec], tmp_path: Path) -> None:
     plans = [plan(x, catalogue()) for x in specs]
-    assert together(plans) == [plans]
+    assert grouped_by_prompts(plans) == [plans]
     observe, calls = type(plans[0].task).observe, []
 
     def counted(self: object, engine: object, prompts: object, conditions: list[object], *rest: object) -> object:
@@ -58,7 +58,7 @@ def test_what_differs_in_its_prompts_is_made_apart(small_facts: Path) -> None:
         spec("d", small_facts, intervention="zero"),
         spec("e", small_facts, engine="hooks"),
     ]
-    groups = together([plan(x, catalogue()) for x in specs])
+    groups = grouped_by_prompts([plan(x, catalogue()) for x in specs])
     assert [[x.spec.name for x in group] for group in groups] == [["a", "d"], ["b"], ["c"], ["e"]]
 
 
@@ -93,7 +93,7 @@ def test_a_task_that_does_not_share_is_asked_run_by_run(tmp_path: Path) -> None:
         for name in ("mean", "zero")
     ]
     plans = [plan(x, catalogue()) for x in specs]
-    assert together(plans) == [plans]
+    assert grouped_by_prompts(plans) == [plans]
     found = execute_together(plans, tmp_path, Silent(), "test")  # type: ignore[arg-type]
     assert [x.record.selection.intervention for x in found] == ["mean", "zero"]
     assert found[0].record.measures[0].value != found[1].record.measures[0].value

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from harness.model import Norm, Reading, attention_norm, down_bias, layer_input, read_in, write_matrix
+from harness.model import InputWeights, Norm, attention_norm, down_bias, layer_input, read_in, write_matrix
 from harness.plugin import HarnessError, Model
 
 BYTES = 2**28
@@ -183,7 +183,7 @@ class _Seen:
 
 
 @contextlib.contextmanager
-def _pass(model: Model, reading: Reading, norms: dict[int, Norm], mlps: Sequence[int]) -> Any:
+def _pass(model: Model, reading: InputWeights, norms: dict[int, Norm], mlps: Sequence[int]) -> Any:
     """Within the block, ``seen`` is filled by a forward pass; residual-sized tensors are copies, because layers may add
     to them in place."""
     anatomy, seen = model.anatomy, _Seen()

@@ -21,7 +21,7 @@ from harness.model import layer_input, patterns
 from harness.plugin import HarnessError, Model
 
 from .head_outputs import TOLERANCE
-from .last_position import Passed, run_prompts
+from .last_position import LastPosition, run_prompts
 
 ROWS = 1024
 """Sequences of one token in a pass."""
@@ -32,11 +32,11 @@ class Positions:
     """P prompts of equal length T; float32, where the unembedding is.
 
     Attributes:
-        passed: their last positions. neurons: by layer, at every position, [P, T, d_mlp].
+        states: their last positions. neurons: by layer, at every position, [P, T, d_mlp].
         inputs: by module that was asked for, what it reads at every position, [P, T, d_model].
     """
 
-    passed: Passed
+    states: LastPosition
     neurons: tuple[torch.Tensor, ...]
     inputs: Mapping[nn.Module, torch.Tensor]
 
@@ -68,8 +68,8 @@ def run_positions(model: Model, prompts: Sequence[Sequence[int]], modules: Seque
         for module in modules:
             stack.callback(module.register_forward_pre_hook(keep, with_kwargs=True).remove)
         neurons = stack.enter_context(model.capture_neurons(layers))
-        passed = run_prompts(model, prompts, batch_size=len(prompts), heads=True)
-    return Positions(passed, tuple(neurons[layer].to(device).float() for layer in layers), seen)
+        states = run_prompts(model, prompts, batch_size=len(prompts), heads=True)
+    return Positions(states, tuple(neurons[layer].to(device).float() for layer in layers), seen)
 
 
 @torch.no_grad()

@@ -89,8 +89,8 @@ def sources(
         coefficients = []
         for layer, pattern in enumerate(last_patterns(model, group)):
             weighted = values[layer] * pattern.transpose(1, 2)[..., None]
-            check_values(model, layer, weighted, seen.passed.heads[layer])
-            share = outputs[layer].share(model, seen.passed)
+            check_values(model, layer, weighted, seen.states.heads[layer])
+            share = outputs[layer].share(model, seen.states)
             coefficients.append(weighted * share[:, None, None, None])
         yield Sources(rows, seen, values, coefficients)
 
@@ -99,12 +99,12 @@ def top_attention_neurons(
     model: Model, outputs: Sequence[Output], group: Sources, layers: Sequence[int], top: int
 ) -> list[list[AttentionNeuron]]:
     """For each prompt the ``top`` attention neurons of some layers, largest log-probability increase first."""
-    lens, passed = Lens(model), group.seen.passed
+    lens, states = Lens(model), group.seen.states
     bounds = []
     for layer in layers:
         rows = outputs[layer].directions.flatten(0, 1)
         amounts = group.coefficients[layer].flatten(2)
-        line = tangents(lens, passed.before[layer], passed.denominator, passed.target, rows)
+        line = tangents(lens, states.before[layer], states.denominator, states.target, rows)
         bounds.append(finite(line.bound(amounts).cpu().numpy(), model))
     shape = (len(layers), *group.coefficients[0].shape[1:])  # layer, position, head, coordinate
     stacked = np.stack(bounds, axis=1).reshape(len(group.rows), -1)
@@ -118,8 +118,8 @@ def top_attention_neurons(
                 here, layer = place == i, layers[i]
                 where = (position[here], head[here], coordinate[here])
                 writes = group.coefficients[layer][p][where][:, None] * outputs[layer].directions[where[1:]]
-                given = (passed.before[layer][p, None], writes[None], passed.denominator[p, None])
-                values[here] = write_increases(model, *given, passed.target[p, None])[0]
+                given = (states.before[layer][p, None], writes[None], states.denominator[p, None])
+                values[here] = write_increases(model, *given, states.target[p, None])[0]
             return values
 
         values = best_first(bound, top, evaluate)
@@ -141,10 +141,10 @@ def source_increases(
 ) -> np.ndarray:
     """Log-probability increase by what all heads of a layer write from each source position together, for prompt ``p``
     of the group; float32 [len(layers), T]."""
-    passed = group.seen.passed
+    states = group.seen.states
     found = []
     for layer in layers:
         writes = torch.einsum("the,hed->td", group.coefficients[layer][p], outputs[layer].directions)
-        given = (passed.before[layer][p, None], writes[None], passed.denominator[p, None], passed.target[p, None])
+        given = (states.before[layer][p, None], writes[None], states.denominator[p, None], states.target[p, None])
         found.append(write_increases(model, *given)[0])
     return np.stack(found)

@@ -10,7 +10,7 @@ import torch
 from harness.model import Norm, attention_norm, down_bias, write_matrix
 from harness.plugin import HarnessError, Model
 
-from .last_position import Passed, mlp_writes
+from .last_position import LastPosition, mlp_writes
 from .log_probability_increase import Lens, finite, write_increases
 
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
@@ -50,13 +50,13 @@ class Output:
         return cls(layer, directions, matrix, bias, norm, anatomy.residual_multiplier)
 
     @torch.no_grad()
-    def share(self, model: Model, passed: Passed) -> torch.Tensor:
+    def share(self, model: Model, states: LastPosition) -> torch.Tensor:
         """1, or 1 / the denominator of the norm after the attention, which is held; float32 [P].
 
         Raises:
             HarnessError: the layer's input, the heads, the biases and the MLP do not sum to the layer's output.
         """
-        heads, norm = passed.heads[self.layer], self.norm
+        heads, norm = states.heads[self.layer], self.norm
         total = torch.einsum("phe,hed->pd", heads, self.matrix)
         total = total if self.bias is None else total + self.bias
         share = 1 / norm.denominator(total)
@@ -64,8 +64,8 @@ class Output:
             total = total - total.mean(-1, keepdim=True) if norm.kind == "layernorm" else total
             total = total * share[:, None] * norm.gain.to(heads)
             total = total if norm.bias is None else total + norm.bias.to(heads)
-        seen = mlp_writes(model, passed, self.layer).residual
-        error = (passed.before[self.layer] + total * self.factor - seen).abs().max() / seen.abs().max()
+        seen = mlp_writes(model, states, self.layer).residual
+        error = (states.before[self.layer] + total * self.factor - seen).abs().max() / seen.abs().max()
         if not error <= TOLERANCE[model.dtype]:
             raise HarnessError(
                 f"what the heads of layer {self.layer} of {model.name} write is not what its residual stream receives "
@@ -75,7 +75,7 @@ class Output:
 
 
 @torch.no_grad()
-def head_writes(model: Model, passed: Passed, layer: int) -> torch.Tensor:
+def head_writes(model: Model, states: LastPosition, layer: int) -> torch.Tensor:
     """What each head of a layer adds to the residual stream at the last position, float32 [P, n_heads, d_model].
 
     Biases are nobody's.
@@ -84,37 +84,37 @@ def head_writes(model: Model, passed: Passed, layer: int) -> torch.Tensor:
         HarnessError: as :meth:`Output.share`.
     """
     output = Output.of(model, layer)
-    weighted = passed.heads[layer] * output.share(model, passed)[:, None, None]
+    weighted = states.heads[layer] * output.share(model, states)[:, None, None]
     return torch.einsum("phe,hed->phd", weighted, output.directions)
 
 
 @torch.no_grad()
-def head_increases(model: Model, passed: Passed, layer: int) -> np.ndarray:
+def head_increases(model: Model, states: LastPosition, layer: int) -> np.ndarray:
     """Log-probability increase of the prompts' targets by every head of a layer, float32 [P, n_heads], in nats."""
-    writes = head_writes(model, passed, layer)
-    return write_increases(model, passed.before[layer], writes, passed.denominator, passed.target)
+    writes = head_writes(model, states, layer)
+    return write_increases(model, states.before[layer], writes, states.denominator, states.target)
 
 
 @torch.no_grad()
-def head_inner_products(model: Model, passed: Passed, layer: int) -> np.ndarray:
+def head_inner_products(model: Model, states: LastPosition, layer: int) -> np.ndarray:
     """What every head adds to the target's logit, float32 [P, n_heads] (before a soft cap)."""
-    lens, writes = Lens(model), head_writes(model, passed, layer)
+    lens, writes = Lens(model), head_writes(model, states, layer)
     pushed = torch.stack(
-        [lens.along(rows, target[None])[:, 0] for rows, target in zip(writes, passed.target, strict=True)]
+        [lens.along(rows, target[None])[:, 0] for rows, target in zip(writes, states.target, strict=True)]
     )
-    return finite((pushed * lens.scale(passed.denominator)[:, None]).cpu().numpy(), model)
+    return finite((pushed * lens.scale(states.denominator)[:, None]).cpu().numpy(), model)
 
 
 @torch.no_grad()
-def module_increases(model: Model, passed: Passed, layer: int) -> np.ndarray:
+def module_increases(model: Model, states: LastPosition, layer: int) -> np.ndarray:
     """Log-probability increases by the whole attention and the whole MLP of a layer, biases included, float32 [P, 2].
 
     The attention is added to the residual stream that enters the layer, the MLP to that with the attention's output
     (in parallel layers, too).
     """
-    between = mlp_writes(model, passed, layer).residual
-    steps = ((passed.before[layer], between), (between, passed.after[layer]))
+    between = mlp_writes(model, states, layer).residual
+    steps = ((states.before[layer], between), (between, states.after[layer]))
     parts = [
-        write_increases(model, start, (end - start)[:, None], passed.denominator, passed.target) for start, end in steps
+        write_increases(model, start, (end - start)[:, None], states.denominator, states.target) for start, end in steps
     ]
     return np.concatenate(parts, axis=1)

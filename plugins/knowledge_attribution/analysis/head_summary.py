@@ -68,7 +68,7 @@ def attention_levels(
             if row == 0:
                 example = {
                     "tokens": [texts[token] for token in prompts[0]],
-                    "target": texts[int(group.seen.passed.target[p])],
+                    "target": texts[int(group.seen.states.target[p])],
                     "layers": list(layers),
                     "increases": source_increases(model, outputs, group, layers, p).tolist(),
                     "neurons": _example_rows(model, outputs, found[:LISTED], prompts[0]),

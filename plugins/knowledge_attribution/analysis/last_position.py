@@ -15,7 +15,7 @@ from harness.plugin import HarnessError, Model, counted
 
 
 @dataclass(frozen=True, eq=False)
-class Passed:
+class LastPosition:
     """What the untouched model leaves at the last position of P prompts; float32, where the unembedding is.
 
     Attributes:
@@ -31,13 +31,13 @@ class Passed:
     denominator: torch.Tensor
     target: torch.Tensor
 
-    def of(self, p: int) -> Passed:
+    def of(self, p: int) -> LastPosition:
         """The same of prompt ``p`` alone."""
         here = slice(p, p + 1)
         before, after, neurons, heads = (
             tuple(x[here] for x in group) for group in (self.before, self.after, self.neurons, self.heads)
         )
-        return Passed(before, after, neurons, heads, self.denominator[here], self.target[here])
+        return LastPosition(before, after, neurons, heads, self.denominator[here], self.target[here])
 
 
 @torch.no_grad()
@@ -47,7 +47,7 @@ def run_prompts(
     targets: Sequence[int] | None = None,
     batch_size: int = 64,
     heads: bool = False,
-) -> Passed:
+) -> LastPosition:
     """Pass the prompts through the model.
 
     Args:
@@ -84,7 +84,7 @@ def run_prompts(
     groups = [tuple(joined[start : start + n]) for start in range(0, 4 * n, n)]
     if targets is not None:
         target = torch.tensor(list(targets), device=device)
-    return Passed(groups[0], groups[1], groups[2], groups[3], denominator, target)
+    return LastPosition(groups[0], groups[1], groups[2], groups[3], denominator, target)
 
 
 def check_residual_stream(model: Model) -> None:
@@ -156,10 +156,10 @@ class Writes:
 
 
 @torch.no_grad()
-def mlp_writes(model: Model, passed: Passed, layer: int) -> Writes:
+def mlp_writes(model: Model, states: LastPosition, layer: int) -> Writes:
     """What the neurons of ``layer`` write; the MLP's own biases are nobody's, but part of what it wrote."""
-    directions, activations, wrote = neuron_writes(model, layer, passed.neurons[layer])
-    return Writes(directions, activations, passed.after[layer] - wrote)
+    directions, activations, wrote = neuron_writes(model, layer, states.neurons[layer])
+    return Writes(directions, activations, states.after[layer] - wrote)
 
 
 def neuron_writes(model: Model, layer: int, neurons: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -23,7 +23,7 @@ import torch
 from harness.engine.kernels import System, summarise
 from harness.plugin import HarnessError, Model
 
-from .last_position import Passed, mlp_writes
+from .last_position import LastPosition, mlp_writes
 
 BLOCK_BYTES = 2**28
 """Memory for the logits of a block of prompts, and again for the columns W w_i of a block of neurons."""
@@ -89,7 +89,7 @@ class Lens:
 @torch.no_grad()
 def neuron_increases(
     model: Model,
-    passed: Passed,
+    states: LastPosition,
     layer: int,
     indices: Sequence[int] | None = None,
     block_bytes: int = BLOCK_BYTES,
@@ -102,7 +102,7 @@ def neuron_increases(
     Raises:
         HarnessError: it is not finite.
     """
-    lens, writes = Lens(model), mlp_writes(model, passed, layer)
+    lens, writes = Lens(model), mlp_writes(model, states, layer)
     directions, activations = writes.directions, writes.activations
     if indices is not None:
         directions, activations = directions[list(indices)], activations[:, list(indices)]
@@ -111,8 +111,8 @@ def neuron_increases(
     found = np.empty((n_prompts, n), np.float32)
     for start in range(0, n_prompts, step):
         here = slice(start, start + step)
-        system = _base(lens, writes.residual[here], lens.scale(passed.denominator[here]))
-        target = passed.target[here]
+        system = _base(lens, writes.residual[here], lens.scale(states.denominator[here]))
+        target = states.target[here]
         for first in range(0, n, step):
             some = slice(first, first + step)
             columns = lens.project(directions[some])
@@ -158,15 +158,15 @@ def _block_increases(
 
 
 @torch.no_grad()
-def neuron_inner_products(model: Model, passed: Passed, layer: int) -> np.ndarray:
+def neuron_inner_products(model: Model, states: LastPosition, layer: int) -> np.ndarray:
     """What every neuron adds to the target's logit, float32 [P, d_mlp]: the target's row of the unembedding, times the
     final norm's gain and scale, dotted with n_i w_out_i (before a soft cap). Needs no other token's logit.
 
     Raises:
         HarnessError: it is not finite.
     """
-    lens, writes = Lens(model), mlp_writes(model, passed, layer)
-    pushed = lens.along(writes.directions, passed.target).T * lens.scale(passed.denominator)[:, None]
+    lens, writes = Lens(model), mlp_writes(model, states, layer)
+    pushed = lens.along(writes.directions, states.target).T * lens.scale(states.denominator)[:, None]
     return finite((writes.activations * pushed).cpu().numpy(), model)
 
 

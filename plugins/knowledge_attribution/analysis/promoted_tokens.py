@@ -15,7 +15,7 @@ def top_tokens(model: Model, writes: torch.Tensor, k: int) -> list[dict[str, lis
     """For every write [n, d_model] the texts of the ``k`` tokens whose logits it raises, and lowers, most.
 
     The final norm's gain is in, its scale (the same for all tokens) is not. Rows of the unembedding that no token of
-    the tokeniser has are passed over.
+    the tokeniser has are states over.
     """
     texts = model.token_texts
     used = np.arange(min(len(model.tokenizer), len(texts)))

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from harness.model import Norm, Reading, input_norm, read_in
+from harness.model import InputWeights, Norm, input_norm, read_in
 from harness.plugin import HarnessError, Model
 
 from .all_positions import Positions, of_equal_length, run_positions, value_vectors
@@ -92,15 +92,15 @@ def neuron_queries(model: Model, prompts: Sequence[Sequence[int]], values: int, 
     reads = [reading.norm.module or reading.projection for reading in readings]
     for rows in of_equal_length(prompts, size):
         seen = run_positions(model, [prompts[row] for row in rows], reads)
-        bound = np.concatenate([neuron_bounds(model, seen.passed, layer) for layer in layers], axis=1)
+        bound = np.concatenate([neuron_bounds(model, seen.states, layer) for layer in layers], axis=1)
         for p, row in enumerate(rows):
-            passed = seen.passed.of(p)
+            states = seen.states.of(p)
 
-            def evaluate(some: np.ndarray, passed=passed) -> np.ndarray:  # type: ignore[no-untyped-def]
+            def evaluate(some: np.ndarray, states=states) -> np.ndarray:  # type: ignore[no-untyped-def]
                 found = np.empty(len(some))
                 for layer in np.unique(some // d_mlp).tolist():
                     here = some // d_mlp == layer
-                    found[here] = neuron_increases(model, passed, layer, (some[here] % d_mlp).tolist())[0]
+                    found[here] = neuron_increases(model, states, layer, (some[here] % d_mlp).tolist())[0]
                 return found
 
             increases = best_first(bound[p], values, evaluate)
@@ -112,7 +112,7 @@ def neuron_queries(model: Model, prompts: Sequence[Sequence[int]], values: int, 
             yield Queries(row, _scores(model, seen, p, pulls), pulls)
 
 
-def _neuron_value(reading: Reading, x: torch.Tensor, index: int, increase: float) -> Value:
+def _neuron_value(reading: InputWeights, x: torch.Tensor, index: int, increase: float) -> Value:
     """An FFN value neuron whose MLP reads ``x`` [d_model] behind the norm."""
     pull, z = _pull(reading.norm, reading.w_in[index], float(reading.b_in[index]), x.cpu())
     return Value(f"{reading.layer}.{index}", reading.layer, -1, float(increase), _weighted(pull, increase, z))

@@ -29,7 +29,7 @@ import torch
 
 from harness.plugin import Model
 
-from .last_position import Passed, mlp_writes
+from .last_position import LastPosition, mlp_writes
 from .log_probability_increase import BLOCK_BYTES, Lens, finite, neuron_increases
 
 ROUND = 64
@@ -85,14 +85,14 @@ def tangents(
 
 
 @torch.no_grad()
-def neuron_bounds(model: Model, passed: Passed, layer: int) -> np.ndarray:
+def neuron_bounds(model: Model, states: LastPosition, layer: int) -> np.ndarray:
     """Upper bounds on the log-probability increases of a layer's neurons, float32 [P, d_mlp], in nats.
 
     Raises:
         HarnessError: one is not finite.
     """
-    writes = mlp_writes(model, passed, layer)
-    found = tangents(Lens(model), writes.residual, passed.denominator, passed.target, writes.directions)
+    writes = mlp_writes(model, states, layer)
+    found = tangents(Lens(model), writes.residual, states.denominator, states.target, writes.directions)
     return finite(found.bound(writes.activations).cpu().numpy(), model)
 
 
@@ -135,10 +135,10 @@ class Best:
     raised: np.ndarray
 
 
-def best_neurons(model: Model, passed: Passed, layers: Sequence[int], top: int) -> Best:
+def best_neurons(model: Model, states: LastPosition, layers: Sequence[int], top: int) -> Best:
     """Evaluate only neurons that may be among the ``top`` with the largest mean increases."""
     d_mlp = model.anatomy.d_mlp
-    bound = np.concatenate([neuron_bounds(model, passed, layer).mean(0, dtype=np.float64) for layer in layers])
+    bound = np.concatenate([neuron_bounds(model, states, layer).mean(0, dtype=np.float64) for layer in layers])
     raised = np.full(len(bound), np.nan)
 
     def evaluate(some: np.ndarray) -> np.ndarray:
@@ -146,7 +146,7 @@ def best_neurons(model: Model, passed: Passed, layers: Sequence[int], top: int) 
         for place, layer in enumerate(layers):
             inside = np.flatnonzero(some // d_mlp == place)
             if len(inside):
-                found = neuron_increases(model, passed, layer, (some[inside] % d_mlp).tolist())
+                found = neuron_increases(model, states, layer, (some[inside] % d_mlp).tolist())
                 means[inside], raised[some[inside]] = found.mean(0, dtype=np.float64), (found > 0).mean(0)
         return means
 

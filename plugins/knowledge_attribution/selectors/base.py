@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from harness.plugin import Model, Unit
 
-    from ..analysis.last_position import Passed
+    from ..analysis.last_position import LastPosition
 
 TOKENS = 10
 """Promoted and suppressed tokens that are recorded of each selected component."""
@@ -115,9 +115,9 @@ def tokens_of(model: Model, units: Sequence[Unit], writes: Sequence[torch.Tensor
     return {str(unit): row for unit, row in zip(units, found, strict=True)}
 
 
-def by_module(model: Model, passed: Passed) -> dict[str, list[float]]:
+def by_module(model: Model, states: LastPosition) -> dict[str, list[float]]:
     """Mean increase by the whole attention and the whole MLP of each layer."""
     from ..analysis.head_outputs import module_increases
 
-    means = [module_increases(model, passed, layer).mean(0, dtype=np.float64) for layer in range(len(passed.before))]
+    means = [module_increases(model, states, layer).mean(0, dtype=np.float64) for layer in range(len(states.before))]
     return {"attention": [float(x[0]) for x in means], "mlp": [float(x[1]) for x in means]}

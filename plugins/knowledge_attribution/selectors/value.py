@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from harness.plugin import Figure, Frame, Model
 
-    from ..analysis.last_position import Passed
+    from ..analysis.last_position import LastPosition
 
 METHODS = {
     "increase": "log-probability increase",
@@ -73,17 +73,17 @@ class ValueNeurons(_ValueSelector):
         units = tuple(Neuron(layer, i) for layer in layers for i in range(model.anatomy.d_mlp))
         self.check_top(len(units))
         prompts, where = self.read(context)
-        passed = run_prompts(model, prompts, batch_size=context.engine.batch_size)
+        states = run_prompts(model, prompts, batch_size=context.engine.batch_size)
         details: dict[str, object] = {}
         if self.method == "increase" and self.evaluate == "top":
-            scores, rows, details = self._best(model, passed, layers)
+            scores, rows, details = self._best(model, states, layers)
         else:
             increases = neuron_increases if self.method == "increase" else None
-            scores = _scores(model, passed, layers, increases, neuron_inner_products)
+            scores = _scores(model, states, layers, increases, neuron_inner_products)
             rows = self.rank(scores[self.method])
         chosen = [units[i] for i in rows]
-        means = {layer: passed.neurons[layer].double().mean(0) for layer in layers}
-        writes = {layer: mlp_writes(model, passed, layer).directions for layer in {unit.layer for unit in chosen}}
+        means = {layer: states.neurons[layer].double().mean(0) for layer in layers}
+        writes = {layer: mlp_writes(model, states, layer).directions for layer in {unit.layer for unit in chosen}}
         towards = [_sign(means[unit.layer][unit.index]) * writes[unit.layer][unit.index] for unit in chosen]
         return Selection(
             units=tuple(chosen),
@@ -96,24 +96,24 @@ class ValueNeurons(_ValueSelector):
                 "processing": processing(model),
                 "tokens": tokens_of(model, chosen, towards),
                 "mean_activations": {str(unit): float(means[unit.layer][unit.index]) for unit in chosen},
-                "modules": by_module(model, passed),
+                "modules": by_module(model, states),
                 **details,
             },
         )
 
     def _best(
-        self, model: Model, passed: Passed, layers: Sequence[int]
+        self, model: Model, states: LastPosition, layers: Sequence[int]
     ) -> tuple[dict[str, np.ndarray], list[int], dict[str, object]]:
         """Scores of all candidates, rows of the chosen ones, and what was measured of these."""
         from ..analysis.log_probability_increase import neuron_inner_products
         from ..analysis.top_k_by_bound import best_neurons, largest
 
-        found = best_neurons(model, passed, layers, self.top)
+        found = best_neurons(model, states, layers, self.top)
         chosen = largest(found.increase, self.top)
         scores = {
             "increase": found.increase,
             "bound": found.bound,
-            **_scores(model, passed, layers, None, neuron_inner_products),
+            **_scores(model, states, layers, None, neuron_inner_products),
         }
         details: dict[str, object] = {
             "shares_raised": found.raised[chosen].tolist(),
@@ -187,11 +187,11 @@ class ValueHeads(_ValueSelector):
         from ..analysis.last_position import run_prompts
 
         model = context.model
-        passed = run_prompts(model, prompts, batch_size=context.engine.batch_size, heads=True)
+        states = run_prompts(model, prompts, batch_size=context.engine.batch_size, heads=True)
         increases = head_increases if self.method == "increase" else None
-        scores = _scores(model, passed, layers, increases, head_inner_products)
-        writes = {layer: head_writes(model, passed, layer).mean(0) for layer in layers}
-        return scores, {"modules": by_module(model, passed)}, writes
+        scores = _scores(model, states, layers, increases, head_inner_products)
+        writes = {layer: head_writes(model, states, layer).mean(0) for layer in layers}
+        return scores, {"modules": by_module(model, states)}, writes
 
     def _by_neuron(
         self, context: SelectionContext, prompts: Sequence[Sequence[int]], layers: Sequence[int]
@@ -213,10 +213,10 @@ class ValueHeads(_ValueSelector):
 
 def _scores(
     model: Model,
-    passed: Passed,
+    states: LastPosition,
     layers: Sequence[int],
-    increases: Callable[[Model, Passed, int], np.ndarray] | None,
-    products: Callable[[Model, Passed, int], np.ndarray],
+    increases: Callable[[Model, LastPosition, int], np.ndarray] | None,
+    products: Callable[[Model, LastPosition, int], np.ndarray],
 ) -> dict[str, np.ndarray]:
     """Means over the prompts, by candidate, and the share of prompts on which the increase is positive."""
     columns: dict[str, list[np.ndarray]] = {"inner_product": []}
@@ -224,10 +224,10 @@ def _scores(
         columns = {"increase": [], "share_raised": [], **columns}
     for layer in layers:
         if increases is not None:
-            found = increases(model, passed, layer)
+            found = increases(model, states, layer)
             columns["increase"].append(found.mean(0, dtype=np.float64))
             columns["share_raised"].append((found > 0).mean(0))
-        columns["inner_product"].append(products(model, passed, layer).mean(0, dtype=np.float64))
+        columns["inner_product"].append(products(model, states, layer).mean(0, dtype=np.float64))
     return {name: np.concatenate(parts) for name, parts in columns.items()}
 
 

@@ -181,18 +181,18 @@ def test_modules_lead_from_the_embedding_to_the_models_own_prediction() -> None:
     """Each is the change of log p between two residual streams, so that all of them sum to that from first to last."""
     for family in ("gpt2", "gptj", "gemma2", "granite"):
         model = tiny(family)
-        passed = run_prompts(model, PROMPTS)
+        states = run_prompts(model, PROMPTS)
         slow = Slow(model, read("gpt2"))
-        total = sum(module_increases(model, passed, layer).sum(1) for layer in range(model.anatomy.n_layers))
+        total = sum(module_increases(model, states, layer).sum(1) for layer in range(model.anatomy.n_layers))
         for p, tokens in enumerate(PROMPTS):
             own = model.hf(input_ids=torch.tensor([tokens])).logits[0, -1].double().log_softmax(-1).max()
-            target, denominator = int(passed.target[p]), passed.denominator[p].double()
-            before = slow.log_p(passed.before[0][p].double(), denominator, target)
+            target, denominator = int(states.target[p]), states.denominator[p].double()
+            before = slow.log_p(states.before[0][p].double(), denominator, target)
             np.testing.assert_allclose(total[p], float(own - before), atol=2e-5)
-        one = module_increases(model, passed, 1)
-        start = slow.log_p(passed.before[1][0].double(), passed.denominator[0].double(), int(passed.target[0]))
-        middle = mlp_writes(model, passed, 1).residual[0].double()
-        after = slow.log_p(middle, passed.denominator[0].double(), int(passed.target[0]))
+        one = module_increases(model, states, 1)
+        start = slow.log_p(states.before[1][0].double(), states.denominator[0].double(), int(states.target[0]))
+        middle = mlp_writes(model, states, 1).residual[0].double()
+        after = slow.log_p(middle, states.denominator[0].double(), int(states.target[0]))
         np.testing.assert_allclose(one[0, 0], after - start, atol=2e-5)
 
 

@@ -93,21 +93,21 @@ def by_definition(model: Model, tokens: list[int], target: int, layer: int, inde
 @pytest.mark.parametrize("family", ["gpt2", "gptj", "llama", "gemma2", "granite", "olmo2", "cohere", "falcon", "opt"])
 def test_increases_are_those_of_the_definition(family: str) -> None:
     model = tiny(family)
-    passed = run_prompts(model, PROMPTS, batch_size=3, heads=True)
+    states = run_prompts(model, PROMPTS, batch_size=3, heads=True)
     for layer in range(model.anatomy.n_layers):
-        increases, products = neuron_increases(model, passed, layer), neuron_inner_products(model, passed, layer)
+        increases, products = neuron_increases(model, states, layer), neuron_inner_products(model, states, layer)
         assert increases.shape == products.shape == (len(PROMPTS), model.anatomy.d_mlp)
         for p, i in ((0, 0), (1, 7), (2, 31), (3, 46)):
-            expected = by_definition(model, PROMPTS[p], int(passed.target[p]), layer, i)
+            expected = by_definition(model, PROMPTS[p], int(states.target[p]), layer, i)
             np.testing.assert_allclose((increases[p, i], products[p, i]), expected, rtol=2e-4, atol=3e-6)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gptj", "llama_gqa_tied", "gemma2", "granite", "falcon"])
 def test_increases_of_heads_are_those_of_the_definition(family: str) -> None:
     model = tiny(family)
-    passed = run_prompts(model, PROMPTS, targets=[9, 8, 7, 6], heads=True)
+    states = run_prompts(model, PROMPTS, targets=[9, 8, 7, 6], heads=True)
     for layer in range(model.anatomy.n_layers):
-        increases, products = head_increases(model, passed, layer), head_inner_products(model, passed, layer)
+        increases, products = head_increases(model, states, layer), head_inner_products(model, states, layer)
         for p, h in ((0, 0), (1, 1), (2, 2), (3, 3)):
             expected = by_definition(model, PROMPTS[p], 9 - p, layer, Head(layer, h))
             np.testing.assert_allclose((increases[p, h], products[p, h]), expected, rtol=2e-4, atol=3e-6)
@@ -116,21 +116,21 @@ def test_increases_of_heads_are_those_of_the_definition(family: str) -> None:
 def test_blocks_of_prompts_and_neurons_change_nothing() -> None:
     for family in ("gpt2", "gemma2"):
         model = tiny(family)
-        passed = run_prompts(model, PROMPTS, heads=True)
+        states = run_prompts(model, PROMPTS, heads=True)
         whole, some = (
-            neuron_increases(model, passed, 1, block_bytes=size) for size in (2**28, 4 * model.anatomy.d_vocab * 3)
+            neuron_increases(model, states, 1, block_bytes=size) for size in (2**28, 4 * model.anatomy.d_vocab * 3)
         )
         np.testing.assert_allclose(some, whole, atol=2e-6)
-        writes = head_writes(model, passed, 1)
-        given = (model, passed.before[1], writes, passed.denominator, passed.target)
+        writes = head_writes(model, states, 1)
+        given = (model, states.before[1], writes, states.denominator, states.target)
         np.testing.assert_allclose(write_increases(*given, block_bytes=1), write_increases(*given), atol=2e-6)
 
 
 def test_targets_are_the_models_own_predictions_unless_given() -> None:
     model = tiny("llama")
-    passed = run_prompts(model, PROMPTS, batch_size=2)
+    states = run_prompts(model, PROMPTS, batch_size=2)
     own = [int(model.hf(input_ids=torch.tensor([tokens])).logits[0, -1].argmax()) for tokens in PROMPTS]
-    assert passed.target.tolist() == own and passed.heads == ()
+    assert states.target.tolist() == own and states.heads == ()
     assert run_prompts(model, PROMPTS, targets=[1, 2, 3, 4]).target.tolist() == [1, 2, 3, 4]
 
 
@@ -138,13 +138,13 @@ def test_all_neurons_and_the_bias_lead_from_the_residual_stream_to_the_layers_ou
     """And with the last layer's output, its distribution is the model's own."""
     for family in ("gpt2", "gptj", "gemma2", "granite"):
         model = tiny(family)
-        passed, last = run_prompts(model, PROMPTS), model.anatomy.n_layers - 1
-        writes = mlp_writes(model, passed, last)
-        whole = passed.after[last] - writes.residual
-        found = write_increases(model, writes.residual, whole[:, None], passed.denominator, passed.target)[:, 0]
-        lens, scale = Lens(model), Lens(model).scale(passed.denominator)
+        states, last = run_prompts(model, PROMPTS), model.anatomy.n_layers - 1
+        writes = mlp_writes(model, states, last)
+        whole = states.after[last] - writes.residual
+        found = write_increases(model, writes.residual, whole[:, None], states.denominator, states.target)[:, 0]
+        lens, scale = Lens(model), Lens(model).scale(states.denominator)
         rows = range(len(PROMPTS))
-        before = lens.logits(lens.project(writes.residual), scale).log_softmax(-1)[rows, passed.target]
+        before = lens.logits(lens.project(writes.residual), scale).log_softmax(-1)[rows, states.target]
         after = [model.hf(input_ids=torch.tensor([t])).logits[0, -1].log_softmax(-1).max() for t in PROMPTS]
         np.testing.assert_allclose(found, np.array(after) - before.numpy(), atol=1e-5)
 
@@ -205,9 +205,9 @@ def test_a_neuron_that_is_negative_promotes_what_its_weights_oppose() -> None:
 
 def test_scores_are_means_over_the_prompts_of_all_layers_or_one() -> None:
     model = tiny("llama")
-    passed = run_prompts(model, PROMPTS)
+    states = run_prompts(model, PROMPTS)
     selection = ValueNeurons(top=5).select(context(model, prompts=PROMPTS))
-    each = np.concatenate([neuron_increases(model, passed, layer) for layer in range(3)], 1)
+    each = np.concatenate([neuron_increases(model, states, layer) for layer in range(3)], 1)
     np.testing.assert_allclose(selection.scores["increase"], each.mean(0), atol=1e-6)
     np.testing.assert_allclose(selection.scores["share_raised"], (each > 0).mean(0))
     assert len(selection.candidates) == 3 * 48 and "layers 0 to 2: the 5 neurons" in selection.rule
@@ -227,16 +227,16 @@ def test_the_gradient_bounds_every_increase_and_finds_the_same_neurons(
 ) -> None:
     monkeypatch.setattr(top_k_by_bound, "ROUND", 1)  # so that the order of the bounds alone would not do
     model = tiny(family)
-    passed = run_prompts(model, PROMPTS)
+    states = run_prompts(model, PROMPTS)
     for layer in range(model.anatomy.n_layers):
-        bound, increase = neuron_bounds(model, passed, layer), neuron_increases(model, passed, layer)
+        bound, increase = neuron_bounds(model, states, layer), neuron_increases(model, states, layer)
         assert (bound >= increase - 1e-5).all()
-        writes, lens = mlp_writes(model, passed, layer), Lens(model)
+        writes, lens = mlp_writes(model, states, layer), Lens(model)
         r = writes.residual.clone().requires_grad_()
-        log_p = lens.logits(lens.project(r), lens.scale(passed.denominator)).log_softmax(-1)
-        log_p[range(len(PROMPTS)), passed.target].sum().backward()
+        log_p = lens.logits(lens.project(r), lens.scale(states.denominator)).log_softmax(-1)
+        log_p[range(len(PROMPTS)), states.target].sum().backward()
         assert r.grad is not None
-        line = tangents(lens, writes.residual, passed.denominator, passed.target, writes.directions)
+        line = tangents(lens, writes.residual, states.denominator, states.target, writes.directions)
         np.testing.assert_allclose(line.slope, r.grad @ writes.directions.T, rtol=1e-3, atol=2e-6)
         assert (line.curvature > 0).all() if family == "gemma2" else not line.curvature.any()
     about = context(model, prompts=PROMPTS)
@@ -270,12 +270,12 @@ def test_a_soft_cap_is_bounded_by_its_largest_curvature() -> None:
         hf.config.final_logit_softcapping = cap
         model = wrap(hf, tokenizer(), "gemma2")
         assert model.readout.cap == cap
-        passed = run_prompts(model, PROMPTS)
+        states = run_prompts(model, PROMPTS)
         directions = torch.randn(40, 32, generator=generator)
-        line = tangents(Lens(model), passed.after[1], passed.denominator, passed.target, directions)
+        line = tangents(Lens(model), states.after[1], states.denominator, states.target, directions)
         for amount in (-8.0, -1.0, 0.1, 1.0, 8.0):
             writes = (amount * directions).expand(len(PROMPTS), -1, -1)
-            increase = write_increases(model, passed.after[1], writes, passed.denominator, passed.target)
+            increase = write_increases(model, states.after[1], writes, states.denominator, states.target)
             bound = line.bound(torch.full((len(PROMPTS), 40), amount)).numpy()
             assert (bound >= increase - 1e-5).all()
         tight = line.bound(torch.full((len(PROMPTS), 40), 0.1)) - 0.1 * line.slope
@@ -337,8 +337,8 @@ def test_what_cannot_be_asked_is_refused() -> None:
 
 def test_heads_that_do_not_sum_to_the_residual_stream_are_refused() -> None:
     model = tiny("gpt2")
-    passed = run_prompts(model, PROMPTS, heads=True)
-    wrong = replace(passed, heads=tuple(x * 1.5 for x in passed.heads))
+    states = run_prompts(model, PROMPTS, heads=True)
+    wrong = replace(states, heads=tuple(x * 1.5 for x in states.heads))
     with pytest.raises(HarnessError, match="write is not what its residual stream receives"):
         head_writes(model, wrong, 1)
 
@@ -347,9 +347,9 @@ def test_the_bundled_model() -> None:
     """Against the definition, at its real size."""
     model = catalogue().build(ModelLoader, ComponentSpec("demo", {}), "--model").load()  # type: ignore[attr-defined]
     tokens = model.encode(["The capital of France is", "The author of the book is"])
-    passed = run_prompts(model, tokens)
+    states = run_prompts(model, tokens)
     for layer in (0, 3):
-        increases = neuron_increases(model, passed, layer)
+        increases = neuron_increases(model, states, layer)
         for p, i in ((0, 11), (1, int(increases[1].argmax()))):
-            expected = by_definition(model, tokens[p], int(passed.target[p]), layer, i)[0]
+            expected = by_definition(model, tokens[p], int(states.target[p]), layer, i)[0]
             np.testing.assert_allclose(increases[p, i], expected, rtol=2e-4, atol=3e-6)
