@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct, as a Python package ships it: known answers, by the slow definition (`make real` installs it)."""
+"""SmolLM2-135M-Instruct, as a Python package ships it (`make real`): known answers, by the slow definition."""
 
 from __future__ import annotations
 
