@@ -59,7 +59,9 @@ def test_outcomes_come_back_as_the_metrics_had_them(runs: dict[str, Path]) -> No
         x["neuron"] for x in record["selection"]["neurons"]
     ]
     assert set(found.outcomes.selection.scores) == {"rho", "logit_var", "norm"}
-    assert found.outcomes.conditions[:3] == ("baseline", "treated", "control-0000")
+    conditions = [(condition.name, condition.role) for condition in found.outcomes.conditions]
+    assert conditions[:3] == [("baseline", "baseline"), ("treated", "treated"), ("control-0000", "control")]
+    assert {role for _, role in conditions[3:]} == {"control"}
     assert found.outcomes.categories["source"] == ("CK", "PK", "ND")
     assert len(found.outcomes.answers) == 2 and len(found.outcomes.answers[0]) == len(found.prompts)
     assert found.prompts[0].fields["counter_object"] in found.prompts[0].text
