@@ -74,8 +74,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_installed_plugin_is_listed(installed: Path) -> None:
     done = harness(installed, "list", "plugins")
     assert (done.returncode, done.stderr) == (0, "")
-    [line] = [line for line in done.stdout.splitlines() if line.startswith("loudest")]
-    assert line.split() == ["loudest", "harness-loudest", "1.2.3", "selector", "loudest,", "metric", "confident"]
+    assert [line.split() for line in done.stdout.splitlines() if line.startswith("loudest")] == [
+        ["loudest", "harness-loudest", "1.2.3", "selector", "loudest,", "metric", "confident"],
+        ["loudest-norms", "harness-loudest", "1.2.3", "command", "harness", "loudest-norms"],
+    ]
     shown = harness(installed, "list", "loudest").stdout
     assert "harness-loudest 1.2.3" in shown and "number of neurons" in shown
     assert "loudest" not in harness(installed, "list", "plugins", HARNESS_LOAD_PLUGINS="").stdout
