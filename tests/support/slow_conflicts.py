@@ -212,16 +212,29 @@ def forced(model: Model, edit: SetNeurons | None) -> Iterator[None]:
             handle.remove()
 
 
-def check_observed(
-    model: Model, observed: Outcomes, prompts: Sequence[Prompt], edits: Sequence[SetNeurons | None], n: int
-) -> None:
+Slow = list[list[tuple[torch.Tensor, str]]]
+"""Log p of every token right after a prompt, and the answer: by condition, by prompt."""
+
+
+def slow_outcomes(model: Model, prompts: Sequence[Prompt], edits: Sequence[SetNeurons | None], n: int) -> Slow:
+    """Every prompt under every edit; None is the untouched model."""
+    found: Slow = []
+    for edit in edits:
+        with forced(model, edit):
+            found.append(
+                [
+                    (torch.log_softmax(logits(model, prompt.tokens), -1), greedy(model, prompt.tokens, n))
+                    for prompt in prompts
+                ]
+            )
+    return found
+
+
+def check_observed(observed: Outcomes, prompts: Sequence[Prompt], slow: Slow) -> None:
     """Answers, sources, entropies and log-probabilities of every condition are those of the slow account."""
-    assert observed["source"].shape == (len(edits), len(prompts))
-    for c, edit in enumerate(edits):
-        for i, prompt in enumerate(prompts):
-            with forced(model, edit):
-                log_p = torch.log_softmax(logits(model, prompt.tokens), -1)
-                answer = greedy(model, prompt.tokens, n)
+    assert observed["source"].shape == (len(slow), len(prompts))
+    for c, condition in enumerate(slow):
+        for i, (prompt, (log_p, answer)) in enumerate(zip(prompts, condition, strict=True)):
             counter, parametric = prompt.fields["counter_object"], prompt.fields["parametric_object"]
             assert SOURCES[observed["source"][c, i]] == slow_source(answer, counter, parametric)
             if c < 2:

@@ -20,6 +20,7 @@ from slow_conflicts import (
     check_prepared,
     counts,
     slow_answers,
+    slow_outcomes,
     table,
 )
 
@@ -115,7 +116,7 @@ def test_a_small_model_is_asked_and_observed_as_by_hand(tmp_path: Path, bos: boo
     finished: list[int] = []
     observed = task.observe(runner, prompts, conditions, finished.append)
     assert sum(finished) == 3 * 20
-    check_observed(model, observed, prompts, edits, n)
+    check_observed(observed, prompts, slow_outcomes(model, prompts, edits, n))
     assert observed.answers[0] != observed.answers[1]
 
 
@@ -128,7 +129,7 @@ def test_earlier_layers_are_treated_with_hooks(tmp_path: Path) -> None:
     edits = [None, SetNeurons(0, (5, 6), (4.0, -4.0))]
     conditions = [BASELINE, Condition("treated", (edits[1],))]  # type: ignore[arg-type]
     assert runner.path(conditions) == "batched"
-    check_observed(model, task.observe(runner, prompts, conditions), prompts, edits, n)
+    check_observed(task.observe(runner, prompts, conditions), prompts, slow_outcomes(model, prompts, edits, n))
 
 
 # -- a real model ------------------------------------------------------------------------------------------------------
@@ -141,8 +142,8 @@ def test_a_trained_model_is_asked_and_observed_as_by_hand(stories: Model, tmp_pa
     facts = table(tmp_path / "facts.jsonl", [(row["relation"], row["subject"], row["object"]) for row in rows])
     task, runner = KnowledgeConflict(data=facts, counter_objects=1), HookEngine(stories, batch_size=16)
     assert stories.adds_bos
-    prepared = task.prepare(runner, 60, 0)
-    check_prepared(stories, prepared, slow_answers(stories, by_hand(facts), 60, 10), wanted=1)
+    prepared = task.prepare(runner, 30, 0)
+    check_prepared(stories, prepared, slow_answers(stories, by_hand(facts), 30, 10), wanted=1)
     assert prepared.details["max_new_tokens"] == 10
     edits = [None, SetNeurons(4, (7, 99), (5.0, -3.0)), SetNeurons(4, (1, 2, 3), (2.0, 2.0, 2.0))]
     conditions = [
@@ -151,8 +152,9 @@ def test_a_trained_model_is_asked_and_observed_as_by_hand(stories: Model, tmp_pa
         Condition("control-0000", (edits[2],), role="control"),
     ]  # type: ignore[arg-type]
     prompts = prepared.prompts[:12]
+    slow = slow_outcomes(stories, prompts, edits, 10)
     for engine in (runner, ClosedFormEngine(stories, batch_size=5)):
-        check_observed(stories, task.observe(engine, prompts, conditions), prompts, edits, 10)
+        check_observed(task.observe(engine, prompts, conditions), prompts, slow)
 
 
 def test_pararel_by_column_mapping(stories: Model) -> None:
@@ -183,7 +185,7 @@ def test_pararel_by_column_mapping(stories: Model) -> None:
                 "echoes": {part.lower() for part in shown},
             },
         )
-    limit = 100
+    limit = 50
     assert len(rows) > 4500
     prepared = task.prepare(HookEngine(stories), limit, 0)
     assert counts(prepared)["facts"] == (len(rows), 0) and counts(prepared)["limit"] == (limit, len(rows) - limit)
