@@ -14,10 +14,16 @@ from harness.files.json import parse_lines
 from harness.files.store import jsonl_bytes, read_jsonl
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
-VALUES = st.recursive(PLAIN, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)
+VALUES = st.recursive(
+    PLAIN,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+ROWS = st.lists(st.dictionaries(st.text(), VALUES, max_size=3), max_size=3)
+"""Small: what is drawn is nearly all that the test costs."""
 
 
-@given(st.lists(st.dictionaries(st.text(), VALUES)))
+@given(ROWS)
 def test_a_row_is_one_line_as_json_writes_it(rows: list[dict[str, object]]) -> None:
     try:
         expected = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
