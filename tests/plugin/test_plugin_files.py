@@ -77,6 +77,7 @@ def digest(path: Path) -> str:
     return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_run_names_the_file_by_its_digest(harness: Harness, firsts: Path, tmp_path: Path) -> None:
     words = (*WORDS, "--plugin", firsts, "--quiet", "--json", "--resamples", 100, "-o", tmp_path / "reports")
     code, out, err = harness("eval", *words)
