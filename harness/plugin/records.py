@@ -213,7 +213,7 @@ class Outcomes:
     def _only(self, role: Role) -> Rows:
         rows = self.rows(role)
         if len(rows) != 1:
-            raise HarnessError(f"there are {len(rows)} conditions of the role {role} among these outcomes, expected 1.")
+            raise HarnessError(f"expected 1 condition of the role {role} among these outcomes, got {len(rows)}.")
         return Rows(self, rows[0])
 
     @property

@@ -29,8 +29,8 @@ def _parts(seen: Inspection) -> Iterator[RenderableType]:
     yield Text(line(str(model["id"])), style="bold")
     facts = [
         f"{model['architecture']}, {model['parameters'] / 1e6:,.1f}M parameters, {model['dtype']} on {model['device']}",
-        f"{model['n_layers']} layers, d_model {model['d_model']}, d_mlp {model['d_mlp']}, {model['n_heads']} heads, "
-        f"vocabulary {model['n_vocab']}",
+        f"{counted(model['n_layers'], 'layer')}, d_model {model['d_model']}, d_mlp {model['d_mlp']}, "
+        f"{counted(model['n_heads'], 'head')}, vocabulary {model['n_vocab']}",
         f"{model['norm']}, {'tied' if model['tied_embeddings'] else 'untied'} embeddings"
         + (", attention and MLP in parallel" if model["parallel"] else ""),
     ]

@@ -26,8 +26,8 @@ class Executor(Protocol):
     def execute(
         self, groups: Sequence[Sequence[Plan]], output: Path, command: str, fresh: bool
     ) -> Iterator[list[Finished]]:
-        """Make the runs of all groups (:func:`harness.running.execute.together`); gives their results group by group,
-        in order.
+        """Make the runs of all groups (:func:`harness.running.execute.execute_together`); gives their results group by
+        group, in order.
 
         Whoever makes them, each run's folder in ``output`` holds the same bytes (where and when aside), its rows are in
         the leaderboard once, and runs that were interrupted continue from the prompts that are finished.

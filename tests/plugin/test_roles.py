@@ -58,8 +58,8 @@ def test_what_is_not_there_is_a_sentence() -> None:
     with pytest.raises(HarnessError, match=r'wants the outcome "loss", .* it observes entropy, pairs'):
         outcomes.treated["loss"]
     untouched = replace(outcomes, conditions=(BASELINE,), values={})
-    with pytest.raises(HarnessError, match="there are 0 conditions of the role treated among these outcomes"):
+    with pytest.raises(HarnessError, match="expected 1 condition of the role treated among these outcomes, got 0"):
         untouched.treated  # noqa: B018
     twice = replace(outcomes, conditions=(BASELINE, BASELINE), values={})
-    with pytest.raises(HarnessError, match="there are 2 conditions of the role baseline"):
+    with pytest.raises(HarnessError, match="expected 1 condition of the role baseline among these outcomes, got 2"):
         twice.baseline  # noqa: B018

@@ -160,10 +160,21 @@ OPTIONAL = {"zstandard"}
 """Imported where a user's file needs it, with a sentence where it is not there."""
 
 
+class NotForCheckers(ast.NodeTransformer):
+    """Takes from ``if TYPE_CHECKING`` what only type checkers read."""
+
+    def visit_If(self, node: ast.If) -> ast.If:
+        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            node.body = [ast.Pass()]
+        self.generic_visit(node)
+        return node
+
+
 def imported(folder: str) -> Iterator[str]:
     """Top-level modules that the sources of a folder import, those for type checkers aside."""
     for path in sorted((ROOT / folder).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        tree = NotForCheckers().visit(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 yield from (alias.name.partition(".")[0] for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
@@ -177,7 +188,7 @@ def declared(*extras: str) -> set[str]:
 
 
 def third_party() -> set[str]:
-    own = {*SOURCES.values(), *sys.stdlib_module_names, "_typeshed"}
+    own = {*SOURCES.values(), *sys.stdlib_module_names}
     modules = {module for folder in SOURCES for module in imported(folder)} - own
     return {canonicalize_name(DISTRIBUTIONS.get(module, module)) for module in modules}
 

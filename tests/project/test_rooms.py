@@ -67,5 +67,5 @@ def test_tests_stand_in_rooms() -> None:
     papers = {f"plugins/{path.parent.name}" for path in (ROOT / "plugins").glob("*/__init__.py")}
     tests = ROOT / "tests"
     found = {path.parent.relative_to(tests).as_posix() for path in tests.rglob("test_*.py")}
-    assert found - rooms - papers == {"project", "tasks"}
+    assert found - rooms - papers == {"project", "real", "tasks"}
     assert rooms - found <= {"plotting"}  # shapes of figures are drawn by the reports' tests

@@ -233,7 +233,7 @@ def specs(small_facts: Path) -> list[RunSpec]:
 @pytest.mark.usefixtures("blank_figures")
 def test_runs_of_one_group_hold_out_what_each_of_them_does(small_facts: Path, tmp_path: Path) -> None:
     plans = [run.plan(spec, catalogue()) for spec in specs(small_facts)]
-    assert run.together(plans) == [plans]
+    assert run.grouped_by_prompts(plans) == [plans]
     shared = run.execute_together(plans, tmp_path / "together", Silent(), "test")
     ids = [[row["prompt_id"] for row in samples(one.path)] for one in shared]
     assert ids[0] == ids[2] and ids[1] == ids[3] and set(ids[1]) < set(ids[0])
