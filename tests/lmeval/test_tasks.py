@@ -21,7 +21,7 @@ from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from harness.conditions.conditions import BASELINE
+from harness.conditions.conditions import BASELINE, Condition
 from harness.engine.closed_form import ClosedFormEngine
 from harness.errors import HarnessError
 from harness.files.store import read_jsonl
@@ -35,6 +35,8 @@ from harness.testing import demo_model
 TASKS = Path(str(files("harness_tasks")))
 WEIGHTS = Path(str(files("harness_plugins.demo") / "weights"))
 LIMIT = 80
+UNTOUCHED = (BASELINE, Condition("treated"))
+"""The conditions of a run that edits nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +77,7 @@ def test_conflicts_are_those_of_the_harness(found: Any, engine: ClosedFormEngine
     prompts = task.prepare(engine, LIMIT, derive_seed(0, "task")).prompts
     samples = found["samples"]["knowledge_conflict"]
     assert [sample["arguments"][0][0] for sample in samples] == [prompt.text for prompt in prompts]
-    outcomes = task.observe(engine, prompts, [BASELINE, BASELINE])
+    outcomes = task.observe(engine, prompts, UNTOUCHED)
     assert len({*outcomes["source"][0]}) == 3, "all three sources occur"
     for code, name in enumerate(outcomes.categories["source"]):
         np.testing.assert_array_equal(column(found, "knowledge_conflict", name), outcomes["source"][0] == code)
@@ -150,7 +152,7 @@ def test_induction_is_that_of_the_harness(found: Any, engine: ClosedFormEngine) 
     kept = [prompts[sample["doc"]["id"]] for sample in samples]
     assert len(kept) == LIMIT
     assert [x.id for x in kept] == sorted(x.id for x in kept)
-    sums = task.observe(engine, kept, [BASELINE, BASELINE]).values
+    sums = task.observe(engine, kept, UNTOUCHED).values
     np.testing.assert_array_equal([sample["doc"]["tokens"] for sample in samples], sums["tokens"][0])
     for metric, name in (("loss", "loss"), ("accuracy", "right")):
         ours = sums[name][0] / sums["tokens"][0]
