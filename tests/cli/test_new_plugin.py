@@ -238,4 +238,4 @@ def test_packages_of_all_kinds_install_pass_their_tests_and_run(tmp_path: Path) 
         named = f'"name": "tried_{kind}"' if kind == "corpus" else f'"distribution": "tried-{kind}"'
         assert named in result.read_text()
     tests = [tmp_path / f"tried-{kind}" / f"test_tried_{kind}.py" for kind in KINDS]
-    assert "6 passed" in python("-m", "pytest", "-q", "-p", "no:cacheprovider", *tests)
+    assert "8 passed" in python("-m", "pytest", "-q", "-p", "no:cacheprovider", *tests)
