@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import re
 from pathlib import Path
 from types import ModuleType
@@ -32,6 +33,22 @@ def shown(cell: Any, text_of: Any) -> list[tuple[str, set[str], str]]:
         said = [line for line in lines if not re.search(r"\d s$|\d s left$|\d (min|h) in all$", line)]
         outputs.append((output.get("name", output["output_type"]), set(data), "\n".join(said)))
     return outputs
+
+
+NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
+
+
+def same(shown: str, made: str) -> bool:
+    """Whether two texts are the same but for spaces and for last digits, which differ between processors."""
+    words, others = (" ".join(NUMBER.sub("#", text).split()) for text in (shown, made))
+    numbers = zip(*(map(float, NUMBER.findall(text)) for text in (shown, made)), strict=True)
+    return words == others and all(math.isclose(x, y, rel_tol=0.02, abs_tol=1e-3) for x, y in numbers)
+
+
+def test_last_digits_may_differ_and_nothing_else() -> None:
+    assert same("p 0.0412 of  600 facts", "p 0.0413 of 600 facts")
+    assert not same("p 0.0412 of 600 facts", "p 0.0612 of 600 facts")
+    assert not same("less than random: -0.19", "more than random: -0.19")
 
 
 def test_every_notebook_is_a_page_of_the_navigation(notebooks: ModuleType) -> None:
@@ -72,7 +89,8 @@ def test_what_a_notebook_shows_is_what_happens(name: str, notebooks: ModuleType,
     kept = json.loads((DOCS / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
     made = notebooks.executed(name, tmp_path).cells
     for before, after in zip(kept, made, strict=True):
-        assert shown(after, notebooks.text_of) == shown(before, notebooks.text_of), before["source"]
+        for kept_one, made_one in zip(shown(before, notebooks.text_of), shown(after, notebooks.text_of), strict=True):
+            assert kept_one[:2] == made_one[:2] and same(kept_one[2], made_one[2]), before["source"]
         assert not any(output.get("name") == "stderr" for output in after.get("outputs", ()))
     [progress] = [x for cell in made for x in cell.get("outputs", ()) if "drawing figures" in x.get("text", "")]
     assert "\x1b" not in progress.text and "\r" not in progress.text
