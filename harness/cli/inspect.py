@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.options import Debug, Json, Quiet, RegistryPath
+from harness.cli.options import Debug, Device, Json, ModelArgs, Quiet, RegistryPath
 from harness.cli.plugins import PluginFiles, installed
 from harness.files.terminal import Terminal, say_json
 from harness.plugin import ModelLoader, border
@@ -16,8 +16,8 @@ def inspect(
     model: Annotated[
         str, typer.Argument(help="Loader, model of the registry, hub id, folder or GGUF file; as --model.")
     ],
-    model_args: Annotated[str, typer.Option("--model_args", "--model-args", "-a", help="Loader parameters.")] = "",
-    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:0, mps; default: the best.")] = None,
+    model_args: ModelArgs = "",
+    device: Device = None,
     layer: Annotated[
         int, typer.Option("--layer", help="Whose neurons are scored; negative counts from the last.")
     ] = -1,

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError
 from harness.files.digests import files_digest
 from harness.files.paths import expand
+from harness.model.checkpoints import read_object
 from harness.model.sources import commit_of, fetch, is_path, nearest
-from harness.model.transformers_calls import explained, first_line, quietly
+from harness.model.transformers_calls import explained, quietly
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -33,7 +33,7 @@ def merged(hf: Any, peft: str, model: str, offline: bool, allow_pickle: bool) ->
     except ImportError as error:
         raise HarnessError('adapters need the package peft: pip install "neuron-harness[peft]".') from error
     folder, commit = _find(peft, offline, allow_pickle)
-    about = _config(folder)
+    about = read_object(folder / CONFIG)
     weights = folder / (WEIGHTS if (folder / WEIGHTS).is_file() else PICKLED)
     before = {name: tuple(x.shape) for name, x in hf.state_dict().items()}
     with quietly(), explained(f"the adapter {peft}, merged into {model},"):
@@ -84,11 +84,3 @@ def _safe_on_hub(peft: str, offline: bool) -> bool:
     except HarnessError:
         return False
     return True
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    try:
-        found = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise HarnessError(f"{folder / CONFIG} is damaged: {first_line(error)}") from error
-    return found if isinstance(found, dict) else {}

@@ -26,10 +26,10 @@ def check_folder(folder: Path, allow_pickle: bool) -> None:
         _refuse_adapter(f"model folder {folder}", found, config.is_file())
     if not config.is_file():
         raise HarnessError(f"model folder {folder} has no config.json.")
-    _read_json(config)
+    read_object(config)
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        places = _read_json(index).get("weight_map")
+        places = read_object(index).get("weight_map")
         if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
             raise HarnessError(f"{index} is damaged: expected a weight_map from tensors to files.")
         names = set(places.values())
@@ -73,7 +73,12 @@ def _refuse_adapter(owner: str, files: Sequence[str], has_model: bool) -> None:
     )
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_object(file: Path) -> dict[str, Any]:
+    """A JSON object of a file that comes with a model.
+
+    Raises:
+        HarnessError: it cannot be read, or is none.
+    """
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:

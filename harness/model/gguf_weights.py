@@ -165,7 +165,10 @@ def _convert(files: Sequence[Path], name: str, scratch: Path, made: Path) -> dic
         types = Counter(tensor.tensor_type.name for tensor in GGUFReader(whole).tensors)
         options: dict[str, Any] = {"gguf_file": whole.name, "local_files_only": True}
         # Newer versions would keep the blocks packed where they have a kernel for them.
-        packed = {"quantization_config": transformers.GgufConfig(dequantize=True)} if _packs() else {}
+        if hasattr(transformers, "GgufConfig"):
+            packed = {"quantization_config": transformers.GgufConfig(dequantize=True)}
+        else:
+            packed = {}
         hf = transformers.AutoModelForCausalLM.from_pretrained(whole.parent, dtype=torch.float32, **options, **packed)
         hf.hf_quantizer = None
         if hasattr(hf.config, "quantization_config"):
@@ -174,12 +177,6 @@ def _convert(files: Sequence[Path], name: str, scratch: Path, made: Path) -> dic
         hf.save_pretrained(made)
         transformers.AutoTokenizer.from_pretrained(whole.parent, **options).save_pretrained(made)
     return {"types": dict(sorted(types.items())), "transformers": transformers.__version__}
-
-
-def _packs() -> bool:
-    import transformers
-
-    return hasattr(transformers, "GgufConfig")
 
 
 def _check(files: Sequence[Path], name: str) -> None:
