@@ -11,13 +11,16 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from harness.conditions.conditions import Neuron
-from harness.errors import HarnessError
+from harness.errors import HarnessError, suggest
 
 if TYPE_CHECKING:
     import torch
 
     from harness.model.model import Model
     from harness.progress import Advance
+
+NAMES = ("mean", "std", "minimum", "maximum", "median", "mode")
+"""The statistics of a neuron's activation that can be asked for."""
 
 SAMPLE_BYTES = 512 * 2**20
 """Memory for the sample that medians and modes are taken from; the sample is the whole corpus while it fits."""
@@ -50,8 +53,11 @@ class ActivationStatistics:
         """One statistic (``mean``, ``std``, ``minimum``, ``maximum``, ``median``, ``mode``) of each neuron.
 
         Raises:
-            HarnessError: a value is not finite, or there are none of the neuron's layer; names the neuron.
+            HarnessError: there is no statistic of that name; a value is not finite, or there are none of the neuron's
+                layer: names the neuron.
         """
+        if name not in NAMES:
+            raise HarnessError(f'there is no statistic "{name}": there are {", ".join(NAMES)}.{suggest(name, NAMES)}')
         for neuron in neurons:
             if neuron.layer not in self.mean:
                 known = ", ".join(map(str, self.mean))

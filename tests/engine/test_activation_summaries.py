@@ -69,3 +69,8 @@ def test_values_are_looked_up_by_neuron() -> None:
 def test_statistics_that_are_not_finite_are_refused(bad: float) -> None:
     with pytest.raises(HarnessError, match=r"the std of neuron 2\.1's activations is (inf|nan)"):
         statistics(std=np.array([1.0, bad])).value("std", [Neuron(2, 0), Neuron(2, 1)])
+
+
+def test_a_statistic_that_there_is_not_is_named_with_the_nearest() -> None:
+    with pytest.raises(HarnessError, match=r'no statistic "sd": there are mean, std, .*\. Did you mean "std"\?'):
+        statistics().value("sd", [Neuron(2, 0)])
