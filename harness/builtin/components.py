@@ -22,6 +22,7 @@ from harness.builtin.interventions import (
     Scale,
     Zero,
 )  # fmt: skip
+from harness.builtin.python_docs import PythonDocs
 from harness.conditions.conditions import Head, Neuron, Selection, check_units
 from harness.errors import HarnessError, suggest
 from harness.files.wording import counted, the
@@ -301,7 +302,7 @@ def harness_model_loaders() -> list[type[ModelLoader]]:
 
 @hookimpl
 def harness_corpora() -> list[type[Corpus]]:
-    return [Text]
+    return [Text, PythonDocs]
 
 
 @hookimpl

@@ -17,6 +17,7 @@ import pytest
 import typer
 from checkout import ROOT
 from fences import Fence, Harness, agrees, fences, run_page
+from renewing import renewed
 from typer.main import get_command
 
 from harness.cli.app import app
@@ -273,3 +274,11 @@ def test_a_page_that_lies_is_found(tmp_path: Path, harness: Harness, monkeypatch
     ):
         with pytest.raises(AssertionError):
             tried(lie)
+
+
+def test_shown_output_is_renewed_with_its_gaps() -> None:
+    shown = "a 1.5 x\n...\nentropy   0.5 ... p .01\nmore      2\n...\nend 3\n"
+    real = "a 1.7 x\nb\nentropy   0.61 (0.2) p .02\nnew       3\nmore      5\nleft out\nend 4\n"
+    new = renewed(shown, real)
+    assert new == "a 1.7 x\n...\nentropy   0.61 ... p .02\nnew       3\nmore      5\n...\nend 4\n"
+    assert agrees(new, real) and not agrees(shown, real) and renewed(new, real) == new

@@ -6,7 +6,8 @@
     ```yaml title="registry.yaml"   any language: written to this file
     ```text, ```bash ...            only shown
 
-In shown output ``...`` stands for anything, on a line of its own for any number of lines.
+In shown output ``...`` stands for anything, on a line of its own for any number of lines. After a change of the output
+that is meant: ``UPDATE_GOLDEN=1 python -m pytest tests/project/test_docs.py``, and read what differs.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import contextlib
 import glob
 import io
 import linecache
+import os
 import re
 import shlex
 import subprocess
@@ -24,6 +26,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from renewing import renewed
+
 FENCE = re.compile(r'^( *)```(\w*)(?: title="([^"]*)")?[^\n]*\n(.*?)^\1```$', re.M | re.S)
 
 Harness = Callable[..., tuple[int, str, str]]
@@ -32,12 +36,13 @@ Harness = Callable[..., tuple[int, str, str]]
 
 @dataclass(frozen=True)
 class Fence:
-    """A fenced block: its language, its title or "", its text, and the line that it begins on."""
+    """A fenced block: its language, its title or "", its text, the line that it begins on, and its indentation."""
 
     language: str
     title: str
     text: str
     line: int
+    indent: str = ""
 
     @property
     def runs(self) -> bool:
@@ -53,7 +58,7 @@ class Fence:
 def fences(path: Path) -> list[Fence]:
     text = path.read_text(encoding="utf-8")
     return [
-        Fence(found[2], found[3] or "", textwrap.dedent(found[4]), text.count("\n", 0, found.start()) + 1)
+        Fence(found[2], found[3] or "", textwrap.dedent(found[4]), text.count("\n", 0, found.start()) + 1, found[1])
         for found in FENCE.finditer(text)
     ]
 
@@ -77,7 +82,7 @@ def run_page(path: Path, harness: Harness, install: Callable[[str], None]) -> in
     Raises:
         AssertionError: something fails, or prints what is not shown; says where, and what it prints.
     """
-    blocks = fences(path)
+    blocks, page = fences(path), path.read_text(encoding="utf-8")
     names: dict[str, object] = {"__name__": "page"}
     ran = 0
     for block, after in zip(blocks, [*blocks[1:], None], strict=True):
@@ -85,7 +90,8 @@ def run_page(path: Path, harness: Harness, install: Callable[[str], None]) -> in
         if block.runs:
             for command, shown in block.commands():
                 real = _command(command, shown, harness, install, where)
-                assert not shown.strip() or agrees(shown, real), f"{where}: {command}\n{real}"
+                if shown.strip() and not agrees(shown, real):
+                    page = _renew(page, block, shown, real, f"{where}: {command}\n{real}")
                 ran += 1
         elif "." in block.title:
             file = Path(block.title)
@@ -101,10 +107,23 @@ def run_page(path: Path, harness: Harness, install: Callable[[str], None]) -> in
             )  # as notebooks
             with contextlib.redirect_stdout(io.StringIO()) as out:
                 exec(compile(block.text, where, "exec"), names)
-            if after is not None and after.language == "text":
-                assert agrees(after.text, out.getvalue()), f"{where}:\n{out.getvalue()}"
+            if after is not None and after.language == "text" and not agrees(after.text, out.getvalue()):
+                page = _renew(page, after, after.text, out.getvalue(), f"{where}:\n{out.getvalue()}")
             ran += 1
+    if page != path.read_text(encoding="utf-8"):
+        path.write_text(page, encoding="utf-8")
     return ran
+
+
+def _renew(page: str, block: Fence, shown: str, real: str, wrong: str) -> str:
+    """The page with what a command prints now, where that is asked for.
+
+    Raises:
+        AssertionError: it is not, or what is printed is too much another text to be put into the old one's place.
+    """
+    new = renewed(shown, real)
+    assert os.environ.get("UPDATE_GOLDEN") and agrees(new, real), wrong
+    return page.replace(textwrap.indent(shown, block.indent), textwrap.indent(new, block.indent), 1)
 
 
 def _command(command: str, shown: str, harness: Harness, install: Callable[[str], None], where: str) -> str:
