@@ -1,4 +1,4 @@
-"""Components that belong to no paper: the Hugging Face loader, explicit and random selections."""
+"""Components that belong to no paper: the Hugging Face loader, explicit and random selections, the temperature."""
 
 from __future__ import annotations
 
@@ -23,11 +23,20 @@ from harness.builtin.interventions import (
     Zero,
 )  # fmt: skip
 from harness.builtin.python_docs import PythonDocs
+from harness.builtin.temperature import Temperature
 from harness.conditions.conditions import Head, Neuron, Selection, check_units
 from harness.errors import HarnessError, suggest
 from harness.files.wording import counted, the
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import Corpus, Intervention, ModelLoader, SelectionContext, Selector, Source
+from harness.plugin.components import (
+    Corpus,
+    Intervention,
+    Metric,
+    ModelLoader,
+    SelectionContext,
+    Selector,
+    Source,
+)
 
 if TYPE_CHECKING:
     from harness.conditions.conditions import Unit
@@ -308,6 +317,11 @@ def harness_corpora() -> list[type[Corpus]]:
 @hookimpl
 def harness_selectors() -> list[type[Selector]]:
     return [Random, Neurons, Heads]
+
+
+@hookimpl
+def harness_metrics() -> list[type[Metric]]:
+    return [Temperature]
 
 
 @hookimpl

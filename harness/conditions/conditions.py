@@ -213,6 +213,11 @@ class Condition:
         """Whether people see what it answers: the untouched model, and the selected units under the intervention."""
         return self.role in ("baseline", "treated")
 
+    @property
+    def untouched(self) -> bool:
+        """Whether nothing is edited, whatever its role."""
+        return not self.edits
+
 
 BASELINE = Condition("baseline", role="baseline")
 

@@ -31,6 +31,7 @@ from harness.effects.moment_expansion import changes_fast, expands
 from harness.engine.engine import Progress, batches
 from harness.engine.final_layer import ConditionBlock, FinalLayer, Observed, fits
 from harness.engine.kernels import not_finite
+from harness.engine.tempering import Tempered
 from harness.errors import HarnessError
 from harness.files.wording import counted
 from harness.progress import shares
@@ -58,6 +59,7 @@ class Effects:
         top: kind -> float32 [C + 1, T], log-probability of the most likely token, rows as in ``best``.
         exact_share: share of the (condition, token) pairs that were evaluated exactly; 1 unless ``method="fast"``.
         kl_unigram, kl_unigram_change: KL(p_freq || model), [T] and kind -> [C, T]; None without a unigram distribution.
+        tempered: the untouched model's distribution of each token at every temperature; None unless asked for.
     """
 
     conditions: tuple[str, ...]
@@ -74,6 +76,7 @@ class Effects:
     best: dict[str, Int64[np.ndarray, "C+1 T"]] | None
     top: dict[str, Float32[np.ndarray, "C+1 T"]] | None
     exact_share: float = 1.0
+    tempered: Tempered | None = None
 
     def size(self, kind: Kind = "total") -> Float64[np.ndarray, " C"]:
         """Mean absolute change of the loss [C]: TE, DE_LN or DE_freq."""
@@ -99,6 +102,7 @@ def effects(
     method: Literal["exact", "fast"] = "exact",
     tolerance: float = 1e-4,
     ranks: bool | Sequence[Kind] = False,
+    tempered: bool = False,
     progress: Progress | None = None,
 ) -> Effects:
     """Effects of conditions that edit neurons of the last layer.
@@ -111,6 +115,7 @@ def effects(
             the error, in nats, is at most ``tolerance``; the others exactly.
         ranks: also the rank of the right token and the most likely token with its log-probability, under all kinds or
             those that are named, which costs about as much again.
+        tempered: also the untouched model at every temperature (:mod:`harness.engine.tempering`).
         progress: told of len(prompts) * len(conditions) steps in all, while the work is going on.
         memory_bytes: for columns, logits and activations together; results come on top.
 
@@ -138,6 +143,7 @@ def effects(
     final = FinalLayer(model, [*conditions, BASELINE] if ranks else conditions, column_bytes=memory_bytes // 2)
     work = _Work(final, tuple(kinds), frequencies, memory_bytes // 8, tolerance if method == "fast" else None)
     out = _empty(conditions, prompt, position, tuple(kinds), frequencies is not None, ranked)
+    out = replace(out, tempered=Tempered.empty(len(prompt)) if tempered else None)
     done = shares(progress, len(prompts) * len(conditions)) if progress else None
     pairs = len(prompt) * sum(part.n for part in final.parts)
     for rows in _groups(final, prompts, kept, memory_bytes // 4):
@@ -304,6 +310,8 @@ class _Work:
         n = min(part.n, len(out.conditions) - part.start)  # without the untouched model
         here = np.ix_(np.arange(part.start, part.start + n), place)
         out.loss[place], out.entropy[place] = problem.loss.cpu().numpy(), problem.entropy.cpu().numpy()
+        if out.tempered is not None and part.start == 0:
+            out.tempered.put(place, Tempered.of(problem.log_p))
         if self.unigram is not None and out.kl_unigram is not None:
             p = self.unigram.p
             out.kl_unigram[place] = ((p * p.log()).sum() - problem.log_p.double() @ p).cpu().numpy()

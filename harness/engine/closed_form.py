@@ -24,11 +24,16 @@ from harness.engine.generations import GenerationRequest, Generations
 from harness.engine.kernels import choose, summarise
 from harness.engine.scores import TokenScores
 from harness.engine.systems import systems
+from harness.engine.tempering import Tempered
 from harness.model.model import Batch
 
 if TYPE_CHECKING:
     from harness.conditions.conditions import Condition
+    from harness.engine.final_layer import Observed
     from harness.engine.scores import ScoreRequest
+
+TEMPERED_AT_ONCE = 64
+"""Places whose logits are held for their temperatures."""
 
 
 class ClosedFormRunner:
@@ -39,12 +44,24 @@ class ClosedFormRunner:
 
     def score(self, reading: ScoreRequest) -> Iterator[tuple[Sequence[int], TokenScores]]:
         seen, _ = self.final.run(reading.batch)
-        target = reading.target.to(self.final.device)
-        for here, system in systems(self.final, seen.map(reading.at)):
+        target, seen = reading.target.to(self.final.device), seen.map(reading.at)
+        tempered = self._tempered(seen) if reading.tempered else None
+        for here, system in systems(self.final, seen):
             own = system.gather(target.expand(len(system.at), -1)[..., None])[..., 0]
             found = summarise(system, target)
-            scores = TokenScores(found.normaliser - own, found.entropy, found.reached - 1, found.top)
-            yield range(self.final.n)[here], scores
+            yield (
+                range(self.final.n)[here],
+                TokenScores(found.normaliser - own, found.entropy, found.reached - 1, found.top, tempered),
+            )
+
+    def _tempered(self, seen: Observed) -> Tempered:
+        """The untouched model at some places [N], at every temperature; the places in parts, for their logits."""
+        parts = []
+        for places in torch.arange(len(seen.residual)).split(TEMPERED_AT_ONCE):
+            base = self.final.base(seen[places.to(self.final.device)])
+            here = torch.arange(len(places), device=self.final.device)[None]
+            parts += [Tempered.of(logits[0]) for _, logits in self.final.untouched.system(base, here).blocks()]
+        return Tempered.cat(parts)
 
     def generate(self, request: GenerationRequest) -> Iterator[tuple[Sequence[int], Generations]]:
         """A branch for every distinct prefix that some condition has reached.
@@ -63,8 +80,11 @@ class ClosedFormRunner:
         entropy = torch.zeros(n, rows, dtype=torch.float64, device=device)
         chosen = torch.zeros(n, rows, wanted.shape[1], dtype=torch.float64, device=device)
         past: object = None
+        tempered: Tempered | None = None
         for step in range(steps):
             seen, past = final.run(batch, past, use_cache=steps > 1)
+            if step == 0 and request.tempered:
+                tempered = self._tempered(seen[:, -1])
             token = torch.empty(n, len(live), dtype=torch.long, device=device)
             for here, system in systems(final, seen[:, -1], None if step == 0 else branch[:, live]):
                 if step == 0:
@@ -88,7 +108,7 @@ class ClosedFormRunner:
             branch = branch.clone()
             branch[:, live] = standing
             batch, past = _fork(batch, past, torch.stack([distinct // size, distinct % size], -1))
-        yield range(n), Generations(tokens.cpu().numpy(), entropy.cpu().numpy(), chosen.cpu().numpy())
+        yield range(n), Generations(tokens.cpu().numpy(), entropy.cpu().numpy(), chosen.cpu().numpy(), tempered)
 
 
 def _fork(batch: Batch, past: object, distinct: torch.Tensor) -> tuple[Batch, object]:

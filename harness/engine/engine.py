@@ -58,21 +58,25 @@ class Engine(ABC):
         conditions: Sequence[Condition],
         progress: Progress | None = None,
         first: Sequence[int] | None = None,
+        tempered: bool = False,
     ) -> Scores:
         """Loss, entropy, rank and confidence of tokens under every condition.
 
         Args:
             first: for every prompt, the first token that is scored; by default its second, which is the first that is
                 predicted. Of a long context with a short continuation, little but the latter is worth the work.
+            tempered: also the untouched model at every temperature (:mod:`harness.engine.tempering`); one of the
+                conditions must be untouched.
 
         Raises:
             HarnessError: a condition does not fit the model, or logits are not finite under it.
         """
         check_conditions(self.model, conditions)
-        scores = Scores.empty(prompts, conditions, first)
+        _check_tempered(conditions, tempered)
+        scores = Scores.empty(prompts, conditions, first, tempered)
         runners = list(self.runners(conditions))
         for rows in batches(prompts, self.batch_size):
-            reading, columns = ScoreRequest.of(self.model, prompts, rows, first), scores.columns(rows)
+            reading, columns = ScoreRequest.of(self.model, prompts, rows, first, tempered), scores.columns(rows)
             for members, runner in runners:
                 for some, said in runner.score(reading):
                     scores.put([members[i] for i in some], columns, said)
@@ -89,31 +93,40 @@ class Engine(ABC):
         stop: frozenset[int] = frozenset(),
         choices: Sequence[Sequence[int]] | None = None,
         progress: Progress | None = None,
+        tempered: bool = False,
     ) -> Generations:
         """Greedy continuations of up to ``max_new_tokens`` tokens, ties to the smaller token id.
 
         Args:
             stop: generation of a prompt ends with the first of these tokens (it is kept).
             choices: for every prompt, equally many token ids whose log-probability as first new token is wanted.
+            tempered: also the untouched model's distribution of the first new token at every temperature
+                (:mod:`harness.engine.tempering`); one of the conditions must be untouched.
 
         Raises:
             HarnessError: as of :meth:`score`; or the model's passes do not go on from a cache.
         """
         check_conditions(self.model, conditions)
+        _check_tempered(conditions, tempered)
         if max_new_tokens > 1:
             self.model.check_cache()
         asked = np.array(choices, dtype=np.int64) if choices else np.zeros((len(prompts), 0), np.int64)
-        made = Generations.empty(len(conditions), len(prompts), max_new_tokens, asked.shape[1])
+        made = Generations.empty(len(conditions), len(prompts), max_new_tokens, asked.shape[1], tempered)
         runners = list(self.runners(conditions))
         for rows in batches(prompts, self.batch_size):
             batch = self.model.pad([list(prompts[row]) for row in rows])
-            request = GenerationRequest(batch, asked[rows], max_new_tokens, stop)
+            request = GenerationRequest(batch, asked[rows], max_new_tokens, stop, tempered)
             for members, runner in runners:
                 for some, part in runner.generate(request):
                     made.put([members[i] for i in some], rows, part)
                     if progress:
                         progress(len(rows) * len(some))
         return made
+
+
+def _check_tempered(conditions: Sequence[Condition], tempered: bool) -> None:
+    if tempered and not any(condition.untouched for condition in conditions):
+        raise ValueError("tempered: one of the conditions must leave the model untouched")
 
 
 def batches(prompts: Sequence[Sequence[int]], size: int) -> Iterator[np.ndarray]:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float64, Int64
 
 from harness.engine.scores import entropy, log_softmax
+from harness.engine.tempering import Tempered
 from harness.model.key_values import cache_of
 
 if TYPE_CHECKING:
@@ -26,24 +27,31 @@ class Generations:
         tokens: int64 [n_conditions, n_prompts, max_new_tokens]; -1 after the first stop token.
         entropy: float64 [n_conditions, n_prompts], entropy in nats of the distribution of the first new token.
         choices: float64 [n_conditions, n_prompts, n_choices], log-probabilities of the asked tokens as first new token.
+        tempered: the untouched model's distribution of the first new token at every temperature; None unless asked for.
     """
 
     tokens: Int64[np.ndarray, "n_conditions n_prompts max_new_tokens"]
     entropy: Float64[np.ndarray, "n_conditions n_prompts"]
     choices: Float64[np.ndarray, "n_conditions n_prompts n_choices"]
+    tempered: Tempered | None = None
 
     @classmethod
-    def empty(cls, n_conditions: int, n_prompts: int, max_new_tokens: int, n_choices: int) -> Generations:
+    def empty(
+        cls, n_conditions: int, n_prompts: int, max_new_tokens: int, n_choices: int, tempered: bool = False
+    ) -> Generations:
         """Continuations to be filled in; no token yet."""
         shape = (n_conditions, n_prompts)
         tokens = np.full((*shape, max_new_tokens), -1, np.int64)
-        return cls(tokens, np.zeros(shape), np.zeros((*shape, n_choices)))
+        table = Tempered.empty(n_prompts) if tempered else None
+        return cls(tokens, np.zeros(shape), np.zeros((*shape, n_choices)), table)
 
     def put(self, conditions: Sequence[int], prompts: np.ndarray, part: Generations) -> None:
         """Fill in what these conditions make of these prompts."""
         place = np.asarray(conditions, np.int64)[:, None], prompts
         self.tokens[..., : part.tokens.shape[-1]][place] = part.tokens
         self.entropy[place], self.choices[place] = part.entropy, part.choices
+        if self.tempered is not None and part.tempered is not None:
+            self.tempered.put(prompts, part.tempered)
 
 
 @dataclass(frozen=True)
@@ -55,12 +63,14 @@ class GenerationRequest:
         choices: int64 [n_prompts, n_choices], tokens whose log-probability as first new token is wanted.
         max_new_tokens: how many tokens at most.
         stop: generation of a prompt ends with the first of these (it is kept).
+        tempered: whether the untouched model is wanted at every temperature.
     """
 
     batch: Batch
     choices: Int64[np.ndarray, "n_prompts n_choices"]
     max_new_tokens: int
     stop: frozenset[int]
+    tempered: bool = False
 
     def ends(self) -> Int64[torch.Tensor, " n"]:
         """``stop`` as int64 [n], ascending, on the batch's device."""
@@ -98,8 +108,10 @@ def decode_greedily(
         out = forward(batch, past=cache_of(out), logits_to_keep=1, use_cache=True)
         log_probs = log_softmax(out.logits[:, -1], conditions)
     asked = torch.as_tensor(request.choices, device=first.device).repeat(n, 1)
+    untouched = next((part for part, x in zip(first.chunk(n), conditions, strict=True) if x.untouched), None)
     return Generations(
         tokens=torch.stack(new, dim=1).view(n, len(first) // n, -1).cpu().numpy(),
         entropy=entropy(first).view(n, -1).double().cpu().numpy(),
         choices=first.gather(-1, asked).view(n, len(first) // n, -1).double().cpu().numpy(),
+        tempered=Tempered.of(untouched) if request.tempered and untouched is not None else None,
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 
+from harness.engine.tempering import Tempered
 from harness.errors import HarnessError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Scores:
         entropy: float64 [n_conditions, n_tokens], nats, of the distribution that predicts the token.
         rank: int64 [n_conditions, n_tokens], 0 when the token is the most likely one (ties count against it).
         top: float64 [n_conditions, n_tokens], log-probability of the most likely token: the model's confidence.
+        tempered: the untouched model's distribution of each token at every temperature; None unless asked for.
     """
 
     conditions: tuple[str, ...]
@@ -41,10 +43,15 @@ class Scores:
     entropy: Float64[np.ndarray, "n_conditions n_tokens"]
     rank: Int64[np.ndarray, "n_conditions n_tokens"]
     top: Float64[np.ndarray, "n_conditions n_tokens"]
+    tempered: Tempered | None = None
 
     @classmethod
     def empty(
-        cls, prompts: Sequence[Sequence[int]], conditions: Sequence[Condition], first: Sequence[int] | None = None
+        cls,
+        prompts: Sequence[Sequence[int]],
+        conditions: Sequence[Condition],
+        first: Sequence[int] | None = None,
+        tempered: bool = False,
     ) -> Scores:
         """Scores of the tokens of these prompts from ``first`` on (their second, where nothing is said), to be filled
         in."""
@@ -65,6 +72,7 @@ class Scores:
             entropy=np.zeros(shape),
             rank=np.zeros(shape, np.int64),
             top=np.zeros(shape),
+            tempered=Tempered.empty(len(prompt)) if tempered else None,
         )
 
     def put(self, conditions: Sequence[int], columns: np.ndarray, said: TokenScores) -> None:
@@ -74,6 +82,8 @@ class Scores:
         self.entropy[place] = said.entropy.double().cpu().numpy()
         self.rank[place] = said.rank.cpu().numpy()
         self.top[place] = said.top.double().cpu().numpy()
+        if self.tempered is not None and said.tempered is not None:
+            self.tempered.put(columns, said.tempered)
 
     def str_tokens(self, model: Model) -> list[str]:
         """The text of every token [n_tokens], as it reads after other text."""
@@ -114,6 +124,7 @@ class TokenScores:
     entropy: Float[torch.Tensor, "n_conditions n_tokens"]
     rank: Int64[torch.Tensor, "n_conditions n_tokens"]
     top: Float[torch.Tensor, "n_conditions n_tokens"]
+    tempered: Tempered | None = None
 
     @classmethod
     def of(
@@ -133,15 +144,22 @@ class ScoreRequest:
         batch: what the model reads: every prompt but its last token, which predicts nothing.
         predicting: bool [batch, keep], which of the last ``keep`` positions of each row predict a token that is scored.
         target: int64 [n], these tokens, row by row.
+        tempered: whether the untouched model is wanted at every temperature.
     """
 
     batch: Batch
     predicting: Bool[torch.Tensor, "batch keep"]
     target: Int64[torch.Tensor, " n"]
+    tempered: bool = False
 
     @classmethod
     def of(
-        cls, model: Model, prompts: Sequence[Sequence[int]], rows: np.ndarray, first: Sequence[int] | None
+        cls,
+        model: Model,
+        prompts: Sequence[Sequence[int]],
+        rows: np.ndarray,
+        first: Sequence[int] | None,
+        tempered: bool = False,
     ) -> ScoreRequest:
         """The prompts ``rows``, each scored from its token ``first`` on (:meth:`Scores.empty`)."""
         start = [1 if first is None else first[row] for row in rows]
@@ -153,7 +171,7 @@ class ScoreRequest:
             predicting[i, keep - max(n, 0) :] = True
         target = [token for row, begin in zip(rows, start, strict=True) for token in prompts[row][begin:]]
         device = batch.input_ids.device
-        return cls(batch, predicting.to(device), torch.tensor(target, dtype=torch.long, device=device))
+        return cls(batch, predicting.to(device), torch.tensor(target, dtype=torch.long, device=device), tempered)
 
     @property
     def keep(self) -> int:
@@ -163,7 +181,11 @@ class ScoreRequest:
     def scores(self, logits: torch.Tensor, condition: Condition) -> TokenScores:
         """What one condition says; logits [batch, >= keep, d_vocab]."""
         predicting = self.at(logits)
-        return TokenScores.of(log_softmax(predicting, [condition])[None], self.target.to(predicting.device))
+        log_probs = log_softmax(predicting, [condition])
+        found = TokenScores.of(log_probs[None], self.target.to(predicting.device))
+        if not (self.tempered and condition.untouched):
+            return found
+        return replace(found, tempered=Tempered.of(log_probs))
 
     def at(self, values: torch.Tensor) -> torch.Tensor:
         """Of values [batch, >= keep, ...] those at predicting positions [n, ...]."""

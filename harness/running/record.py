@@ -234,7 +234,7 @@ def _judged(
     Args:
         controls: values of every measure under the controls [m], in the order of the summaries.
     """
-    from harness.statistics import Circumstances, adjust, family_of, verdict
+    from harness.statistics import Circumstances, adjust, conclusion, family_of, verdict
 
     spec, selection, prepared = stage.plan.spec, stage.selection, stage.prepared
     places = [i for i, summary in enumerate(summaries) if summary.primary]
@@ -252,7 +252,7 @@ def _judged(
         items_per_cluster=items / clusters,
         limited=spec.limit is not None,
     )
-    judged = {}
+    judged: dict[int, dict[str, Any]] = {}
     corrections = zip(places, primary, adjust(p, "holm"), adjust(p, "bh"), strict=True)
     for place, (i, summary, holm, bh) in enumerate(corrections):
         said = verdict(summary, family, place, replace(around, margin=spec.margins.get(summary.name)))
@@ -270,6 +270,10 @@ def _judged(
             "detectable_limit": None if said.half is None else math.ceil(said.half.clusters * around.items_per_cluster),
             "detectable_controls": None if said.half is None else said.half.controls,
         }
+    entropy = next((judged[i]["verdict"] for i in places if summaries[i].name == "entropy_change"), None)
+    for i in (i for i in places if summaries[i].specific):
+        said_of_it = judged[i]["verdict_sentence"], conclusion(judged[i]["verdict"], entropy)
+        judged[i]["verdict_sentence"] = " ".join(filter(None, said_of_it))
     return judged, Family(
         adjusted="Westfall-Young step-down min-p over the primary measures of this run, by their shared controls",
         size=len(primary),

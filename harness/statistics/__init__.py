@@ -9,8 +9,8 @@ scipy.stats and statsmodels are imported inside functions because importing them
 ``measure`` and ``functionals``: functions of sums over prompts; ``summary``: all that a record says of one. Which
 neurons: ``permutation``, ``stepdown`` (several measures), ``selective`` (many runs). Which prompts: ``intervals``,
 ``bootstrap``, ``clusters``. ``tables`` and ``margins`` test tables of transitions, ``comparison`` two runs on the same
-prompts, ``power`` says what could have been found, ``verdicts`` what all of this means in words. ``seeds``: one for
-each component.
+prompts, ``power`` says what could have been found, ``verdicts`` what all of this means in words, ``specific``
+what of it is confidence. ``seeds``: one for each component.
 """
 
 from harness.statistics.bootstrap import Interval
@@ -31,6 +31,7 @@ from harness.statistics.permutation import PermutationTest, adjust, control_summ
 from harness.statistics.power import Needed, Spread, detectable, needed
 from harness.statistics.seeds import derive_seed, generator
 from harness.statistics.selective import Selective, controls_needed, selective_findings
+from harness.statistics.specific import conclusion
 from harness.statistics.stepdown import ALPHA, critical_rank, step_down_min_p
 from harness.statistics.summary import MeasureSummary, summarise
 from harness.statistics.tables import ChiSquare, McNemar, TableTests, conversion_ratios, table_tests, transition_table
@@ -64,6 +65,7 @@ __all__ = [
     "Verdict",
     "adjust",
     "chance_overlap",
+    "conclusion",
     "control_summary",
     "controls_needed",
     "conversion_ratios",

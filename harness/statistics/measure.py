@@ -76,6 +76,7 @@ class Measure(Roles):
         unit: "%", "nats" or "share".
         primary: belongs to the family over which p-values are adjusted, and gets a verdict.
         null: the value that means no effect.
+        specific: it is what a change of temperature leaves of a change; the verdict says what that means.
 
     Raises:
         HarnessError: an entry is not finite; names the measure and the condition.
@@ -91,6 +92,7 @@ class Measure(Roles):
     primary: bool = False
     null: float = 0.0
     description: str = ""
+    specific: bool = False
 
     def __post_init__(self) -> None:
         numerator, denominator = np.asarray(self.numerator), np.asarray(self.denominator)
@@ -182,6 +184,7 @@ class Functional(Roles):
     primary: bool = False
     null: float = 0.0
     description: str = ""
+    specific: bool = False
     is_count = False
 
     def __post_init__(self) -> None:
@@ -231,6 +234,7 @@ class Aggregated(Roles):
     primary: bool = False
     null: float = 0.0
     description: str = ""
+    specific = False
     is_count = False
 
     def value(self, row: int, prompts: np.ndarray) -> float:

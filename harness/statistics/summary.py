@@ -25,8 +25,9 @@ class MeasureSummary:
     the same, mean over the controls. ``interval``: of the treated value, over other prompts; ``difference_interval``
     and ``equivalence_interval``: of treated minus the mean of the controls, 95% and 90%. ``magnitude``: the rank of the
     distance from no effect, which shows where something does less though it is on no side. ``alike``: treated and
-    controls all have one value. ``spread``: how the controls vary; ``critical``: for some ranks, how far the controls
-    of this rank lie above and below the mean at most, in 80% of resamples.
+    controls all have one value. ``specific``: it is what a change of temperature leaves of a change. ``spread``: how
+    the controls vary; ``critical``: for some ranks, how far the controls of this rank lie above and below the mean at
+    most, in 80% of resamples.
     """
 
     name: str
@@ -52,6 +53,7 @@ class MeasureSummary:
     difference_interval: Interval | None
     equivalence_interval: Interval | None
     alike: bool
+    specific: bool
     spread: Spread | None
     critical: Mapping[int, tuple[float, float]]
 
@@ -64,7 +66,7 @@ class MeasureSummary:
             found = row.pop(key) or {}
             row |= {f"{prefix}_{name}": found.get(name) for name in ("low", "high", "level", "method", "undefined")}
         magnitude, spread = row.pop("magnitude"), row.pop("spread") or {}
-        del row["critical"]
+        del row["critical"], row["specific"]
         row |= {"p_magnitude": magnitude["p_two_sided"], "magnitude_quantile": magnitude["quantile"]}
         row |= {"noise_sd": spread.get("noise")}
         row |= row.pop("test")
@@ -111,6 +113,7 @@ def summarise(
         difference_interval=difference_interval(found, level),
         equivalence_interval=difference_interval(found, 1 - 2 * (1 - level)),
         alike=len(set(alike(known_values(np.append(treated, controls)), null).tolist())) < 2,
+        specific=measure.specific,
         spread=_spread(controls, draws, found.counting),
         critical=draws.critical,
     )

@@ -40,9 +40,9 @@ class TargetProbability(Task):
     """
 
     name = "target_probability"
-    version = "2"
+    version = "3"
     shares_passes = True
-    default_metrics: ClassVar[tuple[str, ...]] = ("target_probability",)
+    default_metrics: ClassVar[tuple[str, ...]] = ("target_probability", "temperature")
 
     data: Source | None = Field(None, description="facts, as of the task knowledge_conflict; default: the bundled ones")
     relations: Source | None = Field(None, description="relations, as of the task knowledge_conflict")
@@ -65,7 +65,7 @@ class TargetProbability(Task):
         return self._table().data_digest()
 
     def gives(self) -> frozenset[str]:
-        return frozenset({"log_p", "entropy", "kept"})
+        return frozenset({"log_p", "entropy", "kept", "tempered_log_p", "log_temperature", "no_temperature"})
 
     def _table(self) -> FactTable:
         return FactTable(data=self.data, relations=self.relations, columns=self.columns)
@@ -129,7 +129,7 @@ class TargetProbability(Task):
         progress: Progress | None = None,
     ) -> Outcomes:
         """Values: ``log_p`` of the target and ``entropy``, both of the next token, in nats; ``kept``: whether the
-        target is still the prediction."""
+        target is still the prediction; what :class:`harness.builtin.temperature.Temperature` puts beside them."""
         targets = [prompt.fields["target"] for prompt in prompts]
         made = engine.generate(
             [prompt.tokens for prompt in prompts],
@@ -137,7 +137,11 @@ class TargetProbability(Task):
             1,
             choices=[[target] for target in targets],
             progress=progress,
+            tempered=True,
         )
+        [before, *_] = [row for row, condition in enumerate(conditions) if condition.untouched]
+        assert made.tempered is not None
+        equal = made.tempered.at_entropy(made.entropy, made.entropy[before])
         told = sum(condition.shown for condition in conditions)
         texts = engine.model.token_texts
         return Outcomes(
@@ -147,7 +151,11 @@ class TargetProbability(Task):
                 "log_p": made.choices[..., 0],
                 "entropy": made.entropy.astype(np.float32),
                 "kept": made.tokens[..., 0] == np.array(targets),
+                "tempered_log_p": equal.log_p(made.choices[before, :, 0]),
+                "log_temperature": -np.log(equal.beta).astype(np.float32),
+                "no_temperature": equal.outside,
             },
+            details={"tempered": [{"outcome": "log_p", "title": "the target's log-probability", "unit": "nats"}]},
             answers=tuple(tuple(texts[token] for token in row) for row in made.tokens[:told, :, 0].tolist()),
         )
 
@@ -178,7 +186,7 @@ class TargetProbabilityMetric(Metric):
     """What an intervention costs the untouched model's prediction: its log-probability, its probability, its place."""
 
     name = "target_probability"
-    needs = frozenset({"log_p", "kept"})
+    needs = frozenset({"log_p", "kept", "entropy"})
 
     def measure(self, outcomes: Outcomes) -> Measurement:
         from harness.plugin import Measure
@@ -216,6 +224,15 @@ class TargetProbabilityMetric(Metric):
                     np.broadcast_to(kept_before, kept.shape),
                     scale=100.0,
                     description="prompts whose most likely next token is another than before",
+                ),
+                Measure(
+                    "entropy_change",
+                    "change of entropy",
+                    "nats",
+                    outcomes["entropy"] - outcomes.baseline["entropy"],
+                    everywhere,
+                    primary=True,
+                    description="mean change of the entropy of the next token",
                 ),
             )
         )

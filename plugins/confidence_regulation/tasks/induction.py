@@ -30,8 +30,8 @@ from harness.plugin import (
 )
 
 from ..metrics import curves, mean_of
-from .mediation import groups
-from .plain_text import TextTask, per_prompt, prompt_of
+from .mediation import TEMPERED_LOSS, groups
+from .plain_text import TextTask, per_prompt, prompt_of, tempered_sums
 
 if TYPE_CHECKING:
     from harness.plugin import Engine, Model, Progress, Scores
@@ -47,7 +47,8 @@ class InductionTask(TextTask):
     the paper's clipped mean ablation.
     """
 
-    default_metrics: ClassVar[tuple[str, ...]] = ("induction", "by_position")
+    version = "2"
+    default_metrics: ClassVar[tuple[str, ...]] = ("induction", "temperature", "by_position")
 
     positions_treated = "the positions of the repeat"
 
@@ -61,6 +62,9 @@ class InductionTask(TextTask):
                 "loss_change",
                 "right",
                 "entropy_before",
+                "tempered_loss",
+                "log_temperature",
+                "no_temperature",
                 "series entropy",
                 "series loss",
                 "field split",
@@ -117,6 +121,9 @@ class InductionTask(TextTask):
             "right": scores.rank[:, inside] == 0,
         }
         sums = {name: per_prompt(array, of, n) for name, array in values.items()}
+        assert scores.tempered is not None
+        both = entropy, entropy[before]
+        sums |= tempered_sums(scores.tempered.only(inside), of, n, both, loss[before])[0]
         sums["entropy_before"] = np.broadcast_to(sums["entropy"][before], sums["entropy"].shape).copy()
         wanted = [c for c, x in enumerate(conditions) if x.role != "control"]
         labels = [x.name if x.shown else "+".join(map(str, x.units)) for x in (conditions[c] for c in wanted)]
@@ -128,7 +135,7 @@ class InductionTask(TextTask):
         watched = [unit for unit in selected if isinstance(unit, Neuron)][:MOST_ALONE]
         if watched:
             series["activation"] = self._activations(engine, prompts, watched)
-        return Outcomes(tuple(conditions), tuple(prompts), sums, series=series)
+        return Outcomes(tuple(conditions), tuple(prompts), sums, series=series, details={"tempered": TEMPERED_LOSS})
 
     def _score(
         self, engine: Engine, prompts: Sequence[Prompt], conditions: Sequence[Condition], progress: Progress | None
@@ -144,18 +151,20 @@ class InductionTask(TextTask):
         last = engine.model.anatomy.n_layers - 1
         tokens = [prompt.tokens for prompt in prompts]
         if all(edit.layer == last and edit.indices for x in conditions for edit in x.edits):
-            scores = engine.score(tokens, conditions, progress)
+            scores = engine.score(tokens, conditions, progress, tempered=True)
             splits = np.array([prompt.fields["split"] for prompt in prompts])
             early = scores.position <= splits[scores.prompt]  # the token at the split is predicted just before it
             for array in (scores.loss, scores.entropy, scores.rank, scores.top):
                 array[:, early] = array[:1, early]
             return scores
-        found = Scores.empty(tokens, conditions)
+        found = Scores.empty(tokens, conditions, tempered=True)
         for split in sorted({prompt.fields["split"] for prompt in prompts}):
             rows = [i for i, prompt in enumerate(prompts) if prompt.fields["split"] == split]
             started = [replace(x, start=split) if x.edits else x for x in conditions]
-            part = engine.score([tokens[i] for i in rows], started, progress)
+            part = engine.score([tokens[i] for i in rows], started, progress, tempered=True)
             place = found.columns(rows)
+            assert found.tempered is not None and part.tempered is not None
+            found.tempered.put(place, part.tempered)
             for name in ("loss", "entropy", "rank", "top"):
                 getattr(found, name)[:, place] = getattr(part, name)
         return found
@@ -226,7 +235,7 @@ class InductionNatural(InductionTask):
     """
 
     name = "induction_natural"
-    default_metrics = ("induction",)
+    default_metrics = ("induction", "temperature")
     candidates: int = Field(1000, ge=1, description="sequences that are searched")
     length: int = Field(256, ge=16, description="tokens of a searched sequence, at most the model's positions")
     ngram: int = Field(6, ge=2, description="n")

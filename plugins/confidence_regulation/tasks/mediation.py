@@ -11,7 +11,7 @@ from pydantic import Field
 
 from harness.plugin import Condition, CountsPath, HarnessError, Neuron, Outcomes, Prepared, Prompt, Selection, Unit
 
-from .plain_text import TextTask, by_token, fit, per_prompt, prompt_of
+from .plain_text import TextTask, by_token, fit, per_prompt, prompt_of, tempered_sums
 
 if TYPE_CHECKING:
     from harness.effects import Effects, Kind
@@ -140,7 +140,8 @@ class Mediation(EffectsTask):
     """
 
     name = "mediation"
-    default_metrics = ("mediation", "calibration", "by_position")
+    version = "2"
+    default_metrics = ("mediation", "temperature", "calibration", "by_position")
     frequency: bool = Field(False, description="also the effect that goes through the token frequencies")
     others: int | None = Field(
         None, ge=0, description="how many neurons beside the selected are measured one by one; default: the whole layer"
@@ -153,7 +154,7 @@ class Mediation(EffectsTask):
     def gives(self) -> frozenset[str]:
         frequency = {"frozen_unigram_effect", "kl_unigram_change"}
         calibration = {"reliability", "confidences", "brier", "confidence", "right"}
-        values = {"tokens", "loss", "entropy", "reciprocal_rank", *ZERO_UNTOUCHED, *calibration}
+        values = {"tokens", "loss", "entropy", "reciprocal_rank", *ZERO_UNTOUCHED, *calibration, *TEMPERED}
         return frozenset({*(values if self.frequency else values - frequency), "series entropy", "series loss"})
 
     def alone(self, selection: Selection, model: Model) -> Sequence[tuple[Unit, ...]]:
@@ -168,12 +169,12 @@ class Mediation(EffectsTask):
     def observe_group(self, engine: Engine, prompts: Sequence[Prompt], conditions: Sequence[Condition]) -> Outcomes:
         model, n = engine.model, len(prompts)
         frozen: list[Kind] = ["frozen_norm", *(["frozen_unigram"] if self.frequency else [])]  # type: ignore[list-item]
-        blocks = []
+        blocks: list[tuple[Effects, dict[str, np.ndarray]]] = []
         sets = [x for x in conditions if x.role in ("treated", "control")]
         for block, method in ((sets, "exact"), ([x for x in conditions if x.role == "alone"], self.method)):
             if block:
                 options = {"batch_size": engine.batch_size, "method": method, "ranks": ("total",)}
-                found = self.measured(model, prompts, block, ("total", *frozen), **options)
+                found = self.measured(model, prompts, block, ("total", *frozen), tempered=not blocks, **options)
                 blocks.append((found, _sums(found, frozen, n)))
         total = blocks[0][0]
         untouched = _untouched(total, n)
@@ -191,7 +192,11 @@ class Mediation(EffectsTask):
             name: by_token(dict(zip(("baseline", "treated"), rows, strict=True)), total.prompt, total.position, lengths)
             for name, rows in token.items()
         }
-        return Outcomes(tuple(conditions), tuple(prompts), values, series=series)
+        return Outcomes(tuple(conditions), tuple(prompts), values, series=series, details={"tempered": TEMPERED_LOSS})
+
+
+TEMPERED_LOSS = [{"outcome": "loss", "title": "the loss", "unit": "nats", "over": "tokens"}]
+"""What the metric ``temperature`` is told of tasks over tokens."""
 
 
 def _sums(total: Effects, frozen: Sequence[Kind], n: int) -> dict[str, np.ndarray]:
@@ -215,7 +220,24 @@ def _sums(total: Effects, frozen: Sequence[Kind], n: int) -> dict[str, np.ndarra
     if total.kl_unigram_change is not None:
         values["kl_unigram_change"] = total.kl_unigram_change["total"]
     found = {name: per_prompt(array, total.prompt, n) for name, array in values.items()}
-    return found | _calibration(top, rank, total.prompt, n)
+    found |= _calibration(top, rank, total.prompt, n)
+    if total.tempered is None:  # neurons one by one
+        like = {name: found["reliability" if name == "tempered_reliability" else "loss"] for name in TEMPERED}
+        return found | {name: np.full_like(array, np.nan) for name, array in like.items()}
+    return found | _tempered(total, total.entropy + entropy, n)
+
+
+def _tempered(total: Effects, entropy: np.ndarray, n: int) -> dict[str, np.ndarray]:
+    """The untouched model at the temperatures at which it has these entropies [C, T]; its ranks are the same at all."""
+    assert total.rank is not None and total.top is not None and total.tempered is not None
+    rank, top = total.rank["total"][-1:], total.top["total"][-1]
+    found, tempered_top = tempered_sums(total.tempered, total.prompt, n, (entropy, total.entropy), total.loss, top)
+    assert tempered_top is not None
+    calibrated = _calibration(tempered_top, np.broadcast_to(rank, tempered_top.shape), total.prompt, n)
+    return found | {f"tempered_{name}": calibrated[name] for name in ("reliability", "brier")}
+
+
+TEMPERED = ("tempered_loss", "tempered_reliability", "tempered_brier", "log_temperature", "no_temperature")
 
 
 def _untouched(total: Effects, n: int) -> dict[str, np.ndarray]:
@@ -231,7 +253,8 @@ def _untouched(total: Effects, n: int) -> dict[str, np.ndarray]:
         "reciprocal_rank": 1 / (1 + rank[0]),
     }
     found |= {name: per_prompt(array, total.prompt, n) for name, array in values.items()}
-    return found | {name: array[0] for name, array in _calibration(top, rank, total.prompt, n).items()}
+    found |= {name: array[0] for name, array in _calibration(top, rank, total.prompt, n).items()}
+    return found | {name: array[0] for name, array in _tempered(total, total.entropy[None], n).items()}
 
 
 ZERO_UNTOUCHED = (

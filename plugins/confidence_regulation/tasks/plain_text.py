@@ -12,6 +12,7 @@ from harness.plugin import ModelCorpus, Prompt, Series, Step, Task, border, coun
 
 if TYPE_CHECKING:
     from harness.data import Sequence as Span
+    from harness.engine.tempering import Tempered
     from harness.plugin import Model
 
 
@@ -65,6 +66,31 @@ def per_prompt(values: np.ndarray, prompt: np.ndarray, n: int) -> np.ndarray:
     """
     found: np.ndarray = values @ (prompt[:, None] == np.arange(n)).astype(np.float64)
     return found
+
+
+def tempered_sums(
+    tempered: Tempered,
+    prompt: np.ndarray,
+    n: int,
+    entropy: tuple[np.ndarray, np.ndarray],
+    loss: np.ndarray,
+    top: np.ndarray | None = None,
+) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    """What the untouched model says of the tokens at the temperatures at which it is as uncertain as the conditions
+    are: sums over the tokens of each prompt [C, n], and log-probabilities of the most likely tokens [C, T].
+
+    Args:
+        tempered: of T tokens. prompt: [T]. entropy: of the conditions [C, T], and untouched [T]. loss, top: of the
+            untouched model [T].
+    """
+    equal = tempered.at_entropy(*entropy)
+    values = {
+        "tempered_loss": -equal.log_p(-loss),
+        "log_temperature": -np.log(equal.beta),
+        "no_temperature": equal.outside,
+    }
+    sums = {name: per_prompt(array, prompt, n) for name, array in values.items()}
+    return sums, None if top is None else np.minimum(equal.log_p(top), 0.0)
 
 
 def by_token(rows: dict[str, np.ndarray], prompt: np.ndarray, position: np.ndarray, lengths: Sequence[int]) -> Series:

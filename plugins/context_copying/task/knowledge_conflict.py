@@ -85,13 +85,14 @@ class KnowledgeConflict(Task):
     """
 
     name = "knowledge_conflict"
-    version = "2"
+    version = "3"
     shares_passes = True
     default_metrics: ClassVar[tuple[str, ...]] = (
         "transitions",
         "conversion_ratios",
         "entropy_change",
         "log_odds",
+        "temperature",
         "relation_groups",
         "matching",
         "selected_neurons",
@@ -277,7 +278,8 @@ class KnowledgeConflict(Task):
 
     def gives(self) -> frozenset[str]:
         fields = ("field first_tokens", "field group", "field relation")
-        return frozenset({*MATCHINGS.values(), "entropy", "log_p_ck", "log_p_pk", "log_p_nd", *fields})
+        tempered = ("log_odds", "tempered_log_odds", "log_temperature", "no_temperature")
+        return frozenset({*MATCHINGS.values(), "entropy", "log_p_ck", "log_p_pk", "log_p_nd", *tempered, *fields})
 
     # -- the observation ----------------------------------------------------------------------------------------------
 
@@ -292,7 +294,8 @@ class KnowledgeConflict(Task):
 
         Values: ``source``, ``source_normalised`` and ``source_alias`` (codes of SOURCES), ``entropy`` (nats),
         ``log_p_ck``, ``log_p_pk`` (the counter and the parametric object's first token) and ``log_p_nd`` (everything
-        else together), all of the first answer token.
+        else together), all of the first answer token; ``log_odds`` of CK and PK (NaN where they begin with one token),
+        and what :class:`harness.builtin.temperature.Temperature` puts beside it.
         """
         document = self._table().document()
         until = [str(stop) for stop in required(document, "generation_kwargs", "until")]
@@ -303,12 +306,20 @@ class KnowledgeConflict(Task):
             stop_tokens(engine.model, until),
             choices=[prompt.fields["first_tokens"] for prompt in prompts],
             progress=progress,
+            tempered=True,
         )
         told = sum(condition.shown for condition in conditions)
         answers, source = _answers(engine.model, made.tokens, prompts, until, told)
         log_p = np.maximum(made.choices, LOG_FLOOR)
         same = np.array([len(set(prompt.fields["first_tokens"])) == 1 for prompt in prompts])
         rest = 1 - np.exp(made.choices[..., 0]) - np.where(same, 0.0, np.exp(made.choices[..., 1]))
+        [before, *_] = [row for row, condition in enumerate(conditions) if condition.untouched]
+        assert made.tempered is not None
+        equal = made.tempered.at_entropy(made.entropy, made.entropy[before])
+        odds, tempered = (
+            np.where(same, np.nan, np.subtract(*np.moveaxis(np.maximum(x, LOG_FLOOR), -1, 0)))
+            for x in (made.choices, np.moveaxis(equal.log_p(made.choices[before].T), 0, -1))
+        )
         return Outcomes(
             conditions=tuple(conditions),
             prompts=tuple(prompts),
@@ -318,7 +329,12 @@ class KnowledgeConflict(Task):
                 "log_p_ck": log_p[..., 0].astype(np.float32),
                 "log_p_pk": log_p[..., 1].astype(np.float32),
                 "log_p_nd": np.log(np.maximum(rest, np.exp(LOG_FLOOR))).astype(np.float32),
+                "log_odds": odds.astype(np.float32),
+                "tempered_log_odds": tempered.astype(np.float32),
+                "log_temperature": -np.log(equal.beta).astype(np.float32),
+                "no_temperature": equal.outside,
             },
+            details={"tempered": [{"outcome": "log_odds", "title": "log(P_CK/P_PK)", "unit": "nats"}]},
             answers=answers,
             categories=dict.fromkeys(source, SOURCES),
         )

@@ -1,0 +1,206 @@
+"""Beyond temperature: what a change of confidence alone does not explain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from harness.files.wording import counted
+from harness.plugin.components import Metric
+from harness.plugin.records import Figure, Frame, Measurement
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
+
+    from harness.plugin.records import Outcomes
+    from harness.statistics import AnyMeasure, Measure
+
+
+class Temperature(Metric):
+    """What is left of each change beyond a change of temperature: the specific effect.
+
+    What scales all logits shifts all log-odds, too. For each prompt and condition there is one temperature at which the
+    untouched model is as uncertain as the treated one. What the untouched model would say at it is taken away from what
+    the treated model says; what is left is no change of confidence. The most likely token, ranks and greedy answers
+    are the same at every temperature: any change of theirs is beyond it.
+
+    A task that reports distributions observes, for each outcome X, ``tempered_X``: what the untouched model has at the
+    temperature; ``log_temperature`` (0: as it is), and ``no_temperature``: where none has the entropy and the nearest
+    of 1/16 to 16 is taken. Its details say what X is: ``{"tempered": [{"outcome": "loss", "title": "the loss", "unit":
+    "nats", "over": "tokens"}]}``; ``over``: the outcome that counts what X is a sum of. X is NaN where it does not
+    count.
+    """
+
+    name = "temperature"
+    needs = frozenset({"log_temperature", "no_temperature"})
+
+    def measure(self, outcomes: Outcomes) -> Measurement:
+        quantities = [Quantity(**about) for about in outcomes.details.get("tempered", ())]
+        over = next((x.over for x in quantities if x.over), "")
+        n = outcomes[over] if over else np.ones_like(outcomes["log_temperature"])
+        measures: list[AnyMeasure] = [
+            _mean(
+                "log_temperature",
+                "log temperature of equal entropy",
+                "nats",
+                outcomes["log_temperature"],
+                n,
+                description="mean log of the temperature at which the untouched model has the entropy; 0: as it is",
+            )
+        ]
+        rows = []
+        for quantity in quantities:
+            found = quantity.measures(outcomes)
+            measures += found[1:]
+            rows.append(_row(quantity, *found[:3]))
+        if "tempered_reliability" in outcomes.values:
+            measures += _calibration(outcomes)
+        frame = Frame(
+            "temperature",
+            "each change, the part that the temperature of equal entropy makes, and what is left",
+            {name: [row[name] for row in rows] for name in (rows[0] if rows else ())},
+        )
+        remarks = ["ranks and greedy answers are the same at every temperature: any change of theirs is beyond it"]
+        outside = outcomes.treated["no_temperature"].sum()
+        if outside:
+            of = counted(int(n[0].sum()), "token" if over else "prompt")
+            remarks.append(
+                f"in {int(outside)} of {of} no temperature from 1/16 to 16 gives the untouched model the treated "
+                "entropy; the nearest one is taken"
+            )
+        figures = tuple(shifts(quantity, outcomes) for quantity in quantities)
+        return Measurement(tuple(measures), frames=(frame,) if rows else (), figures=figures, remarks=tuple(remarks))
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What of a distribution is looked at; see :class:`Temperature`."""
+
+    outcome: str
+    title: str
+    unit: str = "nats"
+    over: str = ""
+
+    def measures(self, outcomes: Outcomes) -> tuple[Measure, Measure, Measure, Measure]:
+        """The change, the part of it that the temperature makes, what is left, and the share that is explained."""
+        value, tempered = outcomes[self.outcome], outcomes[f"tempered_{self.outcome}"]
+        before = outcomes.baseline[self.outcome]
+        n = outcomes[self.over] if self.over else np.broadcast_to(~np.isnan(before), value.shape)
+        return (
+            _mean(f"{self.outcome}_change", f"change of {self.title}", self.unit, value - before, n),
+            _mean(
+                f"{self.outcome}_tempered",
+                f"change of {self.title} at equal entropy",
+                self.unit,
+                tempered - before,
+                n,
+                description="mean change that the temperature makes at which the untouched model has the entropy",
+            ),
+            _mean(
+                f"{self.outcome}_beyond",
+                f"change of {self.title} beyond temperature",
+                self.unit,
+                value - tempered,
+                n,
+                primary=True,
+                specific=True,
+                description="mean change less what the temperature of equal entropy makes of it",
+            ),
+            _mean(
+                f"{self.outcome}_explained",
+                f"share of the change of {self.title} that temperature explains",
+                "share",
+                (value - before) ** 2 - (value - tempered) ** 2,
+                (value - before) ** 2,
+                null=float("nan"),
+                description="1 - sum of squares of what is left / sum of squares of the changes, over prompts",
+            ),
+        )
+
+
+def _mean(name: str, title: str, unit: str, values: np.ndarray, n: np.ndarray, **rest: object) -> Measure:
+    from harness.statistics import Measure
+
+    n = np.where(np.isnan(n), 0.0, n)
+    counting = np.where(n > 0, values, 0.0)
+    return Measure(name, title, unit, counting, n, **rest)  # type: ignore[arg-type]
+
+
+def _row(quantity: Quantity, change: Measure, tempered: Measure, beyond: Measure) -> dict[str, object]:
+    """One row of the table: the treated model's values, and the controls' mean beyond temperature."""
+    return {
+        "quantity": quantity.title,
+        "change": change.treated,
+        "at_equal_entropy": tempered.treated,
+        "beyond": beyond.treated,
+        "control_change": float(change.controls.mean()) if len(change.controls) else None,
+        "control_beyond": float(beyond.controls.mean()) if len(beyond.controls) else None,
+        "unit": quantity.unit,
+    }
+
+
+def _calibration(outcomes: Outcomes) -> tuple[AnyMeasure, ...]:
+    """Calibration error and Brier score less what they are at the temperature."""
+    from harness.statistics import Functional
+    from harness.statistics.functionals import expected_calibration_error
+
+    def difference(sums: np.ndarray) -> np.ndarray:
+        treated, tempered = np.split(sums, 2, axis=-1)
+        found: np.ndarray = expected_calibration_error(treated) - expected_calibration_error(tempered)
+        return found
+
+    both = np.concatenate([outcomes["reliability"], outcomes["tempered_reliability"]], -1)
+    return (
+        Functional(
+            "ece_beyond",
+            "calibration error beyond temperature",
+            "share",
+            both,
+            difference,
+            description="expected calibration error less that of the untouched model at equal entropy",
+        ),
+        _mean(
+            "brier_beyond",
+            "Brier score beyond temperature",
+            "share",
+            outcomes["brier"] - outcomes["tempered_brier"],
+            outcomes["tokens"],
+            description="Brier score less that of the untouched model at equal entropy",
+        ),
+    )
+
+
+def shifts(quantity: Quantity, outcomes: Outcomes) -> Figure:
+    """Each prompt's change against the change that the temperature makes; on the diagonal confidence is all."""
+    before, after = outcomes.baseline[quantity.outcome], outcomes.treated[quantity.outcome]
+    tempered = outcomes.treated[f"tempered_{quantity.outcome}"]
+    n = outcomes.treated[quantity.over] if quantity.over else np.ones(len(before))
+    known = ~np.isnan(before) & (n > 0)
+    x, y = ((array[known] - before[known]) / n[known] for array in (tempered, after))
+
+    def draw(figure: Canvas) -> None:
+        from harness.plotting import shapes
+
+        axes = figure.subplots()
+        axes.axline((0, 0), slope=1, color=shapes.GUIDE, linewidth=0.7, zorder=1)
+        shapes.zero_line(axes)
+        across, up = (shapes.limits(values, np.zeros(len(values), bool)) for values in (x, y))
+        outside = shapes.beyond(x, across) | shapes.beyond(y, up)
+        xs, ys = shapes.apply_limits(axes, across, up, (x, y))
+        shapes.points(axes, xs, ys, outside=outside)
+        axes.set_xlabel(f"change at equal entropy ({quantity.unit})")
+        axes.set_ylabel(f"change of {quantity.title} ({quantity.unit})")
+
+    return Figure(
+        f"temperature_{quantity.outcome}",
+        f"Change of {quantity.title} of each prompt against the change that the temperature of equal entropy makes "
+        "(on the diagonal confidence is all that changes)",
+        {
+            "prompt": [prompt.id for prompt, is_known in zip(outcomes.prompts, known, strict=True) if is_known],
+            "change_at_equal_entropy": x,
+            "change": y,
+        },
+        draw,
+    )
