@@ -139,7 +139,7 @@ def can_resume(model: Model, layer: int, cache: bool) -> bool:
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
         return False
     return all(
-        relative_error(part[real.to(part.device)], wanted[real.to(part.device)]) < tolerance_of(wanted)
+        relative_error(part[real.to(part.device)], wanted[real.to(part.device)]) < tolerance_of(model.hf, wanted)
         for wanted, found, real in pairs
         for part in found.chunk(2)
     )

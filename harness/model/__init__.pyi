@@ -5,12 +5,12 @@ from .input_weights import attention_norm as attention_norm
 from .input_weights import input_norm as input_norm
 from .input_weights import read_in as read_in
 from .loading import load_hf as load_hf
+from .matrices import write_matrix as write_matrix
 from .model import Batch as Batch
 from .model import Model as Model
 from .model import wrap as wrap
 from .modules import down_bias as down_bias
 from .modules import layer_input as layer_input
-from .modules import write_matrix as write_matrix
 from .output_weights import write_directions as write_directions
 from .readout import Readout as Readout
 from .readout import probe_norm as probe_norm

@@ -51,7 +51,7 @@ def patterns(model: Model, sequences: Sequence[Sequence[int]]) -> list[torch.Ten
             "load it with attn_implementation=eager."
         )
     ahead = max(float(x.triu(1).abs().max()) for x in found)
-    if ahead > 1e-4 or relative_error(out.logits[:, -1], plain) > tolerance_of(plain):
+    if ahead > 1e-4 or relative_error(out.logits[:, -1], plain) > tolerance_of(model.hf, plain):
         raise HarnessError(
             f"the attention patterns that {model.name} returns are not those of its usual forward pass; "
             "load it with attn_implementation=eager."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,8 +12,10 @@ import torch
 from harness.errors import HarnessError
 from harness.files.wording import agree, counted
 from harness.model.greedy import not_applied
+from harness.model.matrices import STORED
 from harness.model.modules import read_parameter, text_config
 from harness.model.precision import described
+from harness.model.quantised import facts, plain, sizes
 
 if TYPE_CHECKING:
     from harness.model.model import Model
@@ -25,17 +27,27 @@ CHUNK = 2**24
 def weights_digest(hf: Any) -> str:
     """sha256 over names, dtypes, shapes and bytes of the state dict as loaded, sorted by name; needs no second copy."""
     digest = hashlib.sha256()
-    for name in sorted(hf.state_dict()):
-        owner, _, own_name = name.rpartition(".")
-        tensor = read_parameter(hf.get_submodule(owner), own_name)
-        if tensor is None:
-            continue
+    for name, tensor in _stored(hf):
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         flat = tensor.reshape(-1)
         for start in range(0, flat.numel(), CHUNK):
             part = flat[start : start + CHUNK].cpu().contiguous()
             digest.update(part.view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _stored(hf: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of the state dict, sorted by name: from where device_map has left them, of quantised weights what
+    they are kept in."""
+    state = hf.state_dict()
+    for name in sorted(state):
+        owner, _, own_name = name.rpartition(".")
+        try:
+            tensor = read_parameter(hf.get_submodule(owner), own_name)
+        except AttributeError:  # bitsandbytes writes the scales of "weight" as "weight.absmax"
+            tensor = state[name]
+        if isinstance(tensor, torch.Tensor):
+            yield from plain(name, tensor.detach())
 
 
 def tokenizer_digest(tokenizer: Any, prefix: Sequence[int]) -> str:
@@ -61,26 +73,27 @@ def check_finite(hf: Any, name: str) -> None:
     for path, _ in hf.named_parameters():
         owner, _, own_name = path.rpartition(".")
         weight = read_parameter(hf.get_submodule(owner), own_name)  # from where device_map has left it
-        if weight is None or weight.is_meta or not weight.is_floating_point():
-            continue
-        # The sum is not finite if an element is not; the converse (overflow) is settled by the second look.
-        total = weight.detach().sum(dtype=torch.float32)
-        if not torch.isfinite(total) and not torch.isfinite(weight).all():
-            bad = int((~torch.isfinite(weight)).sum())
-            raise HarnessError(
-                f'the weights of {name} are damaged: "{path}" holds {counted(bad, "value")} that '
-                f"{agree(bad, 'is', 'are')} NaN or infinite."
-            )
+        for _, tensor in () if weight is None else plain(path, weight):
+            if tensor.is_meta or tensor.dtype not in STORED:
+                continue
+            # The sum is not finite if an element is not; the converse (overflow) is settled by the second look.
+            total = tensor.detach().sum(dtype=torch.float32)
+            if not torch.isfinite(total) and not torch.isfinite(tensor).all():
+                bad = int((~torch.isfinite(tensor)).sum())
+                raise HarnessError(
+                    f'the weights of {name} are damaged: "{path}" holds {counted(bad, "value")} that '
+                    f"{agree(bad, 'is', 'are')} NaN or infinite."
+                )
 
 
 def provenance(model: Model) -> dict[str, Any]:
     """What a result record says of a model, JSON values only; computes both digests."""
     config, anatomy, readout = text_config(model.hf), model.anatomy, model.readout
-    parameters = {id(parameter): parameter.numel() for parameter in model.hf.parameters()}
-    embedding, unembedding = model.hf.get_input_embeddings().weight, readout.unembedding.weight
+    parameters, quantised = sizes(model.hf), facts(model.hf)
+    embedding, unembedding = model.hf.get_input_embeddings().weight, getattr(readout.unembedding, "weight", None)
     tied = unembedding is embedding
-    if unembedding.is_meta and config.tie_word_embeddings and not tied:  # offloaded, the two look like two
-        tied = True
+    if unembedding is not None and unembedding.is_meta and config.tie_word_embeddings and not tied:
+        tied = True  # offloaded, the two look like two
         del parameters[id(unembedding)]
     first = [model.tokenizer.convert_ids_to_tokens(i) for i in model.prefix]
     return {
@@ -115,5 +128,6 @@ def provenance(model: Model) -> dict[str, Any]:
         "generation_not_applied": not_applied(model.hf),
         "unused_tensors": list(model.unused),
         "end_tokens": list(model.end_tokens),
+        **({} if quantised is None else {"quantised": quantised}),
         **model.origin,
     }

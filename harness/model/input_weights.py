@@ -19,8 +19,9 @@ import torch
 from torch import nn
 
 from harness.errors import HarnessError
+from harness.model.matrices import write_matrix
 from harness.model.model import Model
-from harness.model.modules import down_bias, features, is_norm, write_matrix
+from harness.model.modules import down_bias, features, is_norm
 from harness.model.probes import N_TOKENS, run
 from harness.model.readout import NormKind, probe_norm
 
@@ -125,7 +126,7 @@ def read_in(model: Model, layer: int) -> InputWeights:
     norms = [call for call in calls if is_norm(call.module)]
     norm = next((x.module for x in reversed(norms) if _same(x.output, read)), None)
     bias = down_bias(chosen.module)
-    weight = write_matrix(chosen.module).T[chosen.columns].double().cpu()
+    weight = write_matrix(chosen.module, model.dtype).T[chosen.columns].double().cpu()
     return InputWeights(
         layer=layer,
         projection=chosen.module,

@@ -16,6 +16,7 @@ from scipy.stats import rankdata
 
 from harness.model.model import Model
 from harness.model.output_weights import write_directions
+from harness.model.quantised import plain
 from harness.model.weight_scores import neuron_scores, suggest_null_dims, unembedding_geometry
 
 PROMPT = "The capital of France is"
@@ -164,10 +165,10 @@ def _errors(model: Model, prompt: str) -> Errors:
 
 
 def _memory(model: Model) -> dict[str, float]:
-    sizes = {id(x): x.numel() * x.element_size() for x in (*model.hf.parameters(), *model.hf.buffers())}
+    kept = {id(x): x for whole in (*model.hf.parameters(), *model.hf.buffers()) for _, x in plain("", whole)}
     W_U = model.readout.W_U
     return {
-        "weights": sum(sizes.values()) / GIB,
+        "weights": sum(x.numel() * x.element_size() for x in kept.values()) / GIB,
         "unembedding": W_U.numel() * W_U.element_size() / GIB,
         "logits of 64 prompts": 64 * model.anatomy.d_vocab * 4 / GIB,
     }

@@ -57,7 +57,7 @@ def check_cache(model: Model) -> None:
     past = cache_of(model.forward(batch, use_cache=True))
     rest = batch.extend(torch.tensor(more, device=batch.input_ids.device))
     error = relative_error(model.forward(rest, past=past, logits_to_keep=2).logits, whole)
-    if not error < tolerance_of(whole):
+    if not error < tolerance_of(model.hf, whole):
         raise HarnessError(
             f"{model.name} cannot generate: tokens that follow the keys and values of an earlier pass get other logits "
             f"than in one pass over the whole text (relative difference {error:.1e})."

@@ -10,7 +10,8 @@ from harness.files.paths import expand
 from harness.files.wording import counted
 from harness.model.adapters import merged
 from harness.model.checkpoints import check_folder, check_loaded, check_repository
-from harness.model.sources import find, hub_is_off, is_path, nearest
+from harness.model.quantised import check_readable
+from harness.model.sources import config_of, find, hub_is_off, is_path, nearest
 from harness.model.transformers_calls import explained, quietly
 
 if TYPE_CHECKING:
@@ -80,6 +81,13 @@ def load_hf(
         check_folder(source.place, allow_pickle)
     else:
         check_repository(source.place, source.commit, offline)
+    config = config_of(source, revision, offline)
+    check_readable(called, config)
+    if peft is not None and config.get("quantization_config"):
+        raise HarnessError(
+            f"the weights of {called} are quantised, and would be rounded again when the adapter {peft} is merged into "
+            "them: name the model that it was quantised from."
+        )
     shared: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": offline}
     from transformers import AutoModelForCausalLM
 

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ from harness.files.wording import counted
 from harness.model import digests as identity
 from harness.model.anatomy import Anatomy, locate
 from harness.model.key_values import cache_argument, cache_of, check_cache
+from harness.model.matrices import is_packed, write_matrix
 from harness.model.modules import (
     down_bias,
     input_device,
@@ -27,7 +28,6 @@ from harness.model.modules import (
     linear_features,
     on_final_residual,
     text_config,
-    write_matrix,
 )
 from harness.model.readout import HALF, Readout, read_out
 
@@ -323,8 +323,14 @@ class Model:
 
         Row i is what neuron i adds to the output of the down projection per unit of activation. Where the family norms
         the MLP's output (``anatomy.post_mlp_norms``) or scales it (``residual_multiplier``), that comes afterwards.
+        Quantised weights are dequantised; the layer that was asked for last is kept.
         """
-        return write_matrix(self._down(layer)).float()
+        down = self._down(layer)
+        return self._dequantised(layer) if is_packed(down) else write_matrix(down).float()
+
+    @cached_property
+    def _dequantised(self) -> Callable[[int], torch.Tensor]:
+        return lru_cache(maxsize=1)(lambda layer: write_matrix(self._down(layer), self.dtype).float())
 
     def down_bias(self, layer: int) -> Float32[torch.Tensor, " d_model"] | None:
         """Bias of a layer's down projection, float32 [d_model], or None."""

@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness.errors import HarnessError
-
 
 def text_config(hf: Any) -> Any:
     """The configuration of the language model proper (that of a vision-language model has it inside)."""
@@ -66,22 +64,6 @@ def read_parameter(module: nn.Module, name: str) -> torch.Tensor | None:
     with materialised(module):
         found = getattr(module, name, None)
         return found.detach() if isinstance(found, torch.Tensor) else None
-
-
-def write_matrix(down: nn.Module) -> torch.Tensor:
-    """[d_mlp, d_model] in the module's dtype, row i = what neuron i writes per unit of activation.
-
-    Raises:
-        HarnessError: the weights are packed (quantised) and cannot be read as a matrix.
-    """
-    weight = read_parameter(down, "weight")
-    matrix = weight if weight is None or type(down).__name__ == "Conv1D" else weight.T
-    if matrix is None or not matrix.is_floating_point() or tuple(matrix.shape) != features(down):
-        raise HarnessError(
-            f"the output weights of the neurons ({type(down).__name__}) cannot be read as a matrix: quantised weights "
-            "are not supported, load the model unquantised."
-        )
-    return matrix
 
 
 def down_bias(down: nn.Module) -> torch.Tensor | None:

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from harness.errors import HarnessError
-from harness.model.modules import down_bias, input_device, layer_input, on_final_residual, text_config, write_matrix
+from harness.model.matrices import ROUNDING, write_matrix
+from harness.model.modules import down_bias, input_device, layer_input, on_final_residual, text_config
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """Largest accepted relative error, by the dtype of the forward pass."""
@@ -25,9 +26,10 @@ def relative_error(found: torch.Tensor, wanted: torch.Tensor) -> float:
     return ((found.float() - wanted).abs().max() / wanted.abs().max().clamp(min=1e-9)).item()
 
 
-def tolerance_of(logits: torch.Tensor) -> float:
-    """The tolerance for a model that computes in the dtype of its logits."""
-    return TOLERANCE.get(logits.dtype, 1e-2)
+def tolerance_of(hf: Any, logits: torch.Tensor) -> float:
+    """The tolerance for a model that computes in the dtype of its logits, and whose weights may be quantised."""
+    own = TOLERANCE.get(logits.dtype, 1e-2)
+    return own if getattr(hf.config, "quantization_config", None) is None else max(own, ROUNDING)
 
 
 @torch.no_grad()
@@ -48,7 +50,7 @@ def run(hf: Any, rows: int = 1, change_last: bool = False) -> torch.Tensor:
 
 def check_causal(hf: Any, logits: torch.Tensor) -> None:
     """Refuse a model if changing the last token (first and last row of :func:`run`) changes predictions before it."""
-    if relative_error(logits[-1, :-1], logits[0, :-1]) > tolerance_of(logits):
+    if relative_error(logits[-1, :-1], logits[0, :-1]) > tolerance_of(hf, logits):
         raise HarnessError(
             f"{type(hf).__name__} is not a causal language model: a token changes the predictions before it."
         )
@@ -92,7 +94,7 @@ def probe_last_layer(
             x = args[0].detach()
             rows = x.clone().view(3, N_TOKENS, -1)
             seen[key] = rows.float().clone()
-            weight = write_matrix(module).to(x.device).float()
+            weight = write_matrix(module, x.dtype).to(x.device).float()
             direction = torch.randn(rows.shape[-1], generator=generator).to(x.device)
             direction = (direction * seen["size"] / (direction @ weight).norm().clamp(min=1e-9)).to(x.dtype)
             rows[row] += direction
@@ -125,7 +127,7 @@ def probe_last_layer(
         residual=seen["residual"],
         push=seen["neurons push"],
         flattened=seen["flattened"],
-        tolerance=tolerance_of(logits),
+        tolerance=tolerance_of(hf, logits),
     )
 
 
@@ -135,7 +137,7 @@ def check_neurons(hf: Any, probe: Probe) -> None:
     if not error < probe.tolerance:
         raise HarnessError(
             f"{type(hf).__name__} is not supported: the MLP's output differs from neurons @ w_out + bias by "
-            f"{error:.1e} (relative); adapters and quantised layers are not supported."
+            f"{error:.1e} (relative); adapters that are not merged are not supported."
         )
 
 

@@ -19,7 +19,8 @@ from torch import nn
 
 from harness.errors import HarnessError
 from harness.model.anatomy import Anatomy
-from harness.model.modules import materialised, on_final_residual, read_parameter, text_config
+from harness.model.matrices import write_matrix
+from harness.model.modules import down_bias, materialised, on_final_residual, text_config
 from harness.model.probes import relative_error, run, tolerance_of
 
 NormKind = Literal["layernorm", "rmsnorm", "none"]
@@ -41,7 +42,7 @@ class Readout:
         gain: float32 [d_model], the effective gain: Gemma's 1 + weight is already in it.
         bias: float32 [d_model], or None.
         W_U: unembedding [d_vocab, d_model] in the model's dtype, not a copy (a product where linear maps sit between
-            the norm and the unembedding, as in OPT-350m).
+            the norm and the unembedding, as in OPT-350m; dequantised where it is packed).
         b_U: float32 [d_vocab], or None.
         scale: factor on the logits (Cohere's ``logit_scale``, the inverse of Granite's ``logits_scaling``).
         cap: soft cap C of the logits (Gemma 2), or None.
@@ -156,7 +157,7 @@ def read_out(hf: Any, anatomy: Anatomy) -> Readout:
     Raises:
         HarnessError: the final norm is neither LayerNorm nor RMSNorm, or the logits are not reproduced.
     """
-    W_U, b_U = _unembedding(anatomy)
+    W_U, b_U = _unembedding(anatomy, hf.dtype)
     norm, eps, gain, bias = probe_norm(anatomy.final_norm, anatomy.d_model)
     readout = Readout(
         norm=norm,
@@ -172,7 +173,7 @@ def read_out(hf: Any, anatomy: Anatomy) -> Readout:
         unembedding=anatomy.unembedding,
     )
     residual, logits = _final_residual(hf, anatomy)
-    tolerance = tolerance_of(logits)
+    tolerance = tolerance_of(hf, logits)
     raw = readout.unembed(readout.normalised(residual))
     for scale, cap in (*_configured(hf), (1.0, None), (_fitted_scale(raw, logits), None)):
         candidate = replace(readout, scale=scale, cap=cap)
@@ -236,18 +237,12 @@ def _snapped(module: nn.Module, measured: float) -> float:
     return measured if measured > 1e-11 else 0.0
 
 
-def _unembedding(anatomy: Anatomy) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _unembedding(anatomy: Anatomy, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor | None]:
     """W_U and b_U, with the linear maps between norm and unembedding multiplied in."""
-    W_U, b_U = read_parameter(anatomy.unembedding, "weight"), read_parameter(anatomy.unembedding, "bias")
+    W_U = write_matrix(anatomy.unembedding, dtype).T
     for module in reversed(anatomy.tail):
-        step = read_parameter(module, "weight")
-        W_U = None if W_U is None or step is None else W_U @ step
-    if W_U is None or not W_U.is_floating_point() or tuple(W_U.shape) != (anatomy.d_vocab, anatomy.d_model):
-        raise HarnessError(
-            f"the unembedding ({type(anatomy.unembedding).__name__}) cannot be read as a matrix: quantised weights "
-            "are not supported, load the model unquantised."
-        )
-    return W_U, None if b_U is None else b_U.float()
+        W_U = W_U @ write_matrix(module, dtype).T
+    return W_U, down_bias(anatomy.unembedding)
 
 
 def _final_residual(hf: Any, anatomy: Anatomy) -> tuple[torch.Tensor, torch.Tensor]:

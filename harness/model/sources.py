@@ -11,6 +11,7 @@ from typing import Any
 
 from harness.errors import HarnessError, suggest
 from harness.files.paths import expand
+from harness.model.checkpoints import read_object
 from harness.model.gguf_weights import converted, in_folder, installed, is_gguf, of_package
 from harness.model.transformers_calls import first_line, quietly
 
@@ -138,6 +139,17 @@ def fetch(pretrained: str, name: str, revision: str | None, offline: bool) -> Pa
     except (errors.HfHubHTTPError, OSError) as error:
         raise HarnessError(f'model "{pretrained}"{at} could not be fetched: {first_line(error)}') from error
     return Path(found)
+
+
+def config_of(source: Source, revision: str | None, offline: bool) -> dict[str, Any]:
+    """The model's config.json, of a hub id from the cache where :func:`find` has put it."""
+    place = source.place
+    file = (
+        place / "config.json"
+        if isinstance(place, Path)
+        else fetch(place, "config.json", source.commit or revision, offline)
+    )
+    return read_object(file)
 
 
 def commit_of(file: Path) -> str | None:

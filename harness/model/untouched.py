@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.errors import PluginError
+from harness.model.quantised import plain
 
 if TYPE_CHECKING:
     from harness.model.model import Model
@@ -37,7 +38,12 @@ class State:
     def of(cls, model: Model) -> State:
         modules = list(model.hf.modules())
         return cls(
-            {name: checksum(weight) for name, weight in model.hf.named_parameters() if not weight.is_meta},
+            {
+                name: checksum(tensor)
+                for path, weight in model.hf.named_parameters()
+                for name, tensor in plain(path, weight.detach())
+                if not tensor.is_meta
+            },
             sum(map(_hooks, modules)),
             any(module.training for module in modules),
         )

@@ -36,6 +36,10 @@ def _parts(seen: Inspection) -> Iterator[RenderableType]:
     ]
     if gguf := model.get("gguf"):
         facts.append("quantised: " + ", ".join(f"{counted(n, 'tensor')} {kind}" for kind, n in gguf["types"].items()))
+    if quantised := model.get("quantised"):
+        from harness.model.quantised import in_words
+
+        facts.append(in_words(*(quantised[key] for key in ("method", "kind", "packed", "linear_maps"))))
     if adapter := model.get("adapter"):
         facts.append(f"merged with the adapter {adapter['id']} ({adapter['kind']})")
     yield _indented(Text("\n".join(map(line, facts))))

@@ -40,6 +40,16 @@ class Adapter(OnDisk):
     sha256: str
 
 
+class Quantised(OnDisk):
+    """Weights that transformers keeps packed: by which method, as what, in how many of the linear maps."""
+
+    method: str
+    kind: str | None
+    settings: Values
+    packed: Whole
+    linear_maps: Whole
+
+
 class Model(OnDisk):
     """The model: where it came from, digests of its weights and tokenizer, its shape."""
 
@@ -76,6 +86,7 @@ class Model(OnDisk):
     end_tokens: list[Whole] = Field(default_factory=list)
     package: str | None = None
     gguf: Gguf | None = None
+    quantised: Quantised | None = None
     adapter: Adapter | None = None
 
 

@@ -14,6 +14,7 @@ from harness.files.store import clean
 from harness.files.wording import counted, noun_for
 from harness.model.greedy import in_words
 from harness.model.precision import to_record
+from harness.model.quantised import in_words as quantisation
 from harness.plugin import border
 from harness.plugin.records import Figure, Frame, Outcomes, Table
 from harness.plugin.standing import PERCENTILE, Standing, standings, warning
@@ -110,6 +111,9 @@ def _remarks(model: record.Model, near: np.ndarray | None) -> Iterator[str]:
             f"the model's weights were quantised ({counted(sum(model.gguf.types.values()), 'tensor')}: {kinds}) before "
             f"{model.gguf.file} was made, and dequantised here: what is said is of these weights"
         )
+    if (quantised := model.quantised) is not None:
+        how = quantisation(quantised.method, quantised.kind, quantised.packed, quantised.linear_maps)
+        yield f"the model's weights are {how}: what is said is of these weights"
     if model.adapter is not None:
         yield f"the adapter {model.adapter.id} ({model.adapter.kind}) is merged into the model's weights"
     if near is not None:

@@ -132,7 +132,7 @@ class Attributor:
             held = scale if norm.module is None else scale / norm.denominator(seen.attention[layer]).cpu()
             behind = norm.fold(directions) * anatomy.residual_multiplier
             projection = anatomy.attention_outputs[layer]
-            each = write_matrix(projection).double().cpu().view(anatomy.n_heads, anatomy.d_head, -1)
+            each = write_matrix(projection, model.dtype).double().cpu().view(anatomy.n_heads, anatomy.d_head, -1)
             contributions = torch.einsum("bhe,hed,sd->hsb", mean(seen.heads[layer], held), each, behind)
             parts |= {f"L{layer}H{head}": x for head, x in enumerate(contributions)}
             bias = down_bias(projection)
