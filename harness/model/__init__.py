@@ -4,7 +4,8 @@ In: a folder, a GGUF file, a hub id or a ``transformers`` model. Out: :class:`ha
 whose parts were found by running it and checked numerically, never looked up by its type. ``loading`` makes one:
 ``sources`` says where it is, ``gguf_weights`` dequantises, ``checkpoints`` looks at the files, ``adapters`` merges, and
 ``transformers_calls`` keeps ``transformers`` quiet. ``anatomy`` finds its parts and ``probes`` checks them; ``readout``
-is the final norm and the unembedding, ``output_weights`` and ``input_weights`` are what a neuron writes and reads,
+is the final norm and the unembedding, ``matrices`` are those of linear maps, ``quantised`` is about checkpoints whose
+weights are packed, ``output_weights`` and ``input_weights`` are what a neuron writes and reads,
 ``weight_scores`` what these alone say of it; ``attention_patterns``, ``tokens`` (what every prompt begins with),
 ``greedy`` (what of a generation configuration is not applied), ``precision`` (half precision and its near-ties),
 ``digests`` (what identifies weights and tokenizers), ``inspection`` (all of it for a person), ``untouched`` (whether

@@ -89,7 +89,7 @@ def check_finite(hf: Any, name: str) -> None:
 def provenance(model: Model) -> dict[str, Any]:
     """What a result record says of a model, JSON values only; computes both digests."""
     config, anatomy, readout = text_config(model.hf), model.anatomy, model.readout
-    parameters, quantised = sizes(model.hf), facts(model.hf)
+    parameters, quantised = sizes(model.hf), facts(model.hf, model.origin.get("quantised"))
     embedding, unembedding = model.hf.get_input_embeddings().weight, getattr(readout.unembedding, "weight", None)
     tied = unembedding is embedding
     if unembedding is not None and unembedding.is_meta and config.tie_word_embeddings and not tied:
@@ -128,6 +128,6 @@ def provenance(model: Model) -> dict[str, Any]:
         "generation_not_applied": not_applied(model.hf),
         "unused_tensors": list(model.unused),
         "end_tokens": list(model.end_tokens),
-        **({} if quantised is None else {"quantised": quantised}),
         **model.origin,
+        **({} if quantised is None else {"quantised": quantised}),
     }

@@ -10,7 +10,7 @@ from harness.files.paths import expand
 from harness.files.wording import counted
 from harness.model.adapters import merged
 from harness.model.checkpoints import check_folder, check_loaded, check_repository
-from harness.model.quantised import check_readable
+from harness.model.quantised import check_readable, silently
 from harness.model.sources import config_of, find, hub_is_off, is_path, nearest
 from harness.model.transformers_calls import explained, quietly
 
@@ -103,13 +103,15 @@ def load_hf(
     }
     optional = {"device_map": device_map, "attn_implementation": attn_implementation}
     options |= {key: value for key, value in optional.items() if value is not None}
-    with quietly(), explained(called):
+    with quietly(), silently(config), explained(called):
         hf, info = AutoModelForCausalLM.from_pretrained(str(source.place), **options)
         unused = check_loaded(called, info, allow_unused)
         _check_places(called, hf, device_map)
         if place is not None:
             hf = hf.to(place)
         origin = dict(source.origin)
+        if stated := config.get("quantization_config"):
+            origin["quantised"] = stated
         if peft is not None:
             hf, origin["adapter"] = merged(hf, peft, called, offline, allow_pickle)
     hf.requires_grad_(False)
@@ -120,7 +122,7 @@ def load_hf(
     )
     from harness.model.model import wrap
 
-    with quietly():
+    with quietly(), silently(config):
         return wrap(hf, words, called, revision, source.commit, add_bos, unused, origin)
 
 

@@ -90,7 +90,8 @@ class Model:
         prefix: token ids that every prompt begins with (BOS, or nothing).
         pad_id: fills the left of shorter rows; masked, so any id of the vocabulary serves.
         unused: names of the checkpoint's tensors that the model does not use.
-        origin: what was done to weights that are not loaded as they are: dequantised, or merged with an adapter.
+        origin: what was done to weights that are not loaded as they are: quantised (as its settings), dequantised,
+            or merged with an adapter.
     """
 
     name: str

@@ -5,6 +5,10 @@ The passes run on the weights as they are; what is read of them is dequantised (
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
+import logging
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
@@ -41,7 +45,8 @@ def check_readable(called: str, config: dict[str, Any]) -> None:
     stated = config.get("quantization_config")
     if not isinstance(stated, dict):
         return
-    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+    with silently(config):  # imports the libraries that are there
+        from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
     method = _method(stated)
     known = {name.removesuffix("_4bit").removesuffix("_8bit") for name in AUTO_QUANTIZATION_CONFIG_MAPPING}
@@ -70,16 +75,21 @@ def _method(stated: dict[str, Any]) -> str:
     return str(stated.get("quant_method") or unnamed)
 
 
-def facts(hf: Any) -> dict[str, Any] | None:
+def facts(hf: Any, stated: dict[str, Any] | None = None) -> dict[str, Any] | None:
     """What results say of a model that was loaded from quantised weights, JSON values only; None for others.
+
+    Args:
+        stated: the settings in the checkpoint's config.json; by default those that the model's configuration still has
+            (where transformers dequantises, it takes them away).
 
     Returns:
         ``method``; ``kind``, what the weights are kept as; ``settings`` as config.json has them; ``packed``, how
         many of the ``linear_maps`` run on packed weights (none: transformers dequantised them when it loaded them).
     """
-    if getattr(hf.config, "quantization_config", None) is None:
+    if stated is None:
+        stated = json.loads(hf.config.to_json_string(use_diff=False)).get("quantization_config")
+    if not isinstance(stated, dict):
         return None
-    stated = hf.config.to_dict()["quantization_config"]
     maps = [module for module in hf.modules() if features(module) is not None]
     return {
         "method": _method(stated),
@@ -103,6 +113,26 @@ def _kind(stated: dict[str, Any]) -> str | None:
         return f"{bits} bits"
     form = stated.get("format")
     return None if form is None else str(form)
+
+
+@contextlib.contextmanager
+def silently(config: dict[str, Any]) -> Iterator[None]:
+    """Within the block, nothing is heard of the libraries of quantised weights, whose bars and log lines know no
+    setting; for other checkpoints nothing is changed.
+
+    bitsandbytes is not heard later either: it would say at every pass in which precision it is made.
+    """
+    if not config.get("quantization_config"):
+        yield
+        return
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(disabled)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def in_words(method: str, kind: str | None, packed: int, linear_maps: int) -> str:

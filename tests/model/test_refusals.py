@@ -102,36 +102,6 @@ def test_layers_of_different_widths() -> None:
 # --- weights -------------------------------------------------------------------------------------------------------
 
 
-class Packed(nn.Module):
-    """A stand-in for the quantised linear maps: computes as the original, its weight is no matrix."""
-
-    def __init__(self, linear: nn.Linear, weight: torch.Tensor | None) -> None:
-        super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.hidden = [linear]
-        if weight is not None:
-            self.weight = nn.Parameter(weight, requires_grad=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.hidden[0](x)
-        return out
-
-
-@pytest.mark.parametrize("weight", [torch.zeros(768, 1, dtype=torch.uint8), None], ids=["bitsandbytes", "gptq"])
-def test_quantised_neurons(weight: torch.Tensor | None) -> None:
-    hf = tiny_hf("llama")
-    for layer in hf.model.layers:
-        layer.mlp.down_proj = Packed(layer.mlp.down_proj, weight)
-    message = refusal(hf)
-    assert message.startswith("the output weights of the neurons (Packed) cannot be read as a matrix: quantised")
-
-
-def test_a_quantised_unembedding() -> None:
-    hf = tiny_hf("llama")
-    hf.lm_head = Packed(hf.lm_head, None)
-    assert refusal(hf).startswith("the unembedding (Packed) cannot be read as a matrix: quantised")
-
-
 def test_adapters_on_the_neurons_output() -> None:
     hf = tiny_hf("llama")
     for layer in hf.model.layers:
