@@ -20,8 +20,9 @@ from harness.engine.final_layer import fits
 from harness.engine.hooks import HookEngine, under
 from harness.errors import HarnessError
 from harness.model.key_values import cache_argument, cache_of
+from harness.model.matrices import write_matrix
 from harness.model.model import Model, wrap
-from harness.model.modules import down_bias, write_matrix
+from harness.model.modules import down_bias
 
 PROMPTS = [[5, 6, 7, 8, 9, 10], [11, 12], [13, 14, 15, 16]]
 """Of different lengths: rows begin at different columns."""

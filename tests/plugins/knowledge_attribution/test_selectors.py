@@ -24,8 +24,8 @@ from texts import context, letters
 from harness.conditions.conditions import Head, Neuron
 from harness.data.token_sequences import sequences
 from harness.errors import HarnessError
+from harness.model.matrices import write_matrix
 from harness.model.model import Model, wrap
-from harness.model.modules import write_matrix
 from harness.model.readout import probe_norm
 from harness.plugin import ModelLoader
 from harness.plugin.catalogue import catalogue
