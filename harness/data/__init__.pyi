@@ -3,6 +3,8 @@ from .facts import Fact as Fact
 from .facts import Relation as Relation
 from .facts import read_facts as read_facts
 from .facts import render as render
+from .limits import limited as limited
+from .limits import spread as spread
 from .token_counts import load_unigrams as load_unigrams
 from .token_counts import unigrams as unigrams
 from .token_sequences import Sequence as Sequence
@@ -13,9 +15,11 @@ __all__ = [
     "FactTable",
     "Relation",
     "Sequence",
+    "limited",
     "load_unigrams",
     "read_facts",
     "render",
     "sequences",
+    "spread",
     "unigrams",
 ]

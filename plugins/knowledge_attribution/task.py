@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from pydantic import Field, field_validator
 
-from harness.data import FactTable
+from harness.data import FactTable, spread
 from harness.files.templates import check
 from harness.plugin import (
     BASELINE,
@@ -79,8 +79,9 @@ class TargetProbability(Task):
         facts, model = self._table().facts(), engine.model
         steps = [Step("facts", len(facts), 0, "facts in the table")]
         if limit is not None and limit < len(facts):
-            facts = [facts[i] for i in np.linspace(0, len(facts) - 1, limit).round().astype(int)]
-            steps.append(Step("limit", limit, steps[-1].kept - limit, "spread evenly over the table"))
+            facts = [facts[i] for i in sorted(spread(len(facts))[:limit])]
+            why = "spread over the table; a higher limit adds others to them"
+            steps.append(Step("limit", limit, steps[-1].kept - limit, why))
         texts = [self._text(fact) for fact in facts]
         tokens = model.encode(texts)
         targets = engine.generate(tokens, [BASELINE], 1).tokens[0, :, 0].tolist()

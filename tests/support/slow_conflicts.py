@@ -18,6 +18,7 @@ from checkout import ROOT
 from harness_plugins.context_copying.task.knowledge_conflict import LOG_FLOOR, SOURCES
 
 from harness.conditions.conditions import SetNeurons
+from harness.data import Fact, Relation, limited
 from harness.model.model import Model
 from harness.plugin.records import Outcomes, Prepared, Prompt
 
@@ -84,8 +85,14 @@ def jaro_winkler(a: str, b: str) -> float:
     return jaro + 0.1 * prefix * (1 - jaro) if jaro > 0.7 else jaro
 
 
-def slow_filters(asked: list[dict[str, Any]], wanted: int = 3) -> tuple[dict[str, tuple[int, int]], list[dict]]:
-    """What Tighidet et al. 2025 drop, step by step; each row has relation, group, subject, object, answer, echoes."""
+def slow_filters(
+    asked: list[dict[str, Any]], wanted: int = 3, table: list[dict[str, Any]] | None = None
+) -> tuple[dict[str, tuple[int, int]], list[dict], list[dict]]:
+    """What is dropped, step by step, what is left, and the rows whose answers contradict it.
+
+    Each row has relation, group, subject, object, answer, echoes. Without a table the rows are dropped that Tighidet et
+    al. 2025 drop; with the whole one, wrong answers, too, and its objects stand for the others' answers.
+    """
 
     def alike(row: dict[str, Any]) -> bool:
         subject, answer = row["subject"].lower(), row["answer"].lower()
@@ -100,23 +107,49 @@ def slow_filters(asked: list[dict[str, Any]], wanted: int = 3) -> tuple[dict[str
 
     def others(row: dict[str, Any], rows: list[dict[str, Any]]) -> set[str]:
         same = {other["answer"].lower() for other in rows if other["relation"] == row["relation"]}
-        return same - {row["answer"].lower()}
+        return same - {row["answer"].lower(), *(row["names"] if table else ())}
+
+    def echo(row: dict[str, Any], rows: list[dict[str, Any]]) -> bool:
+        return row["answer"].lower() in row["echoes"] and row["answer"].lower() != row["object"].lower()
 
     drops = {
         "empty": lambda row, rows: not row["answer"],
+        "wrong": lambda row, rows: not row["said"],
         "overlap": lambda row, rows: alike(row),
-        "echo": lambda row, rows: (
-            row["answer"].lower() in row["echoes"] and row["answer"].lower() != row["object"].lower()
-        ),
+        "echo": echo,
         "shared entity": elsewhere,
         "too few objects": lambda row, rows: len(others(row, rows)) < wanted,
     }
+    if table is None:
+        del drops["wrong"]
     found = {}
+    asked = [with_name(row) for row in asked]
+    among = [with_name({**row, "answer": row["object"]}) for row in table or ()]
     for name, drop in drops.items():
-        kept = [row for row in asked if not drop(row, asked)]
+        rows = asked if table is None else among
+        kept = [row for row in asked if not drop(row, rows)]
+        among = [row for row in among if not drop(row, rows)]
         found[name] = (len(kept), len(asked) - len(kept))
         asked = kept
-    return found, asked
+        if name == "wrong":
+            asked = [{**row, "answer": row["said"]} for row in asked]
+    return found, asked, asked if table is None else among
+
+
+def with_name(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with the object's names, and that name which its answer begins with."""
+    names = [row["object"], *row.get("aliases", ())]
+    words = row["answer"].split()
+    said = [" ".join(words[:n]) for n in range(1, len(words) + 1)]
+    right = [x for x in said if x.lower().rstrip(";:") in [name.lower() for name in names]]
+    return {**row, "names": {name.lower() for name in names}, "said": right[-1].rstrip(";:") if right else ""}
+
+
+def slow_limit(rows: list[dict[str, Any]], limit: int, together: int) -> list[dict[str, Any]]:
+    """What a limit takes; tests/data/test_limits.py has a slow account of the rule."""
+    relations = {row["relation"]: Relation(row["relation"], "", "", "", "", ()) for row in rows}
+    facts = [Fact(i, relations[row["relation"]], row["subject"], row["object"], {}) for i, row in enumerate(rows)]
+    return [rows[fact.line] for fact in limited(facts, limit, together)]
 
 
 def by_hand(facts: str, definition: Path = DEFINITION) -> list[dict[str, Any]]:
@@ -141,9 +174,9 @@ def by_hand(facts: str, definition: Path = DEFINITION) -> list[dict[str, Any]]:
 
 
 def slow_answers(model: Model, rows: list[dict[str, Any]], limit: int | None, n: int) -> list[dict[str, Any]]:
-    """The rows (``limit`` of them, spread evenly) with the model's answers to the elicitation prompt."""
+    """The rows (``limit`` of them, as of one contradiction) with the model's answers to the elicitation prompt."""
     if limit is not None:
-        rows = [rows[round(i * (len(rows) - 1) / (limit - 1))] for i in range(limit)]
+        rows = slow_limit(rows, limit, 4)
     for row in rows:
         description = row["description"].replace("the subject", row["subject"])
         row["elicitation"] = f"Complete the statement with {description}.\n{row['example']}.\n{row['query']}"
@@ -151,22 +184,28 @@ def slow_answers(model: Model, rows: list[dict[str, Any]], limit: int | None, n:
     return rows
 
 
-def check_prepared(model: Model, prepared: Prepared, asked: list[dict[str, Any]], wanted: int = 3) -> None:
+def check_prepared(
+    model: Model,
+    prepared: Prepared,
+    asked: list[dict[str, Any]],
+    wanted: int = 3,
+    table: list[dict[str, Any]] | None = None,
+) -> None:
     """Steps, elicitation, counter objects, prompts and first tokens are those of the slow account."""
-    steps, kept = slow_filters(asked, wanted)
+    steps, kept, among = slow_filters(asked, wanted, table)
     found = counts(prepared)
-    assert {name: found[name] for name in FILTERS} == steps
+    assert {name: found[name] for name in steps} == steps
     assert prepared.details["facts_asked"] == len(asked)
-    recalled = [row for row in asked if slow_source(row["answer"], row["object"], "-") == "CK"]
-    assert prepared.details["facts_recalled"] == len(recalled)
+    assert prepared.details["facts_recalled"] == sum(bool(with_name(row)["said"]) for row in asked)
     assert prepared.details["elicitation_prompt"] == kept[0]["elicitation"]
     assert len(prepared.prompts) == wanted * len(kept) == found["prompts"][0]
     assert len({prompt.id for prompt in prepared.prompts}) == len(prepared.prompts)
     assert len({prompt.cluster for prompt in prepared.prompts}) == len(kept)
     for i, row in enumerate(kept):
         prompts = prepared.prompts[wanted * i : wanted * (i + 1)]
-        others = {x["answer"].lower(): x["answer"] for x in kept if x["relation"] == row["relation"]}
-        del others[row["answer"].lower()]
+        others = {x["answer"].lower(): x["answer"] for x in among if x["relation"] == row["relation"]}
+        for name in (row["answer"].lower(), *(row["names"] if table else ())):
+            others.pop(name, None)
         log_p = torch.log_softmax(logits(model, ids_of(model, row["elicitation"])), -1)
         scores = {key: float(log_p[begins(model, row["query"], word)]) for key, word in others.items()}
         chosen = [prompt.fields["counter_object"].lower() for prompt in prompts]
@@ -182,6 +221,7 @@ def check_prepared(model: Model, prepared: Prepared, asked: list[dict[str, Any]]
             expected = {"relation", "group", "subject", "object"}
             assert {name: prompt.fields[name] for name in expected} == {name: row[name] for name in expected}
             assert prompt.fields["parametric_object"] == row["answer"]
+            assert prompt.fields["right"] == bool(row["said"])
             assert prompt.fields["first_tokens"] == tokens
 
 

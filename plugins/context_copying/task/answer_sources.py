@@ -55,10 +55,12 @@ def knowledge_source(answer: str, context_object: str, parametric_object: str) -
     return SOURCES.index(scoring.knowledge_source(answer, context_object, parametric_object))
 
 
-def recalls(answer: str, known: str) -> bool:
-    """Whether an answer begins with the (normalised) words of an object: "Nigeria" does not recall Niger."""
-    found: bool = scoring.begins(normalise(answer).split(), normalise(known).split())
-    return found
+def name_said(answer: str, names: Iterable[str]) -> str | None:
+    """The words with which an answer begins and that are, normalised, one of the names: the longest; None: it begins
+    with none. "Nigeria" does not say Niger, and "Guinea-Bissau" does not say Guinea."""
+    wanted, words = {normalise(name) for name in names} - {""}, answer.split()
+    beginnings = (" ".join(words[:n]) for n in range(len(words), 0, -1))
+    return next((said.rstrip(";:") for said in beginnings if normalise(said) in wanted), None)
 
 
 def nested(context_object: str, parametric_object: str) -> bool:

@@ -1,9 +1,10 @@
 """The knowledge-conflict task (Tighidet et al. 2025): does the model answer from its context or its memory?
 
 1. *Elicitation*: ask the model for the object of every fact; what it says is its parametric object (PK).
-2. *Filters*: drop answers that say nothing about conflict (empty, overlapping the subject, echoing the example ...).
-3. *Counter-parametric objects*: of the other parametric objects of the relation, the ones whose first token the model
-   finds least likely.
+2. *Filters*: drop answers that say nothing about conflict (wrong, empty, overlapping the subject, echoing the example
+   ...). The paper takes wrong answers for knowledge, too (``known=any``).
+3. *Counter-parametric objects*: of the other objects of the relation, the ones whose first token the model finds least
+   likely; with ``known=any``, as in the paper, of the other answers.
 4. *Conflict*: state the fact with a counter object (CK) and ask again. The greedy answer comes from the context (CK),
    from memory (PK), or is not defined by either (ND).
 
@@ -13,14 +14,14 @@ model is spoken to in its chat format (``chat``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
 
-from harness.data import Fact, FactTable, render
+from harness.data import Fact, FactTable, limited, render
 from harness.data.fact_table import required
 from harness.data.facts import COLUMNS, OPTIONAL_COLUMNS
 from harness.files.templates import check
@@ -37,12 +38,11 @@ from .answer_sources import (
     normalise,
     other_names,
     overlap,
-    recalls,
     sources,
 )
 from .chat_template import chat
 from .contexts import Context, Contexts, Placement, Statement
-from .elicitation import Answer, counter_objects, filtered
+from .elicitation import Answer, Known, answered, contradictable, counter_objects
 
 if TYPE_CHECKING:
     from harness.plugin import Engine, Model, Progress
@@ -67,6 +67,10 @@ PROMPTS = {
     "irrelevant": "prompts whose context is about something else, {n} contexts for each of {facts} facts",
 }
 
+BLOCK = 4
+"""Facts that a limit takes of a relation at a time, for each object that contradicts one, where objects are what the
+model says of these facts: some answers are dropped, and several may be alike."""
+
 
 class KnowledgeConflict(Task):
     """Contexts that contradict what the model knows: does it answer from the context or from memory?
@@ -76,6 +80,10 @@ class KnowledgeConflict(Task):
     subject and relation, and CK means that its object was copied. The facts that are asked are the same in all three.
     ``placement``: the statement alone before the question (the paper's), within a paragraph, or within a document with
     a title; the sentences around it are true statements about other things, the same for all prompts of a fact.
+
+    ``known``: *true* asks only facts of which the model says the object, or another name of it, and contradicts them
+    with objects that the table has for the relation: a fact's prompts are the same whichever other facts are asked.
+    With *any*, as in the paper, whatever the model says is what it knows, and becomes a context of other facts.
 
     Of two objects that an answer begins with the longer one counts ("New York City" is not New York).
 
@@ -129,6 +137,9 @@ class KnowledgeConflict(Task):
     max_new_tokens: Annotated[int, Field(ge=1, le=1000)] | None = Field(
         None, description="length of the greedy answers; default: the definition's (10)"
     )
+    known: Known = Field(
+        "true", description="true: only facts that the model knows; any: its wrong answers count, too (the paper's)"
+    )
     context: Context = Field("conflicting", description="what the context says, see above")
     placement: Placement = Field("sentence", description="where the context says it, see above")
     chat: bool = Field(False, description="speak to the model through its tokenizer's chat template")
@@ -146,6 +157,11 @@ class KnowledgeConflict(Task):
                     f'there is no "{name}" to map a column to.{suggest(name, known)} There are: {", ".join(known)}'
                 )
         return columns
+
+    @field_validator("known", mode="before")
+    @classmethod
+    def _as_written(cls, known: Any) -> Any:
+        return "true" if known is True else known
 
     @field_validator("query", "example")
     @classmethod
@@ -173,49 +189,67 @@ class KnowledgeConflict(Task):
     def prepare(self, engine: Engine, limit: int | None, seed: int) -> Prepared:
         """Elicit, filter, choose counter objects and write the prompts; counts every step."""
         document, model = self._table().document(), engine.model
-        table = facts = self.facts()
-        steps = [Step("facts", len(facts), 0, "facts in the table")]
-        if limit is not None and limit < len(facts):
-            facts = [facts[i] for i in np.linspace(0, len(facts) - 1, limit).round().astype(int)]
-            steps.append(Step("limit", limit, steps[-1].kept - limit, "spread evenly over the table"))
-        until = [str(stop) for stop in required(document, "generation_kwargs", "until")]
+        table = asked = self.facts()
+        steps = [Step("facts", len(table), 0, "facts in the table")]
         wanted = self._int(document, self.counter_objects, "counter_objects")
-
-        new = engine.generate(
-            model.encode([self._elicitation(model, fact, document) for fact in facts]),
-            [BASELINE],
-            self._tokens(document),
-            stop_tokens(model, until),
-        ).tokens[0]
-        answers = [Answer(fact, cut(text, until)) for fact, text in zip(facts, decode(model, new), strict=True)]
-        recalled = sum(recalls(answer.text, answer.fact.object) for answer in answers)
-        answers = filtered(answers, float(required(document, "overlap_similarity")), wanted, steps)
-        asked = model.encode([self._elicitation(model, x.fact, document) for x in answers])
+        if limit is not None and limit < len(table):
+            asked = limited(table, limit, 1 if self.known == "true" else BLOCK * wanted)
+            why = "spread over the relations; a higher limit adds others to them"
+            steps.append(Step("limit", limit, len(table) - limit, why))
+        answers = self._answers(engine, asked, document)
+        right = sum(answer.right for answer in answers)
+        similarity = float(required(document, "overlap_similarity"))
+        answers, others = contradictable(answers, table, self.known, similarity, wanted, steps)
         counters = counter_objects(
-            engine, answers, asked, wanted, lambda query, word: self._begins(model, query, word, document)
+            engine,
+            answers,
+            others,
+            model.encode([self._elicitation(model, x.fact, document) for x in answers]),
+            wanted,
+            lambda query, word: self._begins(model, query, word, document),
         )
         prompts = self._prompts(model, answers, counters, Contexts(document, self.placement, self.context, table, seed))
-        why = PROMPTS[self.context].format(n=wanted, facts=len(answers))
-        steps.append(Step("prompts", len(prompts), 0, why))
-        alike = sum(nested(x.fields["counter_object"], x.fields["parametric_object"]) for x in prompts)
-        if alike:
-            why = (
-                f"in {alike} of them one object begins with the other: the longer one that an answer begins with counts"
-            )
-            steps.append(Step("nested objects", len(prompts), 0, why))
+        steps += self._remarks(model, answers, prompts, wanted)
         return Prepared(
             prompts=tuple(prompts),
             steps=tuple(steps),
             details={
-                "facts_recalled": recalled,
-                "facts_asked": len(facts),
-                "nested_objects": alike,
-                "until": until,
+                "facts_recalled": right,
+                "facts_asked": len(asked),
+                "nested_objects": sum(_nested(prompt) for prompt in prompts),
+                "until": self._until(document),
                 "max_new_tokens": self._tokens(document),
                 "elicitation_prompt": self._elicitation(model, answers[0].fact, document),
                 "conflict_prompt": prompts[0].text,
             },
         )
+
+    def _answers(self, engine: Engine, facts: Sequence[Fact], document: Document) -> list[Answer]:
+        """What the untouched model says of the facts."""
+        model, until = engine.model, self._until(document)
+        asked = model.encode([self._elicitation(model, fact, document) for fact in facts])
+        said = engine.generate(asked, [BASELINE], self._tokens(document), stop_tokens(model, until)).tokens[0]
+        return [answered(fact, cut(text, until)) for fact, text in zip(facts, decode(model, said), strict=True)]
+
+    def _remarks(
+        self, model: Model, answers: Sequence[Answer], prompts: Sequence[Prompt], wanted: int
+    ) -> Iterator[Step]:
+        """How many prompts there are, and what is to be known of them."""
+        n = len(prompts)
+        yield Step("prompts", n, 0, PROMPTS[self.context].format(n=wanted, facts=len(answers)))
+        if self.known == "any":
+            right = sum(answer.right for answer in answers)
+            why = f"the model is right about {right} of these facts; its other answers count as knowledge (known=any)"
+            yield Step("any answer", n, 0, why)
+        if alike := sum(_nested(prompt) for prompt in prompts):
+            why = f"in {alike} of them one object begins with the other: the longer one in an answer counts"
+            yield Step("nested objects", n, 0, why)
+        if not self.chat and getattr(model.tokenizer, "chat_template", None) is not None:
+            why = "the model has a chat template, through which it was not asked; chat=true does"
+            yield Step("plain text", n, 0, why)
+
+    def _until(self, document: Document) -> list[str]:
+        return [str(stop) for stop in required(document, "generation_kwargs", "until")]
 
     def _int(self, document: Document, given: int | None, *place: str) -> int:
         return int(required(document, *place)) if given is None else given
@@ -264,6 +298,7 @@ class KnowledgeConflict(Task):
                     "group": x.fact.relation.group,
                     "subject": x.fact.subject,
                     "object": x.fact.object,
+                    "right": x.right,
                     "parametric_object": x.text,
                     "counter_object": stated.object,
                     "parametric_aliases": _aliases(aliases, x.fact.relation.name, x.text),
@@ -298,7 +333,7 @@ class KnowledgeConflict(Task):
         and what :class:`harness.builtin.temperature.Temperature` puts beside it.
         """
         document = self._table().document()
-        until = [str(stop) for stop in required(document, "generation_kwargs", "until")]
+        until = self._until(document)
         made = engine.generate(
             [prompt.tokens for prompt in prompts],
             conditions,
@@ -338,6 +373,10 @@ class KnowledgeConflict(Task):
             answers=answers,
             categories=dict.fromkeys(source, SOURCES),
         )
+
+
+def _nested(prompt: Prompt) -> bool:
+    return nested(prompt.fields["counter_object"], prompt.fields["parametric_object"])
 
 
 def _aliases(known: Mapping[str, Mapping[str, tuple[str, ...]]], relation: str, name: str) -> list[str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 from conflicts import Scripted
 from families import tiny_hf, tokenizer
@@ -58,7 +59,7 @@ def long_llama() -> Model:
 
 
 def test_every_filter_drops_what_it_should_and_counts_it(tmp_path: Path, long_llama: Model) -> None:
-    task = KnowledgeConflict(data=table(tmp_path / "facts.jsonl", [row[:3] for row in SCRIPT]))
+    task = KnowledgeConflict(data=table(tmp_path / "facts.jsonl", [row[:3] for row in SCRIPT]), known="any")
     engine = Scripted(long_llama, [row[3] for row in SCRIPT])
     prepared = task.prepare(engine, None, 0)
     left = len(SCRIPT)
@@ -68,7 +69,9 @@ def test_every_filter_drops_what_it_should_and_counts_it(tmp_path: Path, long_ll
         left -= dropped
         expected[name] = (left, dropped)
     assert left == sum(row[4] is None for row in SCRIPT) == 7
-    assert counts(prepared) == expected | {"prompts": (21, 0)}
+    assert counts(prepared) == expected | {"prompts": (21, 0), "any answer": (21, 0)}
+    assert "right about 5 of these facts" in prepared.steps[-1].why
+    assert {x.fields["subject"] for x in prepared.prompts if not x.fields["right"]} == {"Peru", "Cuba"}
     assert {prompt.fields["subject"] for prompt in prepared.prompts} == {row[1] for row in SCRIPT if row[4] is None}
     # right: France, Spain, Italy, Germany, Fiji Islands, Mexico, Luxembourg, Algeria, Portugal, Turin, Corolla,
     # Panda, Focus
@@ -98,7 +101,7 @@ def test_counter_objects_are_other_answers_of_the_relation_in_their_commonest_sp
     tmp_path: Path, long_llama: Model
 ) -> None:
     """To a tokeniser of bytes every object begins with a space: all are equally likely, and the alphabet decides."""
-    task = KnowledgeConflict(data=table(tmp_path / "facts.jsonl", [row[:3] for row in SCRIPT]))
+    task = KnowledgeConflict(data=table(tmp_path / "facts.jsonl", [row[:3] for row in SCRIPT]), known="any")
     prompts = task.prepare(Scripted(long_llama, [row[3] for row in SCRIPT]), None, 0).prompts
     chosen: dict[str, list[str]] = {}
     for prompt in prompts:
@@ -120,7 +123,8 @@ def test_counter_objects_are_other_answers_of_the_relation_in_their_commonest_sp
 @pytest.mark.parametrize(("wanted", "kept"), [(1, 12), (2, 10), (4, 7), (5, 0)])
 def test_more_or_fewer_counter_objects(tmp_path: Path, long_llama: Model, wanted: int, kept: int) -> None:
     data = table(tmp_path / "facts.jsonl", [row[:3] for row in SCRIPT])
-    task, engine = KnowledgeConflict(data=data, counter_objects=wanted), Scripted(long_llama, [x[3] for x in SCRIPT])
+    task = KnowledgeConflict(data=data, counter_objects=wanted, known="any")
+    engine = Scripted(long_llama, [x[3] for x in SCRIPT])
     if not kept:
         with pytest.raises(HarnessError, match="no prompt is left after the filters"):
             task.prepare(engine, None, 0)
@@ -131,15 +135,66 @@ def test_more_or_fewer_counter_objects(tmp_path: Path, long_llama: Model, wanted
     assert all(prompt.fields["counter_object"] != prompt.fields["parametric_object"] for prompt in prepared.prompts)
 
 
-def test_a_limit_is_spread_over_the_table(tmp_path: Path, long_llama: Model) -> None:
-    rows = [("capital", f"Land{i}", f"Town{i}") for i in range(20)]
+KNOWN = [  # relation, subject, object, other names, what the model says; the step that drops it, or what it stands for
+    ("capital", "France", "Paris", [], " Paris is a city in", "Paris"),
+    ("capital", "Spain", "Madrid", [], " Barcelona.", "wrong"),
+    ("capital", "Italy", "Rome", ["Roma"], " roma", "roma"),
+    ("capital", "the United States", "Washington", ["Washington DC"], " Washington DC;", "Washington DC"),
+    ("capital", "Guinea", "Conakry", [], " Conakry-Kaloum", "wrong"),
+    ("capital", "Mexico", "Mexico City", [], " Mexico City", "overlap"),
+    ("capital", "Greece", "Athens", [], ".", "empty"),
+    ("capital", "Japan", "Toyota", [], " Toyota", "shared entity"),  # nobody is asked about the car, or need be
+    ("car_maker", "the Corolla", "Toyota", [], " Honda", "wrong"),
+    ("city_country", "Lyon", "France", [], " France", "too few objects"),
+    ("city_country", "Turin", "Italy", [], " Italy", "too few objects"),
+]
+
+
+def test_only_what_the_model_knows_is_contradicted_and_only_with_objects_of_the_table(
+    tmp_path: Path, long_llama: Model
+) -> None:
+    rows = [dict(zip(("relation", "subject", "object", "aliases"), row, strict=False)) for row in KNOWN]
+    data = tmp_path / "facts.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    prepared = KnowledgeConflict(data=str(data)).prepare(Scripted(long_llama, [row[4] for row in KNOWN]), None, 0)
+    left, expected = len(KNOWN), {"facts": (len(KNOWN), 0)}
+    for name in ["empty", "wrong", *FILTERS[1:]]:
+        dropped = sum(row[5] == name for row in KNOWN)
+        left -= dropped
+        expected[name] = (left, dropped)
+    assert counts(prepared) == expected | {"prompts": (9, 0)}
+    chosen: dict[str, list[str]] = {}
+    for prompt in prepared.prompts:
+        assert prompt.fields["right"]
+        chosen.setdefault(prompt.fields["parametric_object"], []).append(prompt.fields["counter_object"])
+    # Madrid and Conakry are capitals whether or not the model knows whose; no other name of an object contradicts it.
+    assert chosen == {
+        "Paris": ["Athens", "Conakry", "Madrid"],
+        "roma": ["Athens", "Conakry", "Madrid"],
+        "Washington DC": ["Athens", "Conakry", "Madrid"],
+    }
+    assert prepared.details["facts_recalled"] == 7
+
+
+@pytest.mark.parametrize("known", [True, "true"])
+def test_known_may_be_written_as_a_truth_value(known: object) -> None:
+    assert KnowledgeConflict(known=known).identity() == KnowledgeConflict().identity()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("known", ["true", "any"])
+def test_a_limit_is_spread_over_relations_or_takes_enough_of_each(
+    tmp_path: Path, long_llama: Model, known: str
+) -> None:
+    names = ["capital", "continent", "currency", "official_language"]
+    rows = [(name, f"Land{i}{name}", f"Town{i}") for name in names for i in range(20)]
     data = table(tmp_path / "facts.jsonl", rows)
-    engine = Scripted(long_llama, [" North", " South", " East", " West", " Centre"])
-    prepared = KnowledgeConflict(data=data).prepare(engine, 5, 0)
-    assert [(step.name, step.kept, step.dropped) for step in prepared.steps[:2]] == [("facts", 20, 0), ("limit", 5, 15)]
-    asked = [int(re.search(r"Land(\d+) is$", text)[1]) for text in engine.asked]  # type: ignore[index]
-    assert (asked[0], asked[-1]) == (0, 19) and asked == sorted(set(asked))
-    assert np.diff(asked).max() - np.diff(asked).min() <= 1
+    engine = Scripted(long_llama, [" Nowhere"] * 12)
+    task = KnowledgeConflict(data=data, known=known, counter_objects=3)  # type: ignore[arg-type]
+    with pytest.raises(HarnessError, match="no prompt is left"):
+        task.prepare(engine, 12, 0)
+    asked = "\n".join(text.split("\n")[-1] for text in engine.asked)
+    found = Counter(re.findall(r"Land\d+(\w+)", asked))
+    assert found == ({name: 3 for name in names} if known == "true" else {"capital": 12})
 
 
 def test_when_nothing_is_left_the_filter_that_took_most_is_named_and_not_the_limit(

@@ -9,10 +9,10 @@ from harness_plugins.context_copying.task.answer_sources import (
     PK,
     SOURCES,
     knowledge_source,
+    name_said,
     nested,
     normalise,
     other_names,
-    recalls,
     sources,
 )
 from harness_tasks.knowledge_conflict import scoring
@@ -107,9 +107,12 @@ def test_objects_of_which_one_begins_with_the_other_are_told() -> None:
     assert not nested("Niger", "Nigeria") and not nested("Paris", "paris") and not nested("York", "New York")
 
 
-def test_whole_words_are_recalled() -> None:
-    assert recalls("Niger;", "Niger") and recalls("niger river", "Niger") and recalls("The Beatles", "Beatles")
-    assert not recalls("Nigeria", "Niger") and not recalls("New", "New York") and not recalls("anything", "?")
+def test_a_name_is_said_in_whole_words_and_as_the_answer_has_it() -> None:
+    said = [("Niger;", "Niger"), ("niger river", "niger"), ("The Beatles were", "The Beatles"), ("Porto-Novo", None)]
+    assert [name_said(answer, ["Niger", "Beatles", "Porto"]) for answer, _ in said] == [name for _, name in said]
+    assert name_said("New York City is", ["New York", "New York City"]) == "New York City"
+    assert name_said("Nigeria", ["Niger"]) is name_said("New", ["New York"]) is name_said("? -", ["?"]) is None
+    assert name_said("anything", []) is None
 
 
 words = st.text("abcABC 'é.-", max_size=8)

@@ -98,7 +98,7 @@ def test_a_small_model_is_asked_and_observed_as_by_hand(tmp_path: Path, bos: boo
     model, n, relations = word_model(bos), 2, definition(tmp_path)
     assert model.adds_bos == bos
     facts = table(tmp_path / "facts.jsonl", ROWS)
-    task = KnowledgeConflict(data=facts, definition=str(relations), max_new_tokens=n)
+    task = KnowledgeConflict(data=facts, definition=str(relations), max_new_tokens=n, known="any")
     runner = engine(model, batch_size=7)
     prepared = task.prepare(runner, None, 0)
     assert len(prepared.prompts) >= 30
@@ -120,10 +120,38 @@ def test_a_small_model_is_asked_and_observed_as_by_hand(tmp_path: Path, bos: boo
     assert observed.answers[0] != observed.answers[1]
 
 
+def test_a_small_model_is_asked_what_it_knows_as_by_hand(tmp_path: Path) -> None:
+    """Two facts of three are what the model says, some under another name and some in capital letters."""
+    model, n, relations = word_model(False), 2, definition(tmp_path)
+    said = slow_answers(model, by_hand(table(tmp_path / "asked.jsonl", ROWS), relations), None, n)
+    for i, row in enumerate(said):
+        if i % 3 and row["answer"]:
+            row["object"] = row["answer"].split(" ")[0] if i % 2 else row["answer"]
+        row["object"] = row["object"].upper() if len(row["object"]) % 2 else row["object"]
+        if i % 9 == 0 and row["answer"]:
+            row["aliases"] = [row["answer"]]
+    columns = ("relation", "subject", "object", "aliases")
+    rows = [{name: row[name] for name in columns if name in row} for row in said]
+    facts = tmp_path / "facts.jsonl"
+    facts.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    task = KnowledgeConflict(data=str(facts), definition=str(relations), max_new_tokens=n)
+    runner = ClosedFormEngine(model, batch_size=16)
+    prepared = task.prepare(runner, None, 0)
+    found = counts(prepared)
+    assert found["wrong"][1] > 5 and len(prepared.prompts) > 30
+    check_prepared(model, prepared, said, table=said)
+    before: set[Any] = set()
+    for limit in (10, 25, 26, 66):  # each limit's prompts are among those of the next one
+        prompts = {(x.id, x.text, x.tokens) for x in task.prepare(runner, limit, 0).prompts}
+        assert before < prompts
+        before = prompts
+    assert before == {(x.id, x.text, x.tokens) for x in prepared.prompts}
+
+
 def test_earlier_layers_are_treated_with_hooks(tmp_path: Path) -> None:
     model, n = word_model(False), 3
     facts = table(tmp_path / "facts.jsonl", ROWS)
-    task = KnowledgeConflict(data=facts, definition=str(definition(tmp_path)), max_new_tokens=n)
+    task = KnowledgeConflict(data=facts, definition=str(definition(tmp_path)), max_new_tokens=n, known="any")
     runner = ClosedFormEngine(model, batch_size=64)
     prompts = task.prepare(runner, None, 0).prompts[-20:]
     edits = [None, SetNeurons(0, (5, 6), (4.0, -4.0))]
@@ -140,7 +168,7 @@ def test_a_trained_model_is_asked_and_observed_as_by_hand(stories: Model, tmp_pa
     wanted = {"car_maker": 40, "work_composer": 40, "capital": 8}  # relations to which it gives more than one answer
     rows = [row for name, n in wanted.items() for row in [x for x in lines if x["relation"] == name][:n]]
     facts = table(tmp_path / "facts.jsonl", [(row["relation"], row["subject"], row["object"]) for row in rows])
-    task, runner = KnowledgeConflict(data=facts, counter_objects=1), HookEngine(stories, batch_size=16)
+    task, runner = KnowledgeConflict(data=facts, counter_objects=1, known="any"), HookEngine(stories, batch_size=16)
     assert stories.adds_bos
     prepared = task.prepare(runner, 30, 0)
     check_prepared(stories, prepared, slow_answers(stories, by_hand(facts), 30, 10), wanted=1)
@@ -162,7 +190,8 @@ def test_pararel_by_column_mapping(stories: Model) -> None:
     spec = parse_spec(
         f"knowledge_conflict:data={data / 'pararel_facts.jsonl'},relations={data / 'pararel_relations.json'},"
         "query={subject} {relation_phrase},example={example_subject} {example_phrase} {example_object},"
-        "relation_columns={group: relation_group, description: object_description},duplicates=drop,counter_objects=1",
+        "relation_columns={group: relation_group, description: object_description},duplicates=drop,counter_objects=1,"
+        "known=any",
         "--task",
     )
     task = catalogue().build(Task, spec, "--task")
