@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +25,10 @@ settings.register_profile("patient", deadline=None)  # no test may fail because 
 settings.load_profile("patient")
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any Hugging Face library is imported: no test may reach for the network
 os.environ["HF_DATASETS_OFFLINE"] = "1"
+# What is kept between runs is kept between tests only; those of tests/real go back to the user's own.
+os.environ.setdefault("HARNESS_OWN_CACHE_DIR", os.environ.get("HARNESS_CACHE_DIR", ""))
+os.environ["HARNESS_CACHE_DIR"] = tempfile.mkdtemp(prefix="harness-tests-")
+atexit.register(shutil.rmtree, os.environ["HARNESS_CACHE_DIR"], ignore_errors=True)
 # Tiny models run faster on one thread, and workers in parallel do not fight for cores; subprocesses inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MKL_CBWR"] = "AUTO,STRICT"  # as the command line sets it: read when torch is first imported

@@ -1,4 +1,5 @@
-"""Somewhere to write for libraries that keep caches, where there is no home, or none that can be written.
+"""Where we keep what was dear to make, and somewhere to write for libraries that keep caches, where there is no home,
+or none that can be written.
 
 So it is in containers that run as any user: the package's folder is root's, and HOME is unset, ``/`` or read-only.
 """
@@ -47,6 +48,14 @@ def provide() -> None:
         kept = (caches / name).is_dir() and os.access(caches / name, os.R_OK | os.X_OK)
         os.environ.setdefault(variable, str(caches / name if kept else own / name))
     os.environ["XDG_CACHE_HOME"] = str(own)
+
+
+def kept_in(name: str) -> Path:
+    """The folder ``name`` of what the harness itself keeps: in HARNESS_CACHE_DIR, else ``neuron-harness`` of the user's
+    caches. It need not be there."""
+    own = os.environ.get("HARNESS_CACHE_DIR")
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return (Path(own) if own else caches / "neuron-harness") / name
 
 
 def _has_home() -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import os
 import re
 import shutil
 import tempfile
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError, suggest
+from harness.files.cache_folders import kept_in
 from harness.files.store import read_json, write_json, writing
 from harness.model.transformers_calls import explained, quietly
 
@@ -126,7 +126,7 @@ def converted(files: Sequence[Path]) -> tuple[Path, dict[str, Any]]:
     _check(files, name)
     digest = _digest(files)
     _compare(files, name, digest)
-    home = _cache()
+    home = kept_in("gguf")
     folder = home / f"{digest[:32]}-transformers-{transformers.__version__}"
     with writing(home):
         home.mkdir(parents=True, exist_ok=True)
@@ -226,10 +226,3 @@ def _siblings(path: Path) -> Iterator[Path]:
     inner = path.parent
     package = re.sub(r"_part\d+$", "", inner.parent.name)
     yield inner.parent.parent / package / inner.name
-
-
-def _cache() -> Path:
-    """Where converted files are kept: ``gguf`` in HARNESS_CACHE_DIR, else in ``neuron-harness`` of the user's cache."""
-    own = os.environ.get("HARNESS_CACHE_DIR")
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return (Path(own) if own else caches / "neuron-harness") / "gguf"

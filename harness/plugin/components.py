@@ -335,6 +335,9 @@ class Task(Component):
     shares_passes: ClassVar[bool] = False
     """Whether :meth:`observe` may be given the conditions of several runs at once: what is observed of a condition must
     then not depend on the others. Baseline and treated conditions come first; ``answers`` are those of all of them."""
+    keeps_prompts: ClassVar[bool] = False
+    """Whether :meth:`prepare` is long work for the model, so that its prompts are kept for the next run on the same
+    model, parameters and data."""
     positions_treated: ClassVar[str] = "all positions"
     """Where edits act, for reports."""
 

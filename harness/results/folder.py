@@ -24,9 +24,10 @@ from harness.errors import HarnessError, not_there
 from harness.files import json as jsontext
 from harness.files.owned import Written, path_name, remove_empty
 from harness.files.store import canonical, read_json, read_jsonl, write_bytes, write_json, write_jsonl, writing
-from harness.plugin.records import Alone, Outcomes, Prepared, Prompt, Series, Step
+from harness.plugin.records import Alone, Outcomes, Prepared, Prompt, Series
 from harness.results import beside, record
 from harness.results.migrations import lifted
+from harness.results.prepared import from_json, to_json
 from harness.results.provenance import Provenance
 from harness.results.record import RunRecord
 
@@ -176,27 +177,11 @@ class RunFolder:
 
     def save_prepared(self, prepared: Prepared) -> None:
         """Keep the prepared prompts, so that a resumed run need not ask the model again."""
-        write_json(
-            self._unfinished / "prepared.json",
-            {
-                "prompts": [prompt.to_dict() for prompt in prepared.prompts],
-                "steps": [step.to_dict() for step in prepared.steps],
-                "details": prepared.details,
-                "held_out": [prompt.to_dict() for prompt in prepared.held_out],
-            },
-        )
+        write_json(self._unfinished / "prepared.json", to_json(prepared))
 
     def load_prepared(self) -> Prepared | None:
         path = self._unfinished / "prepared.json"
-        if not path.is_file():
-            return None
-        data = beside.Prepared.read(read_json(path), str(path))
-        return Prepared(
-            prompts=tuple(map(_prompt, data.prompts)),
-            steps=tuple(Step(step.name, step.kept, step.dropped, step.why) for step in data.steps),
-            details=data.details,
-            held_out=tuple(map(_prompt, data.held_out)),
-        )
+        return from_json(read_json(path), str(path)) if path.is_file() else None
 
     def save_part(self, start: int, part: Outcomes) -> None:
         """Keep the outcomes of the prompts from ``start`` on."""
@@ -309,10 +294,6 @@ def _labels(outcomes: Outcomes) -> dict[str, Any]:
         "series": {name: series.rows for name, series in outcomes.series.items()},
         "alone": outcomes.alone.units,
     }
-
-
-def _prompt(found: beside.Prompt) -> Prompt:
-    return Prompt(found.id, found.text, tuple(found.tokens), found.cluster, found.fields)
 
 
 def _prompt_of(row: beside.Sample, observed: Iterable[str]) -> Prompt:

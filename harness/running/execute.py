@@ -26,6 +26,7 @@ from harness.results import leaderboard
 from harness.results.folder import RunFolder, read_provenance, read_record, sample_rows
 from harness.results.provenance import provenance
 from harness.results.record import SCHEMA_VERSION, RunRecord
+from harness.running import kept_prompts
 from harness.running.held_out import split
 from harness.running.margins import check_margins
 from harness.running.plan import Plan, Reporter, Stage, look_ahead, plan, set_up
@@ -197,8 +198,7 @@ def _work(jobs: Sequence[_Job], engine: Engine, reporter: Reporter, fresh: bool)
         job.folder.open(fresh)
     for job in jobs:
         job.selection = look_ahead(job.plan, engine, reporter)
-    with reporter.stage("preparing the prompts"):
-        prepared = _prepared(jobs, engine)
+    prepared = _prepared(jobs, engine, reporter, fresh)
     parts: dict[Hashable, tuple[Prepared, list[_Job]]] = {}  # runs that hold out the same evaluate the same prompts
     for job in jobs:
         own = split(job.plan, prepared)
@@ -225,20 +225,38 @@ def _near_ties(engine: Engine, prepared: Prepared, batch_size: int, reporter: Re
         return near_ties(engine.model, tokens, batch_size, advance)
 
 
-def _prepared(jobs: Sequence[_Job], engine: Engine) -> Prepared:
-    """The prompts, which an interrupted run may have left."""
-    from harness.statistics import derive_seed
-
-    spec, task = jobs[0].plan.spec, jobs[0].plan.task
+def _prepared(jobs: Sequence[_Job], engine: Engine, reporter: Reporter, fresh: bool) -> Prepared:
+    """The prompts, which an interrupted run may have left, or an earlier one on the same model and data."""
+    task = jobs[0].plan.task
     kept = [job.folder.load_prepared() for job in jobs]
     prepared = next((found for found in kept if found is not None), None)
     if prepared is None:
-        prepared = border.prepare(task, engine, spec.limit, derive_seed(spec.seed, "task"))
+        prepared = prompts_of(jobs[0].plan, engine, reporter, fresh)
     if not prepared.prompts:
         raise HarnessError(f"task {task.name}: there are no prompts.")
     for job, found in zip(jobs, kept, strict=True):
         if found is None:
             job.folder.save_prepared(prepared)
+    return prepared
+
+
+def prompts_of(plan: Plan, engine: Engine, reporter: Reporter, fresh: bool) -> Prepared:
+    """The prompts of a plan, of those that are kept for the next run (:mod:`harness.running.kept_prompts`) or new.
+
+    Args:
+        fresh: make them anew, and keep these.
+    """
+    from harness.statistics import derive_seed
+
+    path = kept_prompts.path_of(plan, engine.model)
+    if path is not None and not fresh:
+        found = kept_prompts.load(path)
+        if found is not None:
+            return found
+    with reporter.stage("preparing the prompts"):
+        prepared = border.prepare(plan.task, engine, plan.spec.limit, derive_seed(plan.spec.seed, "task"))
+    if path is not None:
+        kept_prompts.save(path, prepared)
     return prepared
 
 

@@ -42,6 +42,7 @@ class TargetProbability(Task):
     name = "target_probability"
     version = "3"
     shares_passes = True
+    keeps_prompts = True
     default_metrics: ClassVar[tuple[str, ...]] = ("target_probability", "temperature")
 
     data: Source | None = Field(None, description="facts, as of the task knowledge_conflict; default: the bundled ones")

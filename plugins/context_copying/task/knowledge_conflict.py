@@ -95,6 +95,7 @@ class KnowledgeConflict(Task):
     name = "knowledge_conflict"
     version = "3"
     shares_passes = True
+    keeps_prompts = True
     default_metrics: ClassVar[tuple[str, ...]] = (
         "transitions",
         "conversion_ratios",
