@@ -17,10 +17,13 @@ from .readout import probe_norm as probe_norm
 from .tokens import decode as decode
 from .tokens import first_token as first_token
 from .tokens import stop_tokens as stop_tokens
+from .weight_scores import NullKind as NullKind
 from .weight_scores import UnembeddingGeometry as UnembeddingGeometry
 from .weight_scores import frequency_cosines as frequency_cosines
 from .weight_scores import neuron_scores as neuron_scores
 from .weight_scores import null_cosines as null_cosines
+from .weight_scores import null_kind as null_kind
+from .weight_scores import one_percent as one_percent
 from .weight_scores import suggest_null_dims as suggest_null_dims
 from .weight_scores import unembedding_geometry as unembedding_geometry
 
@@ -29,6 +32,7 @@ __all__ = [
     "InputWeights",
     "Model",
     "Norm",
+    "NullKind",
     "Readout",
     "UnembeddingGeometry",
     "attention_norm",
@@ -41,6 +45,8 @@ __all__ = [
     "load_hf",
     "neuron_scores",
     "null_cosines",
+    "null_kind",
+    "one_percent",
     "patterns",
     "probe_norm",
     "read_in",

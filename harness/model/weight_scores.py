@@ -6,6 +6,7 @@ Stolfo et al. 2024: LogitVar is eq. 3, rho is defined in section 3.4, the pre-pr
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -110,8 +111,48 @@ def suggest_null_dims(singular_values: np.ndarray, trivial: int = 0) -> tuple[in
             k,
             f"the spectrum of W_U drops by a factor of {drops[best]:.3g} before its {last(k, 'direction')}",
         )
-    k = max(1 + trivial, round(d / 100))
+    k = one_percent(d, trivial)
     return k, f"1% of d_model = {d} (no drop of a factor of 1.5 or more in the spectrum's last tenth)"
+
+
+def one_percent(d_model: int, trivial: int = 0) -> int:
+    """1% of d_model, the null space of Stolfo et al. 2024 in most models; more than the ``trivial`` directions."""
+    return max(1 + trivial, round(d_model / 100))
+
+
+NullKind: TypeAlias = Literal["closed coordinate", "common shift", "neither"]
+
+
+def null_kind(model: Model, geometry: UnembeddingGeometry) -> tuple[NullKind, str]:
+    """Why W_U does not read its last direction v that is not ``trivial``, and the same in words.
+
+    "closed coordinate": most of v is one coordinate of the residual stream, and the final norm's gain there is at most
+    a tenth of the median. "common shift": before W_U is centred over the vocabulary, v moves the logits by no less than
+    the median direction, nine tenths or more of it (in squares) by the same amount for all tokens, which softmax does
+    not see. "neither": the rows of W_U themselves have next to nothing along v, or v is no null direction.
+    """
+    v = geometry.directions[:, -1 - geometry.trivial]
+    gain = model.readout.gain.double().abs().cpu().numpy()
+    j, typical = int(np.argmax(v**2)), float(np.median(gain))
+    if v[j] ** 2 >= 0.5 and gain[j] <= typical / 10:
+        return "closed coordinate", (
+            f"its last direction is coordinate {j} of the residual stream ({v[j] ** 2:.0%} of it), which the final "
+            f"norm's gain closes: {gain[j]:.3g}, where the median is {typical:.3g}"
+        )
+    W_U = model.readout.W_U
+    column = torch.from_numpy(v * model.readout.gain.double().cpu().numpy()).to(W_U.device)
+    total = sum(float((W_U[i : i + BLOCK_ROWS].double() @ column).sum()) for i in range(0, len(W_U), BLOCK_ROWS))
+    shift, own = total**2 / len(W_U), float(geometry.singular_values[-1 - geometry.trivial]) ** 2
+    size, median = np.sqrt(shift + own), float(np.median(geometry.singular_values))
+    if size >= median and shift >= 0.9 * size**2:
+        return "common shift", (
+            f"before W_U is centred its last direction has a length of {size:.3g}, where the median singular value is "
+            f"{median:.3g}, and {100 * shift / size**2:.1f}% of it moves all tokens alike, which softmax does not see"
+        )
+    return (
+        "neither",
+        "its last direction is neither one coordinate that the final norm closes nor a shift of all tokens",
+    )
 
 
 def null_cosines(geometry: UnembeddingGeometry, w_out: np.ndarray) -> np.ndarray:

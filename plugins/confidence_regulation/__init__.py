@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.plugin import Intervention, Metric, Selector, Task, hookimpl
+from harness.plugin import Corpus, Intervention, Metric, Selector, Task, hookimpl
 
 from .interventions.clip_mean import ClipMean
 from .interventions.heads import BosAttention, MeanAttentionOutput
@@ -16,6 +16,7 @@ from .tasks.direct_feature_attribution import Attributions, DirectFeatureAttribu
 from .tasks.head_response import HeadNeuronInteraction, HeadResponse
 from .tasks.induction import Induction, InductionNatural, InductionSynthetic
 from .tasks.mediation import Mediation, UnigramEntropy
+from .texts import Prose
 
 
 @hookimpl
@@ -50,3 +51,8 @@ def harness_tasks() -> list[type[Task]]:
 @hookimpl
 def harness_metrics() -> list[type[Metric]]:
     return [Effects, Calibration, ByPosition, UnigramCorrelation, Induction, HeadResponse, Attributions]
+
+
+@hookimpl
+def harness_corpora() -> list[type[Corpus]]:
+    return [Prose]

@@ -41,16 +41,20 @@ def text(
 
 @dataclass(frozen=True)
 class Swept:
-    """Effects of mean ablation of each neuron by itself, means over tokens, float64 [d_mlp].
+    """Effects of mean ablation of each neuron by itself, means over tokens, float64 [d_mlp]; NaN where not measured.
 
     Attributes:
         total: TE, mean |change of the loss|, nats. direct: the same with something frozen, by kind.
+        through: mean |change of the loss that holding ``frozen`` takes away|, nats. entropy: mean |change of the
+            entropy|, nats.
         kl_change: mean change of KL(p_freq || model), nats; None without a unigram distribution.
         n_tokens: how many tokens.
     """
 
     total: np.ndarray
     direct: dict[str, np.ndarray]
+    through: np.ndarray
+    entropy: np.ndarray
     kl_change: np.ndarray | None
     n_tokens: int
 
@@ -89,8 +93,9 @@ def sweep(
     unigram: np.ndarray | None = None,
     newlines: bool = False,
     method: Literal["exact", "fast"] = "exact",
+    neurons: Sequence[int] | None = None,
 ) -> Swept:
-    """Mean-ablate every neuron of the last layer by itself (the mean is over the same tokens).
+    """Mean-ablate every neuron of the last layer, or those of ``neurons``, by itself (the mean is over the same tokens).
 
     Stolfo et al. 2024, eq. 4 to 6.
 
@@ -110,24 +115,28 @@ def sweep(
     with context.stage(f"activations of {model.name} on {counted(len(tokens), 'sequence')}", len(tokens)) as advance:
         statistics = activation_statistics(model, tokens, [layer], batch_size, context.seed, progress=advance)
     means = statistics.mean[layer]
-    conditions = [Condition(f"{layer}.{i}", (SetNeurons(layer, (i,), (float(x),)),)) for i, x in enumerate(means)]
+    chosen = np.arange(len(means)) if neurons is None else np.asarray(neurons, dtype=int)
+    conditions = [Condition(f"{layer}.{i}", (SetNeurons(layer, (i,), (float(means[i]),)),)) for i in chosen.tolist()]
     if not fits(model, conditions):
         raise HarnessError(f"{owner}: the direct effects of {model.name}'s neurons have no closed form.")
     positions = [kept(model, sequence, newlines=not newlines) for sequence in tokens]
     n = sum(map(sum, positions))
     step = max(1, RESULT_BYTES // (4 * 8 * max(1, n)))  # effects() returns up to eight numbers for each pair
-    total, direct, kl = [], [], []
+    total, direct, through, entropy = (np.full(len(means), np.nan) for _ in range(4))
+    kl = None if unigram is None else np.full(len(means), np.nan)
     kinds: tuple[Kind, ...] = ("total", frozen)
     said = f"effects of {counted(len(conditions), 'neuron')} of {model.name} on {counted(n, 'token')}"
     with context.stage(said, len(conditions) * len(tokens)) as advance:
         for start in range(0, len(conditions), step):
-            some = conditions[start : start + step]
+            here = chosen[start : start + step]
             found = effects(
-                model, tokens, some, kinds, positions, unigram=unigram, batch_size=batch_size, method=method,
-                progress=advance,
+                model, tokens, conditions[start : start + step], kinds, positions, unigram=unigram,
+                batch_size=batch_size, method=method, progress=advance,
             )  # fmt: skip
-            total.append(found.size("total"))
-            direct.append(found.size(frozen))
-            if found.kl_unigram_change is not None:
-                kl.append(found.kl_unigram_change["total"].mean(axis=1, dtype=np.float64))
-    return Swept(np.concatenate(total), {frozen: np.concatenate(direct)}, np.concatenate(kl) if kl else None, n)
+            total[here], direct[here] = found.size("total"), found.size(frozen)
+            taken = found.loss_change["total"] - found.loss_change[frozen]
+            through[here] = np.abs(taken).mean(axis=1, dtype=np.float64)
+            entropy[here] = np.abs(found.entropy_change["total"]).mean(axis=1, dtype=np.float64)
+            if kl is not None and found.kl_unigram_change is not None:
+                kl[here] = found.kl_unigram_change["total"].mean(axis=1, dtype=np.float64)
+    return Swept(total, {frozen: direct}, through, entropy, kl, n)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
@@ -19,75 +19,104 @@ from harness.plugin import (
     Selector,
     agree,
     counted,
-    the,
 )
 
+from ..analysis.confirmation import LEVEL, MIN_SHARE
 from ..analysis.effects_on_text import check_last, check_length
+from ..analysis.weight_rules import MIN_RHO, NORM_QUANTILE, by_weights, ranked
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable
 
-    from harness.plugin import Figure, Model
+    from harness.plugin import Figure, Frame, Model
+
+    from ..analysis.evidence import Layer
 
 
 LOOSEN = {
-    "rho_logit_var": "Lower min_rho or top, or raise null_dims",
-    "norm_logit_var": "Lower norm_quantile or top",
-    "rho": "Lower top",
+    "tighidet2025": "Lower min_rho or top, or raise null_dims",
+    "du2025": "Lower norm_quantile or top",
+    "stolfo2024": "Lower top",
     "mediated": "Lower effect_quantile or top",
 }
 """What to do when a rule lets too few neurons pass."""
 
 
-SIGNS: dict[str, End] = {"rho": "high", "logit_var": "low", "norm": "high"}
-MEASURED: dict[str, End] = {"norm_mediated": "high", "total_effect": "high"}
+OWNER = "selector entropy"
+
+SIGNS: dict[str, End] = {
+    "rho": "high", "logit_var": "low", "norm": "high", "norm_path": "high", "total_effect": "high",
+    "entropy_effect": "high",
+}  # fmt: skip
 """What entropy neurons are known by: in their weights, and in their effects where these are measured."""
 
-TIE_DECIMALS = 12
-"""Scores that agree to so many decimals are equal: both lie in [0, 1] and come from float32 weights."""
+READING = ("confirmed", "mediated")
+"""The rules that measure effects on texts."""
 
 
 class Entropy(Selector):
     """Entropy neurons, which write into the null space of the unembedding and so change confidence more than choice.
 
     Those that were published (Stolfo et al. 2024) have three signs: much of the output weights' norm in the null space
-    (rho), little effect on single logits (LogitVar), and large output weights (norm). A rule looks at one or two of
-    these; the report says where each chosen neuron stands in all three, and warns of those that are ordinary.
+    (rho), little effect on single logits (LogitVar), and large output weights (norm). The report says where each chosen
+    neuron stands in all three, warns of those that are ordinary, and says how the choice depends on null space and rule.
 
-    Rules: ``rho_logit_var`` takes the neurons with rho >= min_rho and of those the lowest LogitVar (Tighidet et al.
-    2025), whatever their norm; ``norm_logit_var`` takes the largest norms (norm_quantile and above) and of those the
-    lowest LogitVar (Du et al. 2025, after Stolfo et al. 2024); ``rho`` takes the highest rho; ``mediated`` measures: of
-    the neurons with the largest total effects (effect_quantile and above) it takes the highest LayerNorm-mediated
-    fractions, 1 - DE/TE, on sequences of a corpus that tasks do not evaluate on.
+    Rules: ``confirmed`` measures what neurons do. Those whose weights have the signs are ablated, and taken if the loss
+    changes more through the final norm than directly (min_share), and if that share and the effect on the entropy are
+    larger than those of other neurons of the layer with about the same norm (p = (b + 1) / (m + 1), Benjamini-Hochberg at
+    ``level``): as many as pass, ``top`` at most. None may, which is an answer.
+
+    Published rules look at weights, and always take ``top``: ``tighidet2025``, of the neurons with rho >= min_rho the
+    lowest LogitVar, whatever their norm; ``stolfo2024``, the highest rho, as the authors' code does (the paper shows
+    norm and LogitVar); ``du2025``, of the largest norms (norm_quantile and above) the lowest LogitVar, with top=10.
+
+    ``mediated``: of the neurons with the largest total effects (effect_quantile and above) the ``top`` highest
+    LayerNorm-mediated fractions, 1 - DE/TE.
+
+    Effects are measured on the half of a corpus that tasks do not evaluate on.
     """
 
     name = "entropy"
+    version = "2"
     site = "neurons"
-    top: int = Field(6, ge=1, description="number of neurons")
+    top: int = Field(6, ge=1, description="number of neurons; rule confirmed: at most so many")
     null_dims: Annotated[int, Field(ge=1)] | None = Field(
         None, description="bottom singular directions of W_U that count as its null space; default: from the spectrum"
     )
-    corpus: AnyCorpus | None = Field(None, description="rule mediated: texts that effects are measured on")
-    rule: Literal["rho_logit_var", "norm_logit_var", "rho", "mediated"] = Field(
-        "rho_logit_var", description="see above"
+    rule: Literal["confirmed", "tighidet2025", "stolfo2024", "du2025", "mediated"] = Field(
+        "confirmed", description="see above"
     )
-    min_rho: float = Field(0.4, ge=0, le=1, description="rule rho_logit_var: least share of the norm in the null space")
-    norm_quantile: float = Field(0.75, ge=0, lt=1, description="rule norm_logit_var: norms from this quantile on")
+    min_share: float = Field(
+        MIN_SHARE, ge=0, lt=1, description="rule confirmed: least share of the path through the final norm"
+    )
+    level: float = Field(
+        LEVEL, gt=0, lt=1, description="rule confirmed: share of the chosen that may be no entropy neurons"
+    )
+    min_rho: float = Field(
+        MIN_RHO, ge=0, le=1, description="rule tighidet2025: least share of the norm in the null space"
+    )
+    norm_quantile: float = Field(NORM_QUANTILE, ge=0, lt=1, description="rule du2025: norms from this quantile on")
     effect_quantile: float = Field(0.75, ge=0, lt=1, description="rule mediated: total effects from this quantile on")
-    sequences: int = Field(32, ge=1, description="rule mediated: how many sequences")
-    length: int = Field(128, ge=8, description="rule mediated: tokens of a sequence")
-    across_documents: bool = Field(True, description="rule mediated: join short documents")
-    method: Literal["exact", "fast"] = Field("exact", description="rule mediated: fast has errors of up to 1e-4 nats")
+    corpus: AnyCorpus | None = Field(
+        None, description="rules confirmed and mediated: texts; default: the model's own, else prose"
+    )
+    sequences: int = Field(8, ge=1, description="rules confirmed and mediated: how many sequences")
+    length: int = Field(64, ge=8, description="rules confirmed and mediated: tokens of a sequence")
+    across_documents: bool = Field(True, description="rules confirmed and mediated: join short documents")
+    method: Literal["exact", "fast"] = Field(
+        "exact", description="rules confirmed and mediated: fast has errors of up to 1e-4 nats"
+    )
     layer: int = Field(-1, description="layer; negative counts from the last")
 
-    @field_validator("rule")
+    @field_validator("corpus", mode="before")
     @classmethod
-    def _needs_text(cls, rule: str, info: ValidationInfo) -> str:
-        if (rule == "mediated") != (info.data.get("corpus") is not None):
-            raise ValueError(
-                "mediated needs a corpus (corpus=text:path=FILE), and only it: the other rules look at weights"
-            )
-        return rule
+    def _needs_text(cls, corpus: Any, info: ValidationInfo) -> Any:
+        reads = info.data.get("rule") in READING
+        if corpus is not None and not reads:
+            raise ValueError("only the rules confirmed and mediated read texts: the published rules look at weights")
+        if corpus is None and reads:
+            return (info.context or {}).get("corpus") or "prose"
+        return corpus
 
     def reads_prompts(self) -> bool:
         return False
@@ -98,104 +127,133 @@ class Entropy(Selector):
             raise HarnessError(
                 f"selector entropy: null_dims={self.null_dims} must be below d_model = {model.anatomy.d_model}."
             )
-        if self.rule == "mediated":
+        if self.rule in READING:
             check_last(model, layer, "selector entropy")
             check_length(model, self.length, "selector entropy")
+            if not model.anatomy.direct_write:
+                raise HarnessError(
+                    f"selector entropy: direct effects of the neurons of {model.name} have no closed form, which "
+                    f"rule={self.rule} needs; rule=tighidet2025, stolfo2024 and du2025 look at weights alone."
+                )
 
     def select(self, context: SelectionContext) -> Selection:
-        from harness.model import (
-            neuron_scores,
-            null_cosines,
-            suggest_null_dims,
-            unembedding_geometry,
-            write_directions,
-        )
+        from ..analysis.evidence import Layer
 
         model = context.model
         self.check(model)
-        layer = check_layer(model, self.layer, self.top, "selector entropy")
-        geometry = unembedding_geometry(model)
-        suggested = suggest_null_dims(geometry.singular_values, geometry.trivial)
-        k, why = (self.null_dims, "as asked") if self.null_dims else suggested
-        w_out = write_directions(model, layer)
-        scores = neuron_scores(geometry, w_out, k)
-        wrong = [name for name, values in scores.items() if not np.isfinite(values[scores["norm"] != 0]).all()]
-        if wrong:
-            raise HarnessError(
-                f"selector entropy: {wrong[0]} of neurons of layer {layer} is not finite in float32: the weights of "
-                "the checkpoint are damaged or too large."
-            )
-        measured = self._measure(context, layer, scores) if self.rule == "mediated" else ""
-        chosen, rule = self._choose(scores)
-        cosines = null_cosines(geometry, w_out[chosen]).round(6)
+        layer = Layer.of(model, check_layer(model, self.layer, self.top, OWNER), self.null_dims)
+        scores = layer.scores()
+        if not (scores["norm"] > 0).any():
+            raise HarnessError(f"{OWNER}: no neuron of the layer writes anything; choose another layer.")
+        choose = self._confirm if self.rule == "confirmed" else self._take
+        chosen, rule = choose(context, layer, scores)
         return Selection(
-            units=tuple(Neuron(layer, int(index)) for index in chosen),
-            rule=f"layer {layer}: {rule}{measured}; null space: {k} of "
-            f"{counted(model.anatomy.d_model, 'direction')} ({why})",
-            candidates=tuple(Neuron(layer, index) for index in range(model.anatomy.d_mlp)),
+            units=tuple(Neuron(layer.index, int(index)) for index in chosen),
+            rule=f"layer {layer.index}{rule}; null space: {layer.null_space()}",
+            candidates=tuple(Neuron(layer.index, index) for index in range(model.anatomy.d_mlp)),
             scores=scores,
-            special=SIGNS | MEASURED if self.rule == "mediated" else SIGNS,
-            details={
-                "layer": layer,
-                "null_dims": k,
-                "null_dims_reason": why,
-                "processing": geometry.processing,
-                "singular_values": geometry.singular_values,
-                "cosines": {f"{layer}.{i}": row for i, row in zip(chosen, cosines.tolist(), strict=True)},
-            },
+            special={name: end for name, end in SIGNS.items() if name in scores},
+            details=layer.details(chosen, self._again(layer)),
         )
 
-    def figures(self, selection: Selection) -> tuple[Figure, ...]:
+    def figures(self, selection: Selection) -> tuple[Figure | Frame, ...]:
         from ..figures import entropy_figures
 
         return entropy_figures(selection)
 
-    def _measure(self, context: SelectionContext, layer: int, scores: dict[str, np.ndarray]) -> str:
-        """Add TE, DE_LN and the mediated fraction to the scores; returns where they were measured, in words."""
-        from ..analysis.effects_on_text import sweep, text
-
-        assert self.corpus is not None
-        read = text(context, self.corpus, self.sequences, self.length, self.across_documents, context.seed)
-        swept = sweep(context, layer, read.tokens, "frozen_norm", "selector entropy", method=self.method)
-        scores |= {
-            "norm_mediated": swept.mediated("frozen_norm"),
-            "total_effect": swept.total,
-            "direct_effect": swept.direct["frozen_norm"],
-        }
-        return f", on {counted(swept.n_tokens, 'token')} of {read.said}"
-
-    def _choose(self, scores: Mapping[str, np.ndarray]) -> tuple[np.ndarray, str]:
-        """Indices of the chosen neurons, best first, and the rule in words.
+    def _take(self, context: SelectionContext, layer: Layer, scores: dict[str, np.ndarray]) -> tuple[np.ndarray, str]:
+        """Indices of the ``top`` best neurons by a published rule or ``mediated``, and the rule in words.
 
         Raises:
             HarnessError: fewer neurons pass the threshold than were asked for; says how many do.
         """
-        alive = scores["norm"] > 0
-        if not alive.any():
-            raise HarnessError("selector entropy: no neuron of the layer writes anything; choose another layer.")
-        if self.rule == "rho":
-            keep, order, rule = alive, -scores["rho"], f"{the(self.top, 'neuron')} with the highest rho"
-        elif self.rule == "rho_logit_var":
-            keep, order = alive & (scores["rho"] >= self.min_rho), scores["logit_var"]
-            rule = f"of the neurons with rho >= {self.min_rho:g}, the {self.top} with the lowest LogitVar"
-        elif self.rule == "mediated":
-            total = scores["total_effect"]
-            keep = alive & (total > 0) & (total >= np.quantile(total, self.effect_quantile))
-            order = -scores["norm_mediated"]
-            largest = f"the {1 - self.effect_quantile:.0%} of neurons with the largest total effect"
-            rule = f"of {largest}, the {self.top} with the largest LayerNorm-mediated fraction of it"
+        if self.rule == "mediated":
+            _, where = self._measure(context, layer, scores)
+            passing, said = self._most_mediated(scores)
+            said = f"{said}, {where}"
         else:
-            cut = np.quantile(scores["norm"], self.norm_quantile)
-            keep, order = alive & (scores["norm"] >= cut), scores["logit_var"]
-            largest = f"the {1 - self.norm_quantile:.0%} of neurons with the largest norm"
-            rule = f"of {largest}, the {self.top} with the lowest LogitVar"
-        passing = np.flatnonzero(keep)
+            passing, said = by_weights(self.rule, scores, self.top, self.min_rho, self.norm_quantile)  # type: ignore[arg-type]
         if len(passing) < self.top:
-            most = f"; the highest rho is {np.nanmax(scores['rho']):.3f}" if self.rule == "rho_logit_var" else ""
+            most = f"; the highest rho is {np.nanmax(scores['rho']):.3f}" if self.rule == "tighidet2025" else ""
             raise HarnessError(
-                f"selector entropy: {only(len(passing), 'neuron')} {agree(len(passing) or 1, 'passes', 'pass')} the "
+                f"{OWNER}: {only(len(passing), 'neuron')} {agree(len(passing) or 1, 'passes', 'pass')} the "
                 f"rule {self.rule}, {self.top} were asked for{most}. {LOOSEN[self.rule]}."
             )
-        # What float32 weights cannot tell apart is ordered by norm, so that rounding decides nothing.
-        ranked = np.lexsort((-scores["norm"][passing], order[passing].round(TIE_DECIMALS)))
-        return passing[ranked][: self.top], rule
+        return passing[: self.top], f": {said}"
+
+    def _most_mediated(self, scores: dict[str, np.ndarray]) -> tuple[np.ndarray, str]:
+        total = scores["total_effect"]
+        keep = (scores["norm"] > 0) & (total > 0) & (total >= np.quantile(total, self.effect_quantile))
+        largest = f"the {1 - self.effect_quantile:.0%} of neurons with the largest total effect"
+        said = f"of {largest}, the {self.top} with the largest LayerNorm-mediated fraction of it"
+        return ranked(keep, -scores["norm_mediated"], scores["norm"]), said
+
+    def _confirm(
+        self, context: SelectionContext, layer: Layer, scores: dict[str, np.ndarray]
+    ) -> tuple[np.ndarray, str]:
+        """Indices of the confirmed neurons, the largest effect through the norm first, and the rule in words."""
+        from ..analysis.confirmation import confirm, enough, matched
+
+        none = " has no entropy neurons by the rule confirmed"
+        proposed = layer.candidates(self.top)
+        if not len(proposed):
+            return proposed, f"{none}: the weights of its neurons have none of their signs ({layer.nearest(scores)})"
+        others = matched(proposed, scores["norm"], enough(len(proposed), self.level))
+        through, where = self._measure(context, layer, scores, np.union1d(proposed, others))
+        found = confirm(
+            proposed, others, scores["norm_path"], scores["entropy_effect"], through, self.min_share, self.level
+        )
+        scores |= {"p": found.p, "p_adjusted": found.p_adjusted}
+        compared = (
+            f"that share and the effect on the entropy compared with {counted(len(others), 'neuron')} of the layer with "
+            f"about the same norm, {where}"
+        )
+        if not len(found.passing):
+            best = proposed[np.lexsort((-scores["norm_path"][proposed], found.p_adjusted[proposed]))[0]]
+            return found.passing, (
+                f"{none}: the nearest of {counted(len(proposed), 'candidate')}, {layer.index}.{best}, has "
+                f"{scores['norm_path'][best]:.0%} of its effect on the loss on the path through the final norm, where "
+                f"{self.min_share:.0%} is the least, and p = {found.p_adjusted[best]:.3g}, where {self.level:g} is the "
+                f"most ({compared})"
+            )
+        return found.passing[: self.top], (
+            f": of {counted(len(proposed), 'candidate')} by rho and LogitVar, those with at least {self.min_share:.0%} "
+            f"of their effect on the loss on the path through the final norm and p <= {self.level:g} after "
+            f"Benjamini-Hochberg ({compared}), {len(found.passing)} in all, at most {self.top}"
+        )
+
+    def _measure(
+        self, context: SelectionContext, layer: Layer, scores: dict[str, np.ndarray], neurons: np.ndarray | None = None
+    ) -> tuple[np.ndarray, str]:
+        """Add measured effects of all neurons, or of some, to the scores.
+
+        Returns:
+            the effect on the loss through the final norm [d_mlp], nats, and where it was measured, in words.
+        """
+        from ..analysis.confirmation import norm_path
+        from ..analysis.effects_on_text import sweep, text
+
+        assert self.corpus is not None
+        read = text(context, self.corpus, self.sequences, self.length, self.across_documents, context.seed)
+        swept = sweep(
+            context, layer.index, read.tokens, "frozen_norm", OWNER, method=self.method,
+            neurons=None if neurons is None else neurons.tolist(),
+        )  # fmt: skip
+        direct = swept.direct["frozen_norm"]
+        scores |= {
+            "norm_path": norm_path(swept.through, direct),
+            "norm_mediated": swept.mediated("frozen_norm"),
+            "total_effect": swept.total,
+            "direct_effect": direct,
+            "entropy_effect": swept.entropy,
+        }
+        return swept.through, f"on {counted(swept.n_tokens, 'token')} of {read.said}"
+
+    def _again(self, layer: Layer) -> Callable[[int], np.ndarray] | None:
+        """What the rule chooses by weights with another number of null dimensions; None: it does not ask for any."""
+        rule = self.rule
+        if rule == "mediated":
+            return None
+        if rule == "confirmed":
+            return lambda k: layer.candidates(self.top, k)
+        return lambda k: layer.published(rule, self.top, self.min_rho, self.norm_quantile, k)

@@ -1,0 +1,150 @@
+"""Which neurons act like entropy neurons: candidates by their weights, confirmed by what ablating them does.
+
+Weights propose. A neuron is a candidate if more of its output weights lies in the null space of W_U than chance would
+put there, or if it is large and tells little between tokens. Effects decide. An ablated neuron changes the loss on two
+paths: directly (D, with the final norm's denominator held), and through that denominator (N, what holding it takes
+away). Entropy neurons act more through the norm than directly, N / (N + D) > 1/2, and both that share and the effect on
+the entropy are larger than those of other neurons of the layer with about the same norm.
+
+Why not 1 - DE/TE, the published share, which is reported beside it: where the two paths pull in opposite directions TE
+is smaller than either, so that a neuron whose every effect the norm turns round has a share near 0, or below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+PROPOSED = 8
+"""Neurons that each sign proposes, at most; as many as are wanted if that is more."""
+
+MIN_SHARE = 0.5
+"""The norm's path does more than the direct one."""
+
+LEVEL = 0.05
+"""Of the confirmed neurons so many may be no entropy neurons, on average (false discovery rate)."""
+
+CHANCE = 0.05
+"""Probability that a layer of random directions has any rho that counts as more than chance."""
+
+
+def chance_of_rho(rho: np.ndarray, d_model: int, null_dims: int, trivial: int = 0) -> np.ndarray:
+    """P(rho of a random direction >= rho) [n]: its square is Beta(k / 2, (d - k) / 2); NaN stays NaN.
+
+    Args:
+        trivial: how many of the ``null_dims`` no neuron can write into (the constant vector before a LayerNorm).
+    """
+    from scipy.stats import beta
+
+    if null_dims <= trivial:
+        return np.ones_like(rho)
+    found: np.ndarray = beta.sf(rho**2, (null_dims - trivial) / 2, (d_model - null_dims) / 2)
+    return found
+
+
+def rho_by_chance(n: int, d_model: int, null_dims: int, trivial: int = 0) -> float:
+    """The rho from which a neuron is proposed in a layer of ``n``; 1 where no neuron can write into the null space."""
+    from scipy.stats import beta
+
+    if null_dims <= trivial:
+        return 1.0
+    return float(np.sqrt(beta.isf(CHANCE / max(1, n), (null_dims - trivial) / 2, (d_model - null_dims) / 2)))
+
+
+def candidates(
+    rhos: Sequence[np.ndarray], chances: Sequence[np.ndarray], logit_var: np.ndarray, norm: np.ndarray, top: int
+) -> np.ndarray:
+    """Indices of the neurons to be measured, ascending: those that any of three signs proposes.
+
+    By each null space the ``max(PROPOSED, top)`` largest rho, as far as random directions as many as the layer's neurons
+    would reach it in one layer of 20 at most; and, of the quarter of the layer with the largest norm, as many with the lowest LogitVar, if it
+    is at most half the layer's median.
+
+    Args:
+        rhos, chances: [d_mlp] for each null space: rho, and :func:`chance_of_rho`. logit_var, norm: [d_mlp].
+    """
+    n, alive = max(PROPOSED, top), norm > 0
+    found: set[int] = set()
+    for rho, chance in zip(rhos, chances, strict=True):
+        beyond = np.flatnonzero(alive & (chance <= CHANCE / max(1, alive.sum())))
+        found.update(beyond[np.lexsort((-norm[beyond], -rho[beyond].round(12)))][:n].tolist())
+    quiet = alive & (logit_var <= np.nanmedian(logit_var) / 2) & (norm >= np.quantile(norm, 0.75))
+    large = np.flatnonzero(quiet)
+    found.update(large[np.argsort(logit_var[large], kind="stable")][:n].tolist())
+    return np.array(sorted(found), dtype=int)
+
+
+def enough(n_candidates: int, level: float) -> int:
+    """How many other neurons it takes for one candidate to be confirmed by itself: 1 / (m + 1) <= level / n."""
+    return int(np.ceil(n_candidates / level - 1e-9)) - 1
+
+
+def matched(chosen: np.ndarray, norm: np.ndarray, n: int) -> np.ndarray:
+    """Up to ``n`` other living neurons of the layer with norms like those of ``chosen``: indices, ascending.
+
+    The chosen ones take turns, and each takes the one nearest to it on a log scale that is left.
+    """
+    free = (norm > 0) & ~np.isin(np.arange(len(norm)), chosen)
+    with np.errstate(divide="ignore"):
+        log = np.log(norm)
+    order = {i: iter(np.argsort(np.abs(log - log[i]), kind="stable").tolist()) for i in chosen.tolist()}
+    taken: list[int] = []
+    for turn in range(min(n, int(free.sum()))):
+        near = next(j for j in order[int(chosen[turn % len(chosen)])] if free[j])
+        free[near] = False
+        taken.append(near)
+    return np.array(sorted(taken), dtype=int)
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """What the comparison says, over the layer's neurons [d_mlp]; NaN for those that are no candidates.
+
+    Attributes:
+        p: (b + 1) / (m + 1), the larger of two: b of the m others have a share as large, or an effect on the entropy.
+        p_adjusted: after Benjamini-Hochberg over the candidates. The candidates share the others, which leaves the
+            procedure valid (Bates et al. 2023, "Testing for outliers with conformal p-values", Annals of Statistics 51).
+        passing: indices of those with p_adjusted <= level and a share of at least min_share, the largest effect through
+            the norm first.
+    """
+
+    p: np.ndarray
+    p_adjusted: np.ndarray
+    passing: np.ndarray
+
+
+def confirm(
+    chosen: np.ndarray,
+    others: np.ndarray,
+    share: np.ndarray,
+    entropy: np.ndarray,
+    through: np.ndarray,
+    min_share: float,
+    level: float,
+) -> Confirmed:
+    """Compare candidates with the others.
+
+    Args:
+        chosen, others: indices of the candidates, and of the m others.
+        share: [d_mlp] :func:`norm_path`. entropy: [d_mlp] mean |change of the entropy|, nats. through: [d_mlp] N, nats.
+        min_share, level: see :class:`Confirmed`.
+    """
+    from scipy.stats import false_discovery_control
+
+    p, adjusted = np.full(len(share), np.nan), np.full(len(share), np.nan)
+    for i in chosen.tolist():
+        larger = [int((values[others] >= values[i]).sum()) for values in (share, entropy)]
+        p[i] = (max(larger) + 1) / (len(others) + 1)
+    if len(chosen):
+        adjusted[chosen] = false_discovery_control(p[chosen])
+    passing = np.flatnonzero((adjusted <= level) & (share >= min_share))
+    return Confirmed(p, adjusted, passing[np.argsort(-through[passing], kind="stable")])
+
+
+def norm_path(through: np.ndarray, direct: np.ndarray) -> np.ndarray:
+    """N / (N + D): the share of the path through the final norm; 0 without any effect, NaN where none was measured."""
+    both = through + direct
+    found: np.ndarray = np.where(both == 0, 0.0, through / np.where(both == 0, 1, both))
+    return found
