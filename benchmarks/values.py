@@ -33,7 +33,9 @@ def main() -> None:
     model, prompts, stop = demo()
     prompts = prompts[: args.prompts]
     found, engine = catalogue(), ClosedFormEngine(model, args.batch_size)
-    selection = found.components["selector"]["entropy"]().select(SelectionContext(model, engine, prompts, 0))
+    selection = found.components["selector"]["entropy"](rule="tighidet2025").select(
+        SelectionContext(model, engine, prompts, 0)
+    )
     statistics = activation_statistics(model, prompts, [selection.units[0].layer], 64, 0)
     controls = draw_controls(model, selection, args.controls, None, "none", prompts, 64, 0)
     conditions = [BASELINE]

@@ -45,7 +45,7 @@ class RealSets:
             {
                 "name": "calibration",
                 "task": "knowledge_conflict",
-                "selector": "entropy",
+                "selector": "entropy:rule=tighidet2025",
                 "intervention": "mean",
                 "controls": self.sets,
                 "limit": self.facts,

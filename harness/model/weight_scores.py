@@ -149,9 +149,9 @@ def null_kind(model: Model, geometry: UnembeddingGeometry) -> tuple[NullKind, st
             f"before W_U is centred its last direction has a length of {size:.3g}, where the median singular value is "
             f"{median:.3g}, and {100 * shift / size**2:.1f}% of it moves all tokens alike, which softmax does not see"
         )
-    return (
-        "neither",
-        "its last direction is neither one coordinate that the final norm closes nor a shift of all tokens",
+    return "neither", (
+        "W_U itself does not read its last direction, which is neither a coordinate that the final norm closes nor a "
+        "shift of all tokens"
     )
 
 

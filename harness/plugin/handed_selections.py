@@ -58,15 +58,18 @@ def selection(found: Any, model: Model, who: str) -> Selection:
     """A selection, with arrays of the harness's own: a selector may go on to write into its."""
     chosen = instance(found, Selection, who)
     listed = units(chosen.units, model, who, "units")
+    text(chosen.rule, who, "the rule")
     if not listed:
         selector = who.split(":")[0]
-        raise HarnessError(f"{selector} selected no neuron: loosen its thresholds (see `harness list` for them).")
+        raise HarnessError(
+            f"{selector} selected no neuron: {chosen.rule.rstrip('.')}. Loosen its thresholds (see `harness list` for "
+            "them), or take another rule."
+        )
     candidates = units(chosen.candidates, model, who, "candidates")
     pool = () if chosen.pool is None else units(chosen.pool, model, who, "the pool")
     for others, what in ((candidates, "candidates"), (pool, "the pool")):
         if others and others[0].site != listed[0].site:
             refuse(who, f"chose {listed[0].site}, but {what} are {others[0].site}")
-    text(chosen.rule, who, "the rule")
     strangers = set(listed) - set(candidates)
     if candidates and strangers:
         refuse(who, f"chose {min(strangers)}, which is not among its candidates")

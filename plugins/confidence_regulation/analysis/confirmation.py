@@ -3,8 +3,8 @@
 Weights propose. A neuron is a candidate if more of its output weights lies in the null space of W_U than chance would
 put there, or if it is large and tells little between tokens. Effects decide. An ablated neuron changes the loss on two
 paths: directly (D, with the final norm's denominator held), and through that denominator (N, what holding it takes
-away). Entropy neurons act more through the norm than directly, N / (N + D) > 1/2, and both that share and the effect on
-the entropy are larger than those of other neurons of the layer with about the same norm.
+away). Entropy neurons act more through the norm than directly, N / (N + D) >= 1/2, and both that share and what they do
+to the entropy through the norm are larger than those of other neurons of the layer with about the same norm.
 
 Why not 1 - DE/TE, the published share, which is reported beside it: where the two paths pull in opposite directions TE
 is smaller than either, so that a neuron whose every effect the norm turns round has a share near 0, or below.
@@ -58,9 +58,9 @@ def candidates(
 ) -> np.ndarray:
     """Indices of the neurons to be measured, ascending: those that any of three signs proposes.
 
-    By each null space the ``max(PROPOSED, top)`` largest rho, as far as random directions as many as the layer's neurons
-    would reach it in one layer of 20 at most; and, of the quarter of the layer with the largest norm, as many with the lowest LogitVar, if it
-    is at most half the layer's median.
+    By each null space the ``max(PROPOSED, top)`` largest rho, as far as they are more than chance: as many random
+    directions as the layer has neurons reach that rho in 1 of 20 layers (CHANCE). And as many of the quarter with the
+    largest norm that have the lowest LogitVar, if it is at most half the layer's median.
 
     Args:
         rhos, chances: [d_mlp] for each null space: rho, and :func:`chance_of_rho`. logit_var, norm: [d_mlp].
@@ -103,9 +103,9 @@ class Confirmed:
     """What the comparison says, over the layer's neurons [d_mlp]; NaN for those that are no candidates.
 
     Attributes:
-        p: (b + 1) / (m + 1), the larger of two: b of the m others have a share as large, or an effect on the entropy.
-        p_adjusted: after Benjamini-Hochberg over the candidates. The candidates share the others, which leaves the
-            procedure valid (Bates et al. 2023, "Testing for outliers with conformal p-values", Annals of Statistics 51).
+        p: (b + 1) / (m + 1), the larger of two: b of the m others have as large a share, or effect on the entropy.
+        p_adjusted: after Benjamini-Hochberg over the candidates. That all are compared with the same others leaves it
+            valid (Bates et al. 2023, "Testing for outliers with conformal p-values", Annals of Statistics 51).
         passing: indices of those with p_adjusted <= level and a share of at least min_share, the largest effect through
             the norm first.
     """
@@ -128,7 +128,8 @@ def confirm(
 
     Args:
         chosen, others: indices of the candidates, and of the m others.
-        share: [d_mlp] :func:`norm_path`. entropy: [d_mlp] mean |change of the entropy|, nats. through: [d_mlp] N, nats.
+        share: [d_mlp] :func:`norm_path`. entropy, through: [d_mlp] effects through the final norm, on the entropy and
+            on the loss, nats.
         min_share, level: see :class:`Confirmed`.
     """
     from scipy.stats import false_discovery_control

@@ -46,7 +46,7 @@ class Swept:
     Attributes:
         total: TE, mean |change of the loss|, nats. direct: the same with something frozen, by kind.
         through: mean |change of the loss that holding ``frozen`` takes away|, nats. entropy: mean |change of the
-            entropy|, nats.
+            entropy|, nats. entropy_through: mean |change of the entropy that holding ``frozen`` takes away|, nats.
         kl_change: mean change of KL(p_freq || model), nats; None without a unigram distribution.
         n_tokens: how many tokens.
     """
@@ -55,6 +55,7 @@ class Swept:
     direct: dict[str, np.ndarray]
     through: np.ndarray
     entropy: np.ndarray
+    entropy_through: np.ndarray
     kl_change: np.ndarray | None
     n_tokens: int
 
@@ -95,7 +96,7 @@ def sweep(
     method: Literal["exact", "fast"] = "exact",
     neurons: Sequence[int] | None = None,
 ) -> Swept:
-    """Mean-ablate every neuron of the last layer, or those of ``neurons``, by itself (the mean is over the same tokens).
+    """Mean-ablate every neuron of the last layer, or of ``neurons``, by itself (the mean is over the same tokens).
 
     Stolfo et al. 2024, eq. 4 to 6.
 
@@ -122,7 +123,7 @@ def sweep(
     positions = [kept(model, sequence, newlines=not newlines) for sequence in tokens]
     n = sum(map(sum, positions))
     step = max(1, RESULT_BYTES // (4 * 8 * max(1, n)))  # effects() returns up to eight numbers for each pair
-    total, direct, through, entropy = (np.full(len(means), np.nan) for _ in range(4))
+    total, direct, through, entropy, entropy_through = (np.full(len(means), np.nan) for _ in range(5))
     kl = None if unigram is None else np.full(len(means), np.nan)
     kinds: tuple[Kind, ...] = ("total", frozen)
     said = f"effects of {counted(len(conditions), 'neuron')} of {model.name} on {counted(n, 'token')}"
@@ -134,9 +135,15 @@ def sweep(
                 batch_size=batch_size, method=method, progress=advance,
             )  # fmt: skip
             total[here], direct[here] = found.size("total"), found.size(frozen)
-            taken = found.loss_change["total"] - found.loss_change[frozen]
-            through[here] = np.abs(taken).mean(axis=1, dtype=np.float64)
-            entropy[here] = np.abs(found.entropy_change["total"]).mean(axis=1, dtype=np.float64)
+            through[here] = _size(found.loss_change["total"] - found.loss_change[frozen])
+            entropy[here] = _size(found.entropy_change["total"])
+            entropy_through[here] = _size(found.entropy_change["total"] - found.entropy_change[frozen])
             if kl is not None and found.kl_unigram_change is not None:
                 kl[here] = found.kl_unigram_change["total"].mean(axis=1, dtype=np.float64)
-    return Swept(total, {frozen: direct}, through, entropy, kl, n)
+    return Swept(total, {frozen: direct}, through, entropy, entropy_through, kl, n)
+
+
+def _size(changes: np.ndarray) -> np.ndarray:
+    """Mean absolute value over the tokens, [n, T] -> float64 [n]."""
+    found: np.ndarray = np.abs(changes).mean(axis=1, dtype=np.float64)
+    return found

@@ -90,10 +90,9 @@ class Layer:
         """The neuron with the largest rho, and what rho random directions would have, in words."""
         rho = scores["rho"]
         best = int(np.nanargmax(rho))
-        least = rho_by_chance(
-            int((scores["norm"] > 0).sum()), self.w_out.shape[1], self.null_dims, self.geometry.trivial
-        )
-        return f"the largest rho, of {self.index}.{best}, is {rho[best]:.3f}, and chance would reach {least:.3f}"
+        alive, d = int((scores["norm"] > 0).sum()), self.w_out.shape[1]
+        least = rho_by_chance(alive, d, self.null_dims, self.geometry.trivial)
+        return f"the largest rho, of {self.index}.{best}, is {rho[best]:.3f}, where chance reaches {least:.3f}"
 
     def null_space(self) -> str:
         """The null space in words."""
@@ -141,7 +140,7 @@ class Layer:
 
     def _published(self, chosen: np.ndarray) -> dict[str, dict[str, Any]]:
         """As many neurons by each published rule, with the paper's numbers, and their intersection over union."""
-        found = {}
+        found: dict[str, dict[str, Any]] = {}
         for rule in PUBLISHED:
             theirs = self.published(rule, len(chosen))
             found[rule] = {"neurons": self._names(theirs), "iou": round(overlap(chosen, theirs), 6)}

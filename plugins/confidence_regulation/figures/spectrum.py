@@ -9,7 +9,7 @@ import numpy as np
 
 from harness.plotting import shapes as drawing
 from harness.plotting.shapes import COLUMN
-from harness.plugin import Figure, counted
+from harness.plugin import Figure, Frame, counted
 
 from .neurons import norm_logit_var
 
@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 MAX_LINES = len(drawing.LINES)
 
 
-def entropy_figures(selection: Selection) -> tuple[Figure, ...]:
-    """What a selection by weights shows: norm and LogitVar of the layer, the spectrum with the selected neurons.
+def entropy_figures(selection: Selection) -> tuple[Figure | Frame, ...]:
+    """What a selection of entropy neurons shows: norm and LogitVar of the layer, the spectrum with the selected neurons,
+    and tables of how the choice depends on the rule and on the size of the null space.
 
     Reads the scores ``norm``, ``logit_var`` and ``rho`` and the details ``singular_values``, ``null_dims`` and, where
-    they are, ``cosines`` (by neuron's name, [d]); what is missing is not drawn.
+    they are, ``cosines`` (by neuron's name, [d]), ``published_rules`` and ``still_chosen``; what is missing is not
+    shown.
     """
-    figures = []
+    figures: list[Figure | Frame] = []
     chosen = set(selection.units)
     scores = {name: np.asarray(values, dtype=float) for name, values in selection.scores.items()}
     if {"norm", "logit_var", "rho"} <= scores.keys():
@@ -39,6 +41,24 @@ def entropy_figures(selection: Selection) -> tuple[Figure, ...]:
         cosines = selection.details.get("cosines") or {}
         rows = np.array(list(cosines.values()), dtype=float).reshape(len(cosines), len(values))
         figures.append(singular_values(values, int(selection.details["null_dims"]), list(cosines), rows))
+    if published := selection.details.get("published_rules"):
+        columns = {
+            "rule": list(published),
+            "neurons": [" ".join(x["neurons"]) for x in published.values()],
+            "iou": [x["iou"] for x in published.values()],
+        }
+        said = "As many neurons by each published rule, and their overlap with the selected (intersection over union)"
+        figures.append(Frame("selection_rules", said, columns))
+    if still := selection.details.get("still_chosen"):
+        n = len(selection.units)
+        columns = {
+            "null_dims": [int(k) for k in still],
+            "still_chosen": [len(names) for names in still.values()],
+            "of": [n] * len(still),
+            "neurons": [" ".join(names) for names in still.values()],
+        }
+        said = "Selected neurons that the rule would still choose, or propose, with another size of the null space"
+        figures.append(Frame("selection_null_space", said, columns))
     return tuple(figures)
 
 

@@ -46,7 +46,7 @@ OWNER = "selector entropy"
 
 SIGNS: dict[str, End] = {
     "rho": "high", "logit_var": "low", "norm": "high", "norm_path": "high", "total_effect": "high",
-    "entropy_effect": "high",
+    "entropy_through_norm": "high",
 }  # fmt: skip
 """What entropy neurons are known by: in their weights, and in their effects where these are measured."""
 
@@ -59,12 +59,12 @@ class Entropy(Selector):
 
     Those that were published (Stolfo et al. 2024) have three signs: much of the output weights' norm in the null space
     (rho), little effect on single logits (LogitVar), and large output weights (norm). The report says where each chosen
-    neuron stands in all three, warns of those that are ordinary, and says how the choice depends on null space and rule.
+    neuron stands, warns of those that are ordinary, and says how the choice depends on null space and rule.
 
     Rules: ``confirmed`` measures what neurons do. Those whose weights have the signs are ablated, and taken if the loss
-    changes more through the final norm than directly (min_share), and if that share and the effect on the entropy are
-    larger than those of other neurons of the layer with about the same norm (p = (b + 1) / (m + 1), Benjamini-Hochberg at
-    ``level``): as many as pass, ``top`` at most. None may, which is an answer.
+    changes more through the final norm than directly (min_share), and if that share and the change of the entropy
+    through the norm are larger than those of other neurons of the layer of about the same norm (p = (b + 1) / (m + 1),
+    Benjamini-Hochberg at ``level``): as many as pass, ``top`` at most. That none does is an answer.
 
     Published rules look at weights, and always take ``top``: ``tighidet2025``, of the neurons with rho >= min_rho the
     lowest LogitVar, whatever their norm; ``stolfo2024``, the highest rho, as the authors' code does (the paper shows
@@ -201,12 +201,12 @@ class Entropy(Selector):
         others = matched(proposed, scores["norm"], enough(len(proposed), self.level))
         through, where = self._measure(context, layer, scores, np.union1d(proposed, others))
         found = confirm(
-            proposed, others, scores["norm_path"], scores["entropy_effect"], through, self.min_share, self.level
+            proposed, others, scores["norm_path"], scores["entropy_through_norm"], through, self.min_share, self.level
         )
         scores |= {"p": found.p, "p_adjusted": found.p_adjusted}
         compared = (
-            f"that share and the effect on the entropy compared with {counted(len(others), 'neuron')} of the layer with "
-            f"about the same norm, {where}"
+            f"that share and the change of the entropy through the norm compared with those of "
+            f"{counted(len(others), 'neuron')} of the layer of about the same norm, {where}"
         )
         if not len(found.passing):
             best = proposed[np.lexsort((-scores["norm_path"][proposed], found.p_adjusted[proposed]))[0]]
@@ -246,6 +246,7 @@ class Entropy(Selector):
             "total_effect": swept.total,
             "direct_effect": direct,
             "entropy_effect": swept.entropy,
+            "entropy_through_norm": swept.entropy_through,
         }
         return swept.through, f"on {counted(swept.n_tokens, 'token')} of {read.said}"
 

@@ -217,9 +217,11 @@ def rules_of(settings: Settings, corpus: Corpus | None) -> Callable[[int], Mappi
         top = settings.top
         found = {
             "entropy neurons (Du et al.: largest norms, lowest LogitVar)": selector(
-                "entropy", top=top, rule="norm_logit_var", null_dims=null_dims
+                "entropy", top=top, rule="du2025", null_dims=null_dims
             ),
-            "entropy neurons (rho >= 0.4, lowest LogitVar)": selector("entropy", null_dims=null_dims),
+            "entropy neurons (rho >= 0.4, lowest LogitVar)": selector(
+                "entropy", rule="tighidet2025", null_dims=null_dims
+            ),
         }
         if corpus is None:
             return found
