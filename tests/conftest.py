@@ -107,7 +107,7 @@ def conflict_run(tmp_path_factory: pytest.TempPathFactory, small_facts: Path) ->
     return small_runs.finish(
         tmp_path_factory.mktemp("runs"),
         task=f"knowledge_conflict:data={small_facts}",
-        selector="entropy:top=3",
+        selector="entropy:top=3,rule=tighidet2025",
         intervention="mean",
         controls=9,
     )

@@ -48,7 +48,7 @@ def test_list_shows_every_kind_and_one_component_with_bounds(harness: Harness) -
     code, out, _ = harness("list", "entropy")
     assert code == 0
     assert re.search(r"top +integer >= 1 +6 +number of neurons", out)
-    assert "rho_logit_var | norm_logit_var | rho" in out
+    assert "confirmed | tighidet2025 | stolfo2024" in out
     assert harness("list", "selectors")[0] == harness("list", "runs")[0] == harness("list", "plugins")[0] == 0
 
 
@@ -291,7 +291,7 @@ def test_a_dry_run_writes_nothing(small_facts: Path, tmp_path: Path, harness: Ha
         ({"selector": "entropy:top=0"}, 'parameter "top" of entropy: input should be greater than or equal to 1'),
         ({"selector": "entropy:min_rho=2"}, 'parameter "min_rho" of entropy'),
         ({"selector": "entropy:top=100000"}, "top=100000 neurons were asked for, but only"),
-        ({"selector": "entropy:min_rho=0.9,top=30"}, "neurons pass the rule rho_logit_var"),
+        ({"selector": "entropy:rule=tighidet2025,min_rho=0.9,top=30"}, "neurons pass the rule tighidet2025"),
         ({"selector": "entropy:layer=9"}, "layer 9 does not exist"),
         ({"selector": "entropy:null_dims=4000"}, "null_dims=4000 must be below d_model"),
         ({"selector": "neurons:neurons=[99.1]"}, "names neuron 99.1, but the model has layers 0 to"),

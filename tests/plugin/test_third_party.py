@@ -156,7 +156,7 @@ def test_a_clash_of_names_names_both_packages_and_ours_stays(tmp_path: Path) -> 
     package(tmp_path, "harness-twin", "harness_twin", selector("entropy"))
     done = harness(tmp_path, "list", "entropy")
     assert done.returncode == 0
-    assert "rho_logit_var" in done.stdout
+    assert "tighidet2025" in done.stdout
     assert "harness-twin 9.9" in done.stderr and "neuron-harness" in done.stderr
     assert 'the selector "entropy" is already provided by' in done.stderr
 

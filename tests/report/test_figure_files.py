@@ -97,7 +97,7 @@ def record(name: str, factor: float, value: float, seed: int = 0) -> RunRecord:
         "components": {
             "model": component,
             "task": component,
-            "selector": {**component, "params": {"top": 6, "rule": "rho"}},
+            "selector": {**component, "params": {"top": 6, "rule": "stolfo2024"}},
             "intervention": {**component, "params": {"factor": factor}},
             "metrics": [component],
         },

@@ -16,7 +16,7 @@ def arguments(facts: Path, output: Path, *more: object, **changes: str) -> list[
     """A small run of the main job."""
     given = {
         "task": f"knowledge_conflict:data={facts}",
-        "selector": "entropy",
+        "selector": "entropy:rule=tighidet2025",
         "intervention": "mean",
         "controls": "19",
         "output_path": str(output),

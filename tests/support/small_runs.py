@@ -34,7 +34,7 @@ def spec(name: str, facts: Path, **changes: object) -> RunSpec:
     """A run of a few of the facts."""
     given = {
         "task": f"knowledge_conflict:data={facts}",
-        "selector": "entropy",
+        "selector": "entropy:rule=tighidet2025",
         "intervention": "mean",
         "controls": 5,
         "limit": 20,

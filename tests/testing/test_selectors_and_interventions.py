@@ -71,7 +71,7 @@ def test_prompts_are_tokens_of_the_model() -> None:
         ("random", {"top": 3}),
         ("neurons", {"neurons": ("2.1", "0.3")}),
         ("heads", {"heads": ("L0H1", "L2H3")}),
-        ("entropy", {"rule": "rho", "top": 3}),
+        ("entropy", {"rule": "stolfo2024", "top": 3}),
         ("activation_shift", {"sequences": 4, "length": 10}),
         ("token_frequency", {"top": 2, "length": 32, "sequences": 4}),
     ],

@@ -81,21 +81,16 @@ def enough(n_candidates: int, level: float) -> int:
     return int(np.ceil(n_candidates / level - 1e-9)) - 1
 
 
-def matched(chosen: np.ndarray, norm: np.ndarray, n: int) -> np.ndarray:
-    """Up to ``n`` other living neurons of the layer with norms like those of ``chosen``: indices, ascending.
+def matched(chosen: np.ndarray, proposed: np.ndarray, norm: np.ndarray, n: int) -> np.ndarray:
+    """For each of ``chosen`` the up to ``n`` living neurons with the nearest norms on a log scale, [len(chosen), n].
 
-    The chosen ones take turns, and each takes the one nearest to it on a log scale that is left.
+    None of those that are ``proposed`` is among them, nor a neuron twice for the same one; where the layer has fewer,
+    all of them.
     """
-    free = (norm > 0) & ~np.isin(np.arange(len(norm)), chosen)
-    with np.errstate(divide="ignore"):
-        log = np.log(norm)
-    order = {i: iter(np.argsort(np.abs(log - log[i]), kind="stable").tolist()) for i in chosen.tolist()}
-    taken: list[int] = []
-    for turn in range(min(n, int(free.sum()))):
-        near = next(j for j in order[int(chosen[turn % len(chosen)])] if free[j])
-        free[near] = False
-        taken.append(near)
-    return np.array(sorted(taken), dtype=int)
+    others = np.setdiff1d(np.flatnonzero(norm > 0), proposed)
+    gaps = np.abs(np.log(norm[others])[None] - np.log(norm[chosen])[:, None])
+    found: np.ndarray = others[np.argsort(gaps, axis=1, kind="stable")[:, :n]]
+    return found
 
 
 @dataclass(frozen=True)
@@ -103,11 +98,12 @@ class Confirmed:
     """What the comparison says, over the layer's neurons [d_mlp]; NaN for those that are no candidates.
 
     Attributes:
-        p: (b + 1) / (m + 1), the larger of two: b of the m others have as large a share, or effect on the entropy.
-        p_adjusted: after Benjamini-Hochberg over the candidates. That all are compared with the same others leaves it
-            valid (Bates et al. 2023, "Testing for outliers with conformal p-values", Annals of Statistics 51).
-        passing: indices of those with p_adjusted <= level and a share of at least min_share, the largest effect through
-            the norm first.
+        p: (b + 1) / (m + 1), the larger of two: b of its m others have as large a share, or effect on the entropy; 1
+            for candidates that are not compared.
+        p_adjusted: after Benjamini-Hochberg over all candidates. Ranks among others that candidates share depend on one
+            another positively, which leaves it valid (Bates et al. 2023, "Testing for outliers with conformal
+            p-values", Annals of Statistics 51).
+        passing: indices of those with p_adjusted <= level, the largest effect through the norm first.
     """
 
     p: np.ndarray
@@ -116,31 +112,31 @@ class Confirmed:
 
 
 def confirm(
+    proposed: np.ndarray,
     chosen: np.ndarray,
     others: np.ndarray,
     share: np.ndarray,
     entropy: np.ndarray,
     through: np.ndarray,
-    min_share: float,
     level: float,
 ) -> Confirmed:
-    """Compare candidates with the others.
+    """Compare candidates with others of their norm.
 
     Args:
-        chosen, others: indices of the candidates, and of the m others.
+        proposed: indices of all candidates. chosen: of those that are compared. others: [len(chosen), m], with whom.
         share: [d_mlp] :func:`norm_path`. entropy, through: [d_mlp] effects through the final norm, on the entropy and
             on the loss, nats.
-        min_share, level: see :class:`Confirmed`.
+        level: see :class:`Confirmed`.
     """
     from scipy.stats import false_discovery_control
 
     p, adjusted = np.full(len(share), np.nan), np.full(len(share), np.nan)
-    for i in chosen.tolist():
-        larger = [int((values[others] >= values[i]).sum()) for values in (share, entropy)]
-        p[i] = (max(larger) + 1) / (len(others) + 1)
-    if len(chosen):
-        adjusted[chosen] = false_discovery_control(p[chosen])
-    passing = np.flatnonzero((adjusted <= level) & (share >= min_share))
+    p[proposed] = 1.0
+    for i, these in zip(chosen.tolist(), others, strict=True):
+        larger = [int((values[these] >= values[i]).sum()) for values in (share, entropy)]
+        p[i] = (max(larger) + 1) / (len(these) + 1)
+    adjusted[proposed] = false_discovery_control(p[proposed])
+    passing = np.flatnonzero(adjusted <= level)
     return Confirmed(p, adjusted, passing[np.argsort(-through[passing], kind="stable")])
 
 

@@ -73,6 +73,14 @@ def check_last(model: Model, layer: int, owner: str) -> None:
         )
 
 
+def check_closed_form(model: Model, owner: str) -> None:
+    """Refuse a model whose last MLP's output does not reach the final residual as the closed form has it."""
+    from harness.engine import fits
+
+    if not fits(model, ()):
+        raise HarnessError(f"{owner}: the direct effects of {model.name}'s neurons have no closed form.")
+
+
 def check_length(model: Model, length: int, owner: str, twice: bool = False) -> None:
     """Refuse sequences, or with ``twice`` duplicated ones after the prefix, that the model's positions do not hold."""
     if model.n_positions is None:
@@ -108,18 +116,17 @@ def sweep(
     """
     from harness.data.token_sequences import kept
     from harness.effects import effects
-    from harness.engine import activation_statistics, fits
+    from harness.engine import activation_statistics
     from harness.plugin import Condition, SetNeurons
 
     model, batch_size = context.model, context.engine.batch_size
     check_last(model, layer, owner)
+    check_closed_form(model, owner)
     with context.stage(f"activations of {model.name} on {counted(len(tokens), 'sequence')}", len(tokens)) as advance:
         statistics = activation_statistics(model, tokens, [layer], batch_size, context.seed, progress=advance)
     means = statistics.mean[layer]
     chosen = np.arange(len(means)) if neurons is None else np.asarray(neurons, dtype=int)
     conditions = [Condition(f"{layer}.{i}", (SetNeurons(layer, (i,), (float(means[i]),)),)) for i in chosen.tolist()]
-    if not fits(model, conditions):
-        raise HarnessError(f"{owner}: the direct effects of {model.name}'s neurons have no closed form.")
     positions = [kept(model, sequence, newlines=not newlines) for sequence in tokens]
     n = sum(map(sum, positions))
     step = max(1, RESULT_BYTES // (4 * 8 * max(1, n)))  # effects() returns up to eight numbers for each pair

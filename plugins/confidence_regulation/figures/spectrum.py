@@ -22,8 +22,8 @@ MAX_LINES = len(drawing.LINES)
 
 
 def entropy_figures(selection: Selection) -> tuple[Figure | Frame, ...]:
-    """What a selection of entropy neurons shows: norm and LogitVar of the layer, the spectrum with the selected neurons,
-    and tables of how the choice depends on the rule and on the size of the null space.
+    """What a selection of entropy neurons shows: norm and LogitVar of the layer, and the spectrum with the selected
+    neurons; tables of how the choice depends on the rule and on the size of the null space.
 
     Reads the scores ``norm``, ``logit_var`` and ``rho`` and the details ``singular_values``, ``null_dims`` and, where
     they are, ``cosines`` (by neuron's name, [d]), ``published_rules`` and ``still_chosen``; what is missing is not

@@ -22,7 +22,7 @@ from harness.plugin import (
 )
 
 from ..analysis.confirmation import LEVEL, MIN_SHARE
-from ..analysis.effects_on_text import check_last, check_length
+from ..analysis.effects_on_text import check_closed_form, check_last, check_length
 from ..analysis.weight_rules import MIN_RHO, NORM_QUANTILE, by_weights, ranked
 
 if TYPE_CHECKING:
@@ -49,6 +49,12 @@ SIGNS: dict[str, End] = {
     "entropy_through_norm": "high",
 }  # fmt: skip
 """What entropy neurons are known by: in their weights, and in their effects where these are measured."""
+
+EFFECTS = (
+    "norm_path", "norm_mediated", "total_effect", "direct_effect", "loss_through_norm", "entropy_effect",
+    "entropy_through_norm",
+)  # fmt: skip
+"""The scores that are measured: N / (N + D), 1 - DE/TE, and mean absolute changes in nats."""
 
 READING = ("confirmed", "mediated")
 """The rules that measure effects on texts."""
@@ -104,7 +110,7 @@ class Entropy(Selector):
     length: int = Field(64, ge=8, description="rules confirmed and mediated: tokens of a sequence")
     across_documents: bool = Field(True, description="rules confirmed and mediated: join short documents")
     method: Literal["exact", "fast"] = Field(
-        "exact", description="rules confirmed and mediated: fast has errors of up to 1e-4 nats"
+        "fast", description="rules confirmed and mediated: fast has errors of up to 1e-4 nats for each token"
     )
     layer: int = Field(-1, description="layer; negative counts from the last")
 
@@ -122,19 +128,13 @@ class Entropy(Selector):
         return False
 
     def check(self, model: Model) -> None:
-        layer = check_layer(model, self.layer, self.top, "selector entropy")
+        layer = check_layer(model, self.layer, self.top, OWNER)
         if self.null_dims is not None and self.null_dims >= model.anatomy.d_model:
-            raise HarnessError(
-                f"selector entropy: null_dims={self.null_dims} must be below d_model = {model.anatomy.d_model}."
-            )
+            raise HarnessError(f"{OWNER}: null_dims={self.null_dims} must be below d_model = {model.anatomy.d_model}.")
         if self.rule in READING:
-            check_last(model, layer, "selector entropy")
-            check_length(model, self.length, "selector entropy")
-            if not model.anatomy.direct_write:
-                raise HarnessError(
-                    f"selector entropy: direct effects of the neurons of {model.name} have no closed form, which "
-                    f"rule={self.rule} needs; rule=tighidet2025, stolfo2024 and du2025 look at weights alone."
-                )
+            check_last(model, layer, OWNER)
+            check_length(model, self.length, OWNER)
+            check_closed_form(model, OWNER)
 
     def select(self, context: SelectionContext) -> Selection:
         from ..analysis.evidence import Layer
@@ -168,7 +168,7 @@ class Entropy(Selector):
             HarnessError: fewer neurons pass the threshold than were asked for; says how many do.
         """
         if self.rule == "mediated":
-            _, where = self._measure(context, layer, scores)
+            where = self._measurer(context, layer, scores)(None)
             passing, said = self._most_mediated(scores)
             said = f"{said}, {where}"
         else:
@@ -198,57 +198,66 @@ class Entropy(Selector):
         proposed = layer.candidates(self.top)
         if not len(proposed):
             return proposed, f"{none}: the weights of its neurons have none of their signs ({layer.nearest(scores)})"
-        others = matched(proposed, scores["norm"], enough(len(proposed), self.level))
-        through, where = self._measure(context, layer, scores, np.union1d(proposed, others))
-        found = confirm(
-            proposed, others, scores["norm_path"], scores["entropy_through_norm"], through, self.min_share, self.level
-        )
+        measure = self._measurer(context, layer, scores)
+        where = measure(proposed)
+        share, entropy, through = (scores[x] for x in ("norm_path", "entropy_through_norm", "loss_through_norm"))
+        strong = proposed[share[proposed] >= self.min_share]
+        others = matched(strong, proposed, scores["norm"], enough(len(proposed), self.level))
+        if len(strong):
+            measure(np.unique(others))
+        found = confirm(proposed, strong, others, share, entropy, through, self.level)
         scores |= {"p": found.p, "p_adjusted": found.p_adjusted}
+        said = counted(len(proposed), "candidate")
+        path = "of its effect on the loss on the path through the final norm"
+        if not len(strong):
+            best = proposed[np.argmax(share[proposed])]
+            return strong, (
+                f"{none}: the nearest of {said}, {layer.index}.{best}, has {share[best]:.0%} {path}, where "
+                f"{self.min_share:.0%} is the least ({where})"
+            )
         compared = (
-            f"that share and the change of the entropy through the norm compared with those of "
-            f"{counted(len(others), 'neuron')} of the layer of about the same norm, {where}"
+            f"that share and the change of the entropy through the norm compared with those of the "
+            f"{counted(others.shape[1], 'other neuron')} nearest in norm, {where}"
         )
         if not len(found.passing):
-            best = proposed[np.lexsort((-scores["norm_path"][proposed], found.p_adjusted[proposed]))[0]]
+            best = strong[np.argmin(found.p_adjusted[strong])]
             return found.passing, (
-                f"{none}: the nearest of {counted(len(proposed), 'candidate')}, {layer.index}.{best}, has "
-                f"{scores['norm_path'][best]:.0%} of its effect on the loss on the path through the final norm, where "
-                f"{self.min_share:.0%} is the least, and p = {found.p_adjusted[best]:.3g}, where {self.level:g} is the "
-                f"most ({compared})"
+                f"{none}: the nearest of {said}, {layer.index}.{best}, has {share[best]:.0%} {path}, but "
+                f"p = {found.p_adjusted[best]:.3g} after Benjamini-Hochberg, where {self.level:g} is the most "
+                f"({compared})"
             )
         return found.passing[: self.top], (
-            f": of {counted(len(proposed), 'candidate')} by rho and LogitVar, those with at least {self.min_share:.0%} "
-            f"of their effect on the loss on the path through the final norm and p <= {self.level:g} after "
-            f"Benjamini-Hochberg ({compared}), {len(found.passing)} in all, at most {self.top}"
+            f": of {said} by rho and LogitVar, each with at least {self.min_share:.0%} {path} and p <= {self.level:g} "
+            f"after Benjamini-Hochberg ({compared}); {len(found.passing)} in all, at most {self.top}"
         )
 
-    def _measure(
-        self, context: SelectionContext, layer: Layer, scores: dict[str, np.ndarray], neurons: np.ndarray | None = None
-    ) -> tuple[np.ndarray, str]:
-        """Add measured effects of all neurons, or of some, to the scores.
-
-        Returns:
-            the effect on the loss through the final norm [d_mlp], nats, and where it was measured, in words.
-        """
+    def _measurer(
+        self, context: SelectionContext, layer: Layer, scores: dict[str, np.ndarray]
+    ) -> Callable[[np.ndarray | None], str]:
+        """A function that adds measured effects of some neurons, or of all, to the scores, and says on what."""
         from ..analysis.confirmation import norm_path
         from ..analysis.effects_on_text import sweep, text
 
         assert self.corpus is not None
         read = text(context, self.corpus, self.sequences, self.length, self.across_documents, context.seed)
-        swept = sweep(
-            context, layer.index, read.tokens, "frozen_norm", OWNER, method=self.method,
-            neurons=None if neurons is None else neurons.tolist(),
-        )  # fmt: skip
-        direct = swept.direct["frozen_norm"]
-        scores |= {
-            "norm_path": norm_path(swept.through, direct),
-            "norm_mediated": swept.mediated("frozen_norm"),
-            "total_effect": swept.total,
-            "direct_effect": direct,
-            "entropy_effect": swept.entropy,
-            "entropy_through_norm": swept.entropy_through,
-        }
-        return swept.through, f"on {counted(swept.n_tokens, 'token')} of {read.said}"
+        scores |= {name: np.full(len(scores["norm"]), np.nan) for name in EFFECTS}
+
+        def measure(neurons: np.ndarray | None) -> str:
+            some = slice(None) if neurons is None else neurons
+            swept = sweep(
+                context, layer.index, read.tokens, "frozen_norm", OWNER, method=self.method,
+                neurons=None if neurons is None else neurons.tolist(),
+            )  # fmt: skip
+            direct = swept.direct["frozen_norm"]
+            values = (
+                norm_path(swept.through, direct), swept.mediated("frozen_norm"), swept.total, direct, swept.through,
+                swept.entropy, swept.entropy_through,
+            )  # fmt: skip
+            for name, column in zip(EFFECTS, values, strict=True):
+                scores[name][some] = column[some]
+            return f"on {counted(swept.n_tokens, 'token')} of {read.said}"
+
+        return measure
 
     def _again(self, layer: Layer) -> Callable[[int], np.ndarray] | None:
         """What the rule chooses by weights with another number of null dimensions; None: it does not ask for any."""

@@ -66,7 +66,7 @@ def test_the_construction_is_what_it_says(grown: Planted) -> None:
     assert activations[:, list(grown.roles)].std(0).min() > 0.03
 
 
-@pytest.mark.parametrize("rule", ["rho", "rho_logit_var", "norm_logit_var", "mediated"])
+@pytest.mark.parametrize("rule", ["stolfo2024", "tighidet2025", "du2025", "mediated"])
 def test_entropy_neurons_are_found(grown: Planted, rule: str, corpus: str) -> None:
     measured = f",corpus={corpus},sequences=8,length=48,effect_quantile=0.5" if rule == "mediated" else ""
     selection = select(grown.model(), f"entropy:top=3,rule={rule}{measured}")
@@ -173,7 +173,7 @@ def run_of(grown: Planted, corpus: str, tmp_path_factory: pytest.TempPathFactory
     """A run of mediation on every neuron of a planted model."""
     folder = tmp_path_factory.mktemp("planted")
     task = f"mediation:frequency=true,sequences=16,length=40,corpus={corpus}"
-    return finish(folder, model=grown.save(folder / "model"), task=task, selector="entropy:top=3,rule=rho",
+    return finish(folder, model=grown.save(folder / "model"), task=task, selector="entropy:top=3,rule=stolfo2024",
                   intervention="mean", controls=299)  # fmt: skip
 
 
@@ -237,7 +237,7 @@ def test_nothing_is_found_where_nothing_was_planted(family: str, corpus: str, tm
     k, why = suggest_null_dims(geometry.singular_values, geometry.trivial)
     assert k == 1 + geometry.trivial and why.startswith("1% of d_model")
     common: dict[str, Any] = {"model": empty.save(tmp_path / "model"), "intervention": "mean", "controls": 299}
-    for selector in ("entropy:top=3,rule=rho", f"activation_shift:top=3,length=24,sequences=8,corpus={corpus}"):
+    for selector in ("entropy:top=3,rule=stolfo2024", f"activation_shift:top=3,length=24,sequences=8,corpus={corpus}"):
         task = f"mediation:frequency=true,sequences=16,length=40,others=40,corpus={corpus}"
         folder = finish(tmp_path, task=task, selector=selector, **common)
         found = measures(folder)

@@ -49,7 +49,7 @@ def test_another_selectors_choice_may_be_kept() -> None:
     """clip_mean:side=shift then works with any selector of neurons."""
     model = tiny("gpt2")
     plain = ActivationShift(**ASKED).select(context(model))
-    for selector in (Neurons(neurons=("2.7", "2.3")), Entropy(null_dims=4, rule="rho", top=3)):
+    for selector in (Neurons(neurons=("2.7", "2.3")), Entropy(null_dims=4, rule="stolfo2024", top=3)):
         selection = ActivationShift(**ASKED, keep=selector).select(context(model))
         chosen = selector.select(context(model))
         assert selection.units == chosen.units

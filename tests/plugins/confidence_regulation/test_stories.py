@@ -54,12 +54,12 @@ def run(documents: list[str], tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_mediation(run: Any, model: Model, documents: list[str]) -> None:
-    folder = run("mediation:frequency=true,sequences=3,length=40,others=3", "entropy:top=3,rule=rho", "mean")
+    folder = run("mediation:frequency=true,sequences=3,length=40,others=3", "entropy:top=3,rule=stolfo2024", "mean")
     mediation_agrees(folder, model.hf, model.tokenizer, frequencies(model.tokenizer, documents, 512))
 
 
 def test_the_correlation_of_entropy_and_divergence(run: Any, model: Model, documents: list[str]) -> None:
-    folder = run("unigram_entropy:sequences=3,length=40", "entropy:top=4,rule=rho", "mean")
+    folder = run("unigram_entropy:sequences=3,length=40", "entropy:top=4,rule=stolfo2024", "mean")
     correlation_agrees(folder, model.hf, model.tokenizer, frequencies(model.tokenizer, documents, 512))
 
 
