@@ -3,8 +3,8 @@
 Weights propose. A neuron is a candidate if more of its output weights lies in the null space of W_U than chance would
 put there, or if it is large and tells little between tokens. Effects decide. An ablated neuron changes the loss on two
 paths: directly (D, with the final norm's denominator held), and through that denominator (N, what holding it takes
-away). Entropy neurons act more through the norm than directly, N / (N + D) >= 1/2, and both that share and what they do
-to the entropy through the norm are larger than those of other neurons of the layer with about the same norm.
+away). Entropy neurons act more through the norm than directly, N / (N + D) >= 1/2, and what they do to the entropy
+through the norm, times that share, is larger than for other neurons of the layer with about the same norm.
 
 Why not 1 - DE/TE, the published share, which is reported beside it: where the two paths pull in opposite directions TE
 is smaller than either, so that a neuron whose every effect the norm turns round has a share near 0, or below.
@@ -98,8 +98,7 @@ class Confirmed:
     """What the comparison says, over the layer's neurons [d_mlp]; NaN for those that are no candidates.
 
     Attributes:
-        p: (b + 1) / (m + 1), the larger of two: b of its m others have as large a share, or effect on the entropy; 1
-            for candidates that are not compared.
+        p: (b + 1) / (m + 1), where b of its m others do as much; 1 for candidates that are not compared.
         p_adjusted: after Benjamini-Hochberg over all candidates. Ranks among others that candidates share depend on one
             another positively, which leaves it valid (Bates et al. 2023, "Testing for outliers with conformal
             p-values", Annals of Statistics 51).
@@ -115,8 +114,7 @@ def confirm(
     proposed: np.ndarray,
     chosen: np.ndarray,
     others: np.ndarray,
-    share: np.ndarray,
-    entropy: np.ndarray,
+    does: np.ndarray,
     through: np.ndarray,
     level: float,
 ) -> Confirmed:
@@ -124,17 +122,15 @@ def confirm(
 
     Args:
         proposed: indices of all candidates. chosen: of those that are compared. others: [len(chosen), m], with whom.
-        share: [d_mlp] :func:`norm_path`. entropy, through: [d_mlp] effects through the final norm, on the entropy and
-            on the loss, nats.
+        does: [d_mlp] what they are compared in. through: [d_mlp] effect on the loss through the final norm, nats.
         level: see :class:`Confirmed`.
     """
     from scipy.stats import false_discovery_control
 
-    p, adjusted = np.full(len(share), np.nan), np.full(len(share), np.nan)
+    p, adjusted = np.full(len(does), np.nan), np.full(len(does), np.nan)
     p[proposed] = 1.0
     for i, these in zip(chosen.tolist(), others, strict=True):
-        larger = [int((values[these] >= values[i]).sum()) for values in (share, entropy)]
-        p[i] = (max(larger) + 1) / (len(these) + 1)
+        p[i] = ((does[these] >= does[i]).sum() + 1) / (len(these) + 1)
     adjusted[proposed] = false_discovery_control(p[proposed])
     passing = np.flatnonzero(adjusted <= level)
     return Confirmed(p, adjusted, passing[np.argsort(-through[passing], kind="stable")])

@@ -68,8 +68,8 @@ class Entropy(Selector):
     neuron stands, warns of those that are ordinary, and says how the choice depends on null space and rule.
 
     Rules: ``confirmed`` measures what neurons do. Those whose weights have the signs are ablated, and taken if the loss
-    changes more through the final norm than directly (min_share), and if that share and the change of the entropy
-    through the norm are larger than those of other neurons of the layer of about the same norm (p = (b + 1) / (m + 1),
+    changes more through the final norm than directly (min_share), and if the change of the entropy through the norm,
+    times that share, is larger than for other neurons of the layer of about the same norm (p = (b + 1) / (m + 1),
     Benjamini-Hochberg at ``level``): as many as pass, ``top`` at most. That none does is an answer.
 
     Published rules look at weights, and always take ``top``: ``tighidet2025``, of the neurons with rho >= min_rho the
@@ -205,7 +205,7 @@ class Entropy(Selector):
         others = matched(strong, proposed, scores["norm"], enough(len(proposed), self.level))
         if len(strong):
             measure(np.unique(others))
-        found = confirm(proposed, strong, others, share, entropy, through, self.level)
+        found = confirm(proposed, strong, others, share * entropy, through, self.level)
         scores |= {"p": found.p, "p_adjusted": found.p_adjusted}
         said = counted(len(proposed), "candidate")
         path = "of its effect on the loss on the path through the final norm"
@@ -216,7 +216,7 @@ class Entropy(Selector):
                 f"{self.min_share:.0%} is the least ({where})"
             )
         compared = (
-            f"that share and the change of the entropy through the norm compared with those of the "
+            f"its change of the entropy through the norm, times that share, compared with that of the "
             f"{counted(others.shape[1], 'other neuron')} nearest in norm, {where}"
         )
         if not len(found.passing):
