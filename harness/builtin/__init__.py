@@ -3,5 +3,6 @@
 ``components``: hub models, texts, neurons and heads by name or at random. ``interventions``: neurons held at a constant
 (mean, median, mode, zero ...), scaled, exchanged, made noisy; ``activation_figures`` shows these constants.
 ``python_docs``: texts for a model that has none of its own, without the network.
-``temperature``: the metric that takes from each change what a change of temperature makes of it.
+``temperature``: the metric that takes from each change what a change of temperature makes of it;
+``carry``: how much of the entropy can be read from activations.
 """

@@ -6,7 +6,7 @@ what comes of them is collected in ``scores`` and ``generations``. Both mean one
 edited (``final_layer``, ``systems``, ``kernels`` and their compiled ``numba_loops``), ``batched`` many conditions in a
 pass elsewhere, with the layers below shared (``prefix``). ``tempering`` (with ``tempering_loops``) has the untouched
 model at every temperature. ``activation_capture`` reads neurons under conditions, ``activation_summaries`` sums them
-up.
+up, ``watched`` has those of the conditions at the prompts' ends.
 """
 
 import lazy_loader

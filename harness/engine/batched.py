@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,6 +21,7 @@ from harness.engine.engine import Engine, Runner
 from harness.engine.generations import GenerationRequest, Generations, decode_greedily
 from harness.engine.hooks import HookRunner, InPlace, edit_site, writer
 from harness.engine.prefix import Prefix, can_resume, capture_prefix, fill_cache, resume
+from harness.engine.watched import watching
 from harness.model.key_values import cache_of
 
 if TYPE_CHECKING:
@@ -109,14 +111,18 @@ class BatchedRunner:
         for layer, members in [(0, self.untouched), *self.by_layer.items()]:
             for block in self._blocks(members, batch, all_logits=not self.model.keeps_last_logits):
                 here = [self.conditions[c] for c in block]
-                tiled, out = batch.tile(len(here)), None
+                tiled, out, watched = batch.tile(len(here)), None, None
                 with under_all(self.model, here):
+                    if here[0].untouched and request.watched:
+                        with watching(self.model, request.watched, len(request.batch.input_ids)) as values:
+                            out = self.model.forward(tiled, logits_to_keep=1, use_cache=True)
+                        watched = values()
                     if layer in shared:
                         with resume(self.model, prefix, layer, len(here)):
                             out = self.model.forward(tiled, logits_to_keep=1, use_cache=True)
                         fill_cache(cache_of(out), past, layer, len(here))
                     made = decode_greedily(self.model.forward, request, tiled, here, out)
-                yield block, made
+                yield block, replace(made, watched=watched)
 
     def _shared(self, cache: bool) -> list[int]:
         """Those of the earliest edited layers that passes may go on from; nothing is gained at the first."""

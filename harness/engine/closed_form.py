@@ -25,6 +25,7 @@ from harness.engine.kernels import choose, summarise
 from harness.engine.scores import TokenScores
 from harness.engine.systems import systems
 from harness.engine.tempering import Tempered
+from harness.engine.watched import watching
 from harness.model.model import Batch
 
 if TYPE_CHECKING:
@@ -80,11 +81,13 @@ class ClosedFormRunner:
         entropy = torch.zeros(n, rows, dtype=torch.float64, device=device)
         chosen = torch.zeros(n, rows, wanted.shape[1], dtype=torch.float64, device=device)
         past: object = None
-        tempered: Tempered | None = None
         for step in range(steps):
-            seen, past = final.run(batch, past, use_cache=steps > 1)
-            if step == 0 and request.tempered:
-                tempered = self._tempered(seen[:, -1])
+            if step == 0:
+                with watching(final.model, request.watched, rows) as values:
+                    seen, past = final.run(batch, past, use_cache=steps > 1)
+                watched, tempered = values(), self._tempered(seen[:, -1]) if request.tempered else None
+            else:
+                seen, past = final.run(batch, past, use_cache=True)
             token = torch.empty(n, len(live), dtype=torch.long, device=device)
             for here, system in systems(final, seen[:, -1], None if step == 0 else branch[:, live]):
                 if step == 0:
@@ -108,7 +111,10 @@ class ClosedFormRunner:
             branch = branch.clone()
             branch[:, live] = standing
             batch, past = _fork(batch, past, torch.stack([distinct // size, distinct % size], -1))
-        yield range(n), Generations(tokens.cpu().numpy(), entropy.cpu().numpy(), chosen.cpu().numpy(), tempered)
+        yield (
+            range(n),
+            Generations(tokens.cpu().numpy(), entropy.cpu().numpy(), chosen.cpu().numpy(), tempered, watched),
+        )
 
 
 def _fork(batch: Batch, past: object, distinct: torch.Tensor) -> tuple[Batch, object]:

@@ -17,6 +17,7 @@ import torch
 from harness.conditions.frozen import check_conditions
 from harness.engine.generations import GenerationRequest, Generations
 from harness.engine.scores import ScoreRequest, Scores, TokenScores
+from harness.engine.watched import neurons_of
 
 if TYPE_CHECKING:
     from harness.conditions.conditions import Condition
@@ -72,7 +73,7 @@ class Engine(ABC):
             HarnessError: a condition does not fit the model, or logits are not finite under it.
         """
         check_conditions(self.model, conditions)
-        _check_tempered(conditions, tempered)
+        _check_untouched(conditions, "tempered" if tempered else None)
         scores = Scores.empty(prompts, conditions, first, tempered)
         runners = list(self.runners(conditions))
         for rows in batches(prompts, self.batch_size):
@@ -94,6 +95,7 @@ class Engine(ABC):
         choices: Sequence[Sequence[int]] | None = None,
         progress: Progress | None = None,
         tempered: bool = False,
+        watched: bool = False,
     ) -> Generations:
         """Greedy continuations of up to ``max_new_tokens`` tokens, ties to the smaller token id.
 
@@ -101,21 +103,24 @@ class Engine(ABC):
             stop: generation of a prompt ends with the first of these tokens (it is kept).
             choices: for every prompt, equally many token ids whose log-probability as first new token is wanted.
             tempered: also the untouched model's distribution of the first new token at every temperature
-                (:mod:`harness.engine.tempering`); one of the conditions must be untouched.
+                (:mod:`harness.engine.tempering`); one of the conditions must be untouched, as for ``watched``.
+            watched: also what the neurons that conditions are about (their ``units``) do in the untouched model
+                where it predicts the first new token (:mod:`harness.engine.watched`).
 
         Raises:
             HarnessError: as of :meth:`score`; or the model's passes do not go on from a cache.
         """
         check_conditions(self.model, conditions)
-        _check_tempered(conditions, tempered)
+        _check_untouched(conditions, "tempered" if tempered else "watched" if watched else None)
         if max_new_tokens > 1:
             self.model.check_cache()
         asked = np.array(choices, dtype=np.int64) if choices else np.zeros((len(prompts), 0), np.int64)
-        made = Generations.empty(len(conditions), len(prompts), max_new_tokens, asked.shape[1], tempered)
+        neurons = neurons_of(conditions) if watched else ()
+        made = Generations.empty(len(conditions), len(prompts), max_new_tokens, asked.shape[1], tempered, neurons)
         runners = list(self.runners(conditions))
         for rows in batches(prompts, self.batch_size):
             batch = self.model.pad([list(prompts[row]) for row in rows])
-            request = GenerationRequest(batch, asked[rows], max_new_tokens, stop, tempered)
+            request = GenerationRequest(batch, asked[rows], max_new_tokens, stop, tempered, neurons)
             for members, runner in runners:
                 for some, part in runner.generate(request):
                     made.put([members[i] for i in some], rows, part)
@@ -124,9 +129,9 @@ class Engine(ABC):
         return made
 
 
-def _check_tempered(conditions: Sequence[Condition], tempered: bool) -> None:
-    if tempered and not any(condition.untouched for condition in conditions):
-        raise ValueError("tempered: one of the conditions must leave the model untouched")
+def _check_untouched(conditions: Sequence[Condition], wanted: str | None) -> None:
+    if wanted and not any(condition.untouched for condition in conditions):
+        raise ValueError(f"{wanted}: one of the conditions must leave the model untouched")
 
 
 def batches(prompts: Sequence[Sequence[int]], size: int) -> Iterator[np.ndarray]:

@@ -12,10 +12,11 @@ from jaxtyping import Float64, Int64
 
 from harness.engine.scores import entropy, log_softmax
 from harness.engine.tempering import Tempered
+from harness.engine.watched import Watched
 from harness.model.key_values import cache_of
 
 if TYPE_CHECKING:
-    from harness.conditions.conditions import Condition
+    from harness.conditions.conditions import Condition, Neuron
     from harness.model.model import Batch
 
 
@@ -28,22 +29,35 @@ class Generations:
         entropy: float64 [n_conditions, n_prompts], entropy in nats of the distribution of the first new token.
         choices: float64 [n_conditions, n_prompts, n_choices], log-probabilities of the asked tokens as first new token.
         tempered: the untouched model's distribution of the first new token at every temperature; None unless asked for.
+        watched: what the conditions' neurons do in the untouched model where it predicts the first new token; None
+            unless asked for, and where conditions are about something else than neurons.
     """
 
     tokens: Int64[np.ndarray, "n_conditions n_prompts max_new_tokens"]
     entropy: Float64[np.ndarray, "n_conditions n_prompts"]
     choices: Float64[np.ndarray, "n_conditions n_prompts n_choices"]
     tempered: Tempered | None = None
+    watched: Watched | None = None
 
     @classmethod
     def empty(
-        cls, n_conditions: int, n_prompts: int, max_new_tokens: int, n_choices: int, tempered: bool = False
+        cls,
+        n_conditions: int,
+        n_prompts: int,
+        max_new_tokens: int,
+        n_choices: int,
+        tempered: bool = False,
+        watched: tuple[Neuron, ...] = (),
     ) -> Generations:
         """Continuations to be filled in; no token yet."""
         shape = (n_conditions, n_prompts)
-        tokens = np.full((*shape, max_new_tokens), -1, np.int64)
-        table = Tempered.empty(n_prompts) if tempered else None
-        return cls(tokens, np.zeros(shape), np.zeros((*shape, n_choices)), table)
+        return cls(
+            tokens=np.full((*shape, max_new_tokens), -1, np.int64),
+            entropy=np.zeros(shape),
+            choices=np.zeros((*shape, n_choices)),
+            tempered=Tempered.empty(n_prompts) if tempered else None,
+            watched=Watched(watched, np.zeros((n_prompts, len(watched)), np.float32)) if watched else None,
+        )
 
     def put(self, conditions: Sequence[int], prompts: np.ndarray, part: Generations) -> None:
         """Fill in what these conditions make of these prompts."""
@@ -52,6 +66,8 @@ class Generations:
         self.entropy[place], self.choices[place] = part.entropy, part.choices
         if self.tempered is not None and part.tempered is not None:
             self.tempered.put(prompts, part.tempered)
+        if self.watched is not None and part.watched is not None:
+            self.watched.values[prompts] = part.watched.values
 
 
 @dataclass(frozen=True)
@@ -64,6 +80,7 @@ class GenerationRequest:
         max_new_tokens: how many tokens at most.
         stop: generation of a prompt ends with the first of these (it is kept).
         tempered: whether the untouched model is wanted at every temperature.
+        watched: neurons whose activations in the untouched model are wanted, at the prompts' last tokens.
     """
 
     batch: Batch
@@ -71,6 +88,7 @@ class GenerationRequest:
     max_new_tokens: int
     stop: frozenset[int]
     tempered: bool = False
+    watched: tuple[Neuron, ...] = ()
 
     def ends(self) -> Int64[torch.Tensor, " n"]:
         """``stop`` as int64 [n], ascending, on the batch's device."""

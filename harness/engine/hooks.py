@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -15,6 +15,7 @@ from harness.conditions.frozen import keep_component, unigram_direction
 from harness.conditions.head_edits import HeadEdit, HeadEditor, check_heads, watch_starts
 from harness.engine.engine import Engine, Runner
 from harness.engine.generations import Forward, GenerationRequest, Generations, decode_greedily
+from harness.engine.watched import watching
 from harness.model.key_values import cache_of
 
 if TYPE_CHECKING:
@@ -157,9 +158,14 @@ class HookRunner:
 
     def generate(self, request: GenerationRequest) -> Iterator[tuple[Sequence[int], Generations]]:
         for c, condition in enumerate(self.conditions):
+            out, watched = None, None
             with passes(self.model, condition) as forward:
-                made = decode_greedily(forward, request, request.batch, [condition])
-            yield [c], made
+                if condition.untouched and request.watched:
+                    with watching(self.model, request.watched, len(request.batch.input_ids)) as values:
+                        out = forward(request.batch, logits_to_keep=1, use_cache=True)
+                    watched = values()
+                made = decode_greedily(forward, request, request.batch, [condition], out)
+            yield [c], replace(made, watched=watched)
 
 
 class HookEngine(Engine):

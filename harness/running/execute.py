@@ -323,13 +323,21 @@ def _together(jobs: Sequence[_Job], engine: Engine, prompts: Sequence[Prompt], p
         replace(
             found,
             conditions=stage.conditions,
-            values={name: array[rows] for name, array in found.values.items()},
+            values={name: own_columns(array[rows]) for name, array in found.values.items()},
             answers=tuple(
                 found.answers[row] for row, x in zip(rows, stage.conditions, strict=True) if x.shown and found.answers
             ),
         )
         for stage, rows in zip(stages, own, strict=True)
     ]
+
+
+def own_columns(array: np.ndarray) -> np.ndarray:
+    """Without the last columns [n_conditions, n_prompts, k] that only conditions of other runs fill."""
+    if array.ndim < 3 or array.dtype.kind != "f":
+        return array
+    filled = np.flatnonzero(~np.isnan(array).all((0, 1)))
+    return array[..., : filled[-1] + 1 if len(filled) else 0]
 
 
 def _finish(job: _Job, engine: Engine, reporter: Reporter, command: str, started: float) -> None:

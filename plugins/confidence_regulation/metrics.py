@@ -35,7 +35,9 @@ class Effects(Metric):
     """Total and direct effects, mediated fractions, entropy, ranks, changed predictions; a table of all neurons."""
 
     name = "mediation"
-    needs = frozenset({"tokens", "total_effect", "frozen_norm_effect", "kl", "changed", "reciprocal_rank"})
+    needs = frozenset(
+        {"tokens", "total_effect", "frozen_norm_effect", "frozen_norm_loss_change", "kl", "changed", "reciprocal_rank"}
+    )
 
     def measure(self, outcomes: Outcomes) -> Measurement:
         frequency = "frozen_unigram_effect" in outcomes.values
@@ -63,6 +65,7 @@ class Effects(Metric):
             ),
             mean_of(outcomes, "frozen_norm_effect", title="direct effect, final norm held"),
             mean_of(outcomes, "loss_change", title="change of loss"),
+            mean_of(outcomes, "frozen_norm_loss_change", title="change of loss, final norm held"),
             mean_of(outcomes, "entropy_effect", title="mean |change of entropy|"),
             mean_of(outcomes, "kl", title="KL(untouched || ablated)"),
             mean_of(outcomes, "loss", title="loss", null=_baseline(outcomes, "loss")),
@@ -93,6 +96,7 @@ class Effects(Metric):
                     description="mean change of the divergence of the token frequencies from the prediction",
                 ),
                 mean_of(outcomes, "frozen_unigram_effect", title="direct effect, frequencies held"),
+                mean_of(outcomes, "frozen_unigram_loss_change", title="change of loss, frequencies held"),
             ]
         frames: tuple[Frame, ...] = ()
         figures: tuple[Figure, ...] = ()

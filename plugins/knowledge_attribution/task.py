@@ -43,7 +43,7 @@ class TargetProbability(Task):
     version = "3"
     shares_passes = True
     keeps_prompts = True
-    default_metrics: ClassVar[tuple[str, ...]] = ("target_probability", "temperature")
+    default_metrics: ClassVar[tuple[str, ...]] = ("target_probability", "temperature", "carry")
 
     data: Source | None = Field(None, description="facts, as of the task knowledge_conflict; default: the bundled ones")
     relations: Source | None = Field(None, description="relations, as of the task knowledge_conflict")
@@ -140,6 +140,7 @@ class TargetProbability(Task):
             choices=[[target] for target in targets],
             progress=progress,
             tempered=True,
+            watched=True,
         )
         [before, *_] = [row for row, condition in enumerate(conditions) if condition.untouched]
         assert made.tempered is not None
@@ -156,6 +157,7 @@ class TargetProbability(Task):
                 "tempered_log_p": equal.log_p(made.choices[before, :, 0]),
                 "log_temperature": -np.log(equal.beta).astype(np.float32),
                 "no_temperature": equal.outside,
+                **({} if made.watched is None else {"activations": made.watched.by_condition(conditions)}),
             },
             details={"tempered": [{"outcome": "log_p", "title": "the target's log-probability", "unit": "nats"}]},
             answers=tuple(tuple(texts[token] for token in row) for row in made.tokens[:told, :, 0].tolist()),

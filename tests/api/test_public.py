@@ -180,7 +180,7 @@ def test_what_the_system_refuses_is_a_sentence(words: dict[str, Any], tmp_path: 
 def test_where_nobody_says_where(words: dict[str, Any], made: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARNESS_REPORTS_DIR", str(made.path.parent))
     run = public.evaluate(**words)
-    assert run.path == made.path and len(public.runs()) == 6
+    assert run.path == made.path and len(public.runs()) == 7
     spec = Request(task="a", selector="b").specification(catalogue())
     assert "--output_path reports" in command_of(spec, Path("reports"))
     assert "--output_path" not in command_of(spec, made.path.parent)
@@ -261,7 +261,7 @@ def test_figures_are_drawn_again(made: Run, tmp_path: Path) -> None:
 
 
 def test_how_it_looks(made: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    assert repr(made) == f"<harness run {made.path}: 6 primary measures, {_more(made)} more than random>"
+    assert repr(made) == f"<harness run {made.path}: 7 primary measures, {_more(made)} more than random>"
     html = made._repr_html_()
     assert "change of entropy" in html and "Primary measures beside the 5 random controls" in html
     assert "<script" not in html and "http" not in html and "How sure this can be" in html
@@ -311,7 +311,7 @@ def test_there_is_no_run(made: Run, tmp_path: Path) -> None:
 
 def test_the_leaderboard(made: Run) -> None:
     board, everything = public.runs(made.path.parent), public.runs(made.path.parent, primary=False)
-    assert len(board) == 6 and len(everything) == len(made.measures)
+    assert len(board) == 7 and len(everything) == len(made.measures)
     assert str(board["seed"].dtype) == "Int64" and str(board["value"].dtype) == "float64"
     assert str(board["finding"].dtype) == "boolean" and str(board["model"].dtype) == "string"
 

@@ -86,7 +86,7 @@ def test_measures_with_intervals_controls_and_p(conflict_run: Path, tmp_path: Pa
     header, *rows = check(path.read_text(encoding="utf-8"))
     assert header[0] == "Measure" and len(header) == 7
     primary = [x for x in small_runs.record(conflict_run)["measures"] if x["primary"]]
-    assert len(rows) == len(primary) == 6
+    assert len(rows) == len(primary) == 7
     assert rows[0][1] == f"{primary[0]['value']:.2f} ({primary[0]['count']}/{primary[0]['denominator']:,.0f})"
     data = columns(path.with_suffix(".csv"))
     assert [float(row["value"]) for row in data] == [x["value"] for x in primary]

@@ -149,7 +149,7 @@ def test_the_command(harness: Harness, command: list[str]) -> None:
     assert code == 0, err
     first, again = json.loads(out), json.loads(harness(*command, "--json")[1])
     assert {**first, "seconds": 0} == {**again, "seconds": 0}
-    assert first["controls"] == 999 and first["sets"] == 4 and len(first["measures"]) == 6
+    assert first["controls"] == 999 and first["sets"] == 4 and len(first["measures"]) == 7
     code, out, err = harness(*command, "--measure", "GTS", "--effect", "50")
     assert code == 0 and "Smallest effect" in out and "To find 50 points of global transition score" in out
     assert "change of entropy" not in out

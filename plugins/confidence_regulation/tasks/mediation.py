@@ -152,7 +152,7 @@ class Mediation(EffectsTask):
         return self.frequency
 
     def gives(self) -> frozenset[str]:
-        frequency = {"frozen_unigram_effect", "kl_unigram_change"}
+        frequency = {"frozen_unigram_effect", "frozen_unigram_loss_change", "kl_unigram_change"}
         calibration = {"reliability", "confidences", "brier", "confidence", "right"}
         values = {"tokens", "loss", "entropy", "reciprocal_rank", *ZERO_UNTOUCHED, *calibration, *TEMPERED}
         return frozenset({*(values if self.frequency else values - frequency), "series entropy", "series loss"})
@@ -216,6 +216,7 @@ def _sums(total: Effects, frozen: Sequence[Kind], n: int) -> dict[str, np.ndarra
         "reciprocal_rank": 1 / (1 + rank),
         "changed": best[:-1] != best[-1:],
         **{f"{kind}_effect": np.abs(total.loss_change[kind]) for kind in frozen},
+        **{f"{kind}_loss_change": total.loss_change[kind] for kind in frozen},
     }
     if total.kl_unigram_change is not None:
         values["kl_unigram_change"] = total.kl_unigram_change["total"]
@@ -259,7 +260,7 @@ def _untouched(total: Effects, n: int) -> dict[str, np.ndarray]:
 
 ZERO_UNTOUCHED = (
     "total_effect", "loss_change", "entropy_change", "entropy_effect", "kl", "changed", "frozen_norm_effect",
-    "frozen_unigram_effect", "kl_unigram_change",
+    "frozen_norm_loss_change", "frozen_unigram_effect", "frozen_unigram_loss_change", "kl_unigram_change",
 )  # fmt: skip
 
 

@@ -102,6 +102,7 @@ class KnowledgeConflict(Task):
         "entropy_change",
         "log_odds",
         "temperature",
+        "carry",
         "relation_groups",
         "matching",
         "selected_neurons",
@@ -331,7 +332,8 @@ class KnowledgeConflict(Task):
         Values: ``source``, ``source_normalised`` and ``source_alias`` (codes of SOURCES), ``entropy`` (nats),
         ``log_p_ck``, ``log_p_pk`` (the counter and the parametric object's first token) and ``log_p_nd`` (everything
         else together), all of the first answer token; ``log_odds`` of CK and PK (NaN where they begin with one token),
-        and what :class:`harness.builtin.temperature.Temperature` puts beside it.
+        and what :class:`harness.builtin.temperature.Temperature` puts beside it; ``activations`` of each
+        condition's neurons in the untouched model, there [n_conditions, n_prompts, k].
         """
         document = self._table().document()
         until = self._until(document)
@@ -343,6 +345,7 @@ class KnowledgeConflict(Task):
             choices=[prompt.fields["first_tokens"] for prompt in prompts],
             progress=progress,
             tempered=True,
+            watched=True,
         )
         told = sum(condition.shown for condition in conditions)
         answers, source = _answers(engine.model, made.tokens, prompts, until, told)
@@ -369,6 +372,7 @@ class KnowledgeConflict(Task):
                 "tempered_log_odds": tempered.astype(np.float32),
                 "log_temperature": -np.log(equal.beta).astype(np.float32),
                 "no_temperature": equal.outside,
+                **({} if made.watched is None else {"activations": made.watched.by_condition(conditions)}),
             },
             details={"tempered": [{"outcome": "log_odds", "title": "log(P_CK/P_PK)", "unit": "nats"}]},
             answers=answers,

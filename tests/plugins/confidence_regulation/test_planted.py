@@ -244,6 +244,7 @@ def test_nothing_is_found_where_nothing_was_planted(family: str, corpus: str, tm
         verdicts = {name: row["verdict"] for name, row in found.items() if row["primary"]}
         assert set(verdicts) == {
             "total_effect", "norm_mediated", "entropy_change", "frequency_mediated", "kl_unigram_change", "ece",
+            "loss_beyond",
         }  # fmt: skip
         assert not {"more than random", "less than random", "opposite direction", "model broken"} & set(
             verdicts.values()
