@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -104,8 +106,29 @@ def text_at(row: Mapping[str, Any], column: str, where: str) -> str:
     return value
 
 
+def _listed(value: Any) -> Any:
+    """A list that is written as text, ``'["a", "b"]'``, as a list; everything else as it is."""
+    if isinstance(value, str) and value.strip().startswith("["):
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError):
+            return ast.literal_eval(value.strip())
+    return value
+
+
+def names_at(row: Mapping[str, Any], column: str, where: str) -> tuple[str, ...]:
+    """The object and its other names: one text, or a list of texts.
+
+    Raises:
+        HarnessError: there is none.
+    """
+    names = _listed(at(row, column))
+    if isinstance(names, list | tuple) and names and all(isinstance(name, str) and name.strip() for name in names):
+        return tuple(name.strip() for name in names)
+    return (text_at(row, column, where).strip(),)
+
+
 def _aliases(value: Any, where: str) -> tuple[str, ...]:
     """Other names of an object: a list of texts, or one text with ``|`` between them; nothing where there are none."""
+    value = _listed(value)
     names = value.split("|") if isinstance(value, str) else [] if value is None else value
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise HarnessError(
@@ -131,8 +154,9 @@ def read_facts(
     for line, row in rows:
         where = f"{source}, line {line}"
         values: dict[str, str] = {}
-        for name in COLUMNS:
+        for name in ("relation", "subject"):
             values[name] = text_at(row, columns.get(name, name), where)
+        known, *others = names_at(row, columns.get("object", "object"), where)
         relation = relations.get(values["relation"])
         if relation is None:
             raise HarnessError(
@@ -143,14 +167,14 @@ def read_facts(
             line,
             relation,
             values["subject"].strip(),
-            values["object"].strip(),
+            known,
             row,
             text_at(row, columns["prompt"], where) if "prompt" in columns else None,
-            _aliases(at(row, columns.get("aliases", "aliases")), where),
+            (*others, *_aliases(at(row, columns.get("aliases", "aliases")), where)),
         )
-        key = (relation.name, fact.query.lower())
+        key = (relation.name, (fact.subject if duplicates == "rephrased" else fact.query).lower())
         if key in asked:
-            if duplicates == "drop":
+            if duplicates != "error":
                 continue
             raise HarnessError(
                 f'{where}: the question "{fact.query}" stands already in line {asked[key]}; '

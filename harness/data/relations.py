@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from harness.data import Relation, render
-from harness.data.facts import at, text_at
+from harness.data.facts import at, names_at, text_at
 from harness.plugin import HarnessError
 
 WANTED = "the missing words"
@@ -80,15 +80,18 @@ def relations_of_facts(
     lines = set()
     for line, row in rows:
         where = f"{source}, line {line}"
-        name, subject, shown = (text_at(row, columns.get(x, x), where) for x in ("relation", "subject", "object"))
+        name, subject = (text_at(row, columns.get(x, x), where) for x in ("relation", "subject"))
+        shown = names_at(row, columns.get("object", "object"), where)[0]
         if name in relations:
+            if subject.strip().lower() == relations[name].echoes[0]:  # the example, once more or in other words
+                lines.add(line)
             continue
         if "prompt" in columns:
             asked = text_at(row, columns["prompt"], where).replace("{}", subject).strip()
         else:
             asked = render(str(query), {**row, "subject": subject}, where)
         group = text_at(row, columns["group"], where) if "group" in columns else "facts"
-        echoes = (subject.strip().lower(), shown.strip().lower())
-        relations[name] = Relation(name, group, query or "", WANTED, f"{asked} {shown.strip()}".rstrip("."), echoes)
+        echoes = (subject.strip().lower(), shown.lower())
+        relations[name] = Relation(name, group, query or "", WANTED, f"{asked} {shown}".rstrip("."), echoes)
         lines.add(line)
     return relations, frozenset(lines)

@@ -36,7 +36,7 @@ def read_rows(data: str, subset: str | None, split: str, revision: str | None) -
         HarnessError: the file is missing or a row cannot be read; names file and line.
     """
     if not is_file(data):
-        yield from _hub_rows(data, subset, split, revision)
+        yield from hub_rows(data, subset, split, revision)
         return
     path = expand(data)
     text, suffix = _text(path), path.suffix.lower()
@@ -88,7 +88,12 @@ def _object(row: Any, where: str) -> dict[str, Any]:
     return row
 
 
-def _hub_rows(data: str, subset: str | None, split: str, revision: str | None) -> Iterator[Row]:
+def hub_rows(data: str, subset: str | None, split: str, revision: str | None) -> Iterator[Row]:
+    """Every row of a dataset of the hub, or of a folder with one.
+
+    Raises:
+        HarnessError: it cannot be loaded.
+    """
     import datasets
 
     datasets.disable_progress_bars()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from harness.data import FactTable, spread
+from harness.data.named_tables import known as known_table
 from harness.files.templates import check
 from harness.plugin import (
     BASELINE,
@@ -45,7 +46,9 @@ class TargetProbability(Task):
     keeps_prompts = True
     default_metrics: ClassVar[tuple[str, ...]] = ("target_probability", "temperature", "carry")
 
-    data: Source | None = Field(None, description="facts, as of the task knowledge_conflict; default: the bundled ones")
+    data: Annotated[Source, AfterValidator(known_table)] | None = Field(
+        None, description="facts, as of the task knowledge_conflict; default: the bundled ones"
+    )
     relations: Source | None = Field(None, description="relations, as of the task knowledge_conflict")
     columns: dict[str, str] = Field(default_factory=dict, description="column mapping, as of knowledge_conflict")
     template: Template = Field(

@@ -19,11 +19,12 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from harness.data import Fact, FactTable, limited, render
 from harness.data.fact_table import required
 from harness.data.facts import COLUMNS, OPTIONAL_COLUMNS
+from harness.data.named_tables import known as known_table
 from harness.files.templates import check
 from harness.files.yaml import Document
 from harness.model import decode, first_token, stop_tokens
@@ -108,8 +109,10 @@ class KnowledgeConflict(Task):
         "selected_neurons",
     )
 
-    data: Source | None = Field(
-        None, description="facts: a .jsonl, .csv, .tsv or .json file, or a dataset id on the hub"
+    data: Annotated[Source, AfterValidator(known_table)] | None = Field(
+        None,
+        description="facts: a .jsonl, .csv, .tsv or .json file, a dataset id on the hub, or pararel, popqa, "
+        "counterfact, paraconflict, alone or with the place of a copy (popqa:FOLDER)",
     )
     relations: Source | None = Field(
         None,
@@ -132,7 +135,9 @@ class KnowledgeConflict(Task):
     subset: str | None = Field(None, description="configuration of the hub dataset")
     split: str = Field("train", description="split of the hub dataset")
     revision: str | None = Field(None, description="revision of the hub dataset")
-    duplicates: Literal["error", "drop"] = Field("error", description="what to do when a question stands there twice")
+    duplicates: Literal["error", "drop", "rephrased"] = Field(
+        "error", description="a question that stands there twice; rephrased: drop also what asks it in other words"
+    )
     counter_objects: Annotated[int, Field(ge=1, le=100)] | None = Field(
         None, description="counter-parametric objects for each fact; default: the definition's (3)"
     )

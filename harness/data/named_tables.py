@@ -1,0 +1,134 @@
+"""Tables of facts that others have published, by name: where they are on the hub, and how their columns are read.
+
+``data=popqa`` reads the hub, ``data=popqa:FOLDER_OR_FILE`` a copy. A copy may be laid out as on the hub or as its
+authors publish it: the first layout whose columns are there is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+
+from harness.errors import suggest
+from harness.files.paths import expand
+from harness.files.rows import is_file
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the rows of a table are read; the attributes mean what those of :class:`~harness.data.FactTable` do.
+
+    Attributes:
+        relations: "facts", or the name of a file that comes with the harness or lies beside the facts.
+        file: name of the facts' file in its authors' folder.
+    """
+
+    columns: Mapping[str, str]
+    relations: str = "facts"
+    file: str | None = None
+    query: str | None = None
+    example: str | None = None
+    relation_columns: Mapping[str, str] = field(default_factory=dict)
+
+    def fits(self, columns: Iterable[str]) -> bool:
+        """Whether a table with these columns is laid out so; of nested ones the outermost is looked for."""
+        there = set(columns)
+        return all(theirs in there or theirs.split(".")[0] in there for theirs in self.columns.values())
+
+    def relations_of(self, source: str) -> str:
+        """The file of relations, for facts that are read from ``source``; or "facts"."""
+        if self.relations == "facts":
+            return self.relations
+        bundled = Path(str(files("harness_tasks") / "knowledge_conflict" / self.relations))
+        return str(bundled if bundled.is_file() else expand(source).parent / self.relations)
+
+
+@dataclass(frozen=True)
+class NamedTable:
+    """A published table: the hub's copy, its layout there first, and that of other copies."""
+
+    about: str
+    hub: str
+    split: str
+    layouts: tuple[Layout, ...]
+
+
+_PLAIN = {"relation": "relation", "subject": "subject", "object": "object"}
+
+NAMED = {
+    "pararel": NamedTable(
+        "ParaRel (Elazar et al. 2021): of the hub one pattern for each fact; as a folder with pararel_facts.jsonl and "
+        "pararel_relations.json the 4,688 facts of Tighidet et al. 2025",
+        "coastalcph/pararel_patterns",
+        "train",
+        (
+            Layout({**_PLAIN, "prompt": "query"}),
+            Layout(
+                {**_PLAIN, "phrase": "relation_phrase"},
+                relations="pararel_relations.json",
+                file="pararel_facts.jsonl",
+                query="{subject} {relation_phrase}",
+                example="{example_subject} {example_phrase} {example_object}",
+                relation_columns={"group": "relation_group", "description": "object_description"},
+            ),
+        ),
+    ),
+    "popqa": NamedTable(
+        "PopQA (Mallen et al. 2023): 14,267 facts of 16 relations, most about things that few people look up",
+        "akariasai/PopQA",
+        "test",
+        (
+            Layout(
+                {"relation": "prop", "subject": "subj", "object": "obj", "aliases": "possible_answers"},
+                relations="popqa_relations.json",
+            ),
+        ),
+    ),
+    "counterfact": NamedTable(
+        "CounterFact (Meng et al. 2022): 21,919 facts, each with its own prompt",
+        "NeelNanda/counterfact-tracing",
+        "train",
+        (
+            Layout({"relation": "relation_id", "subject": "subject", "object": "target_true", "prompt": "prompt"}),
+            Layout(
+                {
+                    "relation": "requested_rewrite.relation_id",
+                    "subject": "requested_rewrite.subject",
+                    "object": "requested_rewrite.target_true.str",
+                    "prompt": "requested_rewrite.prompt",
+                },
+                file="counterfact.json",
+            ),
+        ),
+    ),
+    "paraconflict": NamedTable(
+        "ParaConflict (Li et al. 2025): the facts of its six categories, each with its clean prompt",
+        "gaotang/ParaConflict",
+        "test",
+        (Layout({"relation": "Category", "subject": "Subject", "object": "Answer", "prompt": "Clean Prompt"}),),
+    ),
+}
+"""Published tables by the names that ``data`` knows them by."""
+
+
+def named(data: str | None) -> tuple[NamedTable, str | None] | None:
+    """The table that ``data`` names and the place of a copy (None: the hub); None where it is a file or id itself."""
+    name, colon, place = (data or "").partition(":")
+    return (NAMED[name], place if colon else None) if name in NAMED else None
+
+
+def known(data: str) -> str:
+    """``data``, unless it is a misspelt name of a table.
+
+    Raises:
+        ValueError: names the nearest.
+    """
+    name, colon, place = data.partition(":")
+    if name in NAMED and colon and not place.strip():
+        raise ValueError(f'after "{name}:" a file, a folder or an id on the hub is expected; "{name}" reads the hub')
+    near = "" if name in NAMED or "/" in name or is_file(data) else suggest(name, NAMED)
+    if near:
+        raise ValueError(f'"{data}" is no file here, and no table is called so.{near} There are: {", ".join(NAMED)}')
+    return data
