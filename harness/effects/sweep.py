@@ -27,7 +27,7 @@ from harness.conditions.frozen import unigram_direction, unigram_probabilities
 from harness.effects.by_definition import fill
 from harness.effects.logit_changes import Found, Kind, Problem, Unigram, changes
 from harness.effects.logit_changes import ranks as ranks_of
-from harness.effects.moment_expansion import changes_fast, expands
+from harness.effects.moment_expansion import changes_fast
 from harness.engine.engine import Progress, batches
 from harness.engine.final_layer import ConditionBlock, FinalLayer, Observed, fits
 from harness.engine.kernels import not_finite
@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 
 MEMORY_BYTES = 2 * 2**30
 """Default for the memory above the model, results not counted."""
+
+MOSTLY = 0.5
+"""Share of pairs that are done exactly after moments were tried from which trying costs more than it saves."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +114,8 @@ def effects(
         positions: for every prompt and each of its tokens but the first, whether to keep it; default: all.
         unigram: counts or probabilities of the tokens [d_vocab], all positive; needed by ``frozen_unigram``.
         method: "exact" to float32, or "fast": single neurons by moments (:mod:`harness.effects.moment_expansion`) where
-            the bound on
-            the error, in nats, is at most ``tolerance``; the others exactly.
+            the bound on the error, in nats, is at most ``tolerance``; the others exactly, and all of them where moments
+            cannot help: conditions of several neurons, soft caps, a unigram distribution, edits that are mostly large.
         ranks: also the rank of the right token and the most likely token with its log-probability, under all kinds or
             those that are named, which costs about as much again.
         tempered: also the untouched model at every temperature (:mod:`harness.engine.tempering`).
@@ -272,17 +275,22 @@ class _Work:
         room: int,
         tolerance: float | None,
     ) -> None:
-        self.final, self.kinds, self.unigram, self.tolerance = final, kinds, unigram, tolerance
+        self.final, self.kinds, self.unigram = final, kinds, unigram
+        possible = unigram is None and final.model.readout.cap is None
+        single = all(part.indices.shape[1] == 1 for part in final.parts)
+        self.tolerance = tolerance if possible and single else None
         self.pairs, self.exact = 0, 0.0
         # A place has its base, its logits in both precisions, its probabilities and, for moments, their products.
-        self.step = max(1, min(256, room // (4 * (8 if tolerance is None else 24) * final.n_tokens)))
+        moments = 0 if self.tolerance is None else 16 if final.post_norm is None else 28
+        self.step = max(1, min(256, room // (4 * (8 + moments) * final.n_tokens)))
 
     def chunks(self, n: int) -> Iterator[torch.Tensor]:
         for start in range(0, n, self.step):
             yield torch.arange(start, min(start + self.step, n), device=self.final.device)
 
     def _changes(self, problem: Problem) -> tuple[Found, float]:
-        if self.tolerance is None or not expands(problem):
+        """By moments, unless most of the pairs so far had to be done exactly after all."""
+        if self.tolerance is None or self.exact > MOSTLY * self.pairs:
             return changes(problem), 1.0
         return changes_fast(problem, self.tolerance)
 

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.engine.batched import BatchedEngine
+from harness.engine.choosing import choose
 from harness.engine.engine import Runner
 from harness.engine.final_layer import FinalLayer, fits
 from harness.engine.generations import GenerationRequest, Generations
-from harness.engine.kernels import choose, summarise
+from harness.engine.kernels import summarise
 from harness.engine.scores import TokenScores
 from harness.engine.systems import systems
 from harness.engine.tempering import Tempered

@@ -31,6 +31,8 @@ from jaxtyping import Float32
 
 from harness.conditions.conditions import BASELINE, SetNeurons, site_of
 from harness.conditions.frozen import Directions
+from harness.engine import columns as columns_of
+from harness.engine.columns import Columns, Tokens, reach_of
 from harness.engine.kernels import System
 from harness.model.key_values import cache_of
 from harness.model.readout import BLOCK_ROWS, probe_norm
@@ -38,9 +40,8 @@ from harness.model.readout import BLOCK_ROWS, probe_norm
 if TYPE_CHECKING:
     from harness.conditions.conditions import Condition
     from harness.model.model import Batch, Model
-
-COLUMN_BYTES = 2**30
-"""Memory for the columns of W w_out^T that are held at once; conditions that need more are run in several parts."""
+GRAM_CONDITIONS = 256
+"""Conditions whose written directions are held in float64 at once."""
 
 
 def fits(model: Model, conditions: Sequence[Condition]) -> bool:
@@ -91,7 +92,12 @@ class Observed:
 
 
 class FinalLayer:
-    """All conditions' logits from the final residual and the last layer's activations."""
+    """All conditions' logits from the final residual and the last layer's activations.
+
+    Args:
+        column_bytes: in parts of consecutive conditions whose columns of W w_out^T are held in so many bytes. By
+            default all are one part, whose columns are made again and again where they would take too much memory.
+    """
 
     def __init__(self, model: Model, conditions: Sequence[Condition], column_bytes: int | None = None) -> None:
         self.model, self.n = model, len(conditions)
@@ -108,25 +114,32 @@ class FinalLayer:
             self.written = self.w_out * self.post_norm[1]
         if readout.centre_writes:
             self.written = self.written - self.written.mean(1, keepdim=True)
-        self.directions = Directions(readout, conditions)
-        self.parts = list(self._split(conditions, column_bytes or COLUMN_BYTES))
+        self.directions, self.held = Directions(readout, conditions), column_bytes is not None
+        whole = [(0, len(conditions))] if column_bytes is None else self._split(conditions, column_bytes)
+        self.parts = [ConditionBlock(self, conditions[start:stop], start) for start, stop in whole]
 
     @cached_property
     def untouched(self) -> ConditionBlock:
         """The untouched model as the only condition."""
         return ConditionBlock(self, [BASELINE], 0)
 
-    def _split(self, conditions: Sequence[Condition], column_bytes: int) -> Iterator[ConditionBlock]:
-        """Parts of consecutive conditions whose columns fit in ``column_bytes``; at least one condition each."""
+    @cached_property
+    def longest(self) -> float:
+        """Largest norm of a row of W."""
+        gain = self.model.readout.gain
+        return max(float((rows.float() * gain).norm(dim=1).max()) for rows in self.model.readout.W_U.split(BLOCK_ROWS))
+
+    def _split(self, conditions: Sequence[Condition], column_bytes: int) -> Iterator[tuple[int, int]]:
+        """Runs of consecutive conditions whose columns fit in ``column_bytes``; at least one condition each."""
         room = max(1, column_bytes // (4 * self.n_tokens) - len(self.directions.v))
         start, used = 0, set[int]()
         for stop, condition in enumerate(conditions):
             own = {i for edit in condition.edits for i in edit.indices}
             if len(used | own) > room and stop > start:
-                yield ConditionBlock(self, conditions[start:stop], start)
+                yield start, stop
                 start, used = stop, set()
             used |= own
-        yield ConditionBlock(self, conditions[start:], start)
+        yield start, len(conditions)
 
     def run(self, batch: Batch, past: object = None, use_cache: bool = False) -> tuple[Observed, object]:
         """One pass of the untouched model: what it leaves at every position [batch, pos, ...], and the cache.
@@ -141,6 +154,7 @@ class FinalLayer:
             model.capture_residual() as captured,
             model.capture_neurons(self.layer) as neurons,
             model.capture_write(self.layer, hold) as written,
+            model.without_logits(),
         ):
             out = model.forward(batch, past=past, logits_to_keep=1, use_cache=use_cache)
         seen, write = captured.residual, written[-1]
@@ -153,13 +167,14 @@ class FinalLayer:
         left = residual, rest, neurons[self.layer].view(*seen.shape[:2], -1)
         return Observed(*(x.to(self.device).float() for x in left)), cache_of(out)
 
-    def project(self, x: torch.Tensor) -> torch.Tensor:
-        """x @ W^T, float32 [n, d_vocab], of vectors [n, d_model]; W, which is W_U times the gain, is never made."""
-        x, W_U = x * self.model.readout.gain, self.model.readout.W_U
+    def project(self, x: torch.Tensor, tokens: Tokens = slice(None)) -> torch.Tensor:
+        """x @ W^T, float32 [n, d_vocab], of vectors [n, d_model], or some of its columns; W, which is W_U times the
+        gain, is never made."""
+        x, W_U = x * self.model.readout.gain, self.model.readout.W_U[tokens]
         if W_U.dtype == torch.float32:
             return x @ W_U.T
-        out = x.new_empty(len(x), self.n_tokens)
-        for start in range(0, self.n_tokens, BLOCK_ROWS):
+        out = x.new_empty(len(x), len(W_U))
+        for start in range(0, len(W_U), BLOCK_ROWS):
             out[:, start : start + BLOCK_ROWS] = x @ W_U[start : start + BLOCK_ROWS].float().T
         return out
 
@@ -208,8 +223,9 @@ class Base:
         if readout.centre_writes:
             x = x - x.mean(-1, keepdim=True)
             y = None if y is None else y - y.mean(-1, keepdim=True)
-        self.logits = final.project(x)
-        self.second = None if y is None else final.project(y)
+        # One product: a large unembedding takes longer to read than to multiply with.
+        both = final.project(x if y is None else torch.cat([x, y]))
+        self.logits, self.second = both[: len(x)], None if y is None else both[len(x) :]
         self.x, self.y = x.double(), None if y is None else y.double()
 
     @cached_property
@@ -266,23 +282,20 @@ class ConditionBlock:
         self.norm_held = torch.tensor(norm_held, device=device) if any(norm_held) else None
         direction = final.directions.rows(conditions)
         self.direction = direction if bool((direction >= 0).any()) else None
+        held = final.directions.v.float() if self.direction is not None else final.w_out.new_zeros(0, final.n_tokens)
+        self.made = Columns(final, self.written, held)
+        self.holds = final.held or 4 * len(self.made) * final.n_tokens <= columns_of.COLUMN_BYTES
         self._columns: tuple[torch.Tensor, torch.Tensor] | None = None
-        # Inner products of the written directions of one condition, [C, k, k].
-        vectors = self.written.double()[self.indices]
-        self.gram = vectors @ vectors.transpose(1, 2)
-        raw = final.w_out[self.used].double()[self.indices] if final.post_norm is not None else None
-        self.gram_own = None if raw is None else raw @ raw.transpose(1, 2)
+        self.gram = _gram(self.written, self.indices)
+        self.gram_own = None if final.post_norm is None else _gram(final.w_out[self.used], self.indices)
 
     @property
     def columns(self) -> tuple[torch.Tensor, torch.Tensor]:
         """W w_out^T of the neurons in use [m, d_vocab], then the directions along which conditions freeze the logits;
         and the largest magnitude in each row; see release()."""
         if self._columns is None:
-            columns = self.final.project(self.written)
-            if self.direction is not None:
-                columns = torch.cat([columns, self.final.directions.v.float()])
-            reach = torch.maximum(columns.amax(1), -columns.amin(1)) if len(columns) else columns.new_zeros(0)
-            self._columns = columns, reach
+            columns = self.made[:]
+            self._columns = columns, reach_of(columns)
         return self._columns
 
     def release(self) -> None:
@@ -347,11 +360,13 @@ class ConditionBlock:
             delta = share[..., None] * delta
         if self.norm_held is not None:
             square = torch.where(self.norm_held[:, None], base.untouched[0][at], square)
+        columns, reach = self.columns if self.holds else (base.logits.new_zeros(len(self.made), 0), None)
         return System(
             base=base.logits,
             second=base.second,
-            columns=self.columns[0],
-            reach=self.columns[1],
+            columns=columns,
+            reach=reach,
+            made=None if self.holds else self.made,
             constant=self.final.constant,
             indices=self.indices,
             delta=delta.float(),
@@ -360,6 +375,12 @@ class ConditionBlock:
             at=at,
             cap=self.final.model.readout.cap,
         )
+
+
+def _gram(written: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """Inner products [C, k, k], float64, of the written directions [m, d_model] of each condition, indices [C, k]."""
+    vectors = (written[some].double() for some in indices.split(GRAM_CONDITIONS))
+    return torch.cat([x @ x.transpose(1, 2) for x in vectors])
 
 
 def _filled(

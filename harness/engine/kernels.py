@@ -1,8 +1,8 @@
 """Best token, normaliser and entropy of many distributions that differ by a few columns, without storing them.
 
 A :class:`System` says what the logits are; on the CPU one compiled loop (numba) makes the logits of a condition in the
-processor's cache, reduces them and forgets them; elsewhere torch does it in blocks. Both return the same numbers to
-float32 precision.
+processor's cache, a stretch of the vocabulary at a time, adds them to running sums and forgets them; elsewhere torch
+does it in blocks. Both return the same numbers to float32 precision.
 """
 
 from __future__ import annotations
@@ -16,16 +16,11 @@ from typing import Any
 
 import torch
 
+from harness.engine.columns import Columns, Tokens, reach_of
 from harness.errors import HarnessError
 
 BLOCK_BYTES = 32 * 2**20
 """Size of one block of logits where torch makes them."""
-
-CANDIDATES = 16
-"""Tokens of a branch that are tried first when only the best token is wanted."""
-
-SLACK = 1e-5
-"""Relative margin by which a candidate must beat the bound on all others: far above the rounding of float32."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +33,8 @@ class System:
     and, where ``after`` is given, after[c, r] * directions[which[c]] on top: what is added to capped logits.
 
     Attributes (float32 unless said otherwise):
-        base: [B, V]. second: [B, V] or None. columns: [m, V]. constant: [V].
+        base: [B, V]. second: [B, V] or None. constant: [V].
+        columns: [m, V], or [m, 0] where they are ``made``, because all at once would take too much memory.
         reach: [m], the largest magnitude in each column; made where it is not given.
         indices: int64 [C, k]. delta: [C, R, k]. scale, share: [C, R]. at: int64 [C, R].
         directions: [n, V]. which: int64 [C]. after: [C, R]. The compiled loops do not know them.
@@ -55,13 +51,14 @@ class System:
     at: torch.Tensor
     cap: float | None = None
     reach: torch.Tensor | None = None
+    made: Columns | None = None
     directions: torch.Tensor | None = None
     which: torch.Tensor | None = None
     after: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         for array in (self.base, self.second, self.delta, self.scale, self.share, self.after):
-            if array is not None and not torch.isfinite(array).all():
+            if array is not None and not is_finite(array):
                 raise not_finite()
 
     @property
@@ -69,15 +66,45 @@ class System:
         """Largest magnitude in each column [m]."""
         if self.reach is not None:
             return self.reach
-        return self.columns.abs().amax(1) if len(self.columns) else self.columns.new_zeros(0)
+        return reach_of(self.columns) if self.made is None else self.made.reach
+
+    @property
+    def at_most(self) -> torch.Tensor:
+        """Bound on :attr:`largest` [m] that is there without making the columns."""
+        return self.largest if self.made is None else self.made.bound
 
     @property
     def second_rows(self) -> torch.Tensor:
         """The second base; where there is none, an array without rows, as compiled loops want it."""
         return self.base.new_zeros(0, self.base.shape[1]) if self.second is None else self.second
 
+    def tiles(self) -> Iterator[tuple[slice, System]]:
+        """The same logits, a stretch of the vocabulary at a time: all of it, unless columns are to be made."""
+        if self.made is None:
+            yield slice(0, self.base.shape[1]), self
+        else:
+            for here, columns in self.made.tiles():
+                yield here, self.over(here, columns)
+
+    def over(self, tokens: Tokens, columns: torch.Tensor | None = None) -> System:
+        """The logits of some tokens, in their order; ``columns`` [m, n] are these tokens', if they are there."""
+        if columns is None:
+            columns = self.columns[:, tokens] if self.made is None else self.made[tokens]
+        return replace(
+            self,
+            base=self.base[:, tokens],
+            second=None if self.second is None else self.second[:, tokens],
+            columns=columns,
+            made=None,
+            constant=self.constant[tokens],
+            directions=None if self.directions is None else self.directions[:, tokens],
+        )
+
     def gather(self, tokens: torch.Tensor) -> torch.Tensor:
         """Logits [C, R, n] of tokens [C, R, n]."""
+        if self.made is not None:
+            distinct, tokens = torch.unique(tokens, return_inverse=True)
+            return self.over(distinct).gather(tokens)
         logits = self.base[self.at[..., None], tokens]
         if self.second is not None and self.share is not None:
             logits = logits + self.share[..., None] * self.second[self.at[..., None], tokens]
@@ -132,8 +159,40 @@ class Summary:
     top: torch.Tensor
 
 
+@dataclass(frozen=True)
+class Sums:
+    """Of the tokens so far [C, R]: the best, its logit m, sum exp(l - m), sum exp(l - m) (l - m), and how many other
+    tokens have a logit of at least the target's."""
+
+    best: torch.Tensor
+    top: torch.Tensor
+    total: torch.Tensor
+    spread: torch.Tensor
+    reached: torch.Tensor
+
+    @classmethod
+    def of_nothing(cls, shape: torch.Size, device: torch.device) -> Sums:
+        best, reached = (torch.zeros(shape, dtype=torch.int64, device=device) for _ in range(2))
+        top, total, spread = (torch.full(shape, x, device=device) for x in (LOWEST, 0.0, 0.0))
+        return cls(best, top, total, spread, reached)
+
+    def summary(self) -> Summary:
+        """With p = softmax(l) and m = max l: H = log Z - sum p (l - m), Z = sum exp(l - m)."""
+        log_z = self.total.log()
+        return Summary(self.best, log_z + self.top, log_z - self.spread / self.total, self.reached, -log_z)
+
+
+LOWEST = -3.4e38
+"""Below every logit."""
+
+
 def not_finite() -> HarnessError:
     return HarnessError("the model's logits are not finite under some condition (NaN or infinity).")
+
+
+def is_finite(array: torch.Tensor) -> bool:
+    """Whether all values are finite; reads the array once and makes none of its size."""
+    return not array.numel() or bool(torch.isfinite(torch.stack(array.aminmax())).all())
 
 
 def summarise(system: System, target: torch.Tensor | None = None) -> Summary:
@@ -143,49 +202,53 @@ def summarise(system: System, target: torch.Tensor | None = None) -> Summary:
         HarnessError: a distribution is not finite.
     """
     shape = system.at.shape
-    if target is None:
-        target = torch.full(shape[1:], -1, device=system.base.device)
+    sums = Sums.of_nothing(shape, system.base.device)
     if system.at.numel() == 0:
-        empty = torch.zeros(shape, device=system.base.device)
-        return Summary(empty.long(), empty, empty, empty.long(), empty)
-    found = (_summarise_numba if _compiled(system) else _summarise_torch)(system, target)
+        return Summary(sums.best, sums.total, sums.total, sums.reached, sums.total)
+    if target is None:
+        wanted, own = torch.full(shape[1:], -1, device=system.base.device), torch.zeros_like(system.scale)
+    else:
+        wanted, own = target, _own_logits(system, target)
+    for tokens, tile in system.tiles():
+        (_add_numba if compiled(tile) else _add_torch)(tile, tokens.start, wanted, own, sums)
+    found = sums.summary()
+    if target is not None:
+        found.reached.add_(1)
     if not torch.isfinite(found.normaliser).all() or not torch.isfinite(found.entropy).all():
         raise not_finite()
     return found
 
 
-def choose(system: System) -> torch.Tensor:
-    """Best token of all distributions, int64 [C, R]; ties to the smaller id."""
-    if not _compiled(system) or system.at.numel() == 0:
-        return summarise(system).best
-    return _choose_numba(system)
-
-
-def _compiled(system: System) -> bool:
+def compiled(system: System) -> bool:
+    """Whether the compiled loops can do it."""
     return system.base.device.type == "cpu" and system.cap is None and system.after is None
 
 
 # -- torch -----------------------------------------------------------------------------------------------------------
 
 
-def _summarise_torch(system: System, target: torch.Tensor) -> Summary:
-    found = Summary(*(torch.empty(system.at.shape, device=system.base.device, dtype=t) for t in _TYPES))
-    for here, logits in system.blocks():
-        top, best = logits.max(-1, keepdim=True)
-        shifted = (logits - top).clamp_min_(-1e4)  # a weight of 0 contributes 0, not 0 * -inf
+def _add_torch(tile: System, start: int, wanted: torch.Tensor, own: torch.Tensor, sums: Sums) -> None:
+    """Add some tokens, the first of which is ``start``, to the sums."""
+    n = tile.base.shape[1]
+    inside = (wanted >= start) & (wanted < start + n)
+    place = torch.where(inside, wanted - start, 0)
+    for here, logits in tile.blocks():
+        top, best = logits.max(-1)
+        old = sums.top[here]
+        new = torch.maximum(old, top)
+        sums.best[here] = torch.where(top > old, best + start, sums.best[here])
+        shifted = (logits - new[..., None]).clamp_min_(-1e4)  # a weight of 0 contributes 0, not 0 * -inf
         weights = shifted.exp()
-        total = weights.sum(-1)
-        found.best[here] = best[..., 0]
-        found.normaliser[here] = total.log() + top[..., 0]
-        # With p = softmax(l) and m = max l: H = log Z - sum p (l - m), Z = sum exp(l - m).
-        found.entropy[here] = total.log() - (weights * shifted).sum(-1) / total
-        own = logits.gather(-1, target.clamp_min(0).expand(len(logits), -1)[..., None])
-        found.reached[here] = torch.where(target >= 0, (logits >= own).sum(-1), 0)
-        found.top[here] = -total.log()
-    return found
-
-
-_TYPES = (torch.int64, torch.float32, torch.float32, torch.int64, torch.float32)
+        shrink = (old - new).exp()
+        sums.spread[here] = shrink * (sums.spread[here] + (old - new).clamp_min(-1e4) * sums.total[here])
+        sums.spread[here] += (weights * shifted).sum(-1)
+        sums.total[here] = shrink * sums.total[here] + weights.sum(-1)
+        sums.top[here] = new
+        # The target's own logit is compared with itself where it is among these, bit by bit.
+        mine = logits.gather(-1, place.expand(len(logits), -1)[..., None])[..., 0]
+        least = torch.where(inside, mine, own[here])
+        reached = (logits >= least[..., None]).sum(-1) - inside.long()
+        sums.reached[here] += torch.where(wanted >= 0, reached, 0)
 
 
 # -- numba -----------------------------------------------------------------------------------------------------------
@@ -193,9 +256,9 @@ _TYPES = (torch.int64, torch.float32, torch.float32, torch.int64, torch.float32)
 
 def loops() -> Any:
     """The compiled loops, imported only here: importing numba takes a while."""
-    from harness.engine import numba_loops as compiled
+    from harness.engine import numba_loops
 
-    return compiled
+    return numba_loops
 
 
 def _shared(system: System) -> tuple[Any, ...]:
@@ -232,56 +295,28 @@ def in_threads(loop: Callable[[slice], Any], n: int) -> list[Any]:
     return list(_pool(threads).map(loop, slices))
 
 
-def _summarise_numba(system: System, target: torch.Tensor) -> Summary:
-    compiled = loops()
-
-    found = Summary(*(torch.empty(system.at.shape, dtype=t) for t in _TYPES))
-    out = as_numpy(found.best, found.normaliser, found.entropy, found.reached, found.top)
-    shared, own, [wanted] = _shared(system), _own(system), as_numpy(target)
+def _add_numba(tile: System, start: int, wanted: torch.Tensor, own: torch.Tensor, sums: Sums) -> None:
+    """:func:`_add_torch` by the compiled loop."""
+    out = as_numpy(sums.best, sums.top, sums.total, sums.spread, sums.reached)
+    shared, mine, [place] = _shared(tile), _own(tile), as_numpy(wanted - start)
+    least = own.numpy()
 
     def loop(part: slice) -> None:
-        compiled.summarise(*shared, *(x[part] for x in own), wanted, *(x[part] for x in out))
+        loops().summarise(*shared, *(x[part] for x in mine), start, place, least[part], *(x[part] for x in out))
+
+    in_threads(loop, len(tile.at))
+
+
+def _own_logits(system: System, target: torch.Tensor) -> torch.Tensor:
+    """Logits [C, R] of the targets [R], as the loops that they are compared in make them."""
+    if not compiled(system):
+        return system.gather(target.expand(len(system.at), -1)[..., None])[..., 0]
+    here = system.over(target)
+    found = torch.empty_like(system.scale)
+    shared, mine, [out] = _shared(here), _own(here), as_numpy(found)
+
+    def loop(part: slice) -> None:
+        loops().own_logits(*shared, *(x[part] for x in mine), out[part])
 
     in_threads(loop, len(system.at))
     return found
-
-
-def _choose_numba(system: System) -> torch.Tensor:
-    """The candidates of a branch are its best tokens at the branch's mean scale; all other tokens are bounded at once:
-
-        l[v] <= U + B |scale - mean scale| + scale (S |share - mean share| + sum_j |delta_j| max_v |columns_j|)
-
-    with U, B, S the largest logit, base and second base outside of the candidates. Where the best candidate does not
-    beat the bound, the whole vocabulary is looked at.
-    """
-    compiled = loops()
-
-    branches, n_tokens = system.base.shape
-    at = system.at.reshape(-1)
-    seen = torch.bincount(at, minlength=branches).clamp_min(1)
-    scale = torch.zeros(branches).index_add_(0, at, system.scale.reshape(-1)) / seen
-    base, share = system.base, torch.zeros(branches)
-    if system.second is not None and system.share is not None:
-        share = torch.zeros(branches).index_add_(0, at, system.share.reshape(-1)) / seen
-        base = base + share[:, None] * system.second
-    logits = torch.addcmul(system.constant, base, scale[:, None])
-    n = min(CANDIDATES, n_tokens)
-    candidates = logits.topk(n, sorted=False).indices.sort().values  # ascending, so that ties go to the smaller id
-    rest = torch.ones_like(logits, dtype=torch.bool).scatter_(1, candidates, False)
-
-    def outside(values: torch.Tensor) -> torch.Tensor:
-        return values.masked_fill(~rest, float("-inf")).amax(-1) if n < n_tokens else torch.full((branches,), -1e30)
-
-    second = torch.zeros(branches) if system.second is None else outside(system.second.abs())
-    bounds = torch.stack([outside(logits), outside(base.abs()), second, scale, share], 1)
-    best = torch.empty(system.at.shape, dtype=torch.int64)
-    shared, own, [out] = _shared(system), _own(system), as_numpy(best)
-    extra = as_numpy(candidates, bounds, system.largest)
-
-    def loop(part: slice) -> bool:
-        found: bool = compiled.choose(*shared, *(x[part] for x in own), *extra, out[part], SLACK)
-        return found
-
-    if not all(in_threads(loop, len(system.at))):
-        raise not_finite()
-    return best

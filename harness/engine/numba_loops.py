@@ -14,6 +14,9 @@ import numpy as np
 from harness.files.cache_folders import njit
 
 LANES = 16
+TILE = 2048
+"""Tokens of the vocabulary that are worked on together: a column's stretch stays in the cache for all places."""
+
 FLAGS = {"nnan", "ninf", "nsz", "arcp", "contract", "afn"}  # all of fastmath but reassoc
 
 f32 = np.float32
@@ -37,22 +40,36 @@ def exp(x: Any) -> Any:
 
 @njit(inline="always", fastmath=FLAGS, cache=True, error_model="numpy")
 def logits_of(
-    base: Any, second: Any, columns: Any, constant: Any, indices: Any, delta: Any, scale: Any, share: Any, out: Any
-) -> Any:
-    """Write the logits [V] of one condition at one place to ``out``; returns the largest."""
-    for v in range(out.shape[0]):
-        out[v] = base[v]
+    base: Any, second: Any, columns: Any, constant: Any, start: int, indices: Any, delta: Any, scale: Any, share: Any,
+    out: Any,
+) -> Any:  # fmt: skip
+    """Write the logits of one condition at one place to ``out``, from token ``start`` on; returns the largest."""
+    n, width = out.shape[0], indices.shape[0]
+    stop = start + n
+    add = constant[start:stop]
+    own = base[start:stop]
+    for v in range(n):
+        out[v] = own[v]
     if second.shape[0]:
-        for v in range(out.shape[0]):
-            out[v] += share * second[v]
-    for j in range(indices.shape[0]):
-        d, column = delta[j], columns[indices[j]]
+        other = second[start:stop]
+        for v in range(n):
+            out[v] += share * other[v]
+    whole = width // 3 * 3  # three columns at a time: what is added up is loaded and stored less often
+    for j in range(0, whole, 3):
+        d, e, f = delta[j], delta[j + 1], delta[j + 2]
+        if d != 0 or e != 0 or f != 0:
+            one, two = columns[indices[j], start:stop], columns[indices[j + 1], start:stop]
+            three = columns[indices[j + 2], start:stop]
+            for v in range(n):
+                out[v] += d * one[v] + e * two[v] + f * three[v]
+    for j in range(whole, width):
+        d, one = delta[j], columns[indices[j], start:stop]
         if d != 0:
-            for v in range(out.shape[0]):
-                out[v] += d * column[v]
+            for v in range(n):
+                out[v] += d * one[v]
     top = f32(-3.4e38)
-    for v in range(out.shape[0]):
-        value = out[v] * scale + constant[v]
+    for v in range(n):
+        value = out[v] * scale + add[v]
         out[v] = value
         top = max(top, value)
     return top
@@ -70,86 +87,108 @@ def first(values: Any, wanted: Any) -> Any:
 @njit(nogil=True, fastmath=FLAGS, cache=True, error_model="numpy")
 def summarise(
     base: Any, second: Any, columns: Any, constant: Any, indices: Any, delta: Any, scale: Any, share: Any, at: Any,
-    target: Any, best: Any, normaliser: Any, entropy: Any, reached: Any, confidence: Any,
+    offset: int, target: Any, own: Any, best: Any, top: Any, total: Any, spread: Any, reached: Any,
 ) -> None:  # fmt: skip
-    """Fill ``best``, ``normaliser``, ``entropy``, ``reached`` and ``confidence`` (log p of the best token) [C, R]."""
+    """Add tokens, the first of which is ``offset``, to :class:`harness.engine.kernels.Sums` [C, R].
+
+    target [R]: the tokens whose logits ``own`` [C, R] the others are compared with, as places here; below -offset:
+    none.
+    """
     n, rows = at.shape
-    whole = base.shape[1] // LANES * LANES
-    values, totals, spreads = np.empty(base.shape[1], f32), np.empty(LANES, f32), np.empty(LANES, f32)
+    size = base.shape[1]
+    values, totals, spreads = np.empty(TILE, f32), np.empty(LANES, f32), np.empty(LANES, f32)
+    for start in range(0, size, TILE):
+        out = values[: min(TILE, size - start)]
+        whole = out.shape[0] // LANES * LANES
+        for c in range(n):
+            for r in range(rows):
+                b = at[c, r]
+                high = logits_of(
+                    base[b], second[b] if second.shape[0] else constant[:0], columns, constant, start, indices[c],
+                    delta[c, r], scale[c, r], share[c, r], out,
+                )  # fmt: skip
+                old = top[c, r]
+                if high > old:
+                    shrink = exp(max(old - high, f32(-1e4)))
+                    spread[c, r] = shrink * (spread[c, r] + max(old - high, f32(-1e4)) * total[c, r])
+                    total[c, r] *= shrink
+                    top[c, r] = high
+                    best[c, r] = offset + start + first(out, high)
+                high = top[c, r]
+                totals[:], spreads[:] = f32(0), f32(0)
+                for begin in range(0, whole, LANES):
+                    for lane in range(LANES):
+                        x = max(out[begin + lane] - high, f32(-1e4))
+                        weight = exp(x)
+                        totals[lane] += weight
+                        spreads[lane] += weight * x
+                for v in range(whole, out.shape[0]):
+                    x = max(out[v] - high, f32(-1e4))
+                    totals[0] += exp(x)
+                    spreads[0] += exp(x) * x
+                for lane in range(LANES):
+                    total[c, r] += totals[lane]
+                    spread[c, r] += spreads[lane]
+                if target[r] >= -offset:
+                    least, count = own[c, r], 0
+                    for v in range(out.shape[0]):
+                        count += out[v] >= least
+                    place = target[r] - start
+                    if 0 <= place < out.shape[0] and out[place] >= least:
+                        count -= 1
+                    reached[c, r] += count
+
+
+@njit(nogil=True, fastmath=FLAGS, cache=True, error_model="numpy")
+def own_logits(
+    base: Any, second: Any, columns: Any, constant: Any, indices: Any, delta: Any, scale: Any, share: Any, at: Any,
+    found: Any,
+) -> None:  # fmt: skip
+    """Fill in the logits [C, R] of token r at place r."""
+    n, rows = at.shape
     for c in range(n):
         for r in range(rows):
             b = at[c, r]
-            top = logits_of(
-                base[b], second[b] if second.shape[0] else constant[:0], columns, constant, indices[c], delta[c, r],
-                scale[c, r], share[c, r], values,
+            logits_of(
+                base[b], second[b] if second.shape[0] else constant[:0], columns, constant, r, indices[c], delta[c, r],
+                scale[c, r], share[c, r], found[c, r : r + 1],
             )  # fmt: skip
-            totals[:], spreads[:] = f32(0), f32(0)
-            for start in range(0, whole, LANES):
-                for lane in range(LANES):
-                    x = max(values[start + lane] - top, f32(-1e4))
-                    weight = exp(x)
-                    totals[lane] += weight
-                    spreads[lane] += weight * x
-            total, spread = f32(0), f32(0)
-            for lane in range(LANES):
-                total += totals[lane]
-                spread += spreads[lane]
-            for v in range(whole, values.shape[0]):
-                x = max(values[v] - top, f32(-1e4))
-                total += exp(x)
-                spread += exp(x) * x
-            count = 0
-            if target[r] >= 0:
-                wanted = values[target[r]]
-                for v in range(values.shape[0]):
-                    count += values[v] >= wanted
-            best[c, r] = first(values, top)
-            normaliser[c, r] = np.log(total) + top
-            entropy[c, r] = np.log(total) - spread / total
-            reached[c, r] = count
-            confidence[c, r] = -np.log(total)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, fastmath=FLAGS, cache=True, error_model="numpy")
 def choose(
-    base: Any, second: Any, columns: Any, constant: Any, indices: Any, delta: Any, scale: Any, share: Any, at: Any,
-    candidates: Any, bounds: Any, reach: Any, best: Any, slack: float,
-) -> Any:  # fmt: skip
-    """Fill ``best`` [C, R]; False where a logit is not finite. ``bounds`` and ``reach``: harness.engine.kernels."""
-    n, rows = at.shape
-    values, wrong = np.empty(base.shape[1], f32), 0
-    for c in range(n):
-        for r in range(rows):
-            b, s, t = at[c, r], scale[c, r], share[c, r]
-            top, chosen = f32(-3.4e38), -1
-            for i in range(candidates.shape[1]):
-                v = candidates[b, i]
-                value = base[b, v]
-                if second.shape[0]:
-                    value += t * second[b, v]
-                for j in range(indices.shape[1]):
-                    value += delta[c, r, j] * columns[indices[c, j], v]
-                value = value * s + constant[v]
-                if value > top:
-                    top, chosen = value, v
-            push = f32(0)
-            for j in range(indices.shape[1]):
-                push += abs(delta[c, r, j]) * reach[indices[c, j]]
-            bound = bounds[b, 0] + bounds[b, 1] * abs(s - bounds[b, 3])
-            bound += s * (push + bounds[b, 2] * abs(t - bounds[b, 4]))
-            if not (top > bound + slack * (abs(bound) + abs(top)) + slack and np.isfinite(top)):
-                top = logits_of(
-                    base[b], second[b] if second.shape[0] else constant[:0], columns, constant, indices[c],
-                    delta[c, r], s, t, values,
-                )  # fmt: skip
-                chosen = first(values, top)
-                wrong += chosen < 0 or not np.isfinite(top)
-            best[c, r] = max(chosen, 0)
-    return wrong == 0
+    base: Any, second: Any, columns: Any, constant: Any, condition: Any, indices: Any, delta: Any, scale: Any,
+    share: Any, at: Any, tokens: Any, bounds: Any, reach: Any, slack: float, best: Any, decided: Any,
+) -> None:  # fmt: skip
+    """The best among each branch's candidates [B, K], for n pairs; ``decided`` where no other token can be better.
 
+    base, second, constant: [B, K]. columns: [m, B, K]. reach: [m]. condition, scale, share, at: [n]. indices: [C, k].
+    delta: [n, k]. tokens, ascending: [B, K]. bounds: harness.engine.choosing.
+    """
+    values = np.empty(tokens.shape[1], f32)
+    for i in range(condition.shape[0]):
+        b, s, t, own = at[i], scale[i], share[i], indices[condition[i]]
+        for k in range(values.shape[0]):
+            values[k] = base[b, k]
+        if second.shape[0]:
+            for k in range(values.shape[0]):
+                values[k] += t * second[b, k]
+        push = f32(0)
+        for j in range(own.shape[0]):
+            d, column = delta[i, j], columns[own[j], b]
+            push += abs(d) * reach[own[j]]
+            for k in range(values.shape[0]):
+                values[k] += d * column[k]
+        top, place = f32(-3.4e38), 0
+        for k in range(values.shape[0]):
+            value = values[k] * s + constant[b, k]
+            if value > top:
+                top, place = value, k
+        bound = bounds[b, 0] + bounds[b, 1] * abs(s - bounds[b, 3])
+        bound += s * (push + bounds[b, 2] * abs(t - bounds[b, 4]))
+        best[i] = tokens[b, place]
+        decided[i] = top > bound + slack * (abs(bound) + abs(top)) + slack
 
-TILE = 2048
-"""Tokens of the vocabulary that are worked on together: a column's stretch stays in the cache for all places."""
 
 SMALL = 0.125
 """Largest change of a logit for which e^x - 1 is taken from its series, whose error is then below float32's."""

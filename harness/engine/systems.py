@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from harness.engine.columns import reach_of
 from harness.engine.kernels import System
 
 if TYPE_CHECKING:
@@ -49,8 +50,6 @@ def systems(final: FinalLayer, seen: Observed, at: torch.Tensor | None = None) -
                 slice(part.start + some.start, part.start + some.stop),
                 _finished(part, whole, base, here, alone, some),
             )
-        if len(final.parts) > 1:  # the columns of all parts would not fit
-            part.release()
 
 
 def shrunk(system: System, before: System) -> torch.Tensor:
@@ -64,11 +63,13 @@ def shrunk(system: System, before: System) -> torch.Tensor:
 def cancels(system: System, final: FinalLayer, base: Base) -> torch.Tensor:
     """Where the sum of base and columns has lost digits that its value needs, bool [C, R]."""
     before = final.untouched.system(base, torch.arange(len(base.x), device=final.device)[None])
-    pushed = (system.delta.abs() * system.largest[system.indices][:, None]).sum(-1) * system.scale
-    far = pushed > PUSHED
-    if far.any():
-        low, high = base.logits.aminmax(dim=-1)
-        far &= pushed > (torch.maximum(high, -low) * before.scale[0])[system.at]
+    far = torch.zeros_like(system.scale, dtype=torch.bool)
+    sizes = before.scale[0] * reach_of(base.logits)
+    for reach in (system.at_most, system.largest):  # what bounds the columns, then the columns
+        pushed = (system.delta.abs() * reach[system.indices][:, None]).sum(-1) * system.scale
+        far = (pushed > PUSHED) & (pushed > sizes[system.at])
+        if not far.any():
+            break
     return far | shrunk(system, before)
 
 
@@ -96,7 +97,9 @@ def _finished(
 ) -> System:
     """The conditions ``here`` of a part, those pairs that are ``alone`` [C, R] on places of their own."""
     final, untouched = part.final, _Standing(base, at[here])
-    system, now = whole.part(torch.arange(here.start, here.stop, device=at.device)), untouched
+    system, now = whole, untouched
+    if (here.start, here.stop) != (0, part.n):
+        system = whole.part(torch.arange(here.start, here.stop, device=at.device))
     if alone[here].any():
         c, r = alone[here].nonzero().T
         x = part.residuals(base, at, (c + here.start, r))
@@ -129,8 +132,11 @@ def _held(
     for c in held[:, 0].nonzero()[:, 0]:
         own = v[which[c]]
         before = torch.cat([rows.double() @ own for rows in logits[0].split(256)])
-        [(_, after)] = system.part(c[None]).blocks()
-        factor[c] = ((before[untouched.at[c]] - after[0].double() @ own) / (own @ own)).float()
+        after = torch.zeros_like(before[untouched.at[c]])
+        for tokens, tile in system.part(c[None]).tiles():
+            [(_, logits_c)] = tile.blocks()
+            after += logits_c[0].double() @ own[tokens]
+        factor[c] = ((before[untouched.at[c]] - after) / (own @ own)).float()
     return replace(system, directions=v.float(), which=which, after=factor)
 
 

@@ -297,6 +297,20 @@ class Model:
         finally:
             handle.remove()
 
+    @contextlib.contextmanager
+    def without_logits(self) -> Iterator[None]:
+        """Within the block, passes give no logits, for those who read what is left in the residual stream: a large
+        unembedding takes as long as several layers. Unembeddings that are no plain linear map run as ever."""
+
+        def none(module: nn.Module, args: Any) -> Any:
+            return (args[0][:0], *args[1:])
+
+        unembedding = self.anatomy.unembedding
+        with contextlib.ExitStack() as stack:
+            if type(unembedding) is nn.Linear and self.readout.W_U.dtype not in HALF:
+                stack.callback(unembedding.register_forward_pre_hook(none).remove)
+            yield
+
     # --- weights ---------------------------------------------------------------------------------------------------
 
     @property

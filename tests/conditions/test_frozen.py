@@ -238,11 +238,12 @@ def test_half_precision_is_no_further_from_the_truth_than_hooks(family: str, dty
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gemma2"])
-def test_frozen_conditions_in_parts_of_the_columns(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frozen_conditions_with_columns_made_a_stretch_at_a_time(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny(family)
     prompts, conditions = some_prompts(9), frozen_mixture(model, 9, n=4)
     whole = ClosedFormEngine(model).generate(prompts, conditions, 4, choices=[[3]] * len(prompts))
-    monkeypatch.setattr("harness.engine.final_layer.COLUMN_BYTES", 4 * model.anatomy.d_vocab * 8)
+    monkeypatch.setattr("harness.engine.columns.COLUMN_BYTES", 4 * 16 * 40)
+    monkeypatch.setattr("harness.engine.columns.GRAIN", 16)
     same_generations(whole, ClosedFormEngine(model).generate(prompts, conditions, 4, choices=[[3]] * len(prompts)))
 
 
@@ -252,7 +253,7 @@ def test_without_the_compiled_loops(monkeypatch: pytest.MonkeyPatch) -> None:
     prompts, conditions = some_prompts(2, n=4), frozen_mixture(model, 3, n=3)
     fast = ClosedFormEngine(model, 3)
     scores, made = fast.score(prompts, conditions), fast.generate(prompts, conditions, 4)
-    monkeypatch.setattr("harness.engine.kernels._compiled", lambda system: False)
+    monkeypatch.setattr("harness.engine.kernels.compiled", lambda system: False)
     same_scores(fast.score(prompts, conditions), scores)
     same_generations(fast.generate(prompts, conditions, 4), made)
 

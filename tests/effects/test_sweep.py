@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from harness.conditions.conditions import BASELINE, Condition, Frozen, SetNeurons
 from harness.effects import logit_changes
+from harness.effects.logit_changes import Found, Problem
+from harness.effects.moment_expansion import changes_fast
 from harness.effects.sweep import Effects, effects
 from harness.engine.hooks import HookEngine, under
 from harness.errors import HarnessError
@@ -247,7 +249,7 @@ def test_mistakes(change: dict[str, object], says: str) -> None:
 
 @settings(max_examples=8, deadline=None)
 @given(
-    st.sampled_from(["gpt2", "llama", "gpt_neox", "opt"]),
+    st.sampled_from(["gpt2", "llama", "gpt_neox", "opt", "gemma3", "olmo2"]),
     st.integers(0, 10_000),
     st.sampled_from([1e-3, 0.1, 1.0, 10.0]),
     st.sampled_from([1e-3, 1e-5, 0.0]),
@@ -271,13 +273,34 @@ def test_the_fast_method_keeps_its_tolerance(family: str, seed: int, size: float
         assert fast.exact_share > 0.9
 
 
-def test_the_fast_method_expands_what_is_small() -> None:
-    model = tiny("gpt2")
+@pytest.mark.parametrize("family", ["gpt2", "gemma3"])
+def test_the_fast_method_expands_what_is_small(family: str) -> None:
+    model = tiny(family)
     last = model.anatomy.n_layers - 1
     with torch.no_grad():
-        model.anatomy.down_projections[last].weight *= 0.05
+        model.anatomy.down_projections[last].weight *= 0.05 if family == "gpt2" else 1.0
+        if (norm := model.anatomy.post_mlp_norms[-1]) is not None:
+            norm.weight.copy_((norm.weight + 1) * 0.05 - 1)
     conditions = [Condition(f"{i}", (SetNeurons(last, (i,), (0.0,)),)) for i in range(30)]
     fast = effects(model, some_prompts(3), conditions, method="fast", tolerance=1e-4)
     exact = effects(model, some_prompts(3), conditions)
     assert fast.exact_share < 0.1
     np.testing.assert_allclose(fast.size(), exact.size(), rtol=2e-3, atol=1e-7)
+
+
+def test_the_fast_method_gives_up_where_most_edits_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("gpt2")
+    last = model.anatomy.n_layers - 1
+    conditions = [Condition(f"{i}", (SetNeurons(last, (i,), (30.0,)),)) for i in range(8)]
+    tried: list[int] = []
+
+    def counted(problem: Problem, tolerance: float) -> tuple[Found, float]:
+        tried.append(len(problem.target))
+        return changes_fast(problem, tolerance)
+
+    monkeypatch.setattr("harness.effects.sweep.changes_fast", counted)
+    prompts = [prompt for prompt in some_prompts(3) if len(prompt) > 2]
+    room = 8 * 4 * 24 * model.anatomy.d_vocab * 2  # two places at a time
+    fast = effects(model, prompts, conditions, method="fast", memory_bytes=room)
+    assert fast.exact_share > 0.9 and len(tried) == 1
+    np.testing.assert_array_equal(fast.size(), effects(model, prompts, conditions, memory_bytes=room).size())

@@ -11,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.conditions.conditions import BASELINE, Condition, SetNeurons
-from harness.engine import final_layer
+from harness.engine import choosing, columns, final_layer
 from harness.engine.batched import BatchedEngine
 from harness.engine.closed_form import ClosedFormEngine
+from harness.engine.generations import Generations
 from harness.engine.hooks import HookEngine, under
 from harness.engine.scores import Scores, TokenScores
 from harness.errors import HarnessError
+from harness.model.model import Model
 
 CLOSED = [name for name in FAMILIES if name != "opt_350m"]
 
@@ -157,15 +159,44 @@ def test_half_precision_is_no_further_from_the_truth_than_hooks(family: str, dty
     assert abs(fast.loss - hooks.loss).max() < (0.3 if dtype == torch.bfloat16 else 0.05) * abs(truth.loss).max()
 
 
-@pytest.mark.parametrize("family", ["gpt2", "gemma3"])
-def test_conditions_that_do_not_fit_in_memory_are_run_in_parts(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "gemma3"])
+@pytest.mark.parametrize("size", [1.0, 20.0])
+def test_columns_that_do_not_fit_in_memory_are_made_a_stretch_at_a_time(
+    family: str, size: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = tiny(family)
-    prompts, conditions = some_prompts(9), some_conditions(model, 9, n=12)
-    whole = ClosedFormEngine(model).generate(prompts, conditions, 5, choices=[[3]] * len(prompts))
-    monkeypatch.setattr(final_layer, "COLUMN_BYTES", 4 * model.anatomy.d_vocab * 6)
-    assert len(final_layer.FinalLayer(model, conditions).parts) > 3
-    parts = ClosedFormEngine(model).generate(prompts, conditions, 5, choices=[[3]] * len(prompts))
-    same_generations(whole, parts)
+    prompts, conditions = some_prompts(9), some_conditions(model, 9, n=12, size=size)
+    whole, scores = told(model, prompts, conditions)
+    monkeypatch.setattr(columns, "COLUMN_BYTES", 4 * 16 * 40)
+    monkeypatch.setattr(columns, "GRAIN", 16)
+    [part] = final_layer.FinalLayer(model, conditions).parts
+    assert not part.holds and len(list(part.made.tiles())) > 3
+    torch.testing.assert_close(part.made.reach, columns.reach_of(part.made[:]))
+    fresh = part.made.part(torch.arange(len(part.made)))
+    assert (fresh.bound >= part.made.reach).all()
+    found, again = told(model, prompts, conditions)
+    same_generations(whole, found)
+    same_scores(scores, again)
+
+
+def told(model: Model, prompts: list[list[int]], conditions: list[Condition]) -> tuple[Generations, Scores]:
+    engine = ClosedFormEngine(model)
+    made = engine.generate(prompts, conditions, 5, choices=[[3]] * len(prompts))
+    return made, engine.score(prompts, conditions)
+
+
+def test_a_token_that_no_candidate_beats_for_sure_is_found_in_the_whole_vocabulary(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Large edits, few candidates: all three stages decide."""
+    model = tiny("gemma3")
+    prompts, conditions = some_prompts(3), some_conditions(model, 4, n=12, size=50.0)
+    whole = HookEngine(model).generate(prompts, conditions, 5)
+    monkeypatch.setattr(choosing, "CANDIDATES", (2, 5))
+    monkeypatch.setattr(choosing, "CANDIDATE_BYTES", 4 * 5 * 30)
+    same_generations(whole, ClosedFormEngine(model).generate(prompts, conditions, 5))
+    monkeypatch.setattr(columns, "COLUMN_BYTES", 4 * 16 * 40)
+    same_generations(whole, ClosedFormEngine(model).generate(prompts, conditions, 5))
 
 
 @pytest.mark.parametrize("engine", [ClosedFormEngine, BatchedEngine, HookEngine])
