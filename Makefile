@@ -42,6 +42,7 @@ notebooks: $(READY)  ## the outputs of the documentation's notebooks, anew
 	$(BIN)/python docs/notebooks.py
 
 bench: $(READY)  ## the figures of benchmarks/README.md
+	$(BIN)/python benchmarks/real.py
 	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/values.py
 	$(BIN)/python benchmarks/loops.py

