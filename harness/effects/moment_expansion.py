@@ -21,8 +21,8 @@ from harness.effects.logit_changes import Found, Problem, changes
 from harness.engine.columns import reach_of
 from harness.engine.kernels import System
 
-COLUMN_BYTES = 2**26
-"""Size of the columns whose powers are held at once."""
+TILE, NEURONS = 4096, 256
+"""Tokens and columns whose products are held at once, which then stay in the cache."""
 
 Exponents = tuple[int, int, int]
 """Of base, second base and column."""
@@ -55,7 +55,7 @@ def _expanded(problem: Problem) -> tuple[Found, torch.Tensor]:
         for (i, j, k), both in moments.items():
             if i + j + k == n:
                 ways = factorial(n) // (factorial(i) * factorial(j) * factorial(k))
-                found += ways * kappa**i * theta**j * g**k * both[weight][..., None]
+                found += ways * kappa**i * theta**j * g**k * both[weight, ..., None]
         return found
 
     x1, x2, x3 = (mean_power(n, 0) for n in (1, 2, 3))
@@ -73,56 +73,55 @@ def _expanded(problem: Problem) -> tuple[Found, torch.Tensor]:
     return (grown, spread, x1, at_target, torch.zeros_like(grown)), bound
 
 
-def _moments(problem: Problem) -> dict[Exponents, tuple[torch.Tensor, torch.Tensor]]:
-    """E b^i s^j c^k and E l b^i s^j c^k, i + j + k = 1, 2, 3, under p: float64 [1, R] where k = 0, else [C, R]."""
-    system, p, log_p = problem.system, problem.p, problem.log_p
+def _moments(problem: Problem) -> dict[Exponents, torch.Tensor]:
+    """E b^i s^j c^k and E l b^i s^j c^k, 0 < i + j + k < 4, under p: float64 [2, C, R], or [2, 1, R] where k = 0."""
+    system, (rows, n_tokens) = problem.system, problem.p.shape
     monomials = list(_monomials(1 if system.second is None else 2))
-    stack = p.new_empty(len(monomials), 2, *p.shape)  # p b^i s^j, and the same times l, by degree
-    found: dict[Exponents, tuple[torch.Tensor, torch.Tensor]] = {}
+    zero = torch.zeros(2, 1, rows, dtype=torch.float64, device=problem.p.device)
+    found = {(i, j, 0): zero.clone() for i, j in (*monomials[1:], *_of_degree(3, 1 if system.second is None else 2))}
+    keys = [(i, j, k) for k in (1, 2, 3) for i, j in monomials if i + j + k <= 3]
+    of_column = {key: zero.repeat(1, len(system.columns), 1) for key in keys}
+    for start in range(0, n_tokens, TILE):
+        here = slice(start, start + TILE)
+        stack = _products(problem, monomials, here)
+        for i, j, _ in found:
+            if i + j < 3:
+                found[i, j, 0][:, 0] += stack[monomials.index((i, j))].sum(-1)
+            else:
+                less, rows_of = _one_less(system, i, j)
+                found[i, j, 0][:, 0] += torch.linalg.vecdot(stack[monomials.index(less)], rows_of[:, here])
+        for columns in torch.arange(len(system.columns)).split(NEURONS):
+            some = slice(int(columns[0]), int(columns[-1]) + 1)
+            column = power = system.columns[some, here]
+            for k in (1, 2, 3):
+                kept = [(i, j) for i, j in monomials if i + j + k <= 3]  # the first of them: they are sorted by degree
+                products = power @ stack[: len(kept)].reshape(-1, stack.shape[-1]).T
+                for (i, j), both in zip(kept, products.view(-1, len(kept), 2, rows).unbind(1), strict=True):
+                    of_column[i, j, k][:, some] += both.transpose(0, 1)
+                power = power * column
+    return found | {key: both[:, system.indices[:, 0]] for key, both in of_column.items()}
+
+
+def _products(problem: Problem, monomials: list[tuple[int, int]], here: slice) -> torch.Tensor:
+    """p b^i s^j and the same times l, float32 [len(monomials), 2, R, tokens], of some tokens."""
+    p, log_p = problem.p[:, here], problem.log_p[:, here]
+    stack = p.new_empty(len(monomials), 2, *p.shape)
     for place, (i, j) in enumerate(monomials):
         if i + j == 0:
-            stack[0, 0] = p
-        else:  # of one degree less, times a base
-            less, rows = ((i - 1, j), system.base) if i else ((i, j - 1), system.second)
-            assert rows is not None
-            torch.mul(stack[monomials.index(less), 0], rows, out=stack[place, 0])
+            stack[place, 0] = p
+        else:
+            less, rows = _one_less(problem.system, i, j)
+            torch.mul(stack[monomials.index(less), 0], rows[:, here], out=stack[place, 0])
         torch.mul(stack[place, 0], log_p, out=stack[place, 1])
-    for i, j in monomials[1:]:
-        plain, weighted = (x.sum(-1, dtype=torch.float64)[None] for x in stack[monomials.index((i, j))])
-        found[i, j, 0] = plain, weighted
-    for i, j in _of_degree(3, 1 if system.second is None else 2):
-        less, rows = ((i - 1, j), system.base) if i else ((i, j - 1), system.second)
-        assert rows is not None
-        plain, weighted = (torch.linalg.vecdot(x, rows).double()[None] for x in stack[monomials.index(less)])
-        found[i, j, 0] = plain, weighted
-    _with_columns(system, stack, monomials, found)
-    return found
+    return stack
 
 
-def _with_columns(
-    system: System,
-    stack: torch.Tensor,
-    monomials: list[tuple[int, int]],
-    found: dict[Exponents, tuple[torch.Tensor, torch.Tensor]],
-) -> None:
-    """Add the moments with k > 0."""
-    rows, n_tokens = stack.shape[2:]
-    of_column = {(i, j, k): torch.zeros(2, len(system.columns), rows, dtype=torch.float64, device=stack.device)
-                 for k in (1, 2, 3) for i, j in monomials if i + j + k <= 3}  # fmt: skip
-    step = max(1, COLUMN_BYTES // (4 * n_tokens))
-    for start in range(0, len(system.columns), step):
-        some = slice(start, start + step)
-        column, power = system.columns[some], system.columns[some]
-        for k in (1, 2, 3):
-            kept = [(i, j) for i, j in monomials if i + j + k <= 3]  # the first of them: they are sorted by degree
-            products = power @ stack[: len(kept)].view(-1, n_tokens).T
-            for (i, j), both in zip(kept, products.view(-1, len(kept), 2, rows).unbind(1), strict=True):
-                of_column[i, j, k][:, some] = both.transpose(0, 1).double()
-            if k < 3:
-                power = power * column
-    for exponents, both in of_column.items():
-        plain, weighted = both[:, system.indices[:, 0]]
-        found[exponents] = plain, weighted
+def _one_less(system: System, i: int, j: int) -> tuple[tuple[int, int], torch.Tensor]:
+    """The exponents of a product with one factor less, and this factor, a base [R, V]."""
+    if i:
+        return (i - 1, j), system.base
+    assert system.second is not None
+    return (i, j - 1), system.second
 
 
 def _of_degree(n: int, bases: int) -> Iterator[tuple[int, int]]:

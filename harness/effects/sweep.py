@@ -280,9 +280,8 @@ class _Work:
         single = all(part.indices.shape[1] == 1 for part in final.parts)
         self.tolerance = tolerance if possible and single else None
         self.pairs, self.exact = 0, 0.0
-        # A place has its base, its logits in both precisions, its probabilities and, for moments, their products.
-        moments = 0 if self.tolerance is None else 16 if final.post_norm is None else 28
-        self.step = max(1, min(256, room // (4 * (8 + moments) * final.n_tokens)))
+        # A place has its base, its logits in both precisions and its probabilities.
+        self.step = max(1, min(256, room // (4 * 8 * final.n_tokens)))
 
     def chunks(self, n: int) -> Iterator[torch.Tensor]:
         for start in range(0, n, self.step):

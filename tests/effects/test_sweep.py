@@ -300,7 +300,7 @@ def test_the_fast_method_gives_up_where_most_edits_are_large(monkeypatch: pytest
 
     monkeypatch.setattr("harness.effects.sweep.changes_fast", counted)
     prompts = [prompt for prompt in some_prompts(3) if len(prompt) > 2]
-    room = 8 * 4 * 24 * model.anatomy.d_vocab * 2  # two places at a time
+    room = 8 * 4 * 8 * model.anatomy.d_vocab * 2  # two places at a time
     fast = effects(model, prompts, conditions, method="fast", memory_bytes=room)
     assert fast.exact_share > 0.9 and len(tried) == 1
     np.testing.assert_array_equal(fast.size(), effects(model, prompts, conditions, memory_bytes=room).size())
