@@ -272,9 +272,9 @@ def write_push(columns: Any, indices: Any, delta: Any, start: int, out: Any) -> 
     """Write sum_j delta_j columns_j, from token ``start`` of the vocabulary on."""
     out[:] = f32(0)
     for j in range(indices.shape[0]):
-        d, column = delta[j], columns[indices[j]]
+        d, column = delta[j], columns[indices[j], start : start + out.shape[0]]
         for v in range(out.shape[0]):
-            out[v] += d * column[start + v]
+            out[v] += d * column[v]
 
 
 @njit(inline="always", fastmath=FLAGS, cache=True, error_model="numpy")
