@@ -17,7 +17,7 @@ from scipy.stats import rankdata
 from harness.model.model import Model
 from harness.model.output_weights import write_directions
 from harness.model.quantised import plain
-from harness.model.weight_scores import neuron_scores, suggest_null_dims, unembedding_geometry
+from harness.model.weight_scores import neuron_scores, null_kind, suggest_null_dims, unembedding_geometry
 
 PROMPT = "The capital of France is"
 GIB = 2**30
@@ -50,6 +50,7 @@ class Inspection:
         special_tokens: text, by role. prompts: what is fed for a sentence, as text, by token.
         spectrum: singular values of the processed unembedding: the first, the median, the last ones.
         null_dims, null_dims_reason: the suggested null space.
+        null_kind, null_kind_reason: why W_U does not read its last direction (:func:`harness.model.null_kind`).
         layer: whose neurons were scored. neurons: those that look most like entropy neurons, by the lowest LogitVar,
             with their rho and norm.
     """
@@ -64,6 +65,8 @@ class Inspection:
     spectrum: dict[str, Any]
     null_dims: int
     null_dims_reason: str
+    null_kind: str
+    null_kind_reason: str
     layer: int
     neurons: list[dict[str, Any]]
 
@@ -86,6 +89,7 @@ def inspect(model: Model, layer: int = -1, top: int = 10, prompt: str = PROMPT) 
     k, why = suggest_null_dims(geometry.singular_values, geometry.trivial)
     scores = neuron_scores(geometry, w_out, k)
     values = geometry.singular_values
+    kind, because = null_kind(model, geometry)
     return Inspection(
         model=model.provenance(),
         parts=_parts(model),
@@ -102,6 +106,8 @@ def inspect(model: Model, layer: int = -1, top: int = 10, prompt: str = PROMPT) 
         },
         null_dims=k,
         null_dims_reason=why,
+        null_kind=kind,
+        null_kind_reason=because,
         layer=layer,
         neurons=lowest_logit_var(layer, scores, top),
     )

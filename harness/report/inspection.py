@@ -76,7 +76,8 @@ def _parts(seen: Inspection) -> Iterator[RenderableType]:
         Text(
             f"singular values from {spectrum['largest']:.4g}, median {spectrum['median']:.4g}, to "
             f"{', '.join(f'{x:.3g}' for x in smallest[-5:])}\n"
-            f"suggested null space: {counted(seen.null_dims, 'direction')} ({seen.null_dims_reason})"
+            f"suggested null space: {counted(seen.null_dims, 'direction')} ({seen.null_dims_reason});\n"
+            f"{seen.null_kind_reason}"
         )
     )
 
@@ -94,7 +95,7 @@ def _parts(seen: Inspection) -> Iterator[RenderableType]:
             f"{row['norm_percentile']:.1f}",
         )
     yield _indented(table)
-    yield _indented(Text("Weights alone do not show what a neuron does: an evaluation does.", style="dim"))
+    yield _indented(Text("Weights alone do not show what a neuron does: --selector entropy measures it.", style="dim"))
 
 
 def _pairs(found: Mapping[str, str]) -> RenderableType:
