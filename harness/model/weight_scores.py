@@ -136,8 +136,8 @@ def null_kind(model: Model, geometry: UnembeddingGeometry) -> tuple[NullKind, st
     j, typical = int(np.argmax(v**2)), float(np.median(gain))
     if v[j] ** 2 >= 0.5 and gain[j] <= typical / 10:
         return "closed coordinate", (
-            f"its last direction is coordinate {j} of the residual stream ({v[j] ** 2:.0%} of it), which the final "
-            f"norm's gain closes: {gain[j]:.3g}, where the median is {typical:.3g}"
+            f"the last of them is coordinate {j} of the residual stream ({v[j] ** 2:.0%}), which the final norm's gain "
+            f"closes: {gain[j]:.3g}, where the median is {typical:.3g}"
         )
     W_U = model.readout.W_U
     column = torch.from_numpy(v * model.readout.gain.double().cpu().numpy()).to(W_U.device)
@@ -146,13 +146,10 @@ def null_kind(model: Model, geometry: UnembeddingGeometry) -> tuple[NullKind, st
     size, median = np.sqrt(shift + own), float(np.median(geometry.singular_values))
     if size >= median and shift >= 0.9 * size**2:
         return "common shift", (
-            f"before W_U is centred its last direction has a length of {size:.3g}, where the median singular value is "
-            f"{median:.3g}, and {100 * shift / size**2:.1f}% of it moves all tokens alike, which softmax does not see"
+            f"the last of them moves all tokens alike, which softmax does not see: {100 * shift / size**2:.1f}% of "
+            f"{size:.3g}, where the median singular value is {median:.3g}"
         )
-    return "neither", (
-        "W_U itself does not read its last direction, which is neither a coordinate that the final norm closes nor a "
-        "shift of all tokens"
-    )
+    return "neither", "the last of them is no coordinate that the final norm closes, and no shift of all tokens"
 
 
 def null_cosines(geometry: UnembeddingGeometry, w_out: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ def test_it_shows_parts_tokens_spectrum_and_neurons(harness: Run) -> None:
         "closed_form, 999 controls by default",
         "['The'] [' capital'] [' of'] [' France'] [' is']",
         "suggested null space: 12 directions",
-        "W_U itself does not read its last direction",
+        "the last of them is no coordinate that the final norm closes",
         "Neurons of layer 3 with the lowest LogitVar",
     ):
         assert words in out, words

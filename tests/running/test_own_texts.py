@@ -29,7 +29,9 @@ READERS = [
 ]
 
 
-def planned(model: str, task: str = "knowledge_conflict", selector: str = "entropy:rule=tighidet2025", **fields: Any) -> Plan:
+def planned(
+    model: str, task: str = "knowledge_conflict", selector: str = "entropy:rule=tighidet2025", **fields: Any
+) -> Plan:
     intervention = None if task.startswith("lm") else fields.pop("intervention", "mean")
     spec = RunSpec(name="a", model=model, task=task, selector=selector, intervention=intervention, **fields)
     return plan(spec, catalogue())

@@ -13,7 +13,6 @@ is smaller than either, so that a neuron whose every effect the norm turns round
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -93,47 +92,31 @@ def matched(chosen: np.ndarray, proposed: np.ndarray, norm: np.ndarray, n: int) 
     return found
 
 
-@dataclass(frozen=True)
-class Confirmed:
-    """What the comparison says, over the layer's neurons [d_mlp]; NaN for those that are no candidates.
-
-    Attributes:
-        p: (b + 1) / (m + 1), where b of its m others do as much; 1 for candidates that are not compared.
-        p_adjusted: after Benjamini-Hochberg over all candidates. Ranks among others that candidates share depend on one
-            another positively, which leaves it valid (Bates et al. 2023, "Testing for outliers with conformal
-            p-values", Annals of Statistics 51).
-        passing: indices of those with p_adjusted <= level, the largest effect through the norm first.
-    """
-
-    p: np.ndarray
-    p_adjusted: np.ndarray
-    passing: np.ndarray
-
-
 def confirm(
-    proposed: np.ndarray,
-    chosen: np.ndarray,
-    others: np.ndarray,
-    does: np.ndarray,
-    through: np.ndarray,
-    level: float,
-) -> Confirmed:
+    proposed: np.ndarray, chosen: np.ndarray, others: np.ndarray, does: np.ndarray, level: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Compare candidates with others of their norm.
+
+    p = (b + 1) / (m + 1), where b of the m others do as much, and 1 for candidates that are not compared; after that
+    Benjamini-Hochberg over all candidates. Ranks among others that candidates share depend on one another positively,
+    which leaves it valid (Bates et al. 2023, "Testing for outliers with conformal p-values", Annals of Statistics 51).
 
     Args:
         proposed: indices of all candidates. chosen: of those that are compared. others: [len(chosen), m], with whom.
-        does: [d_mlp] what they are compared in. through: [d_mlp] effect on the loss through the final norm, nats.
-        level: see :class:`Confirmed`.
+        does: [d_mlp] what they are compared in.
+
+    Returns:
+        adjusted p [d_mlp], NaN where there is no candidate, and the indices of those with ``level`` or less, those that
+        do most first.
     """
     from scipy.stats import false_discovery_control
 
-    p, adjusted = np.full(len(does), np.nan), np.full(len(does), np.nan)
-    p[proposed] = 1.0
+    p, adjusted = np.ones(len(does)), np.full(len(does), np.nan)
     for i, these in zip(chosen.tolist(), others, strict=True):
         p[i] = ((does[these] >= does[i]).sum() + 1) / (len(these) + 1)
     adjusted[proposed] = false_discovery_control(p[proposed])
     passing = np.flatnonzero(adjusted <= level)
-    return Confirmed(p, adjusted, passing[np.argsort(-through[passing], kind="stable")])
+    return adjusted, passing[np.argsort(-does[passing], kind="stable")]
 
 
 def norm_path(through: np.ndarray, direct: np.ndarray) -> np.ndarray:

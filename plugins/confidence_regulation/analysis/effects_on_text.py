@@ -45,8 +45,7 @@ class Swept:
 
     Attributes:
         total: TE, mean |change of the loss|, nats. direct: the same with something frozen, by kind.
-        through: mean |change of the loss that holding ``frozen`` takes away|, nats. entropy: mean |change of the
-            entropy|, nats. entropy_through: mean |change of the entropy that holding ``frozen`` takes away|, nats.
+        through, entropy_through: mean |what holding ``frozen`` takes away of the change of loss, of entropy|, nats.
         kl_change: mean change of KL(p_freq || model), nats; None without a unigram distribution.
         n_tokens: how many tokens.
     """
@@ -54,7 +53,6 @@ class Swept:
     total: np.ndarray
     direct: dict[str, np.ndarray]
     through: np.ndarray
-    entropy: np.ndarray
     entropy_through: np.ndarray
     kl_change: np.ndarray | None
     n_tokens: int
@@ -130,7 +128,7 @@ def sweep(
     positions = [kept(model, sequence, newlines=not newlines) for sequence in tokens]
     n = sum(map(sum, positions))
     step = max(1, RESULT_BYTES // (4 * 8 * max(1, n)))  # effects() returns up to eight numbers for each pair
-    total, direct, through, entropy, entropy_through = (np.full(len(means), np.nan) for _ in range(5))
+    total, direct, through, entropy = (np.full(len(means), np.nan) for _ in range(4))
     kl = None if unigram is None else np.full(len(means), np.nan)
     kinds: tuple[Kind, ...] = ("total", frozen)
     said = f"effects of {counted(len(conditions), 'neuron')} of {model.name} on {counted(n, 'token')}"
@@ -143,11 +141,10 @@ def sweep(
             )  # fmt: skip
             total[here], direct[here] = found.size("total"), found.size(frozen)
             through[here] = _size(found.loss_change["total"] - found.loss_change[frozen])
-            entropy[here] = _size(found.entropy_change["total"])
-            entropy_through[here] = _size(found.entropy_change["total"] - found.entropy_change[frozen])
+            entropy[here] = _size(found.entropy_change["total"] - found.entropy_change[frozen])
             if kl is not None and found.kl_unigram_change is not None:
                 kl[here] = found.kl_unigram_change["total"].mean(axis=1, dtype=np.float64)
-    return Swept(total, {frozen: direct}, through, entropy, entropy_through, kl, n)
+    return Swept(total, {frozen: direct}, through, entropy, kl, n)
 
 
 def _size(changes: np.ndarray) -> np.ndarray:

@@ -50,10 +50,7 @@ SIGNS: dict[str, End] = {
 }  # fmt: skip
 """What entropy neurons are known by: in their weights, and in their effects where these are measured."""
 
-EFFECTS = (
-    "norm_path", "norm_mediated", "total_effect", "direct_effect", "loss_through_norm", "entropy_effect",
-    "entropy_through_norm",
-)  # fmt: skip
+EFFECTS = ("norm_path", "norm_mediated", "total_effect", "direct_effect", "entropy_through_norm")
 """The scores that are measured: N / (N + D), 1 - DE/TE, and mean absolute changes in nats."""
 
 READING = ("confirmed", "mediated")
@@ -191,7 +188,7 @@ class Entropy(Selector):
     def _confirm(
         self, context: SelectionContext, layer: Layer, scores: dict[str, np.ndarray]
     ) -> tuple[np.ndarray, str]:
-        """Indices of the confirmed neurons, the largest effect through the norm first, and the rule in words."""
+        """Indices of the confirmed neurons, those that do most first, and the rule in words."""
         from ..analysis.confirmation import confirm, enough, matched
 
         none = " has no entropy neurons by the rule confirmed"
@@ -200,35 +197,32 @@ class Entropy(Selector):
             return proposed, f"{none}: the weights of its neurons have none of their signs ({layer.nearest(scores)})"
         measure = self._measurer(context, layer, scores)
         where = measure(proposed)
-        share, entropy, through = (scores[x] for x in ("norm_path", "entropy_through_norm", "loss_through_norm"))
+        share, entropy = scores["norm_path"], scores["entropy_through_norm"]
         strong = proposed[share[proposed] >= self.min_share]
         others = matched(strong, proposed, scores["norm"], enough(len(proposed), self.level))
         if len(strong):
             measure(np.unique(others))
-        found = confirm(proposed, strong, others, share * entropy, through, self.level)
-        scores |= {"p": found.p, "p_adjusted": found.p_adjusted}
-        said = counted(len(proposed), "candidate")
-        path = "of its effect on the loss on the path through the final norm"
+        adjusted, passing = confirm(proposed, strong, others, share * entropy, self.level)
+        scores["p_adjusted"] = adjusted
+        said, least = counted(len(proposed), "candidate"), f"{self.min_share:.0%}"
         if not len(strong):
             best = proposed[np.argmax(share[proposed])]
             return strong, (
-                f"{none}: the nearest of {said}, {layer.index}.{best}, has {share[best]:.0%} {path}, where "
-                f"{self.min_share:.0%} is the least ({where})"
+                f"{none}: the nearest of {said}, {layer.index}.{best}, acts to {share[best]:.0%} through the final "
+                f"norm, where {least} is the least ({where})"
             )
-        compared = (
-            f"its change of the entropy through the norm, times that share, compared with that of the "
-            f"{counted(others.shape[1], 'other neuron')} nearest in norm, {where}"
-        )
-        if not len(found.passing):
-            best = strong[np.argmin(found.p_adjusted[strong])]
-            return found.passing, (
-                f"{none}: the nearest of {said}, {layer.index}.{best}, has {share[best]:.0%} {path}, but "
-                f"p = {found.p_adjusted[best]:.3g} after Benjamini-Hochberg, where {self.level:g} is the most "
-                f"({compared})"
+        nearest = f"the {counted(others.shape[1], 'other')} nearest in norm"
+        if not len(passing):
+            best = strong[np.argmin(adjusted[strong])]
+            return passing, (
+                f"{none}: the nearest of {said}, {layer.index}.{best}, acts to {share[best]:.0%} through the final "
+                f"norm, but does not move the entropy through it more than {nearest}: p = {adjusted[best]:.3g} after "
+                f"Benjamini-Hochberg, where {self.level:g} is the most ({where})"
             )
-        return found.passing[: self.top], (
-            f": of {said} by rho and LogitVar, each with at least {self.min_share:.0%} {path} and p <= {self.level:g} "
-            f"after Benjamini-Hochberg ({compared}); {len(found.passing)} in all, at most {self.top}"
+        return passing[: self.top], (
+            f": of {said} by rho and LogitVar, those that act to {least} or more through the final norm and move the "
+            f"entropy through it more than {nearest} (p <= {self.level:g} after Benjamini-Hochberg; {where}): "
+            f"{len(passing)}, at most {self.top} are taken"
         )
 
     def _measurer(
@@ -249,10 +243,8 @@ class Entropy(Selector):
                 neurons=None if neurons is None else neurons.tolist(),
             )  # fmt: skip
             direct = swept.direct["frozen_norm"]
-            values = (
-                norm_path(swept.through, direct), swept.mediated("frozen_norm"), swept.total, direct, swept.through,
-                swept.entropy, swept.entropy_through,
-            )  # fmt: skip
+            path, share = norm_path(swept.through, direct), swept.mediated("frozen_norm")
+            values = path, share, swept.total, direct, swept.entropy_through
             for name, column in zip(EFFECTS, values, strict=True):
                 scores[name][some] = column[some]
             return f"on {counted(swept.n_tokens, 'token')} of {read.said}"

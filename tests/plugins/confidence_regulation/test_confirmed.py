@@ -96,17 +96,15 @@ def test_others_are_the_nearest_in_norm() -> None:
 
 def test_p_counts_whoever_does_as_much() -> None:
     does = np.array([0.9, 0.6, 9.0, 0.6, 0.9, 0.1, 0.95])
-    through = np.array([1.0, 5.0, 0, 0, 0, 0, 0])
     proposed, others = np.array([0, 1, 2]), np.array([[3, 4, 5, 6], [3, 4, 5, 6]])
-    found = confirm(proposed, np.array([0, 1]), others, does, through, level=0.95)
-    # As much as 0 do 4 and 6, as 1 also 3; 2 is not compared.
-    np.testing.assert_allclose(found.p, [3 / 5, 4 / 5, 1, *[np.nan] * 4])
-    np.testing.assert_allclose(found.p_adjusted[:3], [1, 1, 1])
-    assert found.passing.tolist() == []
-    found = confirm(proposed[:2], np.array([0, 1]), others, does, through, level=0.8)
-    np.testing.assert_allclose(found.p_adjusted[:2], [0.8, 0.8])  # Benjamini-Hochberg: 2 * 3/5 is more than 4/5
-    assert found.passing.tolist() == [1, 0]
-    assert confirm(proposed[:2], np.array([0, 1]), others, does, through, level=0.79).passing.tolist() == []
+    # As much as 0 do 4 and 6, as 1 also 3: 3/5 and 4/5. 2 is not compared.
+    adjusted, passing = confirm(proposed, np.array([0, 1]), others, does, level=0.95)
+    np.testing.assert_allclose(adjusted, [1, 1, 1, *[np.nan] * 4])
+    assert passing.tolist() == []
+    adjusted, passing = confirm(proposed[:2], np.array([0, 1]), others, does, level=0.8)
+    np.testing.assert_allclose(adjusted[:2], [0.8, 0.8])  # Benjamini-Hochberg: 2 * 3/5 is more than 4/5
+    assert passing.tolist() == [0, 1]
+    assert confirm(proposed[:2], np.array([0, 1]), others, does, level=0.79)[1].tolist() == []
 
 
 def test_the_path_through_the_norm_is_told_where_the_two_pull_apart() -> None:
@@ -138,8 +136,11 @@ def test_the_planted_neurons_are_found_and_no_other(family: str, loudness: float
     assert chosen(selection) == list(ENTROPY)
     scores, rows = selection.scores, list(ENTROPY)
     np.testing.assert_allclose(scores["norm_path"][rows], 1, atol=0.02)
-    assert (scores["p_adjusted"][rows] <= 0.05).all() and np.isnan(scores["p"]).sum() == garden.D_MLP - len(ENTROPY)
-    assert np.argsort(-scores["loss_through_norm"][rows]).tolist() == [rows.index(x.index) for x in selection.units]
+    assert (scores["p_adjusted"][rows] <= 0.05).all() and np.isnan(scores["p_adjusted"]).sum() == garden.D_MLP - len(
+        ENTROPY
+    )
+    does = scores["norm_path"] * scores["entropy_through_norm"]
+    assert np.argsort(-does[rows]).tolist() == [rows.index(x.index) for x in selection.units]
     assert selection.details["still_chosen"].keys() == {"1", "3", "6"} or "LayerNorm" in selection.details["processing"]
     assert {x["iou"] for x in selection.details["published_rules"].values()} == {1.0}
 
@@ -175,7 +176,8 @@ def test_candidates_that_do_not_act_through_the_norm_are_not_taken() -> None:
         down[:, 5] = down.norm(dim=0).median() * torch.from_numpy(geometry.directions[:, -20]).float()
     selection = select(model, null_dims=20)
     assert selection.units == ()
-    assert "the nearest of 1 candidate, 2.5, has " in selection.rule and "where 50% is the least" in selection.rule
+    assert "the nearest of 1 candidate, 2.5, acts to " in selection.rule
+    assert "through the final norm, where 50% is the least (on " in selection.rule
     assert np.isfinite(selection.scores["norm_path"]).sum() == 1  # nobody else had to be measured
 
 
@@ -187,7 +189,10 @@ def test_too_small_a_layer_confirms_nothing(corpus: str) -> None:
         model.hf.model.layers[-1].mlp.down_proj.weight[:, rest] = 0
     selection = by_spec(model, f"entropy:corpus={corpus},length=48")
     assert selection.units == ()
-    assert "but p = 0.0625 after Benjamini-Hochberg, where 0.05 is the most" in selection.rule
+    assert (
+        "than the 15 others nearest in norm: p = 0.0625 after Benjamini-Hochberg, where 0.05 is the most"
+        in selection.rule
+    )
 
 
 def test_measured_scores_are_those_of_the_effects() -> None:
@@ -212,9 +217,7 @@ def test_measured_scores_are_those_of_the_effects() -> None:
     expected = {
         "total_effect": np.abs(loss["total"]).mean(1),
         "direct_effect": direct,
-        "loss_through_norm": through,
         "norm_path": through / (through + direct),
-        "entropy_effect": np.abs(entropy["total"]).mean(1),
         "entropy_through_norm": np.abs(entropy["total"] - entropy["frozen_norm"]).mean(1),
     }
     for name, values in expected.items():
@@ -272,7 +275,7 @@ def test_a_coordinate_that_the_final_norm_closes() -> None:
     model.readout.gain[:] = 2.0
     model.readout.gain[9] = 0.02
     kind, said = null_kind(model, unembedding_geometry(model))
-    assert kind == "closed coordinate" and "coordinate 9 of the residual stream" in said and "gain closes: 0.02" in said
+    assert kind == "closed coordinate" and "coordinate 9 of the residual stream" in said and "closes: 0.02" in said
 
 
 def test_a_shift_of_all_tokens() -> None:
@@ -280,7 +283,7 @@ def test_a_shift_of_all_tokens() -> None:
     model.readout.W_U[:, 4] = 1.0  # the same for every token
     model.readout.gain[:] = 1.0
     kind, said = null_kind(model, unembedding_geometry(model))
-    assert kind == "common shift" and "100.0% of it moves all tokens alike" in said
+    assert kind == "common shift" and "moves all tokens alike" in said and ": 100.0% of " in said
 
 
 def test_rows_that_end_before_the_last_directions() -> None:
