@@ -4,12 +4,14 @@ Nothing is looked up by model type. A few tokens are run through the model with 
 and norms run says which is which, and a second pass with perturbed activations checks the answer numerically: what the
 neurons write, whether it reaches the final residual unchanged, whether attention and MLP run in parallel, whether the
 model is causal. A model that the search misunderstands is refused when it is loaded, instead of giving wrong numbers.
-The only name that matters is that the attention's module, or its class, calls itself "attn" or "attention".
+The only name that matters is that the attention's module, or its class, calls itself "attn" or "attention". Layers of a
+hybrid may mix tokens in another way (a convolution, a state space, linear attention): they have neurons and no heads.
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,9 +32,9 @@ class Anatomy:
         layers: the decoder layers, first to last.
         down_projections: one a layer; its *input* is the neurons' activations [batch, pos, d_mlp]
             ([batch * pos, d_mlp] when ``flattened``, as in OPT).
-        attentions: the attention module of each layer.
+        attentions: the attention module of each layer; None where tokens are mixed in another way.
         attention_outputs: the output projection of each attention; its input is the heads' outputs, concatenated
-            [batch, pos, n_heads * d_head].
+            [batch, pos, n_heads * d_head]. None where there is no attention.
         post_mlp_norms: the norm between a layer's down projection and the residual stream (Gemma 2 and 3, OLMo 2), or
             None.
         final_norm: the norm between the last layer and the unembedding, or None.
@@ -49,8 +51,8 @@ class Anatomy:
 
     layers: tuple[nn.Module, ...]
     down_projections: tuple[nn.Module, ...]
-    attentions: tuple[nn.Module, ...]
-    attention_outputs: tuple[nn.Module, ...]
+    attentions: tuple[nn.Module | None, ...]
+    attention_outputs: tuple[nn.Module | None, ...]
     post_mlp_norms: tuple[nn.Module | None, ...]
     final_norm: nn.Module | None
     tail: tuple[nn.Module, ...]
@@ -66,6 +68,11 @@ class Anatomy:
     residual_multiplier: float
     direct_write: bool
     flattened: bool
+
+    @property
+    def with_attention(self) -> tuple[int, ...]:
+        """The layers that have an attention, ascending; all but in hybrids."""
+        return tuple(layer for layer, output in enumerate(self.attention_outputs) if output is not None)
 
 
 def locate(hf: Any) -> Anatomy:
@@ -85,17 +92,22 @@ def locate(hf: Any) -> Anatomy:
         raise _refusal(hf, "an unembedding (get_output_embeddings() gives no linear map)")
     d_model = config.hidden_size
     walk = _walk(hf, layers, unembedding)
+    if walk.ran != len(layers):
+        raise HarnessError(
+            f"{type(hf).__name__} is not supported: of its {counted(len(layers), 'layer')} only {walk.ran} run on text "
+            "alone."
+        )
     check_causal(hf, walk.logits)
-    attention, attention_output = _find_attention(hf, walk, d_model)
+    attentions, outputs = _find_attentions(hf, layers, unembedding, walk, d_model)
     down = _find_down(hf, walk, d_model)
     post_norm = _find_post_norm(walk, down)
     final_norm, tail = _find_final_norm(hf, walk)
     downs = _same_in_all(hf, layers, down.path, "MLP down projection")
-    outputs = _same_in_all(hf, layers, attention_output, "attention output projection")
     d_mlp = _one_width(hf, downs)
     n_heads = config.num_attention_heads
-    attentions = _same_in_all(hf, layers, attention, "attention")
-    probe = probe_last_layer(hf, layers[-1], downs[-1], outputs[-1], final_norm)
+    mixer = outputs[-1] or _find_mixer(hf, walk, down, d_model)
+    probe = probe_last_layer(hf, layers[-1], downs[-1], mixer, final_norm)
+    head_output = next(output for output in reversed(outputs) if output is not None)
     check_neurons(hf, probe)
     multiplier = None if post_norm is not None else write_multiplier(probe, config)
     return Anatomy(
@@ -111,8 +123,8 @@ def locate(hf: Any) -> Anatomy:
         d_model=d_model,
         d_mlp=d_mlp,
         n_heads=n_heads,
-        n_kv_heads=_kv_heads(attentions[-1], config, n_heads),
-        d_head=linear_features(outputs[-1])[0] // n_heads,
+        n_kv_heads=_kv_heads(next(x for x in reversed(attentions) if x is not None), config, n_heads),
+        d_head=linear_features(head_output)[0] // n_heads,
         d_vocab=linear_features(unembedding)[1],
         parallel=relative_error(probe.neurons[1], probe.neurons[0]) < probe.tolerance,
         residual_multiplier=1.0 if multiplier is None else multiplier,
@@ -129,10 +141,6 @@ def _refusal(hf: Any, missing: str) -> HarnessError:
         f"{type(hf).__name__} is not supported: did not find {missing}; teach harness/model/anatomy.py where it is and "
         "add the family to harness/testing/tiny_models.py."
     )
-
-
-def _in_attention(path: str) -> bool:
-    return any("attn" in part or "attention" in part for part in path.lower().split(".")[:-1])
 
 
 def _find_layers(hf: Any, config: Any) -> tuple[nn.Module, ...]:
@@ -153,10 +161,11 @@ def _find_layers(hf: Any, config: Any) -> tuple[nn.Module, ...]:
 
 
 def _refuse_experts(hf: Any, layers: tuple[nn.Module, ...]) -> None:
+    family = re.sub(r"For[A-Z]\w*$", "", type(hf).__name__)  # GraniteMoeHybrid has dense models, too
     for i, layer in enumerate(layers):
         for path, module in layer.named_modules():
             kind = type(module).__name__
-            if any(word in f"{path} {kind}".lower() for word in ("expert", "moe")):
+            if any(word in f"{path} {kind.removeprefix(family)}".lower() for word in ("expert", "moe")):
                 raise HarnessError(
                     f"{type(hf).__name__} is a mixture of experts (layer {i} has a {kind}), which is not supported: "
                     "its neurons belong to experts that see different tokens."
@@ -165,7 +174,7 @@ def _refuse_experts(hf: Any, layers: tuple[nn.Module, ...]) -> None:
 
 @dataclass
 class _Call:
-    """One module that ran: its path within the last layer, what went in and what came out."""
+    """One module that ran: its path within the layer, what went in and what came out."""
 
     path: str
     module: nn.Module
@@ -175,18 +184,25 @@ class _Call:
 
 @dataclass
 class _Walk:
-    """The linear maps and norms of the last layer, and the modules between it and the unembedding, as they ran.
+    """The linear maps and norms of a layer, and the modules between the last one and the unembedding, as they ran.
 
-    ``logits`` are those of :func:`harness.model.probes.run` with two rows.
+    ``attention``: path of the layer's outermost module that calls itself an attention, or None. ``ran``: how many layers
+    did. ``logits`` are those of
+    :func:`harness.model.probes.run` with two rows.
     """
 
+    attention: str | None
     inside: list[_Call] = field(default_factory=list)
     between: list[nn.Module] = field(default_factory=list)
+    ran: int = 0
     logits: torch.Tensor = field(default_factory=lambda: torch.empty(0))
 
+    def in_attention(self, call: _Call) -> bool:
+        return self.attention is not None and call.path.startswith(f"{self.attention}.")
 
-def _walk(hf: Any, layers: tuple[nn.Module, ...], unembedding: nn.Module) -> _Walk:
-    walk, passed = _Walk(), False
+
+def _walk(hf: Any, layers: tuple[nn.Module, ...], unembedding: nn.Module, at: int = -1) -> _Walk:
+    walk, passed = _Walk(_attention_in(layers[at])), False
     in_layers = {id(part) for layer in layers for part in layer.modules()}
 
     def record(path: str) -> Any:
@@ -195,6 +211,9 @@ def _walk(hf: Any, layers: tuple[nn.Module, ...], unembedding: nn.Module) -> _Wa
             walk.inside.append(_Call(path, module, args[0].detach().clone(), output.detach().clone()))
 
         return hook
+
+    def count(*_: Any) -> None:
+        walk.ran += 1
 
     def leave(*_: Any) -> None:
         nonlocal passed
@@ -205,9 +224,11 @@ def _walk(hf: Any, layers: tuple[nn.Module, ...], unembedding: nn.Module) -> _Wa
             walk.between.append(module)
 
     with contextlib.ExitStack() as hooks:
-        for path, part in layers[-1].named_modules():
+        for path, part in layers[at].named_modules():
             if path and (features(part) is not None or is_norm(part)):
                 hooks.callback(part.register_forward_hook(record(path)).remove)
+        for layer in layers:
+            hooks.callback(layer.register_forward_hook(count).remove)
         hooks.callback(layers[-1].register_forward_hook(leave).remove)
         for part in hf.modules():
             if id(part) not in in_layers and (not list(part.children()) or is_norm(part)):
@@ -216,24 +237,52 @@ def _walk(hf: Any, layers: tuple[nn.Module, ...], unembedding: nn.Module) -> _Wa
     return walk
 
 
-def _find_attention(hf: Any, walk: _Walk, d_model: int) -> tuple[str, str]:
-    """Paths, within a layer, of the attention (outermost module of that name) and of its output projection."""
-    calls = [call for call in walk.inside if _in_attention(call.path) and features(call.module) is not None]
-    calls = [call for call in calls if linear_features(call.module)[1] == d_model]
-    if not calls:
+def _attention_in(layer: nn.Module) -> str | None:
+    """Path of a layer's outermost module that calls itself an attention; linear attention has no heads to speak of."""
+    path: str
+    for path, module in layer.named_modules():
+        if not path or not list(module.children()):
+            continue
+        own = path.rpartition(".")[2].lower()
+        if (
+            any(word in f"{own} {type(module).__name__.lower()}" for word in ("attn", "attention"))
+            and "linear" not in own
+        ):
+            return path
+    return None
+
+
+def _find_attentions(
+    hf: Any, layers: tuple[nn.Module, ...], unembedding: nn.Module, walk: _Walk, d_model: int
+) -> tuple[tuple[nn.Module | None, ...], tuple[nn.Module | None, ...]]:
+    """The attention of each layer and its output projection, found in the last layer that has one."""
+    at = next((i for i in reversed(range(len(layers))) if _attention_in(layers[i]) is not None), -1)
+    seen = walk if at in (-1, len(layers) - 1) else _walk(hf, layers, unembedding, at)
+    calls = [x for x in seen.inside if seen.in_attention(x) and features(x.module) is not None]
+    calls = [x for x in calls if linear_features(x.module)[1] == d_model]
+    if seen.attention is None or not calls:
         raise _refusal(hf, 'an attention (a module named "attn" or "attention" whose last linear map gives d_model)')
-    output = calls[-1].path
-    parts = output.split(".")
-    depth = next(i for i, part in enumerate(parts) if "attn" in part.lower() or "attention" in part.lower())
-    return ".".join(parts[: depth + 1]), output
+    outputs = tuple(_submodule(layer, calls[-1].path) for layer in layers)
+    found = (_submodule(layer, seen.attention) for layer in layers)
+    return tuple(x if output is not None else None for x, output in zip(found, outputs, strict=True)), outputs
 
 
 def _find_down(hf: Any, walk: _Walk, d_model: int) -> _Call:
     """The linear map outside the attention that runs last: the MLP's down projection."""
-    calls = [call for call in walk.inside if not _in_attention(call.path) and features(call.module) is not None]
+    calls = [call for call in walk.inside if not walk.in_attention(call) and features(call.module) is not None]
     if not calls or linear_features(calls[-1].module)[1] != d_model:
         raise _refusal(hf, "an MLP whose last linear map gives d_model")
     return calls[-1]
+
+
+def _find_mixer(hf: Any, walk: _Walk, down: _Call, d_model: int) -> nn.Module:
+    """In a layer without attention, the linear map with which what mixes its tokens ends."""
+    mlp = down.path.rpartition(".")[0]
+    before = [call for call in walk.inside[: walk.inside.index(down)] if features(call.module) is not None]
+    before = [call for call in before if not (mlp and call.path.startswith(f"{mlp}."))]
+    if not before or linear_features(before[-1].module)[1] != d_model:
+        raise _refusal(hf, "what mixes the tokens of the last layer (a linear map before the MLP that gives d_model)")
+    return before[-1].module
 
 
 def _find_post_norm(walk: _Walk, down: _Call) -> str | None:
@@ -241,7 +290,7 @@ def _find_post_norm(walk: _Walk, down: _Call) -> str | None:
     later = walk.inside[walk.inside.index(down) + 1 :]
     for call in later:
         alone = call.input.shape == down.output.shape and torch.equal(call.input, down.output)
-        if is_norm(call.module) and not _in_attention(call.path) and alone:
+        if is_norm(call.module) and not walk.in_attention(call) and alone:
             return call.path
     return None
 
@@ -256,13 +305,19 @@ def _find_final_norm(hf: Any, walk: _Walk) -> tuple[nn.Module | None, tuple[nn.M
     return norm, tuple(rest)
 
 
+def _submodule(layer: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return layer.get_submodule(path)
+    except AttributeError:
+        return None
+
+
 def _same_in_all(hf: Any, layers: tuple[nn.Module, ...], path: str, what: str) -> tuple[nn.Module, ...]:
     found = []
     for i, layer in enumerate(layers):
-        try:
-            found.append(layer.get_submodule(path))
-        except AttributeError:
-            raise _refusal(hf, f'"{path}" ({what}) in layer {i}: layers of different kinds') from None
+        if (module := _submodule(layer, path)) is None:
+            raise _refusal(hf, f'"{path}" ({what}) in layer {i}: layers of different kinds')
+        found.append(module)
     return tuple(found)
 
 

@@ -141,9 +141,13 @@ def read_in(model: Model, layer: int) -> InputWeights:
 
 @torch.no_grad()
 def attention_norm(model: Model, layer: int, calls: Sequence[_Call] | None = None) -> Norm:
-    """The norm that the attention's output alone goes through before it is added to the residual stream."""
+    """The norm that the attention's output alone goes through before it is added to the residual stream.
+
+    Raises:
+        HarnessError: the layer has no attention.
+    """
     calls = _walk(model, layer) if calls is None else calls
-    output = model.anatomy.attention_outputs[layer]
+    _, output = model.attention(layer)
     written = next(call.output for call in calls if call.module is output)
     norm = next((x.module for x in calls if is_norm(x.module) and _same(x.input, written)), None)
     return Norm.of(norm, model.anatomy.d_model)
@@ -151,8 +155,12 @@ def attention_norm(model: Model, layer: int, calls: Sequence[_Call] | None = Non
 
 @torch.no_grad()
 def input_norm(model: Model, layer: int) -> Norm:
-    """The norm through which the attention reads the residual stream (none in OLMo 2)."""
-    calls, inside = _walk(model, layer), {id(module) for module in model.anatomy.attentions[layer].modules()}
+    """The norm through which the attention reads the residual stream (none in OLMo 2).
+
+    Raises:
+        HarnessError: the layer has no attention.
+    """
+    calls, inside = _walk(model, layer), {id(module) for module in model.attention(layer)[0].modules()}
     read = next(call.input for call in calls if id(call.module) in inside and features(call.module) is not None)
     norm = next((x.module for x in reversed(calls) if is_norm(x.module) and _same(x.output, read)), None)
     return Norm.of(norm, model.anatomy.d_model)
@@ -182,7 +190,8 @@ def _walk(model: Model, layer: int) -> list[_Call]:
 def _candidates(model: Model, layer: int, calls: Sequence[_Call]) -> list[_Block]:
     """Blocks of d_mlp outputs of the maps outside the attention that run before the down projection."""
     anatomy = model.anatomy
-    inside = {id(module) for module in anatomy.attentions[layer].modules()}
+    attention = anatomy.attentions[layer]
+    inside = set() if attention is None else {id(module) for module in attention.modules()}
     blocks = []
     for call in calls:
         if call.module is anatomy.down_projections[layer]:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from scipy.stats import rankdata
 
+from harness.files.wording import noun_for
 from harness.model.model import Model
 from harness.model.output_weights import write_directions
 from harness.model.quantised import plain
@@ -133,11 +134,12 @@ def lowest_logit_var(layer: int, scores: dict[str, np.ndarray], top: int) -> lis
 
 def _parts(model: Model) -> dict[str, str]:
     names = {module: name for name, module in model.hf.named_modules()}
-    anatomy = model.anatomy
+    anatomy, has = model.anatomy, model.anatomy.with_attention
     found = {
         "layers": names[anatomy.layers[0]].rpartition(".")[0],
         "neurons": f"what enters {names[anatomy.down_projections[-1]]}",
-        "heads": f"what enters {names[anatomy.attention_outputs[-1]]}",
+        "heads": f"what enters {names[model.attention(has[-1])[1]]}"
+        + ("" if len(has) == anatomy.n_layers else f", in {noun_for(len(has), 'layer')} {', '.join(map(str, has))}"),
         "final norm": "none" if anatomy.final_norm is None else f"{names[anatomy.final_norm]} ({model.readout.norm})",
         "unembedding": names[anatomy.unembedding],
     }

@@ -89,8 +89,6 @@ def load_hf(
             "them: name the model that it was quantised from."
         )
     shared: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": offline}
-    from transformers import AutoModelForCausalLM
-
     options: dict[str, Any] = {
         "revision": source.commit or revision or "main",
         "dtype": dtype if dtype == "auto" else _torch_dtype(dtype),
@@ -104,7 +102,7 @@ def load_hf(
     optional = {"device_map": device_map, "attn_implementation": attn_implementation}
     options |= {key: value for key, value in optional.items() if value is not None}
     with quietly(), silently(config), explained(called):
-        hf, info = AutoModelForCausalLM.from_pretrained(str(source.place), **options)
+        hf, info = _auto_class(config).from_pretrained(str(source.place), **options)
         unused = check_loaded(called, info, allow_unused)
         _check_places(called, hf, device_map)
         if place is not None:
@@ -149,6 +147,23 @@ def resolve_device(device: str) -> torch.device:
     if kind == "mps" and not torch.backends.mps.is_available():
         raise HarnessError('device "mps" was asked for, but Apple\'s Metal is not available here; use device=cpu.')
     return torch.device(device)
+
+
+def _auto_class(config: dict[str, Any]) -> Any:
+    """The class of transformers that loads what config.json describes; an image-text model is loaded whole, and asked
+    about text alone."""
+    import transformers
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL,
+    )
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as IMAGE_TEXT,
+    )
+
+    kind, has_parts = config.get("model_type"), not {"text_config", "vision_config"}.isdisjoint(config)
+    if kind in IMAGE_TEXT and (has_parts or kind not in CAUSAL):
+        return transformers.AutoModelForImageTextToText
+    return transformers.AutoModelForCausalLM
 
 
 def _check_places(pretrained: str, hf: Any, device_map: str | dict[str, Any] | None) -> None:

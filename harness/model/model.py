@@ -15,7 +15,7 @@ from jaxtyping import Float, Float32, Int64
 from torch import nn
 
 from harness.errors import HarnessError
-from harness.files.wording import counted
+from harness.files.wording import agree, counted, noun_for
 from harness.model import digests as identity
 from harness.model.anatomy import Anatomy, locate
 from harness.model.key_values import cache_argument, cache_of, check_cache
@@ -29,6 +29,7 @@ from harness.model.modules import (
     on_final_residual,
     text_config,
 )
+from harness.model.probes import check_padding
 from harness.model.readout import HALF, Readout, read_out
 
 ActivationEdit = Callable[[torch.Tensor], torch.Tensor]
@@ -356,6 +357,22 @@ class Model:
             raise HarnessError(f"{self.name} has layers 0 to {self.anatomy.n_layers - 1}, there is no layer {layer}.")
         return self.anatomy.down_projections[layer]
 
+    def attention(self, layer: int) -> tuple[nn.Module, nn.Module]:
+        """A layer's attention and its output projection.
+
+        Raises:
+            HarnessError: there is no such layer, or it mixes tokens in another way.
+        """
+        self._down(layer)  # refuses a layer that there is not
+        found, output = self.anatomy.attentions[layer], self.anatomy.attention_outputs[layer]
+        if found is None or output is None:
+            has = self.anatomy.with_attention
+            raise HarnessError(
+                f"layer {layer} of {self.name} has no attention, hence no heads; {noun_for(len(has), 'layer')} "
+                f"{', '.join(map(str, has))} {agree(len(has), 'has', 'have')}."
+            )
+        return found, output
+
     def edit_neurons(self, layer: int, fn: ActivationEdit) -> AbstractContextManager[None]:
         """Within the block, every forward pass replaces the layer's activations by ``fn(activations)``.
 
@@ -442,8 +459,7 @@ class Model:
         return _Site(self.anatomy.layers[layer], width, f"the residual stream after layer {layer}", leaves=True)
 
     def _heads(self, layer: int) -> _Site:
-        self._down(layer)  # refuses a layer that there is not
-        projection, anatomy = self.anatomy.attention_outputs[layer], self.anatomy
+        (_, projection), anatomy = self.attention(layer), self.anatomy
         width = linear_features(projection)[0]
         if width != anatomy.n_heads * anatomy.d_head:
             raise HarnessError(
@@ -578,7 +594,20 @@ def wrap(
     identity.check_finite(hf, name)
     try:
         anatomy = locate(hf)
-        readout = read_out(hf, anatomy)
+        model = Model(
+            name=name,
+            hf=hf,
+            tokenizer=tokenizer,
+            anatomy=anatomy,
+            readout=read_out(hf, anatomy),
+            revision=revision,
+            commit=commit,
+            prefix=_prefix(tokenizer, add_bos),
+            pad_id=_pad_id(tokenizer, hf.get_input_embeddings().weight.shape[0]),
+            unused=unused,
+            origin=origin or {},
+        )
+        check_padding(model)
     except HarnessError:
         raise
     except Exception as error:
@@ -586,19 +615,7 @@ def wrap(
             f"{type(hf).__name__} is not supported: the search for its parts (harness/model/anatomy.py) ended with "
             f"{type(error).__name__}: {_short(str(error), 200)}"
         ) from error
-    return Model(
-        name=name,
-        hf=hf,
-        tokenizer=tokenizer,
-        anatomy=anatomy,
-        readout=readout,
-        revision=revision,
-        commit=commit,
-        prefix=_prefix(tokenizer, add_bos),
-        pad_id=_pad_id(tokenizer, hf.get_input_embeddings().weight.shape[0]),
-        unused=unused,
-        origin=origin or {},
-    )
+    return model
 
 
 def refuse_compiled(hf: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -12,6 +12,9 @@ from torch import nn
 from harness.errors import HarnessError
 from harness.model.matrices import ROUNDING, write_matrix
 from harness.model.modules import down_bias, input_device, layer_input, on_final_residual, text_config
+
+if TYPE_CHECKING:
+    from harness.model.model import Model
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """Largest accepted relative error, by the dtype of the forward pass."""
@@ -53,6 +56,25 @@ def check_causal(hf: Any, logits: torch.Tensor) -> None:
     if relative_error(logits[-1, :-1], logits[0, :-1]) > tolerance_of(hf, logits):
         raise HarnessError(
             f"{type(hf).__name__} is not a causal language model: a token changes the predictions before it."
+        )
+
+
+@torch.no_grad()
+def check_padding(model: Model) -> None:
+    """Refuse a model whose predictions depend on what is put before a shorter row and masked; found out with a few
+    tokens.
+
+    Raises:
+        HarnessError: they do, as in hybrids whose recurrences are fed the padding.
+    """
+    plain = run(model.hf)[0, -1]
+    row = [i % text_config(model.hf).vocab_size for i in range(1, N_TOKENS + 1)]
+    padded = model.forward(model.pad([row, [*row, *row[:2]]])).logits[0, -1]
+    error = relative_error(padded, plain)
+    if not error < max(tolerance_of(model.hf, plain), TOLERANCE.get(model.dtype, 0.0)):
+        raise HarnessError(
+            f"{type(model.hf).__name__} is not supported: padding before a shorter prompt, masked as it is, changes "
+            f"what it predicts (relative difference {error:.1e})."
         )
 
 

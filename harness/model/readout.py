@@ -260,7 +260,7 @@ def _configured(hf: Any) -> list[tuple[float, float | None]]:
     """Scale and soft cap as the configuration states them, under the names in use."""
     config = text_config(hf)
     multiply, divide = getattr(config, "logit_scale", None), getattr(config, "logits_scaling", None)
-    cap = getattr(config, "final_logit_softcapping", None)
+    cap = getattr(config, "final_logit_softcapping", None) or getattr(config, "logits_soft_cap", None)
     scale = float(multiply) if isinstance(multiply, int | float) else 1.0
     scale = scale / float(divide) if isinstance(divide, int | float) and divide else scale
     return [(scale, float(cap) if cap else None)]

@@ -131,7 +131,7 @@ class Attributor:
             # What a norm after the attention divides by, and what its gain makes of the directions.
             held = scale if norm.module is None else scale / norm.denominator(seen.attention[layer]).cpu()
             behind = norm.fold(directions) * anatomy.residual_multiplier
-            projection = anatomy.attention_outputs[layer]
+            _, projection = model.attention(layer)
             each = write_matrix(projection, model.dtype).double().cpu().view(anatomy.n_heads, anatomy.d_head, -1)
             contributions = torch.einsum("bhe,hed,sd->hsb", mean(seen.heads[layer], held), each, behind)
             parts |= {f"L{layer}H{head}": x for head, x in enumerate(contributions)}

@@ -96,7 +96,7 @@ def value_vectors(model: Model, inputs: Mapping[int, torch.Tensor], rows: int = 
         batch = model.pad([[model.pad_id]] * len(next(iter(some.values()))))
         with contextlib.ExitStack() as stack:
             for layer, given in some.items():
-                attention = model.anatomy.attentions[layer]
+                attention, _ = model.attention(layer)
                 stack.callback(attention.register_forward_pre_hook(replace(given), with_kwargs=True).remove)
             heads = stack.enter_context(model.capture_heads(list(inputs)))
             model.forward(batch)

@@ -79,7 +79,8 @@ def sources(
     Raises:
         HarnessError: the model returns no attention patterns, or they and the values are not the heads' outputs.
     """
-    attentions, n = model.anatomy.attentions, model.anatomy.n_layers
+    n = model.anatomy.n_layers
+    attentions = [model.attention(layer)[0] for layer in range(n)]
     for rows in of_equal_length(prompts, size):
         group = [prompts[row] for row in rows]
         seen = run_positions(model, group, [*attentions, *modules])

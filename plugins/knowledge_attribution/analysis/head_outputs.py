@@ -41,7 +41,7 @@ class Output:
     def of(cls, model: Model, layer: int) -> Output:
         """Find a layer's."""
         anatomy, device = model.anatomy, model.readout.W_U.device
-        projection, norm = anatomy.attention_outputs[layer], attention_norm(model, layer)
+        (_, projection), norm = model.attention(layer), attention_norm(model, layer)
         matrix = write_matrix(projection, model.dtype).to(device).float().view(anatomy.n_heads, anatomy.d_head, -1)
         directions = matrix - matrix.mean(-1, keepdim=True) if norm.kind == "layernorm" else matrix
         directions = directions * norm.gain.to(matrix) * anatomy.residual_multiplier

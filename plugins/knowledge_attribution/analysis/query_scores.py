@@ -129,7 +129,7 @@ class _ValueKeys:
         self.model = model
         n, d_model = model.anatomy.n_layers, model.anatomy.d_model
         self.norms = [input_norm(model, layer) for layer in range(n)]
-        self.reads = [norm.module or model.anatomy.attentions[layer] for layer, norm in enumerate(self.norms)]
+        self.reads = [norm.module or model.attention(layer)[0] for layer, norm in enumerate(self.norms)]
         units = torch.cat([torch.zeros(1, d_model), torch.eye(d_model)])
         found = value_vectors(model, dict.fromkeys(range(n), units))
         self.bias = [found[layer][0].double().cpu() for layer in range(n)]
