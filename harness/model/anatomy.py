@@ -186,9 +186,8 @@ class _Call:
 class _Walk:
     """The linear maps and norms of a layer, and the modules between the last one and the unembedding, as they ran.
 
-    ``attention``: path of the layer's outermost module that calls itself an attention, or None. ``ran``: how many layers
-    did. ``logits`` are those of
-    :func:`harness.model.probes.run` with two rows.
+    ``attention``: path of the layer's outermost module that calls itself an attention, or None. ``ran``: how many of
+    the model's layers did. ``logits`` are those of :func:`harness.model.probes.run` with two rows.
     """
 
     attention: str | None
@@ -268,8 +267,13 @@ def _find_attentions(
 
 
 def _find_down(hf: Any, walk: _Walk, d_model: int) -> _Call:
-    """The linear map outside the attention that runs last: the MLP's down projection."""
+    """The linear map outside the attention that runs last: the MLP's down projection.
+
+    A bottleneck behind it is passed over, as that through which Gemma 4 writes what it keeps of each token by layer.
+    """
     calls = [call for call in walk.inside if not walk.in_attention(call) and features(call.module) is not None]
+    if calls and (width := linear_features(calls[-1].module)[0]) < d_model:
+        calls = [call for call in calls if width not in linear_features(call.module)] or calls
     if not calls or linear_features(calls[-1].module)[1] != d_model:
         raise _refusal(hf, "an MLP whose last linear map gives d_model")
     return calls[-1]

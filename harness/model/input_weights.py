@@ -72,7 +72,8 @@ class InputWeights:
     Attributes:
         projection: the linear map whose outputs ``columns`` are the pre-activations [batch, pos, d_mlp].
         norm: before it (none in OLMo 2, whose MLP reads the residual stream itself).
-        attention_norm: between the attention's output and the residual stream (Gemma 2 and 3, OLMo 2), mostly none.
+        attention_norm: between the attention's output and the residual stream (Gemma 2 and 3, OLMo 2), mostly none;
+            none without attention.
         w_in: float64 [d_mlp, d_model], b_in: float64 [d_mlp]; on the CPU.
         gated: whether the pre-activations are those of a gate.
     """
@@ -132,7 +133,9 @@ def read_in(model: Model, layer: int) -> InputWeights:
         projection=chosen.module,
         columns=chosen.columns,
         norm=Norm.of(norm, anatomy.d_model),
-        attention_norm=attention_norm(model, layer, calls),
+        attention_norm=attention_norm(model, layer, calls)
+        if layer in anatomy.with_attention
+        else Norm.of(None, anatomy.d_model),
         w_in=weight,
         b_in=torch.zeros(anatomy.d_mlp).double() if bias is None else bias[chosen.columns].double().cpu(),
         gated=len(found) == 2,

@@ -149,17 +149,21 @@ def tiny_hf(family: str, dtype: torch.dtype = torch.float32, seed: int = 0, atte
     )
     torch.manual_seed(seed)
     options = {"attn_implementation": attention} if attention else {}
-    hf = transformers.AutoModelForCausalLM.from_config(config, **options).float()
+    return filled(transformers.AutoModelForCausalLM.from_config(config, **options), seed).to(dtype)
+
+
+def filled(hf: Any, seed: int = 0) -> Any:
+    """A new ``transformers`` model with random weights at which all parts matter, float32, in evaluation mode."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for weight in hf.parameters():
-            # Vectors are gains and biases; matrices get a spread at which all parts matter.
+        for weight in hf.float().parameters():
+            # Vectors are gains and biases.
             noise = torch.randn(weight.shape, generator=generator)
             if weight.dim() == 1:
                 weight += 0.3 * noise
             else:
                 weight.copy_(0.15 * noise)
-    return hf.eval().requires_grad_(False).to(dtype)
+    return hf.eval().requires_grad_(False)
 
 
 def tokenizer(

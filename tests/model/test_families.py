@@ -260,7 +260,8 @@ class Forgetful(transformers.LlamaForCausalLM):
     """Takes a cache and does not read it."""
 
     def forward(self, input_ids: Any, attention_mask: Any = None, past_key_values: Any = None, use_cache: Any = None):
-        return super().forward(input_ids, attention_mask[:, -input_ids.shape[1] :], use_cache=use_cache)
+        mask = None if attention_mask is None else attention_mask[:, -input_ids.shape[1] :]
+        return super().forward(input_ids, mask, use_cache=use_cache)
 
 
 class Nameless(transformers.LlamaForCausalLM):
