@@ -32,6 +32,7 @@ def make(
 ) -> list[Finished]:
     """Validate every run before the first one starts, then make them, those on the same prompts together."""
     from harness.running.execute import grouped_by_prompts, plan
+    from harness.running.expectations import of_plan
     from harness.running.named import too_few_controls
 
     plans = [plan(spec, found) for spec in specs]
@@ -39,7 +40,8 @@ def make(
         Terminal(stderr=True).print(f"note: {note}.", style="yellow", soft_wrap=True)
     if dry_run:
         for one in plans:
-            say_json({"name": one.spec.name, **one.components()})
+            expected = of_plan(one)
+            say_json({"name": one.spec.name, **one.components(), "expected": expected and expected.to_dict()})
         return []
     command = shlex.join(["harness", *sys.argv[1:]])
     made = []

@@ -143,6 +143,17 @@ def data_digest(component: Task | Corpus) -> str:
     return text(found, _who(component, "data_digest"), "a digest", empty=True)
 
 
+def n_items(task: Task) -> int | None:
+    """How many items a task's data have; None where it cannot tell without a model."""
+    from harness.plugin.handed import expect
+
+    with asking(task, "n_items()"):
+        found = task.n_items()
+    right = found is None or (isinstance(found, int) and found >= 0)
+    expect(right, _who(task, "n_items"), f"expected a number of items, or None, got {found!r}")
+    return found
+
+
 def inputs(component: Component) -> dict[str, str]:
     """Digests of the data that a component's parameters point to."""
     from harness.plugin.handed import instance

@@ -371,6 +371,10 @@ class Task(Component):
     def data_digest(self) -> str:
         """sha256 of the data that the prompts are made of; part of a run's identity."""
 
+    def n_items(self) -> int | None:
+        """How many items the data have, of which ``--limit`` takes some; None: it takes a model to tell."""
+        return None
+
     @abc.abstractmethod
     def prepare(self, engine: Engine, limit: int | None, seed: int) -> Prepared:
         """Build the prompts, with the untouched model where the task needs its answers.

@@ -38,7 +38,7 @@ def _parts(found: Json) -> Iterator[RenderableType]:
     yield (
         f"Looked at: {counted(found['n_clusters'], 'independent item')} ({counted(found['n_prompts'], 'prompt')}) from "
         f"{counted(found['limit'], 'item')} of data, under {counted(found['sets'], 'control set')}; engine "
-        f"{found['engine']}. What is selected was not treated."
+        f"{found['engine']}. What is selected was not treated.{_all(found)}"
     )
     sets = counted(found["controls"], "control set")
     yield Text(f"\nSmallest effect by number of independent items, with {sets}", style="bold")
@@ -51,6 +51,15 @@ def _parts(found: Json) -> Iterator[RenderableType]:
         yield Padding(_needed(found, measure), (0, 0, 0, 2))
     yield Text("\nTime here", style="bold")
     yield Padding(_time(found), (0, 0, 0, 2))
+
+
+def _all(found: Json) -> str:
+    """What all of the data would leave."""
+    there, looked = found["in_data"], found["limit"]
+    if there is None or there <= looked:
+        return ""
+    items, prompts = (round(found[name] * there / looked) for name in ("n_clusters", "n_prompts"))
+    return f" All {there:,} would leave about {items:,} independent items ({prompts:,} prompts)."
 
 
 def duration(seconds: float) -> str:

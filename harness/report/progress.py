@@ -57,6 +57,11 @@ class ConsoleReporter:
         """Tell it, also where no progress is shown."""
         self.console.print(f"note: {sentence}", style="yellow", soft_wrap=True)
 
+    def tell(self, sentence: str) -> None:
+        """Tell it, where progress is shown."""
+        if not self.quiet:
+            self.console.print(sentence, soft_wrap=True)
+
     @contextlib.contextmanager
     def _bar(self, title: str, total: int | None) -> Iterator[Callable[[int], None]]:
         with self._shown() as bars:

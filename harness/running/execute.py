@@ -27,6 +27,7 @@ from harness.results.folder import RunFolder, read_provenance, read_record, samp
 from harness.results.provenance import provenance
 from harness.results.record import SCHEMA_VERSION, RunRecord
 from harness.running import kept_prompts
+from harness.running.expectations import of_prompts
 from harness.running.held_out import split
 from harness.running.margins import check_margins
 from harness.running.plan import Plan, Reporter, Stage, look_ahead, plan, set_up
@@ -204,6 +205,7 @@ def _work(jobs: Sequence[_Job], engine: Engine, reporter: Reporter, fresh: bool)
         own = split(job.plan, prepared)
         parts.setdefault(tuple(prompt.id for prompt in own.prompts), (own, []))[1].append(job)
     for own, group in parts.values():
+        reporter.tell(of_prompts(group[0].plan, own.prompts).sentence(len(own.prompts)))
         near = _near_ties(engine, own, jobs[0].plan.spec.batch_size, reporter)
         known: dict[Hashable, Any] = {}
         for job in group:

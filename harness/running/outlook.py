@@ -58,6 +58,7 @@ def outlook(
     shown = [row for row in rows if name is None or row.summary.name == name]
     return {
         "limit": pilot.items,
+        "in_data": pilot.in_data,
         "n_clusters": pilot.n_clusters,
         "n_prompts": len(pilot.clusters),
         "sets": len(pilot.measures[0][1].controls),

@@ -54,6 +54,10 @@ class Reporter(Protocol):
         """Tell what a user should know before the work is done."""
         ...
 
+    def tell(self, sentence: str) -> None:
+        """Tell what is to be expected, where progress is shown."""
+        ...
+
 
 def corpora_of(component: Component) -> Iterator[Corpus]:
     """Corpora among a component's parameters, and among those of the components that are its parameters."""

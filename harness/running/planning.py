@@ -20,6 +20,7 @@ from harness.errors import HarnessError, PluginError
 from harness.files.wording import counted, only
 from harness.plugin import border
 from harness.plugin.records import Outcomes, Prompt
+from harness.running.expectations import of_prompts
 from harness.running.held_out import split
 from harness.running.plan import Plan, Reporter, Stage, look_ahead, set_up
 
@@ -68,12 +69,14 @@ class Pilot:
         measures: the primary ones with their metrics' names; row 0 is the baseline, all others are control sets.
         clusters: number of every prompt's fact, or other independent item [n_prompts].
         items: items of the data that were used, some of which may have given no prompt.
+        in_data: how many the data have; None where that cannot be told.
         controls: how many control sets the run itself would have. engine: which implementation ran the conditions.
     """
 
     measures: tuple[tuple[str, AnyMeasure], ...]
     clusters: np.ndarray
     items: int
+    in_data: int | None
     controls: int
     engine: str
     times: Times
@@ -141,9 +144,10 @@ def pilot(
     others = max(0.0, clock.lap() - few) / (len(prepared.prompts) * sum(not x.shown for x in conditions))
     check([measure.name for _, measure in measures])
     clusters = np.unique([prompt.cluster for prompt in prepared.prompts], return_inverse=True)[1]
-    items = plan.spec.limit or len(np.unique(clusters))
+    expected = of_prompts(plan, prepared.prompts)
+    items = expected.data
     times = Times(fixed, prepared_in / items, few / len(prepared.prompts), others)
-    return Pilot(measures, clusters, items, len(stage.controls.sets), path, times)
+    return Pilot(measures, clusters, items, expected.there, len(stage.controls.sets), path, times)
 
 
 def _standing_in(stage: Stage, engine: Engine, n: int) -> tuple[Selection, tuple[Condition, ...]]:

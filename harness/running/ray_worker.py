@@ -210,6 +210,7 @@ class _Silent:
 
     def __init__(self, send: Send) -> None:
         self.note = lambda sentence: send(Note(sentence))
+        self.tell = lambda sentence: None
 
     @contextlib.contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:

@@ -133,3 +133,27 @@ def ranks(controls: int, alpha: float = ALPHA) -> list[int]:
     """Places of the controls that may turn out to be the critical one, some forty of them, the most extreme first."""
     most = max(1, int(alpha * (controls + 1) / 2))
     return sorted({round(float(x)) for x in np.geomspace(1, most, 40)}) if controls else []
+
+
+def least_share(items: int, alpha: float = ALPHA) -> float | None:
+    """The smallest share of independent items whose change, all to one side, a sign test finds in 80% of runs.
+
+    So it is at best: where control sets change something, too, it takes more. None: so few items find nothing.
+    """
+    from scipy.stats import beta
+
+    k = _all_alike(alpha)
+    return float(beta.ppf(FOUND, k, items - k + 1)) if items >= k else None
+
+
+def items_for(share: float, alpha: float = ALPHA) -> int:
+    """The fewest independent items of which :func:`least_share` is no more than ``share``."""
+    from scipy.stats import nbinom
+
+    k = _all_alike(alpha)
+    return k + int(nbinom.ppf(FOUND, k, share))
+
+
+def _all_alike(alpha: float) -> int:
+    """The fewest changes, all to one side, of which the two-sided sign test's p, 2 / 2^k, is no more than alpha."""
+    return math.ceil(math.log2(2 / alpha))

@@ -68,6 +68,9 @@ class TargetProbability(Task):
     def data_digest(self) -> str:
         return self._table().data_digest()
 
+    def n_items(self) -> int:
+        return len(self._table().facts())
+
     def gives(self) -> frozenset[str]:
         return frozenset({"log_p", "entropy", "kept", "tempered_log_p", "log_temperature", "no_temperature"})
 

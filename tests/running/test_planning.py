@@ -43,7 +43,7 @@ def seen(sets: int = 100, facts: int = 80, seed: int = 0) -> Pilot:
     """A pilot of one measure, on half of its items."""
     found = values(sets + 1, facts, np.random.default_rng(seed))
     one = measure(np.vstack([np.zeros(facts), found]), unit="nats", scale=1.0, primary=True, name="shift")
-    return Pilot((("metric", one),), np.arange(facts), 2 * facts, 999, "closed_form", Times(2.0, 0.5, 0.1, 0.001))
+    return Pilot((("metric", one),), np.arange(facts), 2 * facts, None, 999, "closed_form", Times(2.0, 0.5, 0.1, 0.001))
 
 
 def test_it_says_how_sets_and_facts_vary() -> None:

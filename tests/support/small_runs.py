@@ -29,6 +29,9 @@ class Silent:
     def note(self, sentence: str) -> None:
         pass
 
+    def tell(self, sentence: str) -> None:
+        pass
+
 
 def spec(name: str, facts: Path, **changes: object) -> RunSpec:
     """A run of a few of the facts."""

@@ -183,6 +183,9 @@ class KnowledgeConflict(Task):
     def data_digest(self) -> str:
         return self._table().data_digest()
 
+    def n_items(self) -> int:
+        return len(self.facts())
+
     def facts(self) -> list[Fact]:
         """Read and check the table of facts.
 
