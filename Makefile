@@ -43,6 +43,8 @@ notebooks: $(READY)  ## the outputs of the documentation's notebooks, anew
 
 bench: $(READY)  ## the figures of benchmarks/README.md
 	$(BIN)/python benchmarks/real.py
+	$(BIN)/python benchmarks/peers.py
+	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/values.py
 	$(BIN)/python benchmarks/loops.py

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -183,6 +185,21 @@ def told(model: Model, prompts: list[list[int]], conditions: list[Condition]) ->
     engine = ClosedFormEngine(model)
     made = engine.generate(prompts, conditions, 5, choices=[[3]] * len(prompts))
     return made, engine.score(prompts, conditions)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "cohere", "granite"])
+def test_a_pass_without_logits_leaves_the_same(family: str) -> None:
+    model = tiny(family)
+    batch = model.pad(some_prompts(5))
+    found = []
+    with torch.no_grad():
+        for context in (contextlib.nullcontext(), model.without_logits()):
+            with context, model.capture_residual() as seen:
+                logits = model.forward(batch).logits
+            found.append(seen.residual)
+    assert torch.equal(*found) and logits.numel() == 0
+    with torch.no_grad():
+        assert model.forward(batch).logits.numel()  # afterwards there are logits again
 
 
 def test_a_token_that_no_candidate_beats_for_sure_is_found_in_the_whole_vocabulary(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from harness.engine import kernels
 from harness.engine.choosing import choose
+from harness.engine.columns import GRAIN, Columns, Tokens
 from harness.engine.kernels import System, summarise
 from harness.errors import HarnessError
 
@@ -189,3 +191,34 @@ def test_the_compiled_exponential_is_exact_to_float32() -> None:
     p = np.exp(-x.astype(np.float64))
     exact = np.log1p(p) + p / (1 + p) * x
     np.testing.assert_allclose(entropy, exact, atol=3e-7)
+
+
+class Given(Columns):
+    """Columns that are cut out of a tensor, ``step`` tokens at a time."""
+
+    def __init__(self, rows: torch.Tensor, step: int) -> None:
+        self.rows, self.step = rows, step
+
+    def __getitem__(self, tokens: Tokens) -> torch.Tensor:
+        return self.rows[:, tokens]
+
+    def tiles(self) -> Iterator[tuple[slice, torch.Tensor]]:
+        for start in range(0, self.rows.shape[1], self.step):
+            here = slice(start, min(start + self.step, self.rows.shape[1]))
+            yield here, self.rows[:, here]
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_sums_are_the_same_however_long_the_stretches_are(step: int) -> None:
+    """Bit by bit, with a target in the first, a middle and the last stretch, and with as many tokens as it reaches."""
+    system = some_system(3, n_tokens=3 * GRAIN + 77, width=4, second=True)
+    target = torch.tensor([0, GRAIN, 2 * GRAIN + 5, 3 * GRAIN + 76, 17])
+    whole = summarise(system, target)
+    none = system.columns[:, :0]
+    made = replace(system, columns=none, reach=system.largest, made=Given(system.columns, step * GRAIN))
+    found = summarise(made, target)
+    for name in ("best", "normaliser", "entropy", "reached", "top"):
+        assert torch.equal(getattr(found, name), getattr(whole, name)), name
+    check(system, target)
+    tokens = target.expand(7, 5)[..., None]
+    torch.testing.assert_close(made.gather(tokens), system.gather(tokens))
