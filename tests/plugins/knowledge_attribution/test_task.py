@@ -137,12 +137,17 @@ def test_measures_by_hand() -> None:
     outcomes = Outcomes(
         conditions=conditions(1),
         prompts=(Prompt("a", "a", (1,), "a"), Prompt("b", "b", (1,), "b")),
-        values={"log_p": np.log(p), "kept": np.array([[True, True], [False, True], [True, True]])},
+        values={
+            "log_p": np.log(p),
+            "kept": np.array([[True, True], [False, True], [True, True]]),
+            "entropy": np.array([[1.0, 2.0], [1.5, 2.0], [0.0, 2.0]]),
+        },
     )
     found = {measure.name: measure for measure in TargetProbabilityMetric().measure(outcomes).measures}
     np.testing.assert_allclose(found["log_prob_change"].values, [0, -np.log(2) / 2, -np.log(2) / 2])  # type: ignore[union-attr]
     np.testing.assert_allclose(found["probability_lost"].values, [0, 100 / 3, 100 / 6])  # type: ignore[union-attr]
     np.testing.assert_allclose(found["prediction_lost"].values, [0, 50, 0])  # type: ignore[union-attr]
+    np.testing.assert_allclose(found["entropy_change"].values, [0, 0.25, -0.5])  # type: ignore[union-attr]
 
 
 def test_a_model_that_knows_none_of_the_facts_is_refused(model: Model, tmp_path: Path, small_facts: Path) -> None:
