@@ -14,6 +14,7 @@ from .prefix import can_resume as can_resume
 from .prefix import capture_prefix as capture_prefix
 from .prefix import resume as resume
 from .scores import Scores as Scores
+from .tempering import Tempered as Tempered
 
 __all__ = [
     "ActivationStatistics",
@@ -24,6 +25,7 @@ __all__ = [
     "HookEngine",
     "Progress",
     "Scores",
+    "Tempered",
     "activation_statistics",
     "activations",
     "batches",

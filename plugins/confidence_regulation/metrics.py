@@ -36,8 +36,9 @@ class Effects(Metric):
 
     name = "mediation"
     needs = frozenset(
-        {"tokens", "total_effect", "frozen_norm_effect", "frozen_norm_loss_change", "kl", "changed", "reciprocal_rank"}
-    )
+        {"tokens", "total_effect", "frozen_norm_effect", "frozen_norm_loss_change", "kl", "changed", "reciprocal_rank",
+         "tempered_loss"}
+    )  # fmt: skip
 
     def measure(self, outcomes: Outcomes) -> Measurement:
         frequency = "frozen_unigram_effect" in outcomes.values
@@ -133,6 +134,7 @@ def neurons_table(outcomes: Outcomes) -> dict[str, np.ndarray]:
     for name in ("entropy_change", "entropy_effect", "loss_change", "kl", "kl_unigram_change"):
         if name in sums:
             table[name] = sums[name] / tokens
+    table["loss_beyond"] = (sums["loss"] - sums["tempered_loss"]) / tokens
     table["changed_share"] = sums["changed"] / tokens
     table["reciprocal_rank_change"] = (sums["reciprocal_rank"] - outcomes.baseline["reciprocal_rank"].sum()) / tokens
     rows = {str(unit): row for row, unit in enumerate(selection.candidates)}
@@ -150,7 +152,7 @@ def _strongest(outcomes: Outcomes, table: dict[str, np.ndarray], most: int = 12)
     order = [*strongest[table["selected"][strongest]], *strongest[~table["selected"][strongest]]]
     n = int(table["selected"].sum()) + max(3, most - int(table["selected"].sum()))
     keep = ("neuron", "selected", "total_effect", "norm_mediated", "frequency_mediated", "entropy_change",
-            "kl_unigram_change", "loss_change", "changed_share", "rho", "norm")  # fmt: skip
+            "kl_unigram_change", "loss_change", "loss_beyond", "changed_share", "rho", "norm")  # fmt: skip
     columns = {name: table[name][order[:n]] for name in keep if name in table}
     return Frame("strongest", "Each neuron ablated alone: the selected ones, then the strongest others", columns)
 

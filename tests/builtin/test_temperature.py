@@ -11,7 +11,7 @@ import torch
 from families import tiny, tokenizer
 from planted import ENTROPY, FREQUENCY, planted
 from roles import conditions
-from small_runs import finish, measures, record
+from small_runs import finish, measures, record, table
 
 from harness.builtin.temperature import Temperature
 from harness.conditions.conditions import BASELINE, Condition, SetNeurons
@@ -137,6 +137,9 @@ def test_a_run_tells_confidence_from_more(tmp_path: Path) -> None:
         assert row["change"] == pytest.approx(row["at_equal_entropy"] + row["beyond"], rel=1e-6)
         assert row["change"] == pytest.approx(found["loss_change"]["value"], rel=1e-5)
         assert any("every temperature" in remark for remark in record(run)["remarks"])
+        alone = dict(zip(*(table(run, "neurons")[x] for x in ("neuron", "loss_beyond")), strict=True))
+        largest = max(abs(alone[f"1.{i}"]) for i in neurons)
+        assert largest < 1e-5 if name == "entropy" else largest > 1e-3
         if name == "entropy":
             assert abs(found["loss_tempered"]["value"]) > 1e-3
             assert abs(found["loss_beyond"]["value"]) < 1e-5

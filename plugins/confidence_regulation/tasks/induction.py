@@ -122,8 +122,8 @@ class InductionTask(TextTask):
         }
         sums = {name: per_prompt(array, of, n) for name, array in values.items()}
         assert scores.tempered is not None
-        both = entropy, entropy[before]
-        sums |= tempered_sums(scores.tempered.only(inside), of, n, both, loss[before])[0]
+        both, top = (entropy, entropy[before]), scores.top[before, inside]
+        sums |= tempered_sums(scores.tempered.only(inside), of, n, both, loss[before], top)[0]
         sums["entropy_before"] = np.broadcast_to(sums["entropy"][before], sums["entropy"].shape).copy()
         wanted = [c for c, x in enumerate(conditions) if x.role != "control"]
         labels = [x.name if x.shown else "+".join(map(str, x.units)) for x in (conditions[c] for c in wanted)]

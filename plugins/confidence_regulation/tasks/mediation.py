@@ -15,10 +15,14 @@ from .plain_text import TextTask, by_token, fit, per_prompt, prompt_of, tempered
 
 if TYPE_CHECKING:
     from harness.effects import Effects, Kind
+    from harness.engine import Tempered
     from harness.plugin import Engine, Model, Progress
 
 CELLS = 2**23
 """(condition, token) pairs whose effects are held at once."""
+
+TEMPERED_CELLS = 2**20
+"""Pairs whose temperatures are held at once."""
 
 ECE_BINS, CONFIDENCE_BINS = 15, 50
 
@@ -175,7 +179,9 @@ class Mediation(EffectsTask):
             if block:
                 options = {"batch_size": engine.batch_size, "method": method, "ranks": ("total",)}
                 found = self.measured(model, prompts, block, ("total", *frozen), tempered=not blocks, **options)
-                blocks.append((found, _sums(found, frozen, n)))
+                tempered = blocks[0][0].tempered if blocks else found.tempered
+                assert tempered is not None
+                blocks.append((found, _sums(found, tempered, frozen, n)))
         total = blocks[0][0]
         untouched = _untouched(total, n)
         values = {
@@ -199,7 +205,7 @@ TEMPERED_LOSS = [{"outcome": "loss", "title": "the loss", "unit": "nats", "over"
 """What the metric ``temperature`` is told of tasks over tokens."""
 
 
-def _sums(total: Effects, frozen: Sequence[Kind], n: int) -> dict[str, np.ndarray]:
+def _sums(total: Effects, tempered: Tempered, frozen: Sequence[Kind], n: int) -> dict[str, np.ndarray]:
     """Sums over the tokens of each prompt, by condition: [C, n], and the sums of calibration [C, n, k]."""
     assert total.rank is not None and total.best is not None and total.top is not None
     rank, best, top = total.rank["total"][:-1], total.best["total"], total.top["total"][:-1]
@@ -222,20 +228,19 @@ def _sums(total: Effects, frozen: Sequence[Kind], n: int) -> dict[str, np.ndarra
         values["kl_unigram_change"] = total.kl_unigram_change["total"]
     found = {name: per_prompt(array, total.prompt, n) for name, array in values.items()}
     found |= _calibration(top, rank, total.prompt, n)
-    if total.tempered is None:  # neurons one by one
-        like = {name: found["reliability" if name == "tempered_reliability" else "loss"] for name in TEMPERED}
-        return found | {name: np.full_like(array, np.nan) for name, array in like.items()}
-    return found | _tempered(total, total.entropy + entropy, n)
+    return found | _tempered(total, tempered, total.entropy + entropy, n)
 
 
-def _tempered(total: Effects, entropy: np.ndarray, n: int) -> dict[str, np.ndarray]:
+def _tempered(total: Effects, tempered: Tempered, entropy: np.ndarray, n: int) -> dict[str, np.ndarray]:
     """The untouched model at the temperatures at which it has these entropies [C, T]; its ranks are the same at all."""
-    assert total.rank is not None and total.top is not None and total.tempered is not None
-    rank, top = total.rank["total"][-1:], total.top["total"][-1]
-    found, tempered_top = tempered_sums(total.tempered, total.prompt, n, (entropy, total.entropy), total.loss, top)
-    assert tempered_top is not None
-    calibrated = _calibration(tempered_top, np.broadcast_to(rank, tempered_top.shape), total.prompt, n)
-    return found | {f"tempered_{name}": calibrated[name] for name in ("reliability", "brier")}
+    assert total.rank is not None and total.top is not None
+    rank, top, parts = total.rank["total"][-1:], total.top["total"][-1], []
+    step = max(1, TEMPERED_CELLS // entropy.shape[1])
+    for rows in (entropy[start : start + step] for start in range(0, len(entropy), step)):
+        sums, tops = tempered_sums(tempered, total.prompt, n, (rows, total.entropy), total.loss, top)
+        calibrated = _calibration(tops, np.broadcast_to(rank, tops.shape), total.prompt, n)
+        parts.append(sums | {f"tempered_{name}": calibrated[name] for name in ("reliability", "brier")})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 TEMPERED = ("tempered_loss", "tempered_reliability", "tempered_brier", "log_temperature", "no_temperature")
@@ -255,7 +260,9 @@ def _untouched(total: Effects, n: int) -> dict[str, np.ndarray]:
     }
     found |= {name: per_prompt(array, total.prompt, n) for name, array in values.items()}
     found |= {name: array[0] for name, array in _calibration(top, rank, total.prompt, n).items()}
-    return found | {name: array[0] for name, array in _tempered(total, total.entropy[None], n).items()}
+    assert total.tempered is not None
+    at_one = _tempered(total, total.tempered, total.entropy[None], n)
+    return found | {name: array[0] for name, array in at_one.items()}
 
 
 ZERO_UNTOUCHED = (

@@ -12,7 +12,7 @@ from harness.plugin import ModelCorpus, Prompt, Series, Step, Task, border, coun
 
 if TYPE_CHECKING:
     from harness.data import Sequence as Span
-    from harness.engine.tempering import Tempered
+    from harness.engine import Tempered
     from harness.plugin import Model
 
 
@@ -74,8 +74,8 @@ def tempered_sums(
     n: int,
     entropy: tuple[np.ndarray, np.ndarray],
     loss: np.ndarray,
-    top: np.ndarray | None = None,
-) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    top: np.ndarray,
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """What the untouched model says of the tokens at the temperatures at which it is as uncertain as the conditions
     are: sums over the tokens of each prompt [C, n], and log-probabilities of the most likely tokens [C, T].
 
@@ -89,8 +89,7 @@ def tempered_sums(
         "log_temperature": -np.log(equal.beta),
         "no_temperature": equal.outside,
     }
-    sums = {name: per_prompt(array, prompt, n) for name, array in values.items()}
-    return sums, None if top is None else np.minimum(equal.log_p(top), 0.0)
+    return {name: per_prompt(x, prompt, n) for name, x in values.items()}, np.minimum(equal.log_p(top), 0.0)
 
 
 def by_token(rows: dict[str, np.ndarray], prompt: np.ndarray, position: np.ndarray, lengths: Sequence[int]) -> Series:
