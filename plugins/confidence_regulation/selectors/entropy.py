@@ -200,7 +200,7 @@ class Entropy(Selector):
         share, entropy = scores["norm_path"], scores["entropy_through_norm"]
         strong = proposed[share[proposed] >= self.min_share]
         others = matched(strong, proposed, scores["norm"], enough(len(proposed), self.level))
-        if len(strong):
+        if others.size:
             measure(np.unique(others))
         adjusted, passing = confirm(proposed, strong, others, share * entropy, self.level)
         scores["p_adjusted"] = adjusted
