@@ -112,7 +112,7 @@ def test_overlap_of_chosen_neurons_beside_chance() -> None:
     selectors = {
         "shared": Fixed(neurons=("2.1", "2.2", "2.3")),
         "apart": Fixed(neurons=("2.4", "2.5", "2.6")),
-        "too few": Entropy(min_rho=1.0, null_dims=2),
+        "too few": Entropy(rule="tighidet2025", min_rho=1.0, null_dims=2),
     }
     rows, chosen = overlaps([context(first), context(second)], selectors)
     shared, apart, few = rows
