@@ -29,6 +29,9 @@ Kind = Literal["total", "frozen_norm", "frozen_unigram"]
 BLOCK_BYTES = 64 * 2**20
 """Size of one block of changes where torch makes them."""
 
+COPY_BYTES = 2**28
+"""Size of the columns that are copied at once."""
+
 SMALL = 1.0
 """Changes of logits up to which sum p e^x is at least 1 / e without a look at the mean of x."""
 
@@ -151,7 +154,8 @@ class Problem:
             return torch.zeros_like(kappa)
         moving = torch.unique(system.indices[large.any(-1).any(-1)])
         means = p.new_zeros(len(p), len(system.columns))
-        means[:, moving] = p @ system.columns[moving].T
+        for some in moving.split(max(1, COPY_BYTES // (4 * p.shape[1]))):
+            means[:, some] = p @ system.columns[some].T
         push = (system.delta.double() * means.double()[:, system.indices].transpose(0, 1)).sum(-1)
         found = beta * push[..., None] + kappa * torch.linalg.vecdot(p, system.base).double()[:, None]
         if system.second is not None:

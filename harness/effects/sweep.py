@@ -158,6 +158,8 @@ def effects(
                     done(part.n * len(chunk) / pairs)
             if len(final.parts) > 1:
                 part.release()
+    for part in final.parts:
+        part.release()
     return replace(out, exact_share=work.exact / work.pairs)
 
 
