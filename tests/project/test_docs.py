@@ -258,6 +258,7 @@ def test_what_counts_as_the_same(shown: str, real: str, same: bool) -> None:
 
 
 def test_a_page_that_lies_is_found(tmp_path: Path, harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("UPDATE_GOLDEN", raising=False)
     monkeypatch.chdir(tmp_path)
     page = tmp_path / "page.md"
 

@@ -22,7 +22,7 @@ def renewed(shown: str, real: str) -> str:
             continue
         begin = _most_alike(old[0], lines, start) if number else 0
         last = number == len(parts) - 1
-        end = len(lines) - 1 if last else _most_alike(old[-1], lines, begin + (len(old) > 1))
+        end = len(lines) - 1 if last else begin if len(old) == 1 else _most_alike(old[-1], lines, begin + 1)
         new += [_with_gaps(line, old) for line in lines[begin : end + 1]]
         start = end + 1
     return "".join(line + "\n" for line in new)
@@ -32,15 +32,21 @@ def _most_alike(line: str, lines: list[str], start: int) -> int:
     def words(text: str) -> str:
         return " ".join(re.sub(r"[\d.,+-]+", "0", text).split())
 
+    for number, other in enumerate(lines[start:], start):
+        if _gapped(other, line) is not None:
+            return number
     ratios = [difflib.SequenceMatcher(None, words(line), words(other)).ratio() for other in lines[start:]]
     return start + ratios.index(max(ratios)) if ratios else start
 
 
 def _with_gaps(line: str, old: list[str]) -> str:
     """A line, with ``...`` where an old one that it is like has it."""
-    for other in old:
-        pieces = other.split("...")
-        patterns = [re.sub(r"(?:\\ )+", " +", re.sub(r"\d+", r"\\d+", re.escape(piece))) for piece in pieces]
-        if len(pieces) > 1 and (found := re.fullmatch(".*".join(f"({pattern})" for pattern in patterns), line)):
-            return "...".join(found.groups())
-    return line
+    return next((found for other in old if (found := _gapped(line, other)) is not None), line)
+
+
+def _gapped(line: str, old: str) -> str | None:
+    """A line with the gaps of an old one, None where that has none or says something else between them."""
+    pieces = old.split("...")
+    patterns = [re.sub(r"(?:\\ )+", " +", re.sub(r"\d+", r"\\d+", re.escape(piece))) for piece in pieces]
+    found = re.fullmatch(".*".join(f"({pattern})" for pattern in patterns), line) if len(pieces) > 1 else None
+    return None if found is None else "...".join(found.groups())
