@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import shard
+from checkpoints import change_config, change_weights, shard
 from families import BOS, tiny_hf, tokenizer
 
 from harness.model.loading import load_hf
@@ -28,8 +28,43 @@ def test_a_folder_is_loaded_as_it_was_saved(folder: Path, capfd: pytest.CaptureF
 
 
 def test_shards_are_loaded(folder: Path) -> None:
+    whole = load_hf(str(folder))
     shard(folder)
-    assert load_hf(str(folder)).anatomy.n_layers == 3
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    assert load_hf(str(folder)).weights_digest == whole.weights_digest
+
+
+@pytest.mark.parametrize("stated", [True, False], ids=["said to be tied", "untied"])
+def test_embeddings_that_differ_are_read_as_they_run(folder: Path, stated: bool) -> None:
+    """Some checkpoints say that embedding and unembedding are one, and have two."""
+    change_config(folder, tie_word_embeddings=stated)
+    model = load_hf(str(folder), device="cpu")
+    assert not torch.equal(model.readout.W_U, model.hf.get_input_embeddings().weight)
+    assert torch.equal(model.readout.W_U, tiny_hf("llama").lm_head.weight)
+    assert model.provenance()["tied_embeddings"] is False
+    with model.capture_residual() as captured, torch.no_grad():
+        own = model.hf(input_ids=torch.tensor([[5, 70, 9]])).logits
+    residual = captured.residual
+    found = model.readout.logits(residual, model.readout.denominator(residual))
+    assert torch.allclose(found, own, atol=1e-5 * float(own.abs().max()))
+
+
+def test_embeddings_that_are_saved_twice_are_one(folder: Path) -> None:
+    change_config(folder, tie_word_embeddings=True)
+    change_weights(folder, lambda w: w.update({"lm_head.weight": w["model.embed_tokens.weight"].clone()}))
+    model = load_hf(str(folder), device="cpu")
+    assert model.provenance()["tied_embeddings"] is True
+    assert model.readout.W_U.data_ptr() == model.hf.get_input_embeddings().weight.data_ptr()
+
+
+def test_rows_of_the_vocabulary_beyond_the_tokenizers_stay(folder: Path) -> None:
+    """Real models round the number up to a multiple of 64 or so; their logits count in every softmax."""
+    model = load_hf(str(folder), device="cpu")
+    assert len(model.tokenizer) == 260 and model.anatomy.d_vocab == model.readout.W_U.shape[0] == 300
+    assert len(model.token_texts) == 300 and set(model.token_texts[260:]) == {""}
+    model.readout.W_U[290] *= 50  # what is most likely may have no text
+    tops = {int(model.forward(model.pad([[i, 7]])).logits[0, -1].argmax()) for i in range(20)}
+    assert 290 in tops
 
 
 def test_a_name_and_a_bos_policy_of_ones_own(folder: Path) -> None:
