@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """Largest accepted relative error, by the dtype of the forward pass."""
 
+PADDING = 1e-2
+"""Largest accepted relative change of logits where a row is padded."""
+
 N_TOKENS = 6
 """Length of the probe sequence."""
 
@@ -71,7 +74,8 @@ def check_padding(model: Model) -> None:
     row = [i % text_config(model.hf).vocab_size for i in range(1, N_TOKENS + 1)]
     padded = model.forward(model.pad([row, [*row, *row[:2]]])).logits[0, -1]
     error = relative_error(padded, plain)
-    if not error < max(tolerance_of(model.hf, plain), TOLERANCE.get(model.dtype, 0.0)):
+    # Sums of other lengths round otherwise: 1e-4 of the largest in SmolLM2-135M, where masked tokens are left alone.
+    if not error < max(PADDING, 3 * tolerance_of(model.hf, plain), 3 * TOLERANCE.get(model.dtype, 0.0)):
         raise HarnessError(
             f"{type(model.hf).__name__} is not supported: padding before a shorter prompt, masked as it is, changes "
             f"what it predicts (relative difference {error:.1e})."
