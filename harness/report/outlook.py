@@ -59,7 +59,8 @@ def _all(found: Json) -> str:
     if there is None or there <= looked:
         return ""
     items, prompts = (round(found[name] * there / looked) for name in ("n_clusters", "n_prompts"))
-    return f" All {there:,} would leave about {items:,} independent items ({prompts:,} prompts)."
+    left = f"{counted(items, 'independent item', ',')} ({counted(prompts, 'prompt', ',')})"
+    return f" All {there:,} would leave about {left}."
 
 
 def duration(seconds: float) -> str:

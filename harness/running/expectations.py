@@ -49,7 +49,8 @@ class Expected:
             return said
         lacks = self.there is not None and self.limit > self.there
         has = f", and the data have {self.there:,}" if lacks else ""
-        return f"{said}; {100 * SMALL:g}% would take about {items_for(SMALL):,} items, --limit {self.limit:,}{has}"
+        takes = counted(items_for(SMALL), "item", ",")
+        return f"{said}; {100 * SMALL:g}% would take about {takes}, --limit {self.limit:,}{has}"
 
 
 def of_plan(plan: Plan) -> Expected | None:
