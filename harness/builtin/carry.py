@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
+from harness.files.wording import agree, counted
 from harness.plugin.components import Metric
 from harness.plugin.records import Measurement
 
@@ -40,7 +41,11 @@ class Carry(Metric):
         if "activations" not in outcomes.values:
             return Measurement()
         if n < 2 * self.folds:
-            return Measurement(remarks=(f"carry: {n} independent items are too few for {self.folds} folds",))
+            return Measurement(
+                remarks=(
+                    f"carry: {counted(n, 'independent item')} {agree(n, 'is', 'are')} too few for {self.folds} folds",
+                )
+            )
         entropy = np.asarray(outcomes.baseline["entropy"], np.float64)
         fold = clusters % self.folds
         mean = np.array([entropy[fold != i].mean() for i in range(self.folds)])[fold]
