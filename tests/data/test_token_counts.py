@@ -229,7 +229,8 @@ def test_mistakes_on_the_command_line(harness: Harness, tmp_path: Path) -> None:
     code, _, err = harness("unigrams", "--corpus", "wrld", "--output", tmp_path / "u.safetensors")
     assert (code, err) == (
         2,
-        'error: --corpus: no corpus is called "wrld". Did you mean "world"? There are: text, world.\n',
+        'error: --corpus: no corpus is called "wrld". Did you mean "world"? '
+        "There are: prose, python_docs, text, world.\n",
     )
     code, _, err = harness("unigrams", "--corpus", "world", "--output", tmp_path / "u.npy")
     assert code == 2 and "ends with .safetensors" in err

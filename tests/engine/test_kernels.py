@@ -56,22 +56,24 @@ def logits(system: System) -> torch.Tensor:
 def check(system: System, target: torch.Tensor) -> None:
     expected = logits(system)
     size = float(expected.abs().max())
+    # Sums are rounded before a cap, which leaves nothing of their size to see.
+    before = 0.0 if system.cap is None else 2e-7 * float(logits(replace(system, cap=None)).abs().max())
+    allowed, margin = 1e-5 * size + 1e-5 + before, 4e-6 * size + before
     log_probs = expected.log_softmax(-1)
     found = summarise(system, target)
     normaliser = expected.logsumexp(-1)
-    assert (found.normaliser.double() - normaliser).abs().max() <= 1e-5 * size + 1e-5
+    assert (found.normaliser.double() - normaliser).abs().max() <= allowed
     entropy = -(log_probs.exp() * log_probs).sum(-1)
-    assert (found.entropy.double() - entropy).abs().max() <= 1e-5 * size + 1e-5
+    assert (found.entropy.double() - entropy).abs().max() <= allowed
     best = expected.amax(-1)
-    assert (found.top.double() - log_probs.amax(-1)).abs().max() <= 1e-5 * size + 1e-5
+    assert (found.top.double() - log_probs.amax(-1)).abs().max() <= allowed
     assert (found.top <= 0).all()
     for chosen in (found.best, choose(system)):
-        assert (best - expected.gather(-1, chosen[..., None])[..., 0]).max() <= 4e-6 * size
+        assert (best - expected.gather(-1, chosen[..., None])[..., 0]).max() <= margin
     own = expected.gather(-1, target.expand(len(expected), -1)[..., None])
-    margin = 4e-6 * size
     assert (found.reached >= (expected >= own + margin).sum(-1)).all()
     assert (found.reached <= (expected >= own - margin).sum(-1)).all()
-    assert (system.gather(target.expand(len(expected), -1)[..., None]).double() - own).abs().max() <= 4e-6 * size
+    assert (system.gather(target.expand(len(expected), -1)[..., None]).double() - own).abs().max() <= margin
 
 
 @settings(max_examples=60, deadline=None)

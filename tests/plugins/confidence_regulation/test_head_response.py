@@ -108,9 +108,12 @@ def test_prompts_are_spans_twice_behind_one_bos(llama: Model) -> None:
     assert any("spans of 31 tokens" in x.why and "50 were asked for, but llama has 64" in x.why for x in long.steps)
 
 
+ENTROPY = "entropy:top=4,corpus=world"
+
+
 def test_the_watched_neurons_are_those_of_the_selector(demo: Model) -> None:
-    prepared = task(length=8, neurons="entropy:top=4").prepare(ClosedFormEngine(demo), 2, seed=0)
-    entropy = catalogue().build(Selector, parse_spec("entropy:top=4", ""), "")
+    prepared = task(length=8, neurons=ENTROPY).prepare(ClosedFormEngine(demo), 2, seed=0)
+    entropy = catalogue().build(Selector, parse_spec(ENTROPY, ""), "")
     chosen = entropy.select(SelectionContext(demo, ClosedFormEngine(demo), [], 0))  # type: ignore[attr-defined]
     assert prepared.details["watched"] == list(map(str, chosen.units))
     assert prepared.details["watched_rule"] == chosen.rule

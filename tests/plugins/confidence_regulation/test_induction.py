@@ -173,7 +173,9 @@ def test_both_engines_agree(made: tuple[Path, dict[str, Any]], tmp_path: Path) -
     folder, asked = made
     hooked = measures(finish(tmp_path, **asked | {"controls": 2, "engine": "hooks"}))
     for name, row in measures(folder).items():
-        assert hooked[name]["value"] == pytest.approx(row["value"], abs=2e-3 if row["unit"] == "%" else 2e-5), name
+        # A share of squared changes: what rounding leaves of small ones is divided by them.
+        allowed = 2e-3 if row["unit"] == "%" or name.endswith("_explained") else 2e-5
+        assert hooked[name]["value"] == pytest.approx(row["value"], abs=allowed), name
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,8 @@ def test_the_registry_has_the_paper_s_models_with_its_null_spaces_and_numbers_of
     for name, entry in json.loads(text)["lists"].items():
         run = f"copying-{short.get(name, name)}"
         for spec, listed in zip(registry.runs[run], registry.runs[f"{run}-published"], strict=True):
-            assert dict(spec.selector.params) == {"top": str(SIZES[name][0]), "null_dims": str(entry["null_dims"])}
+            size = {"top": str(SIZES[name][0]), "null_dims": str(entry["null_dims"])}
+            assert dict(spec.selector.params) == {"rule": "tighidet2025", **size}
             assert dict(listed.selector.params) == {"published": name}
             assert spec.model == listed.model and spec.controls == listed.controls >= 100
             assert registry.models[spec.model.name].params["pretrained"] == entry["model"]
