@@ -128,7 +128,7 @@ UNLOADED = misbehaving(TinyLoader, load=never)
             "transitions",
             '--metric: transitions needs "source", which the task mediation does not',
         ),
-        ("mediation:corpus=world", "log_odds", "Metrics that fit: by_position, calibration, mediation"),
+        ("mediation:corpus=world", "log_odds", "Metrics that fit: by_position, calibration, carry, mediation"),
         ("induction_synthetic:corpus=world", "calibration", "--metric: calibration needs"),
         ("target_probability", "lm_eval", "--metric: lm_eval needs"),
     ],

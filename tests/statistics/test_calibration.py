@@ -22,10 +22,10 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> RealSets:
 
 
 def test_the_real_sets_are_a_run_without_its_treated_set(real: RealSets) -> None:
-    assert real.names == ["CKCR", "PKCR", "NDCR", "GTS", "entropy_change", "log_odds_shift_CK_PK"]
-    assert real.values.shape == (6, 1100) and np.isfinite(real.values).all()
+    assert real.names == ["CKCR", "PKCR", "NDCR", "GTS", "entropy_change", "log_odds_shift_CK_PK", "log_odds_beyond"]
+    assert real.values.shape == (7, 1100) and np.isfinite(real.values).all()
     sets, facts = np.arange(5), np.arange(real.facts_there)
-    for place in range(6):  # all facts once: the run is the whole
+    for place in range(7):  # all facts once: the run is the whole
         assert real.run(place, sets, facts).values[1:] == pytest.approx(real.values[place, :5])
 
 
