@@ -259,7 +259,10 @@ def test_builds_of_the_same_version_go_together(group: _Group) -> None:
     assert ray_worker._plans(ray_worker.Order.model_validate(order))
 
 
-def test_an_error_of_a_plugin_is_told_with_its_traceback(group: _Group) -> None:
+def test_an_error_of_a_plugin_is_told_with_its_traceback(
+    group: _Group, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HARNESS_CACHE_DIR", str(tmp_path))  # no prompts are kept there
     with patch.object(type(group.plans[0].task), "prepare", side_effect=ZeroDivisionError("oh")):
         *_, refused = work(group._order(), {})
     assert isinstance(refused, Refused)
