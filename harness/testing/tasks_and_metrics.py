@@ -282,7 +282,7 @@ def _check_follows(task: Task, outcomes: Outcomes, owner: str) -> None:
         return
     for name in outcomes.values.keys() - {OF_OWN_UNITS}:
         baseline, unedited = outcomes.baseline[name].astype(float), outcomes.controls[name][0].astype(float)
-        equal = np.allclose(baseline, unedited, rtol=1e-4, atol=1e-4, equal_nan=True)
+        equal = np.allclose(baseline, unedited, rtol=1e-4, atol=1e-4)
         promise(equal, owner, f'a condition without edits has another "{name}" than the baseline')
     differs = any(not same(outcomes.baseline[name], outcomes.treated[name]) for name in outcomes.values)
     promise(differs, owner, "the ablation changes no outcome: hand the conditions to the engine")
