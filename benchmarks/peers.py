@@ -9,22 +9,18 @@ after one that is not counted, and scaled to all of them; ours runs all. The sha
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import importlib.util
-import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from published import bridge
-from real import MODELS, TOKENS, conditions_of, prompts_of
+from real import TOKENS, conditions_of, models, options, prompts_of
 
 from harness.conditions.conditions import SetNeurons
 from harness.engine.closed_form import ClosedFormEngine
-from harness.model.loading import load_hf
 from harness.model.model import Model
 
 Generate = Callable[[], torch.Tensor]
@@ -152,19 +148,11 @@ def timed(work: Callable[[], Any], repeats: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options(__doc__, repeats=2)
     parser.add_argument("--controls", type=int, default=999)
-    parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
-    parser.add_argument("--path", type=Path, nargs="*", default=[], help="folders that hold unpacked packages")
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    sys.path.extend(map(str, args.path))
-    for package in args.models:
-        if importlib.util.find_spec(package) is None:
-            print(f"{package}: not installed, skipped")
-            continue
-        compare(load_hf(package=package, device="cpu"), MODELS[package], args.controls, args.repeats)
+    for model, prompts in models(args):
+        compare(model, prompts, args.controls, args.repeats)
 
 
 if __name__ == "__main__":

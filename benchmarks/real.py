@@ -17,7 +17,7 @@ import importlib.util
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,22 +101,33 @@ def measure(model: Model, n_prompts: int, controls: Sequence[int], repeats: int,
     return row
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--controls", type=int, nargs="+", default=[100, 999])
-    parser.add_argument("--repeats", type=int, default=3)
+def options(about: str | None, repeats: int) -> argparse.ArgumentParser:
+    """Options of all benchmarks on real models."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--repeats", type=int, default=repeats)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
-    parser.add_argument("--whole", action="store_true", help="always ten tokens")
     parser.add_argument("--path", type=Path, nargs="*", default=[], help="folders that hold unpacked packages")
-    args = parser.parse_args()
+    return parser
+
+
+def models(args: argparse.Namespace) -> Iterator[tuple[Model, int]]:
+    """The models that are here, and how many prompts each is asked, on one thread."""
     torch.set_num_threads(1)
     sys.path.extend(map(str, args.path))
     for package in args.models:
         if importlib.util.find_spec(package) is None:
             print(f"{package}: not installed, skipped")
-            continue
-        model = load_hf(package=package, device="cpu")
-        for key, value in measure(model, MODELS[package], args.controls, args.repeats, args.whole).items():
+        else:
+            yield load_hf(package=package, device="cpu"), MODELS[package]
+
+
+def main() -> None:
+    parser = options(__doc__, repeats=3)
+    parser.add_argument("--controls", type=int, nargs="+", default=[100, 999])
+    parser.add_argument("--whole", action="store_true", help="always ten tokens")
+    args = parser.parse_args()
+    for model, prompts in models(args):
+        for key, value in measure(model, prompts, args.controls, args.repeats, args.whole).items():
             print(f"{key:>32}  {value:.4g}" if isinstance(value, float) else f"{key:>32}  {value}", flush=True)
     print(f"torch {torch.__version__}, Python {sys.version.split()[0]}")
 
