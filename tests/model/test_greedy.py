@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from commands import arguments
 from families import tiny
 from transformers import GenerationConfig
 
@@ -64,11 +65,8 @@ def test_no_engine_applies_them(engine: type[HookEngine]) -> None:
 def test_a_run_says_so(small_facts: Path, harness: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     model = Path(shutil.copytree(str(files("harness_plugins.demo") / "weights"), tmp_path / "model"))
     (model / "generation_config.json").write_text(json.dumps({"no_repeat_ngram_size": 2, "temperature": 0.5}))
-    code, out, err = harness(
-        "eval", "--model", model, "--task", f"knowledge_conflict:data={small_facts}",
-        "--selector", "neurons:neurons=[3.1]", "--intervention", "zero", "--controls", "5", "--limit", "20",
-        "--output_path", tmp_path / "reports",
-    )  # fmt: skip
+    changes = {"selector": "neurons:neurons=[3.1]", "intervention": "zero", "controls": "5", "limit": "20"}
+    code, out, err = harness(*arguments(small_facts, tmp_path / "reports", "--model", model, **changes))
     assert code == 0, err
     assert "no_repeat_ngram_size=2 is not applied" in " ".join(out.split())
     [path] = tmp_path.glob("reports/*/result.json")

@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers
 from checkpoints import change_config
+from commands import arguments
 from engines import same_scores, some_conditions, some_prompts
 from families import tiny_hf, tokenizer
 from safetensors.torch import load_file, save_file
@@ -216,11 +217,8 @@ def test_a_run_says_so(harness: Callable[..., tuple[int, str, str]], small_facts
     """Eight-bit floats need no package, and are dequantised without a GPU that computes in them."""
     model = Path(shutil.copytree(str(files("harness_plugins.demo") / "weights"), tmp_path / "model"))
     change_config(model, quantization_config={"quant_method": "fp8", "weight_block_size": [64, 64]})
-    code, out, err = harness(
-        "eval", "--model", model, "--task", f"knowledge_conflict:data={small_facts}",
-        "--selector", "neurons:neurons=[3.1]", "--intervention", "zero", "--controls", "5", "--limit", "20",
-        "--output_path", tmp_path / "reports",
-    )  # fmt: skip
+    changes = {"selector": "neurons:neurons=[3.1]", "intervention": "zero", "controls": "5", "limit": "20"}
+    code, out, err = harness(*arguments(small_facts, tmp_path / "reports", "--model", model, **changes))
     assert code == 0, err
     assert "the model's weights are quantised (fp8), and were dequantised" in " ".join(out.split())
     code, out, _ = harness("inspect", model)
