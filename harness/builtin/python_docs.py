@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator
 
 from harness.errors import HarnessError
+from harness.files.digests import texts_digest
 from harness.plugin.components import Corpus
 
 _UNDERLINE = re.compile(r"[*=\-~^\"]{3,}")
@@ -29,10 +29,7 @@ class PythonDocs(Corpus):
                 yield text
 
     def data_digest(self) -> str:
-        digest = hashlib.sha256()
-        for text in self.documents():
-            digest.update(text.encode() + b"\0")
-        return digest.hexdigest()
+        return texts_digest(self.documents())
 
 
 def prose(topic: str) -> str:

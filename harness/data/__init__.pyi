@@ -4,7 +4,8 @@ from .facts import Relation as Relation
 from .facts import read_facts as read_facts
 from .facts import render as render
 from .limits import limited as limited
-from .limits import spread as spread
+from .limits import taken as taken
+from .named_tables import FactSource as FactSource
 from .token_counts import load_unigrams as load_unigrams
 from .token_counts import unigrams as unigrams
 from .token_sequences import Sequence as Sequence
@@ -12,6 +13,7 @@ from .token_sequences import sequences as sequences
 
 __all__ = [
     "Fact",
+    "FactSource",
     "FactTable",
     "Relation",
     "Sequence",
@@ -20,6 +22,6 @@ __all__ = [
     "read_facts",
     "render",
     "sequences",
-    "spread",
+    "taken",
     "unigrams",
 ]

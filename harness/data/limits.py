@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from typing import TypeVar
 
 from harness.data.facts import Fact
+
+Item = TypeVar("Item")
 
 
 def spread(n: int) -> list[int]:
@@ -16,6 +19,11 @@ def spread(n: int) -> list[int]:
     """
     bits = max(n - 1, 0).bit_length()
     return sorted(range(n), key=lambda number: f"{number:0{bits}b}"[::-1])
+
+
+def taken(items: Sequence[Item], limit: int) -> list[Item]:
+    """``limit`` of the items, spread over all of them and in their order."""
+    return [items[place] for place in sorted(spread(len(items))[:limit])]
 
 
 def limited(facts: Sequence[Fact], limit: int, together: int) -> list[Fact]:

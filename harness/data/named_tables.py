@@ -10,10 +10,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator
 
 from harness.errors import suggest
 from harness.files.paths import expand
 from harness.files.rows import is_file
+from harness.plugin import Source
 
 
 @dataclass(frozen=True)
@@ -132,3 +136,7 @@ def known(data: str) -> str:
     if near:
         raise ValueError(f'"{data}" is no file here, and no table is called so.{near} There are: {", ".join(NAMED)}')
     return data
+
+
+FactSource = Annotated[Source, AfterValidator(known)]
+"""Type of a parameter that says where facts are: ``data: FactSource | None = Field(None, description=...)``."""

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float64, Int64
 
 from harness.engine.scores import entropy, log_softmax
-from harness.engine.tempering import Tempered
+from harness.engine.tempering import EqualEntropy, Tempered
 from harness.engine.watched import Watched
 from harness.model.key_values import cache_of
 
@@ -58,6 +58,18 @@ class Generations:
             tempered=Tempered.empty(n_prompts) if tempered else None,
             watched=Watched(watched, np.zeros((n_prompts, len(watched)), np.float32)) if watched else None,
         )
+
+    def equal_entropy(self, conditions: Sequence[Condition]) -> tuple[int, EqualEntropy]:
+        """The row of the untouched model, and that model at the temperatures at which it is as uncertain as each of the
+        conditions, which are those of ``generate``, about the first new token.
+
+        Raises:
+            ValueError: ``generate`` was not asked for temperatures.
+        """
+        if self.tempered is None:
+            raise ValueError("equal_entropy() needs what generate(..., tempered=True) gives")
+        before = next(row for row, condition in enumerate(conditions) if condition.untouched)
+        return before, self.tempered.at_entropy(self.entropy, self.entropy[before])
 
     def put(self, conditions: Sequence[int], prompts: np.ndarray, part: Generations) -> None:
         """Fill in what these conditions make of these prompts."""

@@ -132,6 +132,12 @@ class EqualEntropy:
     log_z: Float64[np.ndarray, "C N"]
     outside: Bool[np.ndarray, "C N"]
 
+    @property
+    def log_temperature(self) -> Float64[np.ndarray, "C N"]:
+        """Log of the temperatures; 0 where the model is as it is."""
+        found: np.ndarray = -np.log(self.beta)
+        return found
+
     def log_p(self, untouched: Float[np.ndarray, "*k N"]) -> Float64[np.ndarray, "*k C N"]:
         """Log-probabilities of tokens at these temperatures, from those that the untouched model gives them."""
         found: np.ndarray = self.beta * np.asarray(untouched, np.float64)[..., None, :] - self.log_z

@@ -1,10 +1,10 @@
-"""Digests of files, which runs and corpora are identified by."""
+"""Digests of files and texts, which runs and corpora are identified by."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from harness.errors import HarnessError
@@ -18,6 +18,14 @@ def files_digest(files: Sequence[Path]) -> str:
         raise HarnessError(f"{error.filename}: cannot be read ({error.strerror}).") from error
     each = [_file_digest(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
     return hashlib.sha256("\n".join(each).encode()).hexdigest()
+
+
+def texts_digest(texts: Iterable[str]) -> str:
+    """sha256 of texts, in order; each ends with a NUL byte."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(text.encode() + b"\0")
+    return digest.hexdigest()
 
 
 @functools.lru_cache(maxsize=4096)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Iterator
 
 from pydantic import Field
 
+from harness.files.digests import texts_digest
 from harness.plugin import Corpus
 
 
@@ -46,7 +46,4 @@ def generate(documents: int, seed: int) -> Iterator[str]:
 @functools.lru_cache(maxsize=8)
 def _digest(documents: int, seed: int) -> str:
     """sha256 of the texts themselves: of facts, wording, generator, seed and Python's random numbers at once."""
-    digest = hashlib.sha256()
-    for text in generate(documents, seed):
-        digest.update(text.encode() + b"\0")
-    return digest.hexdigest()
+    return texts_digest(generate(documents, seed))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import Field, field_validator
 
-from harness.data import FactTable, spread
-from harness.data.named_tables import known as known_table
+from harness.data import FactSource, FactTable, taken
 from harness.files.templates import check
 from harness.plugin import (
     BASELINE,
@@ -46,7 +45,7 @@ class TargetProbability(Task):
     keeps_prompts = True
     default_metrics: ClassVar[tuple[str, ...]] = ("target_probability", "temperature", "carry")
 
-    data: Annotated[Source, AfterValidator(known_table)] | None = Field(
+    data: FactSource | None = Field(
         None, description="facts, as of the task knowledge_conflict; default: the bundled ones"
     )
     relations: Source | None = Field(None, description="relations, as of the task knowledge_conflict")
@@ -86,7 +85,7 @@ class TargetProbability(Task):
         facts, model = self._table().facts(), engine.model
         steps = [Step("facts", len(facts), 0, "facts in the table")]
         if limit is not None and limit < len(facts):
-            facts = [facts[i] for i in sorted(spread(len(facts))[:limit])]
+            facts = taken(facts, limit)
             why = "spread over the table; a higher limit adds others to them"
             steps.append(Step("limit", limit, steps[-1].kept - limit, why))
         texts = [self._text(fact) for fact in facts]
@@ -148,9 +147,7 @@ class TargetProbability(Task):
             tempered=True,
             watched=True,
         )
-        [before, *_] = [row for row, condition in enumerate(conditions) if condition.untouched]
-        assert made.tempered is not None
-        equal = made.tempered.at_entropy(made.entropy, made.entropy[before])
+        before, equal = made.equal_entropy(conditions)
         told = sum(condition.shown for condition in conditions)
         texts = engine.model.token_texts
         return Outcomes(
@@ -161,7 +158,7 @@ class TargetProbability(Task):
                 "entropy": made.entropy.astype(np.float32),
                 "kept": made.tokens[..., 0] == np.array(targets),
                 "tempered_log_p": equal.log_p(made.choices[before, :, 0]),
-                "log_temperature": -np.log(equal.beta).astype(np.float32),
+                "log_temperature": equal.log_temperature.astype(np.float32),
                 "no_temperature": equal.outside,
                 **({} if made.watched is None else {"activations": made.watched.by_condition(conditions)}),
             },

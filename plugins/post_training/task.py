@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
 
-from harness.data import spread
+from harness.data import taken
 from harness.files.templates import check, fill
 from harness.plugin import (
     Condition,
@@ -80,7 +80,7 @@ class LabelledResponse(Task):
         texts = [row for row in load_labelled(self.data) if self.split in ("all", row.split)]
         steps = [Step("texts", len(texts), 0, f"labelled texts ({self.split})")]
         if limit is not None and limit < len(texts):
-            texts = [texts[i] for i in sorted(spread(len(texts))[:limit])]
+            texts = taken(texts, limit)
             why = "spread over the file; a higher limit adds others to them"
             steps.append(Step("limit", limit, steps[0].kept - limit, why))
         written = [fill(self.template, {"text": row.text}, f"task {self.name}: template") for row in texts]

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.data import Fact, Relation, limited, spread
+from harness.data import Fact, Relation, limited
+from harness.data.limits import spread
 
 TABLES = st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from("uvwxyzUV")), min_size=1, max_size=120)
 

@@ -86,7 +86,7 @@ def tempered_sums(
     equal = tempered.at_entropy(*entropy)
     values = {
         "tempered_loss": -equal.log_p(-loss),
-        "log_temperature": -np.log(equal.beta),
+        "log_temperature": equal.log_temperature,
         "no_temperature": equal.outside,
     }
     return {name: per_prompt(x, prompt, n) for name, x in values.items()}, np.minimum(equal.log_p(top), 0.0)

@@ -19,12 +19,11 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import Field, field_validator
 
-from harness.data import Fact, FactTable, limited, render
+from harness.data import Fact, FactSource, FactTable, limited, render
 from harness.data.fact_table import required
 from harness.data.facts import COLUMNS, OPTIONAL_COLUMNS
-from harness.data.named_tables import known as known_table
 from harness.files.templates import check
 from harness.files.yaml import Document
 from harness.model import decode, first_token, stop_tokens
@@ -109,7 +108,7 @@ class KnowledgeConflict(Task):
         "selected_neurons",
     )
 
-    data: Annotated[Source, AfterValidator(known_table)] | None = Field(
+    data: FactSource | None = Field(
         None,
         description="facts: a .jsonl, .csv, .tsv or .json file, a dataset id on the hub, or pararel, popqa, "
         "counterfact, paraconflict, alone or with the place of a copy (popqa:FOLDER)",
@@ -360,9 +359,7 @@ class KnowledgeConflict(Task):
         log_p = np.maximum(made.choices, LOG_FLOOR)
         same = np.array([len(set(prompt.fields["first_tokens"])) == 1 for prompt in prompts])
         rest = 1 - np.exp(made.choices[..., 0]) - np.where(same, 0.0, np.exp(made.choices[..., 1]))
-        [before, *_] = [row for row, condition in enumerate(conditions) if condition.untouched]
-        assert made.tempered is not None
-        equal = made.tempered.at_entropy(made.entropy, made.entropy[before])
+        before, equal = made.equal_entropy(conditions)
         odds, tempered = (
             np.where(same, np.nan, np.subtract(*np.moveaxis(np.maximum(x, LOG_FLOOR), -1, 0)))
             for x in (made.choices, np.moveaxis(equal.log_p(made.choices[before].T), 0, -1))
@@ -378,7 +375,7 @@ class KnowledgeConflict(Task):
                 "log_p_nd": np.log(np.maximum(rest, np.exp(LOG_FLOOR))).astype(np.float32),
                 "log_odds": odds.astype(np.float32),
                 "tempered_log_odds": tempered.astype(np.float32),
-                "log_temperature": -np.log(equal.beta).astype(np.float32),
+                "log_temperature": equal.log_temperature.astype(np.float32),
                 "no_temperature": equal.outside,
                 **({} if made.watched is None else {"activations": made.watched.by_condition(conditions)}),
             },
