@@ -106,7 +106,7 @@ def test_the_stop_button_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
     manager, client = start_new_kernel(cwd=str(tmp_path))
     try:
         asked = client.execute(cell)
-        while "preparing the prompts" not in client.get_iopub_msg(timeout=300)["content"].get("text", ""):
+        while "loading the model" not in client.get_iopub_msg(timeout=300)["content"].get("text", ""):
             pass
         manager.interrupt_kernel()
         while (reply := client.get_shell_msg(timeout=300))["parent_header"]["msg_id"] != asked:

@@ -29,6 +29,7 @@ from harness.plugin import Selector
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import SelectionContext, parse_spec
 from harness.plugin.records import Alone, Outcomes, Prompt, Series
+from harness.statistics import derive_seed
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +115,8 @@ ENTROPY = "entropy:top=4,corpus=world"
 def test_the_watched_neurons_are_those_of_the_selector(demo: Model) -> None:
     prepared = task(length=8, neurons=ENTROPY).prepare(ClosedFormEngine(demo), 2, seed=0)
     entropy = catalogue().build(Selector, parse_spec(ENTROPY, ""), "")
-    chosen = entropy.select(SelectionContext(demo, ClosedFormEngine(demo), [], 0))  # type: ignore[attr-defined]
+    seed = derive_seed(0, "watched neurons")  # draws the texts on which candidates are confirmed
+    chosen = entropy.select(SelectionContext(demo, ClosedFormEngine(demo), [], seed))  # type: ignore[attr-defined]
     assert prepared.details["watched"] == list(map(str, chosen.units))
     assert prepared.details["watched_rule"] == chosen.rule
 
