@@ -204,7 +204,7 @@ def test_random_sets_of_a_small_pool_are_as_often_extreme_as_the_level_says(size
 
     With 99 controls the two-sided p takes steps of .02, so that .04 is the level that is reached.
     """
-    runs, m, few = 1500, 99, {0: list(range(size))}
+    runs, m, few = 600, 99, {0: list(range(size))}
 
     def p(rng: np.random.Generator, lift: float, pool: Any) -> float:
         effects = rng.standard_t(3, size)
@@ -221,8 +221,8 @@ def test_random_sets_of_a_small_pool_are_as_often_extreme_as_the_level_says(size
 
     error = 2 * np.sqrt(0.05 * 0.95 / runs)
     assert 0.03 - error <= rate(0, lambda treated: few, runs) <= 0.06 + error
-    assert rate(4, lambda treated: few, 200) >= 0.95  # a set that does something is found all the same
-    assert rate(0, lambda treated: {0: [i for i in few[0] if i not in treated]}, 300) > 0.08  # why it is done so
+    assert rate(4, lambda treated: few, 100) >= 0.9  # a set that does something is found all the same
+    assert rate(0, lambda treated: {0: [i for i in few[0] if i not in treated]}, 200) > 0.08  # why it is done so
 
 
 def test_heads_are_drawn_from_their_pool_wherever_it_lies() -> None:

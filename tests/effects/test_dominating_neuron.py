@@ -27,7 +27,7 @@ KINDS = ("total", "frozen_norm", "frozen_unigram")
 NEURON = 3
 FAMILIES = ["gpt2", "gpt_neox", "cohere", "llama", "llama_gqa_tied", "granite", "gemma2", "gemma3", "olmo2"]
 PROMPTS = [[5, 6, 7, 80, 9], [10, 11, 12]]
-SIX_ORDERS = [0.0, *(sign * 10.0**power for power in range(-3, 4) for sign in (1, -1))]
+SIX_ORDERS = [0.0, *(sign * 10.0**power for power in range(-3, 4, 2) for sign in (1, -1))]
 
 
 @cache
@@ -50,24 +50,41 @@ def conditions_of(model: Model, values: list[float], others: int = 2) -> list[Co
     return [*alone, *both, Condition("other", (SetNeurons(last, (9,), (1.0,)),))]
 
 
+@cache
+def activations(family: str, factor: float, prompt: tuple[int, ...]) -> torch.Tensor:
+    """Of the last layer's neurons in the float32 model, as float64 [1, pos, d_mlp]."""
+    model = dominated(family, factor)
+    last = model.anatomy.n_layers - 1
+    with torch.no_grad(), model.capture_neurons(last) as neurons:
+        model.forward(model.pad([list(prompt)]))
+    return neurons[last].double()
+
+
+def residual(family: str, factor: float, condition: Condition, prompt: tuple[int, ...]) -> torch.Tensor:
+    """The final residual [pos - 1, d_model] in float64, centred where the norm centres it."""
+    model = dominated(family, factor, torch.float64)
+    neurons = activations(family, factor, prompt)
+    with (
+        torch.no_grad(),
+        model.edit_neurons(model.anatomy.n_layers - 1, lambda _: neurons),
+        under(model, condition),
+        model.capture_residual() as captured,
+    ):
+        model.forward(model.pad([list(prompt)]), logits_to_keep=0)
+    x = captured.residual[0, :-1]
+    assert x.dtype == torch.float64
+    return x - x.mean(-1, keepdim=True) if model.readout.norm == "layernorm" else x
+
+
+@cache
+def untouched(family: str, factor: float, prompt: tuple[int, ...]) -> torch.Tensor:
+    return residual(family, factor, BASELINE, prompt)
+
+
 def logits(family: str, factor: float, condition: Condition, prompt: list[int]) -> dict[str, torch.Tensor]:
     """Logits [pos - 1, d_vocab] by kind in float64; both norms are taken by their formulas."""
-    single, model = dominated(family, factor), dominated(family, factor, torch.float64)
-    readout, last = model.readout, model.anatomy.n_layers - 1
-    with torch.no_grad(), single.capture_neurons(last) as neurons:
-        single.forward(single.pad([prompt]))
-
-    def residual(condition: Condition) -> torch.Tensor:
-        with (
-            torch.no_grad(),
-            model.edit_neurons(last, lambda _: neurons[last].double()),
-            under(model, condition),
-            model.capture_residual() as captured,
-        ):
-            model.forward(model.pad([prompt]), logits_to_keep=0)
-        x = captured.residual[0, :-1]
-        assert x.dtype == torch.float64
-        return x - x.mean(-1, keepdim=True) if readout.norm == "layernorm" else x
+    model = dominated(family, factor, torch.float64)
+    readout = model.readout
 
     def read(x: torch.Tensor, norm_of: torch.Tensor) -> torch.Tensor:
         x = x / (norm_of.square().mean(-1, keepdim=True) + readout.eps).sqrt() * readout.gain.double()
@@ -76,7 +93,7 @@ def logits(family: str, factor: float, condition: Condition, prompt: list[int]) 
         found = found * readout.scale
         return found if readout.cap is None else torch.tanh(found / readout.cap) * readout.cap
 
-    x0, x = residual(BASELINE), residual(condition)
+    x0, x = untouched(family, factor, tuple(prompt)), residual(family, factor, condition, tuple(prompt))
     total, before, v = read(x, x), read(x0, x0), torch.from_numpy(direction(model))
     back = ((before - total) @ v / (v @ v))[:, None] * v
     return {"total": total, "frozen_norm": read(x, x0), "frozen_unigram": total + back}

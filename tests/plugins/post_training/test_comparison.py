@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from harness_plugins.confidence_regulation.selectors.entropy import Entropy
 from harness_plugins.demo import Demo, DemoTuned
+from harness_plugins.demo.corpus import WorldTexts
 from harness_plugins.post_training.analysis.directions import Readings
 from harness_plugins.post_training.comparison import steering
 from harness_plugins.post_training.comparison.behaviour import difference, same_tokens, sentence
@@ -209,11 +210,10 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelsRecord, Pa
 
 
 def small(folder: Path) -> Any:
-
     loaders = [Demo(device="cpu"), DemoTuned(device="cpu")]
     settings = Settings(limit=60, pairs=8, resamples=100)
     names = ("demo", "demo-tuned")
-    return compare_models(loaders, names, settings, None, folder, 256, silent)
+    return compare_models(loaders, names, settings, WorldTexts(size=300), folder, 256, silent)
 
 
 def part(record: ModelsRecord, name: str) -> dict[str, Any]:
