@@ -249,7 +249,9 @@ def test_whatever_is_damaged_in_a_file_of_a_run_is_a_sentence(finished: Path, na
     for turn, place in enumerate(_places(found)):
         if len(place) > WITHIN and place[0] not in ("measures", "selection"):
             continue
-        for damage in DAMAGES[turn % 3 :: 3] if place else DAMAGES[1:]:  # all in turn: reading takes a tenth of a second
+        for damage in (
+            DAMAGES[turn % 3 :: 3] if place else DAMAGES[1:]
+        ):  # all in turn: reading takes a tenth of a second
             (folder / name).write_text("\n".join([json.dumps(_damaged(found, place, damage)), *rest]))
             try:
                 _read_all(folder)
