@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 import harness
+from harness.cli.claims import claims
 from harness.cli.evaluate import evaluate
 from harness.cli.inspect import inspect
 from harness.cli.listing import list_components
@@ -103,6 +104,7 @@ app.command("report")(report)
 app.command("leaderboard")(leaderboard)
 app.command("plan")(plan)
 app.command("compare")(compare)
+app.command("claims")(claims)
 app.command("schema")(schema)
 app.command("new-plugin")(new_plugin)
 app.add_typer(lm_eval_app, name="lm-eval")

@@ -64,16 +64,16 @@ def leaderboard(
     from harness.results.leaderboard import read
     from harness.results.leaderboard_query import Filter, Query, query_rows
 
-    form = _format(form, out, board.FORMATS)
+    form = format_of(form, out, board.FORMATS)
     shown = board.columns_of(columns, form)
     conditions = [Filter.parse(text) for text in where or ()]
     query = Query(conditions, measure or (), verdict or (), primary, history, sort, descending, n)
     path = output_path / "leaderboard.jsonl" if output_path.is_dir() else output_path
     found = query_rows(read(path), query)
     if form == "table":
-        _print(out, lambda console: board.show(console, found, shown))
+        print_to(out, lambda console: board.show(console, found, shown))
     else:
-        _write(board.text_of(found, form, shown, str(path)), out)
+        write_to(board.text_of(found, form, shown, str(path)), out)
     for i, note in enumerate(board.summary(found, str(path))):
         if form == "table" or i:  # data go to other programs: only what may surprise is said beside them
             say(note, err=True)
@@ -101,17 +101,17 @@ def compare(
     from harness.report import comparison, comparison_page
     from harness.results.compare import compare as compared
 
-    form = _format("json" if as_json else form, out, comparison.FORMATS)
+    form = format_of("json" if as_json else form, out, comparison.FORMATS)
     found = compared(runs, catalogue(), resamples)
     if form == "table":
-        _print(out, lambda console: comparison.show(console, found, everything))
+        print_to(out, lambda console: comparison.show(console, found, everything))
     elif form == "json":
-        _write(harmless.json_text(found.to_dict(), indent=2, allow_nan=False) + "\n", out)
+        write_to(harmless.json_text(found.to_dict(), indent=2, allow_nan=False) + "\n", out)
     elif form == "csv":
-        _write(comparison.csv_text(found), out)
+        write_to(comparison.csv_text(found), out)
     else:
         page = comparison_page.html if form == "html" else comparison_page.markdown
-        _write(page(found, everything), out)
+        write_to(page(found, everything), out)
 
 
 def schema(
@@ -128,7 +128,7 @@ def schema(
     say_json(json_schema(what))
 
 
-def _format(given: str | None, out: Path | None, known: tuple[str, ...]) -> str:
+def format_of(given: str | None, out: Path | None, known: tuple[str, ...]) -> str:
     """The format that was asked for, or that the file's name asks for, or a table.
 
     Raises:
@@ -141,7 +141,7 @@ def _format(given: str | None, out: Path | None, known: tuple[str, ...]) -> str:
     return given
 
 
-def _print(out: Path | None, show: Callable[[Terminal], None]) -> None:
+def print_to(out: Path | None, show: Callable[[Terminal], None]) -> None:
     """Show on the terminal, or write what a wide one would show."""
     if out is None:
         show(Terminal())
@@ -149,10 +149,10 @@ def _print(out: Path | None, show: Callable[[Terminal], None]) -> None:
     console = Terminal(file=io.StringIO(), width=WIDTH)
     show(console)
     text = console.file.getvalue()  # type: ignore[attr-defined]  # the StringIO above
-    _write("".join(f"{line.rstrip()}\n" for line in text.splitlines()), out)
+    write_to("".join(f"{line.rstrip()}\n" for line in text.splitlines()), out)
 
 
-def _write(text: str, out: Path | None) -> None:
+def write_to(text: str, out: Path | None) -> None:
     from harness.files.store import write_bytes
 
     if out is None:

@@ -6,7 +6,7 @@ written. ``records``: what flows between them (prompts, outcomes, measurements).
 the ``entries`` of installed packages; ``sources`` and ``plugin_files`` identify those that no distribution carries.
 Every call of a component goes through ``border``, which names whoever breaks a promise; what is handed over is looked
 at in ``handed``, ``handed_selections``, ``handed_edits`` and ``handed_outcomes``. ``standing``: where selected units
-stand among the others.
+stand among the others. ``registers``: what a plugin hands over of its paper's claims; ``claims``: what these are.
 
 An author needs one import: ``from harness.plugin import Selector, Selection, Neuron, hookimpl``. The names below are
 all that there are; they come from where they are defined when they are first asked for, so that listing components
@@ -27,6 +27,7 @@ _DEFINED = {
     "harness.plugin.records": (
         "Alone Figure Frame Matrix Measurement Outcomes Prepared Prompt PublishedNeurons Rows Series Step Table"
     ),
+    "harness.plugin.registers": "Evidence Register Value",
     "harness.conditions.conditions": (
         "BASELINE Condition Direction Edit End Frozen Head Neuron Selection SetNeurons Unit by_layer"
     ),

@@ -63,6 +63,9 @@ from .records import Rows as Rows
 from .records import Series as Series
 from .records import Step as Step
 from .records import Table as Table
+from .registers import Evidence as Evidence
+from .registers import Register as Register
+from .registers import Value as Value
 
 __all__ = [
     "BASELINE",
@@ -84,6 +87,7 @@ __all__ = [
     "Edit",
     "End",
     "Engine",
+    "Evidence",
     "Figure",
     "Frame",
     "Frozen",
@@ -108,6 +112,7 @@ __all__ = [
     "ProjectOut",
     "Prompt",
     "PublishedNeurons",
+    "Register",
     "Rows",
     "Scores",
     "Selection",
@@ -122,6 +127,7 @@ __all__ = [
     "Task",
     "Template",
     "Unit",
+    "Value",
     "agree",
     "by_layer",
     "counted",

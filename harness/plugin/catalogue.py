@@ -19,6 +19,7 @@ from harness.plugin.components import KINDS, Component, ComponentSpec, Component
 from harness.plugin.entries import FIRST_PARTY, GROUP, TYPED, Origin, strict, wanted
 from harness.plugin.entries import origin as origin_of_entry
 from harness.plugin.records import Matrix, PublishedNeurons
+from harness.plugin.registers import Register
 from harness.plugin.sources import source_digest
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Catalogue:
         self.origins: dict[type[Component], Origin] = {}
         self.published: dict[str, PublishedNeurons] = {}
         self.published_by: dict[str, Origin] = {}
+        self.registers_by: dict[Register, Origin] = {}
         self.plugins: list[Origin] = []
         self.broken: list[Broken] = []
         self.passed_over: list[Origin] = []
@@ -88,7 +90,11 @@ class Catalogue:
         lists: list[Any] = [x for some in manager.hook.harness_published_neurons() for x in some]
         for item in lists:
             self._check_list(item)
-        if not found and not lists:
+        registers: list[Any] = [x for some in manager.hook.harness_claims() for x in some]
+        for item in registers:
+            if not isinstance(item, Register):
+                raise HarnessError(f"harness_claims() returned {item!r}, which is no Register")
+        if not found and not lists and not registers:
             raise HarnessError(_why_empty(plugin))
         for kind, cls in found:
             if sum(of == kind and other.name == cls.name for of, other in found) > 1:
@@ -98,7 +104,13 @@ class Catalogue:
             self.origins[cls] = _ORIGINS[cls] = origin
         for item in lists:
             self.published[item.name], self.published_by[item.name] = item, origin
+        self.registers_by |= dict.fromkeys(registers, origin)
         self.plugins.append(origin)
+
+    @property
+    def registers(self) -> list[Register]:
+        """The registers of claims, in the order of the plugins."""
+        return list(self.registers_by)
 
     def remove(self, origin: Origin) -> None:
         """Forget what a plugin offers."""
@@ -106,6 +118,7 @@ class Catalogue:
             del self.components[cls.kind][cls.name], self.origins[cls]
         for name in [name for name, of in self.published_by.items() if of == origin]:
             del self.published[name], self.published_by[name]
+        self.registers_by = {item: of for item, of in self.registers_by.items() if of != origin}
         self.plugins.remove(origin)
 
     def register(self, cls: type[Component]) -> None:
@@ -227,7 +240,7 @@ class Catalogue:
 def _why_empty(plugin: Any) -> str:
     """What is missing of a plugin that offers nothing."""
     named = [name for name in dir(plugin) if name.startswith("harness_") and callable(getattr(plugin, name, None))]
-    hooks = ", ".join([*hookspecs.HOOKS.values(), "harness_published_neurons"])
+    hooks = ", ".join([*hookspecs.HOOKS.values(), "harness_published_neurons", "harness_claims"])
     if unmarked := [name for name in named if not hasattr(getattr(plugin, name), f"{GROUP}_impl")]:
         return f"it offers nothing: {unmarked[0]}() needs @hookimpl above it (from harness import hookimpl)"
     if named:

@@ -35,6 +35,7 @@ import pluggy
 
 from harness.plugin.components import Corpus, Intervention, Metric, ModelLoader, Selector, Task
 from harness.plugin.records import PublishedNeurons
+from harness.plugin.registers import Register
 
 CONTRACT_VERSION = 2
 """Raised when a hook changes so that plugins must change; a plugin may state the one it was written for in
@@ -79,6 +80,11 @@ def harness_metrics() -> list[type[Metric]]:  # type: ignore[empty-body]
 @hookspec
 def harness_published_neurons() -> list[PublishedNeurons]:  # type: ignore[empty-body]
     """Return lists of neurons that were published: the selector ``neurons`` knows them by their names."""
+
+
+@hookspec
+def harness_claims() -> list[Register]:  # type: ignore[empty-body]
+    """Return registers of papers' claims: ``harness claims`` says which of them runs confirm."""
 
 
 HOOKS: dict[str, str] = {

@@ -34,7 +34,16 @@ from harness.statistics.selective import Selective, controls_needed, selective_f
 from harness.statistics.specific import conclusion
 from harness.statistics.stepdown import ALPHA, critical_rank, step_down_min_p
 from harness.statistics.summary import MeasureSummary, summarise
-from harness.statistics.tables import ChiSquare, McNemar, TableTests, conversion_ratios, table_tests, transition_table
+from harness.statistics.tables import (
+    ChiSquare,
+    McNemar,
+    TableTests,
+    conversion_ratios,
+    moves,
+    stuart_maxwell,
+    table_tests,
+    transition_table,
+)
 from harness.statistics.verdicts import VERDICTS, Circumstances, Family, Verdict, family_of, reachable, verdict
 
 __all__ = [
@@ -80,12 +89,14 @@ __all__ = [
     "korn_graubard",
     "margin_test",
     "mcnemar",
+    "moves",
     "needed",
     "paired_intervals",
     "permutation_test",
     "reachable",
     "selective_findings",
     "step_down_min_p",
+    "stuart_maxwell",
     "summarise",
     "swap_test",
     "table_tests",

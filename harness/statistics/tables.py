@@ -111,7 +111,7 @@ def table_tests(
     margins = margin_test(first, last, clusters, len(categories), seed)
     changed = int((first != last).sum())
     return TableTests(
-        len(first), changed, margins, _stuart_maxwell(table), _bowker(table), _mcnemar(table), _note(margins, changed)
+        len(first), changed, margins, stuart_maxwell(table), _bowker(table), moves(table), _note(margins, changed)
     )
 
 
@@ -140,8 +140,11 @@ def _bowker(table: np.ndarray) -> ChiSquare:
     return _chi_square(float(((there - back) ** 2 / (there + back)).sum()), len(there), table)
 
 
-def _stuart_maxwell(table: np.ndarray) -> ChiSquare:
-    """The covariance of the margins is singular where groups of categories exchange nothing: sum over such groups."""
+def stuart_maxwell(table: np.ndarray) -> ChiSquare:
+    """Are the margins of a table of counts [k, k] equal? Prompts are taken for independent.
+
+    The covariance of the margins is singular where groups of categories exchange nothing: sum over such groups.
+    """
     from scipy.sparse.csgraph import connected_components
     from statsmodels.stats.contingency_tables import SquareTable
 
@@ -152,7 +155,8 @@ def _stuart_maxwell(table: np.ndarray) -> ChiSquare:
     return _chi_square(float(sum(x.statistic for x in parts)), int(sum(x.df for x in parts)), table)
 
 
-def _mcnemar(table: np.ndarray) -> tuple[McNemar, ...]:
+def moves(table: np.ndarray) -> tuple[McNemar, ...]:
+    """Prompts that moved into each category and out of it, of a table of counts [k, k], with exact McNemar tests."""
     from scipy.stats import binomtest
 
     off = table - np.diag(np.diag(table))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from harness.plugin import Corpus, Intervention, Metric, Selector, Task, hookimpl
+from pathlib import Path
+
+from harness.plugin import Corpus, Intervention, Metric, Register, Selector, Task, hookimpl
 
 from .interventions.clip_mean import ClipMean
 from .interventions.heads import BosAttention, MeanAttentionOutput
@@ -17,6 +19,11 @@ from .tasks.head_response import HeadNeuronInteraction, HeadResponse
 from .tasks.induction import Induction, InductionNatural, InductionSynthetic
 from .tasks.mediation import Mediation, UnigramEntropy
 from .texts import Prose
+
+
+@hookimpl
+def harness_claims() -> list[Register]:
+    return [Register(Path(__file__).with_name("claims.yaml"))]
 
 
 @hookimpl

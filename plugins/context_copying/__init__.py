@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from harness.plugin import Metric, PublishedNeurons, Task, hookimpl
+from pathlib import Path
+
+from harness.plugin import Metric, PublishedNeurons, Register, Task, hookimpl
 
 from .metrics.answer_matching import Matching
 from .metrics.first_token import EntropyChange, LogOdds
@@ -11,6 +13,11 @@ from .metrics.selected_neurons import SelectedNeurons
 from .metrics.transitions import ConversionRatios, Transitions
 from .published import published_neurons
 from .task.knowledge_conflict import KnowledgeConflict
+
+
+@hookimpl
+def harness_claims() -> list[Register]:
+    return [Register(Path(__file__).with_name("claims.yaml"))]
 
 
 @hookimpl

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from harness.plugin import Metric, Selector, Task, hookimpl
+from pathlib import Path
+
+from harness.plugin import Metric, Register, Selector, Task, hookimpl
 
 from .selectors.query import QueryNeurons
 from .selectors.value import ValueHeads, ValueNeurons
 from .task import TargetProbability, TargetProbabilityMetric
+
+
+@hookimpl
+def harness_claims() -> list[Register]:
+    return [Register(Path(__file__).with_name("claims.yaml"))]
 
 
 @hookimpl

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from harness.plugin import Intervention, Metric, Selector, Task, hookimpl
+from pathlib import Path
+from typing import Any
+
+from harness.plugin import Evidence, Intervention, Metric, Register, Selector, Task, hookimpl
 
 from .interventions import AblateDirection, AddDirection
 from .selectors import DifferenceOfMeans
 from .task import LabelledResponse, LabelledResponseMetric
+
+
+def read_comparison(data: Any) -> Evidence | None:
+    """What a comparison of two models says of the paper's claims; None of anything else."""
+    from .evidence import evidence  # claims alone ask for it
+
+    return evidence(data)
+
+
+@hookimpl
+def harness_claims() -> list[Register]:
+    return [Register(Path(__file__).with_name("claims.yaml"), reads=read_comparison)]
 
 
 @hookimpl
