@@ -154,8 +154,8 @@ def hooks_page() -> str:
         hook = getattr(hookspecs, hookspecs.HOOKS[kind])
         blocks += [f"## {hook.__name__}", code(signature(hook.__name__, hook)), markdown(hook.__doc__ or "")]
         blocks += described(bases[kind], "###")
-    lists = hookspecs.harness_published_neurons
-    blocks += [f"## {lists.__name__}", code(signature(lists.__name__, lists)), markdown(lists.__doc__ or "")]
+    for hook in (hookspecs.harness_published_neurons, hookspecs.harness_claims):
+        blocks += [f"## {hook.__name__}", code(signature(hook.__name__, hook)), markdown(hook.__doc__ or "")]
     return "\n\n".join([*blocks, "## All components", *described(Component, "###")])
 
 

@@ -267,7 +267,7 @@ def _said(error: ValidationError, document: Document) -> str:
     place = [x for x in first["loc"] if x not in KINDS]
     where, given = document.where(*place), repr(first["input"])
     if first["type"] == "extra_forbidden":
-        fields = _fields(first["loc"])
+        fields = _keys_at(first["loc"])
         return f'{where}: unknown key "{place[-1]}".{suggest(str(place[-1]), fields)} Expected: {", ".join(fields)}.'
     if first["type"] == "missing":
         return f"{where}: it is missing."
@@ -288,7 +288,7 @@ KINDS = {rule.model_fields["kind"].annotation.__args__[0]: rule for rule in RULE
 """The rules by their kinds."""
 
 
-def _fields(place: tuple[int | str, ...]) -> list[str]:
+def _keys_at(place: tuple[int | str, ...]) -> list[str]:
     """The keys that there may be at a place of a register."""
     kinds = [x for x in place if x in KINDS]
     if kinds:
