@@ -4,5 +4,6 @@
 (mean, median, mode, zero ...), scaled, exchanged, made noisy; ``activation_figures`` shows these constants.
 ``python_docs``: texts for a model that has none of its own, without the network.
 ``temperature``: the metric that takes from each change what a change of temperature makes of it;
+``calibration``: whether the confidence is right, before and after;
 ``carry``: how much of the entropy can be read from activations.
 """

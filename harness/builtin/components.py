@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from harness import hookimpl
+from harness.builtin.calibration import Calibration
 from harness.builtin.carry import Carry
 from harness.builtin.interventions import (
     Mean,
@@ -322,7 +323,7 @@ def harness_selectors() -> list[type[Selector]]:
 
 @hookimpl
 def harness_metrics() -> list[type[Metric]]:
-    return [Temperature, Carry]
+    return [Temperature, Calibration, Carry]
 
 
 @hookimpl

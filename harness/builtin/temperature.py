@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.builtin.calibration import squared_errors
 from harness.files.wording import counted
 from harness.plugin.components import Metric
 from harness.plugin.records import Figure, Frame, Measurement
@@ -29,8 +32,10 @@ class Temperature(Metric):
     A task that reports distributions observes, for each outcome X, ``tempered_X``: what the untouched model has at the
     temperature; ``log_temperature`` (0: as it is), and ``no_temperature``: where none has the entropy and the nearest
     of 1/16 to 16 is taken. Its details say what X is: ``{"tempered": [{"outcome": "loss", "title": "the loss", "unit":
-    "nats", "over": "tokens"}]}``; ``over``: the outcome that counts what X is a sum of. X is NaN where it does not
-    count.
+    "nats", "over": "tokens"}]}``; ``over``: the outcome that counts what X is a sum of; ``among``: values of
+    fields of the prompts that count, ``{"label": [true]}``, and ``called``: what their measures are; ``primary``:
+    whether what is left is tested in the family. X is NaN where it does not count. What no temperature changes is said
+    in sentences, in ``unchanged``.
     """
 
     name = "temperature"
@@ -38,8 +43,12 @@ class Temperature(Metric):
 
     def measure(self, outcomes: Outcomes) -> Measurement:
         quantities = [Quantity(**about) for about in outcomes.details.get("tempered", ())]
+        quantities = [quantity for quantity in quantities if quantity.counts(outcomes).any()]
+        unchanged = tuple(outcomes.details.get("unchanged", (UNCHANGED,)))
+        if not quantities:
+            return Measurement(remarks=unchanged)
         over = next((x.over for x in quantities if x.over), "")
-        n = outcomes[over] if over else np.ones_like(outcomes["log_temperature"])
+        n = outcomes[over] if over else ~np.isnan(outcomes["log_temperature"])
         measures: list[AnyMeasure] = [
             _mean(
                 "log_temperature",
@@ -55,14 +64,13 @@ class Temperature(Metric):
             found = quantity.measures(outcomes)
             measures += found[1:]
             rows.append(_row(quantity, *found[:3]))
-        if "tempered_reliability" in outcomes.values:
-            measures += _calibration(outcomes)
+        measures += _calibration(outcomes)
         frame = Frame(
             "temperature",
             "each change, the part that the temperature of equal entropy makes, and what is left",
-            {name: [row[name] for row in rows] for name in (rows[0] if rows else ())},
+            {name: [row[name] for row in rows] for name in rows[0]},
         )
-        remarks = ["ranks and greedy answers are the same at every temperature: any change of theirs is beyond it"]
+        remarks = [*unchanged]
         outside = outcomes.treated["no_temperature"].sum()
         if outside:
             of = counted(int(n[0].sum()), "token" if over else "prompt")
@@ -71,7 +79,10 @@ class Temperature(Metric):
                 "entropy; the nearest one is taken"
             )
         figures = tuple(shifts(quantity, outcomes) for quantity in quantities)
-        return Measurement(tuple(measures), frames=(frame,) if rows else (), figures=figures, remarks=tuple(remarks))
+        return Measurement(tuple(measures), frames=(frame,), figures=figures, remarks=tuple(remarks))
+
+
+UNCHANGED = "ranks and greedy answers are the same at every temperature: any change of theirs is beyond it"
 
 
 @dataclass(frozen=True)
@@ -82,16 +93,31 @@ class Quantity:
     title: str
     unit: str = "nats"
     over: str = ""
+    among: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    called: str = ""
+    primary: bool = True
+
+    @property
+    def name(self) -> str:
+        """What its measures are called after: "loss", "log_odds_true"."""
+        return f"{self.outcome}_{self.called}" if self.called else self.outcome
+
+    def counts(self, outcomes: Outcomes) -> np.ndarray:
+        """How much of it there is in each prompt [C, N]."""
+        before = outcomes.baseline[self.outcome]
+        there = np.array([all(x.fields[key] in values for key, values in self.among.items()) for x in outcomes.prompts])
+        n = outcomes[self.over] if self.over else np.broadcast_to(~np.isnan(before), outcomes[self.outcome].shape)
+        return np.where(there, n, 0)
 
     def measures(self, outcomes: Outcomes) -> tuple[Measure, Measure, Measure, Measure]:
         """The change, the part of it that the temperature makes, what is left, and the share that is explained."""
         value, tempered = outcomes[self.outcome], outcomes[f"tempered_{self.outcome}"]
         before = outcomes.baseline[self.outcome]
-        n = outcomes[self.over] if self.over else np.broadcast_to(~np.isnan(before), value.shape)
+        n, name = self.counts(outcomes), self.name
         return (
-            _mean(f"{self.outcome}_change", f"change of {self.title}", self.unit, value - before, n),
+            _mean(f"{name}_change", f"change of {self.title}", self.unit, value - before, n),
             _mean(
-                f"{self.outcome}_tempered",
+                f"{name}_tempered",
                 f"change of {self.title} at equal entropy",
                 self.unit,
                 tempered - before,
@@ -99,17 +125,17 @@ class Quantity:
                 description="mean change that the temperature makes at which the untouched model has the entropy",
             ),
             _mean(
-                f"{self.outcome}_beyond",
+                f"{name}_beyond",
                 f"change of {self.title} beyond temperature",
                 self.unit,
                 value - tempered,
                 n,
-                primary=True,
+                primary=self.primary,
                 specific=True,
                 description="mean change less what the temperature of equal entropy makes of it",
             ),
             _mean(
-                f"{self.outcome}_explained",
+                f"{name}_explained",
                 f"share of the change of {self.title} that temperature explains",
                 "share",
                 (value - before) ** 2 - (value - tempered) ** 2,
@@ -141,8 +167,22 @@ def _row(quantity: Quantity, change: Measure, tempered: Measure, beyond: Measure
     }
 
 
-def _calibration(outcomes: Outcomes) -> tuple[AnyMeasure, ...]:
-    """Calibration error and Brier score less what they are at the temperature."""
+def _calibration(outcomes: Outcomes) -> Iterator[AnyMeasure]:
+    """Calibration error and Brier score less what they are at the temperature, of tasks with a right answer."""
+    if "tempered_reliability" in outcomes.values:
+        yield _error(outcomes)
+    if {"tempered_brier", "tempered_confidence"} & outcomes.values.keys():
+        yield _mean(
+            "brier_beyond",
+            "Brier score beyond temperature",
+            "share",
+            squared_errors(outcomes) - squared_errors(outcomes, tempered=True),
+            outcomes["tokens"],
+            description="Brier score less that of the untouched model at equal entropy",
+        )
+
+
+def _error(outcomes: Outcomes) -> AnyMeasure:
     from harness.statistics import Functional
     from harness.statistics.functionals import expected_calibration_error
 
@@ -152,23 +192,13 @@ def _calibration(outcomes: Outcomes) -> tuple[AnyMeasure, ...]:
         return found
 
     both = np.concatenate([outcomes["reliability"], outcomes["tempered_reliability"]], -1)
-    return (
-        Functional(
-            "ece_beyond",
-            "calibration error beyond temperature",
-            "share",
-            both,
-            difference,
-            description="expected calibration error less that of the untouched model at equal entropy",
-        ),
-        _mean(
-            "brier_beyond",
-            "Brier score beyond temperature",
-            "share",
-            outcomes["brier"] - outcomes["tempered_brier"],
-            outcomes["tokens"],
-            description="Brier score less that of the untouched model at equal entropy",
-        ),
+    return Functional(
+        "ece_beyond",
+        "calibration error beyond temperature",
+        "share",
+        both,
+        difference,
+        description="expected calibration error less that of the untouched model at equal entropy",
     )
 
 
@@ -176,7 +206,7 @@ def shifts(quantity: Quantity, outcomes: Outcomes) -> Figure:
     """Each prompt's change against the change that the temperature makes; on the diagonal confidence is all."""
     before, after = outcomes.baseline[quantity.outcome], outcomes.treated[quantity.outcome]
     tempered = outcomes.treated[f"tempered_{quantity.outcome}"]
-    n = outcomes.treated[quantity.over] if quantity.over else np.ones(len(before))
+    n = quantity.counts(outcomes)[outcomes.rows("treated")[0]]
     known = ~np.isnan(before) & (n > 0)
     x, y = ((array[known] - before[known]) / n[known] for array in (tempered, after))
 
@@ -194,7 +224,7 @@ def shifts(quantity: Quantity, outcomes: Outcomes) -> Figure:
         axes.set_ylabel(f"change of {quantity.title} ({quantity.unit})")
 
     return Figure(
-        f"temperature_{quantity.outcome}",
+        re.sub(r"[^A-Za-z0-9_-]", "_", f"temperature_{quantity.name}"),
         f"Change of {quantity.title} of each prompt against the change that the temperature of equal entropy makes "
         "(on the diagonal confidence is all that changes)",
         {

@@ -79,7 +79,7 @@ class ClosedFormRunner:
         live = torch.arange(rows, device=device)  # prompts that some condition still continues
         done = torch.zeros(n, rows, dtype=torch.bool, device=device)
         tokens = torch.full((n, rows, steps), -1, device=device)
-        entropy = torch.zeros(n, rows, dtype=torch.float64, device=device)
+        entropy, top = torch.zeros(2, n, rows, dtype=torch.float64, device=device)
         chosen = torch.zeros(n, rows, wanted.shape[1], dtype=torch.float64, device=device)
         past: object = None
         for step in range(steps):
@@ -93,7 +93,7 @@ class ClosedFormRunner:
             for here, system in systems(final, seen[:, -1], None if step == 0 else branch[:, live]):
                 if step == 0:
                     found = summarise(system)
-                    token[here], entropy[here] = found.best, found.entropy.double()
+                    token[here], entropy[here], top[here] = found.best, found.entropy.double(), found.top.double()
                     asked_here = wanted.expand(len(system.at), -1, -1)
                     chosen[here] = (system.gather(asked_here) - found.normaliser[..., None]).double()
                 else:
@@ -112,10 +112,8 @@ class ClosedFormRunner:
             branch = branch.clone()
             branch[:, live] = standing
             batch, past = _fork(batch, past, torch.stack([distinct // size, distinct % size], -1))
-        yield (
-            range(n),
-            Generations(tokens.cpu().numpy(), entropy.cpu().numpy(), chosen.cpu().numpy(), tempered, watched),
-        )
+        said, spread, asked, confidence = (array.cpu().numpy() for array in (tokens, entropy, chosen, top))
+        yield range(n), Generations(said, spread, asked, confidence, tempered, watched)
 
 
 def _fork(batch: Batch, past: object, distinct: torch.Tensor) -> tuple[Batch, object]:

@@ -28,6 +28,7 @@ class Generations:
         tokens: int64 [n_conditions, n_prompts, max_new_tokens]; -1 after the first stop token.
         entropy: float64 [n_conditions, n_prompts], entropy in nats of the distribution of the first new token.
         choices: float64 [n_conditions, n_prompts, n_choices], log-probabilities of the asked tokens as first new token.
+        top: float64 [n_conditions, n_prompts], log-probability of the first new token itself: the model's confidence.
         tempered: the untouched model's distribution of the first new token at every temperature; None unless asked for.
         watched: what the conditions' neurons do in the untouched model where it predicts the first new token; None
             unless asked for, and where conditions are about something else than neurons.
@@ -36,6 +37,7 @@ class Generations:
     tokens: Int64[np.ndarray, "n_conditions n_prompts max_new_tokens"]
     entropy: Float64[np.ndarray, "n_conditions n_prompts"]
     choices: Float64[np.ndarray, "n_conditions n_prompts n_choices"]
+    top: Float64[np.ndarray, "n_conditions n_prompts"]
     tempered: Tempered | None = None
     watched: Watched | None = None
 
@@ -55,6 +57,7 @@ class Generations:
             tokens=np.full((*shape, max_new_tokens), -1, np.int64),
             entropy=np.zeros(shape),
             choices=np.zeros((*shape, n_choices)),
+            top=np.zeros(shape),
             tempered=Tempered.empty(n_prompts) if tempered else None,
             watched=Watched(watched, np.zeros((n_prompts, len(watched)), np.float32)) if watched else None,
         )
@@ -75,7 +78,7 @@ class Generations:
         """Fill in what these conditions make of these prompts."""
         place = np.asarray(conditions, np.int64)[:, None], prompts
         self.tokens[..., : part.tokens.shape[-1]][place] = part.tokens
-        self.entropy[place], self.choices[place] = part.entropy, part.choices
+        self.entropy[place], self.choices[place], self.top[place] = part.entropy, part.choices, part.top
         if self.tempered is not None and part.tempered is not None:
             self.tempered.put(prompts, part.tempered)
         if self.watched is not None and part.watched is not None:
@@ -143,5 +146,6 @@ def decode_greedily(
         tokens=torch.stack(new, dim=1).view(n, len(first) // n, -1).cpu().numpy(),
         entropy=entropy(first).view(n, -1).double().cpu().numpy(),
         choices=first.gather(-1, asked).view(n, len(first) // n, -1).double().cpu().numpy(),
+        top=first.amax(-1).view(n, -1).double().cpu().numpy(),
         tempered=Tempered.of(untouched) if request.tempered and untouched is not None else None,
     )

@@ -7,6 +7,7 @@ selector says which end of which score sets apart what it looks for
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,9 @@ NAMED = 12
 """So many ordinary units are named in a sentence."""
 
 ENDS = ("high", "low")
+
+P_VALUE = re.compile(r"p(_.*)?")
+"""What a score that is a p-value is called: it says itself how far out it is, and has no percentile."""
 
 PERCENTILE = "_percentile"
 """What a score's name is followed by where a record says how many percent of the others score lower."""
@@ -59,7 +63,7 @@ def check_special(selection: Selection, source: str) -> None:
 
 
 def standings(selection: Selection) -> list[Standing]:
-    """Where each selected unit stands; without scores, or outside the candidates, nowhere."""
+    """Where each selected unit stands, p-values aside; without scores, or outside the candidates, nowhere."""
     rows = {unit: row for row, unit in enumerate(selection.candidates)}
     layers = np.array([unit.layer for unit in selection.candidates], dtype=int)
     found = []
@@ -70,7 +74,11 @@ def standings(selection: Selection) -> list[Standing]:
             continue
         others = np.flatnonzero(layers == unit.layer)
         others = others[others != row]
-        of = {name: _percentile(np.asarray(column, float), row, others) for name, column in selection.scores.items()}
+        of = {
+            name: _percentile(np.asarray(column, float), row, others)
+            for name, column in selection.scores.items()
+            if not P_VALUE.fullmatch(name)
+        }
         percentiles = {name: percent for name, percent in of.items() if percent is not None}
         found.append(Standing(percentiles, _ordinary(selection, percentiles) if len(others) >= LEAST else ()))
     return found

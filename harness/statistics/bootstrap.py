@@ -12,7 +12,8 @@ from harness.statistics.clusters import cluster_sums
 from harness.statistics.measure import TREATED, Aggregated, AnyMeasure, Functional, known_values, ratio
 
 FEW_RESAMPLES, FEW_ROWS = 200, 20
-"""Resamples, and conditions (the treated one and controls), of measures that cannot be resampled by sums."""
+"""Resamples of measures that cannot be resampled by sums, and conditions (the treated one and controls) of these and of
+those that have many terms."""
 
 FUNCTIONAL_CELLS = 8_000_000
 """Resampled sums of a functional's terms that are held at once."""
@@ -143,12 +144,11 @@ def draw(
     measure: AnyMeasure, clusters: np.ndarray, seed: int, resamples: int = 2000, ranks: Sequence[int] = ()
 ) -> Draws:
     """Resample all conditions of a measure once, for everything that is asked of the resamples."""
-    few = isinstance(measure, Aggregated)
     values = measure.values[TREATED:]
-    rows = range(TREATED, TREATED + min(len(values), FEW_ROWS if few else len(values)))
+    rows = range(TREATED, TREATED + min(len(values), FEW_ROWS if measure.few else len(values)))
     controls = values[1 : len(rows)]
     order = np.argsort(controls, kind="stable")[: len(known_values(controls))]  # NaN come last
-    ranks = [r for r in ranks if r <= len(order)] if not few else []
+    ranks = [r for r in ranks if r <= len(order)] if not measure.few else []
     places = np.array([order[place] for r in ranks for place in (-r, r - 1)], int)  # above, below the mean
     treated, difference, at_places = [np.empty(0)], [np.empty(0)], [np.empty((0, len(places)))]
     sums, squares, known = np.zeros(len(controls)), np.zeros(len(controls)), np.zeros(len(controls))

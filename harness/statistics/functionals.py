@@ -48,6 +48,25 @@ def expected_calibration_error(sums: np.ndarray) -> np.ndarray:
     return found
 
 
+def gaps(confidence: np.ndarray, right: np.ndarray, counts: np.ndarray, bins: int) -> np.ndarray:
+    """What is summed for :func:`error_of_gaps` of prompts with one prediction: float32 [C, N, 1 + bins], whether there
+    is one (``counts`` [C, N]), and right - confidence in the one of ``bins`` equal bins that its confidence is in."""
+    found = np.zeros((*confidence.shape, 1 + bins), np.float32)
+    found[..., 0] = counts
+    place = 1 + np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    gap = np.where(counts > 0, right - confidence, 0.0)
+    np.put_along_axis(found, place[..., None], gap[..., None].astype(np.float32), -1)
+    return found
+
+
+def error_of_gaps(sums: np.ndarray) -> np.ndarray:
+    """ECE of sums [..., 1 + bins] of :func:`gaps`, as :func:`expected_calibration_error` has it."""
+    sums = np.asarray(sums, np.float64)
+    n = sums[..., 0]
+    found: np.ndarray = np.abs(sums[..., 1:]).sum(-1) / np.where(n > 0, n, np.nan)
+    return found
+
+
 def confidences(confidence: np.ndarray, right: np.ndarray, group: np.ndarray, n: int, bins: int) -> np.ndarray:
     """How many wrong and how many right predictions lie in equal bins of confidence: uint16 [C, n, 2 * bins];
     arguments as of :func:`reliability`."""

@@ -97,7 +97,7 @@ def difference_interval(found: Bearings, level: float = 0.95) -> Interval | None
     drawn = percentile([found.draws.difference], level, found.counting)
     if drawn is None:
         return None
-    moved = difference - found.draws.difference_of_rows if isinstance(measure, Aggregated) else 0.0
+    moved = difference - found.draws.difference_of_rows if measure.few else 0.0
     return _wide(
         _widened(difference, drawn.low + moved, drawn.high + moved, sampled, level, drawn.method, drawn.undefined)
     )

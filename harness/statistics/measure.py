@@ -93,6 +93,7 @@ class Measure(Roles):
     null: float = 0.0
     description: str = ""
     specific: bool = False
+    few = False
 
     def __post_init__(self) -> None:
         numerator, denominator = np.asarray(self.numerator), np.asarray(self.denominator)
@@ -169,6 +170,7 @@ class Functional(Roles):
     Attributes:
         terms: [n_conditions, n_prompts, n_terms] of numbers, summed in float64 over prompts.
         function: takes sums [..., n_terms], returns values [...]; NaN where undefined.
+        few: there are so many terms that only the first conditions are resampled (:mod:`harness.statistics.bootstrap`).
         other attributes: as those of :class:`Measure`.
 
     Raises:
@@ -185,6 +187,7 @@ class Functional(Roles):
     null: float = 0.0
     description: str = ""
     specific: bool = False
+    few: bool = False
     is_count = False
 
     def __post_init__(self) -> None:
@@ -236,6 +239,7 @@ class Aggregated(Roles):
     description: str = ""
     specific = False
     is_count = False
+    few = True
 
     def value(self, row: int, prompts: np.ndarray) -> float:
         """The value of one condition over some prompts, by place, repeated ones counted as often; NaN if undefined."""

@@ -8,7 +8,7 @@ from harness.plugin import Corpus, Intervention, Metric, Register, Selector, Tas
 
 from .interventions.clip_mean import ClipMean
 from .interventions.heads import BosAttention, MeanAttentionOutput
-from .metrics import ByPosition, Calibration, Effects, UnigramCorrelation
+from .metrics import ByPosition, Effects, UnigramCorrelation
 from .selectors.activation_shift import ActivationShift
 from .selectors.entropy import Entropy
 from .selectors.induction_heads import InductionHeads
@@ -57,7 +57,7 @@ def harness_tasks() -> list[type[Task]]:
 
 @hookimpl
 def harness_metrics() -> list[type[Metric]]:
-    return [Effects, Calibration, ByPosition, UnigramCorrelation, Induction, HeadResponse, Attributions]
+    return [Effects, ByPosition, UnigramCorrelation, Induction, HeadResponse, Attributions]
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""Metrics of the tasks over plain text: effects and mediated fractions, calibration, curves by position."""
+"""Metrics of the tasks over plain text: effects and mediated fractions, curves by position, token frequencies."""
 
 from __future__ import annotations
 
@@ -196,54 +196,6 @@ def _token_figures(outcomes: Outcomes) -> tuple[Figure, ...]:
     known = ~np.isnan(loss["baseline"])
     before, after = (loss[row][known].astype(float) for row in ("baseline", "treated"))
     return (figures.loss_change(before, after - before, rank["treated"][known].astype(float), "selected neurons"),)
-
-
-class Calibration(Metric):
-    """Is the confidence right? Expected calibration error, Brier score and AUROC of the predicted token's probability.
-
-    Calibration error: over 15 equal bins of confidence (Guo et al. 2017). AUROC: how often a right prediction is more
-    confident than a wrong one, confidence in 50 bins. Brier: mean squared difference of confidence and being right.
-    """
-
-    name = "calibration"
-    needs = frozenset({"tokens", "reliability", "confidences", "brier", "confidence", "right"})
-
-    def measure(self, outcomes: Outcomes) -> Measurement:
-        from harness.plugin import Functional
-        from harness.statistics.functionals import auroc, expected_calibration_error
-
-        def functional(name: str, title: str, outcome: str, function: Any, **rest: Any) -> Functional:
-            terms = outcomes[outcome]
-            before = float(function(outcomes.baseline[outcome].sum(axis=0, dtype=np.float64)))
-            return Functional(name, title, "share", terms, function, null=before, **rest)
-
-        def mean(name: str, title: str, **rest: Any) -> AnyMeasure:
-            return mean_of(outcomes, name, title=title, unit="share", null=_baseline(outcomes, name), **rest)
-
-        measures = (
-            functional(
-                "ece",
-                "expected calibration error",
-                "reliability",
-                expected_calibration_error,
-                primary=True,
-                higher_is_better=False,
-                description="mean |accuracy - confidence| over 15 bins of confidence",
-            ),
-            functional("auroc", "AUROC of confidence", "confidences", auroc, higher_is_better=True),
-            mean("brier", "Brier score of the predicted token", higher_is_better=False),
-            mean("confidence", "confidence"),
-            mean("right", "accuracy", higher_is_better=True),
-        )
-        return Measurement(measures, figures=(self._reliability(outcomes.of("baseline", "treated")["reliability"]),))
-
-    def _reliability(self, sums: np.ndarray) -> Figure:
-        from . import figures
-
-        counted = sums.sum(axis=1, dtype=np.float64)
-        n, confidence, right = np.split(counted, 3, axis=1)
-        filled = np.where(n > 0, n, np.nan)
-        return figures.reliability(np.linspace(0, 1, n.shape[1] + 1), confidence / filled, right / filled, n)
 
 
 class ByPosition(Metric):

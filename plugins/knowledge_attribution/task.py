@@ -40,10 +40,10 @@ class TargetProbability(Task):
     """
 
     name = "target_probability"
-    version = "3"
+    version = "4"
     shares_passes = True
     keeps_prompts = True
-    default_metrics: ClassVar[tuple[str, ...]] = ("target_probability", "temperature", "carry")
+    default_metrics: ClassVar[tuple[str, ...]] = ("target_probability", "temperature", "calibration", "carry")
 
     data: FactSource | None = Field(
         None, description="facts, as of the task knowledge_conflict; default: the bundled ones"
@@ -71,7 +71,8 @@ class TargetProbability(Task):
         return len(self._table().facts())
 
     def gives(self) -> frozenset[str]:
-        return frozenset({"log_p", "entropy", "kept", "tempered_log_p", "log_temperature", "no_temperature"})
+        tempered = ("tempered_log_p", "log_temperature", "no_temperature")
+        return frozenset({"log_p", "entropy", "kept", *tempered, "tokens", "confidence", "right"})
 
     def _table(self) -> FactTable:
         return FactTable(data=self.data, relations=self.relations, columns=self.columns)
@@ -91,10 +92,11 @@ class TargetProbability(Task):
         texts = [self._text(fact) for fact in facts]
         tokens = model.encode(texts)
         targets = engine.generate(tokens, [BASELINE], 1).tokens[0, :, 0].tolist()
+        begins = [_begins(model, *row) for row in zip(facts, texts, strict=True)]
         prompts = [
             _prompt(model, *row)
-            for row in zip(facts, texts, tokens, targets, strict=True)
-            if not self.known or _begins_object(model, row[0], row[1], row[3])
+            for row in zip(facts, texts, tokens, targets, begins, strict=True)
+            if not self.known or row[3] == row[4]
         ]
         if self.known:
             why = "the model does not begin to say the fact's object"
@@ -136,7 +138,9 @@ class TargetProbability(Task):
         progress: Progress | None = None,
     ) -> Outcomes:
         """Values: ``log_p`` of the target and ``entropy``, both of the next token, in nats; ``kept``: whether the
-        target is still the prediction; what :class:`harness.builtin.temperature.Temperature` puts beside them."""
+        target is still the prediction; what :class:`harness.builtin.temperature.Temperature` puts beside them;
+        ``confidence`` in the prediction, whether it begins the fact's object (``right``), and ``tokens``: whether there
+        is such an object."""
         targets = [prompt.fields["target"] for prompt in prompts]
         made = engine.generate(
             [prompt.tokens for prompt in prompts],
@@ -148,6 +152,11 @@ class TargetProbability(Task):
             watched=True,
         )
         before, equal = made.equal_entropy(conditions)
+        begins = np.array([-1 if x is None else x for x in (prompt.fields["begins"] for prompt in prompts)])
+        confidence, at_equal = (
+            np.where(begins >= 0, np.exp(np.minimum(x, 0.0)), 0.0).astype(np.float32)
+            for x in (made.top, equal.log_p(made.top[before]))
+        )
         told = sum(condition.shown for condition in conditions)
         texts = engine.model.token_texts
         return Outcomes(
@@ -160,20 +169,33 @@ class TargetProbability(Task):
                 "tempered_log_p": equal.log_p(made.choices[before, :, 0]),
                 "log_temperature": equal.log_temperature.astype(np.float32),
                 "no_temperature": equal.outside,
+                "tokens": np.broadcast_to(begins >= 0, confidence.shape),
+                "confidence": confidence,
+                "right": made.tokens[..., 0] == begins,
+                "tempered_confidence": at_equal,
                 **({} if made.watched is None else {"activations": made.watched.by_condition(conditions)}),
             },
-            details={"tempered": [{"outcome": "log_p", "title": "the target's log-probability", "unit": "nats"}]},
+            details={
+                "tempered": [{"outcome": "log_p", "title": "the target's log-probability", "unit": "nats"}],
+                "calibrated": {"word": "prediction", "note": f"{NOTE}{KNOWN if self.known else ''}"},
+            },
             answers=tuple(tuple(texts[token] for token in row) for row in made.tokens[:told, :, 0].tolist()),
         )
 
 
-def _begins_object(model: Model, fact: Fact, text: str, target: int) -> bool:
+NOTE = "confidence is the probability of the next token, which is right where it begins the fact's object"
+
+KNOWN = "; only facts of which the untouched model is right are asked (known=true), so that it errs by its doubt alone"
+
+
+def _begins(model: Model, fact: Fact, text: str) -> int | None:
+    """The token with which a fact's object begins after the prompt; None where the table has none."""
     from harness.model import first_token
 
-    return bool(fact.object) and first_token(model, text, fact.object) == target
+    return first_token(model, text, fact.object) if fact.object else None
 
 
-def _prompt(model: Model, fact: Fact, text: str, tokens: Sequence[int], target: int) -> Prompt:
+def _prompt(model: Model, fact: Fact, text: str, tokens: Sequence[int], target: int, begins: int | None) -> Prompt:
     return Prompt(
         id=f"{fact.relation.name}/{fact.query}",
         text=text,
@@ -183,6 +205,7 @@ def _prompt(model: Model, fact: Fact, text: str, tokens: Sequence[int], target: 
             "relation": fact.relation.name,
             "subject": fact.subject,
             "object": fact.object,
+            "begins": begins,
             "target": target,
             "target_text": model.token_texts[target],
         },

@@ -20,6 +20,7 @@ from harness.model.greedy import NEUTRAL, changes, in_words, not_applied
 from harness.plugin import HarnessError, counted
 
 from .task_manager import quiet
+from .tempering import sums_of
 
 if TYPE_CHECKING:
     from harness.plugin import Condition, Engine, Progress
@@ -31,8 +32,9 @@ GREEDY = {"do_sample", "temperature", "top_p", "top_k", "until"}
 class ConditionsLM(PrefixedLM):
     """Answers ``loglikelihood``, ``loglikelihood_rolling`` and ``generate_until``; C conditions.
 
-    ``loglikelihood`` returns for each request (log p [C], greedy [C]), the second whether the continuation is what the
-    model would say; ``loglikelihood_rolling`` log p [C]; ``generate_until`` C texts.
+    ``loglikelihood`` returns for each request (sums [5, C], greedy [C]), the first those of :mod:`.tempering`, of which
+    row 0 is log p, the second whether the continuation is what the model would say; ``loglikelihood_rolling`` sums
+    [5, C]; ``generate_until`` C texts.
     """
 
     def __init__(self, engine: Engine, conditions: Sequence[Condition], progress: Progress | None = None) -> None:
@@ -106,11 +108,12 @@ class ConditionsLM(PrefixedLM):
             tokens = (list(context) + list(continuation))[-(self.max_length + 1) :]
             whole.append(tokens)
             first.append(len(tokens) - len(continuation))
-        scores = self.engine.score(whole, self.conditions, self.progress, first)
+        scores = self.engine.score(whole, self.conditions, self.progress, first, tempered=True)
+        before = next(row for row, condition in enumerate(self.conditions) if condition.untouched)
         answers = []
         for row in range(len(whole)):
             columns = scores.columns([row])
-            answers.append((-scores.loss[:, columns].sum(axis=1), (scores.rank[:, columns] == 0).all(axis=1)))
+            answers.append((sums_of(scores, columns, before), (scores.rank[:, columns] == 0).all(axis=1)))
         return answers
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:

@@ -48,7 +48,7 @@ class LmEval(Task):
     name = "lm_eval"
     positional = "tasks"
     shares_passes = True
-    default_metrics: ClassVar[tuple[str, ...]] = ("lm_eval",)
+    default_metrics: ClassVar[tuple[str, ...]] = ("lm_eval", "temperature")
 
     tasks: Annotated[list[str], BeforeValidator(_names), Field(min_length=1)] = Field(
         description="names of tasks, groups and tags of lm-eval, or paths of their YAML files"
@@ -65,7 +65,7 @@ class LmEval(Task):
     unsafe_code: bool = Field(False, description="run tasks that execute what the model writes")
 
     def gives(self) -> frozenset[str]:
-        return frozenset({"scores of lm-eval"})
+        return frozenset({"scores of lm-eval", "log_temperature", "no_temperature"})
 
     def title(self) -> str:
         return ", ".join(self.tasks)
@@ -161,13 +161,16 @@ class LmEval(Task):
         conditions: Sequence[Condition],
         progress: Progress | None = None,
     ) -> Outcomes:
-        """Values: for each task, metric and filter ("arc_easy.acc_norm,none") what is summed, or codes of the items.
+        """Values: for each task, metric and filter ("arc_easy.acc_norm,none") what is summed, or codes of the items;
+        and what temperature alone would do to log-likelihoods (:mod:`.tempering`).
 
         ``details`` says of each how it is aggregated; see :mod:`.metric`.
         """
+        from . import tempering
         from .conditions_lm import ConditionsLM
 
         lm, n = ConditionsLM(engine, conditions), len(conditions)
+        tempered = tempering.outcomes_of(self.loaded(), (n, len(prompts)))
         told = sum(condition.shown for condition in conditions)
         found = _Found(n, len(prompts))
         answers: list[list[str]] = [[""] * len(prompts) for _ in range(told)]
@@ -177,19 +180,26 @@ class LmEval(Task):
                 continue
             instances = [x for x in self._requests(name, lm, None, last=max(place)) if x.doc_id in place]
             lm.progress = None if progress is None else _share(progress, len(place) / len(instances), len(place) * n)
-            said = _answer(lm, instances)
+            said, sums = _answer(lm, instances)
             found.add(name, task, place, instances, said)
+            tempering.fill(tempered, task, place, instances, sums)
             for c in range(told):
                 for doc_id, text in _told(task, instances, said, c).items():
                     answers[c][place[doc_id]] = text
         return Outcomes(
             conditions=tuple(conditions),
             prompts=tuple(prompts),
-            values=found.values,
+            values=found.values | tempered,
             categories={key: tuple(names) for key, names in found.items.items()},
             found=tuple(found.items),
             answers=tuple(map(tuple, answers)),
-            details=found.details | {"groups": _groups(self.loaded()), "task": self.model_dump(mode="json")},
+            details=found.details
+            | {
+                "groups": _groups(self.loaded()),
+                "task": self.model_dump(mode="json"),
+                "tempered": tempering.quantities(self.loaded(), self.tasks),
+                "unchanged": [tempering.UNCHANGED],
+            },
         )
 
 
@@ -205,20 +215,24 @@ def _prompt(lm: ConditionsLM, name: str, instance: Any) -> Prompt:
     return Prompt(identity, shown, tuple(tokens), identity, {"task": name, "doc_id": instance.doc_id})
 
 
-def _answer(lm: ConditionsLM, instances: Sequence[Any]) -> list[Sequence[Any]]:
-    """The answer to each request under every condition, in the form in which lm-eval scores it."""
+def _answer(lm: ConditionsLM, instances: Sequence[Any]) -> tuple[list[Sequence[Any]], list[np.ndarray | None]]:
+    """The answer to each request under every condition, in the form in which lm-eval scores it; and, of
+    log-likelihoods, the sums of :mod:`.tempering`."""
     answers: dict[int, Sequence[Any]] = {}
+    sums: dict[int, np.ndarray] = {}
     kinds: dict[str, list[Any]] = {}
     for instance in instances:
         kinds.setdefault(instance.request_type, []).append(instance)
     for kind, members in kinds.items():
         for instance, found in zip(members, getattr(lm, kind)(members), strict=True):
             if kind == "loglikelihood":
-                found = [(float(p), bool(greedy)) for p, greedy in zip(*found, strict=True)]
+                sums[id(instance)], greedy = found
+                found = [(float(p), bool(x)) for p, x in zip(sums[id(instance)][0], greedy, strict=True)]
             elif kind == "loglikelihood_rolling":
-                found = [float(p) for p in np.broadcast_to(found, len(lm.conditions))]
+                sums[id(instance)] = found
+                found = found[0].tolist()
             answers[id(instance)] = found
-    return [answers[id(instance)] for instance in instances]
+    return [answers[id(x)] for x in instances], [sums.get(id(x)) for x in instances]
 
 
 def _told(task: Any, instances: Sequence[Any], answers: Sequence[Sequence[Any]], c: int) -> dict[int, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
@@ -43,7 +43,7 @@ class LabelledResponse(Task):
 
     name = "labelled_response"
     shares_passes = True
-    default_metrics: ClassVar[tuple[str, ...]] = ("labelled_response",)
+    default_metrics: ClassVar[tuple[str, ...]] = ("labelled_response", "temperature")
 
     data: LabelledPath = Field(description=COLUMNS)
     split: Literal["test", "train", "all"] = Field("test", description="which of the texts")
@@ -66,7 +66,8 @@ class LabelledResponse(Task):
 
     def gives(self) -> frozenset[str]:
         said = "said_true" if self.refusal is None else "refused"
-        return frozenset({"log_odds", said, "field label", "field group"})
+        tempered = ("tempered_log_odds", "log_temperature", "no_temperature")
+        return frozenset({"log_odds", said, *tempered, "field label", "field group"})
 
     def data_digest(self) -> str:
         return self.inputs()["data"]
@@ -114,7 +115,7 @@ class LabelledResponse(Task):
         progress: Progress | None = None,
     ) -> Outcomes:
         """Values: ``log_odds`` of the answer true against false, or of a refusal's first token against all others
-        (nats), and ``said_true``, or ``refused``."""
+        (nats), ``said_true``, or ``refused``, and what :class:`harness.builtin.temperature.Temperature` puts beside."""
         from harness.model import decode
 
         model = engine.model
@@ -126,22 +127,51 @@ class LabelledResponse(Task):
             frozenset(model.end_tokens),
             choices=begins.tolist(),
             progress=progress,
+            tempered=True,
         )
+        before, equal = made.equal_entropy(conditions)
+        tempered = np.moveaxis(equal.log_p(made.choices[before].T), 0, -1)
         told = sum(condition.shown for condition in conditions)
         answers = [decode(model, row) for row in made.tokens]
         if self.refusal is None:
-            log_odds = made.choices[..., 0] - made.choices[..., 1]
+            log_odds, at_equal = (x[..., 0] - x[..., 1] for x in (made.choices, tempered))
             values = {"said_true": log_odds > 0}
         else:
-            log_odds = _log_odds(np.exp(made.choices), begins)
+            log_odds, at_equal = (_log_odds(np.exp(x), begins) for x in (made.choices, tempered))
             words = tuple(word.strip().lower() for word in self.refusal)
             values = {"refused": np.array([[x.strip().lower().startswith(words) for x in row] for row in answers])}
         return Outcomes(
             conditions=tuple(conditions),
             prompts=tuple(prompts),
-            values={"log_odds": log_odds, **values},
+            values={
+                "log_odds": log_odds,
+                **values,
+                "tempered_log_odds": at_equal,
+                "log_temperature": equal.log_temperature,
+                "no_temperature": equal.outside,
+            },
+            details=self._tempered(),
             answers=tuple(map(tuple, answers[:told])),
         )
+
+    def _tempered(self) -> dict[str, Any]:
+        """What the metric ``temperature`` is told: the log-odds of the texts of either label."""
+        what = "called true" if self.refusal is None else "refused"
+        quantities = [
+            {
+                "outcome": "log_odds",
+                "title": f"the log-odds of being {what}, labelled {str(value).lower()}",
+                "among": {"label": [value]},
+                "called": str(value).lower(),
+            }
+            for value in (True, False)
+        ]
+        said = (
+            "which of the two answers is more likely is the same at every temperature: any change of it is beyond it"
+            if self.refusal is None
+            else "greedy answers are the same at every temperature: any change of what is refused is beyond it"
+        )
+        return {"tempered": quantities, "unchanged": [said]}
 
 
 def _first(model: Model, text: str, word: str) -> int:

@@ -91,6 +91,7 @@ def test_hooks_equal_one_prompt_at_a_time_without_a_cache(family: str) -> None:
             assert (made.tokens[c, i, len(tokens) - len(prompt) :] == -1).all()
             log_probs = torch.log_softmax(logits, -1)
             assert made.choices[c, i, 0] == pytest.approx(float(log_probs[-1, 7]), abs=1e-4)
+            assert made.top[c, i] == pytest.approx(float(log_probs[-1].max()), abs=1e-4)
             assert made.entropy[c, i] == pytest.approx(float(-(log_probs[-1].exp() * log_probs[-1]).sum()), abs=2e-5)
             for t in range(1, len(prompt)):
                 found = -float(log_probs[t - 1, prompt[t]])

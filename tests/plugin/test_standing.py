@@ -49,6 +49,12 @@ def test_ties_count_half_and_nothing_is_said_without_a_value() -> None:
     assert [x.ordinary for x in found] == [(), ("x",), ()]
 
 
+def test_p_values_have_no_percentile() -> None:
+    scores = {name: np.arange(31.0) for name in ("p", "p_adjusted", "power")}
+    [found] = standing.standings(Selection((Neuron(0, 0),), "r", EVERY[:31], scores))
+    assert found.percentiles == {"power": 0.0}
+
+
 def test_few_others_make_nothing_ordinary() -> None:
     few = Selection((Neuron(0, 0),), "r", EVERY[:20], {"x": np.arange(20.0)}, special={"x": "high"})
     assert standing.standings(few)[0] == standing.Standing({"x": 0.0}, ())

@@ -108,6 +108,9 @@ def correlation_agrees(folder: Path, hf: Any, tokenizer: Any, p_freq: np.ndarray
     _agree(found, "r_entropy_kl", float(np.corrcoef(kl[1], spread[1])[0, 1]))
     _agree(found, "r_changes", float(np.corrcoef(kl[1] - kl[0], spread[1] - spread[0])[0, 1]), 1e-3)
     _agree(found, "kl_unigram_change", float((kl[1] - kl[0]).mean()))
+    at_equal = own.kl_unigram(tempered(own.before, own.after), p_freq)
+    _agree(found, "kl_unigram_tempered", float((at_equal - kl[0]).mean()))
+    _agree(found, "kl_unigram_beyond", float((kl[1] - at_equal).mean()))
 
 
 def induction_agrees(folder: Path, hf: Any, n_counted: int | None = None) -> None:

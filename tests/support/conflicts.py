@@ -77,4 +77,5 @@ class Scripted(HookEngine):
         tokens = np.full((1, len(rows), max(map(len, rows))), -1, np.int64)
         for i, row in enumerate(rows):
             tokens[0, i, : len(row)] = row
-        return Generations(tokens, np.zeros(tokens.shape[:2]), np.zeros((*tokens.shape[:2], 0)))
+        none = np.zeros(tokens.shape[:2])
+        return Generations(tokens, none, none[..., None][..., :0], none)

@@ -76,6 +76,7 @@ def same_generations(a: Generations, b: Generations) -> None:
     np.testing.assert_array_equal(a.tokens, b.tokens)
     np.testing.assert_allclose(a.entropy, b.entropy, atol=2e-5)
     np.testing.assert_allclose(a.choices, b.choices, atol=1e-4, rtol=1e-5)
+    np.testing.assert_allclose(a.top, b.top, atol=1e-4, rtol=1e-5)
 
 
 def same_scores(a: Scores, b: Scores) -> None:

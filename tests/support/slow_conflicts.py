@@ -282,6 +282,12 @@ def check_observed(observed: Outcomes, prompts: Sequence[Prompt], slow: Slow) ->
             p = log_p.exp()
             assert observed["entropy"][c, i] == pytest.approx(-float((p * log_p).sum()), abs=2e-5)
             first = prompt.fields["first_tokens"]
+            counts = prompt.fields["right"] and (first[0] != first[1] or counter == parametric)
+            assert bool(observed["tokens"][c, i]) == counts
+            assert observed["confidence"][c, i] == pytest.approx(float(p.max()) * counts, abs=2e-5)
+            assert observed["right"][c, i] == (counts and int(log_p.argmax()) == first[1])
+            [at_equal] = tempered(*(x[None].double().numpy() for x in (slow[0][i][0], log_p)))
+            assert observed["tempered_confidence"][c, i] == pytest.approx(np.exp(at_equal.max()) * counts, abs=1e-4)
             for name, token in zip(("log_p_ck", "log_p_pk"), first, strict=True):
                 assert observed[name][c, i] == pytest.approx(max(float(log_p[token]), LOG_FLOOR), abs=2e-4)
             rest = 1 - sum(float(p[token]) for token in set(first))

@@ -10,7 +10,7 @@ from .effects import dfa_bars, head_ablation, total_direct
 from .neurons import activation_changes, entropy_argmax, frequency_kl, mediated_rho, norm_logit_var
 from .positions import activation_curves, entropy_by_position, induction_curves, natural_curves
 from .spectrum import entropy_figures, singular_values
-from .tokens import entropy_kl, kl_entropy_changes, loss_change, reliability
+from .tokens import entropy_kl, kl_entropy_changes, loss_change
 
 __all__ = [
     "activation_changes",
@@ -28,7 +28,6 @@ __all__ = [
     "mediated_rho",
     "natural_curves",
     "norm_logit_var",
-    "reliability",
     "singular_values",
     "total_direct",
 ]

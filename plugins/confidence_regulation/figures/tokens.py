@@ -1,9 +1,9 @@
-"""Figures with one point a token: entropy, divergence from the unigram distribution, loss, calibration."""
+"""Figures with one point a token: entropy, divergence from the unigram distribution, loss."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -90,58 +90,6 @@ def kl_entropy_changes(kl_change: np.ndarray, entropy_change: np.ndarray, name: 
         ("change of KL(P$_{freq}$ ‖ P$_{model}$) (nats)", "change of entropy (nats)"),
         None,
     )
-
-
-def reliability(
-    edges: np.ndarray, confidence: np.ndarray, accuracy: np.ndarray, counts: np.ndarray, name: str = "reliability"
-) -> Figure:
-    """Calibration before and after: accuracy by confidence, and how many tokens have which confidence.
-
-    ECE = sum over bins of (tokens in it / all tokens) |accuracy - mean confidence|.
-
-    Args:
-        edges: [b + 1] of the bins of confidence, the largest predicted probability. confidence, accuracy, counts:
-            [2, b], before and after, their means and the number of tokens in each bin (NaN and 0 in empty ones).
-    """
-    confidence, accuracy, counts = (np.asarray(x, dtype=float) for x in (confidence, accuracy, counts))
-    b = len(edges) - 1
-    if not confidence.shape == accuracy.shape == counts.shape == (2, b):
-        shapes = [x.shape for x in (confidence, accuracy, counts)]
-        raise ValueError(f"figure {name}: arrays of {shapes}, expected {(2, b)} for {b} bins")
-    filled = counts > 0
-    gaps = np.where(filled, counts * np.abs(accuracy - confidence), 0)
-    ece = gaps.sum(axis=1) / np.maximum(counts.sum(axis=1), 1)
-    caption = (
-        f"Accuracy by confidence before and after the ablation ({_tokens(int(counts[0].sum()))}, {b} bins); expected "
-        f"calibration error {ece[0]:.4f} before, {ece[1]:.4f} after."
-    )
-    rows = (("before", drawing.BASELINE, "-", "o"), ("after", drawing.SELECTED, (0, (5, 1.5)), "D"))
-
-    def paint(canvas: Canvas) -> None:
-        top, lower = canvas.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-        top.plot([0, 1], [0, 1], color=drawing.GUIDE, linewidth=0.8, zorder=1)
-        for row, (text, colour, dashes, marker) in enumerate(rows):
-            kept = filled[row]
-            style: dict[str, Any] = {"color": colour, "linestyle": dashes}
-            text = f"{text} (ECE {ece[row]:.3f})"
-            top.plot(confidence[row][kept], accuracy[row][kept], marker=marker, label=text, **style)
-            lower.stairs(counts[row], edges, linewidth=1.2, **style)
-        top.set(ylabel="accuracy", ylim=(-0.03, 1.03), yticks=np.arange(0, 1.01, 0.25))
-        lower.set(xlabel="confidence (largest probability)", ylabel="tokens", xlim=(edges[0], edges[-1]))
-        if counts.max() > 0:
-            lower.set_yscale("log")
-            lower.set_ylim(max(0.8, 0.6 * counts[filled].min()), 2.5 * counts.max())
-        drawing.legend(top)
-
-    data: dict[str, Any] = {
-        "condition": np.repeat(["before", "after"], b),
-        "bin_low": np.tile(edges[:-1], 2),
-        "bin_high": np.tile(edges[1:], 2),
-        "confidence": np.where(filled, confidence, np.nan).ravel(),
-        "accuracy": np.where(filled, accuracy, np.nan).ravel(),
-        "tokens": counts.ravel().astype(int),
-    }
-    return Figure(name, caption, data, paint, (COLUMN, 3.2))
 
 
 def _tokens_scatter(

@@ -231,12 +231,17 @@ def _sums(total: Effects, tempered: Tempered, frozen: Sequence[Kind], n: int) ->
     return found | _tempered(total, tempered, total.entropy + entropy, n)
 
 
+def blocks(entropy: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows of [C, T], as many at once as fit in ``TEMPERED_CELLS``."""
+    step = max(1, TEMPERED_CELLS // entropy.shape[1])
+    return (entropy[start : start + step] for start in range(0, len(entropy), step))
+
+
 def _tempered(total: Effects, tempered: Tempered, entropy: np.ndarray, n: int) -> dict[str, np.ndarray]:
     """The untouched model at the temperatures at which it has these entropies [C, T]; its ranks are the same at all."""
     assert total.rank is not None and total.top is not None
     rank, top, parts = total.rank["total"][-1:], total.top["total"][-1], []
-    step = max(1, TEMPERED_CELLS // entropy.shape[1])
-    for rows in (entropy[start : start + step] for start in range(0, len(entropy), step)):
+    for rows in blocks(entropy):
         sums, tops = tempered_sums(tempered, total.prompt, n, (rows, total.entropy), total.loss, top)
         calibrated = _calibration(tops, np.broadcast_to(rank, tops.shape), total.prompt, n)
         parts.append(sums | {f"tempered_{name}": calibrated[name] for name in ("reliability", "brier")})
@@ -290,7 +295,7 @@ class UnigramEntropy(EffectsTask):
     """How the divergence of the token frequencies from the prediction, KL(P_freq || P_model), goes with its entropy."""
 
     name = "unigram_entropy"
-    default_metrics = ("unigram_correlation",)
+    default_metrics = ("unigram_correlation", "temperature")
 
     def gives(self) -> frozenset[str]:
         return frozenset(
@@ -300,6 +305,10 @@ class UnigramEntropy(EffectsTask):
                 "entropy_change",
                 "levels",
                 "changes",
+                "kl_unigram",
+                "tempered_kl_unigram",
+                "log_temperature",
+                "no_temperature",
                 "series entropy",
                 "series kl_unigram",
             }
@@ -309,7 +318,7 @@ class UnigramEntropy(EffectsTask):
         from harness.statistics.functionals import moments
 
         edited = [condition for condition in conditions if condition.role != "baseline"]
-        found = self.measured(engine.model, prompts, edited, ("total",), batch_size=engine.batch_size)
+        found = self.measured(engine.model, prompts, edited, ("total",), batch_size=engine.batch_size, tempered=True)
         assert found.kl_unigram is not None and found.kl_unigram_change is not None
         none = np.zeros((1, len(found.prompt)), np.float32)
         entropy_change = np.concatenate([none, found.entropy_change["total"]])
@@ -321,8 +330,10 @@ class UnigramEntropy(EffectsTask):
 
         values = {
             "tokens": sums(np.ones_like(entropy)),
+            "kl_unigram": sums(kl),
             "kl_unigram_change": sums(kl_change),
             "entropy_change": sums(entropy_change),
+            **self._tempered(engine.model, found, entropy, len(prompts)),
             "levels": np.stack([sums(x) for x in moments(kl, entropy)], -1),
             "changes": np.stack([sums(x) for x in moments(kl_change, entropy_change)], -1),
         }
@@ -331,4 +342,27 @@ class UnigramEntropy(EffectsTask):
             name: by_token({"baseline": array[0], "treated": array[1]}, found.prompt, found.position, lengths)
             for name, array in (("entropy", entropy), ("kl_unigram", kl))
         }
-        return Outcomes(tuple(conditions), tuple(prompts), values, series=series)
+        return Outcomes(tuple(conditions), tuple(prompts), values, series=series, details={"tempered": TEMPERED_KL})
+
+    def _tempered(self, model: Model, found: Effects, entropy: np.ndarray, n: int) -> dict[str, np.ndarray]:
+        """The divergence from the untouched model at the temperatures at which it has these entropies [C, T].
+
+        Of softmax(beta l) it is -H(f) - sum_v f_v log p_v(beta), and that is linear in log p_v: the token frequencies f
+        are at any temperature what one token of their mean log-probability, -H(f) - KL, would be.
+        """
+        assert found.tempered is not None and found.kl_unigram is not None
+        p = self.unigrams(model).probabilities
+        own = float(-(p @ np.log(p)))
+        parts = []
+        for rows in blocks(entropy):
+            equal = found.tempered.at_entropy(rows, found.entropy)
+            values = {
+                "tempered_kl_unigram": -own - equal.log_p(-own - found.kl_unigram.astype(np.float64)),
+                "log_temperature": equal.log_temperature,
+                "no_temperature": equal.outside,
+            }
+            parts.append({name: per_prompt(array, found.prompt, n) for name, array in values.items()})
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+TEMPERED_KL = [{"outcome": "kl_unigram", "title": "KL(P_freq || P_model)", "unit": "nats", "over": "tokens"}]

@@ -61,6 +61,13 @@ __all__ = [
 LOG_FLOOR = -16.6
 """log 2^-24: probabilities below the resolution of float32 are not told apart."""
 
+NOTE = (
+    "confidence is the probability of the answer's first token, which is right where it begins the true object; an "
+    "answer from a context that contradicts it is wrong. Facts of which the model's memory is wrong do not count, nor "
+    "do objects that begin with one token"
+)
+"""What calibration is about here."""
+
 PROMPTS = {
     "conflicting": "conflict prompts, {n} counter objects for each of {facts} facts",
     "agreeing": "prompts whose context states what the model says anyway, one for each of {facts} facts",
@@ -102,6 +109,7 @@ class KnowledgeConflict(Task):
         "entropy_change",
         "log_odds",
         "temperature",
+        "calibration",
         "carry",
         "relation_groups",
         "matching",
@@ -323,7 +331,10 @@ class KnowledgeConflict(Task):
     def gives(self) -> frozenset[str]:
         fields = ("field first_tokens", "field group", "field relation")
         tempered = ("log_odds", "tempered_log_odds", "log_temperature", "no_temperature")
-        return frozenset({*MATCHINGS.values(), "entropy", "log_p_ck", "log_p_pk", "log_p_nd", *tempered, *fields})
+        judged = ("tokens", "confidence", "right")
+        return frozenset(
+            {*MATCHINGS.values(), "entropy", "log_p_ck", "log_p_pk", "log_p_nd", *tempered, *judged, *fields}
+        )
 
     # -- the observation ----------------------------------------------------------------------------------------------
 
@@ -339,7 +350,8 @@ class KnowledgeConflict(Task):
         Values: ``source``, ``source_normalised`` and ``source_alias`` (codes of SOURCES), ``entropy`` (nats),
         ``log_p_ck``, ``log_p_pk`` (the counter and the parametric object's first token) and ``log_p_nd`` (everything
         else together), all of the first answer token; ``log_odds`` of CK and PK (NaN where they begin with one token),
-        and what :class:`harness.builtin.temperature.Temperature` puts beside it; ``activations`` of each
+        and what :class:`harness.builtin.temperature.Temperature` puts beside it; ``confidence`` in the first token
+        that is said, whether that is ``right``, and ``tokens``: whether this counts (NOTE); ``activations`` of each
         condition's neurons in the untouched model, there [n_conditions, n_prompts, k].
         """
         document = self._table().document()
@@ -364,6 +376,12 @@ class KnowledgeConflict(Task):
             np.where(same, np.nan, np.subtract(*np.moveaxis(np.maximum(x, LOG_FLOOR), -1, 0)))
             for x in (made.choices, np.moveaxis(equal.log_p(made.choices[before].T), 0, -1))
         )
+        judged = np.array([_judged(prompt) for prompt in prompts])
+        confidence, at_equal = (
+            np.where(judged, np.exp(np.minimum(x, 0.0)), 0.0).astype(np.float32)
+            for x in (made.top, equal.log_p(made.top[before]))
+        )
+        memory = np.array([prompt.fields["first_tokens"][1] for prompt in prompts])
         return Outcomes(
             conditions=tuple(conditions),
             prompts=tuple(prompts),
@@ -377,12 +395,27 @@ class KnowledgeConflict(Task):
                 "tempered_log_odds": tempered.astype(np.float32),
                 "log_temperature": equal.log_temperature.astype(np.float32),
                 "no_temperature": equal.outside,
+                "tokens": np.broadcast_to(judged, confidence.shape),
+                "confidence": confidence,
+                "right": (made.tokens[..., 0] == memory) & judged,
+                "tempered_confidence": at_equal,
                 **({} if made.watched is None else {"activations": made.watched.by_condition(conditions)}),
             },
-            details={"tempered": [{"outcome": "log_odds", "title": "log(P_CK/P_PK)", "unit": "nats"}]},
+            details={
+                "tempered": [{"outcome": "log_odds", "title": "log(P_CK/P_PK)", "unit": "nats"}],
+                "calibrated": {"word": "answer", "note": NOTE},
+            },
             answers=answers,
             categories=dict.fromkeys(source, SOURCES),
         )
+
+
+def _judged(prompt: Prompt) -> bool:
+    """Whether the answer's first token tells a right answer: memory is right, and the context's object begins otherwise
+    (or is the same)."""
+    fields = prompt.fields
+    apart = len(set(fields["first_tokens"])) == 2 or fields["counter_object"] == fields["parametric_object"]
+    return bool(fields["right"]) and apart
 
 
 def _nested(prompt: Prompt) -> bool:

@@ -12,6 +12,7 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 
 from harness.builtin.activation_figures import activation_values
+from harness.builtin.calibration import diagram
 from harness.conditions.conditions import Neuron, Selection
 from harness.plugin.records import Figure
 from harness.report.figure_files import draw, render, style
@@ -58,7 +59,7 @@ MAKERS: dict[str, Callable[[], Figure]] = {
     "entropy_kl": lambda: figures.entropy_kl(np.abs(some(T)), np.abs(some(T)), -0.5),
     "loss_change": lambda: figures.loss_change(np.abs(some(T)), some(T), rng.random(T), "3.0"),
     "kl_entropy_changes": lambda: figures.kl_entropy_changes(some(T), some(T)),
-    "reliability": lambda: figures.reliability(*bins()),
+    "reliability": lambda: diagram(*bins()),
     "induction_curves": lambda: figures.induction_curves(POSITION, {"entropy": ROWS, "loss": ROWS}, 30, 9),
     "no repeat": lambda: figures.induction_curves(POSITION, {"entropy": ROWS}, None, 9),
     "activation_curves": lambda: figures.activation_curves(POSITION, NAMES[:K], some(K, 60), some(K, 60) ** 2, 30, 9),

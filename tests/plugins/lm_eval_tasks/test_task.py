@@ -7,21 +7,29 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from commands import files
 from engines import some_conditions
 from families import tiny
+from roles import in_order
+from slow_temperature import log_softmax, tempered
 from stock_lm_eval import TASKS, lm_eval_task, same, stock, values
 
+from harness.builtin.temperature import Temperature
 from harness.conditions.conditions import BASELINE
-from harness.engine.hooks import HookEngine
+from harness.engine.closed_form import ClosedFormEngine
+from harness.engine.hooks import HookEngine, under
 from harness.errors import HarnessError
 from harness.model.loading import load_hf
 from harness.model.model import Model
 from harness.plugin import Task
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import parse_spec
+from harness.plugin.records import Outcomes
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
@@ -101,7 +109,9 @@ def test_a_run_has_its_tables_its_groups_and_one_primary_measure_a_task(harness:
     assert record["task"]["n_prompts"] == 18  # six documents of each of three tasks
     assert record["task"]["tokens"]["first"][0] == "The" and record["task"]["tokens"]["prefix"] == []
     primary = [x["name"] for x in record["measures"] if x["primary"]]
-    assert primary == ["facts_by_task.acc change", "facts_written.exact_match change"]
+    assert primary == [
+        "facts_by_task.acc change", "facts_written.exact_match change", "margin_facts_by_task_beyond"
+    ]  # fmt: skip
     assert {x["name"] for x in record["tables"]} == {"facts_written.exact_match"}
     by_name = {x["name"]: x for x in record["measures"]}
     assert (
@@ -206,3 +216,55 @@ def test_values_without_a_name_belong_to_the_positional_parameter() -> None:
     assert catalogue().build(Task, parse_spec("lm_eval:a", "--task"), "--task").tasks == ["a"]  # type: ignore[attr-defined]
     with pytest.raises(HarnessError, match='"tasks" is given twice'):
         catalogue().build(Task, parse_spec("lm_eval:a,tasks=[b]", "--task"), "--task")
+
+
+def slow_margins(model: Model, outcomes: Outcomes, task: Any, i: int, c: int) -> tuple[np.ndarray, int]:
+    """Log-likelihoods of the choices of document i under condition c, plain and of the untouched model at equal
+    entropies: [2, choices], from hooked passes over one text at a time; and the right choice."""
+    doc = task.eval_docs[outcomes.prompts[i].fields["doc_id"]]
+    before = model.encode([doc["query"]])[0]
+    found = []
+    for choice in doc["choices"]:
+        tokens = model.encode([f"{doc['query']} {choice}"])[0]
+        places, target = range(len(before) - 1, len(tokens) - 1), tokens[len(before) :]
+        rows = []
+        for condition in (outcomes.conditions[0], outcomes.conditions[c]):
+            with torch.no_grad(), under(model, condition):
+                rows.append(model.forward(model.pad([tokens])).logits[0, places].double().numpy())
+        untouched, own = map(log_softmax, rows)
+        at = np.arange(len(target)), np.array(target)
+        found.append([own[at].sum(), tempered(untouched, own)[at].sum()])
+    return np.array(found).T, doc["label"]
+
+
+def test_margins_beyond_temperature_are_those_of_the_definition(demo: Model) -> None:
+    """On choices of several tokens and of one; what is generated has none."""
+    task = lm_eval_task("facts_choice", "facts_written")
+    conditions = in_order([BASELINE, *some_conditions(demo, 3, n=2, size=6.0)[1:]])
+    engine = ClosedFormEngine(demo, 16)
+    outcomes = task.observe(engine, task.prepare(engine, 8, 0).prompts, conditions)
+    [own] = [x for name, x in task.loaded().tasks.items() if name == "facts_choice"]
+    several = 0
+    for i in range(0, 8, 3):
+        for c in range(len(conditions)):
+            log_p, right = slow_margins(demo, outcomes, own, i, c)
+            others = np.delete(log_p, right, axis=1).max(axis=1)
+            found = [outcomes[name][c, i] for name in ("margin", "tempered_margin")]
+            np.testing.assert_allclose(found, log_p[:, right] - others, atol=5e-3)
+            picked = [outcomes[name][c, i] for name in ("right", "tempered_right")]
+            several += not np.isnan(picked[0])
+            if not np.isnan(picked[0]):
+                assert picked == (log_p.argmax(axis=1) == right).tolist()
+    measured = Temperature().measure(outcomes)
+    values = {x.name: x.values for x in measured.measures}
+    assert several and {x.name for x in measured.measures if x.primary} == {"margin_facts_choice_beyond"}
+    assert values["margin_facts_choice_beyond"][0] == 0 and abs(values["margin_facts_choice_beyond"][1:]).max() > 0.01
+    assert any("one token each after the same text" in remark for remark in measured.remarks)
+    assert np.isnan(outcomes["log_temperature"][:, 8:]).all()
+
+
+def test_of_generated_answers_temperature_says_one_sentence(demo: Model) -> None:
+    task, engine = lm_eval_task("facts_written"), ClosedFormEngine(demo, 16)
+    outcomes = task.observe(engine, task.prepare(engine, 2, 0).prompts, in_order([BASELINE, BASELINE]))
+    found = Temperature().measure(outcomes)
+    assert found.measures == () and len(found.remarks) == 1 and "greedy answers" in found.remarks[0]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from checkout import reference
 from harness_plugins.post_training.analysis import directions
 from harness_plugins.post_training.analysis.labelled_texts import LabelledText, load_labelled
@@ -17,9 +18,12 @@ from harness_plugins.post_training.interventions import AblateDirection, AddDire
 from harness_plugins.post_training.selectors import DifferenceOfMeans
 from harness_plugins.post_training.task import LabelledResponse, LabelledResponseMetric
 from planted_direction import planted, planted_model, planted_texts
+from slow_temperature import log_softmax, tempered
 
+from harness.builtin.temperature import Temperature
 from harness.conditions.conditions import BASELINE, Condition, Direction, Selection
 from harness.engine.closed_form import ClosedFormEngine
+from harness.engine.hooks import under
 from harness.errors import HarnessError
 from harness.model.model import Model
 from harness.plugin import ModelLoader, Task
@@ -237,6 +241,35 @@ def test_ablating_the_planted_direction_removes_the_behaviour_and_other_directio
     assert ((outcomes["said_true"][0]) == label).all() and signed[0].min() > 3
     assert np.abs(signed[1]).max() < 0.3 * signed[0].min()
     assert np.median(signed[2:].mean(1)) > 0.8 * signed[0].mean()
+
+
+@pytest.mark.parametrize("asked", [{"answers": ["Y", "N"]}, {"refusal": ["Y", "yes"], "max_new_tokens": 2}])
+def test_temperature_is_that_of_bisection_and_leaves_what_the_direction_does(
+    model: Model, texts: Path, asked: dict[str, Any]
+) -> None:
+    outcomes = responses(model, texts, AddDirection.model_validate({"factor": 0.3}), **asked)
+    prompt, treated = outcomes.prompts[0], outcomes.conditions[1]
+    rows = []
+    for condition in (BASELINE, treated):
+        with torch.no_grad(), under(model, condition):
+            rows.append(model.forward(model.pad([prompt.tokens]), logits_to_keep=1).logits[0, -1:].double().numpy())
+    before, after = map(log_softmax, rows)
+    odds = []
+    for log_p in (before[0], tempered(before, after)[0], after[0]):
+        if "answers" in asked:
+            odds.append(np.subtract(*log_p[prompt.fields["begins"]]))
+        else:
+            p = np.exp(log_p[list(set(prompt.fields["begins"]))]).sum()
+            odds.append(np.log(p / (1 - p)))
+    np.testing.assert_allclose(
+        [outcomes["log_odds"][0, 0], outcomes["tempered_log_odds"][1, 0], outcomes["log_odds"][1, 0]], odds, atol=2e-3
+    )
+    found = {x.name: x.values for x in Temperature().measure(outcomes).measures}
+    raw = {x.name: x.values for x in LabelledResponseMetric().measure(outcomes).measures}
+    for label in ("true", "false"):
+        name = f"log_odds_{label}"
+        np.testing.assert_allclose(found[f"{name}_tempered"] + found[f"{name}_beyond"], raw[name], atol=1e-6)
+    assert abs(found["log_odds_false_beyond"][1]) > 1  # a direction that writes an answer is no temperature
 
 
 def test_adding_the_planted_direction_brings_the_behaviour_and_other_directions_do_not(

@@ -1,0 +1,188 @@
+"""Is the confidence right? Before and after, for tasks whose predictions are right or wrong."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.files.wording import counted, plural
+from harness.plugin.components import Metric
+from harness.plugin.records import Figure, Measurement
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
+
+    from harness.plugin.records import Outcomes
+    from harness.statistics import AnyMeasure, Functional
+
+BINS = 15
+"""Equal bins of confidence, as in Guo et al. (2017)."""
+
+
+class Calibration(Metric):
+    """Is the confidence right? Expected calibration error, Brier score and AUROC of the predicted token's probability.
+
+    Calibration error: over 15 equal bins of confidence (Guo et al. 2017). AUROC: how often a right prediction is more
+    confident than a wrong one, confidence in 50 bins. Brier: mean squared difference of confidence and being right.
+
+    A task says of each prompt how many of its predictions count (``tokens``), and sums over these: ``confidence`` and
+    ``right``. Where there are several, also ``brier``, ``reliability`` and ``confidences``, as the functions of
+    :mod:`harness.statistics.functionals` give them; where there is one at most, its details say what is predicted:
+    ``{"calibrated": {"word": "answer", "note": "what confidence and right are, in a sentence"}}``. Of these there is no
+    AUROC, and the calibration error is beside the family of tests.
+    """
+
+    name = "calibration"
+    needs = frozenset({"tokens", "confidence", "right"})
+
+    def measure(self, outcomes: Outcomes) -> Measurement:
+        about = outcomes.details.get("calibrated", {})
+        measures = (
+            *(_of_sums(outcomes) if "reliability" in outcomes.values else [_of_one(outcomes)]),
+            _mean(outcomes, "brier", squared_errors(outcomes), "Brier score of the predicted token", False),
+            _mean(outcomes, "confidence", outcomes["confidence"], "confidence"),
+            _mean(outcomes, "right", outcomes["right"], "accuracy", True),
+        )
+        figure = _drawn(_reliability(outcomes), about.get("word", "token"))
+        remarks = [f"calibration: {about['note']}"] if "note" in about else []
+        return Measurement(measures, figures=(figure,), remarks=tuple(remarks))
+
+
+def squared_errors(outcomes: Outcomes, tempered: bool = False) -> np.ndarray:
+    """Sums over predictions of the squared difference of confidence and being right [C, N].
+
+    Args:
+        tempered: of the untouched model, which is right where it is, at the conditions' temperatures.
+    """
+    prefix = "tempered_" if tempered else ""
+    if f"{prefix}brier" in outcomes.values:
+        return outcomes[f"{prefix}brier"]
+    right = outcomes.baseline["right"] if tempered else outcomes["right"]
+    found: np.ndarray = (outcomes[f"{prefix}confidence"] - right) ** 2
+    return found
+
+
+def _of_sums(outcomes: Outcomes) -> tuple[AnyMeasure, ...]:
+    """Calibration error and AUROC of prompts with many predictions."""
+    from harness.statistics.functionals import auroc, expected_calibration_error
+
+    return (
+        _error(outcomes, outcomes["reliability"], expected_calibration_error, primary=True),
+        _functional(outcomes, "auroc", "AUROC of confidence", outcomes["confidences"], auroc, higher_is_better=True),
+    )
+
+
+def _of_one(outcomes: Outcomes) -> AnyMeasure:
+    """Calibration error of prompts with one prediction at most."""
+    from harness.statistics.functionals import error_of_gaps, gaps
+
+    terms = gaps(outcomes["confidence"], outcomes["right"], outcomes["tokens"], BINS)
+    return _error(outcomes, terms, error_of_gaps, few=True)
+
+
+def _error(outcomes: Outcomes, terms: np.ndarray, function: Any, **rest: Any) -> Functional:
+    return _functional(
+        outcomes,
+        "ece",
+        "expected calibration error",
+        terms,
+        function,
+        higher_is_better=False,
+        description=f"mean |accuracy - confidence| over {BINS} bins of confidence",
+        **rest,
+    )
+
+
+def _functional(outcomes: Outcomes, name: str, title: str, terms: np.ndarray, function: Any, **rest: Any) -> Functional:
+    """A measure of sums; no effect is what the untouched model has."""
+    from harness.statistics import Functional
+
+    [row] = outcomes.rows("baseline")
+    before = float(function(terms[row].sum(axis=0, dtype=np.float64)))
+    return Functional(name, title, "share", terms, function, null=before if np.isfinite(before) else 0.0, **rest)
+
+
+def _mean(outcomes: Outcomes, name: str, values: np.ndarray, title: str, better: bool | None = None) -> AnyMeasure:
+    """A mean over predictions; no effect is what the untouched model has."""
+    from harness.statistics import Measure
+
+    [row] = outcomes.rows("baseline")
+    n = outcomes["tokens"]
+    before = float(values[row].sum() / n[row].sum()) if n[row].any() else 0.0
+    return Measure(name, title, "share", values, n, higher_is_better=better, null=before)
+
+
+def _reliability(outcomes: Outcomes) -> np.ndarray:
+    """Sums in the bins before and after [2, 3 * BINS]."""
+    from harness.statistics.functionals import reliability
+
+    rows = outcomes.of("baseline", "treated")
+    if "reliability" in outcomes.values:
+        found: np.ndarray = rows["reliability"].sum(axis=1, dtype=np.float64)
+        return found
+    there = rows["tokens"][0] > 0
+    confidence, right = (rows[name][:, there] for name in ("confidence", "right"))
+    group = np.zeros(int(there.sum()), int)
+    return reliability(confidence, right, group, 1, BINS)[:, 0].astype(np.float64)
+
+
+def _drawn(sums: np.ndarray, word: str) -> Figure:
+    n, confidence, right = np.split(sums, 3, axis=1)
+    filled = np.where(n > 0, n, np.nan)
+    return diagram(np.linspace(0, 1, n.shape[1] + 1), confidence / filled, right / filled, n, word)
+
+
+def diagram(
+    edges: np.ndarray, confidence: np.ndarray, accuracy: np.ndarray, counts: np.ndarray, word: str = "token"
+) -> Figure:
+    """Calibration before and after: accuracy by confidence, and how many predictions have which confidence.
+
+    ECE = sum over bins of (predictions in it / all predictions) |accuracy - mean confidence|.
+
+    Args:
+        edges: [b + 1] of the bins of confidence, the largest predicted probability. confidence, accuracy, counts:
+            [2, b], before and after, their means and the number of predictions in each bin (NaN and 0 in empty ones).
+        word: what is predicted.
+    """
+    confidence, accuracy, counts = (np.asarray(x, dtype=float) for x in (confidence, accuracy, counts))
+    b = len(edges) - 1
+    if not confidence.shape == accuracy.shape == counts.shape == (2, b):
+        given = [x.shape for x in (confidence, accuracy, counts)]
+        raise ValueError(f"figure reliability: arrays of {given}, expected {(2, b)} for {b} bins")
+    filled = counts > 0
+    gaps = np.where(filled, counts * np.abs(accuracy - confidence), 0)
+    ece = gaps.sum(axis=1) / np.maximum(counts.sum(axis=1), 1)
+    caption = (
+        f"Accuracy by confidence before and after the ablation ({counted(int(counts[0].sum()), word, ',')}, {b} bins); "
+        f"expected calibration error {ece[0]:.4f} before, {ece[1]:.4f} after."
+    )
+
+    def paint(canvas: Canvas) -> None:
+        from harness.plotting import shapes
+
+        rows = (("before", shapes.BASELINE, "-", "o"), ("after", shapes.SELECTED, (0, (5, 1.5)), "D"))
+        top, lower = canvas.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+        top.plot([0, 1], [0, 1], color=shapes.GUIDE, linewidth=0.8, zorder=1)
+        for row, (text, colour, dashes, marker) in enumerate(rows):
+            kept = filled[row]
+            style: dict[str, Any] = {"color": colour, "linestyle": dashes}
+            text = f"{text} (ECE {ece[row]:.3f})"
+            top.plot(confidence[row][kept], accuracy[row][kept], marker=marker, label=text, **style)
+            lower.stairs(counts[row], edges, linewidth=1.2, **style)
+        top.set(ylabel="accuracy", ylim=(-0.03, 1.03), yticks=np.arange(0, 1.01, 0.25))
+        lower.set(xlabel="confidence (largest probability)", ylabel=plural(word), xlim=(edges[0], edges[-1]))
+        if counts.max() > 0:
+            lower.set_yscale("log")
+            lower.set_ylim(max(0.8, 0.6 * counts[filled].min()), 2.5 * counts.max())
+        shapes.legend(top)
+
+    data: dict[str, Any] = {
+        "condition": np.repeat(["before", "after"], b),
+        "bin_low": np.tile(edges[:-1], 2),
+        "bin_high": np.tile(edges[1:], 2),
+        "confidence": np.where(filled, confidence, np.nan).ravel(),
+        "accuracy": np.where(filled, accuracy, np.nan).ravel(),
+        plural(word): counts.ravel().astype(int),
+    }
+    return Figure("reliability", caption, data, paint, (3.35, 3.2))
