@@ -7,6 +7,6 @@ and conditions. ``execute`` runs the conditions part by part and writes the fold
 ``executors`` do that for many runs: in this process, or on a Ray cluster (``ray_cluster``, ``ray_driver``,
 ``ray_worker``). ``stopping``: Ctrl-C and SIGTERM; ``environment``: what libraries read of it. ``planning`` tries a
 handful of control sets before a run, ``outlook`` says what the run would find; ``margins``: whether the measures that
-are given a difference that matters are there; ``expectations``: what so many items can show at best. ``claims``: what
-finished runs say of papers' claims.
+are given a difference that matters are there; ``expectations``: what so many items can show at best, ``forecast``: what
+a run finds, told before it begins. ``claims``: what finished runs say of papers' claims.
 """

@@ -195,6 +195,8 @@ def identity_of(plan: Plan, model: Model | None) -> dict[str, Any]:
 
 def _work(jobs: Sequence[_Job], engine: Engine, reporter: Reporter, fresh: bool) -> None:
     """Prompts, selections, conditions and outcomes of all jobs."""
+    from harness.running.forecast import foretell
+
     for job in jobs:
         job.folder.open(fresh)
     for job in jobs:
@@ -213,6 +215,8 @@ def _work(jobs: Sequence[_Job], engine: Engine, reporter: Reporter, fresh: bool)
             if job.plan.spec.margins:
                 with reporter.stage("looking for the measures"):
                     check_margins(job.stage, engine)
+        assert group[0].stage is not None
+        foretell(group[0].stage, engine, reporter)
     for own, group in parts.values():
         for some in [group] if jobs[0].plan.task.shares_passes else [[job] for job in group]:
             _observe(some, engine, own.prompts, reporter)

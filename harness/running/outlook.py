@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from harness.running.planning import Pilot
 from harness.statistics import ALPHA, MeasureSummary, derive_seed, family_of, summarise
 from harness.statistics.power import SETS, Spread, cautious, detectable, needed
 from harness.statistics.verdicts import reach, reachable
+
+if TYPE_CHECKING:
+    from harness.statistics import AnyMeasure
 
 CLUSTERS = (100, 300, 1000)
 """Numbers of independent items for which the smallest effect is told, beside that of the pilot."""
@@ -54,8 +57,8 @@ def outlook(
         seed, resamples: of the bootstrap that tells what other clusters would change.
         effect: distance from the mean of random sets in the unit of the measure ``name``; negative below it.
     """
-    rows = _rows(pilot, seed, resamples)
-    shown = [row for row in rows if name is None or row.summary.name == name]
+    found = rows(pilot.measures, pilot.clusters, derive_seed(seed, "bootstrap"), resamples)
+    shown = [row for row in found if name is None or row.summary.name == name]
     return {
         "limit": pilot.items,
         "in_data": pilot.in_data,
@@ -65,7 +68,7 @@ def outlook(
         "controls": pilot.controls,
         "engine": pilot.engine,
         "alpha": ALPHA,
-        "family": rows[0].moving,
+        "family": found[0].moving,
         "measures": [row.to_dict(pilot) for row in shown],
         "effect": effect,
         "needed": None if effect is None else _needed(pilot, shown[0], effect),
@@ -79,7 +82,7 @@ def outlook(
 
 
 @dataclass(frozen=True)
-class _Row:
+class Row:
     """A primary measure of the pilot.
 
     Attributes:
@@ -138,22 +141,22 @@ class _Row:
         }
 
 
-def _rows(pilot: Pilot, seed: int, resamples: int) -> list[_Row]:
-    own = derive_seed(seed, "bootstrap")
-    measures = [measure for _, measure in pilot.measures]
-    summaries = [summarise(measure, pilot.clusters, own, resamples) for measure in measures]
+def rows(found: Sequence[tuple[str, AnyMeasure]], clusters: np.ndarray, seed: int, resamples: int) -> list[Row]:
+    """Primary measures with their metrics' names, as a pilot sees them, and the cluster number of every prompt."""
+    measures = [measure for _, measure in found]
+    summaries = [summarise(measure, clusters, seed, resamples) for measure in measures]
     controls = np.array([measure.controls for measure in measures])
     family = family_of(
         [measure.treated for measure in measures], controls, [float(measure.null) for measure in measures]
     )
     times = (reach(summary, family) if family.rows > MANY else None for summary in summaries)
     return [
-        _Row(metric, summary, known or (1.0, 1.0), family.moving)
-        for (metric, _), summary, known in zip(pilot.measures, summaries, times, strict=True)
+        Row(metric, summary, known or (1.0, 1.0), family.moving)
+        for (metric, _), summary, known in zip(found, summaries, times, strict=True)
     ]
 
 
-def _needed(pilot: Pilot, row: _Row, effect: float) -> list[Mapping[str, Any]]:
+def _needed(pilot: Pilot, row: Row, effect: float) -> list[Mapping[str, Any]]:
     """For numbers of control sets: clusters, the ``--limit`` that leaves so many, and seconds; the quickest first."""
     found: list[Mapping[str, Any]] = []
     side = int(effect < 0)

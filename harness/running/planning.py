@@ -11,7 +11,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -41,6 +41,10 @@ WARM_UP = 4
 """Items, and prompts, that are run before anything is timed: what is compiled is compiled then."""
 
 
+Primary: TypeAlias = "tuple[tuple[str, AnyMeasure], ...]"
+"""Primary measures with their metrics' names; row 0 is the baseline, all others are control sets."""
+
+
 @dataclass(frozen=True)
 class Times:
     """Seconds on this machine.
@@ -66,14 +70,14 @@ class Pilot:
     """What was seen of control sets.
 
     Attributes:
-        measures: the primary ones with their metrics' names; row 0 is the baseline, all others are control sets.
+        measures: the primary ones.
         clusters: number of every prompt's fact, or other independent item [n_prompts].
         items: items of the data that were used, some of which may have given no prompt.
         in_data: how many the data have; None where that cannot be told.
         controls: how many control sets the run itself would have. engine: which implementation ran the conditions.
     """
 
-    measures: tuple[tuple[str, AnyMeasure], ...]
+    measures: Primary
     clusters: np.ndarray
     items: int
     in_data: int | None
@@ -126,7 +130,7 @@ def pilot(
     def observe(prompts: Sequence[Prompt], conditions: Sequence[Condition], title: str) -> Outcomes:
         return _observed(plan, engine, prompts, conditions, reporter, title)
 
-    def primary(found: Outcomes) -> tuple[tuple[str, AnyMeasure], ...]:
+    def primary(found: Outcomes) -> Primary:
         return tuple(_primary(plan, found.split(selection)))
 
     first = observe(prepared.prompts[:WARM_UP], conditions, "warming up")
@@ -148,6 +152,13 @@ def pilot(
     items = expected.data
     times = Times(fixed, prepared_in / items, few / len(prepared.prompts), others)
     return Pilot(measures, clusters, items, expected.there, len(stage.controls.sets), path, times)
+
+
+def look(stage: Stage, engine: Engine, prompts: Sequence[Prompt], n: int, reporter: Reporter, title: str) -> Primary:
+    """The primary measures on some prompts under the first ``n`` control sets of a run; nothing else is treated."""
+    selection, conditions = _standing_in(stage, engine, n)
+    found = _observed(stage.plan, engine, prompts, conditions, reporter, title)
+    return tuple(_primary(stage.plan, found.split(selection)))
 
 
 def _standing_in(stage: Stage, engine: Engine, n: int) -> tuple[Selection, tuple[Condition, ...]]:

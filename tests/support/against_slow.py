@@ -18,6 +18,7 @@ from slow_confidence import (
     kept,
     log_softmax,
 )
+from slow_temperature import tempered
 from small_runs import measures, prompts, record, samples, table
 
 TOLERANCE = 2e-5

@@ -16,6 +16,7 @@ import torch
 import yaml
 from checkout import ROOT
 from harness_plugins.context_copying.task.knowledge_conflict import LOG_FLOOR, SOURCES
+from slow_temperature import tempered
 
 from harness.conditions.conditions import SetNeurons
 from harness.data import Fact, Relation, limited

@@ -130,7 +130,9 @@ def test_it_observes_the_target_under_every_condition(model: Model, small_facts:
             assert outcomes["kept"][row, i] == (int(found.argmax()) == target)
             assert outcomes.answers[row][i] == model.token_texts[int(found.argmax())]
             np.testing.assert_allclose(outcomes["confidence"][row, i], float(found.max().exp()), atol=1e-5)
-            assert outcomes["tokens"][row, i] and outcomes["right"][row, i] == (found.argmax() == prompt.fields["begins"])
+            assert outcomes["tokens"][row, i] and outcomes["right"][row, i] == (
+                found.argmax() == prompt.fields["begins"]
+            )
     assert outcomes["kept"][0].all() and (outcomes["log_p"][1] != outcomes["log_p"][0]).all()
 
 

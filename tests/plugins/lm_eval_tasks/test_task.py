@@ -230,7 +230,8 @@ def slow_margins(model: Model, outcomes: Outcomes, task: Any, i: int, c: int) ->
         rows = []
         for condition in (outcomes.conditions[0], outcomes.conditions[c]):
             with torch.no_grad(), under(model, condition):
-                rows.append(model.forward(model.pad([tokens])).logits[0, places].double().numpy())
+                logits = model.forward(model.pad([tokens]), logits_to_keep=len(tokens)).logits
+                rows.append(logits[0, list(places)].double().numpy())
         untouched, own = map(log_softmax, rows)
         at = np.arange(len(target)), np.array(target)
         found.append([own[at].sum(), tempered(untouched, own)[at].sum()])

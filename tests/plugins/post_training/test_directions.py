@@ -247,7 +247,7 @@ def test_ablating_the_planted_direction_removes_the_behaviour_and_other_directio
 def test_temperature_is_that_of_bisection_and_leaves_what_the_direction_does(
     model: Model, texts: Path, asked: dict[str, Any]
 ) -> None:
-    outcomes = responses(model, texts, AddDirection.model_validate({"factor": 0.3}), **asked)
+    outcomes = responses(model, texts, AddDirection.model_validate({"factor": 0.7}), **asked)
     prompt, treated = outcomes.prompts[0], outcomes.conditions[1]
     rows = []
     for condition in (BASELINE, treated):

@@ -1,0 +1,54 @@
+"""What a run tells of itself before its conditions are run, without a look at what is treated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_runs import Silent, finish
+
+from harness.conditions.conditions import Condition
+from harness.plugin import border
+from harness.running import forecast
+
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
+
+def told_by(folder: Path, facts: Path, monkeypatch: pytest.MonkeyPatch, **more: Any) -> list[str]:
+    told: list[str] = []
+    monkeypatch.setattr(Silent, "tell", lambda self, sentence: told.append(sentence))
+    finish(folder, task=f"knowledge_conflict:data={facts},max_new_tokens=2", selector="random", intervention="zero",
+           controls=9, limit=20, **more)  # fmt: skip
+    return told
+
+
+def test_a_short_run_says_no_more_than_how_many_items_it_has(
+    small_facts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [only] = told_by(tmp_path, small_facts, monkeypatch)
+    assert "at best" in only
+
+
+def test_a_long_run_tells_what_it_finds_and_the_same_is_found(
+    small_facts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    observe, roles = border.observe, []
+
+    def watched(task: Any, engine: Any, prompts: Any, conditions: list[Condition], *rest: Any) -> Any:
+        roles.append({condition.edits for condition in conditions if condition.role == "treated"})
+        return observe(task, engine, prompts, conditions, *rest)
+
+    plain = finish(tmp_path / "plain", task=f"knowledge_conflict:data={small_facts},max_new_tokens=2",
+                   selector="random", intervention="zero", controls=9, limit=20)  # fmt: skip
+    monkeypatch.setattr(forecast, "LONG", 1)
+    monkeypatch.setattr(border, "observe", watched)
+    told = told_by(tmp_path / "told", small_facts, monkeypatch)
+    assert "at best" in told[0] and told[1].startswith("Looking ahead, at ") and "under a few control sets" in told[1]
+    names = [line.split(":")[0].strip() for line in told[2:]]
+    assert "change of entropy" in " ".join(names) and len(names) > 3
+    assert any("above or" in line for line in told[2:]) and any("counts in about" in line for line in told[2:])
+    ahead, run = roles
+    assert ahead != run  # in the pilot a control set stands in the place of what is selected
+    [folder] = (tmp_path / "told").glob("*/result.json")
+    assert folder.read_bytes() == (plain / "result.json").read_bytes()
