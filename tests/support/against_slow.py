@@ -110,8 +110,9 @@ def correlation_agrees(folder: Path, hf: Any, tokenizer: Any, p_freq: np.ndarray
     _agree(found, "r_changes", float(np.corrcoef(kl[1] - kl[0], spread[1] - spread[0])[0, 1]), 1e-3)
     _agree(found, "kl_unigram_change", float((kl[1] - kl[0]).mean()))
     at_equal = own.kl_unigram(tempered(own.before, own.after), p_freq)
-    _agree(found, "kl_unigram_tempered", float((at_equal - kl[0]).mean()))
-    _agree(found, "kl_unigram_beyond", float((kl[1] - at_equal).mean()))
+    # Where a prediction is nearly certain, its entropy in float32 hardly determines the temperature.
+    _agree(found, "kl_unigram_tempered", float((at_equal - kl[0]).mean()), 3e-4)
+    _agree(found, "kl_unigram_beyond", float((kl[1] - at_equal).mean()), 3e-4)
 
 
 def induction_agrees(folder: Path, hf: Any, n_counted: int | None = None) -> None:
