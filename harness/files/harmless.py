@@ -114,12 +114,12 @@ def json_text(value: Any, **options: Any) -> str:
     return "".join(f"\\u{ord(x):04x}" if ord(x) > 0x7E and ord(x) in _SHOWN else x for x in text)
 
 
-def html_environment() -> jinja2.Environment:
-    """For templates of pages: all text is escaped."""
+def html_environment(package: str = "harness.report") -> jinja2.Environment:
+    """For templates of pages, in a package's folder ``templates``: all text is escaped."""
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("harness.report"),
+        loader=jinja2.PackageLoader(package),
         autoescape=True,
         finalize=lambda value: plain(value) if type(value) is str else value,
         trim_blocks=True,

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 from harness.plugin import Metric, Register, Selector, Task, hookimpl
 
 from .selectors.query import QueryNeurons
 from .selectors.value import ValueHeads, ValueNeurons
 from .task import TargetProbability, TargetProbabilityMetric
+
+if TYPE_CHECKING:
+    from .sentence.attribution import Attribution as Attribution
+    from .sentence.attribution import attribute as attribute
+
+# With pandas and PyTorch, when they are used: `harness list` is instant.
+__getattr__, _, _ = lazy_loader.attach(__name__, submod_attrs={"sentence.attribution": ["Attribution", "attribute"]})
 
 
 @hookimpl

@@ -1,52 +1,23 @@
 """The report page in a real browser: no errors, nothing loaded, filters, sorting, colours, small screens, keyboard.
 
-Playwright's Chromium is used, or the one that HARNESS_CHROMIUM names; without either these tests are skipped.
+Without a Chromium these tests are skipped.
 """
 # fixtures of another file
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+from browser import Opened, chromium
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    named = os.environ.get("HARNESS_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    with sync_api.sync_playwright() as playwright:
-        try:
-            found = playwright.chromium.launch(executable_path=named, args=["--no-sandbox", "--no-zygote"])
-        except sync_api.Error as error:
-            pytest.skip(f"no Chromium here: {str(error).splitlines()[0]}")
+    with chromium() as found:
         yield found
-        found.close()
-
-
-class Opened:
-    """A page that was opened, and everything that went wrong or over the network."""
-
-    def __init__(self, browser: Any, path: Path, width: int = 1280, scheme: str = "light") -> None:
-        self.trouble: list[str] = []
-        self.page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
-        self.page.on("console", lambda message: self.trouble.append(message.text))
-        self.page.on("pageerror", lambda error: self.trouble.append(str(error)))
-        self.page.on("request", lambda request: self._requested(request.url))
-        self.page.goto(path.as_uri())
-        self.page.wait_for_function("document.readyState === 'complete'")
-
-    def _requested(self, url: str) -> None:
-        if not url.startswith(("file:", "data:")):
-            self.trouble.append(f"loaded {url}")
-
-    def status(self) -> str:
-        return str(self.page.text_content("#prompt-status"))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -251,3 +251,54 @@ class Slow:
                 reads = self._normed(layer, self.names.mlp_norm, x, each, False)
                 scores[earlier] += increases[layer, index] * (reads @ weight[index]).numpy() / whole
         return scores
+
+    # -- shares of what is read, and paths ----------------------------------------------------------------------------
+
+    def attention_wrote(self, seen: Seen, layer: int, position: int) -> torch.Tensor:
+        """What the whole attention writes at a position, [d_model]."""
+        weight, bias = self._linear(layer, self.names.out)
+        total = seen.heads[layer][position] @ weight.T + bias
+        return self._normed(layer, self.names.after_attention, total, total, True) * self.names.factor
+
+    def attention_shares(self, seen: Seen, layer: int, head: int, coordinate: int, position: int) -> dict[str, Any]:
+        """Shares in an attention neuron's value: of the embedding, and of the attentions and MLPs before it."""
+        key = self.value_rows(layer)[0][head, coordinate]
+        whole = float(self.values(seen, layer)[position, head, coordinate])
+
+        def share(part: torch.Tensor) -> float:
+            return float(self._normed(layer, self.names.norm, seen.into[layer][position], part, False) @ key) / whole
+
+        return self._shares(seen, layer, position, share)
+
+    def neuron_shares(self, seen: Seen, layer: int, index: int, parallel: bool) -> dict[str, Any]:
+        """Shares in an FFN neuron's pre-activation, with the attention of its own layer unless that is ``parallel``."""
+        weight, bias = self._linear(layer, self.names.mlp_in)
+        x, path = seen.mlp_reads[layer][-1], self.names.mlp_norm
+        whole = float(weight[index] @ self._normed(layer, path, x, x, True) + bias[index])
+
+        def share(part: torch.Tensor) -> float:
+            return float(self._normed(layer, path, x, part, False) @ weight[index]) / whole
+
+        found = self._shares(seen, layer, -1, share)
+        own = 0.0 if parallel else share(self.attention_wrote(seen, layer, -1))
+        return {**found, "attention": [*found["attention"], own]}
+
+    def _shares(self, seen: Seen, layer: int, position: int, share: Callable[[torch.Tensor], float]) -> dict[str, Any]:
+        return {
+            "embedding": share(seen.into[0][position]),
+            "attention": [share(self.attention_wrote(seen, earlier, position)) for earlier in range(layer)],
+            "mlp": [share(self.neuron_writes(seen, earlier, position)[1]) for earlier in range(layer)],
+        }
+
+    def through_head(self, seen: Seen, neuron: tuple[int, int], layer: int, head: int) -> torch.Tensor:
+        """What an FFN neuron writes at each position, as the head brings it to the last one, [T, d_model]."""
+        weight, bias = self._linear(layer, self.names.out)
+        rows = weight.T.reshape(self.anatomy.n_heads, self.anatomy.d_head, -1)[head]
+        total = seen.heads[layer][-1] @ weight.T + bias
+        found = []
+        for t, x in enumerate(seen.into[layer]):
+            wrote = self.neuron_writes(seen, neuron[0], t)[0][neuron[1]]
+            value = self.value_rows(layer)[0][head] @ self._normed(layer, self.names.norm, x, wrote, False)
+            write = seen.patterns[layer][head, t] * (value @ rows)
+            found.append(self._normed(layer, self.names.after_attention, total, write, False) * self.names.factor)
+        return torch.stack(found)

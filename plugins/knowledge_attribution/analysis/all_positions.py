@@ -54,7 +54,7 @@ def run_positions(model: Model, prompts: Sequence[Sequence[int]], modules: Seque
     """Pass prompts of equal length through the model, once.
 
     Args:
-        modules: whose inputs are wanted: norms, attentions or linear maps.
+        modules: whose inputs are wanted: layers, norms, attentions or linear maps.
     """
     shape, device = (len(prompts), len(prompts[0]), -1), model.readout.W_U.device
     seen: dict[nn.Module, torch.Tensor] = {}

@@ -54,6 +54,7 @@ class Sources:
         rows: numbers of the prompts.
         seen: what the pass has left.
         values: value vectors [P, T, n_heads, d_head].
+        patterns: what the last position attends to [P, n_heads, T].
         coefficients: the same times the attention pattern of the last position, and times the share that a norm after
             the attention leaves (:class:`.heads.Output`).
     """
@@ -61,6 +62,7 @@ class Sources:
     rows: list[int]
     seen: Positions
     values: list[torch.Tensor]
+    patterns: list[torch.Tensor]
     coefficients: list[torch.Tensor]
 
 
@@ -87,13 +89,13 @@ def sources(
         read = {layer: seen.inputs[attentions[layer]].flatten(0, 1) for layer in range(n)}
         found = value_vectors(model, read)
         values = [found[layer].unflatten(0, (len(group), -1)) for layer in range(n)]
-        coefficients = []
-        for layer, pattern in enumerate(last_patterns(model, group)):
+        coefficients, attended = [], last_patterns(model, group)
+        for layer, pattern in enumerate(attended):
             weighted = values[layer] * pattern.transpose(1, 2)[..., None]
             check_values(model, layer, weighted, seen.states.heads[layer])
             share = outputs[layer].share(model, seen.states)
             coefficients.append(weighted * share[:, None, None, None])
-        yield Sources(rows, seen, values, coefficients)
+        yield Sources(rows, seen, values, attended, coefficients)
 
 
 def top_attention_neurons(

@@ -72,12 +72,12 @@ def attention_queries(model: Model, prompts: Sequence[Sequence[int]], values: in
     """
     layers = range(model.anatomy.n_layers)
     outputs = [Output.of(model, layer) for layer in layers]
-    keys = _ValueKeys(model)
+    keys = ValueKeys(model)
     for group in sources(model, outputs, prompts, size, keys.reads):
         tops = top_attention_neurons(model, outputs, group, layers, values)
         for p, (row, top) in enumerate(zip(group.rows, tops, strict=True)):
             pulls = [keys.value(group, p, neuron) for neuron in top if neuron.increase > 0]
-            yield Queries(row, _scores(model, group.seen, p, pulls), pulls)
+            yield Queries(row, scores_of(model, group.seen, p, pulls), pulls)
 
 
 @torch.no_grad()
@@ -105,20 +105,20 @@ def neuron_queries(model: Model, prompts: Sequence[Sequence[int]], values: int, 
 
             increases = best_first(bound[p], values, evaluate)
             pulls = [
-                _neuron_value(readings[i // d_mlp], seen.inputs[reads[i // d_mlp]][p, -1], i % d_mlp, increases[i])
+                neuron_value(readings[i // d_mlp], seen.inputs[reads[i // d_mlp]][p, -1], i % d_mlp, increases[i])
                 for i in largest(increases, values)
                 if increases[i] > 0
             ]
-            yield Queries(row, _scores(model, seen, p, pulls), pulls)
+            yield Queries(row, scores_of(model, seen, p, pulls), pulls)
 
 
-def _neuron_value(reading: InputWeights, x: torch.Tensor, index: int, increase: float) -> Value:
+def neuron_value(reading: InputWeights, x: torch.Tensor, index: int, increase: float) -> Value:
     """An FFN value neuron whose MLP reads ``x`` [d_model] behind the norm."""
     pull, z = _pull(reading.norm, reading.w_in[index], float(reading.b_in[index]), x.cpu())
     return Value(f"{reading.layer}.{index}", reading.layer, -1, float(increase), _weighted(pull, increase, z))
 
 
-class _ValueKeys:
+class ValueKeys:
     """Rows of the value projections of all layers, and the norms before them.
 
     Attributes:
@@ -136,7 +136,7 @@ class _ValueKeys:
         self.rows = [(found[layer][1:].double().cpu() - self.bias[layer]).permute(1, 2, 0) for layer in range(n)]
 
     def value(self, group: Sources, p: int, neuron: AttentionNeuron) -> Value:
-        """An attention neuron of prompt ``p`` of the group.
+        """An attention neuron of prompt ``p`` of the group as a value neuron.
 
         Raises:
             HarnessError: its value is no linear function of what the norm puts out.
@@ -164,7 +164,7 @@ def _weighted(pull: torch.Tensor, increase: float, z: float) -> torch.Tensor:
     return (pull * (increase / z if z else 0.0)).float()
 
 
-def _scores(model: Model, seen: Positions, p: int, values: Sequence[Value]) -> np.ndarray:
+def scores_of(model: Model, seen: Positions, p: int, values: Sequence[Value]) -> np.ndarray:
     """Sums of writes times pulls over the value neurons, of every neuron of the layers before them."""
     n_layers, d_mlp = model.anatomy.n_layers, model.anatomy.d_mlp
     scores = np.zeros((n_layers, d_mlp), np.float32)

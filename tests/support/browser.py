@@ -1,0 +1,46 @@
+"""A real browser: Playwright's Chromium, or the one that HARNESS_CHROMIUM names."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Any]:
+    """A running Chromium; without one the test is skipped."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    named = os.environ.get("HARNESS_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    with sync_api.sync_playwright() as playwright:
+        try:
+            found = playwright.chromium.launch(executable_path=named, args=["--no-sandbox", "--no-zygote"])
+        except sync_api.Error as error:
+            pytest.skip(f"no Chromium here: {str(error).splitlines()[0]}")
+        yield found
+        found.close()
+
+
+class Opened:
+    """A page that was opened, and everything that went wrong or over the network."""
+
+    def __init__(self, browser: Any, path: Path, width: int = 1280, scheme: str = "light") -> None:
+        self.trouble: list[str] = []
+        self.page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        self.page.on("console", lambda message: self.trouble.append(message.text))
+        self.page.on("pageerror", lambda error: self.trouble.append(str(error)))
+        self.page.on("request", lambda request: self._requested(request.url))
+        self.page.goto(path.as_uri())
+        self.page.wait_for_function("document.readyState === 'complete'")
+
+    def _requested(self, url: str) -> None:
+        if not url.startswith(("file:", "data:")):
+            self.trouble.append(f"loaded {url}")
+
+    def status(self) -> str:
+        return str(self.page.text_content("#prompt-status"))
