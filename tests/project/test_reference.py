@@ -18,11 +18,12 @@ from harness.running.execute import execute, identity_of, plan
 from harness.running.registry import load_registry
 
 REFERENCE = ROOT / "reports" / "reference"
-SUITES = [path.parent.name for path in sorted(REFERENCE.glob("*/runs.json"))]
+SUITES = ["paper-confidence", "paper-context-copying"]
+REAL = ["real-gemma", "real-smollm2"]  # whether they are current is asked in tests/real
 
 
-def test_there_are_reference_reports_of_both_papers() -> None:
-    assert SUITES == ["paper-confidence", "paper-context-copying"]
+def test_there_are_reference_reports_of_both_papers_and_of_real_models() -> None:
+    assert sorted(path.parent.name for path in REFERENCE.glob("*/runs.json")) == [*SUITES, *REAL]
 
 
 @pytest.mark.parametrize("suite", SUITES)
@@ -36,7 +37,7 @@ def test_reference_reports_are_current(suite: str) -> None:
         assert row["run_id"] == digest(identity_of(plan(spec, catalogue()), model)), "run `make reference`"
 
 
-@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize("suite", [*SUITES, *REAL])
 def test_pages_show_every_run_and_every_picture_that_they_name(suite: str) -> None:
     page = (REFERENCE / suite / "README.md").read_text(encoding="utf-8")
     for row in json.loads((REFERENCE / suite / "runs.json").read_text()):
