@@ -26,7 +26,7 @@ from ..analysis.effects_on_text import check_closed_form, check_last, check_leng
 from ..analysis.weight_rules import MIN_RHO, NORM_QUANTILE, by_weights, ranked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from harness.plugin import Figure, Frame, Model
 
@@ -149,9 +149,15 @@ class Entropy(Selector):
             rule=f"layer {layer.index}{rule}; null space: {layer.null_space()}",
             candidates=tuple(Neuron(layer.index, index) for index in range(model.anatomy.d_mlp)),
             scores=scores,
-            special={name: end for name, end in SIGNS.items() if name in scores},
+            special=self._signs(scores),
             details=layer.details(chosen, self._again(layer)),
         )
+
+    def _signs(self, scores: Mapping[str, object]) -> dict[str, End]:
+        """Ends of the scores; the rule "confirmed" compares with others of the same norm, and does not ask for long ones."""
+        return {
+            name: end for name, end in SIGNS.items() if name in scores and (name, self.rule) != ("norm", "confirmed")
+        }
 
     def figures(self, selection: Selection) -> tuple[Figure | Frame, ...]:
         from ..figures import entropy_figures

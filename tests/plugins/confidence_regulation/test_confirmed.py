@@ -238,6 +238,9 @@ def test_a_run_without_entropy_neurons_is_refused_in_a_sentence() -> None:
 
 def test_tables_of_rules_and_null_spaces() -> None:
     selection = select(demo_model(), corpus="world", sequences=2, length=32)
+    # Others of the same norm are what it was compared with: a confirmed neuron of ordinary norm is not ordinary.
+    assert selection.special.keys() == {"rho", "logit_var", "norm_path", "total_effect", "entropy_through_norm"}
+    assert select(demo_model(), rule="stolfo2024").special.keys() == {"rho", "logit_var", "norm"}
     tables = {x.name: x for x in Entropy().figures(selection)}
     rules, spaces = tables["selection_rules"], tables["selection_null_space"]
     assert list(rules.columns["rule"]) == list(PUBLISHED)  # type: ignore[union-attr]
