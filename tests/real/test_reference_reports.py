@@ -1,4 +1,4 @@
-"""The committed reports of real models are of the code, weights and data that are here; `make reference-real` renews them."""
+"""Reports of real models are of the code, weights and data that are here; `make reference-real` renews them."""
 
 from __future__ import annotations
 

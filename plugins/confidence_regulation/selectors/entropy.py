@@ -154,7 +154,7 @@ class Entropy(Selector):
         )
 
     def _signs(self, scores: Mapping[str, object]) -> dict[str, End]:
-        """Ends of the scores; the rule "confirmed" compares with others of the same norm, and does not ask for long ones."""
+        """Ends of the scores; the rule "confirmed" compares with others of the same norm and seeks no long ones."""
         return {
             name: end for name, end in SIGNS.items() if name in scores and (name, self.rule) != ("norm", "confirmed")
         }
