@@ -50,8 +50,7 @@ def show(console: Terminal, table: ClaimTable) -> None:
 def _parts(table: ClaimTable, narrow: bool) -> Iterator[RenderableType]:
     for section in sections(table):
         yield Rule(Text(section["title"], style="bold"), align="left")
-        if section["about"]:
-            yield Padding(Text(section["about"], style="dim"), (0, 0, 1, 2))
+        yield Padding(Text(section["about"], style="dim"), (0, 0, 1, 2))
         yield Padding(_list(section["rows"]) if narrow else _table(section["rows"]), (0, 0, 1, 2))
     yield Text(summary(table))
     yield Text(EXPLAINED, style="dim")
@@ -95,12 +94,12 @@ def _outcome(row: ClaimRow) -> Text:
 def sections(table: ClaimTable) -> list[dict[str, Any]]:
     """The claims of each paper that runs test, then those that its numbers answer, as templates show them."""
     found = []
-    for kind, rows, about in ((": runs", table.tested, ""), (": the published numbers", table.recounted, RECOUNTED)):
+    for kind, rows, about in (("runs", table.tested, "{}."), ("the published numbers", table.recounted, RECOUNTED)):
         for paper in table.papers:
             own = [row for row in rows if row.paper == paper.name]
             if own:
-                of = f"{paper.by}, {paper.title}{kind}"
-                found.append({"title": of, "url": paper.url, "about": about, "rows": own})
+                title = f"{paper.by}: what {kind} say"
+                found.append({"title": title, "url": paper.url, "about": about.format(paper.title), "rows": own})
     return found
 
 
@@ -122,7 +121,7 @@ def why(row: ClaimRow) -> str:
     if row.known and row.judged.outcome == "missed":
         told += f"; known: {row.known}"
     if row.tested_on is not None:
-        told += f" [{row.tested_on.name}, {row.tested_on.about}]"
+        told += f" ({row.tested_on.name}, {row.tested_on.about})"
     return told
 
 

@@ -217,7 +217,8 @@ def _row(paper: Paper, name: str, claim: Claim, model: str, judged: Judged, **re
 def _published(claim: Claim, model: str) -> str:
     """What the paper gives: for this model if it does, else for each of its own."""
     said = dict(claim.published)
-    said |= {of: f"{x:g}" for of, x in getattr(claim.rule, "published", {}).items() if of not in said}
+    unit = "%" if claim.rule.kind == "recount" else ""
+    said |= {of: f"{x:g}{unit}" for of, x in getattr(claim.rule, "published", {}).items() if of not in said}
     if model in said:
         return said[model]
     return "; ".join(f"{of}: {x}" for of, x in said.items())

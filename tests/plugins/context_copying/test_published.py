@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 from checkout import reference
@@ -12,8 +13,10 @@ from harness_plugins.context_copying.published import published_neurons
 from harness.builtin.components import Neurons
 from harness.conditions.conditions import Neuron
 from harness.errors import HarnessError
+from harness.files.store import read_json
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import Selector, parse_spec
+from harness.running.claims import papers, registry_of_claims, table_of
 from harness.running.registry import default_path, load_registry
 
 SIZES = {
@@ -23,6 +26,13 @@ SIZES = {
     "mistral-7b": (14, 31),
     "llama-3-8b": (10, 31),
 }
+
+
+CALLED = {"gpt2": "gpt2-small", "mistral-7b": "mistral-7b-v0.1"}
+"""What the reference data call models of the registry."""
+
+UNDEFINED = {"gpt2": 0.040, "pythia-1.4b": 0.0, "phi-1.5": 0.149, "mistral-7b": 0.033, "llama-3-8b": 0.084}
+"""The conversion ratio of answers from neither source, in percent; the published one is another."""
 
 
 def build(text: str) -> Selector:
@@ -86,3 +96,38 @@ def test_the_registry_has_the_paper_s_models_with_its_null_spaces_and_numbers_of
 
 def test_the_identity_of_a_list_names_it() -> None:
     assert Neurons(published="gpt2-small").identity()["params"] == {"neurons": None, "published": "gpt2-small"}
+
+
+def test_the_register_has_the_published_tables_and_their_known_answers() -> None:
+    """The counts are those of the reference data; what comes of them was computed apart from this code."""
+    registry = registry_of_claims(None)
+    [paper] = asked = papers(catalogue(), registry, "tighidet2025")
+    tables = {CALLED.get(x, x): [list(row) for row in table] for x, table in paper.claims.tables.items()}
+    assert tables == read_json(reference("data/published_transition_tables.json"))["tables"]
+    found = table_of(asked, catalogue(), registry, Path("nowhere"))
+    rows = {(row.claim, row.model): row for row in found.recounted}
+    for model, ratio in UNDEFINED.items():
+        row = rows["published-undefined-ratio", model]
+        assert row.judged.value == pytest.approx(ratio, abs=5e-4) and not row.fails
+        assert row.judged.outcome == "missed" and "their PKCR" in row.judged.why
+        assert rows["published-context-ratio", model].judged.outcome == "confirmed"
+        assert rows["published-memory-ratio", model].judged.outcome == "confirmed"
+        assert rows["published-score", model].judged.outcome == "confirmed"
+        assert rows["published-quantile", model].judged.outcome == "cannot be tested"  # Holm over 100 control sets
+    for claim, model, outcome, p in (
+        ("published-direction", "gpt2", "confirmed", "3.6e-05"),
+        ("published-direction", "pythia-1.4b", "cannot be tested", "0.45"),
+        ("published-direction", "phi-1.5", "cannot be tested", "0.053"),
+        ("published-direction", "mistral-7b", "cannot be tested", "0.3"),
+        ("published-direction", "llama-3-8b", "missed", "8.7e-10"),
+        ("published-shift", "gpt2", "confirmed", "0.00024"),
+        ("published-shift", "pythia-1.4b", "confirmed", "0.03"),
+        ("published-shift", "phi-1.5", "confirmed", "5.2e-06"),
+        ("published-shift", "mistral-7b", "cannot be tested", "0.43"),
+        ("published-shift", "llama-3-8b", "confirmed", "3e-08"),
+        ("published-quantile", "gpt2", "cannot be tested", "0.0297, 0.099"),
+        ("published-quantile", "phi-1.5", "cannot be tested", "0.0198, 0.099"),
+        ("published-quantile", "mistral-7b", "cannot be tested", "0.099, 0.168"),
+    ):
+        row = rows[claim, model]
+        assert row.judged.outcome == outcome and f"p = {p}" in row.judged.why, (claim, model)

@@ -11,6 +11,7 @@ import pytest
 from harness_plugins.confidence_regulation.selectors.entropy import Entropy
 from harness_plugins.demo import Demo, DemoTuned
 from harness_plugins.demo.corpus import WorldTexts
+from harness_plugins.post_training import harness_claims
 from harness_plugins.post_training.analysis.directions import Readings
 from harness_plugins.post_training.comparison import steering
 from harness_plugins.post_training.comparison.behaviour import difference, same_tokens, sentence
@@ -26,13 +27,16 @@ from harness_plugins.post_training.comparison.neurons import (
 from harness_plugins.post_training.comparison.record import ModelsRecord
 from harness_plugins.post_training.comparison.report import markdown
 from harness_plugins.post_training.comparison.run import Settings, check_comparable, compare_models
+from harness_plugins.post_training.evidence import NUMBERS, evidence
 from scipy.stats import spearmanr
 
 from harness.builtin.components import Neurons
 from harness.engine.closed_form import ClosedFormEngine
 from harness.errors import HarnessError
-from harness.files.store import json_bytes
+from harness.files.store import json_bytes, read_json
 from harness.model.model import Model
+from harness.plugin import Value
+from harness.plugin.claims import IntervalRule
 from harness.plugin.components import SelectionContext
 from harness.plugin.records import Prompt
 from harness.progress import silent
@@ -214,6 +218,36 @@ def small(folder: Path) -> Any:
     settings = Settings(limit=60, pairs=8, resamples=100)
     names = ("demo", "demo-tuned")
     return compare_models(loaders, names, settings, WorldTexts(size=300), folder, 256, silent)
+
+
+def test_a_comparison_is_evidence_of_the_papers_claims(compared: tuple[ModelsRecord, Path]) -> None:
+    record, folder = compared
+    found = evidence(read_json(folder / "result.json"))
+    assert found is not None and (found.name, found.model, found.about) == ("compare", "demo-tuned", "tuned from demo")
+    assert set(found.values) == {f"{part}.{name}" for part, names in NUMBERS.items() for name in names}
+    assert found.values["neurons.iou"] == Value(part(record, "neurons")["overlaps"][0]["overlap"]["iou"])
+    for kind in ("truthfulness", "refusal"):
+        of = part(record, kind)
+        assert found.values[f"{kind}.cosine"].value == of["cosines"][of["layer"]]["cosine"]
+    rows = {(x["direction"], x["model"], x["change"]): x for x in part(record, "steering")["rows"]}
+    base, own = rows["base", "tuned", "added"], rows["tuned", "tuned", "added"]
+    share = found.values["steering.share_of_base_in_tuned"]
+    assert share.value == pytest.approx(base["log-odds"] / own["log-odds"])
+    assert share.low is not None and share.high is not None and share.low <= share.value <= share.high
+    judged = {name: claim.rule for name, claim in harness_claims()[0].read().claims.items()}
+    assert {rule.measure for rule in judged.values() if isinstance(rule, IntervalRule)} <= set(found.values)
+
+
+def test_what_was_not_compared_is_no_evidence(compared: tuple[ModelsRecord, Path]) -> None:
+    data = read_json(compared[1] / "result.json")
+    assert evidence({"run_id": "x", "identity": {}}) is None and evidence([]) is None
+    data["parts"] = [x for x in data["parts"] if x["name"] != "refusal"]
+    steering = next(x for x in data["parts"] if x["name"] == "steering")
+    steering["why"] = "no refusals"
+    found = evidence(data)
+    assert found is not None
+    assert found.values["refusal.cosine"] == Value(None, why="the comparison has no such part")
+    assert found.values["steering.tuned_added_in_tuned"] == Value(None, why="no refusals")
 
 
 def part(record: ModelsRecord, name: str) -> dict[str, Any]:
