@@ -72,8 +72,9 @@ def _sentences(stage: Stage, found: list[Row], n: int, looked: int) -> Iterator[
 
 
 def _finds(row: Row, counting: int, sets: int) -> str:
-    sides = zip(("above", "below"), row.detectable(counting, sets) if counting else (None, None), strict=True)
-    told = [f"{number(x)}{apart(row.summary.unit)} {side}" for side, x in sides if x is not None]
+    above, below = row.detectable(counting, sets) if counting else (None, None)
+    sides = {"": above} if above == below else {" above": above, " below": below}
+    told = [f"{number(x)}{apart(row.summary.unit)}{side}" for side, x in sides.items() if x is not None]
     if told:
         return " or ".join(told)
     best = least_share(counting)
