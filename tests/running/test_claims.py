@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkout import GOLDEN
+from checkout import GOLDEN, ROOT
 
 from harness.errors import HarnessError
 from harness.files.store import read_json
 from harness.plugin.catalogue import Catalogue, catalogue
+from harness.plugin.claims import VerdictRule
 from harness.plugin.entries import Origin
 from harness.plugin.registers import Evidence, Register, Value
 from harness.results.claims import ClaimRow, ClaimTable
@@ -216,3 +217,16 @@ def test_the_registers_of_all_papers_name_runs_and_lists_that_there_are() -> Non
             named = {*claim.published, *claim.models, *claim.known, *getattr(claim.rule, "published", ())}
             assert named <= models, claim.says
             assert claim.says.endswith(".") and len(claim.says) <= 120
+
+
+def test_the_verdicts_that_claims_ask_for_are_those_of_the_runs() -> None:
+    """By the committed reports of the bundled model, which list the primary measures of each run."""
+    pages = (ROOT / "reports" / "reference").glob("*/runs.json")
+    primary = {run["name"]: run["measures"] for page in pages for run in read_json(page)}
+    checked = 0
+    for paper in claims.papers(catalogue(), REGISTRY):
+        for claim in paper.claims.claims.values():
+            for run in primary.keys() & claim.runs if isinstance(claim.rule, VerdictRule) and not claim.models else ():
+                assert claim.rule.measure in primary[run], claim.says
+                checked += 1
+    assert checked >= 15
