@@ -67,7 +67,7 @@ def attribute(
         own = attributed(loaded, sentence, top=top, values=values)
         several = [own.aimed_at(text) for text in target] if target else [own]
     with reporter.stage("attributing"):
-        records = [one.to_dict(kinds, paths) for one in several]
+        records = [one.to_dict(kinds, paths) for one in several]  # all of it before anything is written
     if page is not None:
         write(page, several, kinds, paths)
         say(f"wrote {page}", err=True)

@@ -31,7 +31,7 @@ class Attribution:
     sentence: Sentence
     top: int = 10
     values: int = 30
-    _queries: dict[str, Query] = field(default_factory=dict, repr=False)
+    _queries: dict[str, Query] = field(default_factory=dict, init=False, repr=False)
 
     def aimed_at(self, target: str | int) -> Attribution:
         """The same of another target; the model does not run again.
@@ -110,15 +110,20 @@ class Attribution:
         return levels.by_source(self.sentence)
 
     @cached_property
+    def firsts(self) -> levels.Firsts:
+        """The value neurons with the largest increases, of both kinds."""
+        return levels.Firsts.of(self.sentence, max(self.top, self.values))
+
+    @cached_property
     def neurons(self) -> pd.DataFrame:
         """FFN value neurons: ``increase``, ``activation``, tokens ``promoted``, ``suppressed``, and ``reads``: those of
         the key."""
-        return levels.neuron_table(self.sentence, levels.top_neurons(self.sentence, self.top))
+        return levels.neuron_table(self.sentence, self.firsts.neurons[: self.top])
 
     @cached_property
     def attention_neurons(self) -> pd.DataFrame:
         """Attention neurons, by source position: likewise."""
-        return levels.attention_neuron_table(self.sentence, levels.top_attention(self.sentence, self.top))
+        return levels.attention_neuron_table(self.sentence, self.firsts.attention[: self.top])
 
     def query(self, of: str = "attention") -> Query:
         """What activates the value neurons of a kind ("attention", "neurons"), or one value neuron ("11.2378",
@@ -128,7 +133,7 @@ class Attribution:
             HarnessError: ``of`` is neither, or the model has no such neuron.
         """
         if of not in self._queries:
-            self._queries[of] = Query.asked(self.sentence, of, self.values, self.top)
+            self._queries[of] = Query.asked(self.sentence, of, self.firsts, self.values, self.top)
         return self._queries[of]
 
     def path(self, neuron: str, head: str) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -66,11 +67,24 @@ def top_heads(sentence: Sentence, increases: pd.DataFrame, top: int) -> pd.DataF
     ).join(pushed(sentence.model, writes))
 
 
-def top_neurons(sentence: Sentence, top: int) -> list[tuple[int, int, float]]:
-    """(layer, index, increase) of the FFN neurons with the largest increases."""
-    d_mlp = sentence.model.anatomy.d_mlp
-    found = best_neurons(sentence.model, sentence.states, list(sentence.layers), top).increase
-    return [(*divmod(row, d_mlp), float(found[row])) for row in largest(found, top)]
+@dataclass(frozen=True)
+class Firsts:
+    """The value neurons with the largest increases, largest first.
+
+    Attributes:
+        neurons: (layer, index, increase) of FFN neurons. attention: attention neurons.
+    """
+
+    neurons: list[tuple[int, int, float]]
+    attention: list[AttentionNeuron]
+
+    @classmethod
+    def of(cls, sentence: Sentence, n: int) -> Firsts:
+        """The first ``n`` of each kind."""
+        model, layers, d_mlp = sentence.model, list(sentence.layers), sentence.model.anatomy.d_mlp
+        found = best_neurons(model, sentence.states, layers, n).increase
+        neurons = [(*divmod(row, d_mlp), float(found[row])) for row in largest(found, n)]
+        return cls(neurons, top_attention_neurons(model, list(sentence.outputs), sentence.group, layers, n)[0])
 
 
 def neuron_table(sentence: Sentence, neurons: Sequence[tuple[int, int, float]]) -> pd.DataFrame:
@@ -109,12 +123,6 @@ def attention_neuron_table(sentence: Sentence, neurons: Sequence[AttentionNeuron
             "coefficient": [x.coefficient for x in neurons],
         }
     ).join(pushed(sentence.model, writes, keys))
-
-
-def top_attention(sentence: Sentence, top: int) -> list[AttentionNeuron]:
-    """The attention neurons with the largest increases."""
-    layers = list(sentence.layers)
-    return top_attention_neurons(sentence.model, list(sentence.outputs), sentence.group, layers, top)[0]
 
 
 def neuron_increase(sentence: Sentence, layer: int, index: int) -> float:

@@ -97,7 +97,10 @@ def _query(query: Query) -> dict[str, Any]:
     return {
         "title": f"What activates {query.title}",
         "sentences": [f"Of the pre-activation: {shares}.", QUERY],
-        "tables": [_table("Query neurons", query.neurons), _table("Value neurons", query.value_neurons)],
+        "tables": [
+            _table("Query neurons", query.neurons),
+            _table("Value neurons, and the position that each reads", query.value_neurons) | {"folded": True},
+        ],
         "maps": maps,
     }
 

@@ -7,7 +7,6 @@ constant (biases) the shares sum to one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -20,7 +19,7 @@ from harness.plugin import Neuron
 
 from ..analysis.query_scores import Value, scores_of
 from ..analysis.top_k_by_bound import largest
-from .levels import attention_neuron, neuron_increase, pushed, top_attention, top_neurons
+from .levels import Firsts, attention_neuron, neuron_increase, pushed
 from .names import AttentionPlace, value_named
 from .reading import Sentence
 
@@ -35,36 +34,37 @@ class Query:
         of: "attention" or "neurons": those of the sentence with the largest increases; or one value neuron by name.
         values: the value neurons; the pull of a single one is for an increase of one nat, so that its sums are shares.
         increase: of all of them, nats.
-        top: how many neurons the tables list. counted: how many value and query neurons are set against each other.
+        firsts: of the sentence. top: how many neurons the tables list. counted: how many value and query neurons are
+            set against each other.
     """
 
     sentence: Sentence
     of: str
     values: tuple[Value, ...]
     increase: float
+    firsts: Firsts
     top: int
     counted: int
 
     @classmethod
-    def asked(cls, sentence: Sentence, of: str, values: int, top: int) -> Query:
-        """For ``values`` value neurons of a kind, or for one.
+    def asked(cls, sentence: Sentence, of: str, firsts: Firsts, values: int, top: int) -> Query:
+        """For the first ``values`` value neurons of a kind, or for one.
 
         Raises:
             HarnessError: ``of`` is neither.
         """
         if of == "attention":
-            raising = [x for x in top_attention(sentence, values) if x.increase > 0]
-            found = [sentence.attention_value(neuron) for neuron in raising]
+            found = [sentence.attention_value(neuron) for neuron in firsts.attention[:values] if neuron.increase > 0]
         elif of == "neurons":
-            found = [sentence.ffn_value(*neuron) for neuron in top_neurons(sentence, values) if neuron[-1] > 0]
+            found = [sentence.ffn_value(*neuron) for neuron in firsts.neurons[:values] if neuron[-1] > 0]
         else:
-            return cls(sentence, of, *_single(sentence, value_named(sentence, of)), top, values)
-        return cls(sentence, of, tuple(found), sum(value.increase for value in found), top, values)
+            return cls(sentence, of, *_single(sentence, value_named(sentence, of)), firsts, top, values)
+        return cls(sentence, of, tuple(found), sum(value.increase for value in found), firsts, top, values)
 
     @property
     def title(self) -> str:
         """The value neurons, in words."""
-        return f"the {len(self.values)} first {KINDS[self.of]}" if self.of in KINDS else self.values[0].name
+        return f"the first {len(self.values)} {KINDS[self.of]}" if self.of in KINDS else self.values[0].name
 
     @cached_property
     def value_neurons(self) -> pd.DataFrame:
@@ -114,7 +114,7 @@ class Query:
         """By ``layer``, of as many query neurons and value neurons (FFN): how many are ``query_only``, ``both``, and
         ``value_only``."""
         query = set(self._first(self.counted))
-        value = {Neuron(layer, i) for layer, i, increase in top_neurons(self.sentence, self.counted) if increase > 0}
+        value = {Neuron(layer, i) for layer, i, increase in self.firsts.neurons[: self.counted] if increase > 0}
         sets = {"query_only": query - value, "both": query & value, "value_only": value - query}
         layers = self.sentence.layers
         return pd.DataFrame(
@@ -169,8 +169,3 @@ def _single(sentence: Sentence, place: Neuron | AttentionPlace) -> tuple[tuple[V
         return (sentence.ffn_value(place.layer, place.index, 1.0),), increase
     neuron = attention_neuron(sentence, place)
     return (sentence.attention_value(neuron._replace(increase=1.0)),), neuron.increase
-
-
-def asked_for(sentence: Sentence, of: Sequence[str], values: int, top: int) -> list[Query]:
-    """A query for each of several kinds or value neurons."""
-    return [Query.asked(sentence, name, values, top) for name in of]
