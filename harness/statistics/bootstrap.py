@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -18,6 +19,12 @@ those that have many terms."""
 FUNCTIONAL_CELLS = 8_000_000
 """Resampled sums of a functional's terms that are held at once."""
 
+KEPT_WEIGHTS = 8_000_000
+"""Weights that are kept for the next measure of the same prompts."""
+
+WHOLE = 2**24
+"""Below it float32 holds every whole number."""
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -31,15 +38,40 @@ class Interval:
 
 
 def _weights(n: int, seed: int, resamples: int, block: int) -> Iterator[np.ndarray]:
-    """How often each of n clusters is drawn in bootstrap resamples, in blocks [<= block, n]; fixed by ``seed``.
+    """How often each of n clusters is drawn in bootstrap resamples, in blocks float32 [<= block, n]; fixed by ``seed``.
 
     A resample draws as many clusters as there are, with replacement; the draws do not depend on the size of a block.
     """
+    made = _kept if n * resamples <= KEPT_WEIGHTS else _drawn
+    yield from made(n, seed, resamples, block)
+
+
+@lru_cache(maxsize=2)
+def _kept(n: int, seed: int, resamples: int, block: int) -> tuple[np.ndarray, ...]:
+    return tuple(_drawn(n, seed, resamples, block))
+
+
+def _drawn(n: int, seed: int, resamples: int, block: int) -> Iterator[np.ndarray]:
     rng = np.random.default_rng(seed)
     for start in range(0, resamples if n > 1 else 0, block):
         b = min(block, resamples - start)
         drawn = rng.integers(n, size=(b, n)) + n * np.arange(b)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=b * n).reshape(b, n).astype(np.float64)
+        yield np.bincount(drawn.ravel(), minlength=b * n).reshape(b, n).astype(np.float32)
+
+
+def _factor(sums: np.ndarray) -> np.ndarray:
+    """What weights are multiplied with: sums over clusters [n_clusters, rows], in float32 where this is exact.
+
+    Sums of events in as many clusters as there are stay whole numbers that float32 holds; other sums are float64.
+    """
+    most = float(np.abs(sums).max(initial=0.0)) * len(sums)
+    return sums.astype(np.float32) if most < WHOLE and (np.rint(sums) == sums).all() else sums
+
+
+def _times(weights: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    """Sums in resamples, float64 [B, rows]."""
+    found: np.ndarray = weights.astype(factor.dtype, copy=False) @ factor
+    return found.astype(np.float64, copy=False)
 
 
 def resampled(
@@ -61,25 +93,30 @@ def resampled(
         raise ValueError(
             f"{counted(len(clusters), 'cluster number')} for {counted(measure.numerator.shape[1], 'prompt')}"
         )
-    denominator = measure.denominator[rows]
+    numerator, denominator = _rows(measure.numerator, rows), _rows(measure.denominator, rows)
     if (denominator == denominator[0]).all():  # as in every share of a fixed set of prompts
         denominator = denominator[:1]
-    numerator, denominator = (cluster_sums(x, clusters).T for x in (measure.numerator[rows], denominator))
+    numerator, denominator = (_factor(cluster_sums(x, clusters).T) for x in (numerator, denominator))
     for weights in _weights(len(numerator), seed, resamples, _block(len(numerator))):
-        yield ratio(weights @ numerator, weights @ denominator, measure.scale)
+        yield ratio(_times(weights, numerator), _times(weights, denominator), measure.scale)
+
+
+def _rows(array: np.ndarray, rows: Sequence[int]) -> np.ndarray:
+    """Some rows, without a copy where they follow one another."""
+    return array[rows.start : rows.stop] if isinstance(rows, range) and rows.step == 1 else array[rows]
 
 
 def _resampled_functional(
     measure: Functional, rows: Sequence[int], clusters: np.ndarray, seed: int, resamples: int
 ) -> Iterator[np.ndarray]:
-    terms = measure.terms[rows]
+    terms = _rows(measure.terms, rows)
     n_rows, n_prompts, n_terms = terms.shape
     if len(clusters) != n_prompts:
         raise ValueError(f"{counted(len(clusters), 'cluster number')} for {counted(n_prompts, 'prompt')}")
     sums = cluster_sums(terms.transpose(0, 2, 1).reshape(n_rows * n_terms, n_prompts), clusters).T
-    block = min(_block(len(sums)), max(1, FUNCTIONAL_CELLS // sums.shape[1]))
+    block, factor = min(_block(len(sums)), max(1, FUNCTIONAL_CELLS // sums.shape[1])), _factor(sums)
     for weights in _weights(len(sums), seed, resamples, block):
-        yield measure.function((weights @ sums).reshape(len(weights), n_rows, n_terms))
+        yield measure.function(_times(weights, factor).reshape(len(weights), n_rows, n_terms))
 
 
 def _resampled_few(

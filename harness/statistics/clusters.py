@@ -14,13 +14,39 @@ import numpy as np
 from harness.statistics.measure import TREATED, Measure, ratio
 
 
+MOST_IN_TURN = 8
+"""Prompts of a cluster up to which numpy adds them one after another."""
+
+
 def cluster_sums(array: np.ndarray, clusters: np.ndarray) -> np.ndarray:
-    """Sums over the prompts of each cluster: [rows, n_prompts] -> [rows, n_clusters]."""
+    """Sums over the prompts of each cluster, in float64: [rows, n_prompts] -> [rows, n_clusters].
+
+    The result is a view of one row where all rows are views of one.
+    """
     if array.shape[1] == 0:
         return array.astype(np.float64)
+    if len(array) > 1 and array.strides[0] == 0:
+        return np.broadcast_to(sums := cluster_sums(array[:1], clusters), (len(array), sums.shape[1]))
     order = np.argsort(clusters, kind="stable")
     starts = np.flatnonzero(np.diff(clusters[order], prepend=clusters[order[0]] - 1))
-    return np.add.reduceat(array[:, order], starts, axis=1, dtype=np.float64)
+    if (order[1:] < order[:-1]).any():
+        array = array[:, order]
+    size = len(order) // len(starts)
+    if size <= MOST_IN_TURN and np.array_equal(starts, np.arange(0, len(order), size)):
+        return _sums_of(array.reshape(len(array), -1, size))
+    return np.add.reduceat(array, starts, axis=1, dtype=np.float64)
+
+
+def _sums_of(parts: np.ndarray) -> np.ndarray:
+    """Sums over the last, short axis, bit by bit those of ``np.add.reduceat``: the first and the sum of the others."""
+    if parts.dtype == bool:
+        return parts.sum(axis=-1, dtype=np.uint8).astype(np.float64)
+    first, *others = (parts[..., i].astype(np.float64) for i in range(parts.shape[-1]))
+    if others:
+        for other in others[1:]:
+            others[0] += other
+        first += others[0]
+    return first
 
 
 @dataclass(frozen=True)
@@ -55,7 +81,7 @@ def spread(influence: np.ndarray, counting: np.ndarray | int) -> np.ndarray:
 def linearise(measure: Measure, clusters: np.ndarray) -> Linearised:
     """All conditions of a ratio; ``clusters``: cluster number of every prompt [n_prompts]."""
     x = cluster_sums(measure.denominator, clusters)
-    y = cluster_sums(np.where(measure.denominator > 0, measure.numerator, 0), clusters)
+    y = cluster_sums(measure.numerator, clusters)  # 0 where the denominator is
     trials = x.sum(axis=1)
     values = ratio(y.sum(axis=1), trials, 1.0)
     influence = ratio(y - np.nan_to_num(values)[:, None] * x, trials[:, None], 1.0)
@@ -64,6 +90,11 @@ def linearise(measure: Measure, clusters: np.ndarray) -> Linearised:
 
 
 def design_effect(measure: Measure, clusters: np.ndarray) -> float:
+    """:func:`design_effect_of` a measure."""
+    return design_effect_of(linearise(measure, clusters))
+
+
+def design_effect_of(found: Linearised) -> float:
     """How many times the variance of the treated share is that of as many independent prompts; at least 1.
 
     1 + (b - 1) rho (Kish 1965, Survey Sampling, section 5.4), where b is the mean size of a prompt's cluster, of the
@@ -73,7 +104,6 @@ def design_effect(measure: Measure, clusters: np.ndarray) -> float:
     another. Where all count alike it is the sum of the cluster variances over the sum of the binomial ones. Where no
     condition has both events and others, nothing can be told and prompts of a cluster are taken for copies (rho = 1).
     """
-    found = linearise(measure, clusters)
     binomial = ratio(found.values * (1 - found.values), np.maximum(found.trials - 1, 0), 1.0)
     usable = (binomial > 0) & (found.counting > 1)
     size, g = float(found.sizes[TREATED]), int(found.counting[TREATED])

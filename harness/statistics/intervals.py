@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from harness.statistics.bootstrap import Draws, Interval, draw, percentile
-from harness.statistics.clusters import Linearised, design_effect, korn_graubard, linearise, mover, spread
+from harness.statistics.clusters import Linearised, design_effect_of, korn_graubard, linearise, mover, spread
 from harness.statistics.measure import CONTROLS, TREATED, Aggregated, AnyMeasure, Functional, Measure, known_values
 
 FEW_CLUSTERS = 30
@@ -35,7 +35,7 @@ def bearings(measure: AnyMeasure, clusters: np.ndarray, draws: Draws) -> Bearing
     """Linearise a measure where it can be; ``clusters``: [n_prompts]."""
     counting = len(np.unique(clusters[measure.counting]))
     linear = linearise(measure, clusters) if isinstance(measure, Measure) else None
-    deff = design_effect(measure, clusters) if isinstance(measure, Measure) and measure.is_count else None
+    deff = design_effect_of(linear) if linear is not None and measure.is_count else None
     return Bearings(measure, linear, deff, draws, counting)
 
 
