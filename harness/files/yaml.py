@@ -8,6 +8,7 @@ and how much its aliases may make of it is bounded.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,11 @@ def load_yaml(path: Path) -> Document:
     Raises:
         HarnessError: unreadable file, YAML error, duplicate key, alias cycle or another top: names file and line.
     """
-    text = _read(path)
+    return _document(path, _read(path))
+
+
+@lru_cache(maxsize=16)
+def _document(path: Path, text: str) -> Document:
     try:
         root = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:

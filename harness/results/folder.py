@@ -177,7 +177,7 @@ class RunFolder:
 
     def save_prepared(self, prepared: Prepared) -> None:
         """Keep the prepared prompts, so that a resumed run need not ask the model again."""
-        write_json(self._unfinished / "prepared.json", to_json(prepared))
+        write_json(self._unfinished / "prepared.json", to_json(prepared), indent=None)
 
     def load_prepared(self) -> Prepared | None:
         path = self._unfinished / "prepared.json"
@@ -189,7 +189,7 @@ class RunFolder:
         rows = {name: series.rows for name, series in part.series.items()}
         rest = {"answers": part.answers, "categories": part.categories, "series": rows}
         rest |= {"found": part.found, "details": part.details}
-        write_json(stem.with_suffix(".json"), rest)
+        write_json(stem.with_suffix(".json"), rest, indent=None)
         _save_arrays(stem.with_suffix(".safetensors"), part.arrays())  # last: it marks the part as finished
 
     def load_part(self, start: int, prompts: tuple[Prompt, ...], conditions: tuple[Condition, ...]) -> Outcomes | None:

@@ -75,7 +75,7 @@ def save(path: Path, prepared: Prepared) -> None:
     """Keep prompts, if there is where to write, and let go of the oldest where there are more than :data:`MOST`."""
     written: dict[str, Any] = to_json(prepared)
     with contextlib.suppress(HarnessError):
-        write_json(path, {"sha256": digest(written), "prepared": written})
+        write_json(path, {"sha256": digest(written), "prepared": written}, indent=None)
     with contextlib.suppress(OSError):
         ours = [x for x in path.parent.iterdir() if _OURS.fullmatch(x.name)]
         for old in sorted(ours, key=lambda x: x.stat().st_mtime_ns)[:-MOST]:

@@ -19,14 +19,11 @@ MOST_IN_TURN = 8
 
 
 def cluster_sums(array: np.ndarray, clusters: np.ndarray) -> np.ndarray:
-    """Sums over the prompts of each cluster, in float64: [rows, n_prompts] -> [rows, n_clusters].
-
-    The result is a view of one row where all rows are views of one.
-    """
+    """Sums over the prompts of each cluster, in float64: [rows, n_prompts] -> [rows, n_clusters]."""
     if array.shape[1] == 0:
         return array.astype(np.float64)
-    if len(array) > 1 and array.strides[0] == 0:
-        return np.broadcast_to(sums := cluster_sums(array[:1], clusters), (len(array), sums.shape[1]))
+    if len(array) > 1 and array.strides[0] == 0:  # views of one row
+        return np.repeat(cluster_sums(array[:1], clusters), len(array), axis=0)
     order = np.argsort(clusters, kind="stable")
     starts = np.flatnonzero(np.diff(clusters[order], prepend=clusters[order[0]] - 1))
     if (order[1:] < order[:-1]).any():
@@ -38,10 +35,13 @@ def cluster_sums(array: np.ndarray, clusters: np.ndarray) -> np.ndarray:
 
 
 def _sums_of(parts: np.ndarray) -> np.ndarray:
-    """Sums over the last, short axis, bit by bit those of ``np.add.reduceat``: the first and the sum of the others."""
+    """Sums over the last, short axis, bit by bit those of ``np.add.reduceat``: the first and the sum of the others.
+
+    In C order: sums of these sums depend on it.
+    """
     if parts.dtype == bool:
-        return parts.sum(axis=-1, dtype=np.uint8).astype(np.float64)
-    first, *others = (parts[..., i].astype(np.float64) for i in range(parts.shape[-1]))
+        return parts.sum(axis=-1, dtype=np.uint8).astype(np.float64, order="C")
+    first, *others = (parts[..., i].astype(np.float64, order="C") for i in range(parts.shape[-1]))
     if others:
         for other in others[1:]:
             others[0] += other

@@ -28,6 +28,8 @@ def transition_table(before: np.ndarray, after: np.ndarray, categories: Sequence
 
 def _places(values: np.ndarray, categories: Sequence[Any]) -> np.ndarray:
     """Place among the categories of every value [n]."""
+    if isinstance(categories, range) and categories == range(len(categories)) and np.isin(values, categories).all():
+        return np.asarray(values, np.int64)
     names = np.array(list(categories))
     matches = np.asarray(values)[:, None] == names
     for odd in np.asarray(values)[~matches.any(axis=1)]:

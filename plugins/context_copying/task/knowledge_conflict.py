@@ -432,12 +432,17 @@ def _answers(
 ) -> tuple[tuple[tuple[str, ...], ...], dict[str, np.ndarray]]:
     """Answers of the first ``n_told`` conditions, and codes of the sources of all, by each way to match: [C, N] each.
 
-    Most conditions say the same of a prompt: each distinct row of tokens [C, N, length] is decoded once.
+    Most conditions say of a prompt what the first does: each other row of tokens [C, N, length] is decoded once.
     """
     source = {name: np.empty(tokens.shape[:2], np.int8) for name in MATCHINGS.values()}
     answers: list[list[str]] = [[] for _ in range(n_told)]
+    others = (tokens != tokens[:1]).any(-1)
     for i, prompt in enumerate(prompts):
-        distinct, which = np.unique(tokens[:, i], axis=0, return_inverse=True)
+        distinct, which = tokens[:1, i], others[:, i].astype(np.int64)
+        if which.any():  # sorting rows is slow
+            rows, which[others[:, i]] = np.unique(tokens[others[:, i], i], axis=0, return_inverse=True)
+            which[others[:, i]] += 1
+            distinct = np.concatenate([distinct, rows])
         texts = [cut(text, until) for text in decode(model, distinct)]
         names = [
             prompt.fields[name]
