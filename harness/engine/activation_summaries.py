@@ -235,7 +235,7 @@ def _passes(
         wanted = batch.attention_mask.bool()
         for row, (first, stop) in enumerate(parts):
             wanted[row, : wanted.shape[1] - min(stop, len(prompts[start + row])) + first] = False
-        with torch.no_grad(), capture(layers) as captured:
+        with torch.no_grad(), capture(layers) as captured, model.without_logits():
             model.forward(batch)
         found = {layer: x[wanted.to(x.device)].float() for layer, x in captured.items()}
         for layer, x in found.items():

@@ -22,7 +22,6 @@ import numpy as np
 from harness.errors import HarnessError
 from harness.files import json as jsontext
 
-
 _PLAIN = {str, int, bool, type(None)}
 
 
@@ -108,7 +107,7 @@ def json_bytes(value: Any, indent: int | None = 2) -> bytes:
 
 
 def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
-    """Write JSON, atomically; NaN is written as null. Without ``indent``, for machines, it takes a third of the time."""
+    """Write JSON, atomically; NaN is written as null. Without ``indent``, for programs, it takes far less time."""
     write_bytes(path, json_bytes(value, indent))
 
 

@@ -150,14 +150,15 @@ def draw(figure: Figure) -> Canvas:
 
 def _make_harmless(text: Text) -> None:
     """Whatever was written without care: no character that the font has no form for, no formula that is none."""
-    from matplotlib.mathtext import MathTextParser
+    from matplotlib.textpath import text_to_path
 
     written = text.get_text()
     if written != (shown := harmless.figure(written).replace(r"\$", "$")):
         text.set_text(shown)
     if written.count("$") > written.count(r"\$"):
         try:
-            MathTextParser("path").parse(shown)
+            # As the SVG will ask for it: a formula is parsed once.
+            text_to_path.get_text_width_height_descent(shown, text.get_fontproperties(), ismath=True)
         except ValueError:
             text.set_parse_math(False)
 

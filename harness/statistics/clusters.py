@@ -13,7 +13,6 @@ import numpy as np
 
 from harness.statistics.measure import TREATED, Measure, ratio
 
-
 MOST_IN_TURN = 8
 """Prompts of a cluster up to which numpy adds them one after another."""
 

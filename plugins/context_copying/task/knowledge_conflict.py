@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -298,6 +299,8 @@ class KnowledgeConflict(Task):
         self, model: Model, answers: Sequence[Answer], counters: Sequence[Sequence[str]], contexts: Contexts
     ) -> list[Prompt]:
         aliases = other_names((x.relation.name, (x.object, *x.aliases)) for x in contexts.facts)
+        # A fact's prompts share the parametric object.
+        begins = cache(lambda query, word: self._begins(model, query, word, contexts.document))
         pairs: list[tuple[Answer, Statement, str]] = []
         for x, others in zip(answers, counters, strict=True):
             statements = contexts.statements(x, others)
@@ -320,9 +323,7 @@ class KnowledgeConflict(Task):
                     "counter_object": stated.object,
                     "parametric_aliases": _aliases(aliases, x.fact.relation.name, x.text),
                     "counter_aliases": _aliases(aliases, stated.relation, stated.object),
-                    "first_tokens": [
-                        self._begins(model, x.fact.query, word, contexts.document) for word in (stated.object, x.text)
-                    ],
+                    "first_tokens": [begins(x.fact.query, word) for word in (stated.object, x.text)],
                 },
             )
             for (x, stated, _), text, tokens in zip(pairs, texts, model.encode(texts), strict=True)
