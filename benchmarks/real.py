@@ -75,30 +75,35 @@ def least(works: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]
     return {name: min(seconds) for name, seconds in times.items()}
 
 
-def measure(model: Model, n_prompts: int, controls: Sequence[int], repeats: int, whole: bool) -> dict[str, Any]:
-    """Ratios to an un-ablated generation."""
+def measure(
+    model: Model, n_prompts: int, controls: Sequence[int], repeats: int, whole: bool
+) -> Iterator[tuple[str, str | float]]:
+    """Ratios to an un-ablated generation, each as soon as it is there."""
     prompts, hooks, fast = prompts_of(model, n_prompts), HookEngine(model, 64), ClosedFormEngine(model, 64)
     stop = frozenset() if whole else stop_tokens(model, ENDS)
     last, middle = model.anatomy.n_layers - 1, model.anatomy.n_layers // 2
     edited = conditions_of(model, prompts, last, max(controls))
     by_hooks = hooks.generate(prompts, edited[:3], TOKENS, stop)
     by_form = fast.generate(prompts, edited[:3], TOKENS, stop)
-    row: dict[str, Any] = {"model": model.name, "prompts": len(prompts)}
-    row["same tokens"] = float((by_hooks.tokens == by_form.tokens).all(-1).mean())
-    row["entropy difference"] = float(abs(by_hooks.entropy - by_form.entropy).max())
-    works = {"untouched": lambda: hooks.generate(prompts, [BASELINE], TOKENS, stop)}
+    yield "model", model.name
+    yield "prompts", str(len(prompts))
+    yield "same tokens", float((by_hooks.tokens == by_form.tokens).all(-1).mean())
+    yield "entropy difference", float(abs(by_hooks.entropy - by_form.entropy).max())
+
+    def untouched() -> Any:
+        return hooks.generate(prompts, [BASELINE], TOKENS, stop)
+
     for n in controls:
-        works[f"last layer, 1 + {n} controls"] = lambda n=n: fast.generate(prompts, edited[: n + 2], TOKENS, stop)  # type: ignore[misc]
-    times = least(works, repeats)
+        some = edited[: n + 2]
+        times = least({"": untouched, "many": lambda some=some: fast.generate(prompts, some, TOKENS, stop)}, repeats)  # type: ignore[misc]
+        yield "untouched, seconds", times[""]
+        yield f"last layer, 1 + {n} controls", times["many"] / times[""]
     earlier = conditions_of(model, prompts, middle, 8)
-    works = {"untouched": works["untouched"]}
+    works = {"untouched": untouched}
     for n in (0, 8):
         works[f"{n}"] = lambda n=n: fast.generate(prompts, earlier[: n + 2], TOKENS, stop)  # type: ignore[misc]
     rows = least(works, repeats)
-    row["untouched, seconds"] = times.pop("untouched")
-    row |= {name: seconds / row["untouched, seconds"] for name, seconds in times.items()}
-    row[f"layer {middle}, one more control"] = (rows["8"] - rows["0"]) / 8 / rows["untouched"]
-    return row
+    yield f"layer {middle}, one more control", (rows["8"] - rows["0"]) / 8 / rows["untouched"]
 
 
 def options(about: str | None, repeats: int) -> argparse.ArgumentParser:
@@ -127,7 +132,7 @@ def main() -> None:
     parser.add_argument("--whole", action="store_true", help="always ten tokens")
     args = parser.parse_args()
     for model, prompts in models(args):
-        for key, value in measure(model, prompts, args.controls, args.repeats, args.whole).items():
+        for key, value in measure(model, prompts, args.controls, args.repeats, args.whole):
             print(f"{key:>32}  {value:.4g}" if isinstance(value, float) else f"{key:>32}  {value}", flush=True)
     print(f"torch {torch.__version__}, Python {sys.version.split()[0]}")
 
