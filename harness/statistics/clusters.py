@@ -39,7 +39,8 @@ def _sums_of(parts: np.ndarray) -> np.ndarray:
     In C order: sums of these sums depend on it.
     """
     if parts.dtype == bool:
-        return parts.sum(axis=-1, dtype=np.uint8).astype(np.float64, order="C")
+        counts: np.ndarray = parts.sum(axis=-1, dtype=np.uint8).astype(np.float64, order="C")
+        return counts
     first, *others = (parts[..., i].astype(np.float64, order="C") for i in range(parts.shape[-1]))
     if others:
         for other in others[1:]:
