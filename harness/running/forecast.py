@@ -5,6 +5,7 @@ The selected units are not treated (:mod:`harness.running.planning`): what is to
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,11 @@ import numpy as np
 from harness.errors import HarnessError
 from harness.files.wording import apart, counted, the
 from harness.report.formatting import number
+from harness.running.expectations import of_prompts
 from harness.running.outlook import Row, rows
 from harness.running.planning import FEWEST, look
 from harness.statistics import derive_seed
-from harness.statistics.power import least_share
+from harness.statistics.power import least_share, needed
 
 if TYPE_CHECKING:
     from harness.engine.engine import Engine
@@ -57,8 +59,8 @@ def _spread(prompts: tuple[Prompt, ...]) -> list[Prompt]:
 
 
 def _sentences(stage: Stage, found: list[Row], n: int, looked: int) -> Iterator[str]:
-    items = len({prompt.cluster for prompt in stage.prepared.prompts})
-    sets = len(stage.controls.sets)
+    expected, sets = of_prompts(stage.plan, stage.prepared.prompts), len(stage.controls.sets)
+    items, data = expected.items, expected.data
     if not found:
         return
     yield (
@@ -68,7 +70,9 @@ def _sentences(stage: Stage, found: list[Row], n: int, looked: int) -> Iterator[
     )
     for row in found:
         counting = round(row.summary.n_clusters * items / looked)
-        yield f"  {row.summary.title}: {_finds(row, counting, sets)}{_counting(counting, items)}"
+        margin = stage.plan.spec.margins.get(row.summary.name)
+        takes = "" if margin is None else _takes(row, margin, counting, data, sets)
+        yield f"  {row.summary.title}: {_finds(row, counting, sets)}{_counting(counting, items)}{takes}"
 
 
 def _finds(row: Row, counting: int, sets: int) -> str:
@@ -81,6 +85,15 @@ def _finds(row: Row, counting: int, sets: int) -> str:
     if row.spread is not None or best is None:
         return "nothing"
     return f"random sets are all alike here; at best a change in {100 * best:.2g}% of the items that count"
+
+
+def _takes(row: Row, margin: float, counting: int, data: int, sets: int) -> str:
+    """The ``--limit`` with which a difference that matters is found; ``data``: items that leave ``counting`` ones."""
+    said = f"{number(margin)}{apart(row.summary.unit)}"
+    least = None if row.spread is None or not counting else needed(row.spread, margin, row.moving, sets=(sets,))
+    if least is None:
+        return f"; no amount of data is known to find {said}"
+    return f"; {said} would take --limit {math.ceil(least.clusters * data / counting):,}"
 
 
 def _counting(counting: int, items: int) -> str:

@@ -36,6 +36,9 @@ def test_what_is_told_is_what_a_plan_finds_for_as_many_items() -> None:
     best = least_share(150)
     assert best is not None and f"at best a change in {100 * best:.2g}% of the items" in forecast._finds(share, 150, 99)
     assert forecast._finds(share, 3, 99) == "nothing"
+    limit = forecast._takes(mean, plan[1000], 300, 600, 99)  # what 1,000 items find, of which 2,000 of the data leave
+    assert int(limit.split("--limit ")[1].replace(",", "")) == pytest.approx(2000, abs=4)
+    assert "no amount of data" in forecast._takes(share, 1.0, 150, 600, 99)
     assert forecast._counting(150, 300) == " (it counts in about 150 items)" and forecast._counting(300, 300) == ""
 
 
