@@ -99,7 +99,7 @@ def _spec(run: str, known: Registry, where: str) -> RunSpec:
     except HarnessError as error:
         raise HarnessError(f"{where}: {error}") from error
     if len(specs) != 1:
-        raise HarnessError(f"{where}: {run} is {len(specs)} runs; name one of them: {specs[0].name}.")
+        raise HarnessError(f"{where}: {run} is {counted(len(specs), 'run')}; name one of them: {specs[0].name}.")
     return specs[0]
 
 

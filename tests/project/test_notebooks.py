@@ -113,7 +113,9 @@ def test_the_stop_button_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
             pass  # the kernel's word of itself comes first
         assert reply["content"]["ename"] == "KeyboardInterrupt"
         assert not list(tmp_path.glob("reports/*/result.json"))
-        assert client.execute(cell, reply=True, timeout=600)["content"]["status"] == "ok"
+        while (again := client.execute(cell, reply=True, timeout=600)["content"])["status"] == "aborted":
+            pass  # a kernel drops what it is asked right after an error
+        assert again["status"] == "ok"
         assert len(list(tmp_path.glob("reports/*/result.json"))) == 1
     finally:
         client.stop_channels()

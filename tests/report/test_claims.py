@@ -16,7 +16,7 @@ from harness.files.terminal import Terminal
 from harness.report import claims
 from harness.results.claims import ClaimTable
 
-PAPERS = [
+SOURCES = [
     {"name": "nobody2020", "title": "Loud Neurons", "by": "Nobody 2020", "url": "https://example.org/1"},
     {"name": "other2021", "title": "Quiet Neurons", "by": "Other 2021", "url": "https://example.org/2"},
 ]
@@ -43,7 +43,7 @@ def found() -> ClaimTable:
     counted = {"outcome": "missed", "why": "the published number is their PKCR", "value": 0.0399, "unit": "%"}
     recounted = [row("counted", "gpt2", counted, "other2021", known="a slip", published="0.0188")]
     return ClaimTable.read(
-        {"papers": PAPERS, "models": ["demo", "gpt2"], "tested": tested, "recounted": recounted, "notes": []}, "claims"
+        {"papers": SOURCES, "models": ["demo", "gpt2"], "tested": tested, "recounted": recounted, "notes": []}, "claims"
     )
 
 

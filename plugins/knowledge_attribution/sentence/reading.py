@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from harness.files.wording import counted
 from harness.model import InputWeights, read_in
 from harness.plugin import HarnessError, Model
 
@@ -48,7 +49,8 @@ class Sentence:
         tokens = tuple(model.encode([text])[0])
         if model.n_positions is not None and len(tokens) > model.n_positions:
             raise HarnessError(
-                f"attribute: the sentence has {len(tokens)} tokens, but {model.name} has {model.n_positions} positions."
+                f"attribute: the sentence has {counted(len(tokens), 'token')}, but {model.name} has "
+                f"{counted(model.n_positions, 'position')}."
             )
         layers = range(model.anatomy.n_layers)
         outputs = tuple(Output.of(model, layer) for layer in layers)

@@ -13,11 +13,12 @@ from itertools import combinations
 import numpy as np
 import pytest
 from families import tokenizer
-from harness_plugins.confidence_regulation.metrics import Calibration, Effects
+from harness_plugins.confidence_regulation.metrics import Effects
 from harness_plugins.confidence_regulation.tasks.mediation import Mediation
 from planted import ENTROPY, planted, texts
 from scipy.stats import kstest
 
+from harness.builtin.calibration import Calibration
 from harness.conditions.conditions import BASELINE, Condition, Neuron, Selection, SetNeurons
 from harness.controls.matched import matched_sets, matching_values
 from harness.controls.random import draw_controls, random_controls
