@@ -6,16 +6,14 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.options import Debug, Device, Json, ModelArgs, Quiet, RegistryPath
+from harness.cli.options import Debug, Device, Json, ModelArgs, ModelArgument, Quiet, RegistryPath
 from harness.cli.plugins import PluginFiles, installed
 from harness.files.terminal import Terminal, say_json
 from harness.plugin import ModelLoader, border
 
 
 def inspect(
-    model: Annotated[
-        str, typer.Argument(help="Loader, model of the registry, hub id, folder or GGUF file; as --model.")
-    ],
+    model: ModelArgument,
     model_args: ModelArgs = "",
     device: Device = None,
     layer: Annotated[

@@ -35,6 +35,9 @@ Output = Annotated[
 RegistryPath = Annotated[Path | None, spelt("registry")]
 Device = Annotated[str | None, spelt("device")]
 ModelArgs = Annotated[str, spelt("model_args")]
+ModelArgument = Annotated[
+    str, typer.Argument(help="Loader, model of the registry, hub id, folder or GGUF file; as --model.")
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Forget an earlier or interrupted run and start anew.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result record instead of the report.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]

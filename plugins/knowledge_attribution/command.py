@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.options import Debug, Device, Json, ModelArgs, Quiet, RegistryPath
+from harness.cli.options import Debug, Device, Json, ModelArgs, ModelArgument, Quiet, RegistryPath
 from harness.cli.plugins import PluginFiles, installed
 from harness.files.terminal import Terminal, say, say_json
 from harness.plugin import HarnessError, ModelLoader, border
@@ -16,9 +16,7 @@ KINDS = ["attention", "neurons"]
 
 
 def attribute(
-    model: Annotated[
-        str, typer.Argument(help="Loader, model of the registry, hub id, folder or GGUF file; as --model.")
-    ],
+    model: ModelArgument,
     sentence: Annotated[str, typer.Argument(help="What the model reads; its next token is attributed.")],
     target: Annotated[
         list[str] | None,

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from harness.files.wording import counted
 from harness.model import InputWeights, read_in
-from harness.plugin import HarnessError, Model
+from harness.plugin import HarnessError, Model, counted
 
 from ..analysis.all_positions import run_positions
 from ..analysis.attention_neurons import AttentionNeuron, Sources, sources
