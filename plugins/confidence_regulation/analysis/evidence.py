@@ -1,14 +1,15 @@
-"""What the weights of a layer say of its neurons, and how a choice of some of them depends on null space and rule."""
+"""What weights say of the neurons of some layers, and how a choice of them depends on null space and rule."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.plugin import HarnessError, counted
+from harness.plugin import HarnessError, Neuron, counted
 
 from .confirmation import candidates, chance_of_rho, rho_by_chance
 from .weight_rules import MIN_RHO, NORM_QUANTILE, PUBLISHED, Published, by_weights, overlap
@@ -22,18 +23,22 @@ ONE_PERCENT = "rho_1_percent"
 
 
 @dataclass(frozen=True)
-class Layer:
-    """A layer's neurons before the unembedding.
+class Layers:
+    """The neurons of some layers, those of the first layer first: M of them, d_mlp of each layer.
+
+    W_U's null space is one and the same for every layer; a neuron below the last one is read by later layers, too.
 
     Attributes:
-        index: which layer. w_out: [d_mlp, d_model], what its neurons write.
+        indices: which layers, ascending. d_mlp: neurons of each.
+        w_out: what a layer's neurons write, [d_mlp, d_model], by the layer's index.
         null_dims: k, how many of the last singular directions count as the null space. why: why so many.
         one_percent: 1% of d_model, the other null space that rho is measured in.
         null_kind, null_said: why W_U does not read its last direction (:func:`harness.model.null_kind`).
     """
 
-    index: int
-    w_out: np.ndarray
+    indices: tuple[int, ...]
+    d_mlp: int
+    w_out: Callable[[int], np.ndarray]
     geometry: UnembeddingGeometry
     null_dims: int
     why: str
@@ -42,8 +47,8 @@ class Layer:
     null_said: str
 
     @classmethod
-    def of(cls, model: Model, index: int, null_dims: int | None) -> Layer:
-        """Look at a layer; ``null_dims`` None: as many as the spectrum suggests."""
+    def of(cls, model: Model, indices: Sequence[int], null_dims: int | None) -> Layers:
+        """Look at layers; ``null_dims`` None: as many as the spectrum suggests."""
         from harness.model import null_kind, one_percent, suggest_null_dims, unembedding_geometry, write_directions
 
         geometry = unembedding_geometry(model)
@@ -51,10 +56,34 @@ class Layer:
         k, why = (null_dims, "as asked") if null_dims else suggested
         kind, said = null_kind(model, geometry)
         few = one_percent(model.anatomy.d_model, geometry.trivial)
-        return cls(index, write_directions(model, index), geometry, k, why, few, kind, said)
+        # The weights of all layers, in float64, may not fit in memory: one layer's are held at a time.
+        w_out = lru_cache(maxsize=1)(partial(write_directions, model))
+        return cls(tuple(indices), model.anatomy.d_mlp, w_out, geometry, k, why, few, kind, said)
+
+    @property
+    def d_model(self) -> int:
+        return len(self.geometry.singular_values)
+
+    @property
+    def said(self) -> str:
+        """Which they are, in words: layer 3; layers 0 to 3; layers 0, 2 and 3."""
+        first, *rest = self.indices
+        if not rest:
+            return f"layer {first}"
+        if rest[-1] - first == len(rest):
+            return f"layers {first} to {rest[-1]}"
+        return f"layers {', '.join(map(str, self.indices[:-1]))} and {rest[-1]}"
+
+    def neuron(self, row: int) -> Neuron:
+        """The neuron of a row of the scores."""
+        return Neuron(self.indices[row // self.d_mlp], row % self.d_mlp)
+
+    def neurons(self) -> tuple[Neuron, ...]:
+        """All of them, in the order of the scores."""
+        return tuple(map(self.neuron, range(len(self.indices) * self.d_mlp)))
 
     def scores(self) -> dict[str, np.ndarray]:
-        """rho, LogitVar and norm [d_mlp], and rho in 1% of d_model where that is another null space.
+        """rho, LogitVar and norm [M], and rho in 1% of d_model where that is another null space.
 
         Raises:
             HarnessError: a score of a neuron that writes anything is not finite.
@@ -65,7 +94,7 @@ class Layer:
         wrong = [name for name, values in found.items() if not np.isfinite(values[found["norm"] != 0]).all()]
         if wrong:
             raise HarnessError(
-                f"selector entropy: {wrong[0]} of neurons of layer {self.index} is not finite in float32: the weights "
+                f"selector entropy: {wrong[0]} of neurons of {self.said} is not finite in float32: the weights "
                 "of the checkpoint are damaged or too large."
             )
         return found
@@ -75,7 +104,7 @@ class Layer:
         spaces = dict.fromkeys((null_dims or self.null_dims, self.one_percent))
         found = {k: self._at(k) for k in spaces}
         rhos = [scores["rho"] for scores in found.values()]
-        chances = [chance_of_rho(found[k]["rho"], self.w_out.shape[1], k, self.geometry.trivial) for k in spaces]
+        chances = [chance_of_rho(found[k]["rho"], self.d_model, k, self.geometry.trivial) for k in spaces]
         first = next(iter(found.values()))
         return candidates(rhos, chances, first["logit_var"], first["norm"], top)
 
@@ -90,13 +119,13 @@ class Layer:
         """The neuron with the largest rho, and what rho random directions would have, in words."""
         rho = scores["rho"]
         best = int(np.nanargmax(rho))
-        alive, d = int((scores["norm"] > 0).sum()), self.w_out.shape[1]
+        alive, d = int((scores["norm"] > 0).sum()), self.d_model
         least = rho_by_chance(alive, d, self.null_dims, self.geometry.trivial)
-        return f"the largest rho, of {self.index}.{best}, is {rho[best]:.3f}, where chance reaches {least:.3f}"
+        return f"the largest rho, of {self.neuron(best)}, is {rho[best]:.3f}, where chance reaches {least:.3f}"
 
     def null_space(self) -> str:
         """The null space in words."""
-        d = counted(self.w_out.shape[1], "direction")
+        d = counted(self.d_model, "direction")
         return f"{self.null_dims} of {d} ({self.why}); {self.null_said}"
 
     def details(self, chosen: np.ndarray, again: Callable[[int], np.ndarray] | None) -> dict[str, Any]:
@@ -108,9 +137,10 @@ class Layer:
         """
         from harness.model import null_cosines
 
-        cosines = null_cosines(self.geometry, self.w_out[chosen]).round(6)
+        written = np.array([self.w_out(x.layer)[x.index] for x in map(self.neuron, chosen.tolist())])
+        cosines = null_cosines(self.geometry, written.reshape(-1, self.d_model)).round(6)
         found: dict[str, Any] = {
-            "layer": self.index,
+            **({"layer": self.indices[0]} if len(self.indices) == 1 else {"layers": list(self.indices)}),
             "null_dims": self.null_dims,
             "null_dims_reason": self.why,
             "null_kind": self.null_kind,
@@ -127,14 +157,15 @@ class Layer:
     def _at(self, null_dims: int) -> dict[str, np.ndarray]:
         from harness.model import neuron_scores
 
-        return neuron_scores(self.geometry, self.w_out, null_dims)
+        found = [neuron_scores(self.geometry, self.w_out(index), null_dims) for index in self.indices]
+        return {name: np.concatenate([scores[name] for scores in found]) for name in found[0]}
 
-    def _names(self, indices: Any) -> list[str]:
-        return [f"{self.index}.{i}" for i in indices]
+    def _names(self, rows: Any) -> list[str]:
+        return [str(self.neuron(int(row))) for row in rows]
 
     def _other_null_spaces(self) -> list[int]:
         """Half as many directions, as many, twice as many, and 1% of d_model."""
-        k, d = self.null_dims, self.w_out.shape[1]
+        k, d = self.null_dims, self.d_model
         asked = {max(k // 2, 1 + self.geometry.trivial), k, min(2 * k, d - 1), self.one_percent}
         return sorted(asked)
 

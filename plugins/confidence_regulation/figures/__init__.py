@@ -7,6 +7,7 @@ is a caption that gives the counts and says what was left out. Selected neurons 
 from __future__ import annotations
 
 from .effects import dfa_bars, head_ablation, total_direct
+from .layers import layer_figures
 from .neurons import activation_changes, entropy_argmax, frequency_kl, mediated_rho, norm_logit_var
 from .positions import activation_curves, entropy_by_position, induction_curves, natural_curves
 from .spectrum import entropy_figures, singular_values
@@ -24,6 +25,7 @@ __all__ = [
     "head_ablation",
     "induction_curves",
     "kl_entropy_changes",
+    "layer_figures",
     "loss_change",
     "mediated_rho",
     "natural_curves",

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
 
-from harness.builtin.components import check_layer
+from harness.builtin.components import check_layer, check_top, resolve_layer
 from harness.files.wording import only
 from harness.plugin import (
     AnyCorpus,
     End,
     HarnessError,
-    Neuron,
     Selection,
     SelectionContext,
     Selector,
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
     from harness.plugin import Figure, Frame, Model
 
-    from ..analysis.evidence import Layer
+    from ..analysis.evidence import Layers
 
 
 LOOSEN = {
@@ -56,6 +55,12 @@ EFFECTS = ("norm_path", "norm_mediated", "total_effect", "direct_effect", "entro
 READING = ("confirmed", "mediated")
 """The rules that measure effects on texts."""
 
+EARLIER = (
+    "the null space is that of the unembedding, whichever the layer; a neuron below the last one acts through later "
+    "layers, too, of which rho and LogitVar say nothing"
+)
+"""What is to be known of the scores of neurons below the last layer."""
+
 
 class Entropy(Selector):
     """Entropy neurons, which write into the null space of the unembedding and so change confidence more than choice.
@@ -76,7 +81,9 @@ class Entropy(Selector):
     ``mediated``: of the neurons with the largest total effects (effect_quantile and above) the ``top`` highest
     LayerNorm-mediated fractions, 1 - DE/TE.
 
-    Effects are measured on the half of a corpus that tasks do not evaluate on.
+    Effects are measured on the half of a corpus that tasks do not evaluate on, and in the last layer. With ``layers``
+    the published rules choose among the neurons of several layers, or of all: figures and a table show how the scores
+    vary over them. Of a neuron below the last layer rho and LogitVar say less, because later layers read it, too.
     """
 
     name = "entropy"
@@ -110,6 +117,21 @@ class Entropy(Selector):
         "fast", description="rules confirmed and mediated: fast has errors of up to 1e-4 nats for each token"
     )
     layer: int = Field(-1, description="layer; negative counts from the last")
+    layers: Literal["all"] | tuple[int, ...] | None = Field(
+        None, min_length=1, description="all, or a list of layers, instead of layer: published rules only"
+    )
+
+    @field_validator("layers")
+    @classmethod
+    def _one_of_the_two(cls, layers: Any, info: ValidationInfo) -> Any:
+        if layers is not None and info.data.get("layer", -1) != -1:
+            raise ValueError("give either layer or layers")
+        if layers is not None and info.data.get("rule") in READING:
+            raise ValueError(
+                f"rule {info.data['rule']} measures effects, in the last layer only; with layers name one of the "
+                "published rules, which look at weights: rule=tighidet2025, stolfo2024 or du2025"
+            )
+        return layers
 
     @field_validator("corpus", mode="before")
     @classmethod
@@ -125,33 +147,47 @@ class Entropy(Selector):
         return False
 
     def check(self, model: Model) -> None:
-        layer = check_layer(model, self.layer, self.top, OWNER)
+        layers = self._layers(model)
         if self.null_dims is not None and self.null_dims >= model.anatomy.d_model:
             raise HarnessError(f"{OWNER}: null_dims={self.null_dims} must be below d_model = {model.anatomy.d_model}.")
         if self.rule in READING:
-            check_last(model, layer, OWNER)
+            check_last(model, layers[0], OWNER)
             check_length(model, self.length, OWNER)
             check_closed_form(model, OWNER)
 
+    def _layers(self, model: Model) -> list[int]:
+        """The layers, ascending, of which ``top`` neurons are to be chosen."""
+        if self.layers is None:
+            return [check_layer(model, self.layer, self.top, OWNER)]
+        n = model.anatomy.n_layers
+        asked = range(n) if self.layers == "all" else [resolve_layer(layer, n, OWNER) for layer in self.layers]
+        check_top(self.top, len(set(asked)) * model.anatomy.d_mlp, OWNER)
+        return sorted(set(asked))
+
     def select(self, context: SelectionContext) -> Selection:
-        from ..analysis.evidence import Layer
+        from ..analysis.evidence import Layers
 
         model = context.model
         self.check(model)
-        layer = Layer.of(model, check_layer(model, self.layer, self.top, OWNER), self.null_dims)
-        scores = layer.scores()
+        layers = Layers.of(model, self._layers(model), self.null_dims)
+        scores = layers.scores()
         if not (scores["norm"] > 0).any():
-            raise HarnessError(f"{OWNER}: no neuron of the layer writes anything; choose another layer.")
+            raise HarnessError(f"{OWNER}: no neuron of {layers.said} writes anything; choose another layer.")
         choose = self._confirm if self.rule == "confirmed" else self._take
-        chosen, rule = choose(context, layer, scores)
+        chosen, rule = choose(context, layers, scores)
+        below = f"; {EARLIER}" if self.layers is not None and layers.indices[0] < model.anatomy.n_layers - 1 else ""
         return Selection(
-            units=tuple(Neuron(layer.index, int(index)) for index in chosen),
-            rule=f"layer {layer.index}{rule}; null space: {layer.null_space()}",
-            candidates=tuple(Neuron(layer.index, index) for index in range(model.anatomy.d_mlp)),
+            units=tuple(map(layers.neuron, chosen.tolist())),
+            rule=f"{layers.said}{rule}; null space: {layers.null_space()}{below}",
+            candidates=layers.neurons(),
             scores=scores,
             special=self._signs(scores),
-            details=layer.details(chosen, self._again(layer)),
+            details=layers.details(chosen, self._again(layers)) | self._about_layers(layers),
         )
+
+    def _about_layers(self, layers: Layers) -> dict[str, Any]:
+        """What the figures of several layers count by."""
+        return {"min_rho": self.min_rho, "trivial": layers.geometry.trivial} if self.layers else {}
 
     def _signs(self, scores: Mapping[str, object]) -> dict[str, End]:
         """Ends of the scores; the rule "confirmed" compares with others of the same norm and seeks no long ones."""
@@ -160,18 +196,18 @@ class Entropy(Selector):
         }
 
     def figures(self, selection: Selection) -> tuple[Figure | Frame, ...]:
-        from ..figures import entropy_figures
+        from ..figures import entropy_figures, layer_figures
 
-        return entropy_figures(selection)
+        return (*entropy_figures(selection), *layer_figures(selection))
 
-    def _take(self, context: SelectionContext, layer: Layer, scores: dict[str, np.ndarray]) -> tuple[np.ndarray, str]:
+    def _take(self, context: SelectionContext, layers: Layers, scores: dict[str, np.ndarray]) -> tuple[np.ndarray, str]:
         """Indices of the ``top`` best neurons by a published rule or ``mediated``, and the rule in words.
 
         Raises:
             HarnessError: fewer neurons pass the threshold than were asked for; says how many do.
         """
         if self.rule == "mediated":
-            where = self._measurer(context, layer, scores)(None)
+            where = self._measurer(context, layers, scores)(None)
             passing, said = self._most_mediated(scores)
             said = f"{said}, {where}"
         else:
@@ -192,16 +228,16 @@ class Entropy(Selector):
         return ranked(keep, -scores["norm_mediated"], scores["norm"]), said
 
     def _confirm(
-        self, context: SelectionContext, layer: Layer, scores: dict[str, np.ndarray]
+        self, context: SelectionContext, layers: Layers, scores: dict[str, np.ndarray]
     ) -> tuple[np.ndarray, str]:
         """Indices of the confirmed neurons, those that do most first, and the rule in words."""
         from ..analysis.confirmation import confirm, enough, matched
 
         none = " has no entropy neurons by the rule confirmed"
-        proposed = layer.candidates(self.top)
+        proposed = layers.candidates(self.top)
         if not len(proposed):
-            return proposed, f"{none}: the weights of its neurons have none of their signs ({layer.nearest(scores)})"
-        measure = self._measurer(context, layer, scores)
+            return proposed, f"{none}: the weights of its neurons have none of their signs ({layers.nearest(scores)})"
+        measure = self._measurer(context, layers, scores)
         where = measure(proposed)
         share, entropy = scores["norm_path"], scores["entropy_through_norm"]
         strong = proposed[share[proposed] >= self.min_share]
@@ -212,16 +248,16 @@ class Entropy(Selector):
         scores["p_adjusted"] = adjusted
         said, least = counted(len(proposed), "candidate"), f"{self.min_share:.0%}"
         if not len(strong):
-            best = proposed[np.argmax(share[proposed])]
+            best = int(proposed[np.argmax(share[proposed])])
             return strong, (
-                f"{none}: the nearest of {said}, {layer.index}.{best}, acts to {share[best]:.0%} through the final "
+                f"{none}: the nearest of {said}, {layers.neuron(best)}, acts to {share[best]:.0%} through the final "
                 f"norm, where {least} is the least ({where})"
             )
         nearest = f"the {counted(others.shape[1], 'other')} nearest in norm"
         if not len(passing):
-            best = strong[np.argmin(adjusted[strong])]
+            best = int(strong[np.argmin(adjusted[strong])])
             return passing, (
-                f"{none}: the nearest of {said}, {layer.index}.{best}, acts to {share[best]:.0%} through the final "
+                f"{none}: the nearest of {said}, {layers.neuron(best)}, acts to {share[best]:.0%} through the final "
                 f"norm, but does not move the entropy through it more than {nearest}: p = {adjusted[best]:.3g} after "
                 f"Benjamini-Hochberg, where {self.level:g} is the most ({where})"
             )
@@ -232,7 +268,7 @@ class Entropy(Selector):
         )
 
     def _measurer(
-        self, context: SelectionContext, layer: Layer, scores: dict[str, np.ndarray]
+        self, context: SelectionContext, layers: Layers, scores: dict[str, np.ndarray]
     ) -> Callable[[np.ndarray | None], str]:
         """A function that adds measured effects of some neurons, or of all, to the scores, and says on what."""
         from ..analysis.confirmation import norm_path
@@ -245,7 +281,7 @@ class Entropy(Selector):
         def measure(neurons: np.ndarray | None) -> str:
             some = slice(None) if neurons is None else neurons
             swept = sweep(
-                context, layer.index, read.tokens, "frozen_norm", OWNER, method=self.method,
+                context, layers.indices[0], read.tokens, "frozen_norm", OWNER, method=self.method,
                 neurons=None if neurons is None else neurons.tolist(),
             )  # fmt: skip
             direct = swept.direct["frozen_norm"]
@@ -257,11 +293,11 @@ class Entropy(Selector):
 
         return measure
 
-    def _again(self, layer: Layer) -> Callable[[int], np.ndarray] | None:
+    def _again(self, layers: Layers) -> Callable[[int], np.ndarray] | None:
         """What the rule chooses by weights with another number of null dimensions; None: it does not ask for any."""
         rule = self.rule
         if rule == "mediated":
             return None
         if rule == "confirmed":
-            return lambda k: layer.candidates(self.top, k)
-        return lambda k: layer.published(rule, self.top, self.min_rho, self.norm_quantile, k)
+            return lambda k: layers.candidates(self.top, k)
+        return lambda k: layers.published(rule, self.top, self.min_rho, self.norm_quantile, k)

@@ -243,7 +243,7 @@ def test_a_layer_of_dead_neurons_is_refused_in_words() -> None:
     model = tiny("llama")
     with torch.no_grad():
         model.hf.model.layers[-1].mlp.down_proj.weight[:] = 0
-    with pytest.raises(HarnessError, match="no neuron of the layer writes anything"):
+    with pytest.raises(HarnessError, match="no neuron of layer 2 writes anything"):
         select(model, null_dims=2, top=1, rule="stolfo2024")
 
 
