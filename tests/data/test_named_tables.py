@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkout import reference
 from harness_plugins.context_copying.task.knowledge_conflict import KnowledgeConflict
 from harness_plugins.knowledge_attribution.task import TargetProbability
 
@@ -137,6 +138,19 @@ def test_pararel_of_the_paper_is_facts_and_relations_in_a_folder(tmp_path: Path)
     before = KnowledgeConflict(data=f"pararel:{tmp_path}").data_digest()
     write(tmp_path / "pararel_relations.json", [{**PARAREL_RELATIONS[0], "relation_group": "companies"}])
     assert KnowledgeConflict(data=f"pararel:{tmp_path}").data_digest() != before
+
+
+def test_the_papers_facts_have_their_groups_descriptions_and_examples() -> None:
+    found = KnowledgeConflict(data=f"pararel:{reference('data')}").facts()
+    relations = {fact.relation.name: fact.relation for fact in found}
+    rows = json.loads((reference("data") / "pararel_relations.json").read_text(encoding="utf-8"))
+    assert len(found) == 4677  # 4,688 without those that stand there twice
+    for row in rows:
+        if row["relation"] in relations:
+            relation = relations[row["relation"]]
+            assert (relation.group, relation.description) == (row["relation_group"], row["object_description"])
+            assert relation.example.startswith(f"{row['example_subject']} ")
+    assert len({relation.group for relation in relations.values()}) == 8
 
 
 def test_what_is_given_explicitly_stays(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,7 @@ class Layers:
     one_percent: int
     null_kind: NullKind
     null_said: str
+    _scored: dict[int, dict[str, np.ndarray]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, model: Model, indices: Sequence[int], null_dims: int | None) -> Layers:
@@ -150,15 +151,17 @@ class Layers:
             "published_rules": self._published(chosen),
         }
         if again is not None:
-            kept = {str(k): self._names([i for i in chosen if i in again(k)]) for k in self._other_null_spaces()}
-            found["still_chosen"] = kept
+            others = {str(k): np.isin(chosen, again(k)) for k in self._other_null_spaces()}
+            found["still_chosen"] = {k: self._names(chosen[still]) for k, still in others.items()}
         return found
 
     def _at(self, null_dims: int) -> dict[str, np.ndarray]:
         from harness.model import neuron_scores
 
-        found = [neuron_scores(self.geometry, self.w_out(index), null_dims) for index in self.indices]
-        return {name: np.concatenate([scores[name] for scores in found]) for name in found[0]}
+        if null_dims not in self._scored:
+            found = [neuron_scores(self.geometry, self.w_out(index), null_dims) for index in self.indices]
+            self._scored[null_dims] = {name: np.concatenate([x[name] for x in found]) for name in found[0]}
+        return dict(self._scored[null_dims])
 
     def _names(self, rows: Any) -> list[str]:
         return [str(self.neuron(int(row))) for row in rows]

@@ -19,7 +19,6 @@ from dataclasses import fields
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field, field_validator
 
 from harness.data import Fact, FactSource, FactTable, limited, render
@@ -28,7 +27,19 @@ from harness.data.facts import COLUMNS, OPTIONAL_COLUMNS
 from harness.files.templates import check
 from harness.files.yaml import Document
 from harness.model import decode, first_token, stop_tokens
-from harness.plugin import BASELINE, Condition, Outcomes, Prepared, Prompt, Source, Step, Task, Template, suggest
+from harness.plugin import (
+    BASELINE,
+    Condition,
+    Outcomes,
+    Prepared,
+    Prompt,
+    Source,
+    Step,
+    Task,
+    Template,
+    counted,
+    suggest,
+)
 
 from .answer_sources import (
     MATCHINGS,
@@ -39,11 +50,11 @@ from .answer_sources import (
     normalise,
     other_names,
     overlap,
-    sources,
 )
 from .chat_template import chat
 from .contexts import Context, Contexts, Placement, Statement
 from .elicitation import Answer, Known, answered, contradictable, counter_objects
+from .observation import CODE_TOKENS, LOG_FLOOR, asked_tokens, code_token, observed
 
 if TYPE_CHECKING:
     from harness.plugin import Engine, Model, Progress
@@ -58,16 +69,6 @@ __all__ = [
     "overlap",
     "stop_tokens",
 ]
-
-LOG_FLOOR = -16.6
-"""log 2^-24: probabilities below the resolution of float32 are not told apart."""
-
-NOTE = (
-    "confidence is the probability of the answer's first token, which is right where it begins the true object; an "
-    "answer from a context that contradicts it is wrong. Facts of which the model's memory is wrong do not count, nor "
-    "do objects that begin with one token"
-)
-"""What calibration is about here."""
 
 PROMPTS = {
     "conflicting": "conflict prompts, {n} counter objects for each of {facts} facts",
@@ -98,6 +99,11 @@ class KnowledgeConflict(Task):
     Answers are compared with the objects in three ways: exactly (the paper's; outcome ``source``), without case,
     punctuation and articles (``source_normalised``), and by the objects' other names, too (``source_alias``; the facts'
     column ``aliases``).
+
+    ``first_token``: log-odds are about the tokens with which the objects begin where they stand. *reencoded* takes
+    P_CK and P_PK as the authors' code does, so that its numbers can be compared: the most likely token's for the source
+    that the answer comes from; for the other that of the object's first token decoded and encoded again with another
+    space in front, often the space itself. P_ND stays everything else (theirs is the second most likely token).
     """
 
     name = "knowledge_conflict"
@@ -160,6 +166,9 @@ class KnowledgeConflict(Task):
     chat: bool = Field(False, description="speak to the model through its tokenizer's chat template")
     instruction: str | None = Field(
         None, description="with chat: text before every question; default: the definition's"
+    )
+    first_token: Literal["in_place", "reencoded"] = Field(
+        "in_place", description="of an object, for log_p_ck and log_p_pk; reencoded: as in the authors' code, see above"
     )
 
     @field_validator("columns")
@@ -262,6 +271,14 @@ class KnowledgeConflict(Task):
         if alike := sum(_nested(prompt) for prompt in prompts):
             why = f"in {alike} of them one object begins with the other: the longer one in an answer counts"
             yield Step("nested objects", n, 0, why)
+        if self.first_token == "reencoded":
+            first, again = ([token for x in prompts for token in x.fields[k]] for k in ("first_tokens", CODE_TOKENS))
+            other = sum(a != b for a, b in zip(first, again, strict=True))
+            why = (
+                f"log-odds of CK and PK are those of the authors' code: of {counted(len(first), 'object')}, encoded "
+                f"again with a space in front, {other} begin with another token than where they stand"
+            )
+            yield Step("re-encoded", n, 0, why)
         if not self.chat and getattr(model.tokenizer, "chat_template", None) is not None:
             why = "the model has a chat template, through which it was not asked; chat=true does"
             yield Step("plain text", n, 0, why)
@@ -301,6 +318,7 @@ class KnowledgeConflict(Task):
         aliases = other_names((x.relation.name, (x.object, *x.aliases)) for x in contexts.facts)
         # A fact's prompts share the parametric object.
         begins = cache(lambda query, word: self._begins(model, query, word, contexts.document))
+        again = cache(lambda token: code_token(model, token))
         pairs: list[tuple[Answer, Statement, str]] = []
         for x, others in zip(answers, counters, strict=True):
             statements = contexts.statements(x, others)
@@ -323,7 +341,8 @@ class KnowledgeConflict(Task):
                     "counter_object": stated.object,
                     "parametric_aliases": _aliases(aliases, x.fact.relation.name, x.text),
                     "counter_aliases": _aliases(aliases, stated.relation, stated.object),
-                    "first_tokens": [begins(x.fact.query, word) for word in (stated.object, x.text)],
+                    "first_tokens": (first := [begins(x.fact.query, word) for word in (stated.object, x.text)]),
+                    **({} if self.first_token == "in_place" else {CODE_TOKENS: [again(token) for token in first]}),
                 },
             )
             for (x, stated, _), text, tokens in zip(pairs, texts, model.encode(texts), strict=True)
@@ -348,12 +367,7 @@ class KnowledgeConflict(Task):
     ) -> Outcomes:
         """Greedy answers under every condition: their source, and the distribution of their first token.
 
-        Values: ``source``, ``source_normalised`` and ``source_alias`` (codes of SOURCES), ``entropy`` (nats),
-        ``log_p_ck``, ``log_p_pk`` (the counter and the parametric object's first token) and ``log_p_nd`` (everything
-        else together), all of the first answer token; ``log_odds`` of CK and PK (NaN where they begin with one token),
-        and what :class:`harness.builtin.temperature.Temperature` puts beside it; ``confidence`` in the first token
-        that is said, whether that is ``right``, and ``tokens``: whether this counts (NOTE); ``activations`` of each
-        condition's neurons in the untouched model, there [n_conditions, n_prompts, k].
+        Values: :func:`~.observation.observed`.
         """
         document = self._table().document()
         until = self._until(document)
@@ -362,61 +376,12 @@ class KnowledgeConflict(Task):
             conditions,
             self._tokens(document),
             stop_tokens(engine.model, until),
-            choices=[prompt.fields["first_tokens"] for prompt in prompts],
+            choices=[asked_tokens(prompt) for prompt in prompts],
             progress=progress,
             tempered=True,
             watched=True,
         )
-        told = sum(condition.shown for condition in conditions)
-        answers, source = _answers(engine.model, made.tokens, prompts, until, told)
-        log_p = np.maximum(made.choices, LOG_FLOOR)
-        same = np.array([len(set(prompt.fields["first_tokens"])) == 1 for prompt in prompts])
-        rest = 1 - np.exp(made.choices[..., 0]) - np.where(same, 0.0, np.exp(made.choices[..., 1]))
-        before, equal = made.equal_entropy(conditions)
-        odds, tempered = (
-            np.where(same, np.nan, np.subtract(*np.moveaxis(np.maximum(x, LOG_FLOOR), -1, 0)))
-            for x in (made.choices, np.moveaxis(equal.log_p(made.choices[before].T), 0, -1))
-        )
-        judged = np.array([_judged(prompt) for prompt in prompts])
-        confidence, at_equal = (
-            np.where(judged, np.exp(np.minimum(x, 0.0)), 0.0).astype(np.float32)
-            for x in (made.top, equal.log_p(made.top[before]))
-        )
-        memory = np.array([prompt.fields["first_tokens"][1] for prompt in prompts])
-        return Outcomes(
-            conditions=tuple(conditions),
-            prompts=tuple(prompts),
-            values={
-                **source,
-                "entropy": made.entropy.astype(np.float32),
-                "log_p_ck": log_p[..., 0].astype(np.float32),
-                "log_p_pk": log_p[..., 1].astype(np.float32),
-                "log_p_nd": np.log(np.maximum(rest, np.exp(LOG_FLOOR))).astype(np.float32),
-                "log_odds": odds.astype(np.float32),
-                "tempered_log_odds": tempered.astype(np.float32),
-                "log_temperature": equal.log_temperature.astype(np.float32),
-                "no_temperature": equal.outside,
-                "tokens": np.broadcast_to(judged, confidence.shape),
-                "confidence": confidence,
-                "right": (made.tokens[..., 0] == memory) & judged,
-                "tempered_confidence": at_equal,
-                **({} if made.watched is None else {"activations": made.watched.by_condition(conditions)}),
-            },
-            details={
-                "tempered": [{"outcome": "log_odds", "title": "log(P_CK/P_PK)", "unit": "nats"}],
-                "calibrated": {"word": "answer", "note": NOTE},
-            },
-            answers=answers,
-            categories=dict.fromkeys(source, SOURCES),
-        )
-
-
-def _judged(prompt: Prompt) -> bool:
-    """Whether the answer's first token tells a right answer: memory is right, and the context's object begins otherwise
-    (or is the same)."""
-    fields = prompt.fields
-    apart = len(set(fields["first_tokens"])) == 2 or fields["counter_object"] == fields["parametric_object"]
-    return bool(fields["right"]) and apart
+        return observed(engine.model, made, prompts, conditions, until)
 
 
 def _nested(prompt: Prompt) -> bool:
@@ -426,32 +391,3 @@ def _nested(prompt: Prompt) -> bool:
 def _aliases(known: Mapping[str, Mapping[str, tuple[str, ...]]], relation: str, name: str) -> list[str]:
     """Other names of an object of a relation."""
     return list(known.get(relation, {}).get(normalise(name), ()))
-
-
-def _answers(
-    model: Model, tokens: np.ndarray, prompts: Sequence[Prompt], until: Sequence[str], n_told: int
-) -> tuple[tuple[tuple[str, ...], ...], dict[str, np.ndarray]]:
-    """Answers of the first ``n_told`` conditions, and codes of the sources of all, by each way to match: [C, N] each.
-
-    Most conditions say of a prompt what the first does: each other row of tokens [C, N, length] is decoded once.
-    """
-    source = {name: np.empty(tokens.shape[:2], np.int8) for name in MATCHINGS.values()}
-    answers: list[list[str]] = [[] for _ in range(n_told)]
-    others = (tokens != tokens[:1]).any(-1)
-    for i, prompt in enumerate(prompts):
-        distinct, which = tokens[:1, i], others[:, i].astype(np.int64)
-        if which.any():  # sorting rows is slow
-            rows, which[others[:, i]] = np.unique(tokens[others[:, i], i], axis=0, return_inverse=True)
-            which[others[:, i]] += 1
-            distinct = np.concatenate([distinct, rows])
-        texts = [cut(text, until) for text in decode(model, distinct)]
-        names = [
-            prompt.fields[name]
-            for name in ("counter_object", "parametric_object", "counter_aliases", "parametric_aliases")
-        ]
-        codes = np.array([sources(text, *names) for text in texts], np.int8)
-        for array, column in zip(source.values(), codes.T, strict=True):
-            array[:, i] = column[which]
-        for row, answer in zip(answers, which[:n_told], strict=True):
-            row.append(texts[answer])
-    return tuple(map(tuple, answers)), source

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
 import yaml
 from checkout import reference
 from families import BOS, EOS, tiny_hf
-from harness_plugins.context_copying.task.knowledge_conflict import KnowledgeConflict
+from harness_plugins.context_copying.task.knowledge_conflict import LOG_FLOOR, SOURCES, KnowledgeConflict
 from slow_conflicts import (
     DEFINITION,
     by_hand,
@@ -28,7 +30,7 @@ from harness.conditions.conditions import BASELINE, Condition, SetNeurons
 from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import HookEngine
 from harness.model.model import Model, wrap
-from harness.plugin import Task
+from harness.plugin import Prompt, Task
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import parse_spec
 
@@ -118,6 +120,47 @@ def test_a_small_model_is_asked_and_observed_as_by_hand(tmp_path: Path, bos: boo
     assert sum(finished) == 3 * 20
     check_observed(observed, prompts, slow_outcomes(model, prompts, edits, n))
     assert observed.answers[0] != observed.answers[1]
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_first_tokens_are_those_of_the_authors_code_where_asked(tmp_path: Path, bos: bool) -> None:
+    """Theirs: the most likely token for the source of the answer; for the other object what its first token, decoded
+    and encoded again behind a space, begins with: here the unknown token of a lone space, or what is put first."""
+    model, n, relations = word_model(bos), 2, str(definition(tmp_path))
+    asked = {
+        "data": table(tmp_path / "facts.jsonl", ROWS),
+        "definition": relations,
+        "max_new_tokens": n,
+        "known": "any",
+    }
+    ours, theirs = KnowledgeConflict(**asked), KnowledgeConflict(**asked, first_token="reencoded")
+    runner, edit = HookEngine(model, batch_size=7), SetNeurons(2, (3, 40, 11), (8.0, -6.0, 7.0))
+    before, prepared = ours.prepare(runner, None, 0), theirs.prepare(runner, None, 0)
+    token = BOS if bos else 256
+    assert {tuple(x.fields.pop("code_tokens")) for x in map(copied, prepared.prompts)} == {(token, token)}
+    assert [x.fields for x in before.prompts] == [
+        {k: v for k, v in x.fields.items() if k != "code_tokens"} for x in prepared.prompts
+    ]
+    assert f"of {2 * len(prepared.prompts)} objects" in prepared.steps[-1].why
+
+    prompts, conditions = prepared.prompts[:20], [BASELINE, Condition("treated", (edit,))]
+    plain, observed = (task.observe(runner, prompts, conditions) for task, prompts in (
+        (ours, before.prompts[:20]), (theirs, prompts)))  # fmt: skip
+    sources = set()
+    for c, condition in enumerate(slow_outcomes(model, prompts, [None, edit], n)):
+        for i, (log_p, _) in enumerate(condition):
+            said = SOURCES[observed["source"][c, i]]
+            sources.add(said)
+            for name, source in (("log_p_ck", "CK"), ("log_p_pk", "PK")):
+                expected = log_p.max() if said == source else log_p[token]
+                assert observed[name][c, i] == pytest.approx(max(float(expected), LOG_FLOOR), abs=2e-4)
+    assert "ND" in sources and len(sources) > 1  # else this shows little
+    for name in ("source", "entropy", "log_p_nd", "log_odds", "confidence", "right"):
+        np.testing.assert_array_equal(plain[name], observed[name])
+
+
+def copied(prompt: Prompt) -> Prompt:
+    return replace(prompt, fields=dict(prompt.fields))
 
 
 def test_a_small_model_is_asked_what_it_knows_as_by_hand(tmp_path: Path) -> None:
