@@ -91,6 +91,13 @@ class FactTable:
             return self
         table, source = found[0], found[1] or found[0].hub
         folder = expand(source)
+        if found[1] is not None and "/" not in source and not folder.exists():  # an id on the hub has an owner
+            name = str(self.data).partition(":")[0]
+            copies = " or ".join(layout.file for layout in table.layouts if layout.file)
+            raise HarnessError(
+                f'data={self.data}: there is no "{source}" here, a copy of {name}'
+                f"{f' with {copies} in it' if copies else ''}; data={name} reads the hub."
+            )
         inside = (folder / layout.file for layout in table.layouts if layout.file)
         if folder.is_dir():
             source = str(next((path for path in inside if path.is_file()), folder))

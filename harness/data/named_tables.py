@@ -63,8 +63,9 @@ _PLAIN = {"relation": "relation", "subject": "subject", "object": "object"}
 
 NAMED = {
     "pararel": NamedTable(
-        "ParaRel (Elazar et al. 2021): of the hub one pattern for each fact; as a folder with pararel_facts.jsonl and "
-        "pararel_relations.json the 4,688 facts of Tighidet et al. 2025",
+        "ParaRel (Elazar et al. 2021): of the hub one pattern for each fact; as a folder the facts of Tighidet et al. "
+        "2025 with their relation groups: knowledge-probing-data of its repository, or pararel_facts.jsonl and "
+        "pararel_relations.json",
         "coastalcph/pararel_patterns",
         "train",
         (
@@ -76,6 +77,19 @@ NAMED = {
                 query="{subject} {relation_phrase}",
                 example="{example_subject} {example_phrase} {example_object}",
                 relation_columns={"group": "relation_group", "description": "object_description"},
+            ),
+            Layout(
+                {
+                    "relation": "rel_lemma",
+                    "subject": "statement_subject",
+                    "object": "statement_object",
+                    "phrase": "statement_relation",
+                },
+                relations="relation_groups_by_row_with_rel_gen_desc.csv",
+                file="raw_pararel_with_correctly_reformatted_statements.csv",
+                query="{subject} {statement_relation}",
+                example="{generation_statement_1} {generation_object_1}",
+                relation_columns={"group": "relation_group_id", "description": "object_generation_description"},
             ),
         ),
     ),

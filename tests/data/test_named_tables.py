@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkout import reference
+from checkout import ROOT, reference
 from harness_plugins.context_copying.task.knowledge_conflict import KnowledgeConflict
 from harness_plugins.knowledge_attribution.task import TargetProbability
 
@@ -19,6 +19,7 @@ from harness.errors import HarnessError
 from harness.plugin import Task
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import parse_spec
+from harness.running.registry import load_registry
 
 POPQA = [  # columns of akariasai/PopQA, test.tsv
     {"id": "1", "subj": "George Rankin", "prop": "occupation", "obj": "politician", "s_pop": "142",
@@ -138,6 +139,44 @@ def test_pararel_of_the_paper_is_facts_and_relations_in_a_folder(tmp_path: Path)
     before = KnowledgeConflict(data=f"pararel:{tmp_path}").data_digest()
     write(tmp_path / "pararel_relations.json", [{**PARAREL_RELATIONS[0], "relation_group": "companies"}])
     assert KnowledgeConflict(data=f"pararel:{tmp_path}").data_digest() != before
+
+
+def test_pararel_as_the_papers_repository_has_it(tmp_path: Path) -> None:
+    """Two tables of other columns, the facts' with a comma for every cell (the sheet saved as CSV)."""
+    facts_of = [
+        {"statement_subject": x["subject"], "statement_relation": x["relation_phrase"], "statement_object": x["object"],
+         "rel_lemma": x["relation"], "statement": f"{x['subject']} {x['relation_phrase']} {x['object']}."}
+        for x in PARAREL_FACTS
+    ]  # fmt: skip
+    relations = [
+        {"relation": "is-headquarter", "relation_group_id": "geography", "object_generation_description": "a place",
+         "generation_statement_1": "BNP Paribas is headquartered in", "generation_object_1": "Paris"}
+    ]  # fmt: skip
+    for name, rows in (
+        ("raw_pararel_with_correctly_reformatted_statements", facts_of),
+        ("relation_groups_by_row_with_rel_gen_desc", relations),
+    ):
+        with (tmp_path / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
+            table = csv.DictWriter(file, list(rows[0]))
+            table.writeheader()
+            table.writerows(rows)
+    asked = [("is-headquarter", f"{x['subject']} is headquartered in", x["object"], ()) for x in PARAREL_FACTS]
+    assert facts(f"pararel:{tmp_path}") == asked
+    relation = KnowledgeConflict(data=f"pararel:{tmp_path}").facts()[0].relation
+    assert (relation.group, relation.description) == ("geography", "a place")
+    assert relation.example == "BNP Paribas is headquartered in Paris"
+    (tmp_path / "relation_groups_by_row_with_rel_gen_desc.csv").unlink()
+    with pytest.raises(HarnessError, match=r"relation_groups_by_row_with_rel_gen_desc\.csv"):
+        KnowledgeConflict(data=f"pararel:{tmp_path}").data_digest()
+
+
+def test_a_copy_that_is_not_here_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = load_registry(ROOT / "registry.yaml").find("copying-gpt2")[0]
+    task = catalogue().build(Task, run.task, "--task")
+    assert isinstance(task, KnowledgeConflict)
+    with pytest.raises(HarnessError, match=r'no "knowledge-probing-data" here, a copy of pararel with .*\.csv in it'):
+        task.data_digest()
 
 
 def test_the_papers_facts_have_their_groups_descriptions_and_examples() -> None:
