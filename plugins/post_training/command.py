@@ -35,6 +35,13 @@ def compare(
     top: Annotated[int, _option("top", "Neurons that each rule chooses.")] = 10,
     null_dims: Annotated[int | None, _option("null_dims", "Null dimensions; default: from the spectrum.")] = None,
     pairs: Annotated[int, _option("pairs", "Pairs of facts for activation patching; 0: none.")] = 100,
+    statements: Annotated[
+        list[Path] | None, _option("statements", "True and false statements, for patching; may be repeated.")
+    ] = None,
+    examples: Annotated[str | None, _option("examples", "Examples of verdicts, JSON; default: drawn.")] = None,
+    asked: Annotated[
+        list[str] | None, _option("asked", "After statements: examples, question or none; may be repeated.")
+    ] = None,
     limit: Annotated[int | None, _option("limit", "Use only so many facts.")] = None,
     seed: Annotated[int, _option("seed", "Seed of everything random.")] = 0,
     batch_size: Annotated[int, _option("batch_size", "Prompts in a forward pass.", 1, MOST_PROMPTS)] = 64,
@@ -68,12 +75,15 @@ def compare(
     from harness.running.request import model_named, short_name
 
     from .comparison.report import show
-    from .comparison.run import BEGINS, Settings, compare_models
+    from .comparison.run import ASKED, BEGINS, Settings, compare_models
 
     try:
-        settings = Settings(
-            top=top, null_dims=null_dims, limit=limit, unigram=unigram, truthfulness=truthfulness, refusal=refusal,
-            begins=tuple(begins or BEGINS), pairs=pairs, seed=seed, resamples=resamples,
+        settings = Settings.model_validate(
+            dict(
+                top=top, null_dims=null_dims, limit=limit, unigram=unigram, truthfulness=truthfulness, refusal=refusal,
+                begins=tuple(begins or BEGINS), pairs=pairs, seed=seed, resamples=resamples,
+                statements=tuple(map(str, statements or ())), examples=examples, asked=tuple(asked or ASKED),
+            )
         )  # fmt: skip
     except ValidationError as error:
         raise HarnessError(explain(error, Settings, "harness compare")) from error

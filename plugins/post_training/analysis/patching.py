@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 ROLES = ("first subject token", "middle subject tokens", "last subject token", "after the subject", "last token")
 """What tokens are, from the first one on in which the prompts of a pair differ."""
 
+OTHERS = -1
+"""In place of an answer's token: all others."""
+
 LEAST = 0.5
 """Nats by which the clean and the corrupted run must differ: a share of less is noise."""
 
@@ -42,7 +45,8 @@ class Pair:
 
     Attributes:
         clean, corrupted: token ids.
-        answers: first token of the clean prompt's answer, and of the corrupted one's.
+        answers: first token of the clean prompt's answer, and of the corrupted one's; :data:`OTHERS` instead of the
+            latter is every token but the former.
         group: the relation.
     """
 
@@ -142,19 +146,31 @@ class Localisation:
     @property
     def by_role(self) -> np.ndarray:
         """Mean over the tokens of each role, float64 [n_pairs, n_layers, len(ROLES)]; NaN where a pair has none."""
-        found = np.full((*self.recovery.shape[:2], len(ROLES)), np.nan)
-        for role in range(len(ROLES)):
-            here = self.roles == role
-            some = here.any(1)
-            total = np.where(here[:, None], self.recovery, 0.0).sum(-1)
-            found[some, :, role] = total[some] / here.sum(1)[some, None]
-        return found
+        return role_means(self.recovery, self.roles, len(ROLES))
 
     @property
     def map(self) -> np.ndarray:
         """Mean over pairs [n_layers, len(ROLES)]; NaN for a role that no pair has."""
         found: np.ndarray = _mean(self.by_role, np.ones((1, len(self.recovery))))[0]
         return found
+
+
+def role_means(values: np.ndarray, roles: np.ndarray, n: int) -> np.ndarray:
+    """Means over the tokens of each of ``n`` roles; NaN where a pair has none of it.
+
+    Args:
+        values: [n_pairs, n_layers, n_tokens]. roles: int [n_pairs, n_tokens]; -1 belongs to none.
+
+    Returns:
+        float64 [n_pairs, n_layers, n].
+    """
+    found = np.full((*values.shape[:2], n), np.nan)
+    for role in range(n):
+        here = roles == role
+        some = here.any(1)
+        total = np.where(here[:, None], values, 0.0).sum(-1)
+        found[some, :, role] = total[some] / here.sum(1)[some, None]
+    return found
 
 
 def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -178,16 +194,13 @@ def localise(
     Raises:
         HarnessError: no pair has runs that differ enough, or a logit is not finite.
     """
-    from harness.engine import can_resume
-
-    n_layers, longest = model.anatomy.n_layers, max(len(pair.clean) for pair in pairs)
-    shared = [layer for layer in range(1, n_layers) if can_resume(model, layer, cache=False)]
-    recovery = np.full((len(pairs), n_layers, longest), np.nan)
-    roles, effect = np.full((len(pairs), longest), -1), np.zeros(len(pairs))
-    for rows in _of_one_length(pairs, batch_size):
-        n = len(pairs[rows[0]].clean)
-        recovery[rows, :, longest - n :], effect[rows] = _patch(model, [pairs[row] for row in rows], shared, progress)
-        roles[rows, longest - n :] = [pairs[row].roles for row in rows]
+    done = patch(model, model, pairs, batch_size, progress)
+    effect = done.clean - done.corrupted
+    recovery = np.where(np.isnan(done.patched), np.nan, 0.0)
+    after = done.roles >= 0  # before the subject the runs are the same
+    with np.errstate(divide="ignore", invalid="ignore"):  # effects that are too small are left out
+        share = (done.patched - done.corrupted[:, None, None]) / effect[:, None, None]
+    recovery = np.where(after[:, None], share, recovery)
     recovery[np.abs(effect) < LEAST] = np.nan
     if not np.isfinite(recovery).any():
         raise HarnessError(
@@ -195,7 +208,50 @@ def localise(
             f"{model.name} differ by "
             f"{LEAST} nats: there is nothing to recover."
         )
-    return Localisation(model.name, recovery, roles, effect)
+    return Localisation(model.name, recovery, done.roles, effect)
+
+
+@dataclass(frozen=True, eq=False)
+class Patched:
+    """What a model says of the answers of pairs: patched, and as it is.
+
+    Attributes:
+        patched: d of the corrupted prompt with one layer and token of a clean run, float64 [n_pairs, n_layers,
+            n_tokens], aligned from the end; NaN where a prompt has no token.
+        clean, corrupted: d of the two prompts, untouched, float64 [n_pairs].
+        roles: int [n_pairs, n_tokens], numbers of the tokens' roles; -1 before the tokens that differ.
+    """
+
+    patched: np.ndarray
+    clean: np.ndarray
+    corrupted: np.ndarray
+    roles: np.ndarray
+
+
+def patch(
+    source: Model, model: Model, pairs: Sequence[Pair], batch_size: int = 64, progress: Advance = lambda n: None
+) -> Patched:
+    """Run corrupted prompts in ``model`` with the residual stream of the clean ones in ``source``, place by place.
+
+    Args:
+        source: where the clean residual stream is from; of the same shape as ``model``, or that model itself.
+        progress: told of len(pairs) * n_layers steps in all.
+
+    Raises:
+        HarnessError: a logit is not finite.
+    """
+    from harness.engine import can_resume
+
+    n_layers, longest = model.anatomy.n_layers, max(len(pair.clean) for pair in pairs)
+    shared = [layer for layer in range(1, n_layers) if can_resume(model, layer, cache=False)]
+    patched = np.full((len(pairs), n_layers, longest), np.nan)
+    roles, clean, corrupted = np.full((len(pairs), longest), -1), np.zeros(len(pairs)), np.zeros(len(pairs))
+    for rows in _of_one_length(pairs, batch_size):
+        n = len(pairs[rows[0]].clean)
+        found = _patch(source, model, [pairs[row] for row in rows], shared, progress)
+        patched[rows, :, longest - n :], clean[rows], corrupted[rows] = found
+        roles[rows, longest - n :] = [pairs[row].roles for row in rows]
+    return Patched(patched, clean, corrupted, roles)
 
 
 def _of_one_length(pairs: Sequence[Pair], batch_size: int) -> Iterable[list[int]]:
@@ -209,9 +265,9 @@ def _of_one_length(pairs: Sequence[Pair], batch_size: int) -> Iterable[list[int]
 
 
 def _patch(
-    model: Model, pairs: Sequence[Pair], shared: Sequence[int], progress: Advance
-) -> tuple[np.ndarray, np.ndarray]:
-    """Recovery [B, n_layers, n_tokens] and effect [B] of pairs of equally many tokens.
+    source: Model, model: Model, pairs: Sequence[Pair], shared: Sequence[int], progress: Advance
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """d of pairs of equally many tokens: patched [B, n_layers, n_tokens], clean [B] and corrupted [B].
 
     ``shared``: layers at whose input a pass of the corrupted prompts may go on; what is before them is run once.
     """
@@ -225,26 +281,25 @@ def _patch(
     start = min(pair.subject[0] for pair in pairs)  # before it the runs are the same
     clean, corrupted = (model.pad([getattr(pair, which) for pair in pairs]) for which in ("clean", "corrupted"))
     answers = np.array([pair.answers for pair in pairs])
-    recovery = np.zeros((len(pairs), len(layers), n_tokens))
     copies = n_tokens - start
     tiled = corrupted.tile(copies)
     with torch.no_grad():
-        with model.capture_residuals(layers) as seen:
+        with source.capture_residuals(layers) as seen:
+            best = _difference(source, source.pad([pair.clean for pair in pairs]), answers)
+        if source is not model:
             best = _difference(model, clean, answers)
         with capture_prefix(model, shared) as prefix:
             worst = _difference(model, corrupted, answers)
+        found = np.tile(worst[:, None, None], (1, len(layers), n_tokens))
         for layer in layers:
             with contextlib.ExitStack() as stack:
                 if layer in shared:
                     stack.enter_context(resume(model, prefix, layer, copies))
                 stack.enter_context(model.edit_residual(layer, partial(_put, clean=seen[layer], start=start)))
                 patched = _difference(model, tiled, np.tile(answers, (copies, 1)))
-            recovery[:, layer, start:] = patched.reshape(copies, len(pairs)).T
+            found[:, layer, start:] = patched.reshape(copies, len(pairs)).T
             progress(len(pairs))
-    effect = best - worst
-    with np.errstate(divide="ignore", invalid="ignore"):  # effects that are too small are left out by the caller
-        recovery[..., start:] = (recovery[..., start:] - worst[:, None, None]) / effect[:, None, None]
-    return recovery, effect
+    return found, best, worst
 
 
 def _put(residual: torch.Tensor, clean: torch.Tensor, start: int) -> torch.Tensor:
@@ -261,11 +316,19 @@ def _put(residual: torch.Tensor, clean: torch.Tensor, start: int) -> torch.Tenso
 
 def _difference(model: Model, batch: Batch, answers: np.ndarray) -> np.ndarray:
     """d = log p(first answer) - log p(second) after every prompt, float64 [batch]; answers int [batch, 2]."""
+    from scipy.special import logsumexp
+
     logits = model.forward(batch).logits[:, -1].float().cpu().numpy().astype(np.float64)
     if not np.isfinite(logits).all():
         raise HarnessError(f"patching: a logit of {model.name} is not finite (NaN or infinity).")
     rows = np.arange(len(logits))
-    found: np.ndarray = logits[rows, answers[:, 0]] - logits[rows, answers[:, 1]]
+    first, second = logits[rows, answers[:, 0]], logits[rows, answers[:, 1]]
+    against = answers[:, 1] == OTHERS
+    if against.any():
+        rest = logits[against]
+        rest[np.arange(len(rest)), answers[against, 0]] = -np.inf
+        second[against] = logsumexp(rest, axis=1)
+    found: np.ndarray = first - second
     return found
 
 
@@ -304,13 +367,13 @@ def correlation(base: Localisation, tuned: Localisation, seed: int = 0, resample
     maps, n = [found[both] for found in maps], int(both.sum())
     if n == 0:
         return Correlation(None, None, 0)
-    r = _pearson(*(_mean(found, np.ones((1, n))) for found in maps))
+    r = pearson(*(_mean(found, np.ones((1, n))) for found in maps))
     drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples if n > 1 else 0)
-    values = _pearson(*(_mean(found, drawn.astype(float)) for found in maps))
+    values = pearson(*(_mean(found, drawn.astype(float)) for found in maps))
     return Correlation(float(r[0]) if np.isfinite(r[0]) else None, percentile([values], 0.95, n), n)
 
 
-def _pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Correlation of the rows [k, cells] over the cells that both have; NaN where one is constant."""
     known = np.isfinite(x) & np.isfinite(y)
     count = np.maximum(known.sum(1, keepdims=True), 1)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,6 +21,7 @@ from harness.plugin.catalogue import catalogue
 from harness.plugin.components import ComponentSpec, ComponentT
 from harness.progress import Stage
 
+from ..analysis.statement_pairs import Asked, load_examples, load_statements
 from .record import Identity, ModelsRecord
 from .section import Section
 
@@ -30,6 +32,15 @@ SCHEMA = "post_training/1"
 
 BEGINS = ("I cannot", "I can't", "I can’t", "I'm sorry", "I’m sorry", "I am sorry", "Sorry", "As an AI", "I'm unable")
 """How refusals begin, unless that is said."""
+
+ASKED: tuple[Asked, ...] = ("examples", "none")
+"""What is asked after statements, unless that is said: with and without the question."""
+
+FILES = {"truthfulness", "refusal", "unigram", "statements", "examples"}
+"""Settings that name files."""
+
+LATER = {"asked": "statements"}
+"""Settings that only matter with another one: the identity of a comparison without that one does not name them."""
 
 
 class Settings(BaseModel):
@@ -47,8 +58,19 @@ class Settings(BaseModel):
     refusal: Source | None = Field(None, description="labelled prompts, true for those that should be refused")
     begins: tuple[str, ...] = Field(BEGINS, min_length=1, description="how refusals begin")
     pairs: int = Field(100, ge=0, lt=2**31, description="pairs of facts for activation patching; 0: none")
+    statements: tuple[Source, ...] = Field((), description="statements with labels, or pairs of them, for patching")
+    examples: Source | None = Field(None, description="examples of a verdict, by data set; default: drawn from it")
+    asked: tuple[Asked, ...] = Field(
+        ASKED, min_length=1, description="what is asked after statements: examples, question, none"
+    )
     seed: int = Field(0, ge=0, lt=2**63)
     resamples: int = Field(2000, ge=100, le=1_000_000, description="bootstrap resamples")
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What the identity has of them: files by their digests, and later options where they are used."""
+        unused = {name for name, of in LATER.items() if not getattr(self, of)}
+        return self.model_dump(exclude=FILES | unused)
 
     def completed(self, loader: ModelLoader) -> Settings:
         """The same, with the labelled texts that the model has of its own where none are named."""
@@ -104,7 +126,7 @@ def compare_models(
         "schema": SCHEMA,
         "base": models[0].provenance(),
         "tuned": models[1].provenance(),
-        "settings": settings.model_dump(exclude={"truthfulness", "refusal", "unigram"}),
+        "settings": settings.recorded,
         "corpus": None if corpus is None else corpus.identity(),
         "inputs": inputs,
     }
@@ -154,6 +176,16 @@ def input_digests(settings: Settings, corpus: Corpus | None) -> dict[str, str]:
             if kind != "unigram":
                 load_labelled(path)
             found[kind] = files_digest([expand(path)])
+    for path in settings.statements:
+        name = f"statements {load_statements(path).name}"
+        if name in found:
+            raise HarnessError(
+                f"--statements: two files are called {Path(path).name}; a data set is known by its name."
+            )
+        found[name] = files_digest([expand(path)])
+    if settings.examples is not None and settings.statements:
+        load_examples(settings.examples)
+        found["examples"] = files_digest([expand(settings.examples)])
     return found
 
 
@@ -192,6 +224,7 @@ def _sections(
                 lambda: patching_section(contexts, FactTable().facts(), s.pairs, s.seed),
             )
         )
+    made += statement_sections(contexts, s)
     for name, title, make in made:
         with stage(title[:1].lower() + title[1:]):
             try:
@@ -199,6 +232,21 @@ def _sections(
             except HarnessError as error:
                 section = Section(name, title, (f"Not compared: {error}",), {"why": str(error)})
         yield section
+
+
+def statement_sections(
+    contexts: Sequence[SelectionContext], s: Settings
+) -> Iterator[tuple[str, str, Callable[[], Section]]]:
+    """Patched statement pairs: one section for every data set and way to ask."""
+    from .statements import statements_section
+
+    shots = {} if s.examples is None else load_examples(s.examples)
+    for path in s.statements if s.pairs else ():
+        data = load_statements(path)
+        examples = shots.get(data.name, shots.get(data.name.removesuffix("_paired")))
+        for asked in dict.fromkeys(s.asked):
+            make = partial(statements_section, data, asked, examples, contexts, s.pairs, s.seed, s.resamples)
+            yield f"statements_{data.name}_{asked}", f"Patching statements of {data.name}", make
 
 
 def _direction(kind: str, path: Path, contexts: Sequence[SelectionContext], seed: int) -> Callable[[], Section]:
