@@ -29,7 +29,9 @@ def compare(
     device: Annotated[str | None, _option("device", "cpu, cuda, cuda:0, mps; default: the best there is.")] = None,
     corpus: Annotated[str | None, _option("corpus", "Texts for loss and token-frequency neurons.")] = None,
     unigram: Annotated[str | None, _option("unigram", "File of token counts; default: count the corpus.")] = None,
-    truthfulness: Annotated[str | None, _option("truthfulness", "Labelled statements, JSONL or CSV.")] = None,
+    truthfulness: Annotated[
+        list[str] | None, _option("truthfulness", "Labelled statements, JSONL or CSV; several: data sets for probes.")
+    ] = None,
     refusal: Annotated[str | None, _option("refusal", "Labelled prompts, likewise; true: should be refused.")] = None,
     begins: Annotated[list[str] | None, _option("begins", "How refusals begin; may be repeated.")] = None,
     top: Annotated[int, _option("top", "Neurons that each rule chooses.")] = 10,
@@ -80,7 +82,8 @@ def compare(
     try:
         settings = Settings.model_validate(
             dict(
-                top=top, null_dims=null_dims, limit=limit, unigram=unigram, truthfulness=truthfulness, refusal=refusal,
+                top=top, null_dims=null_dims, limit=limit, unigram=unigram, refusal=refusal,
+                truthfulness=tuple(truthfulness or ()),
                 begins=tuple(begins or BEGINS), pairs=pairs, seed=seed, resamples=resamples,
                 statements=tuple(map(str, statements or ())), examples=examples, asked=tuple(asked or ASKED),
             )

@@ -53,7 +53,20 @@ class Readings:
 
 
 def read(model: Model, texts: Sequence[LabelledText], position: Position = "last", batch_size: int = 64) -> Readings:
-    """One pass of the untouched model over the texts.
+    """One pass of the untouched model over the texts (:func:`residual_stream`)."""
+    return Readings(
+        model.name,
+        residual_stream(model, [row.text for row in texts], position, batch_size),
+        np.array([row.label for row in texts]),
+        np.array([row.split == "train" for row in texts]),
+        np.unique([row.group for row in texts], return_inverse=True)[1],
+    )
+
+
+def residual_stream(
+    model: Model, texts: Sequence[str], position: Position = "last", batch_size: int = 64
+) -> np.ndarray:
+    """The residual stream after every layer, float32 [n_layers, n_texts, d_model]; one pass of the untouched model.
 
     Args:
         position: "last": each text's last token; "mean": the mean over its tokens, without the model's prefix.
@@ -65,7 +78,7 @@ def read(model: Model, texts: Sequence[LabelledText], position: Position = "last
 
     from harness.engine import batches
 
-    tokens, anatomy = model.encode([row.text for row in texts]), model.anatomy
+    tokens, anatomy = model.encode(texts), model.anatomy
     residual = np.zeros((anatomy.n_layers, len(texts), anatomy.d_model), np.float32)
     layers = range(anatomy.n_layers)
     for rows in batches(tokens, batch_size):
@@ -85,13 +98,7 @@ def read(model: Model, texts: Sequence[LabelledText], position: Position = "last
         raise HarnessError(
             f"the residual stream of {model.name} at the labelled texts is not finite (NaN or infinity)."
         )
-    return Readings(
-        model.name,
-        residual,
-        np.array([row.label for row in texts]),
-        np.array([row.split == "train" for row in texts]),
-        np.unique([row.group for row in texts], return_inverse=True)[1],
-    )
+    return residual
 
 
 @dataclass(frozen=True, eq=False)

@@ -75,6 +75,24 @@ def load_labelled(path: str | Path) -> list[LabelledText]:
     return found
 
 
+def read_statements(path: str | Path) -> list[tuple[str, bool]]:
+    """Statements (or texts) with their labels, in order; what else a table has of them is not looked at.
+
+    Raises:
+        HarnessError: the file cannot be read, or a row lacks one of the two (names its line).
+    """
+    found = []
+    for line, row in read_rows(str(path), None, "train", None):
+        column = "statement" if "statement" in row else "text"
+        text, label = row.get(column), LABELS.get(str(row.get("label")).strip().lower())
+        if not isinstance(text, str) or not text.strip():
+            raise HarnessError(f'{path}, line {line}: expected a statement in the column "{column}".')
+        if label is None:
+            raise HarnessError(f'{path}, line {line}: expected "label" to be true or false (1 or 0).')
+        found.append((text.strip(), label))
+    return found
+
+
 def _filled(columns: Mapping[str, Any], has: set[str]) -> dict[str, Any]:
     """A row with what its file has no column for; ``has``: the names of all columns of the file."""
     found = dict(columns)

@@ -21,7 +21,7 @@ from harness.files.paths import expand
 from harness.files.rows import read_rows
 from harness.plugin import HarnessError, counted
 
-from .labelled_texts import LABELS
+from .labelled_texts import read_statements
 from .patching import OTHERS, Pair
 
 if TYPE_CHECKING:
@@ -110,12 +110,7 @@ def load_statements(path: str | Path) -> Statements:
     if rows and {"true", "false"} <= rows[0][1].keys():
         pairs = [(_text(row, "true", path, line), _text(row, "false", path, line)) for line, row in rows]
         return Statements(name, tuple(pairs), _both(pairs))
-    labelled = []
-    for line, row in rows:
-        label = LABELS.get(str(row.get("label")).strip().lower())
-        if label is None:
-            raise HarnessError(f'{path}, line {line}: expected "label" to be true or false (1 or 0).')
-        labelled.append((_text(row, "statement" if "statement" in row else "text", path, line), label))
+    labelled = read_statements(path)
     return Statements(name, tuple(paired(labelled, path)), tuple(labelled))
 
 

@@ -22,6 +22,7 @@ from harness.plugin.components import ComponentSpec, ComponentT
 from harness.progress import Stage
 
 from ..analysis.statement_pairs import Asked, load_examples, load_statements
+from ..analysis.truth_data import load_truth
 from .record import Identity, ModelsRecord
 from .section import Section
 
@@ -54,7 +55,7 @@ class Settings(BaseModel):
     )
     limit: int | None = Field(None, ge=1, lt=2**63, description="facts that behaviour is measured on; default: all")
     unigram: Source | None = Field(None, description="file of token counts")
-    truthfulness: Source | None = Field(None, description="labelled statements")
+    truthfulness: tuple[Source, ...] = Field((), description="labelled statements; several files are data sets")
     refusal: Source | None = Field(None, description="labelled prompts, true for those that should be refused")
     begins: tuple[str, ...] = Field(BEGINS, min_length=1, description="how refusals begin")
     pairs: int = Field(100, ge=0, lt=2**31, description="pairs of facts for activation patching; 0: none")
@@ -74,7 +75,11 @@ class Settings(BaseModel):
 
     def completed(self, loader: ModelLoader) -> Settings:
         """The same, with the labelled texts that the model has of its own where none are named."""
-        named = {kind: getattr(self, kind) or loader.labelled.get(kind) for kind in ("truthfulness", "refusal")}
+        own = loader.labelled
+        named = {
+            "truthfulness": self.truthfulness or tuple(own[x] for x in ("truthfulness",) if x in own),
+            "refusal": self.refusal or own.get("refusal"),
+        }
         begins = loader.refusals if loader.refusals and self.begins == BEGINS else self.begins
         return self.model_copy(update={**named, "begins": begins})
 
@@ -170,12 +175,19 @@ def input_digests(settings: Settings, corpus: Corpus | None) -> dict[str, str]:
     from ..analysis.labelled_texts import load_labelled
 
     found = {} if corpus is None else {"corpus": border.data_digest(corpus)}
-    for kind in ("truthfulness", "refusal", "unigram"):
-        path = getattr(settings, kind)
+    one = {
+        "truthfulness": settings.truthfulness[0] if len(settings.truthfulness) == 1 else None,
+        "refusal": settings.refusal,
+        "unigram": settings.unigram,
+    }
+    for kind, path in one.items():
         if path is not None:
             if kind != "unigram":
                 load_labelled(path)
             found[kind] = files_digest([expand(path)])
+    if len(settings.truthfulness) > 1:
+        load_truth(settings.truthfulness)
+        found |= {f"truthfulness {Path(path).stem}": files_digest([expand(path)]) for path in settings.truthfulness}
     for path in settings.statements:
         name = f"statements {load_statements(path).name}"
         if name in found:
@@ -210,8 +222,11 @@ def _sections(
             lambda: behaviour_section(engines, task, corpus, s.limit, s.seed, s.resamples, stage=stage),
         )
     ]
-    for kind in ("truthfulness", "refusal"):
-        if path := getattr(settings, kind):
+    if len(s.truthfulness) > 1:
+        made.append(("probes", "Probes of truthfulness", _probes(s, contexts)))
+    labelled = {"truthfulness": s.truthfulness[0] if len(s.truthfulness) == 1 else None, "refusal": s.refusal}
+    for kind, path in labelled.items():
+        if path:
             made.append((kind, f"The direction of {kind}", _direction(kind, Path(path), contexts, s.seed)))
     if s.refusal:
         refusal = Path(s.refusal)
@@ -253,6 +268,12 @@ def _direction(kind: str, path: Path, contexts: Sequence[SelectionContext], seed
     from .directions import direction_section
 
     return lambda: direction_section(kind, path, contexts, seed)
+
+
+def _probes(s: Settings, contexts: Sequence[SelectionContext]) -> Callable[[], Section]:
+    from .probing import probing_section
+
+    return lambda: probing_section(load_truth(s.truthfulness), contexts, s.seed, s.resamples)
 
 
 def rules_of(settings: Settings, corpus: Corpus | None) -> Callable[[int], Mapping[str, Selector]]:
