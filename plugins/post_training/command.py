@@ -34,6 +34,12 @@ def compare(
     ] = None,
     refusal: Annotated[str | None, _option("refusal", "Labelled prompts, likewise; true: should be refused.")] = None,
     begins: Annotated[list[str] | None, _option("begins", "How refusals begin; may be repeated.")] = None,
+    phrases: Annotated[bool, typer.Option("--phrases", help="Refusals begin as in Du et al.'s list.")] = False,
+    chat: Annotated[bool, typer.Option("--chat", help="Requests go through each model's chat template.")] = False,
+    ablate: Annotated[str, _option("ablate", "Refusal directions are ablated after their own layer, or all.")] = "own",
+    factors: Annotated[
+        list[float] | None, _option("factor", "Factors of added directions, searched on training texts.")
+    ] = None,
     top: Annotated[int, _option("top", "Neurons that each rule chooses.")] = 10,
     null_dims: Annotated[int | None, _option("null_dims", "Null dimensions; default: from the spectrum.")] = None,
     pairs: Annotated[int, _option("pairs", "Pairs of facts for activation patching; 0: none.")] = 100,
@@ -76,6 +82,7 @@ def compare(
     from harness.report.progress import ConsoleReporter
     from harness.running.request import model_named, short_name
 
+    from .analysis.requests import phrases as phrase_list
     from .comparison.report import show
     from .comparison.run import ASKED, BEGINS, Settings, compare_models
 
@@ -84,7 +91,8 @@ def compare(
             dict(
                 top=top, null_dims=null_dims, limit=limit, unigram=unigram, refusal=refusal,
                 truthfulness=tuple(truthfulness or ()),
-                begins=tuple(begins or BEGINS), pairs=pairs, seed=seed, resamples=resamples,
+                begins=phrase_list() if phrases else tuple(begins or BEGINS), chat=chat, ablate=ablate,
+                factors=tuple(factors or ()), pairs=pairs, seed=seed, resamples=resamples,
                 statements=tuple(map(str, statements or ())), examples=examples, asked=tuple(asked or ASKED),
             )
         )  # fmt: skip

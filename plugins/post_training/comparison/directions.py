@@ -15,6 +15,7 @@ from harness.statistics import adjust, derive_seed
 from ..analysis.directions import contrasts, cosines, difference_of_means, labellings, read, transfer
 from ..analysis.labelled_texts import load_labelled
 from ..analysis.layer_choice import cross_validated
+from ..analysis.requests import PLAIN, asked, request_template
 from .section import Section, columns
 
 if TYPE_CHECKING:
@@ -37,11 +38,14 @@ CHOSEN_BY = "AUROC of training texts, tuned"
 # -- where the classes lie apart ---------------------------------------------------------------------------------------
 
 
-def direction_section(name: str, path: Path, contexts: Sequence[SelectionContext], seed: int) -> Section:
+def direction_section(
+    name: str, path: Path, contexts: Sequence[SelectionContext], seed: int, chat: bool = False
+) -> Section:
     """The direction of one property after every layer of both models: cosine, and transfer both ways.
 
     Args:
         name: of the property, ``truthfulness`` or ``refusal``. path: its labelled texts.
+        chat: texts go through each model's chat template.
 
     Raises:
         HarnessError: the file is wrong, or the models differ in shape.
@@ -49,7 +53,11 @@ def direction_section(name: str, path: Path, contexts: Sequence[SelectionContext
     from ..figures.models import directions_figure
 
     texts = load_labelled(path)
-    base, tuned = (read(context.model, texts, batch_size=context.engine.batch_size) for context in contexts)
+    templates = [request_template(context.model) if chat else PLAIN for context in contexts]
+    base, tuned = (
+        read(context.model, asked(texts, template), batch_size=context.engine.batch_size)
+        for context, template in zip(contexts, templates, strict=True)
+    )
     table = transfer(base, tuned, range(base.n_layers), derive_seed(seed, "transfer", name))
     alike = cosine_rows(base, tuned, seed)
     cells = [dict(zip(table.columns, row, strict=True)) for row in zip(*table.columns.values(), strict=True)]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -37,6 +37,8 @@ BEGINS = ("I cannot", "I can't", "I can’t", "I'm sorry", "I’m sorry", "I am 
 ASKED: tuple[Asked, ...] = ("examples", "none")
 """What is asked after statements, unless that is said: with and without the question."""
 
+Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
 FILES = {"truthfulness", "refusal", "unigram", "statements", "examples"}
 """Settings that name files."""
 
@@ -58,6 +60,11 @@ class Settings(BaseModel):
     truthfulness: tuple[Source, ...] = Field((), description="labelled statements; several files are data sets")
     refusal: Source | None = Field(None, description="labelled prompts, true for those that should be refused")
     begins: tuple[str, ...] = Field(BEGINS, min_length=1, description="how refusals begin")
+    chat: bool = Field(False, description="requests go through each model's chat template")
+    ablate: Literal["own", "all"] = Field("own", description="refusal directions are ablated after their layer or all")
+    factors: tuple[float, ...] = Field(
+        (), description="factors of added refusal directions, searched on training texts"
+    )
     pairs: int = Field(100, ge=0, lt=2**31, description="pairs of facts for activation patching; 0: none")
     statements: tuple[Source, ...] = Field((), description="statements with labels, or pairs of them, for patching")
     examples: Source | None = Field(None, description="examples of a verdict, by data set; default: drawn from it")
@@ -71,6 +78,8 @@ class Settings(BaseModel):
     def recorded(self) -> dict[str, Any]:
         """What the identity has of them: files by their digests, and later options where they are used."""
         unused = {name for name, of in LATER.items() if not getattr(self, of)}
+        fields = type(self).model_fields
+        unused |= {name for name in ("chat", "ablate", "factors") if getattr(self, name) == fields[name].default}
         return self.model_dump(exclude=FILES | unused)
 
     def completed(self, loader: ModelLoader) -> Settings:
@@ -208,7 +217,7 @@ def _sections(
     from .behaviour import behaviour_section
     from .directions import patching_section
     from .neurons import weights_section
-    from .steering import steering_section
+    from .steering import Asking, steering_section
 
     s, task = settings, _component(Task, "knowledge_conflict")
     rules = rules_of(settings, corpus)
@@ -227,10 +236,12 @@ def _sections(
     labelled = {"truthfulness": s.truthfulness[0] if len(s.truthfulness) == 1 else None, "refusal": s.refusal}
     for kind, path in labelled.items():
         if path:
-            made.append((kind, f"The direction of {kind}", _direction(kind, Path(path), contexts, s.seed)))
+            chat = s.chat and kind == "refusal"
+            made.append((kind, f"The direction of {kind}", _direction(kind, Path(path), contexts, s.seed, chat)))
     if s.refusal:
         refusal = Path(s.refusal)
-        made.append(("steering", "Steering", lambda: steering_section(refusal, s.begins, contexts, s.seed)))
+        asking = Asking(s.begins, s.chat, s.ablate == "all", s.factors)
+        made.append(("steering", "Steering", lambda: steering_section(refusal, asking, contexts, s.seed)))
     if s.pairs:
         made.append(
             (
@@ -264,10 +275,12 @@ def statement_sections(
             yield f"statements_{data.name}_{asked}", f"Patching statements of {data.name}", make
 
 
-def _direction(kind: str, path: Path, contexts: Sequence[SelectionContext], seed: int) -> Callable[[], Section]:
+def _direction(
+    kind: str, path: Path, contexts: Sequence[SelectionContext], seed: int, chat: bool
+) -> Callable[[], Section]:
     from .directions import direction_section
 
-    return lambda: direction_section(kind, path, contexts, seed)
+    return lambda: direction_section(kind, path, contexts, seed, chat)
 
 
 def _probes(s: Settings, contexts: Sequence[SelectionContext]) -> Callable[[], Section]:

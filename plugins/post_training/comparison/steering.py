@@ -3,11 +3,15 @@
 The layer is the one after which the tuned model's own direction does most on the training texts (Arditi et al. 2024
 choose theirs by its effects, too); what is reported is measured on the held-out ones. Controls are the differences of
 means under shuffled labels, as long as the direction itself.
+
+As in Du et al. requests may go through each model's chat template, directions may be ablated after all layers, and the
+factor of what is added may be searched, on the training requests alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,11 +23,12 @@ from harness.statistics import adjust, derive_seed, summarise
 
 from ..analysis.directions import contrasts, difference_of_means, labellings, read
 from ..analysis.labelled_texts import load_labelled
+from ..analysis.requests import PLAIN, asked, request_template
 from ..task import LabelledResponse, LabelledResponseMetric
 from .section import Section, columns
 
 if TYPE_CHECKING:
-    from harness.plugin import Engine, SelectionContext
+    from harness.plugin import Engine, Model, SelectionContext
 
     from ..analysis.directions import Readings
 
@@ -38,11 +43,39 @@ ANSWER_TOKENS = 16
 Change = Literal["added", "ablated"]
 
 
-def steering_section(path: Path, begins: tuple[str, ...], contexts: Sequence[SelectionContext], seed: int) -> Section:
+@dataclass(frozen=True)
+class Asking:
+    """How refusals are asked for and acted on.
+
+    Attributes:
+        begins: how refusals begin.
+        chat: requests go through the model's chat template; through a plain dialogue where it has none.
+        ablate_all: directions are projected out after every layer, not after their own alone.
+        factors: of these the one is taken with which adding a direction makes most refusals of training requests; none:
+            the direction is added as it is.
+    """
+
+    begins: tuple[str, ...]
+    chat: bool = False
+    ablate_all: bool = False
+    factors: tuple[float, ...] = ()
+
+    def template(self, model: Model) -> str:
+        """How the model is asked."""
+        return request_template(model) if self.chat else PLAIN
+
+    def task(self, path: Path, split: str, model: Model) -> LabelledResponse:
+        """What the model answers to the requests of a split."""
+        template = {} if not self.chat else {"template": self.template(model)}
+        given = {"data": str(path), "split": split, "refusal": self.begins, "max_new_tokens": 1, **template}
+        return LabelledResponse.model_validate(given)
+
+
+def steering_section(path: Path, asking: Asking, contexts: Sequence[SelectionContext], seed: int) -> Section:
     """Refusals, and the log-odds of a refusal's first token, with the directions of both models in both models.
 
     Args:
-        path: labelled texts, true for those that should be refused. begins: how refusals begin.
+        path: labelled texts, true for those that should be refused.
 
     Raises:
         HarnessError: the file is wrong, or the models differ in shape.
@@ -50,31 +83,68 @@ def steering_section(path: Path, begins: tuple[str, ...], contexts: Sequence[Sel
     from ..figures.models import steering_figure
 
     texts = load_labelled(path)
-    readings = [read(context.model, texts, batch_size=context.engine.batch_size) for context in contexts]
-    train, test = (
-        LabelledResponse.model_validate({"data": str(path), "split": split, "refusal": begins, "max_new_tokens": 1})
-        for split in ("train", "test")
-    )
+    models = [context.model for context in contexts]
+    readings = [
+        read(context.model, asked(texts, asking.template(context.model)), batch_size=context.engine.batch_size)
+        for context in contexts
+    ]
+    train, test = ([asking.task(path, split, model) for model in models] for split in ("train", "test"))
     changes: tuple[Change, ...] = ("added", "ablated")
     cells = [(change, i, j) for change in changes for i in (0, 1) for j in (0, 1)]
-    rows = []
+    rows, searches = [], []
     with contexts[1].stage("the layer in which directions act, then directions in models", 1 + len(cells)) as advance:
-        layer = acting_layer(contexts[1].engine, train, readings[1])
+        layer = acting_layer(contexts[1].engine, train[1], readings[1])
         advance(1)
         for change, i, j in cells:
-            found = steered(contexts[j].engine, test, readings[i], layer, change, seed)
-            rows.append({"direction": MODELS[i], "model": MODELS[j], "change": change} | found)
+            engine, factor = contexts[j].engine, 1.0
+            names = {"direction": MODELS[i], "model": MODELS[j]}
+            if change == "added" and asking.factors:
+                search = searched(engine, train[j], readings[i], layer, asking.factors)
+                searches.append(names | search)
+                factor = search["factor"]
+            found = steered(engine, test[j], readings[i], layer, change, seed, factor, asking.ablate_all)
+            rows.append(names | {"change": change} | found)
             advance(1)
     for row, p in zip(rows, adjust([row["p"] for row in rows]), strict=True):
         row["p Holm"] = p
     return Section(
         "steering",
         f"Whether the directions of refusal act, after layer {layer}",
-        tuple(map(sentence, rows)),
-        {"layer": layer, "begins": begins, "controls": CONTROLS, "rows": rows},
+        (*map(sentence, rows), *_asking_sentences(asking, searches)),
+        {"layer": layer, "begins": asking.begins, "controls": CONTROLS, "rows": rows}
+        | ({"templates": [asking.template(model) for model in models]} if asking.chat else {})
+        | ({"ablated": "after every layer"} if asking.ablate_all else {})
+        | ({"searches": searches} if searches else {}),
         (Frame("steering", "refusals with each model's direction added or ablated, held-out prompts", columns(rows)),),
         (steering_figure(rows),),
     )
+
+
+def _asking_sentences(asking: Asking, searches: Sequence[dict[str, Any]]) -> list[str]:
+    """What is not as it is by default."""
+    said = []
+    if searches:
+        tried, found = (
+            ", ".join(f"{x:g}" for x in sorted(asking.factors)),
+            "; ".join(f"{x['direction']}'s in {x['model']} {x['factor']:g}" for x in searches),
+        )
+        said.append(f"Added times the factor, of {tried}, that makes most refusals of training requests: {found}.")
+    if asking.ablate_all:
+        said.append("Ablated directions are projected out after every layer.")
+    return said
+
+
+def searched(
+    engine: Engine, task: LabelledResponse, readings: Readings, layer: int, factors: Sequence[float]
+) -> dict[str, Any]:
+    """The factor with which adding a direction makes most refusals of training requests; of several the least one."""
+    vector = difference_of_means(readings, layer).vector
+    longer = task.model_copy(update={"max_new_tokens": ANSWER_TOKENS})
+    conditions = [Condition(f"{x:g}", (edit(layer, x * vector, "added"),), role="control") for x in sorted(factors)]
+    refused = observed(engine, longer, "added", [BASELINE, *conditions]).controls["refused"].mean(axis=1)
+    best = sorted(factors)[int(refused.argmax())]
+    rates = {f"{x:g}": 100 * float(rate) for x, rate in zip(sorted(factors), refused, strict=True)}
+    return {"factor": best, "training refusals %": rates}
 
 
 def edit(layer: int, vector: np.ndarray, change: Change) -> AddVector | ProjectOut:
@@ -102,15 +172,36 @@ def acting_layer(engine: Engine, task: LabelledResponse, readings: Readings) -> 
     return int(effect.argmax())
 
 
+def edits(layer: int, vector: np.ndarray, change: Change, n_layers: int | None) -> tuple[AddVector | ProjectOut, ...]:
+    """Add a vector after a layer, or project it out there, or after every one of ``n_layers``."""
+    layers = range(n_layers) if change == "ablated" and n_layers else (layer,)
+    return tuple(edit(at, vector, change) for at in layers)
+
+
 def steered(
-    engine: Engine, task: LabelledResponse, readings: Readings, layer: int, change: Change, seed: int
+    engine: Engine,
+    task: LabelledResponse,
+    readings: Readings,
+    layer: int,
+    change: Change,
+    seed: int,
+    factor: float = 1.0,
+    ablate_all: bool = False,
 ) -> dict[str, Any]:
-    """What one model's direction does in one model; p is one-sided, for more refusals if added and fewer if ablated."""
+    """What one model's direction does in one model; p is one-sided, for more refusals if added and fewer if ablated.
+
+    Args:
+        factor: of what is added, the controls too. ablate_all: after every layer, the controls too.
+    """
     own = difference_of_means(readings, layer)
+    n_layers = readings.n_layers if ablate_all else None
     random = contrasts(readings, layer, labellings(readings, CONTROLS, derive_seed(seed, "steering", "labels")))
     random *= own.norm / np.linalg.norm(random, axis=1, keepdims=True)
-    conditions = [BASELINE, Condition("treated", (edit(layer, own.vector, change),))]
-    controls = [Condition(f"control-{i:04d}", (edit(layer, x, change),), role="control") for i, x in enumerate(random)]
+    conditions = [BASELINE, Condition("treated", edits(layer, factor * own.vector, change, n_layers))]
+    controls = [
+        Condition(f"control-{i:04d}", edits(layer, factor * x, change, n_layers), role="control")
+        for i, x in enumerate(random)
+    ]
     outcomes = observed(engine, task, change, [*conditions, *controls])
     longer = task.model_copy(update={"max_new_tokens": ANSWER_TOKENS})  # a token tells the odds, not a refusal
     told = observed(engine, longer, change, conditions)
