@@ -1,4 +1,5 @@
-"""Edits of earlier layers and of heads: conditions batched along the batch dimension against the hook loop.
+"""Edits of earlier layers and of heads: conditions batched along the batch dimension against the hook loop; and edits
+of the last layer at all tokens and at one, in closed form against it.
 
     python benchmarks/sites.py [--conditions 100]
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,9 @@ from generation import demo
 
 from harness.conditions.conditions import BASELINE, Condition, SetNeurons
 from harness.conditions.head_edits import SetHeads
+from harness.conditions.positions import Positions
 from harness.engine.batched import BatchedEngine
+from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import HookEngine
 from harness.model.model import Model
 
@@ -65,6 +69,11 @@ def main() -> None:
         hooks, batched = (times(engine(model, 64), *given, stop) for engine in (HookEngine, BatchedEngine))
         ratios = [slow / fast for slow, fast in zip(hooks, batched, strict=True)]
         print(f"{n} prompts, {site} of layer {layer}: score {ratios[0]:.2f}x, generate {ratios[1]:.2f}x", flush=True)
+    for text in ("all", "last"):
+        last = some_conditions(model, "neurons", model.anatomy.n_layers - 1, args.conditions)
+        given = prompts[:8], [replace(x, positions=Positions(text)) for x in last]
+        hooks, closed = (times(engine(model, 64), *given, stop) for engine in (HookEngine, ClosedFormEngine))
+        print(f"8 prompts, the last layer at {Positions(text)}: generate {hooks[1] / closed[1]:.0f}x", flush=True)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
 
 

@@ -47,8 +47,11 @@ PYTHON = {
     ),
     "Models": ("harness.model.loading.load_hf", "harness.model.model.Model", "harness.model.anatomy.Anatomy"),
     "Conditions": tuple(
-        f"harness.conditions.conditions.{name}"
-        for name in ("Neuron", "Head", "Selection", "Edit", "SetNeurons", "Frozen", "Condition")
+        f"harness.conditions.{name}"
+        for name in (
+            "conditions.Neuron", "conditions.Head", "conditions.Selection", "conditions.Edit", "conditions.SetNeurons",
+            "conditions.Frozen", "conditions.Condition", "positions.Positions",
+        )
     ),
     "Engines": (
         "harness.engine.engine.Engine",

@@ -14,7 +14,7 @@ from harness.cli.options import Debug, RegistryPath, registry_at
 from harness.cli.plugins import PluginFiles, installed
 from harness.errors import HarnessError, suggest
 from harness.files.terminal import Terminal
-from harness.plugin.components import KINDS, PLURALS, Component
+from harness.plugin.components import KINDS, PLURALS, Component, Intervention
 from harness.plugin.entries import commands, origin
 
 if TYPE_CHECKING:
@@ -147,7 +147,8 @@ def parameters(cls: type[Component]) -> list[tuple[str, str, str, str]]:
         value = None if info.is_required() else info.get_default(call_default_factory=True)
         default = "required" if info.is_required() else "" if value in (None, {}) else str(value)
         rows.append((name, _type(field), default, field.get("description", "")))
-    return rows
+    shared = Intervention.model_fields if issubclass(cls, Intervention) else {}
+    return sorted(rows, key=lambda row: row[0] in shared)  # what all have comes last
 
 
 def _type(field: dict[str, Any]) -> str:

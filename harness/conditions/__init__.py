@@ -3,7 +3,8 @@
 A condition is "these units, edited like this" (``conditions``: :class:`Neuron`, :class:`Head`, :class:`Direction`,
 :class:`Selection`, :class:`Condition`, edits of neurons). ``neuron_edits`` are functions of a neuron's activation,
 ``head_edits`` and ``residual_edits`` edit elsewhere, ``frozen`` is what a condition keeps of the untouched model,
-``noise`` makes seeded edits that are pure functions. No model is run here.
+``noise`` makes seeded edits that are pure functions, and ``positions`` says at which tokens edits act. No model is run
+here.
 """
 
 import lazy_loader

@@ -15,6 +15,8 @@ from .head_edits import SetHeads as SetHeads
 from .neuron_edits import ClampNeurons as ClampNeurons
 from .neuron_edits import ExchangeNeurons as ExchangeNeurons
 from .neuron_edits import ScaleNeurons as ScaleNeurons
+from .positions import Layout as Layout
+from .positions import Positions as Positions
 from .residual_edits import AddVector as AddVector
 from .residual_edits import ProjectOut as ProjectOut
 from .residual_edits import orthonormal as orthonormal
@@ -31,7 +33,9 @@ __all__ = [
     "ExchangeNeurons",
     "Frozen",
     "Head",
+    "Layout",
     "Neuron",
+    "Positions",
     "ProjectOut",
     "ScaleNeurons",
     "Selection",

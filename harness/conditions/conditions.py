@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeAl
 
 import numpy as np
 
+from harness.conditions.positions import EVERYWHERE, Positions
 from harness.errors import HarnessError
 from harness.files.wording import counted, plural
 
@@ -195,7 +196,7 @@ class Condition:
     """A name and the edits that are made together in one pass of the model; no edits is the untouched model.
 
     Attributes:
-        start: the edits act from this token of each prompt on (0: from its first).
+        positions: the tokens at which the edits act.
         frozen: what does not follow the edits, or None.
         units: what the condition is about; for tasks that look at them without editing.
         role: what the condition is in its run.
@@ -203,7 +204,7 @@ class Condition:
 
     name: str
     edits: tuple[Edit, ...] = ()
-    start: int = 0
+    positions: Positions = EVERYWHERE
     frozen: Frozen | None = None
     units: tuple[Unit, ...] = ()
     role: Role = "treated"

@@ -30,19 +30,15 @@ KINDS = {"final_norm": "the final norm", "unigram": "the unigram component"}
 
 
 def check_conditions(model: Model, conditions: Sequence[Condition]) -> None:
-    """Refuse starts and frozen parts that mean nothing.
+    """Refuse frozen parts that mean nothing.
 
     Raises:
-        HarnessError: a negative start, an unknown kind of freezing, edits of anything but the last layer's neurons
-            where something is frozen, or no distribution to freeze the logits along.
+        HarnessError: an unknown kind of freezing, edits of anything but the last layer's neurons where something is
+            frozen, or no distribution to freeze the logits along.
     """
     last, d_vocab = model.anatomy.n_layers - 1, model.anatomy.d_vocab
     fine: set[int] = set()  # conditions mostly share one distribution
     for condition in conditions:
-        if condition.start < 0:
-            raise HarnessError(
-                f'condition "{condition.name}": start={condition.start}, expected 0 or more, a token of the prompt.'
-            )
         if condition.frozen is None:
             continue
         what = condition.frozen.what

@@ -165,10 +165,11 @@ def effects(
 
 def _refuse_modified(conditions: Sequence[Condition]) -> None:
     for condition in conditions:
-        if condition.frozen is not None or condition.start:
+        if condition.frozen is not None or not condition.positions.everywhere:
+            what = "positions" if condition.frozen is None else "a frozen part"
             raise HarnessError(
-                f'effects: condition "{condition.name}" has a {"start" if condition.start else "frozen part"} of its '
-                "own; give plain conditions, and what is to be frozen as kinds."
+                f'effects: condition "{condition.name}" has {what} of its own; give plain conditions, and what is to '
+                "be frozen as kinds."
             )
 
 

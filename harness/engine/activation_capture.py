@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,12 +11,14 @@ from jaxtyping import Float32
 
 from harness.conditions.conditions import Neuron
 from harness.conditions.frozen import check_conditions
+from harness.conditions.positions import Layout
 from harness.engine.engine import batches
 from harness.engine.hooks import under
 from harness.errors import HarnessError
 
 if TYPE_CHECKING:
     from harness.conditions.conditions import Condition
+    from harness.conditions.positions import Span
     from harness.model.model import Model
 
 
@@ -27,11 +29,13 @@ def activations(
     conditions: Sequence[Condition],
     neurons: Sequence[Neuron],
     batch_size: int = 64,
+    spans: Sequence[Mapping[str, Span]] | None = None,
 ) -> Float32[np.ndarray, "n_conditions n_neurons n_prompts longest"]:
     """Activations of some neurons, one hooked pass over the prompts for every condition.
 
     Watched is what the layer goes on with: an edited neuron shows the value that it was given, and a neuron behind the
-    edits its response to them. What a condition freezes lies behind all neurons and changes none.
+    edits its response to them. What a condition freezes lies behind all neurons and changes none. ``spans``: for every
+    prompt, the parts that conditions' positions may name.
 
     Returns:
         float32 [n_conditions, len(neurons), n_prompts, longest]; the last axis is the token's place in its prompt (BOS
@@ -42,7 +46,8 @@ def activations(
     """
     _check(model, neurons)
     check_conditions(model, conditions)
-    longest = max((len(tokens) for tokens in prompts), default=0)
+    layout = Layout.of([len(tokens) for tokens in prompts], spans)
+    longest = max(layout.lengths, default=0)
     found = np.full((len(conditions), len(neurons), len(prompts), longest), np.nan, np.float32)
     layers = sorted({neuron.layer for neuron in neurons})
     members = {layer: [n for n, neuron in enumerate(neurons) if neuron.layer == layer] for layer in layers}
@@ -52,7 +57,7 @@ def activations(
         for rows in batches(prompts, batch_size):
             batch = model.pad([list(prompts[row]) for row in rows])
             # The innermost hooks see what the edits have left.
-            with under(model, condition), model.capture_neurons(layers) as seen:
+            with under(model, condition, layout.only(rows)), model.capture_neurons(layers) as seen:
                 model.forward(batch)
             for layer, watched in members.items():
                 values = seen[layer][..., [neurons[n].index for n in watched]].float().cpu().numpy()

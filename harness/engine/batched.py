@@ -19,13 +19,14 @@ from harness.conditions.conditions import site_of
 from harness.conditions.head_edits import watch_starts
 from harness.engine.engine import Engine, Runner
 from harness.engine.generations import GenerationRequest, Generations, decode_greedily
-from harness.engine.hooks import HookRunner, InPlace, edit_site, writer
+from harness.engine.hooks import HookRunner, InPlace, edit_site, mask_of, writer
 from harness.engine.prefix import Prefix, can_resume, capture_prefix, fill_cache, resume
 from harness.engine.watched import watching
 from harness.model.key_values import cache_of
 
 if TYPE_CHECKING:
     from harness.conditions.conditions import Condition
+    from harness.conditions.positions import Layout
     from harness.engine.scores import ScoreRequest, TokenScores
     from harness.model.model import Batch, Model
 
@@ -41,8 +42,9 @@ LOGIT_BYTES = 2**30
 
 
 @contextlib.contextmanager
-def under_all(model: Model, conditions: Sequence[Condition]) -> Iterator[None]:
-    """Within the block, the rows of a pass are cut into equal parts, and part i runs under ``conditions[i]``."""
+def under_all(model: Model, conditions: Sequence[Condition], layout: Layout | None = None) -> Iterator[None]:
+    """Within the block, the rows of a pass are cut into equal parts, and part i runs under ``conditions[i]``; the rows
+    of each part are the prompts of ``layout``."""
     n = len(conditions)
 
     def change_parts(writes: Sequence[tuple[int, InPlace]]) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -59,8 +61,9 @@ def under_all(model: Model, conditions: Sequence[Condition]) -> Iterator[None]:
         starts = stack.enter_context(watch_starts(model))
         places: dict[tuple[str, int], list[tuple[int, InPlace]]] = {}
         for part, condition in enumerate(conditions):
+            acts = mask_of(condition, layout)
             for edit in condition.edits:
-                write = writer(model, edit, starts, part=(part, n), start=condition.start)
+                write = writer(model, edit, starts, acts, (part, n))
                 places.setdefault((site_of(edit), edit.layer), []).append((part, write))
         for (site, layer), writes in places.items():
             stack.enter_context(edit_site(model, site, layer, change_parts(writes)))
@@ -97,7 +100,7 @@ class BatchedRunner:
                 with contextlib.ExitStack() as stack:
                     if layer in shared:
                         stack.enter_context(resume(self.model, prefix, layer, len(here)))
-                    stack.enter_context(under_all(self.model, here))
+                    stack.enter_context(under_all(self.model, here, reading.layout))
                     logits = self.model.forward(reading.batch.tile(len(here)), logits_to_keep=reading.keep).logits
                 for c, part in zip(block, logits.chunk(len(here)), strict=True):
                     yield [c], reading.scores(part, self.conditions[c])
@@ -112,7 +115,7 @@ class BatchedRunner:
             for block in self._blocks(members, batch, all_logits=not self.model.keeps_last_logits):
                 here = [self.conditions[c] for c in block]
                 tiled, out, watched = batch.tile(len(here)), None, None
-                with under_all(self.model, here):
+                with under_all(self.model, here, request.layout):
                     if here[0].untouched and request.watched:
                         with watching(self.model, request.watched, len(request.batch.input_ids)) as values:
                             out = self.model.forward(tiled, logits_to_keep=1, use_cache=True)

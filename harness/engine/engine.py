@@ -8,19 +8,21 @@ the untouched model (:mod:`harness.engine.closed_form`). The result is the same.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 import torch
 
 from harness.conditions.frozen import check_conditions
+from harness.conditions.positions import Layout
 from harness.engine.generations import GenerationRequest, Generations
 from harness.engine.scores import ScoreRequest, Scores, TokenScores
 from harness.engine.watched import neurons_of
 
 if TYPE_CHECKING:
     from harness.conditions.conditions import Condition
+    from harness.conditions.positions import Span
     from harness.model.model import Model
 
 Progress = Callable[[int], None]
@@ -60,24 +62,31 @@ class Engine(ABC):
         progress: Progress | None = None,
         first: Sequence[int] | None = None,
         tempered: bool = False,
+        spans: Sequence[Mapping[str, Span]] | None = None,
     ) -> Scores:
         """Loss, entropy, rank and confidence of tokens under every condition.
 
         Args:
             first: for every prompt, the first token that is scored; by default its second, which is the first that is
-                predicted. Of a long context with a short continuation, little but the latter is worth the work.
+                predicted. Of a long context with a short continuation, little but the latter is worth the work. For
+                positions at which conditions act, what is scored then counts as generated, and what precedes it as the
+                prompt; by default all of it is the prompt.
             tempered: also the untouched model at every temperature (:mod:`harness.engine.tempering`); one of the
                 conditions must be untouched.
+            spans: for every prompt, the parts that conditions' positions may name.
 
         Raises:
-            HarnessError: a condition does not fit the model, or logits are not finite under it.
+            HarnessError: a condition does not fit the model, it acts at a span that a prompt does not have, or logits
+                are not finite under it.
         """
         check_conditions(self.model, conditions)
         _check_untouched(conditions, "tempered" if tempered else None)
         scores = Scores.empty(prompts, conditions, first, tempered)
         runners = list(self.runners(conditions))
         for rows in batches(prompts, self.batch_size):
-            reading, columns = ScoreRequest.of(self.model, prompts, rows, first, tempered), scores.columns(rows)
+            named = None if spans is None else [spans[row] for row in rows]
+            reading = ScoreRequest.of(self.model, prompts, rows, first, tempered, named)
+            columns = scores.columns(rows)
             for members, runner in runners:
                 for some, said in runner.score(reading):
                     scores.put([members[i] for i in some], columns, said)
@@ -96,6 +105,7 @@ class Engine(ABC):
         progress: Progress | None = None,
         tempered: bool = False,
         watched: bool = False,
+        spans: Sequence[Mapping[str, Span]] | None = None,
     ) -> Generations:
         """Greedy continuations of up to ``max_new_tokens`` tokens, ties to the smaller token id.
 
@@ -106,6 +116,7 @@ class Engine(ABC):
                 (:mod:`harness.engine.tempering`); one of the conditions must be untouched, as for ``watched``.
             watched: also what the neurons that conditions are about (their ``units``) do in the untouched model
                 where it predicts the first new token (:mod:`harness.engine.watched`).
+            spans: as of :meth:`score`.
 
         Raises:
             HarnessError: as of :meth:`score`; or the model's passes do not go on from a cache.
@@ -117,10 +128,11 @@ class Engine(ABC):
         asked = np.array(choices, dtype=np.int64) if choices else np.zeros((len(prompts), 0), np.int64)
         neurons = neurons_of(conditions) if watched else ()
         made = Generations.empty(len(conditions), len(prompts), max_new_tokens, asked.shape[1], tempered, neurons)
+        layout = Layout.of([len(tokens) for tokens in prompts], spans)
         runners = list(self.runners(conditions))
         for rows in batches(prompts, self.batch_size):
             batch = self.model.pad([list(prompts[row]) for row in rows])
-            request = GenerationRequest(batch, asked[rows], max_new_tokens, stop, tempered, neurons)
+            request = GenerationRequest(batch, layout.only(rows), asked[rows], max_new_tokens, stop, tempered, neurons)
             for members, runner in runners:
                 for some, part in runner.generate(request):
                     made.put([members[i] for i in some], rows, part)

@@ -46,7 +46,7 @@ GRAM_CONDITIONS = 256
 
 def fits(model: Model, conditions: Sequence[Condition]) -> bool:
     """Whether the closed form is valid: the last MLP's output enters the final residual as above, and the edits are of
-    the last layer's neurons only, at all positions, no neuron twice in a condition."""
+    the last layer's neurons only, no neuron twice in a condition."""
     anatomy = model.anatomy
     post_norm = anatomy.post_mlp_norms[-1]
     if post_norm is None:
@@ -57,7 +57,7 @@ def fits(model: Model, conditions: Sequence[Condition]) -> bool:
     if not straight:
         return False
     for condition in conditions:
-        if any(site_of(edit) != "neurons" for edit in condition.edits) or (condition.edits and condition.start):
+        if any(site_of(edit) != "neurons" for edit in condition.edits):
             return False
         edited = [index for edit in condition.edits for index in edit.indices]
         if len(set(edited)) < len(edited) or any(edit.layer != anatomy.n_layers - 1 for edit in condition.edits):

@@ -17,6 +17,7 @@ from harness.model.key_values import cache_of
 
 if TYPE_CHECKING:
     from harness.conditions.conditions import Condition, Neuron
+    from harness.conditions.positions import Layout
     from harness.model.model import Batch
 
 
@@ -90,7 +91,7 @@ class GenerationRequest:
     """A batch of prompts that is to be continued.
 
     Attributes:
-        batch: the prompts.
+        batch: the prompts. layout: where their tokens are.
         choices: int64 [n_prompts, n_choices], tokens whose log-probability as first new token is wanted.
         max_new_tokens: how many tokens at most.
         stop: generation of a prompt ends with the first of these (it is kept).
@@ -99,6 +100,7 @@ class GenerationRequest:
     """
 
     batch: Batch
+    layout: Layout
     choices: Int64[np.ndarray, "n_prompts n_choices"]
     max_new_tokens: int
     stop: frozenset[int]

@@ -21,6 +21,7 @@ from harness.model.key_values import cache_of
 if TYPE_CHECKING:
     from harness.conditions.conditions import Condition, Edit
     from harness.conditions.head_edits import Starts
+    from harness.conditions.positions import Layout
     from harness.engine.scores import ScoreRequest, TokenScores
     from harness.model.model import Batch, Model
 
@@ -30,39 +31,54 @@ InPlace = Callable[[torch.Tensor], None]
 stream [batch, pos, d_model]."""
 
 
-def writer(model: Model, edit: Edit, starts: Starts, part: tuple[int, int] = (0, 1), start: int = 0) -> InPlace:
+def writer(
+    model: Model, edit: Edit, starts: Starts, acts: torch.Tensor | None = None, part: tuple[int, int] = (0, 1)
+) -> InPlace:
     """A function that makes the edit in place and leaves everything else of its layer alone.
 
     Args:
         starts: where the rows of the running pass begin.
+        acts: whether the edit acts at each token of these rows (:meth:`Positions.mask`); None: at all.
         part: (i, n), the function is called with the i-th of n equal parts of the running pass's rows.
-        start: the edit acts from this token of each row on, counted from its first real token.
     """
     if site_of(edit) == "heads":
         check_heads(cast(HeadEdit, edit), model.anatomy.n_heads)
-        return _from_token(start, HeadEditor(cast(HeadEdit, edit), starts, part), starts, part)
+        return _only_at(acts, HeadEditor(cast(HeadEdit, edit), starts, part), starts, part)
     where = slice(None) if site_of(edit) == "directions" else list(edit.indices)
 
     def write(activations: torch.Tensor) -> None:
         activations[..., where] = edit.apply(activations[..., where]).to(activations)
 
-    return _from_token(start, write, starts, part)
+    return _only_at(acts, write, starts, part)
 
 
-def _from_token(start: int, write: InPlace, starts: Starts, part: tuple[int, int]) -> InPlace:
-    """``write``, but what is before token ``start`` of each row stays as it was."""
-    if start == 0:
+def _only_at(acts: torch.Tensor | None, write: InPlace, starts: Starts, part: tuple[int, int]) -> InPlace:
+    """``write``, but where ``acts`` [rows, longest + 1] is false everything stays as it was."""
+    if acts is None:
         return write
 
-    def late(activations: torch.Tensor) -> None:
+    def there(activations: torch.Tensor) -> None:
         column = starts.column.view(part[1], -1)[part[0]].to(activations.device)
         token = torch.arange(activations.shape[1], device=activations.device) - column[:, None]
         before = activations.clone()
         write(activations)  # all of it: an edit may remember what it sees at the first token
-        early = (token < start).view(*token.shape, *[1] * (activations.dim() - 2))
-        activations.copy_(torch.where(early, before, activations))
+        here = acts.to(activations.device).gather(1, token.clamp(0, acts.shape[1] - 1))  # padding may be anything
+        activations.copy_(torch.where(here.view(*token.shape, *[1] * (activations.dim() - 2)), activations, before))
 
-    return late
+    return there
+
+
+def mask_of(condition: Condition, layout: Layout | None) -> torch.Tensor | None:
+    """Where a condition's edits act, bool [n_prompts, longest + 1] (:meth:`Positions.mask`); None: everywhere.
+
+    Raises:
+        ValueError: it does not act everywhere, and where the prompts' tokens are is not said.
+    """
+    if condition.untouched or condition.positions.everywhere:
+        return None
+    if layout is None:
+        raise ValueError(f"condition {condition.name!r} acts at {condition.positions}: hand over the prompts' layout")
+    return torch.from_numpy(condition.positions.mask(layout))
 
 
 def edit_site(
@@ -74,8 +90,8 @@ def edit_site(
 
 
 @contextlib.contextmanager
-def under(model: Model, condition: Condition) -> Iterator[None]:
-    """Within the block, the model runs with the edits of ``condition``, which act from its start on.
+def under(model: Model, condition: Condition, layout: Layout | None = None) -> Iterator[None]:
+    """Within the block, the model runs with the edits of ``condition``, at its positions of the prompts that are run.
 
     Heads may be edited in passes that continue a cache if the cache was begun within the block. What the condition
     freezes is left out: that takes a pass of the untouched model, too (:func:`passes`).
@@ -90,20 +106,21 @@ def under(model: Model, condition: Condition) -> Iterator[None]:
         return change
 
     with contextlib.ExitStack() as stack:
-        starts = stack.enter_context(watch_starts(model))
+        starts, acts = stack.enter_context(watch_starts(model)), mask_of(condition, layout)
         for edit in condition.edits:
-            change = copied(writer(model, edit, starts, start=condition.start))
+            change = copied(writer(model, edit, starts, acts))
             stack.enter_context(edit_site(model, site_of(edit), edit.layer, change))
         yield
 
 
 @contextlib.contextmanager
-def passes(model: Model, condition: Condition) -> Iterator[Forward]:
-    """Within the block, a function that makes forward passes under ``condition``, with what it freezes frozen."""
+def passes(model: Model, condition: Condition, layout: Layout | None = None) -> Iterator[Forward]:
+    """Within the block, a function that makes forward passes over the prompts of ``layout`` under ``condition``, with
+    what it freezes frozen."""
     if condition.frozen is not None:
-        yield FrozenPasses(model, condition).forward
+        yield FrozenPasses(model, condition, layout).forward
         return
-    with under(model, condition):
+    with under(model, condition, layout):
         yield model.forward
 
 
@@ -118,9 +135,9 @@ class _Passed:
 class FrozenPasses:
     """Passes of the untouched and of the edited model over the same tokens, and the logits that follow from both."""
 
-    def __init__(self, model: Model, condition: Condition) -> None:
+    def __init__(self, model: Model, condition: Condition, layout: Layout | None = None) -> None:
         assert condition.frozen is not None
-        self.model, self.condition, self.frozen = model, condition, condition.frozen
+        self.model, self.condition, self.layout, self.frozen = model, condition, layout, condition.frozen
         self.direction: torch.Tensor | None = None
         if self.frozen.what == "unigram":
             v = unigram_direction(self.frozen.counts, model.anatomy.d_vocab, f'condition "{condition.name}"')
@@ -132,7 +149,7 @@ class FrozenPasses:
         model, pasts = self.model, past or (None, None)
         with model.capture_residual() as before:
             untouched = model.forward(batch, pasts[0], logits_to_keep, use_cache)
-        with under(model, self.condition), model.capture_residual() as after:
+        with under(model, self.condition, self.layout), model.capture_residual() as after:
             edited = model.forward(batch, pasts[1], logits_to_keep, use_cache)
         if self.direction is not None:
             v = self.direction.to(edited.logits.device)
@@ -152,14 +169,14 @@ class HookRunner:
 
     def score(self, reading: ScoreRequest) -> Iterator[tuple[Sequence[int], TokenScores]]:
         for c, condition in enumerate(self.conditions):
-            with passes(self.model, condition) as forward:
+            with passes(self.model, condition, reading.layout) as forward:
                 logits = forward(reading.batch, logits_to_keep=reading.keep).logits
             yield [c], reading.scores(logits, condition)
 
     def generate(self, request: GenerationRequest) -> Iterator[tuple[Sequence[int], Generations]]:
         for c, condition in enumerate(self.conditions):
             out, watched = None, None
-            with passes(self.model, condition) as forward:
+            with passes(self.model, condition, request.layout) as forward:
                 if condition.untouched and request.watched:
                     with watching(self.model, request.watched, len(request.batch.input_ids)) as values:
                         out = forward(request.batch, logits_to_keep=1, use_cache=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 
+from harness.conditions.positions import Layout
 from harness.engine.tempering import Tempered
 from harness.errors import HarnessError
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from harness.conditions.conditions import Condition
+    from harness.conditions.positions import Span
     from harness.model.model import Batch, Model
 
 
@@ -142,12 +144,14 @@ class ScoreRequest:
 
     Attributes:
         batch: what the model reads: every prompt but its last token, which predicts nothing.
+        layout: where the tokens of the prompts are.
         predicting: bool [batch, keep], which of the last ``keep`` positions of each row predict a token that is scored.
         target: int64 [n], these tokens, row by row.
         tempered: whether the untouched model is wanted at every temperature.
     """
 
     batch: Batch
+    layout: Layout
     predicting: Bool[torch.Tensor, "batch keep"]
     target: Int64[torch.Tensor, " n"]
     tempered: bool = False
@@ -160,6 +164,7 @@ class ScoreRequest:
         rows: np.ndarray,
         first: Sequence[int] | None,
         tempered: bool = False,
+        spans: Sequence[Mapping[str, Span]] | None = None,
     ) -> ScoreRequest:
         """The prompts ``rows``, each scored from its token ``first`` on (:meth:`Scores.empty`)."""
         start = [1 if first is None else first[row] for row in rows]
@@ -171,7 +176,10 @@ class ScoreRequest:
             predicting[i, keep - max(n, 0) :] = True
         target = [token for row, begin in zip(rows, start, strict=True) for token in prompts[row][begin:]]
         device = batch.input_ids.device
-        return cls(batch, predicting.to(device), torch.tensor(target, dtype=torch.long, device=device), tempered)
+        # What is scored from a token on stands where generated tokens would; a text that is scored whole is a prompt.
+        layout = Layout.of([len(prompts[row]) if first is None else first[row] for row in rows], spans)
+        right = torch.tensor(target, dtype=torch.long, device=device)
+        return cls(batch, layout, predicting.to(device), right, tempered)
 
     @property
     def keep(self) -> int:

@@ -119,9 +119,15 @@ class Treatment:
             if not isinstance(number, int) or number < 0:
                 raise HarnessError(f"{name}: expected a number, 0 or more, got {number!r}.")
         chosen, edits = parse_spec(selector, "selector"), parse_spec(intervention, "intervention")
+        made = found.build(Intervention, edits, "intervention", corpus)
+        if made.positions != "all":
+            raise HarnessError(
+                f"intervention: positions={made.positions}: lm-eval does not say where a prompt ends; leave positions "
+                "out, or run the task with harness eval --task lm_eval."
+            )
         return cls(
             found.build(Selector, chosen, "selector", corpus),
-            found.build(Intervention, edits, "intervention", corpus),
+            made,
             build(Texts, ComponentSpec("model harness", texts), "--model_args"),
             seed,
             control,

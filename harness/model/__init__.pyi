@@ -17,6 +17,7 @@ from .readout import probe_norm as probe_norm
 from .tokens import decode as decode
 from .tokens import first_token as first_token
 from .tokens import stop_tokens as stop_tokens
+from .tokens import token_spans as token_spans
 from .weight_scores import NullKind as NullKind
 from .weight_scores import UnembeddingGeometry as UnembeddingGeometry
 from .weight_scores import frequency_cosines as frequency_cosines
@@ -52,6 +53,7 @@ __all__ = [
     "read_in",
     "stop_tokens",
     "suggest_null_dims",
+    "token_spans",
     "unembedding_geometry",
     "wrap",
     "write_directions",

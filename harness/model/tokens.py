@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from harness.errors import HarnessError
 
 if TYPE_CHECKING:
     from harness.model.model import Model
@@ -23,6 +25,46 @@ def first_token(model: Model, context: str, word: str, space: str = " ") -> int:
     before, after = model.encode([context, f"{context}{space}{word}"])
     same = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), len(before))
     return after[same]
+
+
+def token_spans(
+    model: Model, text: str, parts: Mapping[str, tuple[int, int]], owner: str
+) -> dict[str, tuple[int, int]]:
+    """The tokens (start, stop) of :meth:`Model.encode`, BOS counted, that hold characters (start, stop) of the text, by
+    the parts' names; a token that holds characters of two parts belongs to both.
+
+    Raises:
+        HarnessError: names ``owner`` and the part: its tokens do not say what it says.
+    """
+    ids, ends = _with_ends(model, text)
+    before = len(model.encode([text])[0]) - len(ids)
+    begins, found = [0, *ends[:-1]], {}
+    for name, (start, stop) in parts.items():
+        inside = [i for i, (a, b) in enumerate(zip(begins, ends, strict=True)) if a < stop and b > start]
+        first, last = (inside[0], inside[-1] + 1) if inside else (0, 0)
+        wanted, said = (_plain(x) for x in (text[start:stop], model.tokenizer.decode(ids[first:last])))
+        if not wanted or wanted not in said:
+            raise HarnessError(
+                f'{owner}: the tokens of "{text}" cannot be told apart where the {name} ("{text[start:stop]}") stands: '
+                f'those found there read "{said}".'
+            )
+        found[name] = (before + first, before + last)
+    return found
+
+
+def _with_ends(model: Model, text: str) -> tuple[list[int], list[int]]:
+    """Tokens of the text, without special ones, and how many of its characters end with each."""
+    if model.tokenizer.is_fast:
+        coded = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        ends = np.maximum.accumulate([stop for _, stop in coded["offset_mapping"]])
+        return list(coded["input_ids"]), [int(end) for end in ends]
+    ids = list(model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    return ids, [len(model.tokenizer.decode(ids[: i + 1])) for i in range(len(ids))]
+
+
+def _plain(text: str) -> str:
+    """Text without what tokenizers may add or normalise away: spaces and case."""
+    return "".join(text.split()).casefold()
 
 
 def stop_tokens(model: Model, until: Sequence[str]) -> frozenset[int]:

@@ -24,6 +24,7 @@ _DEFINED = {
         "AnyCorpus AnyModel AnySelector Component Corpus CountsPath InputFile Intervention Metric ModelCorpus "
         "ModelLoader SelectionContext Selector Source Task Template"
     ),
+    "harness.plugin.places": "AnyLayers layers_in",
     "harness.plugin.records": (
         "Alone Figure Frame Matrix Measurement Outcomes Prepared Prompt PublishedNeurons Rows Series Step Table"
     ),
@@ -32,6 +33,7 @@ _DEFINED = {
         "BASELINE Condition Direction Edit End Frozen Head Neuron Selection SetNeurons Unit by_layer"
     ),
     "harness.conditions.head_edits": "AttendFirst SetHeads",
+    "harness.conditions.positions": "Positions",
     "harness.conditions.residual_edits": "AddVector ProjectOut",
     "harness.engine.engine": "Engine Progress",
     "harness.engine.scores": "Scores",

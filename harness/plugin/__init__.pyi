@@ -13,6 +13,7 @@ from harness.conditions.conditions import Unit as Unit
 from harness.conditions.conditions import by_layer as by_layer
 from harness.conditions.head_edits import AttendFirst as AttendFirst
 from harness.conditions.head_edits import SetHeads as SetHeads
+from harness.conditions.positions import Positions as Positions
 from harness.conditions.residual_edits import AddVector as AddVector
 from harness.conditions.residual_edits import ProjectOut as ProjectOut
 from harness.engine.activation_summaries import ActivationStatistics as ActivationStatistics
@@ -50,6 +51,8 @@ from .components import Selector as Selector
 from .components import Source as Source
 from .components import Task as Task
 from .components import Template as Template
+from .places import AnyLayers as AnyLayers
+from .places import layers_in as layers_in
 from .records import Alone as Alone
 from .records import Figure as Figure
 from .records import Frame as Frame
@@ -74,6 +77,7 @@ __all__ = [
     "Aggregated",
     "Alone",
     "AnyCorpus",
+    "AnyLayers",
     "AnyMeasure",
     "AnyModel",
     "AnySelector",
@@ -107,6 +111,7 @@ __all__ = [
     "Neuron",
     "Outcomes",
     "PluginError",
+    "Positions",
     "Prepared",
     "Progress",
     "ProjectOut",
@@ -132,6 +137,7 @@ __all__ = [
     "by_layer",
     "counted",
     "hookimpl",
+    "layers_in",
     "plural",
     "suggest",
     "the",

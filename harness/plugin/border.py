@@ -278,6 +278,21 @@ def reference(task: Task, prompts: Sequence[Prompt], site: str) -> Any:
     return checked(found, prompts, _who(task, "reference"))
 
 
+def acts_at(task: Task) -> frozenset[str]:
+    """What interventions may ask for as positions."""
+    with asking(task, "acts_at()"):
+        return frozenset(map(str, task.acts_at()))
+
+
+def spans(task: Task, prompts: Sequence[Prompt], model: Model) -> list[dict[str, tuple[int, int]]]:
+    """The named parts of each prompt."""
+    from harness.plugin.handed_selections import named_spans
+
+    with asking(task, "named_spans()"):
+        found = task.named_spans(prompts, model)
+    return named_spans(found, prompts, _who(task, "named_spans"))
+
+
 # -- under the conditions, and after -----------------------------------------------------------------------------------
 
 

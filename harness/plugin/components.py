@@ -29,6 +29,7 @@ from pydantic import (
 
 from harness.errors import HarnessError, suggest
 from harness.plugin.notation import BARE, not_key_value, parse_params, write_params
+from harness.plugin.places import PositionsText
 from harness.progress import Stage, silent
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Component(BaseModel, abc.ABC):
     Class attributes:
         name: what users type; unique within its kind.
         version: raise it when results of the same parameters change; it is part of a run's identity.
-        positional: see below.
+        positional, later: see below.
         kind: set by the six subclasses below.
     """
 
@@ -58,6 +59,9 @@ class Component(BaseModel, abc.ABC):
     version: ClassVar[str] = "1"
     positional: ClassVar[str | None] = None
     """The parameter that values without a name belong to: ``lm_eval:arc_easy`` is ``lm_eval:tasks=[arc_easy]``."""
+    later: ClassVar[frozenset[str]] = frozenset()
+    """Own parameters that a later version has brought: where they are left at their defaults, runs depend on nothing
+    more than they did before, and are still the same runs."""
     kind: ClassVar[Kind]
 
     @model_validator(mode="after")
@@ -86,7 +90,9 @@ class Component(BaseModel, abc.ABC):
 
     def identity(self) -> dict[str, Any]:
         """What a run depends on: name, version and every parameter with its value."""
-        params = self.model_dump(mode="json")
+        later = {name for cls in type(self).__mro__ for name in cls.__dict__.get("later", ())}
+        new = {name for name in later if getattr(self, name) == type(self).model_fields[name].default}
+        params = self.model_dump(mode="json", exclude=new)
         nested = {key: value for key in params if isinstance(value := getattr(self, key), Component)}
         return {
             "name": self.name,
@@ -148,6 +154,7 @@ def _source(value: str) -> str:
 
 Source = Annotated[str, AfterValidator(_source)]
 """Type of a parameter that is a file, a folder, or the id of something on the hub."""
+
 
 CountsPath = Annotated[Source | None, InputFile()]
 """Type of a parameter that is a file of token counts."""
@@ -293,6 +300,13 @@ class Intervention(Component, Generic[UnitT, StatisticsT]):
     needs_statistics: ClassVar[bool] = True
     """Whether :meth:`edits` wants the activation statistics of the units."""
 
+    later = frozenset({"positions"})
+    positions: PositionsText = Field(
+        "all",
+        description="tokens at which it acts: all, prompt, generated, first, last, a slice of the prompt as in Python "
+        "(-2: or 0:5; token 0 is BOS where it is put first), what the task names (subject), or several: last+generated",
+    )
+
     def __class_getitem__(cls, types: Any) -> type[Self]:
         """The class itself: kinds of units are for type checkers; pydantic would make a class of each."""
         return cls
@@ -340,6 +354,21 @@ class Task(Component):
     model, parameters and data."""
     positions_treated: ClassVar[str] = "all positions"
     """Where edits act, for reports."""
+
+    def acts_at(self) -> frozenset[str]:
+        """What interventions may ask for in their parameter ``positions``: "prompt" (its tokens, or some of them),
+        "generated", and the names of parts, which :meth:`named_spans` finds. What is observed then follows the prompts.
+        A task that scores whole texts, or says itself where edits act, gives nothing here."""
+        return frozenset({"prompt", "generated"})
+
+    def named_spans(self, prompts: Sequence[Prompt], model: Model) -> Sequence[Mapping[str, tuple[int, int]]]:
+        """For each prompt, the tokens (start, stop) of every part that :meth:`acts_at` names. The run puts them into
+        :attr:`harness.plugin.Prompt.spans`; :meth:`observe` hands them to the engine.
+
+        Raises:
+            HarnessError: a prompt does not have such a part.
+        """
+        return [{} for _ in prompts]
 
     def gives(self) -> frozenset[str] | None:
         """Names of the outcomes that every metric may count on; None: they are known only when it has observed.

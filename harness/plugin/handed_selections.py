@@ -151,14 +151,26 @@ def reference(found: Any, prompts: Sequence[Prompt], who: str) -> Any:
     spans = list(instance(found, Sequence, who))
     expect(len(spans) == len(prompts), who, f"gave {counted(len(spans), 'part')} of {counted(len(prompts), 'prompt')}")
     for prompt, span in zip(prompts, spans, strict=True):
-        fine = isinstance(span, tuple | list) and len(span) == 2 and all(whole(x) for x in span)
-        fine = fine and 0 <= span[0] < span[1] <= len(prompt.tokens)
-        expect(
-            fine,
-            who,
-            f'gave {span} as the part of prompt "{prompt.id}", which has {counted(len(prompt.tokens), "token")}',
-        )
+        _part(span, prompt, "the part", who)
     return spans
+
+
+def named_spans(found: Any, prompts: Sequence[Prompt], who: str) -> list[dict[str, tuple[int, int]]]:
+    """For each prompt a (start, stop) within it by name."""
+    given = list(instance(found, Sequence, who))
+    expect(len(given) == len(prompts), who, f"gave parts of {len(given)} of {counted(len(prompts), 'prompt')}")
+    for prompt, spans in zip(prompts, given, strict=True):
+        for name, span in instance(spans, Mapping, who, f'gave as parts of prompt "{prompt.id}"').items():
+            _part(span, prompt, f'the part "{name}"', who)
+    return [{str(name): (span[0], span[1]) for name, span in spans.items()} for spans in given]
+
+
+def _part(span: Any, prompt: Prompt, what: str, who: str) -> None:
+    fine = isinstance(span, tuple | list) and len(span) == 2 and all(whole(x) for x in span)
+    fine = fine and 0 <= span[0] < span[1] <= len(prompt.tokens)
+    expect(
+        fine, who, f'gave {span} as {what} of prompt "{prompt.id}", which has {counted(len(prompt.tokens), "token")}'
+    )
 
 
 def frozen(found: Any, who: str) -> Frozen | None:

@@ -32,6 +32,8 @@ class Prompt:
         tokens: the token ids that the model reads, special tokens included.
         cluster: prompts that share it are not independent (three prompts of one fact) and are resampled together.
         fields: whatever the task wants to remember; JSON values only.
+        spans: tokens (start, stop) of parts that the task names, where an intervention acts at some of them; the run
+            fills them in (:meth:`harness.plugin.Task.named_spans`), and they are not kept.
     """
 
     id: str
@@ -39,9 +41,10 @@ class Prompt:
     tokens: tuple[int, ...]
     cluster: str
     fields: Mapping[str, Any] = field(default_factory=dict)
+    spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        return {x.name: getattr(self, x.name) for x in fields(self)}
+        return {x.name: getattr(self, x.name) for x in fields(self) if x.name != "spans"}
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> Prompt:

@@ -31,6 +31,7 @@ from harness.running.expectations import of_prompts
 from harness.running.held_out import split
 from harness.running.margins import check_margins
 from harness.running.plan import Plan, Reporter, Stage, look_ahead, plan, set_up
+from harness.running.positions import located
 from harness.running.record import record_of
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ def _work(jobs: Sequence[_Job], engine: Engine, reporter: Reporter, fresh: bool)
         job.folder.open(fresh)
     for job in jobs:
         job.selection = look_ahead(job.plan, engine, reporter)
-    prepared = _prepared(jobs, engine, reporter, fresh)
+    prepared = located([job.plan for job in jobs], _prepared(jobs, engine, reporter, fresh), engine.model)
     parts: dict[Hashable, tuple[Prepared, list[_Job]]] = {}  # runs that hold out the same evaluate the same prompts
     for job in jobs:
         own = split(job.plan, prepared)
@@ -315,7 +316,7 @@ def _key(condition: Condition) -> Hashable:
         hash(condition.edits)
     except TypeError:
         return id(condition)
-    return condition.edits, condition.start, id(condition.frozen), condition.units
+    return condition.edits, condition.positions, id(condition.frozen), condition.units
 
 
 def _together(jobs: Sequence[_Job], engine: Engine, prompts: Sequence[Prompt], progress: Progress) -> list[Outcomes]:

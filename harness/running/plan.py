@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from harness.conditions.conditions import BASELINE, Condition, Role, Selection, Unit
+from harness.conditions.positions import Positions
 from harness.controls.random import Controls, check_controls, draw_controls, too_few
 from harness.errors import HarnessError
 from harness.files.wording import only
@@ -29,6 +30,7 @@ from harness.plugin.handed_selections import lock_statistics
 from harness.plugin.records import Prepared
 from harness.progress import Stage as Began
 from harness.running.held_out import exploratory
+from harness.running.positions import check_positions, check_reach
 from harness.running.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -150,6 +152,7 @@ def _check_fit(
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise HarnessError(f"--metric: {twice} is named twice; a run records a metric once.")
+    check_positions(task, intervention)
     with border.asking(task, "gives()"):
         given = task.gives()
     for metric in metrics:
@@ -231,15 +234,16 @@ def set_up(
     plan = replace(plan, intervention=border.ready(plan.intervention, selection))
     with reporter.stage("measuring activations"):
         statistics = _statistics(plan, engine, prepared, selection, {} if known is None else known)
-    frozen = border.freeze(plan.intervention, engine.model)
+    frozen, positions = border.freeze(plan.intervention, engine.model), Positions(plan.intervention.positions)
 
     def condition(name: str, role: Role, units: tuple[Unit, ...], twice: bool = False) -> Condition:
         edits: tuple[Edit, ...] = ()
         if plan.task.intervenes:
             edits = border.edits(plan.intervention, units, statistics, engine.model, twice)
-        return Condition(name, edits, frozen=frozen, units=units, role=role)
+        return Condition(name, edits, positions, frozen, units, role)
 
     treated = condition("treated", "treated", selection.units, twice=True)
+    check_reach(treated, prepared.prompts, engine.model)
     controls = _controls(plan, engine, prepared, selection, treated)
     if plan.spec.controls is None and (
         said := too_few(len(controls.sets))

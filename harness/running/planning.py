@@ -23,6 +23,7 @@ from harness.plugin.records import Outcomes, Prompt
 from harness.running.expectations import of_prompts
 from harness.running.held_out import split
 from harness.running.plan import Plan, Reporter, Stage, look_ahead, set_up
+from harness.running.positions import located
 
 if TYPE_CHECKING:
     from harness.engine.engine import Engine
@@ -118,7 +119,7 @@ def pilot(
         prepared = border.prepare(plan.task, engine, plan.spec.limit, seed)
     if not prepared.prompts:
         raise HarnessError(f"task {plan.task.name}: there are no prompts.")
-    prepared = split(plan, prepared)
+    prepared = split(plan, located([plan], prepared, model))
     stage = set_up(plan, engine, prepared, reporter, selection=chosen)
     prepared_in = clock.lap()
     path = engine.path(stage.conditions)

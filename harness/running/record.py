@@ -171,15 +171,16 @@ def _selection(stage: Stage) -> record.Selection:
             found["set_to"] = values[neuron]
         return record.Chosen(**clean(found))
 
+    where = "" if plan.intervention.positions == "all" else str(treated.positions)
     medians = {f"median_{name}": _median(column) for name, column in selection.scores.items()}
     return record.Selection(
         selector=plan.selector.name,
         unit=selection.units[0].word,
         intervention=plan.intervention.name,
-        intervention_title=plan.intervention.title(),
+        intervention_title=plan.intervention.title() + (f" at {where}" if where else ""),
         intervention_summary=plan.intervention.summary(),
         pool=None if selection.pool is None else [str(unit) for unit in selection.pool],
-        positions=plan.task.positions_treated,
+        positions=where or plan.task.positions_treated,
         rule=selection.rule,
         neurons=[entry(*both) for both in zip(selection.units, standing, strict=True)],
         layer_medians=clean(medians),

@@ -27,6 +27,7 @@ from harness.conditions.head_edits import SetHeads
 from harness.engine.closed_form import ClosedFormEngine
 from harness.files.wording import counted
 from harness.model.model import Model
+from harness.plugin import border
 from harness.plugin import handed_outcomes as handed_back
 from harness.plugin import handed_selections as handed_over
 from harness.plugin.catalogue import catalogue
@@ -81,6 +82,7 @@ def check_task(
     engine = ClosedFormEngine(model, batch_size=4)
     first, second = twice(owner, "prepare()", lambda: task.prepare(engine, limit, 1))
     _check_prompts(first, second, model, owner)
+    _check_parts(task, first.prompts, model, owner)
     chosen = selection or _some(model)
     conditions = _conditions(task, model, chosen, owner)
     prompts, tokens = first.prompts, [prompt.tokens for prompt in first.prompts[:4]]
@@ -235,6 +237,17 @@ def _check_prompts(first: Prepared, second: Prepared, model: Model, owner: str) 
     accepted(handed_over.prepared, first, model, f"{owner}: prepare()")
     equal = [x.to_dict() for x in first.prompts] == [x.to_dict() for x in second.prompts]
     promise(equal, owner, "prepare() makes other prompts the second time; draw with the seed that it is given")
+
+
+def _check_parts(task: Task, prompts: Sequence[Prompt], model: Model, owner: str) -> None:
+    """Every prompt has the parts that interventions may act at."""
+    names = running(owner, "acts_at()", task.acts_at) - {"prompt", "generated"}
+    found = running(owner, "named_spans()", lambda: border.spans(task, prompts, model)) if names else []
+    for prompt, spans in zip(prompts, found, strict=False):
+        left = sorted(names - spans.keys())
+        promise(
+            not left, owner, f"acts_at() names {', '.join(left)}, which named_spans() has not of prompt {prompt.id}"
+        )
 
 
 OF_OWN_UNITS = "activations"

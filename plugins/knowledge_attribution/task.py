@@ -74,6 +74,26 @@ class TargetProbability(Task):
         tempered = ("tempered_log_p", "log_temperature", "no_temperature")
         return frozenset({"log_p", "entropy", "kept", *tempered, "tokens", "confidence", "right"})
 
+    def acts_at(self) -> frozenset[str]:
+        return frozenset({"prompt", "subject"})  # no generated token is read
+
+    def named_spans(self, prompts: Sequence[Prompt], model: Model) -> list[dict[str, tuple[int, int]]]:
+        """``subject``: where the prompt names it last.
+
+        Raises:
+            HarnessError: it does not name it.
+        """
+        from harness.model import token_spans
+
+        found = []
+        for prompt in prompts:
+            who, subject = f"task {self.name}: prompt {prompt.id}", prompt.fields["subject"]
+            start = prompt.text.rfind(subject)
+            if start < 0:
+                raise HarnessError(f"{who} does not name its subject ({subject}); choose other positions.")
+            found.append(token_spans(model, prompt.text, {"subject": (start, start + len(subject))}, who))
+        return found
+
     def _table(self) -> FactTable:
         return FactTable(data=self.data, relations=self.relations, columns=self.columns)
 
@@ -150,6 +170,7 @@ class TargetProbability(Task):
             progress=progress,
             tempered=True,
             watched=True,
+            spans=[prompt.spans for prompt in prompts],
         )
         before, equal = made.equal_entropy(conditions)
         begins = np.array([-1 if x is None else x for x in (prompt.fields["begins"] for prompt in prompts)])

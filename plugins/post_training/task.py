@@ -69,6 +69,9 @@ class LabelledResponse(Task):
         tempered = ("tempered_log_odds", "log_temperature", "no_temperature")
         return frozenset({"log_odds", said, *tempered, "field label", "field group"})
 
+    def acts_at(self) -> frozenset[str]:
+        return frozenset({"prompt"} if self.refusal is None else {"prompt", "generated"})
+
     def data_digest(self) -> str:
         return self.inputs()["data"]
 

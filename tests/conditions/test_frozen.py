@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from harness.conditions.conditions import BASELINE, Condition, Frozen, SetNeurons
 from harness.conditions.frozen import keep_component, unigram_direction
 from harness.conditions.head_edits import AttendFirst, SetHeads
+from harness.conditions.positions import Positions
 from harness.effects.sweep import Kind, effects
 from harness.engine.batched import BatchedEngine
 from harness.engine.closed_form import ClosedFormEngine
@@ -308,12 +309,13 @@ def test_an_edit_acts_from_its_start_on(family: str, engine: type[HookEngine]) -
 
     for start in (1, 4, 8):
         for edit, change in ((SetNeurons(1, (2, 3), (4.0, -6.0)), neurons), (AttendFirst(1, (1,)), heads)):
-            condition = Condition("late", (edit,), start=start)
+            condition = Condition("late", (edit,), Positions(f"{start}:+generated"))
             made = engine(model, 3).generate(prompts, [BASELINE, condition], 4).tokens[1]
             scores = engine(model, 3).score(prompts, [BASELINE, condition])
             for i, prompt in enumerate(prompts):
                 tokens = [*prompt, *made[i].tolist()]
-                logits = sequence_under(model, tokens, start, change, edit.site == "heads")
+                begin = min(start, len(prompt))  # what is generated is edited, too
+                logits = sequence_under(model, tokens, begin, change, edit.site == "heads")
                 for step in range(4):
                     place = len(prompt) + step - 1
                     assert float(logits[place].max() - logits[place, tokens[place + 1]]) < 1e-4
@@ -338,13 +340,6 @@ def test_late_edits_are_the_same_in_every_engine(family: str, seed: int, batch: 
         same_generations(engine.generate(prompts, conditions, 4, STOP), made)
 
 
-def test_late_edits_of_the_last_layer_are_not_for_the_closed_form() -> None:
-    model = tiny("gpt2")
-    last, engine = model.anatomy.n_layers - 1, ClosedFormEngine(tiny("gpt2"))
-    assert engine.path([Condition("late", (SetNeurons(last, (1,), (2.0,)),), start=1)]) == "batched"
-    assert engine.path([replace(BASELINE, start=4)]) == "closed_form"  # nothing starts
-
-
 @pytest.mark.parametrize("engine", ENGINES)
 def test_mistakes_are_named(engine: type[HookEngine]) -> None:
     model = tiny("gpt2")
@@ -361,7 +356,7 @@ def test_mistakes_are_named(engine: type[HookEngine]) -> None:
         (Condition("d", (neurons,), frozen=Frozen("unigram", np.zeros(300))), "300 positive counts"),
         (Condition("e", (neurons,), frozen=Frozen("unigram", np.ones(300))), "all tokens are as frequent"),
         (Condition("f", (neurons,), frozen=Frozen("final norm")), 'Did you mean "final_norm"'),  # type: ignore[arg-type]
-        (Condition("g", (neurons,), start=-1), "start=-1, expected 0 or more"),
+        (Condition("g", (neurons,), Positions("subject")), 'has no span of the name "subject"'),
     ):
         with pytest.raises(HarnessError, match=says):
             engine(model).score([[1, 2]], [BASELINE, condition])

@@ -11,6 +11,7 @@ from engines import same_generations, same_scores, some_prompts
 from families import FAMILIES, tiny
 
 from harness.conditions.conditions import BASELINE, Condition, Direction, Frozen, Selection, SetNeurons, check_selection
+from harness.conditions.positions import Positions
 from harness.conditions.residual_edits import AddVector, ProjectOut, orthonormal
 from harness.controls.random import draw_controls
 from harness.engine.closed_form import ClosedFormEngine
@@ -36,7 +37,7 @@ def edited(model: Model) -> list[Condition]:
     return [
         Condition("add early", (AddVector(0, (0,), a),)),
         BASELINE,
-        Condition("add late, from the third token", (AddVector(last, (0,), b),), start=2),
+        Condition("add late, from the third token", (AddVector(last, (0,), b),), Positions("2:+generated")),
         Condition("project out everywhere", tuple(ProjectOut(layer, (), basis) for layer in range(last + 1))),
         Condition("with neurons", (SetNeurons(0, (1, 3), (2.0, -3.0)), ProjectOut(last - 1, (0,), basis))),
     ]

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.conditions.conditions import BASELINE, Condition, Frozen, SetNeurons
+from harness.conditions.positions import Positions
 from harness.effects import logit_changes
 from harness.effects.logit_changes import Found, Problem
 from harness.effects.moment_expansion import changes_fast
@@ -236,7 +237,7 @@ def test_a_neuron_that_writes_into_the_null_space_acts_through_the_norm_alone() 
         ({"conditions": [Condition("early", (SetNeurons(0, (1,), (0.0,)),))]}, "last layer"),
         ({"unigram": np.full(300, np.inf)}, "positive counts"),
         ({"unigram": np.ones(300), "kinds": ("frozen_unigram",)}, "all tokens are as frequent"),
-        ({"conditions": [Condition("late", start=2)]}, '"late" has a start of its own'),
+        ({"conditions": [Condition("late", (), Positions("2:"))]}, '"late" has positions of its own'),
         ({"conditions": [Condition("held", frozen=Frozen("final_norm"))]}, '"held" has a frozen part of its own'),
     ],
 )

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.conditions.conditions import BASELINE, Condition, Neuron, SetNeurons
+from harness.conditions.positions import Positions
 from harness.engine.activation_capture import activations
 from harness.engine.hooks import under
 from harness.errors import HarnessError
@@ -37,7 +38,7 @@ def test_watched_activations_are_those_of_one_prompt_at_a_time(family: str, seed
 
 def test_watched_are_edited_values_and_what_follows_from_them() -> None:
     model = tiny("gpt2")
-    conditions = [BASELINE, Condition("set", (SetNeurons(1, (3,), (7.0,)),), start=2)]
+    conditions = [BASELINE, Condition("set", (SetNeurons(1, (3,), (7.0,)),), Positions("2:"))]
     prompts = [[5, 6, 7, 8], [9, 10, 11]]
     found = activations(model, prompts, conditions, [Neuron(0, 2), Neuron(1, 3), Neuron(2, 4)])
     before, after = found
@@ -55,7 +56,7 @@ def test_watching_refuses_what_is_not_there() -> None:
         ([Neuron(0, 9999)], BASELINE, "there is no neuron 0.9999"),
         (["0.1"], BASELINE, '"0.1" is not a neuron'),
         ([Neuron(1, 3)], bad, 'not finite under condition "bad"'),
-        ([Neuron(1, 3)], Condition("s", start=-2), "start=-2"),
+        ([Neuron(1, 3)], Condition("s", bad.edits, Positions("subject")), 'no span of the name "subject"'),
     ):
         with pytest.raises(HarnessError, match=says):
             activations(model, [[1, 2, 3]], [condition], neurons)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from families import BOS, D_VOCAB, EOS, greedy, tiny_hf, tokenizer
 from harness.errors import HarnessError
 from harness.model.key_values import cache_of
 from harness.model.model import Model, wrap
-from harness.model.tokens import first_tokens
+from harness.model.tokens import first_tokens, token_spans
 
 PAD = 259
 
@@ -201,3 +201,43 @@ def test_end_tokens_are_those_of_model_and_tokeniser() -> None:
     words.eos_token = None
     hf.generation_config.eos_token_id = None
     assert wrap(hf, words, "tiny").end_tokens == ()
+
+
+# --- parts of a text -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("add_bos", [False, True])
+def test_the_tokens_of_a_part_are_those_that_hold_its_characters(hf: Any, add_bos: bool) -> None:
+    model, text = model_with(hf, add_bos), "In Zürich, no?"
+    [tokens] = model.encode([text])
+    found = token_spans(model, text, {"city": (3, 9), "all of it": (0, len(text))}, "a test")
+    assert found["all of it"] == (int(add_bos), len(tokens))
+    start, stop = found["city"]
+    assert model.tokenizer.decode(tokens[start:stop]).strip() == "Zürich"
+    assert model.tokenizer.decode(tokens[int(add_bos) : start]).strip() == "In"
+
+
+def test_parts_without_tokens_are_refused(hf: Any) -> None:
+    model = model_with(hf)
+    with pytest.raises(HarnessError, match=r'^a test: the tokens of "ab" cannot be told apart where the city \(""\)'):
+        token_spans(model, "ab", {"city": (1, 1)}, "a test")
+
+
+def test_a_slow_tokeniser_tells_by_what_beginnings_read_like(hf: Any) -> None:
+    class Slow:
+        is_fast = False
+
+        def __init__(self) -> None:
+            self.fast = tokenizer()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.fast, name)
+
+        def __call__(self, text: str, **options: Any) -> Any:
+            return self.fast(text, **options)
+
+    model = model_with(hf)
+    fast = token_spans(model, "a bc def", {"x": (2, 4), "y": (5, 8)}, "a test")
+    slow = wrap(hf, tokenizer(), "tiny")
+    slow.tokenizer = Slow()
+    assert token_spans(slow, "a bc def", {"x": (2, 4), "y": (5, 8)}, "a test") == fast

@@ -9,6 +9,7 @@ import torch
 
 from harness.conditions.conditions import BASELINE, Condition, Edit, Frozen, SetNeurons
 from harness.conditions.head_edits import AttendFirst, SetHeads
+from harness.conditions.positions import Positions
 from harness.engine.generations import Generations
 from harness.engine.scores import Scores
 from harness.model.model import Model
@@ -98,8 +99,10 @@ def counts(model: Model, seed: int = 0) -> np.ndarray:
 
 def late_mixture(model: Model, seed: int) -> list[Condition]:
     """Edits of any layers and sites that start at different tokens, and two that freeze something as well."""
-    conditions = [replace(c, start=(2 * i) % 5) for i, c in enumerate(some_mixtures(model, seed))]
+    conditions = [
+        replace(c, positions=Positions(f"{(2 * i) % 5}:+generated")) for i, c in enumerate(some_mixtures(model, seed))
+    ]
     last = model.anatomy.n_layers - 1
     kinds = (Frozen("final_norm"), Frozen("unigram", counts(model)))
     edits = (SetNeurons(last, (1, 4), (3.0, -5.0)),)
-    return [*conditions, *(Condition(f"late {k.what}", edits, start=3, frozen=k) for k in kinds)]
+    return [*conditions, *(Condition(f"late {k.what}", edits, Positions("3:+generated"), frozen=k) for k in kinds)]

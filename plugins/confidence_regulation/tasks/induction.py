@@ -143,10 +143,10 @@ class InductionTask(TextTask):
         """Scores of all conditions, their edits acting from the repeat on.
 
         An edit of the last layer changes the prediction made at its own position and nothing else. So it is made
-        everywhere, since the closed form knows no start, and what it does before the repeat is taken back. Otherwise
-        prompts are grouped by where their repeat begins.
+        everywhere, of all prompts at once, and what it does before the repeat is taken back. Otherwise prompts are
+        grouped by where their repeat begins.
         """
-        from harness.plugin import Scores
+        from harness.plugin import Positions, Scores
 
         last = engine.model.anatomy.n_layers - 1
         tokens = [prompt.tokens for prompt in prompts]
@@ -160,7 +160,7 @@ class InductionTask(TextTask):
         found = Scores.empty(tokens, conditions, tempered=True)
         for split in sorted({prompt.fields["split"] for prompt in prompts}):
             rows = [i for i, prompt in enumerate(prompts) if prompt.fields["split"] == split]
-            started = [replace(x, start=split) if x.edits else x for x in conditions]
+            started = [replace(x, positions=Positions(f"{split}:")) if x.edits else x for x in conditions]
             part = engine.score([tokens[i] for i in rows], started, progress, tempered=True)
             place = found.columns(rows)
             assert found.tempered is not None and part.tempered is not None

@@ -26,6 +26,9 @@ class TextTask(Task):
     sequences: int = Field(100, ge=1, description="how many sequences")
     across_documents: bool = Field(True, description="join short documents, else a sequence is a part of one document")
 
+    def acts_at(self) -> frozenset[str]:
+        return frozenset()  # texts are scored whole
+
     def data_digest(self) -> str:
         return border.data_digest(self.corpus)
 

@@ -26,7 +26,7 @@ from harness.data.fact_table import required
 from harness.data.facts import COLUMNS, OPTIONAL_COLUMNS
 from harness.files.templates import check
 from harness.files.yaml import Document
-from harness.model import decode, first_token, stop_tokens
+from harness.model import decode, first_token, stop_tokens, token_spans
 from harness.plugin import (
     BASELINE,
     Condition,
@@ -55,6 +55,7 @@ from .chat_template import chat
 from .contexts import Context, Contexts, Placement, Statement
 from .elicitation import Answer, Known, answered, contradictable, counter_objects
 from .observation import CODE_TOKENS, LOG_FLOOR, asked_tokens, code_token, observed
+from .parts import parts_of
 
 if TYPE_CHECKING:
     from harness.plugin import Engine, Model, Progress
@@ -356,6 +357,14 @@ class KnowledgeConflict(Task):
             {*MATCHINGS.values(), "entropy", "log_p_ck", "log_p_pk", "log_p_nd", *tempered, *judged, *fields}
         )
 
+    def acts_at(self) -> frozenset[str]:
+        return super().acts_at() | {"subject", "object", "context"}
+
+    def named_spans(self, prompts: Sequence[Prompt], model: Model) -> list[dict[str, tuple[int, int]]]:
+        """``subject``: that of the question. ``object``: that of the statement before it. ``context``: the statement,
+        with its object."""
+        return [token_spans(model, x.text, parts_of(x), f"task {self.name}: prompt {x.id}") for x in prompts]
+
     # -- the observation ----------------------------------------------------------------------------------------------
 
     def observe(
@@ -380,6 +389,7 @@ class KnowledgeConflict(Task):
             progress=progress,
             tempered=True,
             watched=True,
+            spans=[prompt.spans for prompt in prompts],
         )
         return observed(engine.model, made, prompts, conditions, until)
 
