@@ -39,6 +39,7 @@ from harness.plugin.components import (
     Selector,
     Source,
 )
+from harness.plugin.places import layers_in
 
 if TYPE_CHECKING:
     from harness.conditions.conditions import Unit
@@ -164,11 +165,7 @@ def resolve_layer(layer: int, n_layers: int, owner: str) -> int:
     Raises:
         HarnessError: the model has no such layer.
     """
-    if not -n_layers <= layer < n_layers:
-        raise HarnessError(
-            f"{owner}: layer {layer} does not exist; the model has {counted(n_layers, 'layer')} (0 to {n_layers - 1})."
-        )
-    return layer % n_layers
+    return layers_in(layer, n_layers, owner)[0]
 
 
 def check_top(top: int, available: int, owner: str) -> None:

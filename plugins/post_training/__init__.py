@@ -7,6 +7,7 @@ from typing import Any
 
 from harness.plugin import Evidence, Intervention, Metric, Register, Selector, Task, hookimpl
 
+from .brought_directions import Directions
 from .interventions import AblateDirection, AddDirection
 from .selectors import DifferenceOfMeans
 from .task import LabelledResponse, LabelledResponseMetric
@@ -26,7 +27,7 @@ def harness_claims() -> list[Register]:
 
 @hookimpl
 def harness_selectors() -> list[type[Selector]]:
-    return [DifferenceOfMeans]
+    return [DifferenceOfMeans, Directions]
 
 
 @hookimpl

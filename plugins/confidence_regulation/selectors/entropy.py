@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
 
-from harness.builtin.components import check_layer, check_top, resolve_layer
+from harness.builtin.components import check_layer, check_top
 from harness.files.wording import only
 from harness.plugin import (
     AnyCorpus,
+    AnyLayers,
     End,
     HarnessError,
     Selection,
@@ -18,6 +19,7 @@ from harness.plugin import (
     Selector,
     agree,
     counted,
+    layers_in,
 )
 
 from ..analysis.confirmation import LEVEL, MIN_SHARE
@@ -117,8 +119,8 @@ class Entropy(Selector):
         "fast", description="rules confirmed and mediated: fast has errors of up to 1e-4 nats for each token"
     )
     layer: int = Field(-1, description="layer; negative counts from the last")
-    layers: Literal["all"] | tuple[int, ...] | None = Field(
-        None, min_length=1, description="all, or a list of layers, instead of layer: published rules only"
+    layers: Literal["all"] | AnyLayers | None = Field(
+        None, description="all, 8-12, or a list of layers, instead of layer: published rules only"
     )
 
     @field_validator("layers")
@@ -160,9 +162,9 @@ class Entropy(Selector):
         if self.layers is None:
             return [check_layer(model, self.layer, self.top, OWNER)]
         n = model.anatomy.n_layers
-        asked = range(n) if self.layers == "all" else [resolve_layer(layer, n, OWNER) for layer in self.layers]
-        check_top(self.top, len(set(asked)) * model.anatomy.d_mlp, OWNER)
-        return sorted(set(asked))
+        asked = list(range(n)) if self.layers == "all" else layers_in(self.layers, n, OWNER)
+        check_top(self.top, len(asked) * model.anatomy.d_mlp, OWNER)
+        return asked
 
     def select(self, context: SelectionContext) -> Selection:
         from ..analysis.evidence import Layers

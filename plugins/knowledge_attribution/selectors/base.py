@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from pydantic import Field
 
-from harness.builtin.components import resolve_layer
-from harness.plugin import AnyCorpus, HarnessError, SelectionContext, Selector, agree, counted, the
+from harness.plugin import (
+    AnyCorpus,
+    AnyLayers,
+    HarnessError,
+    SelectionContext,
+    Selector,
+    agree,
+    counted,
+    layers_in,
+    the,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +37,9 @@ class Attribution(Selector):
     noun: ClassVar[str]
 
     top: int = Field(10, ge=1, description="how many")
-    layer: int | None = Field(None, description="one layer, negative counts from the last; default: all layers")
+    layer: AnyLayers | None = Field(
+        None, description="one layer, negative counts from the last, or several (8-12); default: all layers"
+    )
     prompts: int = Field(64, ge=1, description="predictions it is measured on, drawn by the seed if there are more")
     corpus: AnyCorpus | None = Field(
         None,
@@ -79,7 +90,7 @@ class Attribution(Selector):
 
     def layers(self, model: Model) -> list[int]:
         n = model.anatomy.n_layers
-        return list(range(n)) if self.layer is None else [resolve_layer(self.layer, n, f"selector {self.name}")]
+        return list(range(n)) if self.layer is None else layers_in(self.layer, n, f"selector {self.name}")
 
     def check_top(self, available: int) -> None:
         if self.top > available:
@@ -94,7 +105,11 @@ class Attribution(Selector):
         return rows
 
     def rule(self, what: str, where: str, layers: Sequence[int]) -> str:
-        scope = f"layer {layers[0]}" if self.layer is not None else f"layers {layers[0]} to {layers[-1]}"
+        scope = f"layers {layers[0]} to {layers[-1]}"
+        if isinstance(self.layer, int):
+            scope = f"layer {layers[0]}"
+        elif self.layer is not None:
+            scope = f"layers {', '.join(map(str, layers))}"
         return f"{scope}: {the(self.top, self.noun)} with the largest mean {what}, {where}"
 
 
