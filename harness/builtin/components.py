@@ -216,6 +216,7 @@ class Neurons(Selector):
     """An explicit list of neurons, such as [11.584, 11.2378], or one that was published.
 
     Published lists come with plugins: harness list plugins names them, and so does the answer to a name that is none.
+    They are names of neurons alone: published statistics of activations are not used, a run measures its own.
     """
 
     name = "neurons"

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from checkout import GOLDEN
 from commands import Harness
 
 from harness.files.store import read_json
+
+if TYPE_CHECKING:
+    from harness.running.execute import Finished
+    from harness.running.plan import Plan
 
 
 @pytest.fixture
@@ -77,3 +84,42 @@ def test_run_makes_what_is_missing_first(harness: Harness, tmp_path: Path, monke
     runs = ["attribution-values", "attribution-queries.query_neurons-of=neurons",
             "attribution-queries.query_neurons-of=attention", "attribution-heads"]  # fmt: skip
     assert made == [(runs, "demo", 5)]
+
+
+class Recorded:
+    """An executor that leaves the record of a run for each plan, instead of making it."""
+
+    def __init__(self) -> None:
+        self.plans: list[Plan] = []
+
+    def execute(self, groups: list[list[Plan]], output: Path, command: str, fresh: bool) -> Iterator[list[Finished]]:
+        assert [len(group) for group in groups] == [4]  # the same prompts: made together
+        assert command.startswith("harness claims") or "pytest" in command
+        for group in groups:
+            self.plans += group
+            for one in group:
+                folder = output / str(one.spec.name)
+                folder.mkdir()
+                record = read_json(GOLDEN / "record.json") | {"name": one.spec.name}
+                (folder / "result.json").write_text(json.dumps(record), encoding="utf-8")
+            yield [cast("Finished", SimpleNamespace(path=output / str(one.spec.name))) for one in group]
+
+
+def test_what_run_makes_is_planned_on_the_model_and_read_afterwards(
+    harness: Harness, reports: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the missing runs to the table: whole plans of the registry's runs, and claims on what they leave."""
+    executor = Recorded()
+    monkeypatch.setattr("harness.running.executors.choose", lambda *arguments: executor)
+    asked = ("claims", "--paper", "tighidet2025", "--run", "--limit", "12", "-o", reports, "--format", "json")
+    code, out, err = harness(*asked)
+    assert [one.spec.name for one in executor.plans] == [
+        f"paper-copying.{value}" for value in ("median", "mode", "mean_minus_sigma", "mean_plus_sigma")
+    ]
+    assert {one.spec.limit for one in executor.plans} == {12}
+    assert {one.model.name for one in executor.plans} == {"demo"}
+    assert err.count("made ") == 4
+    tested = {row["claim"]: row for row in json.loads(out)["tested"]}
+    assert code == 1 and tested["sources-change-mode"]["tested_on"]["name"] == "paper-copying.mode"
+    assert "not run" not in {row["judged"]["outcome"] for row in tested.values()}
+    assert harness(*asked)[0] == 1 and len(executor.plans) == 4  # nothing is missing any more
