@@ -41,6 +41,12 @@ def compare(
         list[float] | None, _option("factor", "Factors of added directions, searched on training texts.")
     ] = None,
     top: Annotated[int, _option("top", "Neurons that each rule chooses.")] = 10,
+    norm_shares: Annotated[
+        list[float] | None, _option("norm_share", "Shares of largest norms, for a grid of the overlap.")
+    ] = None,
+    counts: Annotated[
+        list[int] | None, _option("count", "Numbers of neurons, for that grid.")
+    ] = None,
     null_dims: Annotated[int | None, _option("null_dims", "Null dimensions; default: from the spectrum.")] = None,
     pairs: Annotated[int, _option("pairs", "Pairs of facts for activation patching; 0: none.")] = 100,
     statements: Annotated[
@@ -92,7 +98,8 @@ def compare(
                 top=top, null_dims=null_dims, limit=limit, unigram=unigram, refusal=refusal,
                 truthfulness=tuple(truthfulness or ()),
                 begins=phrase_list() if phrases else tuple(begins or BEGINS), chat=chat, ablate=ablate,
-                factors=tuple(factors or ()), pairs=pairs, seed=seed, resamples=resamples,
+                factors=tuple(factors or ()), norm_shares=tuple(norm_shares or ()), counts=tuple(counts or ()),
+                pairs=pairs, seed=seed, resamples=resamples,
                 statements=tuple(map(str, statements or ())), examples=examples, asked=tuple(asked or ASKED),
             )
         )  # fmt: skip

@@ -229,21 +229,25 @@ class Patched:
 
 
 def patch(
-    source: Model, model: Model, pairs: Sequence[Pair], batch_size: int = 64, progress: Advance = lambda n: None
+    source: Model,
+    model: Model,
+    pairs: Sequence[Pair],
+    batch_size: int = 64,
+    progress: Advance = lambda n: None,
+    shared: Sequence[int] | None = None,
 ) -> Patched:
     """Run corrupted prompts in ``model`` with the residual stream of the clean ones in ``source``, place by place.
 
     Args:
         source: where the clean residual stream is from; of the same shape as ``model``, or that model itself.
         progress: told of len(pairs) * n_layers steps in all.
+        shared: what :func:`resumable` says of ``model``, where that is known already.
 
     Raises:
         HarnessError: a logit is not finite.
     """
-    from harness.engine import can_resume
-
     n_layers, longest = model.anatomy.n_layers, max(len(pair.clean) for pair in pairs)
-    shared = [layer for layer in range(1, n_layers) if can_resume(model, layer, cache=False)]
+    shared = resumable(model) if shared is None else shared
     patched = np.full((len(pairs), n_layers, longest), np.nan)
     roles, clean, corrupted = np.full((len(pairs), longest), -1), np.zeros(len(pairs)), np.zeros(len(pairs))
     for rows in _of_one_length(pairs, batch_size):
@@ -252,6 +256,13 @@ def patch(
         patched[rows, :, longest - n :], clean[rows], corrupted[rows] = found
         roles[rows, longest - n :] = [pairs[row].roles for row in rows]
     return Patched(patched, clean, corrupted, roles)
+
+
+def resumable(model: Model) -> list[int]:
+    """Layers at whose input a pass may go on, so that what is before them is run once."""
+    from harness.engine import can_resume
+
+    return [layer for layer in range(1, model.anatomy.n_layers) if can_resume(model, layer, cache=False)]
 
 
 def _of_one_length(pairs: Sequence[Pair], batch_size: int) -> Iterable[list[int]]:

@@ -21,7 +21,7 @@ import numpy as np
 
 from harness.plugin import HarnessError, counted
 
-from .patching import Patched, patch, pearson, role_means
+from .patching import Patched, patch, pearson, resumable, role_means
 from .statement_pairs import ROLES
 
 if TYPE_CHECKING:
@@ -85,9 +85,10 @@ def four_ways(
         HarnessError: a model does not tell the true from the false statements, so that there is nothing to carry over.
     """
     by_name = dict(zip(("base", "tuned"), models, strict=True))
+    shared = {name: resumable(model) for name, model in by_name.items()}
     found = {}
     for name, (source, target) in WAYS.items():
-        way = Way.of(patch(by_name[source], by_name[target], pairs, batch_size, progress))
+        way = Way.of(patch(by_name[source], by_name[target], pairs, batch_size, progress, shared[target]))
         if source == target and not (way.true - way.false).mean() > 0:
             raise HarnessError(
                 f"statements: {by_name[target].name} does not find the true ones of {counted(len(pairs), 'pair')} more "

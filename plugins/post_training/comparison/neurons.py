@@ -16,6 +16,7 @@ from harness.plugin import Frame, HarnessError, Neuron, PluginError, border, cou
 from harness.report.formatting import number, p_value
 from harness.statistics import ALPHA, adjust, chance_overlap, generator
 
+from .confidence_grid import grid_rows, grid_sentence
 from .section import Section, columns
 
 if TYPE_CHECKING:
@@ -222,12 +223,15 @@ def weights_section(
     selectors: Callable[[int], Mapping[str, Selector]],
     null_dims: int | None,
     seed: int,
+    grid: tuple[Sequence[float], Sequence[int]] | None = None,
 ) -> Section:
     """Overlap of the chosen neurons, correlation and change of all scores, weights and null spaces.
 
     Args:
         selectors: the rules, by name, for a number of null dimensions: the base model's serves for both.
+        grid: shares of norm and numbers of neurons at which the paper's rule is looked at, too.
     """
+    from ..figures.confidence_grid import grid_figure
     from ..figures.models import spectrum_figure, weights_figures
 
     with contexts[0].stage("reading the last layers", len(models)) as advance:
@@ -244,6 +248,7 @@ def weights_section(
     cosine = {f"cosine {name}": cosines(*pair) for name, pair in pairs.items()}
     other = {f"cosine {name}": cosines(pair[0], pair[1][shuffle]) for name, pair in pairs.items()}
     null = null_overlap(base.null, tuned.null, len(base.null) - (k - base.null.shape[1]), seed)
+    cells = [] if grid is None else grid_rows(base, tuned, *grid)
     medians = {name: float(np.nanmedian(values)) for name, values in cosine.items()}
     far = np.nanmax(null["angles"]) if null["dims"] else 0.0
     overlap_rows = [
@@ -276,6 +281,7 @@ def weights_section(
             f"Null space of the unembedding, {counted(null['dims'], 'dimension')}: overlap "
             f"{null['overlap']:.4f}, chance "
             f"{number(null['expected'])}, p = {p_value(null['p'])}; largest principal angle {far:.1f} degrees.",
+            *([grid_sentence(cells)] if cells else []),
         ),
         {
             "null_dims": k,
@@ -284,14 +290,17 @@ def weights_section(
             "cosines": medians,
             "null_space": null,
             "not_read": " ".join(dict.fromkeys(x for x in (base.why, tuned.why) if x)),
+            **({"grid": cells} if cells else {}),
         },
         (
             Frame("overlap", "neurons that each rule chooses in the two models", columns(overlap_rows)),
             Frame("scores", "rank correlation and change of the scores, over all neurons of the layer", columns(rows)),
             neuron_frame(base, tuned, cosine),
+            *([Frame("overlap_grid", "entropy neurons by share of norm and number", columns(cells))] if cells else []),
         ),
         (
             *weights_figures(base, tuned, {rule: tuple(x) for rule, x in chosen.items()}, cosine, other),
             spectrum_figure(base, tuned, null["angles"], k),
+            *([grid_figure(cells)] if cells else []),
         ),
     )

@@ -45,6 +45,9 @@ FILES = {"truthfulness", "refusal", "unigram", "statements", "examples"}
 LATER = {"asked": "statements"}
 """Settings that only matter with another one: the identity of a comparison without that one does not name them."""
 
+LATER_OPTIONS = ("chat", "ablate", "factors", "norm_shares", "counts")
+"""Settings that the identity names where they are not as they are by default."""
+
 
 class Settings(BaseModel):
     """What is compared, besides the models; part of the comparison's identity."""
@@ -56,6 +59,12 @@ class Settings(BaseModel):
         None, ge=1, lt=2**31, description="null dimensions; default: from the base model's spectrum"
     )
     limit: int | None = Field(None, ge=1, lt=2**63, description="facts that behaviour is measured on; default: all")
+    norm_shares: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        (), description="shares of neurons with the largest norms at which the paper's rule is looked at"
+    )
+    counts: tuple[Annotated[int, Field(ge=1, lt=2**31)], ...] = Field(
+        (), description="numbers of neurons at which the paper's rule is looked at"
+    )
     unigram: Source | None = Field(None, description="file of token counts")
     truthfulness: tuple[Source, ...] = Field((), description="labelled statements; several files are data sets")
     refusal: Source | None = Field(None, description="labelled prompts, true for those that should be refused")
@@ -75,11 +84,18 @@ class Settings(BaseModel):
     resamples: int = Field(2000, ge=100, le=1_000_000, description="bootstrap resamples")
 
     @property
+    def grid(self) -> tuple[tuple[float, ...], tuple[int, ...]] | None:
+        """Shares of norm and numbers of neurons, where one of the two is named."""
+        from .confidence_grid import COUNTS, SHARES
+
+        return (self.norm_shares or SHARES, self.counts or COUNTS) if self.norm_shares or self.counts else None
+
+    @property
     def recorded(self) -> dict[str, Any]:
         """What the identity has of them: files by their digests, and later options where they are used."""
         unused = {name for name, of in LATER.items() if not getattr(self, of)}
         fields = type(self).model_fields
-        unused |= {name for name in ("chat", "ablate", "factors") if getattr(self, name) == fields[name].default}
+        unused |= {name for name in LATER_OPTIONS if getattr(self, name) == fields[name].default}
         return self.model_dump(exclude=FILES | unused)
 
     def completed(self, loader: ModelLoader) -> Settings:
@@ -222,7 +238,7 @@ def _sections(
     s, task = settings, _component(Task, "knowledge_conflict")
     rules = rules_of(settings, corpus)
     with stage("comparing the last layers"):
-        yield weights_section([context.model for context in contexts], contexts, rules, s.null_dims, s.seed)
+        yield weights_section([context.model for context in contexts], contexts, rules, s.null_dims, s.seed, s.grid)
     engines = [context.engine for context in contexts]
     made: list[tuple[str, str, Callable[[], Section]]] = [
         (
