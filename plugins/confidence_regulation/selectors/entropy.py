@@ -189,7 +189,7 @@ class Entropy(Selector):
 
     def _about_layers(self, layers: Layers) -> dict[str, Any]:
         """What the figures of several layers count by."""
-        return {"min_rho": self.min_rho, "trivial": layers.geometry.trivial} if self.layers else {}
+        return {"min_rho": self.min_rho, "trivial": layers.geometry.trivial} if len(layers.indices) > 1 else {}
 
     def _signs(self, scores: Mapping[str, object]) -> dict[str, End]:
         """Ends of the scores; the rule "confirmed" compares with others of the same norm and seeks no long ones."""

@@ -41,10 +41,11 @@ def everywhere(model: Model) -> Selection:
     return select(model, layers="all", top=5)
 
 
-@pytest.mark.parametrize("layers", ["all", (0, 2), (-1,)])
-def test_scores_are_those_of_the_layers_one_after_the_other(model: Model, layers: Any) -> None:
+@pytest.mark.parametrize(
+    ("layers", "asked"), [("all", [0, 1, 2]), ([2, 0], [0, 2]), ("1-2", [1, 2]), (0, [0]), (-1, [2])]
+)
+def test_scores_are_those_of_the_layers_one_after_the_other(model: Model, layers: Any, asked: list[int]) -> None:
     found = select(model, layers=layers, top=5)
-    asked = range(N_LAYERS) if layers == "all" else [layer % N_LAYERS for layer in layers]
     alone = [select(model, layer=layer, top=1, min_rho=0) for layer in asked]
     assert found.candidates == tuple(neuron for one in alone for neuron in one.candidates)
     for name in ("rho", "logit_var", "norm"):
