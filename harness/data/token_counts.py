@@ -19,6 +19,7 @@ import numpy as np
 from harness.data.token_sequences import tokenised
 from harness.errors import HarnessError, not_there
 from harness.files.paths import expand
+from harness.files.published_counts import PUBLISHED, counts_file
 from harness.files.store import canonical, digest, write_bytes
 from harness.files.wording import agree, counted
 from harness.model import digests as identity
@@ -325,15 +326,19 @@ def load_unigrams(path: str | Path, model: Model) -> Unigrams:
     """Counts from a file: what ``harness unigrams`` wrote, or a ``.npy`` array [n] whose index is the token id.
 
     A file with fewer counts than the model has tokens is filled up with zeros (vocabularies are padded, often to a
-    multiple of 64), one with more is cut where the rest is zero; both are stated in ``notes``.
+    multiple of 64), one with more is cut where the rest is zero; both are stated in ``notes``. A published count has a
+    name (:data:`harness.files.published_counts.PUBLISHED`).
 
     Raises:
         HarnessError: the file cannot be read; it holds anything but whole, non-negative numbers, or nothing but zeros;
             it was counted with another tokeniser, or has counts of tokens that the model does not have.
     """
-    path = expand(path)
+    path = expand(counts_file(str(path)))
     if not path.is_file():
-        raise HarnessError(f"{path}: {not_there(path)} of token counts (write one with `harness unigrams`).")
+        raise HarnessError(
+            f"{path}: {not_there(path)} of token counts (write one with `harness unigrams`; published ones are "
+            f"{', '.join(PUBLISHED)})."
+        )
     meta: dict[str, Any] = {}
     if path.suffix == ".npy":
         try:

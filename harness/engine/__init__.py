@@ -6,7 +6,8 @@ what comes of them is collected in ``scores`` and ``generations``. Both mean one
 edited (``final_layer``, its ``columns``, ``systems``, ``kernels``, ``choosing`` and their compiled ``numba_loops``),
 ``batched`` many conditions in a pass elsewhere, with the layers below shared (``prefix``). ``tempering`` (with
 ``tempering_loops``) has the untouched model at every temperature. ``activation_capture`` reads neurons under
-conditions, ``activation_summaries`` sums them up, ``watched`` has those of the conditions at the prompts' ends.
+conditions, ``activation_summaries`` sums them up, ``watched`` has those of the conditions at the prompts' ends;
+``final_norm`` has what the final norm divides by.
 """
 
 import lazy_loader

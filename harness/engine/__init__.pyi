@@ -8,6 +8,7 @@ from .engine import Engine as Engine
 from .engine import Progress as Progress
 from .engine import batches as batches
 from .final_layer import fits as fits
+from .final_norm import denominators as denominators
 from .generations import Generations as Generations
 from .hooks import HookEngine as HookEngine
 from .prefix import can_resume as can_resume
@@ -31,6 +32,7 @@ __all__ = [
     "batches",
     "can_resume",
     "capture_prefix",
+    "denominators",
     "fits",
     "head_statistics",
     "resume",

@@ -5,5 +5,5 @@ Text of others is read (``rows``: JSONL, JSON, CSV, TSV or a dataset of the hub;
 (``harmless``, a function for each kind of output; ``terminal``, the one way to a person's screen). ``store``: our
 own files, in one form of JSON, written whole or not at all; ``digests`` of files; ``owned``: which of them are provably
 ours, so that no others are replaced. ``wording``: numbers with their nouns. ``cache_folders``: where libraries may keep
-their caches.
+their caches; ``published_counts``: token counts that others publish, by name.
 """

@@ -20,6 +20,19 @@ def files_digest(files: Sequence[Path]) -> str:
     return hashlib.sha256("\n".join(each).encode()).hexdigest()
 
 
+def bytes_digest(file: Path) -> str:
+    """sha256 of the bytes of one file, as others publish it.
+
+    Raises:
+        HarnessError: it cannot be read.
+    """
+    try:
+        stat = file.stat()
+    except OSError as error:
+        raise HarnessError(f"{file}: cannot be read ({error.strerror}).") from error
+    return _file_digest(str(file), stat.st_size, stat.st_mtime_ns)
+
+
 def texts_digest(texts: Iterable[str]) -> str:
     """sha256 of texts, in order; each ends with a NUL byte."""
     digest = hashlib.sha256()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import abc
 import inspect
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
@@ -28,6 +28,7 @@ from pydantic import (
 )
 
 from harness.errors import HarnessError, suggest
+from harness.files.published_counts import counts_file
 from harness.plugin.notation import BARE, not_key_value, parse_params, write_params
 from harness.plugin.places import PositionsText
 from harness.progress import Stage, silent
@@ -111,10 +112,10 @@ class Component(BaseModel, abc.ABC):
             value = getattr(self, name)
             if isinstance(value, Component):
                 found |= {f"{name}.{key}": digest for key, digest in value.inputs().items()}
-            elif isinstance(value, str) and any(isinstance(x, InputFile) for x in field.metadata):
+            elif isinstance(value, str) and (marks := [x for x in field.metadata if isinstance(x, InputFile)]):
                 from harness.files.digests import files_digest
 
-                found[name] = files_digest([Path(value)])
+                found[name] = files_digest([marks[0].find(value)])
         return found
 
 
@@ -143,7 +144,13 @@ class ModelLoader(Component):
 
 @dataclass(frozen=True)
 class InputFile:
-    """Marks a parameter that is the path of a file: its content is part of a run's identity."""
+    """Marks a parameter that is the path of a file: its content is part of a run's identity.
+
+    Attributes:
+        find: from what users write to the file, where a name stands for one.
+    """
+
+    find: Callable[[str], Path] = Path
 
 
 def _source(value: str) -> str:
@@ -155,9 +162,8 @@ def _source(value: str) -> str:
 Source = Annotated[str, AfterValidator(_source)]
 """Type of a parameter that is a file, a folder, or the id of something on the hub."""
 
-
-CountsPath = Annotated[Source | None, InputFile()]
-"""Type of a parameter that is a file of token counts."""
+CountsPath = Annotated[Source | None, InputFile(counts_file)]
+"""Type of a parameter that is a file of token counts, or the name of a published one (openwebtext-gpt2)."""
 
 
 def _nested(base: type[Component]) -> BeforeValidator:

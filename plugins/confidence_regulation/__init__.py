@@ -16,8 +16,11 @@ from .selectors.matched_random import ActivationMatchedRandom, NormMatchedRandom
 from .selectors.token_frequency import TokenFrequency
 from .tasks.direct_feature_attribution import Attributions, DirectFeatureAttribution
 from .tasks.head_response import HeadNeuronInteraction, HeadResponse
-from .tasks.induction import Induction, InductionNatural, InductionSynthetic
-from .tasks.mediation import Mediation, UnigramEntropy
+from .tasks.induction import InductionSynthetic
+from .tasks.induction_metric import Induction
+from .tasks.mediation import Mediation
+from .tasks.natural_induction import InductionNatural
+from .tasks.unigram_entropy import UnigramEntropy
 from .texts import Prose
 
 

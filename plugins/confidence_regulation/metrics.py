@@ -195,7 +195,27 @@ def _token_figures(outcomes: Outcomes) -> tuple[Figure, ...]:
     loss, rank = outcomes.series["loss"], outcomes.series["reciprocal_rank"]
     known = ~np.isnan(loss["baseline"])
     before, after = (loss[row][known].astype(float) for row in ("baseline", "treated"))
-    return (figures.loss_change(before, after - before, rank["treated"][known].astype(float), "selected neurons"),)
+    drawn = figures.loss_change(before, after - before, rank["treated"][known].astype(float), "selected neurons")
+    return (drawn, *_views(outcomes))
+
+
+def _views(outcomes: Outcomes) -> tuple[Figure, ...]:
+    """The sequence that the task has put by for it, token by token."""
+    from . import figures
+
+    found = []
+    for i, prompt in enumerate(outcomes.prompts):
+        if words := prompt.fields.get("view"):
+            activation = outcomes.series["activation"]
+            values = {
+                f"change of {name} (nats)": series["treated"][i] - series["baseline"][i]
+                for name in ("entropy", "loss")
+                for series in (outcomes.series[name],)
+            } | {f"activation of {activation.rows[0]}": activation.values[0, i]}
+            said = "the first of the evaluated sequences, whatever the neurons do there; the selection ablated together"
+            cut = {name: array[: len(words)].astype(float) for name, array in values.items()}
+            found.append(figures.token_view(words, cut, said))
+    return tuple(found)
 
 
 class ByPosition(Metric):

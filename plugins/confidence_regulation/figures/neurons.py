@@ -59,6 +59,7 @@ def norm_logit_var(
         Axis(logit_var, "LogitVar", log=True),
         selected,
         {"norm": norm, "logit_var": logit_var, "rho": rho},
+        margins=True,
     )
 
 
@@ -188,8 +189,10 @@ def _scatter(
     selected: np.ndarray,
     data: dict[str, np.ndarray],
     colour: Colour | None = None,
+    margins: bool = False,
 ) -> Figure:
-    """One point a neuron; ``title`` becomes the caption, with the counts.
+    """One point a neuron; ``title`` becomes the caption, with the counts. ``margins``: beside each axis, how many
+    neurons there are along it, and where the selected ones stand.
 
     Raises:
         ValueError: arrays of different length.
@@ -212,7 +215,7 @@ def _scatter(
         caption.append(f"The first {drawing.MAX_LABELS} of the selected are named.")
 
     def paint(canvas: Canvas) -> None:
-        axes = canvas.subplots()
+        axes, (above, right) = _with_margins(canvas) if margins else (canvas.subplots(), (None, None))
         axes.set(xlabel=x.text, ylabel=y.text)
         if x.log:
             axes.set_xscale("log")
@@ -224,7 +227,10 @@ def _scatter(
         entries = [(faint, drawing.OTHERS, False)]
         if k:
             entries.append((f"selected (n = {k})", "white" if colour else drawing.SELECTED, True))
-        drawing.swatches(axes, *entries)
+        drawing.swatches(axes if above is None else above, *entries)
+        for margin, axis, values, across in ((above, x, xs, False), (right, y, ys, True)):
+            if margin is not None:
+                _margin(margin, values[shown], selected[shown], axis.log, across)
         chosen = np.flatnonzero(shown & selected).tolist()
         rest = shown & ~selected
         cloud = np.column_stack([xs[rest], ys[rest]])
@@ -233,6 +239,28 @@ def _scatter(
     return Figure(
         name, " ".join(caption), {"neuron": list(neurons), "selected": selected, **data}, paint, (COLUMN, 2.7)
     )
+
+
+def _with_margins(canvas: Canvas) -> tuple[Axes, tuple[Axes, Axes]]:
+    """Axes for the points, and narrow ones above and to the right of them that share its axes."""
+    grid = canvas.add_gridspec(2, 2, width_ratios=(5, 1), height_ratios=(1, 5))
+    axes = canvas.add_subplot(grid[1, 0])
+    return axes, (canvas.add_subplot(grid[0, 0], sharex=axes), canvas.add_subplot(grid[1, 1], sharey=axes))
+
+
+def _margin(axes: Axes, values: np.ndarray, selected: np.ndarray, log: bool, across: bool) -> None:
+    """Histogram of all, the scale of counts logarithmic since most are alike; ticks for the selected."""
+    if len(values):
+        ends = values.min(), values.max()
+        bins = np.geomspace(*ends, 31) if log and ends[0] < ends[1] else np.linspace(*ends, 31)
+        way = "horizontal" if across else "vertical"
+        axes.hist(values, bins, color=drawing.OTHERS, orientation=way, log=True)  # type: ignore[arg-type]
+        mark, where = values[selected], np.full(int(selected.sum()), 0.92)
+        place = axes.get_yaxis_transform() if across else axes.get_xaxis_transform()
+        points = (where, mark) if across else (mark, where)
+        axes.plot(*points, "_" if across else "|", color=drawing.SELECTED, markersize=6, transform=place)
+    axes.tick_params(labelleft=not across, labelbottom=across, which="both")
+    axes.grid(False)
 
 
 def _positive(x: Axis, y: Axis) -> str:

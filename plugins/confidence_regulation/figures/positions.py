@@ -23,6 +23,7 @@ ROWS: tuple[dict[str, Any], ...] = (
     {"color": drawing.CONTROLS, "linestyle": "-"},
 )
 """The baseline, the treated condition, and others."""
+ROW_STYLES = {"baseline": ROWS[0], "treated": ROWS[1], "controls": {**ROWS[3], "zorder": 1.6}}
 
 
 def induction_curves(
@@ -61,6 +62,48 @@ def induction_curves(
         drawing.legend(panels[0])
 
     return Figure(name, caption, data, paint, (COLUMN, 0.8 + 1.3 * len(curves)))
+
+
+def all_curves(
+    position: np.ndarray,
+    panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]],
+    starts: Sequence[int],
+    n: int,
+    n_controls: int,
+    name: str = "all_curves",
+) -> Figure:
+    """Figure 5a, and what the authors' code shows beside it: every quantity by position, beneath each other.
+
+    Args:
+        position: [t]. panels: by the text of the axis, by row ("baseline", "treated", "controls": the mean over the
+            control sets; else a neuron), mean [t] and standard error [t] over the sequences. starts: where copies
+            begin. n: sequences. n_controls: control sets.
+    """
+    data: dict[str, list[Any]] = {"quantity": [], "row": [], "position": [], "mean": [], "se": []}
+    for text, rows in panels.items():
+        for row, (mean, se) in rows.items():
+            _extend(data, quantity=text, row=row, position=position, mean=mean, se=se)
+    begin = "copy begins" if len(starts) == 1 else "copies begin"
+    controls = f", the mean of {counted(n_controls, 'control set', ',')}" if n_controls else ""
+    caption = (
+        f"By position in {counted(n, 'sequence', ',')} whose {begin} at {', '.join(map(str, starts))} (dashed): the "
+        f"untouched and the treated model{controls}, and the neurons' untouched activations; bands: one standard error "
+        f"over the sequences.{_first(max((len(rows) for rows in panels.values()), default=0))}"
+    )
+
+    def paint(canvas: Canvas) -> None:
+        stacked = canvas.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, (text, rows) in zip(stacked, panels.items(), strict=True):
+            for i, (row, (mean, se)) in enumerate(list(rows.items())[:MAX_LINES]):
+                drawing.band(axes, position, mean, se, row, **ROW_STYLES.get(row, drawing.line_style(i)))
+            for start in starts:
+                drawing.divider(axes, start)
+            axes.set(ylabel=text)
+            if axes is stacked[0] or "baseline" not in rows:
+                drawing.legend(axes)
+        stacked[-1].set_xlabel("position")
+
+    return Figure(name, caption, data, paint, (COLUMN, 0.8 + 1.25 * len(panels)))
 
 
 def activation_curves(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field, PrivateAttr
@@ -22,12 +22,16 @@ class ClipMean(NeuronIntervention["ActivationStatistics"]):
     Stolfo et al. 2024, section 5: a neuron whose activation rises under induction is clipped from above, one whose
     activation falls from below. The mean is that of the task's reference positions (of induction tasks: the first
     copy). side=shift takes each neuron's direction from the selector's column "shift" (activation_shift measures it).
+    to=minimum is the other value of the authors' code: from above, the neuron is held down at its least reference
+    activation; from below, it is kept from falling under that.
     """
 
     name = "clip_mean"
+    later: ClassVar[frozenset[str]] = frozenset({"to"})
     side: Literal["above", "below", "shift"] = Field(
         "above", description="which activations are set to the mean; shift: above where the neuron's shift is positive"
     )
+    to: Literal["mean", "minimum"] = Field("mean", description="what they are set to")
     _shifts: Mapping[Neuron, float] = PrivateAttr(default_factory=dict)
 
     def prepare(self, selection: Selection) -> Self:
@@ -61,10 +65,10 @@ class ClipMean(NeuronIntervention["ActivationStatistics"]):
 
     def edits(self, units: Sequence[Neuron], statistics: ActivationStatistics) -> tuple[Edit, ...]:
         def clamp(layer: int, some: list[Neuron]) -> Edit:
-            means = statistics.value("mean", some)
+            values = statistics.value(self.to, some)
             above = [self._above(neuron) for neuron in some]
-            low = tuple(-np.inf if up else mean for up, mean in zip(above, means, strict=True))
-            high = tuple(mean if up else np.inf for up, mean in zip(above, means, strict=True))
+            low = tuple(-np.inf if up else value for up, value in zip(above, values, strict=True))
+            high = tuple(value if up else np.inf for up, value in zip(above, values, strict=True))
             return ClampNeurons(layer, indices(some), low, high)
 
         return each_layer(units, clamp)

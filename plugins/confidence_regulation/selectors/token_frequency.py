@@ -46,7 +46,7 @@ class TokenFrequency(Selector):
     corpus: ModelCorpus = Field(
         description="effects are measured on, tokens counted in it; only the bundled models have a default, world",
     )
-    unigram: CountsPath = Field(None, description="file of token counts; default: count the corpus")
+    unigram: CountsPath = Field(None, description="file or name of token counts; default: count the corpus")
     sequences: int = Field(32, ge=1, description="how many sequences")
     length: int = Field(128, ge=8, description="tokens of a sequence")
     across_documents: bool = Field(True, description="join short documents")

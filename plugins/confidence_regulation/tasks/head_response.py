@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -30,6 +30,7 @@ from harness.plugin import (
     border,
 )
 
+from .induction_metric import stacked
 from .plain_text import prompt_of
 from .repeated_text import RepeatTask
 
@@ -52,12 +53,18 @@ class HeadNeuronInteraction(RepeatTask):
     """
 
     name = "head_neuron_interaction"
+    later: ClassVar[frozenset[str]] = frozenset({"curves"})
     default_metrics = ("head_response",)
     neurons: AnySelector = Field(
         "entropy", validate_default=True, description="selector of the neurons whose response is watched"
     )
     baselines: int = Field(
         6, ge=0, description="sets of baseline heads of each smaller size, to set beside single heads and pairs"
+    )
+
+    curves: Literal["usual", "all"] = Field(
+        "usual",
+        description="activations by position; all: also under each set of heads, and the mean of the control sets",
     )
 
     def gives(self) -> frozenset[str]:
@@ -126,25 +133,31 @@ class HeadNeuronInteraction(RepeatTask):
         tokens = [prompt.tokens for prompt in prompts]
         step = max(1, CELLS // (len(neurons) * len(prompts) * max(map(len, tokens))))
         means = np.empty((len(neurons), len(conditions), len(prompts)), np.float64)
-        shown = []
+        by_itself = {"baseline", "treated", "alone"} if self.curves == "all" else {"baseline", "treated"}
+        shown = [x for x in conditions if x.role in by_itself]
+        controls = sum(x.role == "control" for x in conditions) if self.curves == "all" else 0
+        curves, of_controls = [], np.zeros((len(neurons), len(prompts), max(map(len, tokens))))
         for start in range(0, len(conditions), step):
             group = conditions[start : start + step]
             found = activations(engine.model, tokens, group, neurons, engine.batch_size)
             for i, prompt in enumerate(prompts):
                 part = found[:, :, i, prompt.fields["split"] : len(prompt.tokens)]
                 means[:, start : start + step, i] = part.mean(-1, dtype=np.float64).T
-            shown.append(found[[row for row, x in enumerate(group) if x.shown]])
+            curves.append(found[[row for row, x in enumerate(group) if x.role in by_itself]])
+            if controls:
+                of_controls += found[[row for row, x in enumerate(group) if x.role == "control"]].sum(0, dtype=float)
             if progress:
                 progress(len(group) * len(prompts))
-        curves = np.concatenate(shown)  # [rows, neurons, prompts, longest]
+        rows = [x.name if x.shown else "+".join(map(str, x.units)) for x in shown]
+        if controls:
+            rows.append("controls")
+            curves.append((of_controls / controls).astype(np.float32)[None])
+        by_position = np.concatenate(curves)  # [rows, neurons, prompts, longest]
         return Outcomes(
             conditions=tuple(conditions),
             prompts=tuple(prompts),
             values={f"activation {neuron}": means[k] for k, neuron in enumerate(neurons)},
-            series={
-                f"activation {neuron}": Series(tuple(x.name for x in conditions if x.shown), curves[:, k])
-                for k, neuron in enumerate(neurons)
-            },
+            series={f"activation {neuron}": Series(tuple(rows), by_position[:, k]) for k, neuron in enumerate(neurons)},
         )
 
 
@@ -204,7 +217,36 @@ class HeadResponse(Metric):
         remarks = (f"constant, and left out of the response: {', '.join(dead)}",) if dead else ()
         sets = sets_of(outcomes, watched)
         frames = (sets.table(watched, spread),)
-        return Measurement(measures, frames=frames, figures=(sets.figure(watched),), remarks=remarks)
+        drawn = (sets.figure(watched), *_curves(outcomes, watched))
+        return Measurement(measures, frames=frames, figures=drawn, remarks=remarks)
+
+
+def _curves(outcomes: Outcomes, watched: Sequence[str]) -> tuple[Figure, ...]:
+    """Activations by position under every set of heads, where the task kept them."""
+    from ..figures import HeadSet, head_curves
+
+    assert outcomes.selection is not None
+    rows = outcomes.series[f"activation {watched[0]}"].rows
+    if rows == ("baseline", "treated"):
+        return ()
+    chosen = list(map(str, outcomes.selection.units))
+    scores = outcomes.selection.scores.get("prefix_matching", [np.nan] * len(outcomes.selection.candidates))
+    known = dict(zip(map(str, outcomes.selection.candidates), scores, strict=True))
+
+    def ablated(row: str) -> HeadSet:
+        if row == "baseline":
+            return HeadSet("none", "untouched", np.nan)
+        if row == "controls":
+            return HeadSet("mean of the control sets", "baseline", np.nan)
+        heads = chosen if row == "treated" else row.split("+")
+        kind: Literal["selected", "baseline"] = "selected" if {*heads} <= {*chosen} else "baseline"
+        return HeadSet("+".join(heads), kind, float(sum(known.get(head, np.nan) for head in heads)))
+
+    sets = [ablated(row) for row in rows]
+    found = [stacked(outcomes.series[f"activation {neuron}"]) for neuron in watched]
+    mean, se = (np.stack([x[i] for x in found]) for i in (1, 2))  # [k, s, t]
+    split = outcomes.prompts[0].fields["split"]
+    return (head_curves(watched, sets, found[0][0], mean, se, split, len(outcomes.prompts)),)
 
 
 def standard_deviation(outcomes: Outcomes, neuron: str) -> float:

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import abc
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from harness.plugin import (
     Condition,
-    Figure,
-    Frame,
     HarnessError,
-    Measurement,
-    Metric,
     Neuron,
     Outcomes,
     Prepared,
@@ -29,7 +24,6 @@ from harness.plugin import (
     counted,
 )
 
-from ..metrics import curves, mean_of
 from .mediation import TEMPERED_LOSS, groups
 from .plain_text import TextTask, per_prompt, prompt_of, tempered_sums
 
@@ -48,12 +42,17 @@ class InductionTask(TextTask):
     """
 
     version = "2"
+    later: ClassVar[frozenset[str]] = frozenset({"curves"})
     default_metrics: ClassVar[tuple[str, ...]] = ("induction", "temperature", "by_position")
 
     positions_treated = "the positions of the repeat"
+    curves: Literal["usual", "all"] = Field(
+        "usual",
+        description="by position; all: also the final norm's denominator, and the mean of the control sets",
+    )
 
     def gives(self) -> frozenset[str]:
-        return frozenset(
+        return frozenset({"series norm"} if self.curves == "all" else ()) | frozenset(
             {
                 "tokens",
                 "entropy",
@@ -125,17 +124,30 @@ class InductionTask(TextTask):
         both, top = (entropy, entropy[before]), scores.top[before, inside]
         sums |= tempered_sums(scores.tempered.only(inside), of, n, both, loss[before], top)[0]
         sums["entropy_before"] = np.broadcast_to(sums["entropy"][before], sums["entropy"].shape).copy()
+        series = self._curves(engine, prompts, conditions, scores)
+        return Outcomes(tuple(conditions), tuple(prompts), sums, series=series, details={"tempered": TEMPERED_LOSS})
+
+    def _curves(
+        self, engine: Engine, prompts: Sequence[Prompt], conditions: Sequence[Condition], scores: Scores
+    ) -> dict[str, Series]:
+        """What is shown by position: a row for each condition but the controls, for each neuron (activation), and with
+        ``curves=all`` for the mean of the controls."""
         wanted = [c for c, x in enumerate(conditions) if x.role != "control"]
         labels = [x.name if x.shown else "+".join(map(str, x.units)) for x in (conditions[c] for c in wanted)]
-        series = {
-            name: self._series(labels, array[wanted], scores, prompts)
-            for name, array in (("entropy", scores.entropy), ("loss", scores.loss))
-        }
+        rows = {name: {text: array[c] for text, c in zip(labels, wanted, strict=True)}
+                for name, array in (("entropy", scores.entropy), ("loss", scores.loss))}  # fmt: skip
+        controls = [c for c, x in enumerate(conditions) if x.role == "control"]
+        if self.curves == "all" and controls:
+            rows["entropy"]["controls"] = scores.entropy[controls].mean(axis=0)
+            rows["loss"]["controls"] = scores.loss[controls].mean(axis=0)
+        series = {name: self._series(tuple(x), np.array([*x.values()]), scores, prompts) for name, x in rows.items()}
         [selected] = [condition.units for condition in conditions if condition.role == "treated"]
         watched = [unit for unit in selected if isinstance(unit, Neuron)][:MOST_ALONE]
         if watched:
             series["activation"] = self._activations(engine, prompts, watched)
-        return Outcomes(tuple(conditions), tuple(prompts), sums, series=series, details={"tempered": TEMPERED_LOSS})
+        if self.curves == "all":
+            series["norm"] = self._norm(engine, prompts, [x for x in conditions if x.role != "alone"])
+        return series
 
     def _score(
         self, engine: Engine, prompts: Sequence[Prompt], conditions: Sequence[Condition], progress: Progress | None
@@ -146,11 +158,10 @@ class InductionTask(TextTask):
         everywhere, of all prompts at once, and what it does before the repeat is taken back. Otherwise prompts are
         grouped by where their repeat begins.
         """
-        from harness.plugin import Positions, Scores
+        from harness.plugin import Scores
 
-        last = engine.model.anatomy.n_layers - 1
         tokens = [prompt.tokens for prompt in prompts]
-        if all(edit.layer == last and edit.indices for x in conditions for edit in x.edits):
+        if _last_layer(engine.model, conditions):
             scores = engine.score(tokens, conditions, progress, tempered=True)
             splits = np.array([prompt.fields["split"] for prompt in prompts])
             early = scores.position <= splits[scores.prompt]  # the token at the split is predicted just before it
@@ -158,9 +169,7 @@ class InductionTask(TextTask):
                 array[:, early] = array[:1, early]
             return scores
         found = Scores.empty(tokens, conditions, tempered=True)
-        for split in sorted({prompt.fields["split"] for prompt in prompts}):
-            rows = [i for i, prompt in enumerate(prompts) if prompt.fields["split"] == split]
-            started = [replace(x, positions=Positions(f"{split}:")) if x.edits else x for x in conditions]
+        for rows, started in _from_the_repeat(prompts, conditions):
             part = engine.score([tokens[i] for i in rows], started, progress, tempered=True)
             place = found.columns(rows)
             assert found.tempered is not None and part.tempered is not None
@@ -168,6 +177,26 @@ class InductionTask(TextTask):
             for name in ("loss", "entropy", "rank", "top"):
                 getattr(found, name)[:, place] = getattr(part, name)
         return found
+
+    def _norm(self, engine: Engine, prompts: Sequence[Prompt], conditions: Sequence[Condition]) -> Series:
+        """Denominators of the final norm where the shown predictions are made: of the untouched and of the treated
+        model, and the mean over the control sets; edits act from the repeat on, as in :meth:`_score`."""
+        from harness.engine import denominators
+
+        model, tokens = engine.model, [prompt.tokens for prompt in prompts]
+        if _last_layer(model, conditions):
+            found = denominators(model, tokens, conditions, engine.batch_size)
+            for i, prompt in enumerate(prompts):
+                found[:, i, : prompt.fields["split"]] = found[:1, i, : prompt.fields["split"]]
+        else:
+            found = np.full((len(conditions), len(prompts), max(map(len, tokens))), np.nan, np.float32)
+            for rows, started in _from_the_repeat(prompts, conditions):
+                part = denominators(model, [tokens[i] for i in rows], started, engine.batch_size)
+                found[:, rows, : part.shape[2]] = part
+        shown: dict[str, np.ndarray] = {x.role: found[c] for c, x in enumerate(conditions) if x.role != "control"}
+        if controls := [c for c, x in enumerate(conditions) if x.role == "control"]:
+            shown["controls"] = found[controls].mean(axis=0, dtype=np.float64)
+        return self._made_at(tuple(shown), np.array([*shown.values()]), prompts)
 
     def _series(self, labels: Sequence[str], values: np.ndarray, scores: Scores, prompts: Sequence[Prompt]) -> Series:
         """Values [rows, T] at the places that curves show."""
@@ -185,221 +214,105 @@ class InductionTask(TextTask):
 
         tokens = [prompt.tokens for prompt in prompts]
         found = activations(engine.model, tokens, [BASELINE], neurons, engine.batch_size)[0]
+        return self._made_at(tuple(map(str, neurons)), found, prompts)
+
+    def _made_at(self, labels: tuple[str, ...], values: np.ndarray, prompts: Sequence[Prompt]) -> Series:
+        """Values [rows, N, longest] by position, where the predictions are made that curves show."""
         places = [self.shown(prompt) for prompt in prompts]
-        table = np.full((len(neurons), len(prompts), max(map(len, places))), np.nan, np.float32)
+        table = np.full((len(labels), len(prompts), max(map(len, places))), np.nan, np.float32)
         for i, place in enumerate(places):
             predicted = np.flatnonzero(place > 0)
-            table[:, i, predicted] = found[:, i, place[predicted] - 1]
-        return Series(tuple(map(str, neurons)), table)
+            table[:, i, predicted] = values[:, i, place[predicted] - 1]
+        return Series(labels, table)
+
+
+def _last_layer(model: Model, conditions: Sequence[Condition]) -> bool:
+    """Whether nothing but neurons of the last layer is edited."""
+    last = model.anatomy.n_layers - 1
+    return all(edit.layer == last and edit.indices for x in conditions for edit in x.edits)
+
+
+def _from_the_repeat(
+    prompts: Sequence[Prompt], conditions: Sequence[Condition]
+) -> Iterator[tuple[list[int], list[Condition]]]:
+    """The prompts whose repeat begins at the same token, and the conditions with edits that act from there on."""
+    from harness.plugin import Positions
+
+    for split in sorted({prompt.fields["split"] for prompt in prompts}):
+        rows = [i for i, prompt in enumerate(prompts) if prompt.fields["split"] == split]
+        yield rows, [replace(x, positions=Positions(f"{split}:")) if x.edits else x for x in conditions]
 
 
 class InductionSynthetic(InductionTask):
     """Duplicated spans of natural text: does the selection regulate confidence in the second copy?
 
     100 natural tokens, twice (Stolfo et al. 2024, section 6.1). The second copy's first token is not counted: nothing
-    before it tells that a copy begins.
+    before it tells that a copy begins. Of more repetitions all but the first count, with their first tokens from the
+    third on; a separator between them does not. The edits act from the end of the first copy on.
     """
 
     name = "induction_synthetic"
-    length: int = Field(100, ge=2, description="tokens of the span, at most half of the model's positions")
+    later: ClassVar[frozenset[str]] = frozenset({"separator", "repetitions"})
+    length: int = Field(
+        100, ge=2, description="tokens of the span, fewer where the copies exceed the model's positions"
+    )
+    separator: str | None = Field(None, min_length=1, description="text between the copies")
+    repetitions: int = Field(2, ge=2, description="how often the span stands there in all")
+
+    def check(self, model: Model) -> None:
+        self._fitting(model)
+
+    def _fitting(self, model: Model) -> tuple[int, tuple[int, ...]]:
+        """How long the span may be, and the tokens of the separator.
+
+        Raises:
+            HarnessError: the separator is no token of the model, or the copies do not fit its positions.
+        """
+        between: tuple[int, ...] = ()
+        if self.separator is not None:
+            between = tuple(model.tokenizer(self.separator, add_special_tokens=False)["input_ids"])
+            if not between:
+                raise HarnessError(
+                    f'task {self.name}: separator="{self.separator}" is no token of {model.name}; give another text.'
+                )
+        if model.n_positions is None:
+            return self.length, between
+        room = model.n_positions - len(model.prefix) - (self.repetitions - 1) * len(between)
+        if room < 2 * self.repetitions:
+            apart = f" with {counted(len(between), 'token')} between them" if between else ""
+            raise HarnessError(
+                f"task {self.name}: {self.repetitions} repetitions of a span of 2 tokens or more"
+                f"{apart} do not fit the {model.n_positions} positions of {model.name}; lower repetitions."
+            )
+        return min(self.length, room // self.repetitions), between
 
     def prepare(self, engine: Engine, limit: int | None, seed: int) -> Prepared:
         model = engine.model
         begin = len(model.prefix)
-        length = self.length if model.n_positions is None else min(self.length, (model.n_positions - begin) // 2)
+        length, between = self._fitting(model)
         n = self.sequences if limit is None else min(limit, self.sequences)
         spans, step = self.spans(model, n, begin + length, seed)
-        split = begin + length
+        split, again = begin + length, self.repetitions - 1
+        details: dict[str, object] = {"length": length, "split": split}
+        fields: dict[str, object] = {"begin": begin, "split": split}
+        followed = "a copy of itself" if again == 1 else f"{again} copies of itself"
+        if between or again > 1:
+            copies = [split + len(between) + k * (len(between) + length) for k in range(again)]
+            fields["copies"] = copies
+            details |= {"copies": copies, "separator": list(between)}
+            followed += f', "{self.separator}" before each' if between else ""
         prompts = [
-            prompt_of(model, i, [*span.tokens, *span.tokens[begin:]], begin=begin, split=split)
+            prompt_of(model, i, [*span.tokens, *(*between, *span.tokens[begin:]) * again], **fields)
             for i, span in enumerate(spans)
         ]
-        twice = Step(
-            "duplicated", len(prompts), 0, f"spans of {counted(length, 'token')}, each followed by a copy of itself"
-        )
-        return Prepared(tuple(prompts), (step, twice), {"length": length, "split": split})
+        why = f"spans of {counted(length, 'token')}, each followed by {followed}"
+        return Prepared(tuple(prompts), (step, Step("duplicated", len(prompts), 0, why)), details)
 
     def shown(self, prompt: Prompt) -> np.ndarray:
         return np.arange(len(prompt.tokens))
 
     def counted(self, prompt: Prompt) -> np.ndarray:
-        return np.arange(prompt.fields["split"] + 1, len(prompt.tokens))
-
-
-class InductionNatural(InductionTask):
-    """Natural text in which some n-gram occurs twice: does the selection regulate confidence in its second occurrence?
-
-    Kept are sequences with an n-gram (n = 6) that occurs exactly twice, without a token twice inside it and with at
-    least one token between its occurrences. Curves show the predictions made at A0 to A5 and the token after them (B),
-    and the same of the second occurrence (X); what counts are the predictions made at the second A0 to A5.
-    """
-
-    name = "induction_natural"
-    default_metrics = ("induction", "temperature")
-    candidates: int = Field(1000, ge=1, description="sequences that are searched")
-    length: int = Field(256, ge=16, description="tokens of a searched sequence, at most the model's positions")
-    ngram: int = Field(6, ge=2, description="n")
-
-    def prepare(self, engine: Engine, limit: int | None, seed: int) -> Prepared:
-        from .plain_text import fit
-
-        model = engine.model
-        begin = len(model.prefix)
-        wanted = self.sequences if limit is None else min(limit, self.sequences)
-        spans, step = self.spans(model, self.candidates, fit(model, self.length), seed)
-        steps, found = [step], []
-        repeats = [repeated_ngrams(span.tokens[begin:], self.ngram) for span in spans]
-        for name, why in REPEAT_FILTERS.items():
-            left = sum(bool(x[name]) for x in repeats)
-            steps.append(Step(name, left, steps[-1].kept - left, why.format(n=self.ngram)))
-        for span, kinds in zip(spans, repeats, strict=True):
-            if kinds[name]:
-                first, second = (begin + place for place in kinds[name][0])
-                found.append((span.tokens[: second + self.ngram + 2], first, second))
-        if not found:
-            raise HarnessError(
-                f"task {self.name}: none of {counted(len(spans), 'sequence')} repeats "
-                f"{counted(self.ngram, 'token')} like this; raise "
-                "candidates or lower ngram."
-            )
-        kept = found[:wanted]
-        steps.append(Step("wanted", len(kept), len(found) - len(kept), "the first of them"))
-        prompts = [
-            prompt_of(model, i, tokens, begin=begin, split=second, first=first)
-            for i, (tokens, first, second) in enumerate(kept)
-        ]
-        return Prepared(tuple(prompts), tuple(steps), {"ngram": self.ngram})
-
-    def shown(self, prompt: Prompt) -> np.ndarray:
-        after = 1 + np.arange(self.ngram + 1)
-        return np.concatenate([prompt.fields["first"] + after, prompt.fields["split"] + after])
-
-    def counted(self, prompt: Prompt) -> np.ndarray:
-        found: np.ndarray = prompt.fields["split"] + 1 + np.arange(self.ngram)
-        return found
-
-
-REPEAT_FILTERS = {
-    "repeat": "in which {n} tokens in a row occur exactly twice, the second time followed by another two",
-    "distinct": "and are all different",
-    "apart": "and have at least one token between their two occurrences",
-}
-
-
-def repeated_ngrams(tokens: Sequence[int], n: int) -> dict[str, list[tuple[int, int]]]:
-    """Where n-grams occur exactly twice, (first, second), after each of the successive ``REPEAT_FILTERS``."""
-    grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
-    counts = Counter(grams)
-    places: dict[tuple[int, ...], list[int]] = {}
-    for i, gram in enumerate(grams):
-        if counts[gram] == 2:
-            places.setdefault(gram, []).append(i)
-    repeat = [(a, b) for a, b in places.values() if b + n + 2 <= len(tokens)]
-    distinct = [(a, b) for a, b in repeat if len(set(grams[a])) == n]
-    return {"repeat": repeat, "distinct": distinct, "apart": [(a, b) for a, b in distinct if b > a + n]}
-
-
-class Induction(Metric):
-    """Change of entropy and loss inside the repeat, for the selection and for each of its neurons; curves."""
-
-    name = "induction"
-    needs = frozenset(
-        {
-            "tokens",
-            "entropy",
-            "loss",
-            "entropy_change",
-            "loss_change",
-            "right",
-            "entropy_before",
-            "series entropy",
-            "field split",
-        }
-    )
-
-    def measure(self, outcomes: Outcomes) -> Measurement:
-        def before(name: str) -> float:
-            return float(outcomes.baseline[name].sum() / outcomes.baseline["tokens"].sum())
-
-        share = mean_of(
-            outcomes,
-            "entropy_change",
-            over="entropy_before",
-            name="entropy_change_share",
-            title="relative change of entropy",
-            unit="%",
-            scale=100.0,
-            description="change of the summed entropy of the predictions inside the repeat",
-        )
-        measures = (
-            mean_of(
-                outcomes,
-                "entropy_change",
-                title="change of entropy in the repeat",
-                primary=True,
-                description="mean change of the entropy of a prediction inside the repeat",
-            ),
-            mean_of(
-                outcomes,
-                "loss_change",
-                title="change of loss in the repeat",
-                primary=True,
-                description="mean change of the loss of a token inside the repeat",
-            ),
-            share,
-            mean_of(outcomes, "entropy", title="entropy in the repeat", null=before("entropy")),
-            mean_of(outcomes, "loss", title="loss in the repeat", null=before("loss")),
-            mean_of(
-                outcomes, "right", title="accuracy in the repeat", unit="%", scale=100.0, null=100 * before("right")
-            ),
-        )
-        frames = (self._each(outcomes),) if outcomes.alone.units else ()
-        return Measurement(measures, frames=frames, figures=self._figures(outcomes))
-
-    def _each(self, outcomes: Outcomes) -> Frame:
-        """What the ablation of each selected neuron does."""
-        sums = {name: array.sum(axis=1, dtype=np.float64) for name, array in outcomes.alone.values.items()}
-        columns = {
-            "neuron": list(outcomes.alone.units),
-            "entropy_change": sums["entropy_change"] / sums["tokens"],
-            "entropy_change_percent": 100 * sums["entropy_change"] / sums["entropy_before"],
-            "loss_change": sums["loss_change"] / sums["tokens"],
-        }
-        return Frame("neurons", "Each selected neuron ablated alone, inside the repeat", columns)
-
-    def _figures(self, outcomes: Outcomes) -> tuple[Figure, ...]:
-        from .. import figures
-
-        entropy, natural = outcomes.series["entropy"], "first" in outcomes.prompts[0].fields
-        n = len(outcomes.prompts)
-        shown = {
-            "entropy": (Series(("untouched", "treated"), entropy.only("baseline", "treated").values), "entropy (nats)")
-        }
-        if "activation" in outcomes.series:
-            shown["activation"] = outcomes.series["activation"], "activation"
-        if natural:
-            ngram = entropy.values.shape[2] // 2 - 1
-            first = [f"A{i}" for i in range(ngram)]
-            places = [*first, "B", *first, "X"]
-            return tuple(
-                figures.natural_curves(places, series.rows, *stacked(series)[1:], text, n, f"natural_{name}")
-                for name, (series, text) in shown.items()
-            )
-        split = outcomes.prompts[0].fields["split"]
-        drawn_rows = outcomes.alone.units or ("treated",)
-        changed = Series(drawn_rows, entropy.only(*drawn_rows).values - entropy["baseline"])
-        drawn = [self._by_position(figures.entropy_by_position, changed, split, n)]
-        if "activation" in shown:
-            drawn.append(self._by_position(figures.activation_curves, shown["activation"][0], split, n))
-        return tuple(drawn)
-
-    def _by_position(self, draw: Callable[..., Figure], series: Series, split: int, n: int) -> Figure:
-        position, mean, error = stacked(series)
-        return draw(position, series.rows, mean, error, split, n)
-
-
-def stacked(series: Series) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Positions [t] that some prompt has, and mean and standard error there [rows, t]."""
-    position, rows = curves(series)
-    mean, error = (np.array(x) for x in zip(*rows.values(), strict=True))
-    return position, mean, error
+        begin, split = prompt.fields["begin"], prompt.fields["split"]
+        copies = prompt.fields.get("copies", [split])
+        first = [copies[0] + 1, *copies[1:]]
+        return np.concatenate([np.arange(a, b + split - begin) for a, b in zip(first, copies, strict=True)])

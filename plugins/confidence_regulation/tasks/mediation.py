@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from harness.plugin import Condition, CountsPath, HarnessError, Neuron, Outcomes, Prepared, Prompt, Selection, Unit
+from harness.plugin import (
+    Condition,
+    CountsPath,
+    HarnessError,
+    Neuron,
+    Outcomes,
+    Prepared,
+    Prompt,
+    Selection,
+    Series,
+    Unit,
+)
 
 from .plain_text import TextTask, by_token, fit, per_prompt, prompt_of, tempered_sums
 
@@ -34,8 +46,19 @@ class EffectsTask(TextTask):
     skip_first: int = Field(3, ge=0, description="predictions made at the first so many positions do not count")
     newlines: bool = Field(False, description="predictions at newlines, and just before them, count")
     unigram: CountsPath = Field(
-        None, description="file of token counts (harness unigrams, or .npy); default: counted on the corpus"
+        None,
+        description="file of token counts (harness unigrams, or .npy), or a published one (openwebtext-gpt2, "
+        "pile-pythia, c4-phi-2); default: counted on the corpus",
     )
+
+    def check(self, model: Model) -> None:
+        if self.unigram is not None and self.wants_unigram():
+            self.unigrams(model)
+
+    def inputs(self) -> dict[str, str]:
+        if self.unigram is None or self.wants_unigram():
+            return super().inputs()
+        return self.model_copy(update={"unigram": None}).inputs()  # nobody reads it
 
     def prepare(self, engine: Engine, limit: int | None, seed: int) -> Prepared:
         if engine.name != "closed_form":
@@ -145,12 +168,22 @@ class Mediation(EffectsTask):
 
     name = "mediation"
     version = "2"
+    later: ClassVar[frozenset[str]] = frozenset({"view"})
     default_metrics = ("mediation", "temperature", "calibration", "by_position")
     frequency: bool = Field(False, description="also the effect that goes through the token frequencies")
     others: int | None = Field(
         None, ge=0, description="how many neurons beside the selected are measured one by one; default: the whole layer"
     )
     method: Literal["exact", "fast"] = Field("exact", description="for the neurons one by one; fast: by moments")
+    view: int = Field(0, ge=0, description="so many tokens of the first sequence are drawn, coloured by what changes")
+
+    def prepare(self, engine: Engine, limit: int | None, seed: int) -> Prepared:
+        prepared = super().prepare(engine, limit, seed)
+        if not self.view:
+            return prepared
+        first, *others = prepared.prompts  # chosen by its place, before anything is known of it
+        words = [engine.model.token_texts[token] for token in first.tokens[: self.view]]
+        return replace(prepared, prompts=(replace(first, fields={**first.fields, "view": words}), *others))
 
     def wants_unigram(self) -> bool:
         return self.frequency
@@ -198,7 +231,23 @@ class Mediation(EffectsTask):
             name: by_token(dict(zip(("baseline", "treated"), rows, strict=True)), total.prompt, total.position, lengths)
             for name, rows in token.items()
         }
+        if self.view:
+            series["activation"] = self._activation(engine, prompts, conditions)
         return Outcomes(tuple(conditions), tuple(prompts), values, series=series, details={"tempered": TEMPERED_LOSS})
+
+    def _activation(self, engine: Engine, prompts: Sequence[Prompt], conditions: Sequence[Condition]) -> Series:
+        """The first selected neuron's untouched activations in the sequence that is drawn, each in the column of the
+        token that is predicted there."""
+        from harness.engine import activations
+        from harness.plugin import BASELINE
+
+        [units] = [x.units for x in conditions if x.role == "treated"]
+        table = np.full((1, len(prompts), max(len(x.tokens) for x in prompts)), np.nan, np.float32)
+        for i, prompt in enumerate(prompts):
+            if "view" in prompt.fields:
+                found = activations(engine.model, [prompt.tokens], [BASELINE], units[:1])[0, 0, 0]  # type: ignore[arg-type]
+                table[0, i, 1 : len(prompt.tokens)] = found[:-1]
+        return Series((str(units[0]),), table)
 
 
 TEMPERED_LOSS = [{"outcome": "loss", "title": "the loss", "unit": "nats", "over": "tokens"}]
@@ -289,80 +338,3 @@ def _calibration(top: np.ndarray, rank: np.ndarray, prompt: np.ndarray, n: int) 
         "confidence": per_prompt(confidence, prompt, n),
         "right": per_prompt(right, prompt, n),
     }
-
-
-class UnigramEntropy(EffectsTask):
-    """How the divergence of the token frequencies from the prediction, KL(P_freq || P_model), goes with its entropy."""
-
-    name = "unigram_entropy"
-    default_metrics = ("unigram_correlation", "temperature")
-
-    def gives(self) -> frozenset[str]:
-        return frozenset(
-            {
-                "tokens",
-                "kl_unigram_change",
-                "entropy_change",
-                "levels",
-                "changes",
-                "kl_unigram",
-                "tempered_kl_unigram",
-                "log_temperature",
-                "no_temperature",
-                "series entropy",
-                "series kl_unigram",
-            }
-        )
-
-    def observe_group(self, engine: Engine, prompts: Sequence[Prompt], conditions: Sequence[Condition]) -> Outcomes:
-        from harness.statistics.functionals import moments
-
-        edited = [condition for condition in conditions if condition.role != "baseline"]
-        found = self.measured(engine.model, prompts, edited, ("total",), batch_size=engine.batch_size, tempered=True)
-        assert found.kl_unigram is not None and found.kl_unigram_change is not None
-        none = np.zeros((1, len(found.prompt)), np.float32)
-        entropy_change = np.concatenate([none, found.entropy_change["total"]])
-        kl_change = np.concatenate([none, found.kl_unigram_change["total"]])
-        entropy, kl = found.entropy + entropy_change, found.kl_unigram + kl_change
-
-        def sums(values: np.ndarray) -> np.ndarray:
-            return per_prompt(values, found.prompt, len(prompts))
-
-        values = {
-            "tokens": sums(np.ones_like(entropy)),
-            "kl_unigram": sums(kl),
-            "kl_unigram_change": sums(kl_change),
-            "entropy_change": sums(entropy_change),
-            **self._tempered(engine.model, found, entropy, len(prompts)),
-            "levels": np.stack([sums(x) for x in moments(kl, entropy)], -1),
-            "changes": np.stack([sums(x) for x in moments(kl_change, entropy_change)], -1),
-        }
-        lengths = [len(prompt.tokens) for prompt in prompts]
-        series = {
-            name: by_token({"baseline": array[0], "treated": array[1]}, found.prompt, found.position, lengths)
-            for name, array in (("entropy", entropy), ("kl_unigram", kl))
-        }
-        return Outcomes(tuple(conditions), tuple(prompts), values, series=series, details={"tempered": TEMPERED_KL})
-
-    def _tempered(self, model: Model, found: Effects, entropy: np.ndarray, n: int) -> dict[str, np.ndarray]:
-        """The divergence from the untouched model at the temperatures at which it has these entropies [C, T].
-
-        Of softmax(beta l) it is -H(f) - sum_v f_v log p_v(beta), and that is linear in log p_v: the token frequencies f
-        are at any temperature what one token of their mean log-probability, -H(f) - KL, would be.
-        """
-        assert found.tempered is not None and found.kl_unigram is not None
-        p = self.unigrams(model).probabilities
-        own = float(-(p @ np.log(p)))
-        parts = []
-        for rows in blocks(entropy):
-            equal = found.tempered.at_entropy(rows, found.entropy)
-            values = {
-                "tempered_kl_unigram": -own - equal.log_p(-own - found.kl_unigram.astype(np.float64)),
-                "log_temperature": equal.log_temperature,
-                "no_temperature": equal.outside,
-            }
-            parts.append({name: per_prompt(array, found.prompt, n) for name, array in values.items()})
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-TEMPERED_KL = [{"outcome": "kl_unigram", "title": "KL(P_freq || P_model)", "unit": "nats", "over": "tokens"}]

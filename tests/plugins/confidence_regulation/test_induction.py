@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from against_slow import induction_agrees
 from harness_plugins.confidence_regulation.metrics import curves
-from harness_plugins.confidence_regulation.tasks.induction import repeated_ngrams
+from harness_plugins.confidence_regulation.tasks.natural_induction import repeated_ngrams
 from harness_plugins.demo import Demo
 from hypothesis import given
 from hypothesis import strategies as st

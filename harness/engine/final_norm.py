@@ -1,0 +1,130 @@
+"""By what the final norm divides under conditions: its denominator at every token of some prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+
+from harness.conditions.frozen import check_conditions
+from harness.conditions.positions import Layout
+from harness.engine.engine import batches
+from harness.engine.final_layer import FinalLayer, fits
+from harness.engine.hooks import under
+from harness.errors import HarnessError
+
+if TYPE_CHECKING:
+    from harness.conditions.conditions import Condition
+    from harness.conditions.positions import Span
+    from harness.model.model import Batch, Model
+
+
+@torch.no_grad()
+def denominators(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    conditions: Sequence[Condition],
+    batch_size: int = 64,
+    spans: Sequence[Mapping[str, Span]] | None = None,
+) -> Float32[np.ndarray, "n_conditions n_prompts longest"]:
+    """sqrt(mean((x - c)^2) + eps) of the final residual x (c its mean for a LayerNorm, else 0); 1 without a norm.
+
+    Stolfo et al. 2024, section 3.2: what entropy neurons change. Where every condition edits neurons of the last layer,
+    the model runs once and each condition's residual follows from what its neurons write; elsewhere there is a hooked
+    pass for each condition. A condition that freezes the final norm has the untouched model's denominator. ``spans``:
+    for every prompt, the parts that conditions' positions may name.
+
+    Returns:
+        float32 [n_conditions, n_prompts, longest]; the last axis is the token's place in its prompt (BOS included), NaN
+        from the prompt's end on.
+
+    Raises:
+        HarnessError: a residual that is not finite.
+    """
+    check_conditions(model, conditions)
+    layout = Layout.of([len(tokens) for tokens in prompts], spans)
+    longest = max(layout.lengths, default=0)
+    found = np.full((len(conditions), len(prompts), longest), np.nan, np.float32)
+    last_layer = _LastLayer(model) if fits(model, conditions) else None
+    for rows in batches(prompts, batch_size):
+        batch = model.pad([list(prompts[row]) for row in rows])
+        here = layout.only(rows)
+        shared = None if last_layer is None else last_layer.read(batch, here)
+        for c, condition in enumerate(conditions):
+            values = _hooked(model, condition, batch, here) if shared is None else shared.under(condition)
+            for i, row in enumerate(rows):
+                n = len(prompts[row])
+                found[c, row, :n] = _finite(values[i, -n:].cpu().numpy(), condition)
+    return found
+
+
+def _hooked(model: Model, condition: Condition, batch: Batch, layout: Layout) -> torch.Tensor:
+    """Denominators [batch, pos] of one hooked pass."""
+    holds = condition.frozen is not None and condition.frozen.what == "final_norm"
+    with model.capture_residual() as seen:
+        if holds:
+            model.forward(batch)
+        else:
+            with under(model, condition, layout):
+                model.forward(batch)
+    return model.readout.denominator(seen.residual)[..., 0]
+
+
+class _LastLayer:
+    """The last layer of a model, whose neurons are edited."""
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.final = model, FinalLayer(model, [])
+        self.post_norm = model.anatomy.post_mlp_norms[-1]
+
+    def read(self, batch: Batch, layout: Layout) -> _Read:
+        """One pass of the untouched model."""
+        seen, _ = self.final.run(batch)
+        own = seen.neurons.double() @ self.final.w_out.double()
+        if self.final.bias is not None:
+            own = own + self.final.bias.to(own)
+        return _Read(self, seen.rest.double(), seen.neurons, own, layout)
+
+
+class _Read:
+    """What a pass has left at [batch, pos]: the residual without the last MLP's output (``rest``, [..., d_model]), the
+    last layer's activations (``neurons``, [..., d_mlp]), and what its down projection makes of them (``own``)."""
+
+    def __init__(
+        self, layer: _LastLayer, rest: torch.Tensor, neurons: torch.Tensor, own: torch.Tensor, layout: Layout
+    ) -> None:
+        self.layer, self.rest, self.neurons, self.own, self.layout = layer, rest, neurons, own, layout
+
+    def _acts(self, condition: Condition) -> torch.Tensor:
+        """Where its edits act, bool [batch, pos, 1]; prompts end at the last position."""
+        mask, width = condition.positions.mask(self.layout), self.own.shape[1]
+        found = np.zeros((len(mask), width), bool)
+        for row, n in enumerate(self.layout.lengths):
+            found[row, width - n :] = mask[row, :n]
+        return torch.from_numpy(found).to(self.own.device)[..., None]
+
+    def under(self, condition: Condition) -> torch.Tensor:
+        """Denominators [batch, pos] under a condition."""
+        layer, own = self.layer, self.own
+        if condition.frozen is None or condition.frozen.what != "final_norm":
+            acts = self._acts(condition)
+            for edit in condition.edits:
+                some = list(edit.indices)
+                now = self.neurons[..., some]
+                change = torch.where(acts, edit.apply(now).double() - now.double(), 0.0)
+                own = own + change @ layer.final.w_out[some].double()
+        write = own
+        if layer.final.post_norm is not None:
+            eps, gain = layer.final.post_norm
+            write = own * (own.square().mean(-1, keepdim=True) + eps).rsqrt() * gain.double()
+        residual = self.rest + layer.model.anatomy.residual_multiplier * write
+        return layer.model.readout.denominator(residual)[..., 0]
+
+
+def _finite(values: np.ndarray, condition: Condition) -> np.ndarray:
+    if not np.isfinite(values).all():
+        raise HarnessError(f'the final residual is not finite under condition "{condition.name}" (NaN or infinity).')
+    return values
