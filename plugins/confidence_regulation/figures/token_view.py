@@ -21,6 +21,8 @@ LETTERS = 106
 """Letters in a line of a page's width."""
 LINE = 0.145
 """Inches from one line to the next."""
+LEAST_LINES = 4
+"""A colour bar needs so much room."""
 
 
 def token_view(
@@ -39,7 +41,7 @@ def token_view(
         raise ValueError(f"figure {name}: {counted(len(tokens), 'token')}, values {[*map(np.shape, values.values())]}")
     texts = [shown(token) for token in tokens]
     places = list(lay_out([len(text) for text in texts]))
-    lines = 1 + max((row for row, _ in places), default=0)
+    lines = max(LEAST_LINES, 1 + max((row for row, _ in places), default=0))
     caption = (
         f"{counted(len(tokens), 'token')} of a text ({chosen}), each coloured by what its prediction has of "
         f"{', '.join(values)}. Strongest: the largest magnitude in this text; orange: above 0, purple: below."
@@ -76,8 +78,10 @@ def _block(
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
+    from matplotlib.font_manager import findfont, get_font
     from matplotlib.patches import Rectangle
 
+    known = get_font(findfont(FONT)).get_charmap()
     limit = float(np.abs(values[np.isfinite(values)]).max(initial=0.0)) or 1.0
     scale, palette = Normalize(-limit, limit), colormaps["PuOr_r"]
     axes.set(xlim=(0, LETTERS), ylim=(lines, 0), title=text)
@@ -85,12 +89,13 @@ def _block(
     for word, (row, column), value in zip(texts, places, values.tolist(), strict=True):
         colour = palette(scale(value)) if np.isfinite(value) else (1.0, 1.0, 1.0, 1.0)
         axes.add_patch(Rectangle((column, row), len(word), 0.94, facecolor=colour, edgecolor="white", linewidth=0.4))
+        drawn = "".join(letter if ord(letter) in known else harmless.UNKNOWN for letter in word)
         dark = 0.3 * colour[0] + 0.59 * colour[1] + 0.11 * colour[2] < 0.5
         axes.text(
-            column, row + 0.5, word, family=FONT, fontsize=SIZE, va="center_baseline", parse_math=False,
+            column, row + 0.5, drawn, family=FONT, fontsize=SIZE, va="center_baseline", parse_math=False, clip_on=True,
             color="white" if dark else "black",
-        )  # fmt: skip
+        ).set_in_layout(False)  # fmt: skip
     figure = axes.get_figure(root=True)
     assert figure is not None
     bar = figure.colorbar(ScalarMappable(scale, palette), ax=axes, pad=0.01, aspect=max(4, 2 * lines), fraction=0.04)
-    bar.outline.set_linewidth(0.5)  # type: ignore[operator]
+    bar.outline.set_linewidth(0.5)
