@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
@@ -90,6 +90,7 @@ class Entropy(Selector):
 
     name = "entropy"
     version = "2"
+    later: ClassVar[frozenset[str]] = frozenset({"layers"})
     site = "neurons"
     top: int = Field(6, ge=1, description="number of neurons; rule confirmed: at most so many")
     null_dims: Annotated[int, Field(ge=1)] | None = Field(

@@ -109,6 +109,7 @@ class KnowledgeConflict(Task):
 
     name = "knowledge_conflict"
     version = "3"
+    later: ClassVar[frozenset[str]] = frozenset({"first_token"})
     shares_passes = True
     keeps_prompts = True
     default_metrics: ClassVar[tuple[str, ...]] = (
