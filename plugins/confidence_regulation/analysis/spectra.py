@@ -30,8 +30,8 @@ class Spectrum:
         singular_values: [d_model - trivial], of the processed unembedding, descending; what a LayerNorm makes null in
             every model is left out. trivial: how many directions that are (0 or 1).
         null_dims, why: size of the null space that the spectrum suggests, and why. few: 1% of d_model.
-        rho: [d_mlp], share of the output weights' norm in the last ``few`` directions. norm: [d_mlp]. NaN and 0 of a
-            neuron that writes nothing.
+        rho: [d_mlp], share of the output weights' norm in the last ``few`` directions. own_rho: [d_mlp], in the last
+            ``null_dims``. norm: [d_mlp]. NaN and 0 of a neuron that writes nothing.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Spectrum:
     why: str
     few: int
     rho: np.ndarray
+    own_rho: np.ndarray
     norm: np.ndarray
 
     @classmethod
@@ -56,13 +57,15 @@ class Spectrum:
 
         geometry, layer = unembedding_geometry(model), model.anatomy.n_layers - 1
         few = one_percent(model.anatomy.d_model, geometry.trivial)
-        scores = neuron_scores(geometry, write_directions(model, layer), few)
+        w_out = write_directions(model, layer)
+        scores = neuron_scores(geometry, w_out, few)
         values = geometry.singular_values[: len(geometry.singular_values) - geometry.trivial]
         if not np.median(values) > 0 or not (scores["norm"] > 0).any():
             raise HarnessError(f"spectra: {model.name} has an unembedding or a last layer that is 0 everywhere.")
         k, why = suggest_null_dims(geometry.singular_values, geometry.trivial)
+        own = neuron_scores(geometry, w_out, k)["rho"]
         return cls(
-            model.name, model.anatomy.d_vocab, layer, values, geometry.trivial, k, why, few, scores["rho"],
+            model.name, model.anatomy.d_vocab, layer, values, geometry.trivial, k, why, few, scores["rho"], own,
             scores["norm"],
         )  # fmt: skip
 
@@ -102,7 +105,8 @@ class Spectrum:
             "last 1% of singular values / median": self.last(0.01),
             "last 10% of singular values / median": self.last(0.1),
             "null directions by the spectrum": self.null_dims,
-            "null directions for rho (1%)": self.few,
+            "largest rho in these": float(self.own_rho[alive].max()),
+            "null directions for all below (1%)": self.few,
             "largest rho": float(rho.max()),
             "its neuron": f"{self.layer}.{best}",
             "its p among random directions (Bonferroni)": min(1.0, p * int(alive.sum())),

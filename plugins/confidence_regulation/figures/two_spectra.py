@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from ..analysis.spectra import Spectrum
 
 
+LEAST = 1e-8
+"""Singular values below this share of the largest are rounding, and drawn there."""
+
+
 def two_spectra(spectra: Sequence[Spectrum], name: str = "spectra") -> Figure:
     """Figure 6, of any pair: singular values over their median by share of the directions, counted from the last; rho
     and norms of the last layers' neurons, each as the share of neurons that have as much or more.
@@ -41,7 +45,6 @@ def two_spectra(spectra: Sequence[Spectrum], name: str = "spectra") -> Figure:
             axes.set(xlabel=text, yscale="log")
         panels[0].set(xscale="log", ylabel="singular value / median")
         panels[1].set(ylabel="share of neurons")
-        panels[2].set(xscale="log")
         canvas.legend(handles=panels[0].get_lines(), loc="outside upper left", ncols=2)
 
     data: dict[str, list[Any]] = {"model": [], "curve": [], "x": [], "y": []}
@@ -59,7 +62,7 @@ def _curves(spectrum: Spectrum) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     n, alive = len(spectrum.singular_values), spectrum.norm > 0
     norm = spectrum.norm[alive]
     return {
-        "singular values": (np.arange(n, 0, -1) / n, spectrum.relative),
+        "singular values": (np.arange(n, 0, -1) / n, np.maximum(spectrum.relative, LEAST * spectrum.relative[0])),
         "rho": _at_least(spectrum.rho[alive]),
         "norm": _at_least(norm / np.median(norm)),
     }
