@@ -89,7 +89,7 @@ class FactTable:
         found = named(self.data)
         if found is None:
             return self
-        table, source = found[0], found[1] or found[0].hub
+        table, source = found[0], found[1] or found[0].home
         folder = expand(source)
         if found[1] is not None and "/" not in source and not folder.exists():  # an id on the hub has an owner
             name = str(self.data).partition(":")[0]
@@ -107,8 +107,8 @@ class FactTable:
             fitting = next((layout for layout in table.layouts if layout.fits(row)), None)
             if fitting is None:
                 raise HarnessError(
-                    f"{source}: it is not laid out like {table.hub} (columns {', '.join(layout.columns.values())}); it "
-                    f"has the columns {', '.join(row) or 'none'}. Pass it as data, with its columns."
+                    f"{source}: it is not laid out like {table.home} (columns {', '.join(layout.columns.values())}); "
+                    f"it has the columns {', '.join(row) or 'none'}. Pass it as data, with its columns."
                 )
             layout = fitting
         return replace(

@@ -1,7 +1,7 @@
-"""Tables of facts that others have published, by name: where they are on the hub, and how their columns are read.
+"""Tables of facts by name: where published ones are on the hub, and how their columns are read; and bundled ones.
 
-``data=popqa`` reads the hub, ``data=popqa:FOLDER_OR_FILE`` a copy. A copy may be laid out as on the hub or as its
-authors publish it: the first layout whose columns are there is taken.
+``data=popqa`` reads its home, the hub, ``data=popqa:FOLDER_OR_FILE`` a copy. A copy may be laid out as on the hub or as
+its authors publish it: the first layout whose columns are there is taken.
 """
 
 from __future__ import annotations
@@ -51,13 +51,19 @@ class Layout:
 
 @dataclass(frozen=True)
 class NamedTable:
-    """A published table: the hub's copy, its layout there first, and that of other copies."""
+    """A table: the layout of its home first, then that of other copies.
+
+    Attributes:
+        home: where it is read from without a place of a copy: an id on the hub, or a file that comes with the harness.
+    """
 
     about: str
-    hub: str
+    home: str
     split: str
     layouts: tuple[Layout, ...]
 
+
+_SIX_KINDS = str(files("harness_tasks") / "target_probability" / "six_kinds.jsonl")
 
 _PLAIN = {"relation": "relation", "subject": "subject", "object": "object"}
 
@@ -127,8 +133,15 @@ NAMED = {
         "test",
         (Layout({"relation": "Category", "subject": "Subject", "object": "Answer", "prompt": "Clean Prompt"}),),
     ),
+    "six_kinds": NamedTable(
+        "364 facts whose answers are languages, capitals, countries, colours, numbers and months, the kinds of Yu & "
+        "Ananiadou 2024; bundled",
+        _SIX_KINDS,
+        "train",
+        (Layout(_PLAIN, relations="six_kinds_relations.json"),),
+    ),
 }
-"""Published tables by the names that ``data`` knows them by."""
+"""Tables by the names that ``data`` knows them by."""
 
 
 def named(data: str | None) -> tuple[NamedTable, str | None] | None:
@@ -145,7 +158,9 @@ def known(data: str) -> str:
     """
     name, colon, place = data.partition(":")
     if name in NAMED and colon and not place.strip():
-        raise ValueError(f'after "{name}:" a file, a folder or an id on the hub is expected; "{name}" reads the hub')
+        raise ValueError(
+            f'after "{name}:" a file, a folder or an id on the hub is expected; "{name}" alone reads its own'
+        )
     near = "" if name in NAMED or "/" in name or is_file(data) else suggest(name, NAMED)
     if near:
         raise ValueError(f'"{data}" is no file here, and no table is called so.{near} There are: {", ".join(NAMED)}')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -202,10 +203,27 @@ def test_what_is_given_explicitly_stays(tmp_path: Path) -> None:
     assert next((x.query, x.object) for x in task.facts()) == ("George Rankin:", POPQA[0]["question"])
 
 
-@pytest.mark.parametrize("name", NAMED)
+HUB = {"popqa": POPQA, "counterfact": COUNTERFACT, "paraconflict": PARACONFLICT, "pararel": PARAREL}
+
+
+def test_six_kinds_are_bundled() -> None:
+    table = FactTable(data="six_kinds")
+    facts = table.facts()
+    kinds = Counter(fact.relation.name for fact in facts)
+    assert set(kinds) == {"language", "capital", "country", "colour", "number", "month"} and min(kinds.values()) == 60
+    assert len({fact.query for fact in facts}) == len(facts) and all(fact.object for fact in facts)
+    assert "The number of legs of a spider is" in {fact.query for fact in facts if fact.object == "eight"}
+    assert table.data_digest() != FactTable().data_digest()
+
+
+def test_every_published_table_is_tested() -> None:
+    assert set(HUB) == set(NAMED) - {"six_kinds"}
+
+
+@pytest.mark.parametrize("name", HUB)
 def test_without_a_copy_the_hub_is_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, str]] = []
-    rows = {"popqa": POPQA, "counterfact": COUNTERFACT, "paraconflict": PARACONFLICT, "pararel": PARAREL}[name]
+    rows = HUB[name]
 
     def load_dataset(path: str, subset: str | None, *, split: str, revision: str | None) -> Any:
         asked.append((path, split))
@@ -215,7 +233,7 @@ def test_without_a_copy_the_hub_is_read(name: str, monkeypatch: pytest.MonkeyPat
     table = FactTable(data=name)
     assert len(table.data_digest()) == 64
     assert len(table.facts()) >= 2
-    assert asked == [(NAMED[name].hub, NAMED[name].split)]
+    assert asked == [(NAMED[name].home, NAMED[name].split)]
     assert FactTable(data=name, split="part").laid_out().split == "part"
 
 
