@@ -245,9 +245,8 @@ def _check_parts(task: Task, prompts: Sequence[Prompt], model: Model, owner: str
     found = running(owner, "named_spans()", lambda: border.spans(task, prompts, model)) if names else []
     for prompt, spans in zip(prompts, found, strict=False):
         left = sorted(names - spans.keys())
-        promise(
-            not left, owner, f"acts_at() names {', '.join(left)}, which named_spans() has not of prompt {prompt.id}"
-        )
+        why = f"acts_at() names {', '.join(left)}, which named_spans() does not give of prompt {prompt.id}"
+        promise(not left, owner, why)
 
 
 OF_OWN_UNITS = "activations"

@@ -75,6 +75,13 @@ class Restless(Reading):
         return str(np.random.rand())
 
 
+class Partless(Reading):
+    """It names a part of prompts that it does not find."""
+
+    def acts_at(self) -> frozenset[str]:
+        return frozenset({"prompt", "verb"})
+
+
 class Unmeasured(Reading):
     """Its metric does not exist."""
 
@@ -96,6 +103,7 @@ def test_a_good_task() -> None:
     ("cls", "says"),
     [
         (Restless, "data_digest() changes from call to call"),
+        (Partless, "acts_at() names verb, which named_spans() does not give of prompt one"),
         (Unmeasured, 'default_metrics failed: metric no_such_metric: no metric is called "no_such_metric"'),
         (prompts(lambda some: []), "prepare() made no prompts for this model"),
         (prompts(lambda some: [some[0], some[0]]), "two prompts have the same id"),
