@@ -30,7 +30,7 @@ from harness.running.stopping import stopped
 __all__ = ["app", "main"]
 
 
-FORMS = {"compare": (("--base", "--tuned"), "compare-models")}
+FORMS = {"compare": (("--base", "--tuned", "--suite"), "compare-models")}
 """Options with which a command of ours is another, which a plugin offers."""
 
 

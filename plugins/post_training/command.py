@@ -14,6 +14,8 @@ from harness.plugin import Corpus, HarnessError, ModelLoader
 from harness.plugin.components import explain, parse_spec
 from harness.running.spec import MOST_PROMPTS
 
+from .suites import pairs_of
+
 
 def _option(name: str, text: str, least: int | None = None, most: int | None = None) -> Any:
     """An option, written with underscores or hyphens."""
@@ -25,6 +27,7 @@ def compare(
     runs: Annotated[list[Path] | None, typer.Argument(hidden=True)] = None,
     base: Annotated[str | None, _option("base", "Base model, as --model of eval.")] = None,
     tuned: Annotated[str | None, _option("tuned", "The model that was trained from it.")] = None,
+    suite: Annotated[str | None, _option("suite", "Pairs of models, one after another: paper-post-training.")] = None,
     model_args: Annotated[str, _option("model_args", "Loader parameters of both: dtype=bfloat16.")] = "",
     device: Annotated[str | None, _option("device", "cpu, cuda, cuda:0, mps; default: the best there is.")] = None,
     corpus: Annotated[str | None, _option("corpus", "Texts for loss and token-frequency neurons.")] = None,
@@ -76,10 +79,13 @@ def compare(
     debug: Debug = False,
 ) -> None:  # fmt: skip
     """Compare a base model with a tuned one: neurons, behaviour, directions, steering, activation patching."""
+    if suite is not None and (base or tuned):
+        raise HarnessError("compare: a --suite names its models; leave --base and --tuned out.")
     if (base is None) != (tuned is None):
         raise HarnessError(f"compare: --{'tuned' if tuned is None else 'base'} is missing: give both models, or runs.")
-    if base is None or tuned is None:
+    if suite is None and base is None:
         raise HarnessError("compare: name two models with --base and --tuned.")
+    chosen = pairs_of(suite) if suite is not None else ((f"{base}", f"{tuned}"),)
     if runs or form or out or everything:
         raise HarnessError("compare: runs, --all, --format and --out are for comparing runs, not --base and --tuned.")
 
@@ -106,13 +112,14 @@ def compare(
     except ValidationError as error:
         raise HarnessError(explain(error, Settings, "harness compare")) from error
     found = installed()
-    specs = [model_named(name, found, model_args, device, registry) for name in (base, tuned)]
-    loaders = [found.build(ModelLoader, x, f"--{y}") for x, y in zip(specs, ("base", "tuned"), strict=True)]
     texts = None if corpus is None else found.build(Corpus, parse_spec(corpus, "--corpus"), "--corpus")
     reporter = ConsoleReporter(Terminal(stderr=True), quiet)
-    names = [short_name(spec) for spec in specs]
-    done = compare_models(loaders, names, settings, texts, output_path, batch_size, reporter.stage)
-    if as_json:
-        say_json(done.record.to_dict())
-    else:
-        show(Terminal(), done.record, done.folder)
+    for pair in chosen:
+        specs = [model_named(name, found, model_args, device, registry) for name in pair]
+        loaders = [found.build(ModelLoader, x, f"--{y}") for x, y in zip(specs, ("base", "tuned"), strict=True)]
+        names = [short_name(spec) for spec in specs]
+        done = compare_models(loaders, names, settings, texts, output_path, batch_size, reporter.stage)
+        if as_json:
+            say_json(done.record.to_dict())
+        else:
+            show(Terminal(), done.record, done.folder)

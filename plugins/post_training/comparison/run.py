@@ -71,9 +71,7 @@ class Settings(BaseModel):
     begins: tuple[str, ...] = Field(BEGINS, min_length=1, description="how refusals begin")
     chat: bool = Field(False, description="requests go through each model's chat template")
     ablate: Literal["own", "all"] = Field("own", description="refusal directions are ablated after their layer or all")
-    factors: tuple[float, ...] = Field(
-        (), description="factors of added refusal directions, searched on training texts"
-    )
+    factors: tuple[Factor, ...] = Field((), description="factors of added directions, searched on training texts")
     pairs: int = Field(100, ge=0, lt=2**31, description="pairs of facts for activation patching; 0: none")
     statements: tuple[Source, ...] = Field((), description="statements with labels, or pairs of them, for patching")
     examples: Source | None = Field(None, description="examples of a verdict, by data set; default: drawn from it")
@@ -171,16 +169,22 @@ def compare_models(
 
 
 def check_comparable(models: Sequence[Model]) -> None:
-    """Raises: HarnessError: the models differ in layers, width, neurons or vocabulary: neuron i is not neuron i."""
+    """A tuned model may have more tokens than its base: post-training puts those of its chat format behind the others.
+
+    Raises:
+        HarnessError: the models differ in layers, width or neurons (neuron i is not neuron i), or the tuned one has
+            fewer tokens.
+    """
     base, tuned = (model.anatomy for model in models)
     for field, what in (
         ("n_layers", "layers"), ("d_model", "dimensions of the residual stream"), ("d_mlp", "neurons in a layer"),
         ("d_vocab", "tokens in the vocabulary"),
     ):  # fmt: skip
-        if getattr(base, field) != getattr(tuned, field):
+        first, second = getattr(base, field), getattr(tuned, field)
+        if first != second and not (field == "d_vocab" and second > first):
             raise HarnessError(
-                f"compare: {models[0].name} has {getattr(base, field)} {what} and {models[1].name} "
-                f"{getattr(tuned, field)}: expected a base model and one that was trained from it, of the same shape."
+                f"compare: {models[0].name} has {first} {what} and {models[1].name} {second}: expected a base model "
+                "and one that was trained from it, of the same shape."
             )
 
 
