@@ -35,6 +35,9 @@ def compare(
     truthfulness: Annotated[
         list[str] | None, _option("truthfulness", "Labelled statements, JSONL or CSV; several: data sets for probes.")
     ] = None,
+    act_layers: Annotated[
+        str | None, _option("act_layers", "Layers at which truthfulness directions of data sets act, 8-12.")
+    ] = None,
     refusal: Annotated[str | None, _option("refusal", "Labelled prompts, likewise; true: should be refused.")] = None,
     begins: Annotated[list[str] | None, _option("begins", "How refusals begin; may be repeated.")] = None,
     phrases: Annotated[bool, typer.Option("--phrases", help="Refusals begin as in Du et al.'s list.")] = False,
@@ -102,7 +105,7 @@ def compare(
         settings = Settings.model_validate(
             dict(
                 top=top, null_dims=null_dims, limit=limit, unigram=unigram, refusal=refusal,
-                truthfulness=tuple(truthfulness or ()),
+                truthfulness=tuple(truthfulness or ()), act_layers=act_layers,
                 begins=phrase_list() if phrases else tuple(begins or BEGINS), chat=chat, ablate=ablate,
                 factors=tuple(factors or ()), norm_shares=tuple(norm_shares or ()), counts=tuple(counts or ()),
                 pairs=pairs, seed=seed, resamples=resamples,

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from harness.data import FactTable
 from harness.files.paths import expand
-from harness.plugin import Corpus, HarnessError, Selector, Source, Task, border
+from harness.plugin import AnyLayers, Corpus, HarnessError, Selector, Source, Task, border, layers_in
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import ComponentSpec, ComponentT
 from harness.progress import Stage
@@ -45,7 +45,7 @@ FILES = {"truthfulness", "refusal", "unigram", "statements", "examples"}
 LATER = {"asked": "statements"}
 """Settings that only matter with another one: the identity of a comparison without that one does not name them."""
 
-LATER_OPTIONS = ("chat", "ablate", "factors", "norm_shares", "counts")
+LATER_OPTIONS = ("act_layers", "chat", "ablate", "factors", "norm_shares", "counts")
 """Settings that the identity names where they are not as they are by default."""
 
 
@@ -67,6 +67,7 @@ class Settings(BaseModel):
     )
     unigram: Source | None = Field(None, description="file of token counts")
     truthfulness: tuple[Source, ...] = Field((), description="labelled statements; several files are data sets")
+    act_layers: AnyLayers | None = Field(None, description="layers after which truthfulness directions are added")
     refusal: Source | None = Field(None, description="labelled prompts, true for those that should be refused")
     begins: tuple[str, ...] = Field(BEGINS, min_length=1, description="how refusals begin")
     chat: bool = Field(False, description="requests go through each model's chat template")
@@ -193,6 +194,8 @@ def check_fits(settings: Settings, model: Model) -> None:
     anatomy = model.anatomy
     if settings.null_dims is not None and settings.null_dims >= anatomy.d_model:
         raise HarnessError(f"--null_dims: expected fewer than d_model = {anatomy.d_model}, got {settings.null_dims}.")
+    if settings.act_layers is not None:
+        layers_in(settings.act_layers, anatomy.n_layers, "--act_layers")
     if settings.top > anatomy.d_mlp:
         raise HarnessError(f"--top: a layer of {model.name} has {anatomy.d_mlp} neurons, fewer than {settings.top}.")
 
@@ -224,7 +227,7 @@ def input_digests(settings: Settings, corpus: Corpus | None) -> dict[str, str]:
                 f"--statements: two files are called {Path(path).name}; a data set is known by its name."
             )
         found[name] = files_digest([expand(path)])
-    if settings.examples is not None and settings.statements:
+    if settings.examples is not None:
         load_examples(settings.examples)
         found["examples"] = files_digest([expand(settings.examples)])
     return found
@@ -253,6 +256,8 @@ def _sections(
     ]
     if len(s.truthfulness) > 1:
         made.append(("probes", "Probes of truthfulness", _probes(s, contexts)))
+        if s.act_layers is not None:
+            made.append(("truth_interventions", "Directions of truthfulness added", _truth_interventions(s, contexts)))
     labelled = {"truthfulness": s.truthfulness[0] if len(s.truthfulness) == 1 else None, "refusal": s.refusal}
     for kind, path in labelled.items():
         if path:
@@ -307,6 +312,14 @@ def _probes(s: Settings, contexts: Sequence[SelectionContext]) -> Callable[[], S
     from .probing import probing_section
 
     return lambda: probing_section(load_truth(s.truthfulness), contexts, s.seed, s.resamples)
+
+
+def _truth_interventions(s: Settings, contexts: Sequence[SelectionContext]) -> Callable[[], Section]:
+    from .truth_interventions import interventions_section
+
+    layers = layers_in(s.act_layers or 0, contexts[0].model.anatomy.n_layers, "--act_layers")
+    shots = {} if s.examples is None else load_examples(s.examples)
+    return lambda: interventions_section(load_truth(s.truthfulness), shots, layers, contexts, s.pairs or 100, s.seed)
 
 
 def rules_of(settings: Settings, corpus: Corpus | None) -> Callable[[int], Mapping[str, Selector]]:
