@@ -1,4 +1,4 @@
-"""Reports of a real model are of the code, weights and data that are here; `make reference-real` and `make reference-gemma` renew them."""
+"""Reports of real models are of the code, weights and data that are here."""
 
 from __future__ import annotations
 
