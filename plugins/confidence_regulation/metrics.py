@@ -211,7 +211,9 @@ def _views(outcomes: Outcomes) -> tuple[Figure, ...]:
                 f"change of {name} (nats)": series["treated"][i] - series["baseline"][i]
                 for name in ("entropy", "loss")
                 for series in (outcomes.series[name],)
-            } | {f"activation of {activation.rows[0]}": activation.values[0, i]}
+            }
+            counts = ~np.isnan(outcomes.series["loss"]["baseline"][i])  # at a first token activations are often huge
+            values[f"activation of {activation.rows[0]}"] = np.where(counts, activation.values[0, i], np.nan)
             said = "the first of the evaluated sequences, whatever the neurons do there; the selection ablated together"
             cut = {name: array[: len(words)].astype(float) for name, array in values.items()}
             found.append(figures.token_view(words, cut, said))
