@@ -6,11 +6,13 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partialmethod
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
+from lm_eval.tasks import TaskManager
 
 TASKS = str(files("harness_tasks"))
 WEIGHTS = str(files("harness_plugins.demo") / "weights")
@@ -53,9 +55,22 @@ def test_registering_is_lazy_and_takes_nothing_away() -> None:
     assert done.stdout.split() == ["True", "True", "False"], done.stderr
 
 
-def lm_eval(tmp_path: Path, *arguments: str, program: str = "lm_eval") -> dict[str, Any]:
+WITHOUT_ITS_OWN_TASKS = """
+import functools, runpy, sys
+from lm_eval.tasks import TaskManager
+TaskManager.__init__ = functools.partialmethod(TaskManager.__init__, include_defaults=False)
+module = sys.argv.pop(1)
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+"""A program that runs a module as a command, whose lm-eval does not read all of its own definitions: that takes twenty
+seconds, and one of these tests does it."""
+
+
+def lm_eval(tmp_path: Path, *arguments: str, program: str = "lm_eval", own_tasks: bool = False) -> dict[str, Any]:
     """Results of a run of the command, as it writes them."""
-    command = [sys.executable, "-m", *program.split(), *arguments, "--device", "cpu", "--batch_size", "32"]
+    module, *first = program.split()
+    start = ["-m", module] if own_tasks else ["-c", WITHOUT_ITS_OWN_TASKS, module]
+    command = [sys.executable, *start, *first, *arguments, "--device", "cpu", "--batch_size", "32"]
     command += ["--limit", "60", "--output_path", str(tmp_path / "out.json")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -69,8 +84,9 @@ def test_stock_lm_eval_runs_our_tasks_by_name(tmp_path: Path) -> None:
     both = "knowledge_conflict,induction_synthetic"
     # The older flags, without a subcommand.
     found = lm_eval(
-        tmp_path, "--include_path", TASKS, "--model", "hf", "--model_args", f"pretrained={WEIGHTS}", "--tasks", both
-    )
+        tmp_path, "--include_path", TASKS, "--model", "hf", "--model_args", f"pretrained={WEIGHTS}", "--tasks", both,
+        own_tasks=True,
+    )  # fmt: skip
     conflict, induction = (found["results"][name] for name in both.split(","))
     assert sum(conflict[f"{name},none"] for name in ("CK", "PK", "ND")) == pytest.approx(1)
     assert 0 < induction["loss,none"] < 3 and 0.5 < induction["accuracy,none"] < 1
@@ -118,7 +134,9 @@ def test_the_wrapper_runs_stock_lm_eval_on_a_treated_model(tmp_path: Path) -> No
     assert found["results"]["knowledge_conflict"]["entropy,none"] > 0
 
 
-def test_mistakes_in_model_args_are_one_sentence(harness: Harness) -> None:
+def test_mistakes_in_model_args_are_one_sentence(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = partialmethod(TaskManager.__init__, include_defaults=False)  # as above
+    monkeypatch.setattr(TaskManager, "__init__", begin)
     code, _, err = harness(
         "lm-eval", "run", "--model", "harness", "--include_path", TASKS, "--tasks", "knowledge_conflict",
         "--model_args", "pretrained=demo,selector=entropy",

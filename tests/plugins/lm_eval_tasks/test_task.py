@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -146,24 +144,6 @@ def test_parts_and_companions_do_not_show(tmp_path: Path, monkeypatch: pytest.Mo
     alone = run.execute(plans[0], tmp_path / "alone", Silent(), "harness").path  # type: ignore[arg-type]
     both = run.execute_together(plans, tmp_path / "both", Silent(), "harness")  # type: ignore[arg-type]
     assert lasting(both[0].path) == lasting(alone)
-
-
-@pytest.mark.slow
-def test_through_the_installed_command(demo: Model, tmp_path: Path) -> None:
-    weights = demo.hf.config._name_or_path
-    done = subprocess.run(
-        [sys.executable, "-m", "lm_eval", "--model", "hf", "--model_args", f"pretrained={weights},dtype=float32",
-         "--tasks", "facts_choice,facts_rolling", "--include_path", str(TASKS), "--num_fewshot", "1", "--device", "cpu",
-         "--batch_size", "7", "--output_path", str(tmp_path)],
-        capture_output=True, text=True, cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    [path] = tmp_path.rglob("results_*.json")
-    found = json.loads(path.read_text())["results"]
-    [ours, _] = values(lm_eval_task("facts_choice", "facts_rolling", num_fewshot=1), demo, [BASELINE, BASELINE])
-    for name in ("choice.acc", "choice.acc_norm", "choice.brier_score", "rolling.bits_per_byte"):
-        task, metric = f"facts_{name}".split(".")
-        assert ours[f"facts_{name}"] == pytest.approx(found[task][f"{metric},none"], rel=2e-5)
 
 
 # -- what cannot be done is said ---------------------------------------------------------------------------------------
