@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from harness.plugin import HarnessError
+from harness.plugin import HarnessError, suggest
 
 
 class PairSuite(BaseModel):
@@ -32,8 +32,6 @@ def pairs_of(suite: str) -> tuple[tuple[str, str], ...]:
     Raises:
         HarnessError: there is no such suite.
     """
-    from harness.errors import suggest
-
     found = pair_suites()
     if suite not in found:
         raise HarnessError(
