@@ -153,7 +153,7 @@ def test_contributing_has_the_map() -> None:
 # -- dependencies ------------------------------------------------------------------------------------------------------
 
 
-DISTRIBUTIONS = {"yaml": "pyyaml"}
+DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "pyyaml"}
 """Modules whose distribution has another name."""
 
 OPTIONAL = {"zstandard"}
