@@ -8,5 +8,6 @@ and conditions. ``execute`` runs the conditions part by part and writes the fold
 ``ray_worker``). ``stopping``: Ctrl-C and SIGTERM; ``environment``: what libraries read of it. ``planning`` tries a
 handful of control sets before a run, ``outlook`` says what the run would find; ``margins``: whether the measures that
 are given a difference that matters are there; ``expectations``: what so many items can show at best, ``forecast``: what
-a run finds, told before it begins. ``positions``: whether a task has the tokens that an intervention names. ``claims``: what finished runs say of papers' claims.
+a run finds, told before it begins. ``positions``: whether a task has the tokens that an intervention names.
+``claims``: what finished runs say of papers' claims.
 """
