@@ -82,14 +82,22 @@ app = typer.Typer(
 
 def _version(value: bool) -> None:
     if value:
-        say(harness.__version__)
+        import platform
+
+        from harness.results.provenance import NUMERICAL, packages
+
+        with_these = ", ".join(f"{name} {found}" for name, found in packages().items() if name in NUMERICAL[1:])
+        say(f"{harness.__version__}\nPython {platform.python_version()}, {with_these}")
         raise typer.Exit
 
 
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version, and those that numbers depend on."
+        ),
     ] = False,
 ) -> None:
     pass

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import entry_points, version
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,15 @@ def test_list_shows_every_kind_and_one_component_with_bounds(harness: Harness) -
 
 def test_python_m_harness_is_harness() -> None:
     done = subprocess.run([sys.executable, "-m", "harness", "--version"], capture_output=True, text=True)
-    assert (done.returncode, done.stdout.strip()) == (0, "0.1.0")
+    own, others = done.stdout.splitlines()
+    assert (done.returncode, own) == (0, "0.1.0")
+    assert re.match(r"Python 3\.\d+\.\d+, torch \d", others) and f"transformers {version('transformers')}" in others
+
+
+def test_another_name_of_the_command() -> None:
+    """`harness` is what others call theirs, too."""
+    found = {point.name: point.value for point in entry_points(group="console_scripts")}
+    assert found["neuron-harness"] == found["harness"]
 
 
 # -- a run -----------------------------------------------------------------------------------------------------------
