@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from harness.cli.options import Debug
 from harness.cli.plugins import PluginFiles, installed
+from harness.errors import mendable
 from harness.files.terminal import Terminal, say_json
-from harness.plugin import Corpus, HarnessError, ModelLoader
+from harness.plugin import Corpus, HarnessError, ModelLoader, counted
 from harness.plugin.components import explain, parse_spec
 from harness.running.spec import MOST_PROMPTS
 
 from .suites import pairs_of
+
+if TYPE_CHECKING:
+    from .comparison.run import Compared
 
 
 def _option(name: str, text: str, least: int | None = None, most: int | None = None) -> Any:
@@ -39,6 +43,16 @@ def compare(
         str | None, _option("act_layers", "Layers at which truthfulness directions of data sets act, 8-12.")
     ] = None,
     refusal: Annotated[str | None, _option("refusal", "Labelled prompts, likewise; true: should be refused.")] = None,
+    harmful: Annotated[
+        str | None, _option("harmful", "Requests to be refused: a table, or a dataset of the hub (walledai/AdvBench).")
+    ] = None,
+    harmless: Annotated[
+        str | None, _option("harmless", "Requests to be answered, likewise (tatsu-lab/alpaca).")
+    ] = None,
+    judge: Annotated[
+        str | None, _option("judge", "A text classifier, folder or hub id: a second judge of refusals.")
+    ] = None,
+    judge_label: Annotated[str | None, _option("judge_label", "Its label that means a refusal.")] = None,
     begins: Annotated[list[str] | None, _option("begins", "How refusals begin; may be repeated.")] = None,
     phrases: Annotated[bool, typer.Option("--phrases", help="Refusals begin as in Du et al.'s list.")] = False,
     chat: Annotated[bool, typer.Option("--chat", help="Requests go through each model's chat template.")] = False,
@@ -99,12 +113,14 @@ def compare(
 
     from .analysis.requests import phrases as phrase_list
     from .comparison.report import show
-    from .comparison.run import ASKED, BEGINS, Settings, compare_models
+    from .comparison.run import compare_models
+    from .comparison.settings import ASKED, BEGINS, Settings
 
     try:
         settings = Settings.model_validate(
             dict(
                 top=top, null_dims=null_dims, limit=limit, unigram=unigram, refusal=refusal,
+                harmful=harmful, harmless=harmless, judge=judge, judge_label=judge_label,
                 truthfulness=tuple(truthfulness or ()), act_layers=act_layers,
                 begins=phrase_list() if phrases else tuple(begins or BEGINS), chat=chat, ablate=ablate,
                 factors=tuple(factors or ()), norm_shares=tuple(norm_shares or ()), counts=tuple(counts or ()),
@@ -117,12 +133,26 @@ def compare(
     found = installed()
     texts = None if corpus is None else found.build(Corpus, parse_spec(corpus, "--corpus"), "--corpus")
     reporter = ConsoleReporter(Terminal(stderr=True), quiet)
-    for pair in chosen:
+
+    def compared(pair: tuple[str, str]) -> Compared:
         specs = [model_named(name, found, model_args, device, registry) for name in pair]
         loaders = [found.build(ModelLoader, x, f"--{y}") for x, y in zip(specs, ("base", "tuned"), strict=True)]
         names = [short_name(spec) for spec in specs]
-        done = compare_models(loaders, names, settings, texts, output_path, batch_size, reporter.stage)
+        return compare_models(loaders, names, settings, texts, output_path, batch_size, reporter.stage)
+
+    failed: list[str] = []
+    for pair in chosen:
+        try:
+            with mendable():
+                done = compared(pair)
+        except HarnessError as error:
+            if suite is None:
+                raise
+            failed.append(f"{' and '.join(pair)}: {error}")
+            continue
         if as_json:
             say_json(done.record.to_dict())
         else:
             show(Terminal(), done.record, done.folder)
+    if failed:
+        raise HarnessError(f"--suite: {len(failed)} of {counted(len(chosen), 'pair')} not compared. {' '.join(failed)}")

@@ -28,6 +28,8 @@ from .analysis.labelled_texts import COLUMNS, LabelledPath, load_labelled
 if TYPE_CHECKING:
     from harness.plugin import Engine, Model, Progress
 
+    from .analysis.labelled_texts import LabelledText
+
 P_LEAST, P_MOST = 1e-300, 1 - 2**-24
 """Probabilities are held between these, so that log-odds stay finite; float32 does not tell the latter from 1."""
 
@@ -75,13 +77,21 @@ class LabelledResponse(Task):
     def data_digest(self) -> str:
         return self.inputs()["data"]
 
+    def texts(self) -> list[LabelledText]:
+        """The texts of all splits.
+
+        Raises:
+            HarnessError: they cannot be read.
+        """
+        return load_labelled(self.data)
+
     def prepare(self, engine: Engine, limit: int | None, seed: int) -> Prepared:
         """Write the prompts, and find the tokens with which the answers begin.
 
         Raises:
             HarnessError: the texts cannot be read, or both answers begin with one token.
         """
-        texts = [row for row in load_labelled(self.data) if self.split in ("all", row.split)]
+        texts = [row for row in self.texts() if self.split in ("all", row.split)]
         steps = [Step("texts", len(texts), 0, f"labelled texts ({self.split})")]
         if limit is not None and limit < len(texts):
             texts = taken(texts, limit)

@@ -154,7 +154,12 @@ def at(way: Way, layer: int, role: int) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def best_place(own: Way) -> tuple[int, int]:
-    """Layer and role where a model's own residual stream carries most over, among the tokens that differ."""
-    found = own.map[:, :3]
+    """Layer and role where a model's own residual stream carries most over, among the tokens that differ.
+
+    Only roles that at least half of the pairs have: a share of few pairs is large or small by chance. All pairs have a
+    last token of the subject.
+    """
+    common = (own.whole[:, :3] != 0).mean(0) >= 0.5
+    found = np.where(common, own.map[:, :3], np.nan)
     layer, role = np.unravel_index(int(np.nanargmax(found)), found.shape)
     return int(layer), int(role)

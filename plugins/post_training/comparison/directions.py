@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +12,6 @@ from harness.report.formatting import number, p_value
 from harness.statistics import adjust, derive_seed
 
 from ..analysis.directions import contrasts, cosines, difference_of_means, labellings, read, transfer
-from ..analysis.labelled_texts import load_labelled
 from ..analysis.layer_choice import cross_validated
 from ..analysis.requests import PLAIN, asked, request_template
 from .section import Section, columns
@@ -23,6 +21,7 @@ if TYPE_CHECKING:
     from harness.plugin import SelectionContext
 
     from ..analysis.directions import Readings
+    from ..analysis.labelled_texts import LabelledText
 
 MODELS = ("base", "tuned")
 
@@ -39,20 +38,19 @@ CHOSEN_BY = "AUROC of training texts, tuned"
 
 
 def direction_section(
-    name: str, path: Path, contexts: Sequence[SelectionContext], seed: int, chat: bool = False
+    name: str, texts: Sequence[LabelledText], contexts: Sequence[SelectionContext], seed: int, chat: bool = False
 ) -> Section:
     """The direction of one property after every layer of both models: cosine, and transfer both ways.
 
     Args:
-        name: of the property, ``truthfulness`` or ``refusal``. path: its labelled texts.
+        name: of the property, ``truthfulness`` or ``refusal``. texts: labelled with it.
         chat: texts go through each model's chat template.
 
     Raises:
-        HarnessError: the file is wrong, or the models differ in shape.
+        HarnessError: the models differ in shape.
     """
     from ..figures.models import directions_figure
 
-    texts = load_labelled(path)
     templates = [request_template(context.model) if chat else PLAIN for context in contexts]
     base, tuned = (
         read(context.model, asked(texts, template), batch_size=context.engine.batch_size)

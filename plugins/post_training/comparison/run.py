@@ -10,102 +10,26 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import TYPE_CHECKING
 
 from harness.data import FactTable
 from harness.files.paths import expand
-from harness.plugin import AnyLayers, Corpus, HarnessError, Selector, Source, Task, border, layers_in
+from harness.plugin import Corpus, HarnessError, Selector, Task, border, layers_in
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import ComponentSpec, ComponentT
 from harness.progress import Stage
 
-from ..analysis.statement_pairs import Asked, load_examples, load_statements
+from ..analysis.statement_pairs import load_examples, load_statements
 from ..analysis.truth_data import load_truth
 from .record import Identity, ModelsRecord
+from .refusal import Refusal
 from .section import Section
+from .settings import Settings
 
 if TYPE_CHECKING:
     from harness.plugin import Figure, Frame, Model, ModelLoader, SelectionContext
 
 SCHEMA = "post_training/1"
-
-BEGINS = ("I cannot", "I can't", "I can’t", "I'm sorry", "I’m sorry", "I am sorry", "Sorry", "As an AI", "I'm unable")
-"""How refusals begin, unless that is said."""
-
-ASKED: tuple[Asked, ...] = ("examples", "none")
-"""What is asked after statements, unless that is said: with and without the question."""
-
-Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-FILES = {"truthfulness", "refusal", "unigram", "statements", "examples"}
-"""Settings that name files."""
-
-LATER = {"asked": "statements"}
-"""Settings that only matter with another one: the identity of a comparison without that one does not name them."""
-
-LATER_OPTIONS = ("act_layers", "chat", "ablate", "factors", "norm_shares", "counts")
-"""Settings that the identity names where they are not as they are by default."""
-
-
-class Settings(BaseModel):
-    """What is compared, besides the models; part of the comparison's identity."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    top: int = Field(10, ge=1, lt=2**31, description="neurons that each rule chooses")
-    null_dims: int | None = Field(
-        None, ge=1, lt=2**31, description="null dimensions; default: from the base model's spectrum"
-    )
-    limit: int | None = Field(None, ge=1, lt=2**63, description="facts that behaviour is measured on; default: all")
-    norm_shares: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
-        (), description="shares of neurons with the largest norms at which the paper's rule is looked at"
-    )
-    counts: tuple[Annotated[int, Field(ge=1, lt=2**31)], ...] = Field(
-        (), description="numbers of neurons at which the paper's rule is looked at"
-    )
-    unigram: Source | None = Field(None, description="file of token counts")
-    truthfulness: tuple[Source, ...] = Field((), description="labelled statements; several files are data sets")
-    act_layers: AnyLayers | None = Field(None, description="layers after which truthfulness directions are added")
-    refusal: Source | None = Field(None, description="labelled prompts, true for those that should be refused")
-    begins: tuple[str, ...] = Field(BEGINS, min_length=1, description="how refusals begin")
-    chat: bool = Field(False, description="requests go through each model's chat template")
-    ablate: Literal["own", "all"] = Field("own", description="refusal directions are ablated after their layer or all")
-    factors: tuple[Factor, ...] = Field((), description="factors of added directions, searched on training texts")
-    pairs: int = Field(100, ge=0, lt=2**31, description="pairs of facts for activation patching; 0: none")
-    statements: tuple[Source, ...] = Field((), description="statements with labels, or pairs of them, for patching")
-    examples: Source | None = Field(None, description="examples of a verdict, by data set; default: drawn from it")
-    asked: tuple[Asked, ...] = Field(
-        ASKED, min_length=1, description="what is asked after statements: examples, question, none"
-    )
-    seed: int = Field(0, ge=0, lt=2**63)
-    resamples: int = Field(2000, ge=100, le=1_000_000, description="bootstrap resamples")
-
-    @property
-    def grid(self) -> tuple[tuple[float, ...], tuple[int, ...]] | None:
-        """Shares of norm and numbers of neurons, where one of the two is named."""
-        from .confidence_grid import COUNTS, SHARES
-
-        return (self.norm_shares or SHARES, self.counts or COUNTS) if self.norm_shares or self.counts else None
-
-    @property
-    def recorded(self) -> dict[str, Any]:
-        """What the identity has of them: files by their digests, and later options where they are used."""
-        unused = {name for name, of in LATER.items() if not getattr(self, of)}
-        fields = type(self).model_fields
-        unused |= {name for name in LATER_OPTIONS if getattr(self, name) == fields[name].default}
-        return self.model_dump(exclude=FILES | unused)
-
-    def completed(self, loader: ModelLoader) -> Settings:
-        """The same, with the labelled texts that the model has of its own where none are named."""
-        own = loader.labelled
-        named = {
-            "truthfulness": self.truthfulness or tuple(own[x] for x in ("truthfulness",) if x in own),
-            "refusal": self.refusal or own.get("refusal"),
-        }
-        begins = loader.refusals if loader.refusals and self.begins == BEGINS else self.begins
-        return self.model_copy(update={**named, "begins": begins})
 
 
 @dataclass(frozen=True)
@@ -144,6 +68,8 @@ def compare_models(
         settings = settings.completed(loaders[0])
         corpus = corpus or _component(Corpus, name)
     inputs = input_digests(settings, corpus)
+    if (refusal := Refusal.of(settings)) is not None:
+        inputs |= refusal.digests
     with stage("loading the models"):
         models = [border.load(loader) for loader in loaders]
     check_comparable(models)
@@ -159,7 +85,7 @@ def compare_models(
         "corpus": None if corpus is None else corpus.identity(),
         "inputs": inputs,
     }
-    sections = list(_sections(contexts, settings, corpus, stage))
+    sections = list(_sections(contexts, settings, corpus, refusal, stage))
     folder = output / f"{names[0]}-vs-{names[1]}-{digest(identity)[:8]}"
     record = ModelsRecord(
         identity=Identity(**clean(identity)), name=folder.name, parts=[x.recorded() for x in sections]
@@ -234,13 +160,16 @@ def input_digests(settings: Settings, corpus: Corpus | None) -> dict[str, str]:
 
 
 def _sections(
-    contexts: Sequence[SelectionContext], settings: Settings, corpus: Corpus | None, stage: Stage
+    contexts: Sequence[SelectionContext],
+    settings: Settings,
+    corpus: Corpus | None,
+    refusal: Refusal | None,
+    stage: Stage,
 ) -> Iterator[Section]:
     """What can be compared; a section that cannot be says why, in place of its findings."""
     from .behaviour import behaviour_section
     from .directions import patching_section
     from .neurons import weights_section
-    from .steering import Asking, steering_section
 
     s, task = settings, _component(Task, "knowledge_conflict")
     rules = rules_of(settings, corpus)
@@ -258,15 +187,10 @@ def _sections(
         made.append(("probes", "Probes of truthfulness", _probes(s, contexts)))
         if s.act_layers is not None:
             made.append(("truth_interventions", "Directions of truthfulness added", _truth_interventions(s, contexts)))
-    labelled = {"truthfulness": s.truthfulness[0] if len(s.truthfulness) == 1 else None, "refusal": s.refusal}
-    for kind, path in labelled.items():
-        if path:
-            chat = s.chat and kind == "refusal"
-            made.append((kind, f"The direction of {kind}", _direction(kind, Path(path), contexts, s.seed, chat)))
-    if s.refusal:
-        refusal = Path(s.refusal)
-        asking = Asking(s.begins, s.chat, s.ablate == "all", s.factors)
-        made.append(("steering", "Steering", lambda: steering_section(refusal, asking, contexts, s.seed)))
+    if len(s.truthfulness) == 1:
+        made.append(("truthfulness", "The direction of truthfulness", _truthfulness(s, contexts)))
+    if refusal is not None:
+        made += refusal.sections(s, contexts)
     if s.pairs:
         made.append(
             (
@@ -300,12 +224,11 @@ def statement_sections(
             yield f"statements_{data.name}_{asked}", f"Patching statements of {data.name}", make
 
 
-def _direction(
-    kind: str, path: Path, contexts: Sequence[SelectionContext], seed: int, chat: bool
-) -> Callable[[], Section]:
+def _truthfulness(s: Settings, contexts: Sequence[SelectionContext]) -> Callable[[], Section]:
+    from ..analysis.labelled_texts import load_labelled
     from .directions import direction_section
 
-    return lambda: direction_section(kind, path, contexts, seed, chat)
+    return lambda: direction_section("truthfulness", load_labelled(s.truthfulness[0]), contexts, s.seed)
 
 
 def _probes(s: Settings, contexts: Sequence[SelectionContext]) -> Callable[[], Section]:

@@ -12,25 +12,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
-from harness.plugin import BASELINE, AddVector, Condition, Frame, Outcomes, ProjectOut, counted
+from harness.plugin import BASELINE, AddVector, Condition, Frame, Outcomes, ProjectOut, Source, counted
 from harness.report.formatting import number, p_value
 from harness.statistics import adjust, derive_seed, summarise
 
 from ..analysis.directions import contrasts, difference_of_means, labellings, read
-from ..analysis.labelled_texts import load_labelled
+from ..analysis.labelled_texts import LabelledText
 from ..analysis.requests import PLAIN, asked, request_template
 from ..task import LabelledResponse, LabelledResponseMetric
+from .judging import Verdicts
 from .section import Section, columns
 
 if TYPE_CHECKING:
     from harness.plugin import Engine, Model, SelectionContext
 
     from ..analysis.directions import Readings
+    from ..analysis.judge import Judge
 
 MODELS = ("base", "tuned")
 
@@ -43,6 +45,16 @@ ANSWER_TOKENS = 16
 Change = Literal["added", "ablated"]
 
 
+class Response(LabelledResponse):
+    """What the model answers to texts that have been read before."""
+
+    data: Source = "requests"
+    read: tuple[LabelledText, ...] = Field(description="the texts of both splits")
+
+    def texts(self) -> list[LabelledText]:
+        return list(self.read)
+
+
 @dataclass(frozen=True)
 class Asking:
     """How refusals are asked for and acted on.
@@ -53,45 +65,54 @@ class Asking:
         ablate_all: directions are projected out after every layer, not after their own alone.
         factors: of these the one is taken with which adding a direction makes most refusals of training requests; none:
             the direction is added as it is.
+        judge: a classifier that judges the answers, too; the search of factors goes by their beginnings alone.
     """
 
     begins: tuple[str, ...]
     chat: bool = False
     ablate_all: bool = False
     factors: tuple[float, ...] = ()
+    judge: Judge | None = None
 
     def template(self, model: Model) -> str:
         """How the model is asked."""
         return request_template(model) if self.chat else PLAIN
 
-    def task(self, path: Path, split: str, model: Model) -> LabelledResponse:
+    def task(self, texts: Sequence[LabelledText], split: str, model: Model) -> LabelledResponse:
         """What the model answers to the requests of a split."""
         template = {} if not self.chat else {"template": self.template(model)}
-        given = {"data": str(path), "split": split, "refusal": self.begins, "max_new_tokens": 1, **template}
-        return LabelledResponse.model_validate(given)
+        given = {"read": tuple(texts), "split": split, "refusal": self.begins, "max_new_tokens": 1, **template}
+        return Response.model_validate(given)
 
 
-def steering_section(path: Path, asking: Asking, contexts: Sequence[SelectionContext], seed: int) -> Section:
+def steering_section(
+    texts: Sequence[LabelledText],
+    asking: Asking,
+    contexts: Sequence[SelectionContext],
+    seed: int,
+    resamples: int = 2000,
+) -> Section:
     """Refusals, and the log-odds of a refusal's first token, with the directions of both models in both models.
 
     Args:
-        path: labelled texts, true for those that should be refused.
+        texts: true for those that should be refused.
+        resamples: for the interval of the two judges' agreement.
 
     Raises:
-        HarnessError: the file is wrong, or the models differ in shape.
+        HarnessError: the models differ in shape.
     """
     from ..figures.models import steering_figure
 
-    texts = load_labelled(path)
     models = [context.model for context in contexts]
     readings = [
         read(context.model, asked(texts, asking.template(context.model)), batch_size=context.engine.batch_size)
         for context in contexts
     ]
-    train, test = ([asking.task(path, split, model) for model in models] for split in ("train", "test"))
+    train, test = ([asking.task(texts, split, model) for model in models] for split in ("train", "test"))
     changes: tuple[Change, ...] = ("added", "ablated")
     cells = [(change, i, j) for change in changes for i in (0, 1) for j in (0, 1)]
     rows, searches = [], []
+    verdicts = None if asking.judge is None else Verdicts(asking.judge)
     with contexts[1].stage("the layer in which directions act, then directions in models", 1 + len(cells)) as advance:
         layer = acting_layer(contexts[1].engine, train[1], readings[1])
         advance(1)
@@ -102,22 +123,32 @@ def steering_section(path: Path, asking: Asking, contexts: Sequence[SelectionCon
                 search = searched(engine, train[j], readings[i], layer, asking.factors)
                 searches.append(names | search)
                 factor = search["factor"]
-            found = steered(engine, test[j], readings[i], layer, change, seed, factor, asking.ablate_all)
-            rows.append(names | {"change": change} | found)
+            found, told = steered(engine, test[j], readings[i], layer, change, seed, factor, asking.ablate_all)
+            judged = {} if verdicts is None else verdicts.of(MODELS[j], MODELS[i], change, told)
+            rows.append(names | {"change": change} | found | judged)
             advance(1)
     for row, p in zip(rows, adjust([row["p"] for row in rows]), strict=True):
         row["p Holm"] = p
+    agreement = [] if verdicts is None else verdicts.rows(seed, resamples)
     return Section(
         "steering",
         f"Whether the directions of refusal act, after layer {layer}",
-        (*map(sentence, rows), *_asking_sentences(asking, searches)),
+        (*map(sentence, rows), *_asking_sentences(asking, searches), *_verdict(verdicts, agreement)),
         {"layer": layer, "begins": asking.begins, "controls": CONTROLS, "rows": rows}
         | ({"templates": [asking.template(model) for model in models]} if asking.chat else {})
         | ({"ablated": "after every layer"} if asking.ablate_all else {})
-        | ({"searches": searches} if searches else {}),
-        (Frame("steering", "refusals with each model's direction added or ablated, held-out prompts", columns(rows)),),
+        | ({"searches": searches} if searches else {})
+        | ({} if verdicts is None else {"judge": verdicts.recorded | {"agreement": agreement}}),
+        (
+            Frame("steering", "refusals with each model's direction added or ablated, held-out prompts", columns(rows)),
+            *([] if verdicts is None else [verdicts.frame(agreement)]),
+        ),
         (steering_figure(rows),),
     )
+
+
+def _verdict(verdicts: Verdicts | None, agreement: Sequence[dict[str, Any]]) -> list[str]:
+    return [] if verdicts is None else [verdicts.sentence(agreement)]
 
 
 def _asking_sentences(asking: Asking, searches: Sequence[dict[str, Any]]) -> list[str]:
@@ -187,8 +218,10 @@ def steered(
     seed: int,
     factor: float = 1.0,
     ablate_all: bool = False,
-) -> dict[str, Any]:
-    """What one model's direction does in one model; p is one-sided, for more refusals if added and fewer if ablated.
+) -> tuple[dict[str, Any], Outcomes]:
+    """What one model's direction does in one model, and the answers before and after.
+
+    p is one-sided, for more refusals if added and fewer if ablated.
 
     Args:
         factor: of what is added, the controls too. ablate_all: after every layer, the controls too.
@@ -208,7 +241,7 @@ def steered(
     name = f"log_odds_{str(change == 'ablated').lower()}"
     [measure] = [x for x in LabelledResponseMetric().measure(outcomes).measures if x.name == name]
     found = summarise(measure, outcomes.clusters, derive_seed(seed, "steering"))
-    return {
+    row = {
         "prompts": len(outcomes.prompts),
         "refused before %": 100 * float(told.baseline["refused"].mean()),
         "refused after %": 100 * float(told.treated["refused"].mean()),
@@ -218,14 +251,18 @@ def steered(
         "controls": None if found.controls is None else found.controls["mean"],
         "p": found.test.p_greater if change == "added" else found.test.p_less,
     }
+    return row, told
 
 
 def sentence(row: dict[str, Any]) -> str:
     """One row in words."""
     prompts = f"{counted(row['prompts'], 'prompt')} to be {'answered' if row['change'] == 'added' else 'refused'}"
     p = p_value(row["p Holm"])
+    judged = ""
+    if "judged before %" in row:
+        judged = f" (by the classifier {row['judged before %']:.0f}% and {row['judged after %']:.0f}%)"
     return (
         f"The {row['direction']} model's direction {row['change']} in the {row['model']} model, {prompts}: refusals "
-        f"{row['refused before %']:.0f}% before, {row['refused after %']:.0f}% after; log-odds {row['log-odds']:+.2f} "
-        f"nats, control directions {number(row['controls'])}, p = {p} (Holm)."
+        f"{row['refused before %']:.0f}% before, {row['refused after %']:.0f}% after{judged}; log-odds "
+        f"{row['log-odds']:+.2f} nats, control directions {number(row['controls'])}, p = {p} (Holm)."
     )

@@ -26,7 +26,8 @@ from harness_plugins.post_training.comparison.neurons import (
 )
 from harness_plugins.post_training.comparison.record import ModelsRecord
 from harness_plugins.post_training.comparison.report import markdown
-from harness_plugins.post_training.comparison.run import Settings, check_comparable, compare_models
+from harness_plugins.post_training.comparison.run import check_comparable, compare_models
+from harness_plugins.post_training.comparison.settings import Settings
 from harness_plugins.post_training.evidence import NUMBERS, evidence
 from scipy.stats import spearmanr
 

@@ -15,7 +15,7 @@ from harness_plugins.post_training.comparison.confidence_grid import (
     grid_sentence,
 )
 from harness_plugins.post_training.comparison.neurons import FinalLayer
-from harness_plugins.post_training.comparison.run import Settings
+from harness_plugins.post_training.comparison.settings import Settings
 from harness_plugins.post_training.figures.confidence_grid import grid_figure
 
 from harness.engine.closed_form import ClosedFormEngine

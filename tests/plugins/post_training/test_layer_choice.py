@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from harness_plugins.post_training import selectors
 from harness_plugins.post_training.analysis.directions import Readings, areas, difference_of_means
+from harness_plugins.post_training.analysis.labelled_texts import load_labelled
 from harness_plugins.post_training.analysis.layer_choice import FOLDS, cross_validated, folds
 from harness_plugins.post_training.comparison import directions
 
@@ -88,7 +89,7 @@ def test_two_models_are_compared_after_a_layer_that_the_training_texts_chose(
     found = readings([(0.5, 6.0), (4.0, 1.0)])
     monkeypatch.setattr(directions, "read", lambda *_, **__: found)
     context: Any = SimpleNamespace(model=None, engine=SimpleNamespace(batch_size=4))
-    part = directions.direction_section("truthfulness", labelled(tmp_path), [context, context], seed=0)
+    part = directions.direction_section("truthfulness", load_labelled(labelled(tmp_path)), [context, context], seed=0)
     assert part.numbers["layer"] == 1 and "cross-validation on the training texts" in part.sentences[0]
 
 

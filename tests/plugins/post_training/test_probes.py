@@ -10,7 +10,8 @@ import pytest
 from harness_plugins.post_training.analysis.probes import PROBES, Activations, ccs, ccs_loss, mass_mean, ttpd
 from harness_plugins.post_training.analysis.truth_data import load_truth
 from harness_plugins.post_training.comparison.probing import probing_section
-from harness_plugins.post_training.comparison.run import Settings, input_digests
+from harness_plugins.post_training.comparison.run import input_digests
+from harness_plugins.post_training.comparison.settings import Settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -31,7 +31,8 @@ from harness_plugins.post_training.analysis.statement_patching import (
     four_ways,
     group_weights,
 )
-from harness_plugins.post_training.comparison.run import Settings, input_digests
+from harness_plugins.post_training.comparison.run import input_digests
+from harness_plugins.post_training.comparison.settings import Settings
 from harness_plugins.post_training.comparison.statements import statements_section
 
 from harness.engine.closed_form import ClosedFormEngine
@@ -238,6 +239,17 @@ def test_a_map_is_a_ratio_of_sums_which_correlates_as_the_papers_means_do() -> N
         == ways[0].map[:, :3].max()
         == pytest.approx(at(ways[0], layer, role)(np.ones((1, 6)))[0])
     )
+
+
+def test_the_best_place_is_of_a_role_that_half_of_the_pairs_have() -> None:
+    """One of three pairs has middle tokens, and carries all over there; the rule looks at the others."""
+    gained, whole = np.full((3, 2, len(ROLES)), 0.3), np.ones((3, len(ROLES)))
+    gained[:, 1, 2] = 0.5
+    gained[:, 0, 1] = [1.0, 0.0, 0.0]
+    whole[1:, 1] = 0.0
+    assert made(gained, whole).map[0, 1] == 1.0 and best_place(made(gained, whole)) == (1, 2)
+    both = np.concatenate([gained, gained[:1]]), np.concatenate([whole, whole[:1]])
+    assert best_place(made(*both)) == (0, 1)  # half of four
 
 
 def test_intervals_are_over_groups() -> None:

@@ -10,7 +10,7 @@ import pytest
 from harness_plugins.post_training.analysis.labelled_texts import LabelledText, load_labelled
 from harness_plugins.post_training.analysis.requests import DIALOGUE, asked, phrases, request_template
 from harness_plugins.post_training.comparison import steering
-from harness_plugins.post_training.comparison.run import Settings
+from harness_plugins.post_training.comparison.settings import Settings
 from harness_plugins.post_training.comparison.steering import Asking, edits, searched, steering_section
 from harness_plugins.post_training.task import LabelledResponse
 from planted_direction import planted_model, planted_texts
@@ -58,8 +58,9 @@ def test_ablation_may_be_after_every_layer() -> None:
 
 
 def test_later_settings_are_in_the_identity_where_they_are_used() -> None:
-    assert not {"chat", "ablate", "factors"} & set(Settings().recorded)
-    used = Settings(chat=True, ablate="all", factors=(1.0, 2.0)).recorded
+    assert not {"chat", "ablate", "factors", "judge", "judge_label"} & set(Settings().recorded)
+    used = Settings(chat=True, ablate="all", factors=(1.0, 2.0), judge="x", judge_label="no").recorded
+    assert "judge" not in used and used["judge_label"] == "no"  # files by their digests
     assert used["chat"] is True and used["ablate"] == "all" and used["factors"] == (1.0, 2.0)
 
 
@@ -72,7 +73,7 @@ def test_the_planted_direction_refuses_at_the_least_factor_that_suffices(
     path, model = planted_texts(tmp_path), planted_model()
     contexts = [SelectionContext(model, BatchedEngine(model), [], 0)] * 2
     asking = Asking(("Y",), ablate_all=True, factors=(2.0, 0.25, 1.0))
-    section = steering_section(path, asking, contexts, 0)
+    section = steering_section(load_labelled(path), asking, contexts, 0)
     numbers = section.numbers
     for found in numbers["searches"]:
         assert found["factor"] == 1.0
@@ -92,6 +93,6 @@ def test_the_planted_direction_refuses_at_the_least_factor_that_suffices(
         return Told
 
     monkeypatch.setattr(steering, "observed", observed)
-    task = asking.task(path, "train", model)
+    task = asking.task(load_labelled(path), "train", model)
     searched(contexts[0].engine, task, steering.read(model, load_labelled(path)), numbers["layer"], (1.0,))
     assert seen and set(seen) <= train  # held-out requests have no say

@@ -13,7 +13,8 @@ import torch
 from harness_plugins.post_training.analysis.statement_pairs import QUESTION
 from harness_plugins.post_training.analysis.truth_data import load_truth
 from harness_plugins.post_training.comparison import truth_interventions
-from harness_plugins.post_training.comparison.run import Settings, check_fits
+from harness_plugins.post_training.comparison.run import check_fits
+from harness_plugins.post_training.comparison.settings import Settings
 from harness_plugins.post_training.comparison.truth_interventions import (
     Judgements,
     directions,
