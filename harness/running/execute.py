@@ -201,7 +201,12 @@ def _work(jobs: Sequence[_Job], engine: Engine, reporter: Reporter, fresh: bool)
     for job in jobs:
         job.folder.open(fresh)
     for job in jobs:
-        job.selection = look_ahead(job.plan, engine, reporter)
+        try:
+            job.selection = look_ahead(job.plan, engine, reporter)
+        except HarnessError as error:
+            if len(jobs) > 1 and type(error) is HarnessError:  # which of them, where others would be made
+                raise HarnessError(f"{job.plan.spec.name}: {error}") from error
+            raise
     prepared = located([job.plan for job in jobs], _prepared(jobs, engine, reporter, fresh), engine.model)
     parts: dict[Hashable, tuple[Prepared, list[_Job]]] = {}  # runs that hold out the same evaluate the same prompts
     for job in jobs:

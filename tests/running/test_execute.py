@@ -10,6 +10,7 @@ import pytest
 from commands import files
 from small_runs import Silent, spec
 
+from harness.errors import HarnessError
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import parse_spec
 from harness.running.execute import execute, execute_together, grouped_by_prompts, plan
@@ -60,6 +61,17 @@ def test_what_differs_in_its_prompts_is_made_apart(small_facts: Path) -> None:
     ]
     groups = grouped_by_prompts([plan(x, catalogue()) for x in specs])
     assert [[x.spec.name for x in group] for group in groups] == [["a", "d"], ["b"], ["c"], ["e"]]
+
+
+def test_which_of_them_is_refused_is_said_before_anything_is_made(specs: list[RunSpec], tmp_path: Path) -> None:
+    selector = parse_spec("entropy:min_rho=1,rule=tighidet2025", "--selector")
+    strict = specs[0].model_copy(update={"name": "strict", "selector": selector})
+    plans = [plan(x, catalogue()) for x in (specs[0], strict)]
+    with pytest.raises(HarnessError, match=r"^strict: selector entropy: no neuron passes"):
+        execute_together(plans, tmp_path, Silent(), "test")  # type: ignore[arg-type]
+    with pytest.raises(HarnessError, match=r"^selector entropy: no neuron passes"):
+        execute(plans[1], tmp_path, Silent(), "test")  # type: ignore[arg-type]
+    assert not list(tmp_path.rglob("result.json"))
 
 
 def test_an_interrupted_group_continues(specs: list[RunSpec], tmp_path: Path) -> None:
