@@ -40,7 +40,10 @@ def token_spans(
     before = len(model.encode([text])[0]) - len(ids)
     begins, found = [0, *ends[:-1]], {}
     for name, (start, stop) in parts.items():
-        inside = [i for i, (a, b) in enumerate(zip(begins, ends, strict=True)) if a < stop and b > start]
+        # A token that ends with no character of its own is the rest of one: bytes of a letter, in several tokens.
+        inside = [
+            i for i, (a, b) in enumerate(zip(begins, ends, strict=True)) if b > start and (a < stop or a == b == stop)
+        ]
         first, last = (inside[0], inside[-1] + 1) if inside else (0, 0)
         wanted, said = (_plain(x) for x in (text[start:stop], model.tokenizer.decode(ids[first:last])))
         if not wanted or wanted not in said:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.conditions.conditions import BASELINE, Condition, Neuron, SetNeurons
-from harness.conditions.positions import Positions
+from harness.conditions.positions import Layout, Positions
 from harness.engine.activation_capture import activations
 from harness.engine.hooks import under
 from harness.errors import HarnessError
@@ -28,7 +28,11 @@ def test_watched_activations_are_those_of_one_prompt_at_a_time(family: str, seed
     assert found.shape == (len(conditions), 5, 4, max(map(len, prompts))) and found.dtype == np.float32
     for c, condition in enumerate(conditions):
         for i, prompt in enumerate(prompts):
-            with torch.no_grad(), under(model, condition), model.capture_neurons(range(anatomy.n_layers)) as seen:
+            with (
+                torch.no_grad(),
+                under(model, condition, Layout.of([len(prompt)])),
+                model.capture_neurons(range(anatomy.n_layers)) as seen,
+            ):
                 model.hf(torch.tensor([prompt]))
             for n, neuron in enumerate(neurons):
                 values = seen[neuron.layer].view(len(prompt), -1)[:, neuron.index]

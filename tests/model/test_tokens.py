@@ -13,6 +13,7 @@ from harness.errors import HarnessError
 from harness.model.key_values import cache_of
 from harness.model.model import Model, wrap
 from harness.model.tokens import first_tokens, token_spans
+from harness.testing import demo_model
 
 PAD = 259
 
@@ -215,6 +216,14 @@ def test_the_tokens_of_a_part_are_those_that_hold_its_characters(hf: Any, add_bo
     start, stop = found["city"]
     assert model.tokenizer.decode(tokens[start:stop]).strip() == "Zürich"
     assert model.tokenizer.decode(tokens[int(add_bos) : start]).strip() == "In"
+
+
+def test_a_letter_in_several_tokens_is_in_the_part_with_all_of_them() -> None:
+    model, text = demo_model(), "It was László Bíró. It was"
+    begin = text.index("László")
+    [start, stop] = token_spans(model, text, {"object": (begin, begin + len("László Bíró"))}, "a test")["object"]
+    [tokens] = model.encode([text])
+    assert model.tokenizer.decode(tokens[start:stop]).strip() == "László Bíró"
 
 
 def test_parts_without_tokens_are_refused(hf: Any) -> None:

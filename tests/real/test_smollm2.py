@@ -60,8 +60,9 @@ def test_the_closed_form_is_one_hooked_pass_a_condition(smollm2: Model) -> None:
     conditions = [BASELINE, Condition("both", (edit,))]
     fast = ClosedFormEngine(smollm2, batch_size=2).score(prompts, conditions)
     slow = HookEngine(smollm2, batch_size=2).score(prompts, conditions)
-    np.testing.assert_allclose(fast.loss, slow.loss, atol=5e-5)
-    np.testing.assert_allclose(fast.entropy, slow.entropy, atol=5e-5)
+    # Two float32 passes in another order: what is left depends on the processor (6e-5 of 4.4 nats on one).
+    np.testing.assert_allclose(fast.loss, slow.loss, atol=1e-4)
+    np.testing.assert_allclose(fast.entropy, slow.entropy, atol=1e-4)
 
 
 def test_total_and_direct_effects_are_their_definitions(smollm2: Model) -> None:

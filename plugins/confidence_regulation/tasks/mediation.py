@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from harness.files.published_counts import PUBLISHED
 from harness.plugin import (
     Condition,
     CountsPath,
@@ -52,13 +53,16 @@ class EffectsTask(TextTask):
     )
 
     def check(self, model: Model) -> None:
-        if self.unigram is not None and self.wants_unigram():
+        if self.unigram is not None and not self._unread():
             self.unigrams(model)
 
     def inputs(self) -> dict[str, str]:
-        if self.unigram is None or self.wants_unigram():
-            return super().inputs()
-        return self.model_copy(update={"unigram": None}).inputs()  # nobody reads it
+        return self.model_copy(update={"unigram": None}).inputs() if self._unread() else super().inputs()
+
+    def _unread(self) -> bool:
+        """Whether the counts are published ones, as a model's settings name them, and nothing of the run needs them: it
+        goes without the file."""
+        return self.unigram in PUBLISHED and not self.wants_unigram()
 
     def prepare(self, engine: Engine, limit: int | None, seed: int) -> Prepared:
         if engine.name != "closed_form":
