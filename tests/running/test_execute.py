@@ -64,12 +64,12 @@ def test_what_differs_in_its_prompts_is_made_apart(small_facts: Path) -> None:
 
 
 def test_which_of_them_is_refused_is_said_before_anything_is_made(specs: list[RunSpec], tmp_path: Path) -> None:
-    selector = parse_spec("entropy:min_rho=1,rule=tighidet2025", "--selector")
+    selector = parse_spec("entropy:top=500,rule=tighidet2025", "--selector")
     strict = specs[0].model_copy(update={"name": "strict", "selector": selector})
     plans = [plan(x, catalogue()) for x in (specs[0], strict)]
-    with pytest.raises(HarnessError, match=r"^strict: selector entropy: no neuron passes"):
+    with pytest.raises(HarnessError, match=r"^strict: selector entropy: only \d+ neurons pass"):
         execute_together(plans, tmp_path, Silent(), "test")  # type: ignore[arg-type]
-    with pytest.raises(HarnessError, match=r"^selector entropy: no neuron passes"):
+    with pytest.raises(HarnessError, match=r"^selector entropy: only \d+ neurons pass"):
         execute(plans[1], tmp_path, Silent(), "test")  # type: ignore[arg-type]
     assert not list(tmp_path.rglob("result.json"))
 
