@@ -24,6 +24,7 @@ from harness.engine.choosing import choose
 from harness.engine.engine import Runner
 from harness.engine.final_layer import FinalLayer, fits
 from harness.engine.generations import GenerationRequest, Generations
+from harness.engine.hooks import acting
 from harness.engine.kernels import System, summarise
 from harness.engine.scores import TokenScores
 from harness.engine.systems import systems
@@ -96,8 +97,7 @@ class ClosedFormRunner:
         """Whether edits act at tokens [n_prompts, n] of the prompts, counted from the first of each; None: at all."""
         if self.positions.everywhere:
             return None
-        mask = torch.from_numpy(self.positions.mask(layout)).to(self.final.device)
-        return mask.gather(1, token.to(self.final.device).clamp(max=mask.shape[1] - 1))
+        return acting(torch.from_numpy(self.positions.mask(layout)), token.to(self.final.device))
 
     def _untouched(self, seen: Observed) -> System:
         """The untouched model's logits at some places [N]."""

@@ -13,7 +13,7 @@ from harness.conditions.frozen import check_conditions
 from harness.conditions.positions import Layout
 from harness.engine.engine import batches
 from harness.engine.final_layer import FinalLayer, fits
-from harness.engine.hooks import under
+from harness.engine.hooks import acting, mask_of, under
 from harness.errors import HarnessError
 
 if TYPE_CHECKING:
@@ -48,11 +48,11 @@ def denominators(
     layout = Layout.of([len(tokens) for tokens in prompts], spans)
     longest = max(layout.lengths, default=0)
     found = np.full((len(conditions), len(prompts), longest), np.nan, np.float32)
-    last_layer = _LastLayer(model) if fits(model, conditions) else None
+    final = FinalLayer(model, []) if fits(model, conditions) else None
     for rows in batches(prompts, batch_size):
         batch = model.pad([list(prompts[row]) for row in rows])
         here = layout.only(rows)
-        shared = None if last_layer is None else last_layer.read(batch, here)
+        shared = None if final is None else _LastLayer(final, batch, here)
         for c, condition in enumerate(conditions):
             values = _hooked(model, condition, batch, here) if shared is None else shared.under(condition)
             for i, row in enumerate(rows):
@@ -74,54 +74,35 @@ def _hooked(model: Model, condition: Condition, batch: Batch, layout: Layout) ->
 
 
 class _LastLayer:
-    """The last layer of a model, whose neurons are edited."""
+    """What one pass of the untouched model has left at [batch, pos]: the residual without the last MLP's output
+    (``rest``, [..., d_model]), the last layer's activations (``neurons``, [..., d_mlp]), and what its down projection
+    makes of them (``own``)."""
 
-    def __init__(self, model: Model) -> None:
-        self.model, self.final = model, FinalLayer(model, [])
-        self.post_norm = model.anatomy.post_mlp_norms[-1]
-
-    def read(self, batch: Batch, layout: Layout) -> _Read:
-        """One pass of the untouched model."""
-        seen, _ = self.final.run(batch)
-        own = seen.neurons.double() @ self.final.w_out.double()
-        if self.final.bias is not None:
-            own = own + self.final.bias.to(own)
-        return _Read(self, seen.rest.double(), seen.neurons, own, layout)
-
-
-class _Read:
-    """What a pass has left at [batch, pos]: the residual without the last MLP's output (``rest``, [..., d_model]), the
-    last layer's activations (``neurons``, [..., d_mlp]), and what its down projection makes of them (``own``)."""
-
-    def __init__(
-        self, layer: _LastLayer, rest: torch.Tensor, neurons: torch.Tensor, own: torch.Tensor, layout: Layout
-    ) -> None:
-        self.layer, self.rest, self.neurons, self.own, self.layout = layer, rest, neurons, own, layout
-
-    def _acts(self, condition: Condition) -> torch.Tensor:
-        """Where its edits act, bool [batch, pos, 1]; prompts end at the last position."""
-        mask, width = condition.positions.mask(self.layout), self.own.shape[1]
-        found = np.zeros((len(mask), width), bool)
-        for row, n in enumerate(self.layout.lengths):
-            found[row, width - n :] = mask[row, :n]
-        return torch.from_numpy(found).to(self.own.device)[..., None]
+    def __init__(self, final: FinalLayer, batch: Batch, layout: Layout) -> None:
+        seen, _ = final.run(batch)
+        own = seen.neurons.double() @ final.w_out.double()
+        self.final, self.layout, self.tokens = final, layout, batch.position_ids
+        self.rest, self.neurons = seen.rest.double(), seen.neurons
+        self.own = own if final.bias is None else own + final.bias.to(own)
 
     def under(self, condition: Condition) -> torch.Tensor:
         """Denominators [batch, pos] under a condition."""
-        layer, own = self.layer, self.own
+        final, own = self.final, self.own
         if condition.frozen is None or condition.frozen.what != "final_norm":
-            acts = self._acts(condition)
+            mask = mask_of(condition, self.layout)
             for edit in condition.edits:
                 some = list(edit.indices)
                 now = self.neurons[..., some]
-                change = torch.where(acts, edit.apply(now).double() - now.double(), 0.0)
-                own = own + change @ layer.final.w_out[some].double()
+                change = edit.apply(now).double() - now.double()
+                if mask is not None:
+                    change = torch.where(acting(mask, self.tokens.to(change.device))[..., None], change, 0.0)
+                own = own + change @ final.w_out[some].double()
         write = own
-        if layer.final.post_norm is not None:
-            eps, gain = layer.final.post_norm
+        if final.post_norm is not None:
+            eps, gain = final.post_norm
             write = own * (own.square().mean(-1, keepdim=True) + eps).rsqrt() * gain.double()
-        residual = self.rest + layer.model.anatomy.residual_multiplier * write
-        return layer.model.readout.denominator(residual)[..., 0]
+        residual = self.rest + final.model.anatomy.residual_multiplier * write
+        return final.model.readout.denominator(residual)[..., 0]
 
 
 def _finite(values: np.ndarray, condition: Condition) -> np.ndarray:

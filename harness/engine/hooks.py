@@ -62,7 +62,7 @@ def _only_at(acts: torch.Tensor | None, write: InPlace, starts: Starts, part: tu
         token = torch.arange(activations.shape[1], device=activations.device) - column[:, None]
         before = activations.clone()
         write(activations)  # all of it: an edit may remember what it sees at the first token
-        here = acts.to(activations.device).gather(1, token.clamp(0, acts.shape[1] - 1))  # padding may be anything
+        here = acting(acts, token)
         activations.copy_(torch.where(here.view(*token.shape, *[1] * (activations.dim() - 2)), activations, before))
 
     return there
@@ -79,6 +79,15 @@ def mask_of(condition: Condition, layout: Layout | None) -> torch.Tensor | None:
     if layout is None:
         raise ValueError(f"condition {condition.name!r} acts at {condition.positions}: hand over the prompts' layout")
     return torch.from_numpy(condition.positions.mask(layout))
+
+
+def acting(mask: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
+    """Whether edits act at tokens [n_prompts, n], each counted from its prompt's first; of padding it says anything.
+
+    Args:
+        mask: as of :func:`mask_of`.
+    """
+    return mask.to(token.device).gather(1, token.clamp(0, mask.shape[1] - 1))
 
 
 def edit_site(

@@ -12,12 +12,7 @@ from harness.errors import HarnessError
 
 def files_digest(files: Sequence[Path]) -> str:
     """sha256 over the sha256 of every file's bytes, in order; names do not matter."""
-    try:
-        stats = [(str(x), x.stat()) for x in files]
-    except OSError as error:
-        raise HarnessError(f"{error.filename}: cannot be read ({error.strerror}).") from error
-    each = [_file_digest(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-    return hashlib.sha256("\n".join(each).encode()).hexdigest()
+    return hashlib.sha256("\n".join(map(bytes_digest, files)).encode()).hexdigest()
 
 
 def bytes_digest(file: Path) -> str:

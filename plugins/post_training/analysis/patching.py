@@ -379,9 +379,14 @@ def correlation(base: Localisation, tuned: Localisation, seed: int = 0, resample
     if n == 0:
         return Correlation(None, None, 0)
     r = pearson(*(_mean(found, np.ones((1, n))) for found in maps))
-    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples if n > 1 else 0)
-    values = pearson(*(_mean(found, drawn.astype(float)) for found in maps))
+    values = pearson(*(_mean(found, drawn_weights(n, seed, resamples)) for found in maps))
     return Correlation(float(r[0]) if np.isfinite(r[0]) else None, percentile([values], 0.95, n), n)
+
+
+def drawn_weights(n: int, seed: int, resamples: int) -> np.ndarray:
+    """How often each of n things is drawn in bootstrap resamples [resamples, n]; no resamples of one thing."""
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples if n > 1 else 0)
+    return drawn.astype(float)
 
 
 def pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ import numpy as np
 
 from harness.plugin import HarnessError, counted
 
-from .patching import Patched, patch, pearson, resumable, role_means
+from .patching import Patched, drawn_weights, patch, pearson, resumable, role_means
 from .statement_pairs import ROLES
 
 if TYPE_CHECKING:
@@ -119,8 +119,7 @@ def group_weights(groups: Sequence[str], seed: int, resamples: int) -> tuple[np.
     """How often each pair is drawn when groups are resampled whole [resamples, n_pairs], and the number of groups."""
     names, place = np.unique(np.array(groups), return_inverse=True)
     n = len(names)
-    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples if n > 1 else 0)
-    return drawn[:, place].astype(float), n
+    return drawn_weights(n, seed, resamples)[:, place], n
 
 
 def estimate(value: Callable[[np.ndarray], np.ndarray], weights: np.ndarray, groups: int) -> Estimate:
