@@ -35,6 +35,9 @@ class Anatomy:
         attentions: the attention module of each layer; None where tokens are mixed in another way.
         attention_outputs: the output projection of each attention; its input is the heads' outputs, concatenated
             [batch, pos, n_heads * d_head]. None where there is no attention.
+        mlp_inputs: of each layer the first linear map that reads what its MLP reads, [batch, pos, d_model].
+        post_attention_norms: the norm between a layer's attention and the residual stream (Gemma 2 and 3, OLMo 2), or
+            None.
         post_mlp_norms: the norm between a layer's down projection and the residual stream (Gemma 2 and 3, OLMo 2), or
             None.
         final_norm: the norm between the last layer and the unembedding, or None.
@@ -53,6 +56,8 @@ class Anatomy:
     down_projections: tuple[nn.Module, ...]
     attentions: tuple[nn.Module | None, ...]
     attention_outputs: tuple[nn.Module | None, ...]
+    mlp_inputs: tuple[nn.Module, ...]
+    post_attention_norms: tuple[nn.Module | None, ...]
     post_mlp_norms: tuple[nn.Module | None, ...]
     final_norm: nn.Module | None
     tail: tuple[nn.Module, ...]
@@ -98,7 +103,7 @@ def locate(hf: Any) -> Anatomy:
             "alone."
         )
     check_causal(hf, walk.logits)
-    attentions, outputs = _find_attentions(hf, layers, unembedding, walk, d_model)
+    attentions, outputs, attention_norm = _find_attentions(hf, layers, unembedding, walk, d_model)
     down = _find_down(hf, walk, d_model)
     post_norm = _find_post_norm(walk, down)
     final_norm, tail = _find_final_norm(hf, walk)
@@ -115,6 +120,11 @@ def locate(hf: Any) -> Anatomy:
         down_projections=downs,
         attentions=attentions,
         attention_outputs=outputs,
+        mlp_inputs=_same_in_all(hf, layers, _find_mlp_input(hf, walk, down, d_model), "MLP's input"),
+        post_attention_norms=tuple(
+            None if output is None or attention_norm is None else _submodule(layer, attention_norm)
+            for layer, output in zip(layers, outputs, strict=True)
+        ),
         post_mlp_norms=(None,) * len(layers) if post_norm is None else _same_in_all(hf, layers, post_norm, "norm"),
         final_norm=final_norm,
         tail=tail,
@@ -253,8 +263,9 @@ def _attention_in(layer: nn.Module) -> str | None:
 
 def _find_attentions(
     hf: Any, layers: tuple[nn.Module, ...], unembedding: nn.Module, walk: _Walk, d_model: int
-) -> tuple[tuple[nn.Module | None, ...], tuple[nn.Module | None, ...]]:
-    """The attention of each layer and its output projection, found in the last layer that has one."""
+) -> tuple[tuple[nn.Module | None, ...], tuple[nn.Module | None, ...], str | None]:
+    """The attention of each layer and its output projection, and the path of the norm behind it, found in the last
+    layer that has one."""
     at = next((i for i in reversed(range(len(layers))) if _attention_in(layers[i]) is not None), -1)
     seen = walk if at in (-1, len(layers) - 1) else _walk(hf, layers, unembedding, at)
     calls = [x for x in seen.inside if seen.in_attention(x) and features(x.module) is not None]
@@ -263,7 +274,8 @@ def _find_attentions(
         raise _refusal(hf, 'an attention (a module named "attn" or "attention" whose last linear map gives d_model)')
     outputs = tuple(_submodule(layer, calls[-1].path) for layer in layers)
     found = (_submodule(layer, seen.attention) for layer in layers)
-    return tuple(x if output is not None else None for x, output in zip(found, outputs, strict=True)), outputs
+    attentions = tuple(x if output is not None else None for x, output in zip(found, outputs, strict=True))
+    return attentions, outputs, _find_post_norm(seen, calls[-1])
 
 
 def _find_down(hf: Any, walk: _Walk, d_model: int) -> _Call:
@@ -279,6 +291,16 @@ def _find_down(hf: Any, walk: _Walk, d_model: int) -> _Call:
     return calls[-1]
 
 
+def _find_mlp_input(hf: Any, walk: _Walk, down: _Call, d_model: int) -> str:
+    """Path of the first linear map of the MLP that reads the residual stream, which others may read with it."""
+    mlp = down.path.rpartition(".")[0]
+    for call in walk.inside[: walk.inside.index(down)]:
+        inside = not walk.in_attention(call) and (not mlp or call.path.startswith(f"{mlp}."))
+        if inside and (features(call.module) or (0,))[0] == d_model:
+            return call.path
+    raise _refusal(hf, "an MLP whose first linear map reads d_model")
+
+
 def _find_mixer(hf: Any, walk: _Walk, down: _Call, d_model: int) -> nn.Module:
     """In a layer without attention, the linear map with which what mixes its tokens ends."""
     mlp = down.path.rpartition(".")[0]
@@ -289,11 +311,11 @@ def _find_mixer(hf: Any, walk: _Walk, down: _Call, d_model: int) -> nn.Module:
     return before[-1].module
 
 
-def _find_post_norm(walk: _Walk, down: _Call) -> str | None:
-    """Path of a norm that is applied to the down projection's output alone."""
-    later = walk.inside[walk.inside.index(down) + 1 :]
+def _find_post_norm(walk: _Walk, projection: _Call) -> str | None:
+    """Path of a norm that is applied to the output of one projection alone."""
+    later = walk.inside[walk.inside.index(projection) + 1 :]
     for call in later:
-        alone = call.input.shape == down.output.shape and torch.equal(call.input, down.output)
+        alone = call.input.shape == projection.output.shape and torch.equal(call.input, projection.output)
         if is_norm(call.module) and not walk.in_attention(call) and alone:
             return call.path
     return None

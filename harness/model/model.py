@@ -7,8 +7,8 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
-from typing import Any, NamedTuple
+from functools import cached_property, lru_cache, partial
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float32, Int64
@@ -29,20 +29,12 @@ from harness.model.modules import (
     on_final_residual,
     text_config,
 )
+from harness.model.places import READ_ONLY, Spot, spot_of
 from harness.model.probes import check_padding
 from harness.model.readout import HALF, Readout, read_out
 
 ActivationEdit = Callable[[torch.Tensor], torch.Tensor]
 """Takes activations [batch, pos, ...], returns new ones of the same shape; must not write into its argument."""
-
-
-class _Site(NamedTuple):
-    """Where activations [batch, pos, *width] are read and edited: as they enter a module, or as they leave it."""
-
-    module: nn.Module
-    width: tuple[int, ...]
-    name: str
-    leaves: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -341,18 +333,23 @@ class Model:
         the MLP's output (``anatomy.post_mlp_norms``) or scales it (``residual_multiplier``), that comes afterwards.
         Quantised weights are dequantised; the layer that was asked for last is kept.
         """
-        down = self._down(layer)
+        down = self.down_projection(layer)
         return self._dequantised(layer) if is_packed(down) else write_matrix(down).float()
 
     @cached_property
     def _dequantised(self) -> Callable[[int], torch.Tensor]:
-        return lru_cache(maxsize=1)(lambda layer: write_matrix(self._down(layer), self.dtype).float())
+        return lru_cache(maxsize=1)(lambda layer: write_matrix(self.down_projection(layer), self.dtype).float())
 
     def down_bias(self, layer: int) -> Float32[torch.Tensor, " d_model"] | None:
         """Bias of a layer's down projection, float32 [d_model], or None."""
-        return down_bias(self._down(layer))
+        return down_bias(self.down_projection(layer))
 
-    def _down(self, layer: int) -> nn.Module:
+    def down_projection(self, layer: int) -> nn.Module:
+        """The linear map with which a layer's MLP ends.
+
+        Raises:
+            HarnessError: there is no such layer.
+        """
         if not 0 <= layer < self.anatomy.n_layers:
             raise HarnessError(f"{self.name} has layers 0 to {self.anatomy.n_layers - 1}, there is no layer {layer}.")
         return self.anatomy.down_projections[layer]
@@ -363,7 +360,7 @@ class Model:
         Raises:
             HarnessError: there is no such layer, or it mixes tokens in another way.
         """
-        self._down(layer)  # refuses a layer that there is not
+        self.down_projection(layer)  # refuses a layer that there is not
         found, output = self.anatomy.attentions[layer], self.anatomy.attention_outputs[layer]
         if found is None or output is None:
             has = self.anatomy.with_attention
@@ -406,7 +403,7 @@ class Model:
             written[:] = [output.detach()]
             return torch.zeros_like(output) if hold else None
 
-        handle = self._down(layer).register_forward_hook(hook)
+        handle = self.down_projection(layer).register_forward_hook(hook)
         try:
             yield written
         finally:
@@ -448,17 +445,36 @@ class Model:
         last pass; otherwise as :meth:`capture_neurons`."""
         return self._capture(self._residual, layers)
 
+    # --- other places in a layer -------------------------------------------------------------------------------------
+
+    def edit_place(self, place: str, layer: int, fn: ActivationEdit) -> AbstractContextManager[None]:
+        """Within the block, every forward pass replaces what is at a place of the layer by ``fn(activations)``.
+
+        Args:
+            place: one of :data:`harness.model.places.PLACES`, which says the shapes; otherwise as
+                :meth:`edit_neurons`.
+
+        Raises:
+            HarnessError: there is no such place, or it can be read only.
+        """
+        if place in READ_ONLY:
+            raise HarnessError(f'the place "{place}" of a layer can be read, but not edited: several modules read it.')
+        return self._edit(partial(spot_of, self, place), layer, fn)
+
+    def capture_place(self, place: str, layers: int | Sequence[int]) -> AbstractContextManager[dict[int, torch.Tensor]]:
+        """Within the block, ``captured[layer]`` is what was at a place of the layer in the last pass; otherwise as
+        :meth:`capture_neurons`, with the places of :meth:`edit_place`."""
+        return self._capture(partial(spot_of, self, place), layers)
+
     # --- neurons, heads, residual stream ----------------------------------------------------------------------------
 
-    def _neurons(self, layer: int) -> _Site:
-        return _Site(self._down(layer), (self.anatomy.d_mlp,), f"layer {layer}")
+    def _neurons(self, layer: int) -> Spot:
+        return Spot(self.down_projection(layer), (self.anatomy.d_mlp,), f"layer {layer}")
 
-    def _residual(self, layer: int) -> _Site:
-        self._down(layer)  # refuses a layer that there is not
-        width = (self.anatomy.d_model,)
-        return _Site(self.anatomy.layers[layer], width, f"the residual stream after layer {layer}", leaves=True)
+    def _residual(self, layer: int) -> Spot:
+        return spot_of(self, "residual_after", layer)
 
-    def _heads(self, layer: int) -> _Site:
+    def _heads(self, layer: int) -> Spot:
         (_, projection), anatomy = self.attention(layer), self.anatomy
         width = linear_features(projection)[0]
         if width != anatomy.n_heads * anatomy.d_head:
@@ -467,10 +483,10 @@ class Model:
                 f"reads {counted(width, 'number')}, which is not {counted(anatomy.n_heads, 'head')} of width "
                 f"{anatomy.d_head}."
             )
-        return _Site(projection, (anatomy.n_heads, anatomy.d_head), f"the heads of layer {layer}")
+        return Spot(projection, (anatomy.n_heads, anatomy.d_head), f"the heads of layer {layer}")
 
     @contextlib.contextmanager
-    def _edit(self, find: Callable[[int], _Site], layer: int, fn: ActivationEdit) -> Iterator[None]:
+    def _edit(self, find: Callable[[int], Spot], layer: int, fn: ActivationEdit) -> Iterator[None]:
         refuse_compiled(self.hf)
         site, fired = find(layer), 0
 
@@ -491,7 +507,7 @@ class Model:
             raise HarnessError(f"an edit of {site.name} of {self.name} had no effect: no forward pass ran through it.")
 
     @contextlib.contextmanager
-    def _capture(self, find: Callable[[int], _Site], layers: int | Sequence[int]) -> Iterator[dict[int, torch.Tensor]]:
+    def _capture(self, find: Callable[[int], Spot], layers: int | Sequence[int]) -> Iterator[dict[int, torch.Tensor]]:
         refuse_compiled(self.hf)
         wanted = [layers] if isinstance(layers, int) else list(layers)
         captured: dict[int, torch.Tensor] = {}
@@ -513,31 +529,40 @@ class Model:
                 raise HarnessError(f"nothing was captured: no forward pass ran through {site.name} of {self.name}.")
 
     @contextlib.contextmanager
-    def _at(self, site: _Site, layer: int, fn: Callable[[torch.Tensor], torch.Tensor | None]) -> Iterator[None]:
+    def _at(self, site: Spot, layer: int, fn: Callable[[torch.Tensor], torch.Tensor | None]) -> Iterator[None]:
         """Call ``fn`` with the activations [batch, pos, *width] of each pass; what it returns replaces them."""
-        if site.leaves:
-            with _leaving(site.module, fn):
-                yield
-            return
         shape = (0, 0)
 
-        def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
+        def begin(module: nn.Module, args: Any, kwargs: Any) -> None:
             nonlocal shape
             shape = tuple(layer_input(args, kwargs).shape[:2])  # type: ignore[assignment]
 
-        def hook(module: nn.Module, args: Any) -> Any:
-            x = args[0]
+        def changed(x: torch.Tensor) -> torch.Tensor | None:
             if x.dim() == 2 and x.shape[0] != shape[0] * shape[1]:
                 raise HarnessError(f"{site.name} flattens its activations and the batch's shape cannot be recovered.")
             rows = x if x.dim() == 3 else x.view(*shape, -1)
             new = fn(rows.unflatten(-1, site.width))
-            return None if new is None else (new.reshape(x.shape), *args[1:])
+            return None if new is None else new.reshape(x.shape)
+
+        def enter(module: nn.Module, args: Any, kwargs: Any) -> Any:
+            new = changed(layer_input(args, kwargs))
+            if new is None:
+                return None
+            return ((new, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": new})
+
+        def leave(module: nn.Module, args: Any, output: Any) -> Any:
+            hidden, rest = (output[0], output[1:]) if isinstance(output, tuple) else (output, None)
+            new = changed(hidden)
+            return None if new is None else new if rest is None else (new, *rest)
 
         with contextlib.ExitStack() as stack:
             # Some projections see [batch * pos, width] (the MLP of OPT): what enters the layer tells the two apart.
-            entered = self.anatomy.layers[layer].register_forward_pre_hook(enter, with_kwargs=True)
-            stack.callback(entered.remove)
-            stack.callback(site.module.register_forward_pre_hook(hook).remove)
+            begun = self.anatomy.layers[layer].register_forward_pre_hook(begin, with_kwargs=True)
+            stack.callback(begun.remove)
+            if site.leaves:
+                stack.callback(site.module.register_forward_hook(leave).remove)
+            else:
+                stack.callback(site.module.register_forward_pre_hook(enter, with_kwargs=True).remove)
             yield
 
     # --- final residual --------------------------------------------------------------------------------------------
@@ -649,22 +674,6 @@ def _prefix(tokenizer: Any, add_bos: bool | None) -> tuple[int, ...]:
     if not own and tokenizer.bos_token_id is None:
         raise HarnessError("add_bos: the tokeniser has no BOS token.")
     return tuple(own) if own else (int(tokenizer.bos_token_id),)
-
-
-@contextlib.contextmanager
-def _leaving(module: nn.Module, fn: Callable[[torch.Tensor], torch.Tensor | None]) -> Iterator[None]:
-    """Call ``fn`` with the hidden states that the decoder layer returns; a tensor that it returns replaces them."""
-
-    def hook(module: nn.Module, args: Any, output: Any) -> Any:
-        hidden, rest = (output[0], output[1:]) if isinstance(output, tuple) else (output, None)
-        new = fn(hidden)
-        return None if new is None else new if rest is None else (new, *rest)
-
-    handle = module.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def _pad_id(tokenizer: Any, n_embeddings: int) -> int:
