@@ -22,7 +22,7 @@ from harness.plugin.catalogue import Catalogue, catalogue
 from harness.plugin.components import Component, ComponentSpec, ModelLoader
 from harness.report.progress import ConsoleReporter
 from harness.running import environment
-from harness.running.executors import InProcess
+from harness.running.executors import InProcess, check_all_made, finished_of
 from harness.running.named import named, too_few_controls
 from harness.running.registry import default_path, load_registry
 from harness.running.request import Request, Written, command_of, model_named, reports_folder
@@ -84,7 +84,8 @@ def run(
         limit: override the runs' limit. The others: as for :func:`evaluate`.
 
     Raises:
-        HarnessError: there is no run of a name, or what :func:`evaluate` raises.
+        HarnessError: there is no run of a name, or what :func:`evaluate` raises. Of a run that cannot be made it is
+            raised when the others are finished; they are in the folder then (:func:`harness.runs`).
     """
     environment.prepare()
     options = {"--model": model, "--device": device, "--limit": limit, "--registry": registry}
@@ -113,7 +114,9 @@ def _made(
     for note in too_few_controls(specs):
         reporter.note(f"{note}.")
     groups = InProcess(reporter).execute(grouped_by_prompts(plans), output, command, fresh)
-    return [Run(one.path) for group in groups for one in group]
+    made = [one for group in groups for one in group]
+    check_all_made(made)
+    return [Run(one.path) for one in finished_of(made)]
 
 
 def load_model(model: Written | Path = "demo", *, device: str | None = None, **parameters: Any) -> LoadedModel:

@@ -17,6 +17,8 @@ from harness.files.terminal import Terminal, say
 
 if TYPE_CHECKING:
     from harness.plugin.catalogue import Catalogue
+    from harness.running.execute import Finished
+    from harness.running.executors import NotMade
     from harness.running.registry import Registry
 
 
@@ -41,19 +43,22 @@ def claims(
 ) -> None:
     """Which claims of papers hold: published, ours, and whether runs confirm them.
 
-    Reads the finished runs of a folder. Exit code 1: a claim is missed that is not known to be; 0: none is.
+    Reads the finished runs of a folder. Exit code 1: a claim is missed that is not known to be; 0: none is; 2, after
+    the table: a run of --run could not be made.
     """
     from harness.report import claims as report
     from harness.running import claims as claimed
+    from harness.running.executors import check_all_made
 
     form = format_of(form, out, report.FORMATS)
     found, known = installed(), claimed.registry_of_claims(registry)
     asked = claimed.papers(found, known, paper)
     of = None if model is None else claimed.model_asked(model, found, known)
     table = claimed.table_of(asked, found, known, output_path, of)
+    made: list[Finished | NotMade] = []
     if run:
         for name, runs in claimed.missing(table, asked).items():
-            _make(runs, known, found, model or name, device, limit, output_path, quiet)
+            made += _make(runs, known, found, model or name, device, limit, output_path, quiet)
         table = claimed.table_of(asked, found, known, output_path, of)
     for note in table.notes:
         say(note, err=True)
@@ -63,6 +68,7 @@ def claims(
         write_to(harmless.json_text(table.to_dict(), indent=2, allow_nan=False) + "\n", out)
     else:
         write_to((report.html if form == "html" else report.markdown)(table), out)
+    check_all_made(made)
     raise typer.Exit(int(table.fails))
 
 
@@ -75,15 +81,18 @@ def _make(
     limit: int | None,
     output: Path,
     quiet: bool,
-) -> None:
+) -> list[Finished | NotMade]:
     """Make runs of the registry on a model, validated before the first one starts."""
     from harness.running.execute import grouped_by_prompts, plan
-    from harness.running.executors import choose
+    from harness.running.executors import choose, finished_of
     from harness.running.named import named
 
     plans = [plan(spec, found) for spec in named(runs, known, found, model, device, limit)]
     command = shlex.join(["harness", *sys.argv[1:]])
     executor = choose("local", Terminal(stderr=True), quiet)
-    for finished in executor.execute(grouped_by_prompts(plans), output, command, False):
-        for one in finished:
+    made: list[Finished | NotMade] = []
+    for group in executor.execute(grouped_by_prompts(plans), output, command, False):
+        for one in finished_of(group):
             say(f"made {one.path}", err=True)
+        made += group
+    return made

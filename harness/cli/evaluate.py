@@ -23,8 +23,9 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Run one evaluation: these neurons, this intervention, this task, against random controls."""
-    from harness.running.executors import choose
+    from harness.running.executors import check_all_made, choose
 
     found = installed()
     spec = request.specification(found)
-    make([spec], found, choose("local", Terminal(stderr=True), quiet), output_path, fresh, as_json, quiet, dry_run)
+    here = choose("local", Terminal(stderr=True), quiet)
+    check_all_made(make([spec], found, here, output_path, fresh, as_json, quiet, dry_run))

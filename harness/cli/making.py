@@ -16,7 +16,7 @@ from harness.running.stopping import stopped
 if TYPE_CHECKING:
     from harness.plugin.catalogue import Catalogue
     from harness.running.execute import Finished
-    from harness.running.executors import Executor
+    from harness.running.executors import Executor, NotMade
     from harness.running.spec import RunSpec
 
 
@@ -29,9 +29,13 @@ def make(
     as_json: bool,
     quiet: bool,
     dry_run: bool,
-) -> list[Finished]:
-    """Validate every run before the first one starts, then make them, those on the same prompts together."""
+) -> list[Finished | NotMade]:
+    """Validate every run before the first one starts, then make them, those on the same prompts together.
+
+    Whoever asks says at the end which could not be made (:func:`harness.running.executors.check_all_made`).
+    """
     from harness.running.execute import grouped_by_prompts, plan
+    from harness.running.executors import finished_of
     from harness.running.expectations import of_plan
     from harness.running.named import too_few_controls
 
@@ -44,14 +48,14 @@ def make(
             say_json({"name": one.spec.name, **one.components(), "expected": expected and expected.to_dict()})
         return []
     command = shlex.join(["harness", *sys.argv[1:]])
-    made = []
+    made: list[Finished | NotMade] = []
     try:
-        for finished in executor.execute(grouped_by_prompts(plans), output, command, fresh):
-            for run in finished:
+        for group in executor.execute(grouped_by_prompts(plans), output, command, fresh):
+            for run in finished_of(group):
                 if run.reused and not quiet:
                     say(f"{run.path}: this run was finished before; --fresh makes it again.", err=True)
                 show(run.record, run.path, as_json)
-            made += finished
+            made += group
     except KeyboardInterrupt as error:
         then = "the same command continues from the prompts that are finished"
         raise typer.Exit(stopped(error, then)) from None

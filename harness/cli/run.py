@@ -53,8 +53,11 @@ def run(
     plugin: PluginFiles = None,
     debug: Debug = False,
 ) -> None:
-    """Run named evaluations of the registry."""
-    from harness.running.executors import choose
+    """Run named evaluations of the registry.
+
+    A run that cannot be made is named, and the others go on; the exit code is 2 then.
+    """
+    from harness.running.executors import check_all_made, choose, finished_of
     from harness.running.named import named
 
     chosen = choose(executor, Terminal(stderr=True), quiet, address, cpus, gpus, max_retries)
@@ -69,8 +72,9 @@ def run(
         from harness.report.markdown import check
 
         check(markdown)
-    finished = make(specs, found, chosen, output_path, fresh, as_json, quiet, dry_run)
-    if markdown is not None and finished:
+    made = make(specs, found, chosen, output_path, fresh, as_json, quiet, dry_run)
+    if markdown is not None and (finished := finished_of(made)):
         suite = known.suites.get(names[0]) if names and len(names) == 1 else None
         title, about = (names[0], suite.description) if names and suite else ("Runs", "")
         write_markdown([one.path for one in finished], markdown, title, about)
+    check_all_made(made)

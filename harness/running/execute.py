@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 import harness
-from harness.conditions.conditions import Condition, Selection
+from harness.conditions.conditions import Selection
 from harness.errors import HarnessError, PluginError
 from harness.files.store import canonical, check_writable, digest, writing
 from harness.files.wording import counted
@@ -33,10 +33,12 @@ from harness.running.margins import check_margins
 from harness.running.plan import Plan, Reporter, Stage, look_ahead, plan, set_up
 from harness.running.positions import located
 from harness.running.record import record_of
+from harness.running.shared_passes import distinct_conditions, observe
 
 if TYPE_CHECKING:
-    from harness.engine.engine import Engine, Progress
+    from harness.engine.engine import Engine
     from harness.model.model import Model
+    from harness.plugin.components import ModelLoader
 
 __all__ = [
     "Finished",
@@ -52,6 +54,10 @@ __all__ = [
 
 PART = 256
 """Prompts that are run under every condition before the outcomes are put on the disk."""
+
+
+Refuse: TypeAlias = Callable[[Plan, HarnessError], object]
+"""Is told of a run that cannot be made, and why."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,8 @@ class _Job:
     stage: Stage | None = None
     near: np.ndarray | None = None
     """Of a model in half precision, the prompts after which two tokens lie closer than its rounding."""
+    given_up: bool = False
+    """Whether it was refused while the others go on."""
 
 
 def grouped_by_prompts(plans: Sequence[Plan]) -> list[list[Plan]]:
@@ -101,6 +109,8 @@ def execute_together(
     command: str,
     fresh: bool = False,
     folder: Callable[[Path], RunFolder] = RunFolder,
+    model: Model | None = None,
+    refuse: Refuse | None = None,
 ) -> list[Finished]:
     """Make runs of one group (:func:`together`): continue those that were interrupted, return those that are finished.
 
@@ -109,18 +119,20 @@ def execute_together(
 
     Args:
         folder: opens the folder of a run; another machine's tells of what it keeps (:mod:`harness.running.ray_worker`).
+        model: the plans' model, if it is there already.
+        refuse: is told of a run that cannot be made, as soon as this is known; the others are made. None: it ends all.
 
     Raises:
-        HarnessError: whatever the user can mend, and what a component does wrong; nothing but the finished parts in
-            ``unfinished/`` is left behind then.
+        HarnessError: whatever the user can mend, and what a component does wrong, of a run or of all of them; nothing
+            but the finished parts in ``unfinished/`` is left behind then.
     """
     from filelock import FileLock
 
     check_writable(output)
     leaderboard.check(output / "leaderboard.jsonl")
     started = time.time()
-    with reporter.stage("loading the model"):
-        model = border.load(plans[0].model)
+    if model is None:
+        model = loaded(plans[0].model, reporter)
     jobs = [_job(one, model, output, folder) for one in plans]
     with contextlib.ExitStack() as stack:
         for path in sorted({job.folder.path for job in jobs}):  # in one order: two processes cannot wait for each other
@@ -133,19 +145,49 @@ def execute_together(
                 job.folder.settle(write_page)
         try:
             if waiting:
-                _work(waiting, engine_of(plans[0], model), reporter, fresh)
-            for job in waiting:
-                _finish(job, engine_of(plans[0], model), reporter, command, started)
+                _work(waiting, engine_of(plans[0], model), reporter, fresh, refuse)
+            for job in _remaining(waiting):
+                with _each(job, waiting, refuse):
+                    _finish(job, engine_of(plans[0], model), reporter, command, started)
         except KeyboardInterrupt:
             raise  # the same command continues
         except BaseException as error:
-            kept = [job.folder.abandon() for job in waiting]
-            if isinstance(error, PluginError) and any(kept):  # hours of work may be there, and the plugin be mended
-                raise PluginError(
-                    f"{error} What the model was run for is kept: the same command goes on from there."
-                ) from error
+            kept = [job.folder.abandon() for job in _remaining(waiting)]
+            if isinstance(error, PluginError) and any(kept):
+                raise _continued(error) from error
             raise
-        return [enter(job.folder.path, reused=id(job) in reused) for job in jobs]
+        return [enter(job.folder.path, reused=id(job) in reused) for job in _remaining(jobs)]
+
+
+def loaded(loader: ModelLoader, reporter: Reporter) -> Model:
+    """The loader's model, loaded now."""
+    with reporter.stage("loading the model"):
+        return border.load(loader)
+
+
+def _remaining(jobs: Sequence[_Job]) -> list[_Job]:
+    return [job for job in jobs if not job.given_up]
+
+
+@contextlib.contextmanager
+def _each(job: _Job, jobs: Sequence[_Job], refuse: Refuse | None) -> Iterator[None]:
+    """What is done for one of several runs: an error of its own gives up this one alone, if somebody is told of it."""
+    try:
+        yield
+    except HarnessError as error:
+        if refuse is not None:
+            kept = job.folder.abandon()
+            job.given_up = True
+            refuse(job.plan, _continued(error) if kept and isinstance(error, PluginError) else error)
+        elif len(jobs) > 1 and type(error) is HarnessError:  # which of them, where others would be made
+            raise HarnessError(f"{job.plan.spec.name}: {error}") from error
+        else:
+            raise
+
+
+def _continued(error: PluginError) -> PluginError:
+    """Hours of work may be there, and the plugin be mended."""
+    return PluginError(f"{error} What the model was run for is kept: the same command goes on from there.")
 
 
 def enter(path: Path, reused: bool) -> Finished:
@@ -194,19 +236,17 @@ def identity_of(plan: Plan, model: Model | None) -> dict[str, Any]:
     }
 
 
-def _work(jobs: Sequence[_Job], engine: Engine, reporter: Reporter, fresh: bool) -> None:
+def _work(asked: Sequence[_Job], engine: Engine, reporter: Reporter, fresh: bool, refuse: Refuse | None) -> None:
     """Prompts, selections, conditions and outcomes of all jobs."""
     from harness.running.forecast import foretell
 
-    for job in jobs:
+    for job in asked:
         job.folder.open(fresh)
-    for job in jobs:
-        try:
+    for job in asked:
+        with _each(job, asked, refuse):
             job.selection = look_ahead(job.plan, engine, reporter)
-        except HarnessError as error:
-            if len(jobs) > 1 and type(error) is HarnessError:  # which of them, where others would be made
-                raise HarnessError(f"{job.plan.spec.name}: {error}") from error
-            raise
+    if not (jobs := _remaining(asked)):
+        return
     prepared = located([job.plan for job in jobs], _prepared(jobs, engine, reporter, fresh), engine.model)
     parts: dict[Hashable, tuple[Prepared, list[_Job]]] = {}  # runs that hold out the same evaluate the same prompts
     for job in jobs:
@@ -217,14 +257,17 @@ def _work(jobs: Sequence[_Job], engine: Engine, reporter: Reporter, fresh: bool)
         near = _near_ties(engine, own, jobs[0].plan.spec.batch_size, reporter)
         known: dict[Hashable, Any] = {}
         for job in group:
-            job.stage, job.near = set_up(job.plan, engine, own, reporter, known, job.selection), near
-            if job.plan.spec.margins:
-                with reporter.stage("looking for the measures"):
-                    check_margins(job.stage, engine)
-        assert group[0].stage is not None
-        foretell(group[0].stage, engine, reporter)
+            with _each(job, asked, refuse):
+                job.stage, job.near = set_up(job.plan, engine, own, reporter, known, job.selection), near
+                if job.plan.spec.margins:
+                    with reporter.stage("looking for the measures"):
+                        check_margins(job.stage, engine)
+        first = next((job.stage for job in _remaining(group)), None)
+        if first is not None:
+            foretell(first, engine, reporter)
     for own, group in parts.values():
-        for some in [group] if jobs[0].plan.task.shares_passes else [[job] for job in group]:
+        ready = _remaining(group)
+        for some in [ready] if ready and jobs[0].plan.task.shares_passes else [[job] for job in ready]:
             _observe(some, engine, own.prompts, reporter)
 
 
@@ -274,7 +317,8 @@ def prompts_of(plan: Plan, engine: Engine, reporter: Reporter, fresh: bool) -> P
 
 def _observe(jobs: Sequence[_Job], engine: Engine, prompts: Sequence[Prompt], reporter: Reporter) -> None:
     """Run all conditions of all jobs part by part; parts that an interrupted run finished are read back."""
-    n = max(len(_conditions(jobs)[0]), 1)
+    stages = [job.stage for job in jobs if job.stage is not None]
+    n = max(len(distinct_conditions(stages)[0]), 1)
     runs = f" of {counted(len(jobs), 'run')}" if len(jobs) > 1 else ""
     with reporter.stage(
         f"{counted(len(prompts), 'prompt')} under {counted(n, 'condition')}{runs}", len(prompts) * n
@@ -290,66 +334,12 @@ def _observe(jobs: Sequence[_Job], engine: Engine, prompts: Sequence[Prompt], re
                 else:
                     job.parts.append(found)
             if missing:
-                for job, outcomes in zip(missing, _together(missing, engine, part, advance), strict=True):
+                stages = [job.stage for job in missing if job.stage is not None]
+                for job, outcomes in zip(missing, observe(stages, engine, part, advance), strict=True):
                     job.folder.save_part(start, outcomes)
                     job.parts.append(outcomes)
             else:
                 advance(len(part) * n)
-
-
-def _conditions(jobs: Sequence[_Job]) -> tuple[list[Condition], list[list[int]]]:
-    """The distinct conditions of some jobs, treated ones first, and for each job the places of its own."""
-    places: dict[Hashable, int] = {}
-    distinct: list[Condition] = []
-    own: list[list[int]] = [[] for _ in jobs]
-    stages = [job.stage for job in jobs if job.stage is not None]
-    for shown in (True, False):  # baseline and treated conditions first: a task gives their answers
-        for j, stage in enumerate(stages):
-            for condition in (x for x in stage.conditions if x.shown == shown):
-                key = (shown, _key(condition))
-                if key not in places:
-                    places[key] = len(distinct)
-                    name = condition.name if len(jobs) == 1 else f"{condition.role}-{len(distinct):05d}"
-                    distinct.append(replace(condition, name=name))
-                own[j].append(places[key])
-    return distinct, own
-
-
-def _key(condition: Condition) -> Hashable:
-    """Equal for conditions that do the same; a stranger's edits need not be hashable."""
-    try:
-        hash(condition.edits)
-    except TypeError:
-        return id(condition)
-    return condition.edits, condition.positions, id(condition.frozen), condition.units
-
-
-def _together(jobs: Sequence[_Job], engine: Engine, prompts: Sequence[Prompt], progress: Progress) -> list[Outcomes]:
-    """Outcomes of the jobs on some prompts, from one call of the task."""
-    stages = [job.stage for job in jobs if job.stage is not None]
-    if len(jobs) == 1:
-        return [border.observe(jobs[0].plan.task, engine, prompts, stages[0].conditions, progress)]
-    distinct, own = _conditions(jobs)
-    found = border.observe(jobs[0].plan.task, engine, prompts, distinct, progress)
-    return [
-        replace(
-            found,
-            conditions=stage.conditions,
-            values={name: own_columns(array[rows]) for name, array in found.values.items()},
-            answers=tuple(
-                found.answers[row] for row, x in zip(rows, stage.conditions, strict=True) if x.shown and found.answers
-            ),
-        )
-        for stage, rows in zip(stages, own, strict=True)
-    ]
-
-
-def own_columns(array: np.ndarray) -> np.ndarray:
-    """Without the last columns [n_conditions, n_prompts, k] that only conditions of other runs fill."""
-    if array.ndim < 3 or array.dtype.kind != "f":
-        return array
-    filled = np.flatnonzero(~np.isnan(array).all((0, 1)))
-    return array[..., : filled[-1] + 1 if len(filled) else 0]
 
 
 def _finish(job: _Job, engine: Engine, reporter: Reporter, command: str, started: float) -> None:

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import HarnessError
 from harness.files.owned import path_name
 from harness.files.store import canonical, check_writable, writing
-from harness.files.wording import counted
 from harness.plugin.catalogue import catalogue
 from harness.report.page import write_page
 from harness.results import leaderboard
 from harness.results.folder import MARK, PROVENANCE, RECORD, UNFINISHED, RunFolder
 from harness.results.provenance import packages
 from harness.running.execute import Finished, enter, identity_of
+from harness.running.executors import NotMade
 from harness.running.ray_cluster import connected, first_line
 from harness.running.ray_worker import AHEAD, Note, Opened, Order, Piece, Refused, work
 from harness.running.spec import Resources
@@ -63,7 +63,7 @@ class OnRay:
 
     def execute(
         self, groups: Sequence[Sequence[Plan]], output: Path, command: str, fresh: bool
-    ) -> Iterator[list[Finished]]:
+    ) -> Iterator[list[Finished | NotMade]]:
         """See :class:`harness.running.executors.Executor`; a run that fails is reported, and the others go on."""
         check_writable(output)
         leaderboard.check(output / "leaderboard.jsonl")
@@ -72,11 +72,7 @@ class OnRay:
             for needs in {group.needs for group in work}:
                 self._find_room(*needs, where)
             made = asyncio.run(_all(work))
-        yield from (runs for group in made if (runs := [run for run in group if run is not None]))
-        results = [run for group in made for run in group]
-        if failed := results.count(None):
-            n = len(results)
-            raise HarnessError(f"{failed} of {counted(n, 'run')} failed, see above; {n - failed or 'none'} finished.")
+        yield from made
 
     def _find_room(self, cpus: float, gpus: float, where: str) -> None:
         """Say what would be waited for: a node that is large enough.
@@ -108,7 +104,7 @@ class OnRay:
         self.console.print(f"{detail}error: {runs}: {error}", highlight=False, markup=False, soft_wrap=True)
 
 
-async def _all(groups: Sequence[_Group]) -> list[list[Finished | None]]:
+async def _all(groups: Sequence[_Group]) -> list[list[Finished | NotMade]]:
     return await asyncio.gather(*(group.make() for group in groups))
 
 
@@ -148,8 +144,8 @@ class _Group:
         gpus = asked.gpus if asked.gpus is not None else max([x.gpus for x in each if x.gpus is not None], default=0)
         return cpus, gpus
 
-    async def make(self) -> list[Finished | None]:
-        """Make the runs; those that fail are reported, and None in the result."""
+    async def make(self) -> list[Finished | NotMade]:
+        """Make the runs; those that fail are reported at once, too."""
         say, lost = self.executor.say, "its worker was lost"
         for retry in range(self.executor.max_retries + 1):
             if retry:
@@ -164,12 +160,14 @@ class _Group:
             if self.opened and len(self.plans) > 1:  # one of them is to blame, and the others shall not suffer
                 alone = [replace(self, plans=[plan]) for plan in self.plans]
                 return [run for group in alone for run in await group.make()]
-            self.executor.complain(self.name, refused.sentence, refused.detail)
-            return [None] * len(self.plans)
-        self.executor.complain(self.name, f"{lost}, {self.executor.max_retries + 1} times; no more is tried.")
-        return [None] * len(self.plans)
+            return self._not_made(refused)
+        return self._not_made(Refused(f"{lost}, {self.executor.max_retries + 1} times; no more is tried."))
 
-    def _finished(self) -> list[Finished | None]:
+    def _not_made(self, refused: Refused) -> list[Finished | NotMade]:
+        self.executor.complain(self.name, refused.sentence, refused.detail)
+        return [NotMade(plan.spec.name, HarnessError(refused.sentence)) for plan in self.plans]
+
+    def _finished(self) -> list[Finished | NotMade]:
         runs = [enter(self.output / name, reused) for name, reused in self.opened.items()]
         for run in runs:
             if not run.reused:

@@ -78,6 +78,7 @@ def test_run_makes_what_is_missing_first(harness: Harness, tmp_path: Path, monke
 
     def make(runs: list[str], known: object, found: object, model: str, device: object, limit: object, *rest: object):  # type: ignore[no-untyped-def]
         made.append((runs, model, limit))
+        return []
 
     monkeypatch.setattr("harness.cli.claims._make", make)
     assert harness("claims", "--paper", "yu2024", "--run", "--limit", "5", "-o", tmp_path)[0] == 0

@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
@@ -19,8 +20,8 @@ from harness.errors import HarnessError
 from harness.files.terminal import Terminal
 from harness.plugin.catalogue import catalogue
 from harness.running import ray_worker
-from harness.running.execute import identity_of, plan
-from harness.running.executors import InProcess, choose
+from harness.running.execute import grouped_by_prompts, identity_of, plan
+from harness.running.executors import InProcess, check_all_made, choose, finished_of
 from harness.running.ray_driver import OnRay, _Group
 from harness.running.ray_worker import Opened, Piece, Refused, work
 from harness.running.registry import load_registry
@@ -83,10 +84,100 @@ def test_a_cluster_that_does_not_answer_is_one_sentence(harness: Harness, tmp_pa
 def test_this_process_is_the_default(small_facts: Path, tmp_path: Path) -> None:
     assert isinstance(choose("local", Terminal(), quiet=True), InProcess)
     groups = [[plan(spec("a", small_facts), catalogue())], [plan(spec("b", small_facts, seed=1), catalogue())]]
-    made = InProcess(Silent()).execute(groups, tmp_path, "test", fresh=False)
-    assert [run.record.name for run in next(made)] == ["a"]
+    told = Told()
+    made = InProcess(told).execute(groups, tmp_path, "test", fresh=False)
+    assert [run.record.name for run in finished_of(next(made))] == ["a"]
     assert len(list(tmp_path.glob("b-*"))) == 0  # the second group waits until it is asked for
-    assert [[run.record.name for run in group] for group in made] == [["b"]]
+    assert [[run.record.name for run in finished_of(group)] for group in made] == [["b"]]
+    assert told.stages.count("loading the model") == 1  # for both
+
+
+class Told(Silent):
+    """Remembers stages and notes in their order."""
+
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+
+    def stage(self, title: str, total: int | None = None) -> AbstractContextManager[Callable[[int], None]]:
+        self.stages.append(title)
+        return super().stage(title, total)
+
+    def note(self, sentence: str) -> None:
+        self.stages.append(sentence)
+
+
+REFUSED = "selector entropy: only"
+
+
+def test_a_run_that_is_refused_is_named_at_once_and_the_others_are_made(small_facts: Path, tmp_path: Path) -> None:
+    """Chosen by weights alone, refused before a prompt is made; by prompts, before a condition is run; and in the end
+    by its metric: each alone, and what is made is what it would be without them."""
+    told, strict = Told(), "entropy:top=500,rule=tighidet2025"
+    specs = [
+        spec("strict", small_facts, selector=strict),
+        spec("first", small_facts),
+        spec("missing", small_facts, margins={"nothing": 0.1}),
+        spec("other", small_facts, seed=1),
+    ]
+    groups = grouped_by_prompts([plan(x, catalogue()) for x in specs])
+    assert [len(group) for group in groups] == [3, 1]
+    made = [run for group in InProcess(told).execute(groups, tmp_path, "test", fresh=False) for run in group]
+    assert [run.record.name for run in finished_of(made)] == ["first", "other"]
+    early = next(i for i, x in enumerate(told.stages) if x.startswith(f"strict: not made: {REFUSED}"))
+    late = next(i for i, x in enumerate(told.stages) if x.startswith("missing: not made: "))
+    conditions = next(i for i, x in enumerate(told.stages) if " under " in x)
+    assert early < late < conditions
+    assert sorted(path.name.split("-")[0] for path in tmp_path.glob("*-????????")) == ["first", "other"]
+    with pytest.raises(HarnessError, match=rf"^2 of 4 runs were not made\. strict: {REFUSED} .* missing: .*nothing"):
+        check_all_made(made)
+    alone = InProcess(Silent()).execute([[groups[0][1]]], tmp_path / "alone", "test", fresh=False)
+    assert files(finished_of(next(alone))[0].path)["result.json"] == files(made[0].path)["result.json"]  # type: ignore[union-attr]
+
+
+def test_a_model_that_cannot_be_loaded_is_tried_once(small_facts: Path, tmp_path: Path) -> None:
+    nowhere = f"hf:pretrained={tmp_path / 'nowhere'}"
+    specs = [spec(name, small_facts, model=nowhere, seed=seed) for seed, name in enumerate("ab")]
+    told = Told()
+    groups = grouped_by_prompts([plan(x, catalogue()) for x in specs])
+    made = [run for group in InProcess(told).execute(groups, tmp_path, "test", fresh=False) for run in group]
+    assert told.stages.count("loading the model") == 1 and len(groups) == 2
+    with pytest.raises(HarnessError, match="nowhere") as raised:
+        check_all_made(made)
+    assert "not made" not in str(raised.value)  # all of them for one reason, which is said alone
+    groups.append([plan(spec("there", small_facts), catalogue())])
+    made = [run for group in InProcess(told).execute(groups, tmp_path, "test", fresh=False) for run in group]
+    with pytest.raises(HarnessError, match=r"^2 of 3 runs were not made\. a, b: .*nowhere"):
+        check_all_made(made)
+
+
+def test_a_suite_goes_on_after_a_run_that_is_refused(
+    harness: Harness, small_facts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages: list[list[str]] = []
+    monkeypatch.setattr("harness.cli.run.write_markdown", lambda paths, *_: pages.append([x.name for x in paths]))
+    registry = tmp_path / "registry.yaml"
+    registry.write_text(f"""
+runs:
+  sweep:
+    model: demo
+    task: {{name: knowledge_conflict, data: "{small_facts.as_posix()}"}}
+    selector: ["entropy:rule=tighidet2025,top=500", "entropy:rule=tighidet2025,top=2"]
+    intervention: mean
+    metrics: [entropy_change]
+    controls: 2
+    limit: 20
+suites: {{both: {{runs: [sweep]}}}}
+""")
+    options = ("--registry", registry, "-o", tmp_path / "reports", "--json", "--quiet")
+    code, out, err = harness("run", "both", *options, "--markdown", tmp_path / "page.md")
+    refused = "sweep.entropy-rule=tighidet2025-top=500"
+    assert code == 2 and json.loads(out)["name"] == "sweep.entropy-rule=tighidet2025-top=2"
+    assert any(line.startswith(f"note: {refused}: not made: {REFUSED}") for line in err.splitlines())
+    assert err.splitlines()[-1].startswith(f"error: 1 of 2 runs was not made. {refused}: {REFUSED}")
+    [[page]] = pages
+    assert page.startswith("sweep.entropy-rule=tighidet2025-top=2-")
+    code, _, err = harness("run", refused, *options)
+    assert code == 2 and err.splitlines()[-1].startswith(f"error: {REFUSED}") and "not made" not in err
 
 
 # -- what a run needs --------------------------------------------------------------------------------------------------
