@@ -21,7 +21,8 @@ import torch
 import transformers
 from harness_plugins.context_copying.task.knowledge_conflict import stop_tokens
 
-from harness.conditions.conditions import BASELINE, Condition, Neuron, SetNeurons
+from harness.conditions.conditions import BASELINE, Condition, SetNeurons
+from harness.conditions.units import Neuron
 from harness.controls.random import random_controls
 from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import HookEngine

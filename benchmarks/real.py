@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.conditions.conditions import BASELINE, Condition, Neuron, SetNeurons
+from harness.conditions.conditions import BASELINE, Condition, SetNeurons
+from harness.conditions.units import Neuron
 from harness.controls.random import random_controls
 from harness.engine.activation_summaries import activation_statistics
 from harness.engine.closed_form import ClosedFormEngine

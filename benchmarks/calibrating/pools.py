@@ -10,7 +10,8 @@ import numpy as np
 from calibrating.data import RealSets
 from calibrating.neurons import two_sided
 from calibrating.rates import Rate, rate
-from harness.conditions.conditions import Neuron, Selection
+from harness.conditions.conditions import Selection
+from harness.conditions.units import Neuron
 from harness.controls.matched import LARGE_SMD, balance, matched_sets
 from harness.controls.random import draw_controls, random_controls
 from harness.statistics import ALPHA

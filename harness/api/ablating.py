@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from harness.conditions.conditions import Condition, Neuron, SetNeurons, by_layer
+from harness.conditions.conditions import Condition, SetNeurons
+from harness.conditions.units import Neuron, by_layer
 from harness.errors import HarnessError
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from harness.api.ablating import Neurons, hold, named
-from harness.conditions.conditions import BASELINE, Condition, Neuron
+from harness.conditions.conditions import BASELINE, Condition
+from harness.conditions.units import Neuron
 from harness.engine.activation_capture import activations
 from harness.engine.activation_summaries import ActivationStatistics, activation_statistics
 from harness.engine.closed_form import ClosedFormEngine

@@ -26,7 +26,8 @@ from harness.builtin.interventions import (
 )  # fmt: skip
 from harness.builtin.python_docs import PythonDocs
 from harness.builtin.temperature import Temperature
-from harness.conditions.conditions import Head, Neuron, Selection, check_units
+from harness.conditions.conditions import Selection
+from harness.conditions.units import Head, Neuron, check_units
 from harness.errors import HarnessError, suggest
 from harness.files.wording import counted, the
 from harness.plugin.catalogue import catalogue
@@ -42,7 +43,7 @@ from harness.plugin.components import (
 from harness.plugin.places import layers_in
 
 if TYPE_CHECKING:
-    from harness.conditions.conditions import Unit
+    from harness.conditions.units import Unit
     from harness.model.model import Model
 
 
@@ -272,7 +273,7 @@ class Neurons(Selector):
 
 def check_named(units: Sequence[Unit], model: Model, owner: str) -> None:
     """Refuse units that the model does not have, or that are named twice."""
-    check_units(units, model.anatomy.n_layers, model.anatomy.d_mlp, model.anatomy.n_heads, owner)
+    check_units(units, model, owner)
 
 
 class Heads(Selector):

@@ -1,4 +1,5 @@
-"""Interventions on neurons that belong to no paper: held at a constant, scaled, exchanged, made noisy; none at all."""
+"""Interventions that belong to no paper: neurons, or other units whose activation is one number, are held at a
+constant, scaled, exchanged, made noisy; none at all."""
 
 from __future__ import annotations
 
@@ -8,8 +9,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
 
-from harness.conditions.conditions import Frozen, Neuron, Selection, SetNeurons, Unit, by_layer
+from harness.conditions.conditions import Frozen, Selection, SetNeurons
 from harness.conditions.neuron_edits import ExchangeNeurons, ScaleNeurons, exchange
+from harness.conditions.units import Site, Unit
 from harness.plugin.components import AnyCorpus, CountsPath, Intervention, StatisticsT
 
 if TYPE_CHECKING:
@@ -29,19 +31,31 @@ class Nothing(Intervention[Unit, None]):
         return ()
 
 
-def each_layer(neurons: Sequence[Neuron], edit: Callable[[int, list[Neuron]], Edit]) -> tuple[Edit, ...]:
-    """``edit(layer, its neurons)`` for every layer, ascending."""
-    layers = sorted({neuron.layer for neuron in neurons})
-    return tuple(edit(layer, [neuron for neuron in neurons if neuron.layer == layer]) for layer in layers)
+Place = tuple[int, tuple[int, ...], Site]
+"""Of the units of one layer and site: layer, indices, site."""
 
 
-def indices(neurons: Sequence[Neuron]) -> tuple[int, ...]:
-    return tuple(neuron.index for neuron in neurons)
+def each_layer(units: Sequence[Unit], edit: Callable[[Place, list[Unit]], Edit]) -> tuple[Edit, ...]:
+    """``edit((layer, indices, site), the units there)`` for every layer, ascending."""
+    made = []
+    for layer in sorted({unit.layer for unit in units}):
+        some = [unit for unit in units if unit.layer == layer]
+        made.append(edit((layer, tuple(unit.index for unit in some), some[0].where), some))
+    return tuple(made)
 
 
-class NeuronIntervention(Intervention[Neuron, StatisticsT]):
-    """Base of the interventions on neurons: any of them may leave the final norm, or the component of the logits along
-    the token frequencies, as in the untouched model (direct effects, Stolfo et al. 2024, eq. 6 and 8)."""
+def held(place: Place, values: Sequence[float]) -> Edit:
+    """Units of one layer at their values."""
+    layer, indices, where = place
+    return SetNeurons(layer, indices, tuple(values), where)
+
+
+class NeuronIntervention(Intervention[Unit, StatisticsT]):
+    """Base of the interventions on neurons and other units of one number: any of them may leave the final norm, or the
+    component of the logits along the token frequencies, as in the untouched model (direct effects, Stolfo et al. 2024,
+    eq. 6 and 8)."""
+
+    one_number = True
 
     unigram: CountsPath = Field(None, description="frozen=unigram: file of token counts (.npy, or harness unigrams)")
     corpus: AnyCorpus | None = Field(None, description="frozen=unigram without a file: count the tokens of this corpus")
@@ -84,31 +98,29 @@ class NeuronIntervention(Intervention[Neuron, StatisticsT]):
 
 
 class _Constant(NeuronIntervention["ActivationStatistics"]):
-    """Sets every neuron to one statistic of its own activations, at every position."""
+    """Sets every unit to one statistic of its own activations, at every position."""
 
     statistic: ClassVar[str]
 
     def title(self) -> str:
         return f"{self.name} ablation"
 
-    def values(self, neurons: Sequence[Neuron], statistics: ActivationStatistics) -> list[float]:
-        return statistics.value(self.statistic, neurons)
+    def values(self, units: Sequence[Unit], statistics: ActivationStatistics) -> list[float]:
+        return statistics.value(self.statistic, units)
 
-    def edits(self, units: Sequence[Neuron], statistics: ActivationStatistics) -> tuple[Edit, ...]:
-        return each_layer(
-            units, lambda layer, some: SetNeurons(layer, indices(some), tuple(self.values(some, statistics)))
-        )
+    def edits(self, units: Sequence[Unit], statistics: ActivationStatistics) -> tuple[Edit, ...]:
+        return each_layer(units, lambda place, some: held(place, self.values(some, statistics)))
 
     def figures(self, selection: Selection, statistics: ActivationStatistics) -> tuple[Figure, ...]:
-        """The selected neurons' activations, with the value of every constant ablation marked."""
+        """The selected units' activations, with the value of every constant ablation marked."""
         from harness.builtin.activation_figures import activation_values
 
-        neurons = [unit for unit in selection.units if isinstance(unit, Neuron)]
-        samples = np.stack([statistics.sample[unit.layer][:, unit.index] for unit in neurons])
+        units = selection.units
+        samples = np.stack([statistics.sample[unit.layer][:, unit.index] for unit in units])
         kinds: tuple[type[_Constant], ...] = (Mean, Median, Mode, MeanMinusSigma, MeanPlusSigma)
         others = [cls.model_validate({}) for cls in kinds]
-        values = {x.name: (self if x.name == self.name else x).values(neurons, statistics) for x in others}
-        return (activation_values([str(unit) for unit in neurons], samples, values, self.name),)
+        values = {x.name: (self if x.name == self.name else x).values(units, statistics) for x in others}
+        return (activation_values([str(unit) for unit in units], samples, values, self.name),)
 
 
 class Mean(_Constant):
@@ -138,8 +150,8 @@ class _Sigma(_Constant):
     direction: ClassVar[int]
     sigmas: float = Field(3.0, gt=0, le=100, description="how many standard deviations")
 
-    def values(self, neurons: Sequence[Neuron], statistics: ActivationStatistics) -> list[float]:
-        columns = [statistics.value(name, neurons) for name in ("mean", "std", "minimum", "maximum")]
+    def values(self, units: Sequence[Unit], statistics: ActivationStatistics) -> list[float]:
+        columns = [statistics.value(name, units) for name in ("mean", "std", "minimum", "maximum")]
         return [
             min(max(mean + self.direction * self.sigmas * sd, low), high)
             for mean, sd, low, high in zip(*columns, strict=True)
@@ -169,8 +181,8 @@ class Zero(NeuronIntervention[None]):
     def title(self) -> str:
         return "zero ablation"
 
-    def edits(self, units: Sequence[Neuron], statistics: None) -> tuple[Edit, ...]:
-        return each_layer(units, lambda layer, some: SetNeurons(layer, indices(some), (0.0,) * len(some)))
+    def edits(self, units: Sequence[Unit], statistics: None) -> tuple[Edit, ...]:
+        return each_layer(units, lambda place, some: held(place, [0.0] * len(some)))
 
 
 class Scale(NeuronIntervention[None]):
@@ -183,8 +195,12 @@ class Scale(NeuronIntervention[None]):
     needs_statistics = False
     factor: float = Field(allow_inf_nan=False, description="what activations are multiplied by")
 
-    def edits(self, units: Sequence[Neuron], statistics: None) -> tuple[Edit, ...]:
-        return each_layer(units, lambda layer, some: ScaleNeurons(layer, indices(some), self.factor))
+    def edits(self, units: Sequence[Unit], statistics: None) -> tuple[Edit, ...]:
+        def scaled(place: Place, some: list[Unit]) -> Edit:
+            layer, indices, where = place
+            return ScaleNeurons(layer, indices, self.factor, where)
+
+        return each_layer(units, scaled)
 
 
 class Resample(NeuronIntervention["ActivationStatistics"]):
@@ -198,15 +214,19 @@ class Resample(NeuronIntervention["ActivationStatistics"]):
     name = "resample"
     seed: int = Field(0, ge=0, description="of the random orders")
 
-    def edits(self, units: Sequence[Neuron], statistics: ActivationStatistics) -> tuple[Edit, ...]:
-        def table(neuron: Neuron) -> tuple[np.ndarray, np.ndarray]:
-            rng = np.random.default_rng([self.seed, neuron.layer, neuron.index])
-            return exchange(statistics.sample[neuron.layer][:, neuron.index], rng)
+    def edits(self, units: Sequence[Unit], statistics: ActivationStatistics) -> tuple[Edit, ...]:
+        def table(unit: Unit) -> tuple[np.ndarray, np.ndarray]:
+            rng = np.random.default_rng([self.seed, unit.layer, unit.index])
+            return exchange(statistics.sample[unit.layer][:, unit.index], rng)
 
-        return each_layer(units, lambda layer, some: ExchangeNeurons.of(layer, indices(some), [table(x) for x in some]))
+        def exchanged(place: Place, some: list[Unit]) -> Edit:
+            layer, indices, where = place
+            return ExchangeNeurons.of(layer, indices, [table(unit) for unit in some], where)
+
+        return each_layer(units, exchanged)
 
 
-class Noise(Intervention[Neuron, "ActivationStatistics"]):
+class Noise(Intervention[Unit, "ActivationStatistics"]):
     """Noise: a normal random number is added to each activation, in units of the neuron's own standard deviation.
 
     The number follows from the seed, the neuron and the activation (a hash), not from a generator: the same run gives
@@ -216,16 +236,18 @@ class Noise(Intervention[Neuron, "ActivationStatistics"]):
     """
 
     name = "noise"
+    one_number = True
     sigma: float = Field(1.0, gt=0, le=100, description="size, in standard deviations of the neuron's activation")
     seed: int = Field(0, ge=0, lt=2**63, description="of the noise")
 
-    def edits(self, units: Sequence[Neuron], statistics: ActivationStatistics) -> tuple[Edit, ...]:
+    def edits(self, units: Sequence[Unit], statistics: ActivationStatistics) -> tuple[Edit, ...]:
         from harness.conditions.noise import CELLS, AddNoise
 
-        def noise(layer: int, indices: Sequence[int]) -> Edit:
-            sd = statistics.value("std", [Neuron(layer, index) for index in indices])
+        def noisy(place: Place, some: list[Unit]) -> Edit:
+            layer, indices, where = place
+            sd = statistics.value("std", some)
             size = tuple(self.sigma * x for x in sd)
-            cell = tuple(x / CELLS if x > 0 else 1.0 for x in sd)  # a constant neuron stays as it is
-            return AddNoise(layer, tuple(indices), size, cell, self.seed)
+            cell = tuple(x / CELLS if x > 0 else 1.0 for x in sd)  # a constant unit stays as it is
+            return AddNoise(layer, indices, size, cell, self.seed, where)
 
-        return tuple(noise(layer, indices) for layer, indices in by_layer(units).items())
+        return each_layer(units, noisy)

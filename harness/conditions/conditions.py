@@ -1,4 +1,4 @@
-"""Components of a model, selections of them, and the conditions under which a model is run.
+"""Selections of units, and the conditions under which a model is run.
 
 A *condition* is "these components, edited like this". A run compares the untouched model (``baseline``), the selected
 components under the intervention (``treated``) and the same intervention on random sets of components (controls).
@@ -6,112 +6,27 @@ components under the intervention (``treated``) and the same intervention on ran
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
 from harness.conditions.positions import EVERYWHERE, Positions
+from harness.conditions.units import DIRECTIONS, HEADS, NEURONS, Site, Unit
 from harness.errors import HarnessError
-from harness.files.wording import counted, plural
+from harness.files.wording import counted
 
 if TYPE_CHECKING:
     import torch
 
-
-@dataclass(frozen=True, order=True)
-class _Unit:
-    """Something of a layer that has a number there and a name that can be read back.
-
-    Class attributes:
-        site: what an edit of it changes. word: what it is called. written: its name, as a pattern with layer and index.
-        form: its name in words, and an example. placed: what its layer and index are called in tables; there, names
-            alone do not tell: as a number, "3.10" is "3.1".
-    """
-
-    layer: int
-    index: int
-
-    site: ClassVar[str]
-    word: ClassVar[Literal["neuron", "head", "direction"]]
-    written: ClassVar[re.Pattern[str]]
-    form: ClassVar[str]
-    placed: ClassVar[tuple[str, ...]] = ("layer", "index")
-
-    @property
-    def place(self) -> dict[str, int]:
-        """Its layer and index, under the names of columns."""
-        return dict(zip(self.placed, (self.layer, self.index), strict=False))
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read the name of one.
-
-        Raises:
-            HarnessError: the text is not of its form.
-        """
-        match = cls.written.fullmatch(text.strip())
-        if match is None:
-            raise HarnessError(f'"{text}" is not a {cls.word}: expected {cls.form}.')
-        return cls(int(match[1]), int(match[2]))
-
-
-class Neuron(_Unit):
-    """One entry of an MLP's hidden state after the activation function, written ``layer.index`` ("11.2378")."""
-
-    site = "neurons"
-    word = "neuron"
-    written = re.compile(r"(\d+)\.(\d+)")
-    form = "layer.index, for example 11.2378"
-
-    def __str__(self) -> str:
-        return f"{self.layer}.{self.index}"
-
-
-class Head(_Unit):
-    """One attention head, written ``L5H1``: layer 5, head 1, both counted from 0."""
-
-    site = "heads"
-    word = "head"
-    written = re.compile(r"L(\d+)H(\d+)")
-    form = "L, layer, H, index, for example L5H1"
-    placed = ("layer", "head")
-
-    def __str__(self) -> str:
-        return f"L{self.layer}H{self.index}"
-
-
-class Direction(_Unit):
-    """A direction of the residual stream after a layer, written ``D5.0``: layer 5, the selection's direction 0 there.
-
-    A direction is no part of the model: its vector is in the selection that names it (:attr:`Selection.vectors`).
-    """
-
-    site = "directions"
-    word = "direction"
-    written = re.compile(r"D(\d+)\.(\d+)")
-    form = "D, layer, a dot, index, for example D5.0"
-    placed = ("layer",)
-
-    def __str__(self) -> str:
-        return f"D{self.layer}.{self.index}"
-
-
-Unit: TypeAlias = Neuron | Head | Direction
-"""What is selected and edited."""
-
-UNITS: dict[str, type[Unit]] = {unit.word: unit for unit in (Neuron, Head, Direction)}
-"""The kinds of units by the word that records have for them."""
 
 UNIT_KEYS = frozenset({"neuron", "selected"})
 """What a row of :meth:`Selection.table` has by itself: no score may be called so."""
 
 
 class Edit(Protocol):
-    """A change of some neurons of one layer, a pure function of these neurons' activations.
+    """A change of some units of one layer, a pure function of these units' activations.
 
     Pure: the same activations give the same result, whatever was seen before, at whichever position and in whichever
     batch, and the argument is left as it was. An engine decides where and how often an edit is applied: once for each
@@ -121,7 +36,7 @@ class Edit(Protocol):
     Noise is drawn from a seed and the activation itself (:mod:`harness.conditions.noise`).
 
     Being elementwise in the activations is what lets an engine evaluate many edits of the final layer in closed form.
-    An edit of something else says so in an attribute ``site`` (see :func:`site_of`).
+    An edit of something else than neurons says so in an attribute ``where``, the site (see :func:`site_of`).
     """
 
     @property
@@ -137,13 +52,13 @@ class Edit(Protocol):
 
 @dataclass(frozen=True)
 class SetNeurons:
-    """Replace each neuron's activation by a constant at every position (mean, median, zero ... ablation)."""
+    """Replace each neuron's activation by a constant at every position (mean, median, zero ... ablation), or that of
+    any units whose activation is one number."""
 
     layer: int
     indices: tuple[int, ...]
     values: tuple[float, ...]
-
-    site: ClassVar[str] = "neurons"
+    where: Site = NEURONS
 
     def __post_init__(self) -> None:
         if len(self.values) != len(self.indices):  # one value would be spread over all of them
@@ -157,20 +72,23 @@ class SetNeurons:
         return activations.new_tensor(self.values).expand_as(activations)
 
 
-def site_of(edit: Edit) -> str:
-    """What an edit changes: "neurons", which is meant where it does not say, "heads"
-    (:mod:`harness.conditions.head_edits`), or
-    "directions" of the residual stream (:mod:`harness.conditions.residual_edits`).
+def site_of(edit: Edit) -> Site:
+    """What an edit changes: what it says in ``where``, or by the name of one of the harness's own sites in ``site``;
+    neurons, where it says nothing.
 
     Raises:
         HarnessError: it names anything else.
     """
-    site = getattr(edit, "site", "neurons")
-    if site not in [unit.site for unit in UNITS.values()]:
+    where = getattr(edit, "where", None)
+    if isinstance(where, Site):
+        return where
+    named, own = getattr(edit, "site", NEURONS.name), {site.name: site for site in (NEURONS, HEADS, DIRECTIONS)}
+    if named not in own:
         raise HarnessError(
-            f'an edit of layer {edit.layer} has the site "{site}": neurons, heads and directions can be edited.'
+            f'an edit of layer {edit.layer} has the site "{named}": expected {", ".join(own)}, or the site itself in '
+            "an attribute where."
         )
-    return str(site)
+    return own[named]
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,51 +186,3 @@ class Selection:
             | {name: values[row] for name, values in columns.items()}
             for row, unit in enumerate(self.candidates)
         ]
-
-
-def score_names(row: Mapping[str, Any]) -> list[str]:
-    """The scores among the columns of a row of :meth:`Selection.table`, whose unit has a name of ours."""
-    kind = next(unit for unit in UNITS.values() if unit.written.fullmatch(row["neuron"]))
-    places = {f"neuron {x}" if f"neuron {x}" in row else x for x in kind.placed}
-    return [name for name in row if name not in UNIT_KEYS | places]
-
-
-def check_selection(units: Sequence[Unit], n_layers: int, d_mlp: int, n_heads: int, source: str) -> None:
-    """Refuse an empty selection, and what :func:`check_units` refuses.
-
-    Raises:
-        HarnessError: names the selector (``source``) and the first offending unit.
-    """
-    if not units:
-        raise HarnessError(f"{source} selected no neuron: loosen its thresholds (see `harness list` for them).")
-    check_units(units, n_layers, d_mlp, n_heads, source)
-
-
-def check_units(units: Sequence[Unit], n_layers: int, d_mlp: int, n_heads: int, source: str) -> None:
-    """Refuse units that the model does not have or that are named twice, and a mixture of kinds.
-
-    Raises:
-        HarnessError: names ``source`` and the first offending unit.
-    """
-    for unit in units:
-        word, n = unit.word, {"neurons": d_mlp, "heads": n_heads}.get(unit.site)
-        # Python would count negative ones from the end, and edit another unit than reports name.
-        if not 0 <= unit.layer < n_layers or unit.index < 0 or (n is not None and unit.index >= n):
-            raise HarnessError(
-                f"{source} names {word} {unit}, but the model has layers 0 to {n_layers - 1}"
-                + ("." if n is None else f" with {plural(word)} 0 to {n - 1} each.")
-            )
-    if len(set(units)) < len(units):
-        twice, _ = Counter(units).most_common(1)[0]
-        raise HarnessError(f"{source} names {twice.word} {twice} twice.")
-    if len({type(unit) for unit in units}) > 1:
-        first, second, *_ = dict.fromkeys(unit.site for unit in units)
-        raise HarnessError(f"{source} names both {first} and {second}; choose one of the two.")
-
-
-def by_layer(units: Iterable[Unit]) -> dict[int, list[int]]:
-    """Indices of the given units, grouped by layer, layers ascending."""
-    grouped: dict[int, list[int]] = {}
-    for unit in sorted(units, key=lambda x: x.layer):
-        grouped.setdefault(unit.layer, []).append(unit.index)
-    return grouped

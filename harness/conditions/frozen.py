@@ -33,8 +33,8 @@ def check_conditions(model: Model, conditions: Sequence[Condition]) -> None:
     """Refuse frozen parts that mean nothing.
 
     Raises:
-        HarnessError: an unknown kind of freezing, edits of anything but the last layer's neurons where something is
-            frozen, or no distribution to freeze the logits along.
+        HarnessError: an unknown kind of freezing, edits of anything but what the last layer writes (its neurons) where
+            something is frozen, or no distribution to freeze the logits along.
     """
     last, d_vocab = model.anatomy.n_layers - 1, model.anatomy.d_vocab
     fine: set[int] = set()  # conditions mostly share one distribution
@@ -48,10 +48,11 @@ def check_conditions(model: Model, conditions: Sequence[Condition]) -> None:
                 f"{suggest(str(what), KINDS)}"
             )
         for edit in condition.edits:
-            if site_of(edit) != "neurons" or edit.layer != last:
+            if site_of(edit).enters is None or edit.layer != last:
                 raise HarnessError(
-                    f'condition "{condition.name}" freezes {KINDS[what]} and edits {site_of(edit)} of layer '
-                    f"{edit.layer}: only edits of neurons of the last layer ({last}) can be frozen."
+                    f'condition "{condition.name}" freezes {KINDS[what]} and edits {site_of(edit).name} of layer '
+                    f"{edit.layer}: only edits of what the last layer ({last}) writes, such as its neurons, can be "
+                    "frozen."
                 )
         if what == "unigram" and id(condition.frozen.counts) not in fine:
             unigram_direction(condition.frozen.counts, d_vocab, f'condition "{condition.name}"')

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 
-from harness.conditions.conditions import Head
+from harness.conditions.units import HEADS, Site
 from harness.errors import HarnessError
 from harness.model.key_values import cached_tokens
 
@@ -32,7 +32,7 @@ class HeadEdit(Protocol):
         reads_first: ``apply`` reads ``first``.
     """
 
-    site: ClassVar[str]
+    where: ClassVar[Site]
     reads_first: ClassVar[bool]
 
     @property
@@ -64,7 +64,7 @@ class SetHeads:
     heads: tuple[int, ...]
     values: tuple[tuple[float, ...], ...]
 
-    site: ClassVar[str] = "heads"
+    where: ClassVar[Site] = HEADS
     reads_first: ClassVar[bool] = False
 
     @property
@@ -99,7 +99,7 @@ class AttendFirst:
     layer: int
     heads: tuple[int, ...]
 
-    site: ClassVar[str] = "heads"
+    where: ClassVar[Site] = HEADS
     reads_first: ClassVar[bool] = True
 
     @property
@@ -157,20 +157,19 @@ def watch_starts(model: Model) -> Iterator[Starts]:
         hook.remove()
 
 
-class HeadEditor:
-    """Makes one edit in place, and remembers the heads' outputs at the first position from pass to pass."""
+class FirstReader:
+    """Makes one edit in place that reads the first position, whose values it remembers from pass to pass."""
 
     def __init__(self, edit: HeadEdit, starts: Starts, part: tuple[int, int] = (0, 1)) -> None:
         """``part``: (i, n), the edit is for the rows of the i-th of n equal parts of the running pass."""
         self.edit, self.starts, self.part = edit, starts, part
-        self.indices = list(edit.indices)
+        self.columns = list(edit.indices)
         self.first: torch.Tensor | None = None
 
     def __call__(self, heads: torch.Tensor) -> None:
         """Write the edit into ``heads`` [batch, pos, n_heads, d_head], the rows of this edit only."""
-        outputs = heads[:, :, self.indices]
-        first = self._first(outputs)[:, None] if self.edit.reads_first else None
-        heads[:, :, self.indices] = self.edit.apply(outputs, first).to(heads)
+        outputs = heads[:, :, self.columns]
+        heads[:, :, self.columns] = self.edit.apply(outputs, self._first(outputs)[:, None]).to(heads)
 
     def _first(self, outputs: torch.Tensor) -> torch.Tensor:
         """Outputs at the first real position, [batch, len(indices), d_head]."""
@@ -186,16 +185,3 @@ class HeadEditor:
             first = torch.where((column >= 0)[:, None, None], first, self.first)
         self.first = first
         return first
-
-
-def check_heads(edit: HeadEdit, n_heads: int) -> None:
-    """Refuse heads that the model does not have.
-
-    Raises:
-        HarnessError: names the first of them.
-    """
-    for index in edit.indices:
-        if not 0 <= index < n_heads:
-            raise HarnessError(
-                f"an edit names head {Head(edit.layer, index)}, but the model has heads 0 to {n_heads - 1}."
-            )

@@ -1,11 +1,14 @@
-"""Edits of neurons that depend on the activation: clamped, scaled, exchanged. Each is a function of one activation."""
+"""Edits that depend on the activation: clamped, scaled, exchanged. Each is a function of one activation, of a neuron or
+whatever else has one number."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from harness.conditions.units import NEURONS, Site
 
 if TYPE_CHECKING:
     import torch
@@ -25,8 +28,7 @@ class ClampNeurons:
     indices: tuple[int, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
-
-    site: ClassVar[str] = "neurons"
+    where: Site = NEURONS
 
     def apply(self, activations: torch.Tensor) -> torch.Tensor:
         return activations.maximum(activations.new_tensor(self.low)).minimum(activations.new_tensor(self.high))
@@ -39,8 +41,7 @@ class ScaleNeurons:
     layer: int
     indices: tuple[int, ...]
     factor: float
-
-    site: ClassVar[str] = "neurons"
+    where: Site = NEURONS
 
     def apply(self, activations: torch.Tensor) -> torch.Tensor:
         return activations * self.factor
@@ -59,16 +60,21 @@ class ExchangeNeurons:
     indices: tuple[int, ...]
     x: np.ndarray
     y: np.ndarray
-
-    site: ClassVar[str] = "neurons"
+    where: Site = NEURONS
 
     @classmethod
-    def of(cls, layer: int, indices: tuple[int, ...], tables: list[tuple[np.ndarray, np.ndarray]]) -> ExchangeNeurons:
+    def of(
+        cls,
+        layer: int,
+        indices: tuple[int, ...],
+        tables: list[tuple[np.ndarray, np.ndarray]],
+        where: Site = NEURONS,
+    ) -> ExchangeNeurons:
         """From one (x, y) a neuron, of different lengths."""
         width = 1 + max(len(x) for x, _ in tables)
         x = np.stack([np.pad(x, (0, width - len(x)), constant_values=np.inf) for x, _ in tables])
         y = np.stack([np.pad(y, (0, width - len(y)), mode="edge") for _, y in tables])
-        return cls(layer, indices, x.astype(np.float32), y.astype(np.float32))
+        return cls(layer, indices, x.astype(np.float32), y.astype(np.float32), where)
 
     def apply(self, activations: torch.Tensor) -> torch.Tensor:
         import torch

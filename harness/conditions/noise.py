@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from harness.conditions.units import NEURONS, Site
 
 if TYPE_CHECKING:
     import torch
@@ -35,8 +37,7 @@ class AddNoise:
     size: tuple[float, ...]
     cell: tuple[float, ...]
     seed: int
-
-    site: ClassVar[str] = "neurons"
+    where: Site = NEURONS
 
     def apply(self, activations: torch.Tensor) -> torch.Tensor:
         import torch

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from harness.conditions.units import DIRECTIONS, Site
 from harness.errors import HarnessError
 from harness.files.wording import counted
 
@@ -30,7 +31,7 @@ class AddVector:
     indices: tuple[int, ...]
     vector: tuple[float, ...]
 
-    site: ClassVar[str] = "directions"
+    where: ClassVar[Site] = DIRECTIONS
 
     def apply(self, residual: torch.Tensor) -> torch.Tensor:
         """New residual stream, shape and dtype of the given one: [batch, pos, d_model]."""
@@ -50,7 +51,7 @@ class ProjectOut:
     indices: tuple[int, ...]
     basis: tuple[tuple[float, ...], ...]
 
-    site: ClassVar[str] = "directions"
+    where: ClassVar[Site] = DIRECTIONS
 
     def apply(self, residual: torch.Tensor) -> torch.Tensor:
         """New residual stream, shape and dtype of the given one: [batch, pos, d_model]."""

@@ -1,4 +1,3 @@
-from .matched import Match as Match
 from .matched import balance as balance
 from .matched import matched_sets as matched_sets
 from .matched import matching_values as matching_values
@@ -10,7 +9,6 @@ from .random import random_controls as random_controls
 
 __all__ = [
     "Controls",
-    "Match",
     "balance",
     "draw_controls",
     "matched_sets",

@@ -1,6 +1,8 @@
-"""Controls that resemble the selected neurons, neuron by neuron, in the norm or the activity that each of them has.
+"""Controls that resemble the selected units, one by one, in the norm or the activity that each of them has.
 
-A selector that prefers large neurons picks neurons that would matter more than random ones whatever else they do.
+In what units of a kind can be alike the kind says (:attr:`harness.conditions.units.Unit.variables`), and its site tells
+the values. A selector that prefers large neurons picks neurons that would matter more than random ones whatever else
+they do.
 Matching takes that away: each selected neuron is replaced by one of those most like it (nearest neighbours on a log
 scale, drawn at random among them). How well that worked is told by the standardised mean difference,
 
@@ -16,23 +18,16 @@ anyway, so that their p is as good as the match: beyond an SMD of 0.25 nothing i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.conditions.conditions import Neuron, by_layer
+from harness.conditions.units import Site, Unit, by_layer
 from harness.errors import HarnessError
 from harness.files.wording import agree, counted
 
 if TYPE_CHECKING:
     from harness.model.model import Model
-
-Match = Literal["norm", "activation"]
-
-VARIABLES: dict[Match, str] = {
-    "norm": "log norm of the output weights",
-    "activation": "log standard deviation of the activation over the prompts",
-}
 
 LEAST, SHARE = 20, 0.05
 """A control is drawn from so many nearest neighbours, or from this share of the layer if that is more."""
@@ -47,40 +42,38 @@ TRIES = 50
 
 
 def matching_values(
-    model: Model, layers: Sequence[int], match: Match, prompts: Sequence[Sequence[int]], batch_size: int
+    site: Site, model: Model, layers: Sequence[int], match: str, prompts: Sequence[Sequence[int]], batch_size: int
 ) -> dict[int, np.ndarray]:
-    """What neurons are matched on, layer -> float64 [d_mlp].
+    """What units are matched on, a logarithm, layer -> float64 [n_units].
 
-    Where the norm or the deviation is 0 its logarithm is that of the smallest positive one in the layer.
+    Where the value is 0 it is the logarithm of the smallest positive one in the layer.
 
     Args:
-        prompts: token ids that activations are measured over; for ``match="activation"`` only.
+        prompts: token ids that activations are measured over.
     """
-    if match == "norm":
-        from harness.model.output_weights import write_directions
-
-        raw = {layer: np.linalg.norm(write_directions(model, layer), axis=1) for layer in layers}
+    if match != "activation":
+        raw = site.matching(model, layers, match, prompts, batch_size)
     else:
         from harness.engine.activation_summaries import activation_statistics
 
         if not prompts:
             raise HarnessError("controls matched by activation need prompts to measure activations over.")
-        raw = activation_statistics(model, prompts, list(layers), batch_size, seed=0).std
+        raw = activation_statistics(model, prompts, list(layers), batch_size, seed=0, site=site).std
     return {layer: np.log(np.maximum(x, x[x > 0].min() if (x > 0).any() else 1.0)) for layer, x in raw.items()}
 
 
-def neighbours(d_mlp: int) -> int:
+def neighbours(n_units: int) -> int:
     """From how many nearest neighbours a control is drawn."""
-    return max(LEAST, round(SHARE * d_mlp))
+    return max(LEAST, round(SHARE * n_units))
 
 
 def matched_sets(
-    selected: Sequence[Neuron],
+    selected: Sequence[Unit],
     n: int,
     pool: Mapping[int, Sequence[int]],
     values: Mapping[int, np.ndarray],
     seed: int,
-) -> list[tuple[Neuron, ...]]:
+) -> list[tuple[Unit, ...]]:
     """Up to ``n`` distinct sets; fewer where the neighbourhoods hold no more. Members are sorted.
 
     For each set the selected neurons are gone through in a random order, and each is given one of its k nearest
@@ -88,26 +81,26 @@ def matched_sets(
 
     Args:
         pool: layer -> indices that may be drawn, none of them selected.
-        values: what to match on, layer -> [d_mlp].
+        values: what to match on, layer -> [n_units].
 
     Raises:
         HarnessError: a layer's pool is smaller than the number of neurons selected there.
     """
-    near: dict[Neuron, np.ndarray] = {}
-    for neuron in selected:
-        among = np.asarray(pool.get(neuron.layer, ()), dtype=int)
-        gap = np.abs(values[neuron.layer][among] - values[neuron.layer][neuron.index])
-        near[neuron] = among[np.argsort(gap, kind="stable")]
+    near: dict[Unit, np.ndarray] = {}
+    for unit in selected:
+        among = np.asarray(pool.get(unit.layer, ()), dtype=int)
+        gap = np.abs(values[unit.layer][among] - values[unit.layer][unit.index])
+        near[unit] = among[np.argsort(gap, kind="stable")]
     for layer, chosen in by_layer(selected).items():
         left = len(pool.get(layer, ()))
         if left < len(chosen):
             raise HarnessError(
-                f"controls: {counted(len(chosen), 'neuron')} of layer {layer} {agree(len(chosen), 'is', 'are')} "
-                f"selected, and only {left} {agree(left, 'is', 'are')} left to match "
+                f"controls: {counted(len(chosen), selected[0].word)} of layer {layer} "
+                f"{agree(len(chosen), 'is', 'are')} selected, and only {left} {agree(left, 'is', 'are')} left to match "
                 f"{agree(len(chosen), 'it', 'them')} with."
             )
     rng = np.random.default_rng(seed)
-    sets: dict[tuple[Neuron, ...], None] = {}
+    sets: dict[tuple[Unit, ...], None] = {}
     for _ in range(TRIES * n):
         if len(sets) == n:
             break
@@ -116,24 +109,24 @@ def matched_sets(
 
 
 def _draw(
-    selected: Sequence[Neuron], near: Mapping[Neuron, np.ndarray], k: Mapping[int, int], rng: np.random.Generator
-) -> tuple[Neuron, ...]:
-    taken: set[Neuron] = set()
+    selected: Sequence[Unit], near: Mapping[Unit, np.ndarray], k: Mapping[int, int], rng: np.random.Generator
+) -> tuple[Unit, ...]:
+    taken: set[Unit] = set()
     for place in rng.permutation(len(selected)):
-        neuron = selected[int(place)]
+        own = selected[int(place)]
         # The nearest that are still free: among the k nearest and as many again as are taken there are k.
-        nearest = (Neuron(neuron.layer, i) for i in near[neuron][: k[neuron.layer] + len(taken)].tolist())
-        free = [unit for unit in nearest if unit not in taken][: k[neuron.layer]]
+        nearest = (own.beside(own.layer, i) for i in near[own][: k[own.layer] + len(taken)].tolist())
+        free = [unit for unit in nearest if unit not in taken][: k[own.layer]]
         taken.add(free[int(rng.integers(len(free)))])
     return tuple(sorted(taken))
 
 
 def balance(
-    selected: Sequence[Neuron],
+    selected: Sequence[Unit],
     pool: Mapping[int, Sequence[int]],
-    sets: Sequence[Sequence[Neuron]],
+    sets: Sequence[Sequence[Unit]],
     values: Mapping[int, np.ndarray],
-    match: Match,
+    match: str,
 ) -> dict[str, Any]:
     """How alike selected neurons and controls are; JSON values only.
 
@@ -144,6 +137,7 @@ def balance(
     selected neurons, the treated set stands out among them for what it was to be matched in, and p is invalid (random
     sets that are this far apart get p <= .05 in a quarter to a half of all cases).
     """
+    variable, units = selected[0].variables[match], selected[0].site
     sizes = {layer: len(chosen) for layer, chosen in by_layer(selected).items()}
     among = {layer: values[layer][np.asarray(pool[layer], dtype=int)] for layer in sizes}
     weight = {layer: size / len(selected) for layer, size in sizes.items()}
@@ -156,20 +150,20 @@ def balance(
     reach = {str(x): int((np.abs(among[x.layer] - values[x.layer][x.index]) <= sd).sum()) for x in selected}
     large = bool(drawn) and (after is None or abs(after) > LARGE_SMD)
     apart = f"{after:+.2f} standard deviations" if after is not None else "more than any two of the others"
-    told = f" (that of plain random neurons by {before:+.2f})" if before is not None else ""
+    told = f" (that of plain random {units} by {before:+.2f})" if before is not None else ""
     return {
-        "variable": VARIABLES[match],
+        "variable": variable,
         "neighbours": neighbours(max(len(values[layer]) for layer in sizes)),
         "smd_random": None if before is None else round(before, 6),
         "smd": None if after is None else round(after, 6),
         "within_reach": reach,
         "warning": (
-            f"The matched neurons are not much like the selected ones: their mean {VARIABLES[match]} differs by "
+            f"The matched {units} are not much like the selected ones: their mean {variable} differs by "
             f"{apart}{told}; too few others are like the selected ones."
             if large
             else None
         ),
-        "blocks": _blocked(apart, VARIABLES[match], reach) if large else None,
+        "blocks": _blocked(apart, variable, reach, units) if large else None,
     }
 
 
@@ -178,22 +172,22 @@ def _standardised(difference: float, sd: float) -> float | None:
     return difference / sd if sd else None if difference else 0.0
 
 
-def _blocked(apart: str, variable: str, reach: Mapping[str, int]) -> str:
+def _blocked(apart: str, variable: str, reach: Mapping[str, int], units: str) -> str:
     """Why nothing can be said beside these controls, and what pool would do."""
     alone = [name for name, n in reach.items() if n == 0]
     if alone:
         them = agree(len(alone), "it", "them")
         named = ", ".join(alone[:NAMED]) + (f" and {len(alone) - NAMED} more" if len(alone) > NAMED else "")
         do = (
-            f"within one standard deviation of {named} there is no other neuron to draw: leave {them} out, or select "
+            f"within one standard deviation of {named} there is no other to draw: leave {them} out, or select "
             f"in a layer that has more like {them}"
         )
     else:
         do = (
             f"each has others within one standard deviation ({min(reach.values())} or more), but too few of them "
-            "beyond it: select neurons nearer to the rest of their layer, or fewer of them"
+            f"beyond it: select {units} nearer to the rest of their layer, or fewer of them"
         )
     return (
-        f"The matched neurons are not like the selected ones: their mean {variable} differs by {apart}, where "
+        f"The matched {units} are not like the selected ones: their mean {variable} differs by {apart}, where "
         f"{LARGE_SMD} is the most that can be passed over, and this alone may make the difference; {do}."
     )

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.conditions.conditions import Head, Neuron, Selection, Unit, by_layer
-from harness.controls.matched import Match, balance, matched_sets, matching_values
+from harness.conditions.conditions import Selection
+from harness.conditions.units import Head, Unit, by_layer
+from harness.controls.matched import balance, matched_sets, matching_values
 from harness.errors import HarnessError
 from harness.files.wording import agree, counted, only
 
@@ -37,7 +38,7 @@ class Controls:
 
     Attributes:
         sets: distinct sets of as many units as are selected, none of them the selected set.
-        layers: what they were drawn from. match: "none", "norm" or "activation".
+        layers: what they were drawn from. match: "none", or in what they are like the selected units.
         details: ``treated_in_pool``: whether selected units may be in a set; ``candidates``: how many units sets are
             drawn from; ``blocks``: why nothing can be said beside these controls, or None; of matched ones how alike
             they are (:func:`harness.controls.matched.balance`). JSON values only.
@@ -90,17 +91,15 @@ def draw_controls(
     """``n`` control sets; where it is None, ``most`` or as many as there are, which may be none.
 
     Args:
-        match: "none": drawn uniformly; "norm" or "activation": like the selected neurons
+        match: "none": drawn uniformly; "norm", "activation" ...: like the selected units
         (:mod:`harness.controls.matched`). prompts: token ids that ``match="activation"`` measures activations over.
 
     Raises:
-        HarnessError: fewer than ``n`` distinct sets exist, or heads or directions are to be matched.
+        HarnessError: fewer than ``n`` distinct sets exist, or the units' kind cannot be matched so.
     """
     check_controls(model, selection, n, match)
     if match != "none":
-        return _matched(
-            model, selection, n, most, "norm" if match == "norm" else "activation", prompts, batch_size, seed
-        )
+        return _matched(model, selection, n, most, match, prompts, batch_size, seed)
     (pool, whole), across = drawn_from(selection, model), _across(selection)
     wanted = min(most or 0, possible_controls(selection.units, pool, across)) if n is None else n
     drawn = random_controls(selection.units, wanted, pool, seed, across)
@@ -114,26 +113,26 @@ def _matched(
     selection: Selection,
     n: int | None,
     most: int | None,
-    match: Match,
+    match: str,
     prompts: Sequence[Sequence[int]],
     batch_size: int,
     seed: int,
 ) -> Controls:
-    """Control sets of neurons like the selected ones, which are never in them (:mod:`harness.controls.matched` says
+    """Control sets of units like the selected ones, which are never in them (:mod:`harness.controls.matched` says
     why)."""
     pool = pools(selection, model)
     wanted = min(most or 0, possible_controls(selection.units, pool)) if n is None else n
-    neurons = [unit for unit in selection.units if isinstance(unit, Neuron)]
-    values = matching_values(model, sorted(by_layer(neurons)), match, prompts, batch_size)
-    drawn = matched_sets(neurons, wanted, pool, values, seed)
+    units = selection.units
+    values = matching_values(units[0].where, model, sorted(by_layer(units)), match, prompts, batch_size)
+    drawn = matched_sets(units, wanted, pool, values, seed)
     if n is not None and len(drawn) < n:
         raise HarnessError(
             f"controls: {counted(n, 'set')} matched by {match} {agree(n, 'was', 'were')} asked for, but "
             f"{only(len(drawn), 'distinct one')} {agree(len(drawn) or 1, 'was', 'were')} found; "
             f"ask for at most {len(drawn)}."
         )
-    candidates = sum(len(pool[layer]) for layer in by_layer(neurons))
-    about = {"treated_in_pool": False, "candidates": candidates, **balance(neurons, pool, drawn, values, match)}
+    candidates = sum(len(pool[layer]) for layer in by_layer(units))
+    about = {"treated_in_pool": False, "candidates": candidates, **balance(units, pool, drawn, values, match)}
     return Controls(tuple(drawn), tuple(sorted(pool)), match, about)
 
 
@@ -141,12 +140,13 @@ def check_controls(model: Model, selection: Selection, n: int | None, match: str
     """Refuse ``n`` control sets that cannot be drawn, whatever the activations are.
 
     Raises:
-        HarnessError: nothing is left to draw from, fewer than ``n`` distinct sets exist, or heads or directions are to
-            be matched.
+        HarnessError: nothing is left to draw from, fewer than ``n`` distinct sets exist, or the units' kind cannot be
+            matched so.
     """
-    pool, site = pools(selection, model), selection.units[0].site
-    if match != "none" and site != "neurons":
-        raise HarnessError(f"controls: match={match} is for neurons; {site} are drawn from their pool: use match=none.")
+    pool, unit = pools(selection, model), selection.units[0]
+    if match != "none" and match not in unit.variables:
+        others = f"they can be matched in {', '.join(unit.variables)}" if unit.variables else "they are not matched"
+        raise HarnessError(f"controls: match={match} is not for {unit.site}: {others}; or use match=none.")
     if n and not any(pool.values()):
         raise HarnessError(
             f"controls: {counted(n, 'random set')} {agree(n, 'was', 'were')} asked for, but the selector left "
@@ -178,8 +178,8 @@ def pools(selection: Selection, model: Model) -> dict[int, list[int]]:
     """Other units than the selected ones, layer -> indices: of the selection's own pool, or the rest of its layers."""
     chosen = by_layer(selection.units)
     # Of directions there is no end: those that controls are drawn from are in the selection's pool.
-    n = {"neurons": model.anatomy.d_mlp, "heads": model.anatomy.n_heads}.get(selection.units[0].site, 0)
-    among = {layer: list(range(n)) for layer in chosen} if selection.pool is None else by_layer(selection.pool)
+    site, own = selection.units[0].where, selection.pool
+    among = {x: list(range(site.count(model, x) or 0)) for x in chosen} if own is None else by_layer(own)
     return {layer: sorted(set(indices) - set(chosen.get(layer, ()))) for layer, indices in among.items()}
 
 
@@ -203,7 +203,7 @@ def drawn_from(selection: Selection, model: Model) -> tuple[dict[int, list[int]]
 
 def _groups(selected: Sequence[Unit], pool: Mapping[int, Sequence[int]], across: bool) -> list[tuple[list[Unit], int]]:
     """What a set is made of: (units, how many of them), for each layer or, ``across`` layers, all at once."""
-    unit = type(selected[0])
+    unit = selected[0].beside
     sizes = {layer: len(chosen) for layer, chosen in by_layer(selected).items()}
     if across or not set(sizes) <= set(pool):
         return [([unit(layer, i) for layer, indices in pool.items() for i in indices], len(selected))]

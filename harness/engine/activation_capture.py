@@ -1,4 +1,4 @@
-"""What neurons do under conditions: their activations at every token of some prompts."""
+"""What neurons, or other units of one number, do under conditions: their activations at every token of some prompts."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
-from harness.conditions.conditions import Neuron
 from harness.conditions.frozen import check_conditions
 from harness.conditions.positions import Layout
+from harness.conditions.units import Unit, check_units
 from harness.engine.engine import batches
 from harness.engine.hooks import under
 from harness.errors import HarnessError
@@ -27,56 +27,55 @@ def activations(
     model: Model,
     prompts: Sequence[Sequence[int]],
     conditions: Sequence[Condition],
-    neurons: Sequence[Neuron],
+    units: Sequence[Unit],
     batch_size: int = 64,
     spans: Sequence[Mapping[str, Span]] | None = None,
-) -> Float32[np.ndarray, "n_conditions n_neurons n_prompts longest"]:
-    """Activations of some neurons, one hooked pass over the prompts for every condition.
+) -> Float32[np.ndarray, "n_conditions n_units n_prompts longest"]:
+    """Activations of some units of one site, one hooked pass over the prompts for every condition.
 
-    Watched is what the layer goes on with: an edited neuron shows the value that it was given, and a neuron behind the
-    edits its response to them. What a condition freezes lies behind all neurons and changes none. ``spans``: for every
+    Watched is what the layer goes on with: an edited unit shows the value that it was given, and a unit behind the
+    edits its response to them. What a condition freezes lies behind all units and changes none. ``spans``: for every
     prompt, the parts that conditions' positions may name.
 
     Returns:
-        float32 [n_conditions, len(neurons), n_prompts, longest]; the last axis is the token's place in its prompt (BOS
+        float32 [n_conditions, len(units), n_prompts, longest]; the last axis is the token's place in its prompt (BOS
         included), NaN from the prompt's end on.
 
     Raises:
-        HarnessError: a neuron that the model does not have, or an activation that is not finite.
+        HarnessError: a unit that the model does not have, or whose activation is more than one number, or an activation
+            that is not finite.
     """
-    _check(model, neurons)
+    _check(model, units)
     check_conditions(model, conditions)
     layout = Layout.of([len(tokens) for tokens in prompts], spans)
     longest = max(layout.lengths, default=0)
-    found = np.full((len(conditions), len(neurons), len(prompts), longest), np.nan, np.float32)
-    layers = sorted({neuron.layer for neuron in neurons})
-    members = {layer: [n for n, neuron in enumerate(neurons) if neuron.layer == layer] for layer in layers}
+    found = np.full((len(conditions), len(units), len(prompts), longest), np.nan, np.float32)
+    layers = sorted({unit.layer for unit in units})
+    members = {layer: [n for n, unit in enumerate(units) if unit.layer == layer] for layer in layers}
     if not layers:
         return found
     for c, condition in enumerate(conditions):
         for rows in batches(prompts, batch_size):
             batch = model.pad([list(prompts[row]) for row in rows])
             # The innermost hooks see what the edits have left.
-            with under(model, condition, layout.only(rows)), model.capture_neurons(layers) as seen:
+            with under(model, condition, layout.only(rows)), units[0].where.capture(model, layers) as seen:
                 model.forward(batch)
             for layer, watched in members.items():
-                values = seen[layer][..., [neurons[n].index for n in watched]].float().cpu().numpy()
+                values = seen[layer][..., [units[n].index for n in watched]].float().cpu().numpy()
                 for i, row in enumerate(rows):
                     n = len(prompts[row])
                     found[c, watched, row, :n] = _finite(values[i, -n:], condition).T
     return found
 
 
-def _check(model: Model, neurons: Sequence[Neuron]) -> None:
-    anatomy = model.anatomy
-    for neuron in neurons:
-        if not isinstance(neuron, Neuron):
-            raise HarnessError(f'activations: "{neuron}" is not a neuron, expected layer.index, for example 11.2378.')
-        if not (0 <= neuron.layer < anatomy.n_layers and 0 <= neuron.index < anatomy.d_mlp):
+def _check(model: Model, units: Sequence[Unit]) -> None:
+    for unit in units:
+        if not (isinstance(unit, Unit) and unit.one_number):
             raise HarnessError(
-                f"activations: there is no neuron {neuron}, the model has layers 0 to {anatomy.n_layers - 1} with "
-                f"neurons 0 to {anatomy.d_mlp - 1} each."
+                f'activations: "{unit}" is not a neuron, or another unit of one number; expected layer.index, for '
+                "example 11.2378."
             )
+    check_units(units, model, "activations:")
 
 
 def _finite(values: np.ndarray, condition: Condition) -> np.ndarray:

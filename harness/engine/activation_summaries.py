@@ -1,16 +1,15 @@
-"""Statistics of neuron activations over a corpus, gathered in one streaming pass."""
+"""Statistics of activations over a corpus, of neurons or whatever else has one number, gathered in one pass."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from harness.conditions.conditions import Neuron
+from harness.conditions.units import HEADS, NEURONS, Site, Unit
 from harness.errors import HarnessError, suggest
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from harness.progress import Advance
 
 NAMES = ("mean", "std", "minimum", "maximum", "median", "mode")
-"""The statistics of a neuron's activation that can be asked for."""
+"""The statistics of a unit's activation that can be asked for."""
 
 SAMPLE_BYTES = 512 * 2**20
 """Memory for the sample that medians and modes are taken from; the sample is the whole corpus while it fits."""
@@ -28,7 +27,7 @@ SAMPLE_BYTES = 512 * 2**20
 
 @dataclass(frozen=True)
 class ActivationStatistics:
-    """Statistics of all neurons of some layers over the real (never the padding) positions of a corpus.
+    """Statistics of all units of a site, in some layers, over the real (never the padding) positions of a corpus.
 
     ``mean``, ``std`` (n - 1 in the denominator), ``minimum`` and ``maximum`` cover every position and are accumulated
     in float64, because in float16 a variance overflows as soon as a sum of squares passes 65504. Median and mode come
@@ -36,50 +35,51 @@ class ActivationStatistics:
 
     Attributes:
         n: number of positions.
-        mean, std, minimum, maximum: layer -> float64 [d_mlp].
-        sample: layer -> float32 [n_sample, d_mlp].
+        mean, std, minimum, maximum: layer -> float64 [n_units]; of neurons d_mlp.
+        sample: layer -> float32 [n_sample, n_units].
     """
 
     n: int
-    mean: dict[int, Float64[np.ndarray, " d_mlp"]]
-    std: dict[int, Float64[np.ndarray, " d_mlp"]]
-    minimum: dict[int, Float64[np.ndarray, " d_mlp"]]
-    maximum: dict[int, Float64[np.ndarray, " d_mlp"]]
-    sample: dict[int, Float32[np.ndarray, "n_sample d_mlp"]]
-    _known: dict[tuple[str, Neuron], float] = field(default_factory=dict, repr=False, compare=False)
-    """Medians and modes that were asked for before: control sets share neurons, and a mode takes a sort."""
+    mean: dict[int, Float64[np.ndarray, " n_units"]]
+    std: dict[int, Float64[np.ndarray, " n_units"]]
+    minimum: dict[int, Float64[np.ndarray, " n_units"]]
+    maximum: dict[int, Float64[np.ndarray, " n_units"]]
+    sample: dict[int, Float32[np.ndarray, "n_sample n_units"]]
+    _known: dict[tuple[str, Unit], float] = field(default_factory=dict, repr=False, compare=False)
+    """Medians and modes that were asked for before: control sets share units, and a mode takes a sort."""
 
-    def value(self, name: str, neurons: Sequence[Neuron]) -> list[float]:
-        """One statistic (``mean``, ``std``, ``minimum``, ``maximum``, ``median``, ``mode``) of each neuron.
+    def value(self, name: str, units: Sequence[Unit]) -> list[float]:
+        """One statistic (``mean``, ``std``, ``minimum``, ``maximum``, ``median``, ``mode``) of each unit.
 
         Raises:
-            HarnessError: there is no statistic of that name; a value is not finite, or there are none of the neuron's
-                layer: names the neuron.
+            HarnessError: there is no statistic of that name; a value is not finite, or there are none of the unit's
+                layer: names the unit.
         """
         if name not in NAMES:
             raise HarnessError(f'there is no statistic "{name}": there are {", ".join(NAMES)}.{suggest(name, NAMES)}')
-        for neuron in neurons:
-            if neuron.layer not in self.mean:
+        for unit in units:
+            if unit.layer not in self.mean:
                 known = ", ".join(map(str, self.mean))
-                raise HarnessError(f"neuron {neuron}: there are statistics of layer {known} only.")
-        values = [self._one(name, neuron) for neuron in neurons]
-        for neuron, value in zip(neurons, values, strict=True):
+                raise HarnessError(f"{unit.word} {unit}: there are statistics of layer {known} only.")
+        values = [self._one(name, unit) for unit in units]
+        for unit, value in zip(units, values, strict=True):
             if not np.isfinite(value):
-                raise HarnessError(f"the {name} of neuron {neuron}'s activations is {value}, which is not finite.")
+                raise HarnessError(f"the {name} of {unit.word} {unit}'s activations is {value}, which is not finite.")
         return values
 
-    def _one(self, name: str, neuron: Neuron) -> float:
+    def _one(self, name: str, unit: Unit) -> float:
         if name not in ("median", "mode"):
-            return float(getattr(self, name)[neuron.layer][neuron.index])
-        if (name, neuron) not in self._known:
-            values = self.sample[neuron.layer][:, neuron.index].astype(np.float64)
-            self._known[name, neuron] = float(np.median(values)) if name == "median" else half_sample_mode(values)
-        return self._known[name, neuron]
+            return float(getattr(self, name)[unit.layer][unit.index])
+        if (name, unit) not in self._known:
+            values = self.sample[unit.layer][:, unit.index].astype(np.float64)
+            self._known[name, unit] = float(np.median(values)) if name == "median" else half_sample_mode(values)
+        return self._known[name, unit]
 
 
 @dataclass(frozen=True)
 class HeadStatistics:
-    """Mean outputs of all heads of some layers over the real positions of a corpus.
+    """Mean outputs of all heads of some layers over the real positions of a corpus; or of units of another site whose
+    activation is more than one number.
 
     Attributes:
         n: number of positions.
@@ -109,17 +109,17 @@ def half_sample_mode(values: np.ndarray) -> float:
 
 
 class _Moments:
-    """Chan's parallel update of count, mean and sum of squared deviations, per neuron, in float64."""
+    """Chan's parallel update of count, mean and sum of squared deviations, per unit, in float64."""
 
-    def __init__(self, d_mlp: int) -> None:
+    def __init__(self, n_units: int) -> None:
         self.n = 0
-        self.mean = np.zeros(d_mlp)
-        self.m2 = np.zeros(d_mlp)
-        self.minimum = np.full(d_mlp, np.inf)
-        self.maximum = np.full(d_mlp, -np.inf)
+        self.mean = np.zeros(n_units)
+        self.m2 = np.zeros(n_units)
+        self.minimum = np.full(n_units, np.inf)
+        self.maximum = np.full(n_units, -np.inf)
 
     def add(self, x: torch.Tensor) -> None:
-        """Take in activations [positions, d_mlp]."""
+        """Take in activations [positions, n_units]."""
         x = x.double()
         n, mean = len(x), x.mean(0)
         m2 = (x - mean).square().sum(0).cpu().numpy()
@@ -141,14 +141,14 @@ class _Reservoir:
         self.rows: list[dict[int, np.ndarray]] = []
 
     def add(self, keys: np.ndarray, rows: dict[int, np.ndarray]) -> None:
-        """Take in ``rows`` [n, d_mlp] of every layer, with their ``keys`` [n]."""
+        """Take in ``rows`` [n, n_units] of every layer, with their ``keys`` [n]."""
         self.keys.append(keys)
         self.rows.append(rows)
         if sum(map(len, self.keys)) > 2 * self.capacity:
             self.sample()
 
     def sample(self) -> dict[int, np.ndarray]:
-        """The kept rows [<= capacity, d_mlp] of every layer."""
+        """The kept rows [<= capacity, n_units] of every layer."""
         keys = np.concatenate(self.keys)
         keep = np.sort(np.argsort(keys, kind="stable")[: self.capacity])
         self.keys = [keys[keep]]
@@ -168,8 +168,10 @@ def activation_statistics(
     seed: int,
     spans: Spans | None = None,
     progress: Advance = lambda n: None,
+    site: Site = NEURONS,
 ) -> ActivationStatistics:
-    """One pass of the untouched model over ``prompts`` (token ids), for all neurons of ``layers``.
+    """One pass of the untouched model over ``prompts`` (token ids), for all units of ``layers`` at a site where the
+    activation of one is one number.
 
     The sample keeps the positions with the smallest of independent uniform keys, which is a uniform sample without
     replacement of a stream whose length need not be known. ``progress`` is told of len(prompts) steps in all.
@@ -177,12 +179,12 @@ def activation_statistics(
     Raises:
         HarnessError: an activation is not finite.
     """
-    d_mlp = model.anatomy.d_mlp
-    capacity = max(1000, SAMPLE_BYTES // (4 * d_mlp * len(layers)))
-    moments = {layer: _Moments(d_mlp) for layer in layers}
+    sizes = {layer: site.count(model, layer) or 0 for layer in layers}
+    capacity = max(1000, SAMPLE_BYTES // (4 * sum(sizes.values())))
+    moments = {layer: _Moments(n) for layer, n in sizes.items()}
     rng = np.random.default_rng(seed)
     reservoir = _Reservoir(capacity)
-    passes = _passes(model, prompts, layers, batch_size, spans, model.capture_neurons, "neuron activations")
+    passes = _passes(model, prompts, layers, batch_size, spans, site)
     for done, found in enumerate(passes):
         for layer, x in found.items():
             moments[layer].add(x)
@@ -200,19 +202,24 @@ def activation_statistics(
 
 
 def head_statistics(
-    model: Model, prompts: Sequence[Sequence[int]], layers: Sequence[int], batch_size: int, spans: Spans | None = None
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    layers: Sequence[int],
+    batch_size: int,
+    spans: Spans | None = None,
+    site: Site = HEADS,
 ) -> HeadStatistics:
-    """Mean outputs of the heads of ``layers`` in the untouched model over ``prompts`` (token ids).
+    """Mean outputs of the heads of ``layers``, or of units of another site whose activation is more than one number, in
+    the untouched model over ``prompts`` (token ids).
 
     Raises:
         HarnessError: an output is not finite.
     """
-    shape = (model.anatomy.n_heads, model.anatomy.d_head)
-    n, total = 0, {layer: np.zeros(shape) for layer in layers}
-    for found in _passes(model, prompts, layers, batch_size, spans, model.capture_heads, "outputs of heads"):
+    n, total = 0, dict.fromkeys(layers, np.zeros(()))
+    for found in _passes(model, prompts, layers, batch_size, spans, site):
         n += len(found[layers[0]])
         for layer, x in found.items():
-            total[layer] += x.double().sum(0).cpu().numpy()
+            total[layer] = total[layer] + x.double().sum(0).cpu().numpy()
     return HeadStatistics(n, {layer: x / max(n, 1) for layer, x in total.items()})
 
 
@@ -222,10 +229,9 @@ def _passes(
     layers: Sequence[int],
     batch_size: int,
     spans: Spans | None,
-    capture: Callable[[Sequence[int]], AbstractContextManager[dict[int, torch.Tensor]]],
-    what: str,
+    site: Site,
 ) -> Iterator[dict[int, torch.Tensor]]:
-    """What ``capture`` sees at the positions that count, layer -> float32 [positions, ...], a batch at a time."""
+    """The activations of a site at the positions that count, layer -> float32 [positions, ...], a batch at a time."""
     import torch
 
     for start in range(0, len(prompts), batch_size):
@@ -235,10 +241,12 @@ def _passes(
         wanted = batch.attention_mask.bool()
         for row, (first, stop) in enumerate(parts):
             wanted[row, : wanted.shape[1] - min(stop, len(prompts[start + row])) + first] = False
-        with torch.no_grad(), capture(layers) as captured, model.without_logits():
+        with torch.no_grad(), site.capture(model, layers) as captured, model.without_logits():
             model.forward(batch)
         found = {layer: x[wanted.to(x.device)].float() for layer, x in captured.items()}
         for layer, x in found.items():
             if not torch.isfinite(x).all():
-                raise HarnessError(f"{what} of layer {layer} are not finite (NaN or infinity in the model).")
+                raise HarnessError(
+                    f"activations of {site.name} of layer {layer} are not finite (NaN or infinity in the model)."
+                )
         yield found

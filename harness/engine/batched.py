@@ -1,4 +1,4 @@
-"""Many conditions in one pass: edits of any layer's neurons and heads, one block of rows for each condition.
+"""Many conditions in one pass: edits of any layer, whatever its units are, one block of rows for each condition.
 
 What lies before the earliest edited layer is the same under every condition of a block, and is run once for all of
 them (:mod:`harness.engine.prefix`): in scoring, and for the prompts in generation. New tokens differ between
@@ -19,7 +19,7 @@ from harness.conditions.conditions import site_of
 from harness.conditions.head_edits import watch_starts
 from harness.engine.engine import Engine, Runner
 from harness.engine.generations import GenerationRequest, Generations, decode_greedily
-from harness.engine.hooks import HookRunner, InPlace, edit_site, mask_of, writer
+from harness.engine.hooks import HookRunner, InPlace, mask_of, writer
 from harness.engine.prefix import Prefix, can_resume, capture_prefix, fill_cache, resume
 from harness.engine.watched import watching
 from harness.model.key_values import cache_of
@@ -27,6 +27,7 @@ from harness.model.key_values import cache_of
 if TYPE_CHECKING:
     from harness.conditions.conditions import Condition
     from harness.conditions.positions import Layout
+    from harness.conditions.units import Site
     from harness.engine.scores import ScoreRequest, TokenScores
     from harness.model.model import Batch, Model
 
@@ -59,14 +60,14 @@ def under_all(model: Model, conditions: Sequence[Condition], layout: Layout | No
 
     with contextlib.ExitStack() as stack:
         starts = stack.enter_context(watch_starts(model))
-        places: dict[tuple[str, int], list[tuple[int, InPlace]]] = {}
+        places: dict[tuple[Site, int], list[tuple[int, InPlace]]] = {}
         for part, condition in enumerate(conditions):
             acts = mask_of(condition, layout)
             for edit in condition.edits:
                 write = writer(model, edit, starts, acts, (part, n))
                 places.setdefault((site_of(edit), edit.layer), []).append((part, write))
         for (site, layer), writes in places.items():
-            stack.enter_context(edit_site(model, site, layer, change_parts(writes)))
+            stack.enter_context(site.edit(model, layer, change_parts(writes)))
         yield
 
 

@@ -18,7 +18,7 @@ from harness.conditions.frozen import check_conditions
 from harness.conditions.positions import Layout
 from harness.engine.generations import GenerationRequest, Generations
 from harness.engine.scores import ScoreRequest, Scores, TokenScores
-from harness.engine.watched import neurons_of
+from harness.engine.watched import watched_units
 
 if TYPE_CHECKING:
     from harness.conditions.conditions import Condition
@@ -114,7 +114,7 @@ class Engine(ABC):
             choices: for every prompt, equally many token ids whose log-probability as first new token is wanted.
             tempered: also the untouched model's distribution of the first new token at every temperature
                 (:mod:`harness.engine.tempering`); one of the conditions must be untouched, as for ``watched``.
-            watched: also what the neurons that conditions are about (their ``units``) do in the untouched model
+            watched: also what the units that conditions are about (their ``units``) do in the untouched model
                 where it predicts the first new token (:mod:`harness.engine.watched`).
             spans: as of :meth:`score`.
 
@@ -126,13 +126,13 @@ class Engine(ABC):
         if max_new_tokens > 1:
             self.model.check_cache()
         asked = np.array(choices, dtype=np.int64) if choices else np.zeros((len(prompts), 0), np.int64)
-        neurons = neurons_of(conditions) if watched else ()
-        made = Generations.empty(len(conditions), len(prompts), max_new_tokens, asked.shape[1], tempered, neurons)
+        units = watched_units(conditions) if watched else ()
+        made = Generations.empty(len(conditions), len(prompts), max_new_tokens, asked.shape[1], tempered, units)
         layout = Layout.of([len(tokens) for tokens in prompts], spans)
         runners = list(self.runners(conditions))
         for rows in batches(prompts, self.batch_size):
             batch = self.model.pad([list(prompts[row]) for row in rows])
-            request = GenerationRequest(batch, layout.only(rows), asked[rows], max_new_tokens, stop, tempered, neurons)
+            request = GenerationRequest(batch, layout.only(rows), asked[rows], max_new_tokens, stop, tempered, units)
             for members, runner in runners:
                 for some, part in runner.generate(request):
                     made.put([members[i] for i in some], rows, part)

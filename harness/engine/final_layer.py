@@ -31,6 +31,7 @@ from jaxtyping import Float32
 
 from harness.conditions.conditions import BASELINE, SetNeurons, site_of
 from harness.conditions.frozen import Directions
+from harness.conditions.units import NEURONS
 from harness.engine import columns as columns_of
 from harness.engine.columns import Columns, Tokens, reach_of
 from harness.engine.kernels import System
@@ -39,30 +40,39 @@ from harness.model.readout import BLOCK_ROWS, probe_norm
 
 if TYPE_CHECKING:
     from harness.conditions.conditions import Condition
+    from harness.conditions.units import Site
     from harness.model.model import Batch, Model
 GRAM_CONDITIONS = 256
 """Conditions whose written directions are held in float64 at once."""
 
 
+def site_in(conditions: Sequence[Condition]) -> Site | None:
+    """The one site that the conditions edit, neurons where they edit nothing; None of several."""
+    sites = list(dict.fromkeys(site_of(edit) for condition in conditions for edit in condition.edits))
+    return None if len(sites) > 1 else sites[0] if sites else NEURONS
+
+
 def fits(model: Model, conditions: Sequence[Condition]) -> bool:
-    """Whether the closed form is valid: the last MLP's output enters the final residual as above, and the edits are of
-    the last layer's neurons only, no neuron twice in a condition."""
+    """Whether the closed form is valid: the edits are of the last layer only and of one site, whose units write into
+    what the layer adds, no unit twice in a condition; and the last MLP's output enters the final residual as above."""
+    site, last = site_in(conditions), model.anatomy.n_layers - 1
+    if site is None or site.enters is None:
+        return False
+    for condition in conditions:
+        edited = [index for edit in condition.edits for index in edit.indices]
+        if len(set(edited)) < len(edited) or any(edit.layer != last for edit in condition.edits):
+            return False
+    return site.enters == "residual" or _enters_straight(model)
+
+
+def _enters_straight(model: Model) -> bool:
+    """Whether the last MLP's output enters the final residual as it is, times a factor, or through an RMSNorm."""
     anatomy = model.anatomy
     post_norm = anatomy.post_mlp_norms[-1]
     if post_norm is None:
-        straight = anatomy.direct_write or anatomy.residual_multiplier != 1.0
-    else:
-        kind, _, _, bias = probe_norm(post_norm, anatomy.d_model)
-        straight = kind == "rmsnorm" and bias is None
-    if not straight:
-        return False
-    for condition in conditions:
-        if any(site_of(edit) != "neurons" for edit in condition.edits):
-            return False
-        edited = [index for edit in condition.edits for index in edit.indices]
-        if len(set(edited)) < len(edited) or any(edit.layer != anatomy.n_layers - 1 for edit in condition.edits):
-            return False
-    return True
+        return anatomy.direct_write or anatomy.residual_multiplier != 1.0
+    kind, _, _, bias = probe_norm(post_norm, anatomy.d_model)
+    return kind == "rmsnorm" and bias is None
 
 
 @dataclass(frozen=True)
@@ -71,19 +81,22 @@ class Observed:
 
     Attributes (float32):
         residual: [B, d_model], the final residual. rest: [B, d_model], it without what the last MLP writes.
-        neurons: [B, d_mlp], the last layer's activations.
+        neurons: [B, d_mlp], the last layer's activations; of another site than neurons those of its units in use.
+        own: [B, d_model], what units of another site than neurons write into: what the last MLP returned, before a
+            norm behind it, or nothing (0) in the residual stream. Of neurons it is made from their activations, [B, 0].
     """
 
     residual: Float32[torch.Tensor, "*B d_model"]
     rest: Float32[torch.Tensor, "*B d_model"]
     neurons: Float32[torch.Tensor, "*B d_mlp"]
+    own: Float32[torch.Tensor, "*B d_own"]
 
     def __getitem__(self, place: object) -> Observed:
         return self.map(lambda x: x[place])  # type: ignore[index]
 
     def map(self, fn: Callable[[torch.Tensor], torch.Tensor]) -> Observed:
         """The same with ``fn`` of each array."""
-        return Observed(fn(self.residual), fn(self.rest), fn(self.neurons))
+        return Observed(fn(self.residual), fn(self.rest), fn(self.neurons), fn(self.own))
 
     @classmethod
     def cat(cls, parts: Sequence[Observed]) -> Observed:
@@ -93,6 +106,10 @@ class Observed:
 
 class FinalLayer:
     """All conditions' logits from the final residual and the last layer's activations.
+
+    Attributes:
+        site: what the conditions edit. units: which of the layer's units ``w_out`` and activations are of, int64 [n];
+            None: all, as of neurons.
 
     Args:
         column_bytes: in parts of consecutive conditions whose columns of W w_out^T are held in so many bytes. By
@@ -104,11 +121,15 @@ class FinalLayer:
         self.layer, readout, anatomy = model.anatomy.n_layers - 1, model.readout, model.anatomy
         self.device, self.n_tokens = readout.W_U.device, len(readout.W_U)
         self.constant = readout.folded_bias(centre=False) * readout.scale
-        self.w_out = model.w_out(self.layer).to(self.device)
-        self.bias = model.down_bias(self.layer)
+        self.site = site_in(conditions) or NEURONS
+        used = sorted({i for condition in conditions for edit in condition.edits for i in edit.indices})
+        self.units = None if self.site == NEURONS else torch.tensor(used, dtype=torch.long)
+        self.w_out = self.site.written(model, self.layer, None if self.units is None else used).to(self.device)
+        self.bias = model.down_bias(self.layer) if self.units is None else None
+        self.multiplier = anatomy.residual_multiplier if self.site.enters == "mlp" else 1.0
         self.post_norm = None
-        self.written = self.w_out * anatomy.residual_multiplier
-        if (module := anatomy.post_mlp_norms[-1]) is not None:
+        self.written = self.w_out * self.multiplier
+        if self.site.enters == "mlp" and (module := anatomy.post_mlp_norms[-1]) is not None:
             _, eps, gain, _ = probe_norm(module, anatomy.d_model)
             self.post_norm = eps, gain.to(self.device)
             self.written = self.w_out * self.post_norm[1]
@@ -128,6 +149,12 @@ class FinalLayer:
         """Largest norm of a row of W."""
         gain = self.model.readout.gain
         return max(float((rows.float() * gain).norm(dim=1).max()) for rows in self.model.readout.W_U.split(BLOCK_ROWS))
+
+    def places(self, indices: Sequence[int]) -> list[int]:
+        """Rows of ``w_out`` of some of the layer's units."""
+        if self.units is None:
+            return list(indices)
+        return torch.searchsorted(self.units, torch.tensor(indices, dtype=torch.long)).tolist()
 
     def _split(self, conditions: Sequence[Condition], column_bytes: int) -> Iterator[tuple[int, int]]:
         """Runs of consecutive conditions whose columns fit in ``column_bytes``; at least one condition each."""
@@ -152,19 +179,25 @@ class FinalLayer:
         hold = model.dtype in (torch.float32, torch.float64)
         with (
             model.capture_residual() as captured,
-            model.capture_neurons(self.layer) as neurons,
+            self.site.capture(model, [self.layer]) as neurons,
             model.capture_write(self.layer, hold) as written,
             model.without_logits(),
         ):
             out = model.forward(batch, past=past, logits_to_keep=1, use_cache=use_cache)
         seen, write = captured.residual, written[-1]
+        own = seen[..., :0] if self.units is None else write.view_as(seen)
         if (post_norm := model.anatomy.post_mlp_norms[-1]) is not None:
             write = post_norm.forward(write)
         if model.anatomy.residual_multiplier != 1.0:
             write = write * model.anatomy.residual_multiplier
         write = write.view_as(seen).to(seen)
         residual, rest = (seen + write, seen) if hold else (seen, seen.float() - write.float())
-        left = residual, rest, neurons[self.layer].view(*seen.shape[:2], -1)
+        acts = neurons[self.layer].view(*seen.shape[:2], -1)
+        if self.units is not None:
+            acts = acts[..., self.units.to(acts.device)]
+        if self.site.enters == "residual":  # an edit adds to all of it, whatever the MLP wrote
+            rest, own = residual, torch.zeros_like(residual)
+        left = residual, rest, acts, own
         return Observed(*(x.to(self.device).float() for x in left)), cache_of(out)
 
     def project(self, x: torch.Tensor, tokens: Tokens = slice(None)) -> torch.Tensor:
@@ -214,8 +247,10 @@ class Base:
         self.square_own = torch.zeros(0)
         if final.post_norm is not None:
             eps, gain = final.post_norm
-            own = seen.neurons @ final.w_out
-            own = own if final.bias is None else own + final.bias.to(own)
+            own = seen.own
+            if final.units is None:  # to more digits than the module's own sum in half precision
+                own = seen.neurons @ final.w_out
+                own = own if final.bias is None else own + final.bias.to(own)
             self.own = own.double()
             self.square_own = self.own.square().sum(-1)
             y = own * gain
@@ -240,6 +275,8 @@ class Base:
 
     def written(self, places: torch.Tensor) -> torch.Tensor:
         """Output of the down projection of the untouched model at some places [n], float64 [n, d_model]."""
+        if self.final.units is not None:
+            return self.seen.own[places].double()
         distinct, back = torch.unique(places, return_inverse=True)
         neurons, w_out = self.neurons[distinct].double(), self.final.w_out
         total = neurons.new_zeros(len(distinct), w_out.shape[1])
@@ -267,7 +304,7 @@ class ConditionBlock:
         self.final, self.conditions, self.start, self.n = final, conditions, start, len(conditions)
         device = final.device
         width = max((sum(len(e.indices) for e in c.edits) for c in conditions), default=0)
-        rows = [[i for e in c.edits for i in e.indices] for c in conditions]
+        rows = [final.places([i for e in c.edits for i in e.indices]) for c in conditions]
         used = sorted({i for row in rows for i in row})
         place = {index: row for row, index in enumerate(used)}
         self.used = torch.tensor(used, dtype=torch.long, device=device)
@@ -331,7 +368,7 @@ class ConditionBlock:
         if final.post_norm is not None:
             eps, gain = final.post_norm
             own = own * (own.square().mean(-1, keepdim=True) + eps).rsqrt() * gain.double()
-        x = base.seen.rest[places].double() + final.model.anatomy.residual_multiplier * own
+        x = base.seen.rest[places].double() + final.multiplier * own
         return x - x.mean(-1, keepdim=True) if final.model.readout.centre_writes else x
 
     def system(self, base: Base, at: torch.Tensor) -> System:

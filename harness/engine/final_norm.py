@@ -48,7 +48,7 @@ def denominators(
     layout = Layout.of([len(tokens) for tokens in prompts], spans)
     longest = max(layout.lengths, default=0)
     found = np.full((len(conditions), len(prompts), longest), np.nan, np.float32)
-    final = FinalLayer(model, []) if fits(model, conditions) else None
+    final = FinalLayer(model, conditions) if fits(model, conditions) else None
     for rows in batches(prompts, batch_size):
         batch = model.pad([list(prompts[row]) for row in rows])
         here = layout.only(rows)
@@ -75,12 +75,12 @@ def _hooked(model: Model, condition: Condition, batch: Batch, layout: Layout) ->
 
 class _LastLayer:
     """What one pass of the untouched model has left at [batch, pos]: the residual without the last MLP's output
-    (``rest``, [..., d_model]), the last layer's activations (``neurons``, [..., d_mlp]), and what its down projection
-    makes of them (``own``)."""
+    (``rest``, [..., d_model]), the activations of the last layer's units (``neurons``, [..., n]), and what they write
+    into (``own``)."""
 
     def __init__(self, final: FinalLayer, batch: Batch, layout: Layout) -> None:
         seen, _ = final.run(batch)
-        own = seen.neurons.double() @ final.w_out.double()
+        own = seen.neurons.double() @ final.w_out.double() if final.units is None else seen.own.double()
         self.final, self.layout, self.tokens = final, layout, batch.position_ids
         self.rest, self.neurons = seen.rest.double(), seen.neurons
         self.own = own if final.bias is None else own + final.bias.to(own)
@@ -91,7 +91,7 @@ class _LastLayer:
         if condition.frozen is None or condition.frozen.what != "final_norm":
             mask = mask_of(condition, self.layout)
             for edit in condition.edits:
-                some = list(edit.indices)
+                some = final.places(edit.indices)
                 now = self.neurons[..., some]
                 change = edit.apply(now).double() - now.double()
                 if mask is not None:
@@ -101,7 +101,7 @@ class _LastLayer:
         if final.post_norm is not None:
             eps, gain = final.post_norm
             write = own * (own.square().mean(-1, keepdim=True) + eps).rsqrt() * gain.double()
-        residual = self.rest + final.model.anatomy.residual_multiplier * write
+        residual = self.rest + final.multiplier * write
         return final.model.readout.denominator(residual)[..., 0]
 
 

@@ -16,8 +16,9 @@ from harness.engine.watched import Watched
 from harness.model.key_values import cache_of
 
 if TYPE_CHECKING:
-    from harness.conditions.conditions import Condition, Neuron
+    from harness.conditions.conditions import Condition
     from harness.conditions.positions import Layout
+    from harness.conditions.units import Unit
     from harness.model.model import Batch
 
 
@@ -31,8 +32,8 @@ class Generations:
         choices: float64 [n_conditions, n_prompts, n_choices], log-probabilities of the asked tokens as first new token.
         top: float64 [n_conditions, n_prompts], log-probability of the first new token itself: the model's confidence.
         tempered: the untouched model's distribution of the first new token at every temperature; None unless asked for.
-        watched: what the conditions' neurons do in the untouched model where it predicts the first new token; None
-            unless asked for, and where conditions are about something else than neurons.
+        watched: what the conditions' units do in the untouched model where it predicts the first new token; None
+            unless asked for, and where they are of several kinds, or of more than one number.
     """
 
     tokens: Int64[np.ndarray, "n_conditions n_prompts max_new_tokens"]
@@ -50,7 +51,7 @@ class Generations:
         max_new_tokens: int,
         n_choices: int,
         tempered: bool = False,
-        watched: tuple[Neuron, ...] = (),
+        watched: tuple[Unit, ...] = (),
     ) -> Generations:
         """Continuations to be filled in; no token yet."""
         shape = (n_conditions, n_prompts)
@@ -96,7 +97,7 @@ class GenerationRequest:
         max_new_tokens: how many tokens at most.
         stop: generation of a prompt ends with the first of these (it is kept).
         tempered: whether the untouched model is wanted at every temperature.
-        watched: neurons whose activations in the untouched model are wanted, at the prompts' last tokens.
+        watched: units whose activations in the untouched model are wanted, at the prompts' last tokens.
     """
 
     batch: Batch
@@ -105,7 +106,7 @@ class GenerationRequest:
     max_new_tokens: int
     stop: frozenset[int]
     tempered: bool = False
-    watched: tuple[Neuron, ...] = ()
+    watched: tuple[Unit, ...] = ()
 
     def ends(self) -> Int64[torch.Tensor, " n"]:
         """``stop`` as int64 [n], ascending, on the batch's device."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,10 +11,11 @@ import torch
 
 from harness.conditions.conditions import site_of
 from harness.conditions.frozen import keep_component, unigram_direction
-from harness.conditions.head_edits import HeadEdit, HeadEditor, check_heads, watch_starts
+from harness.conditions.head_edits import FirstReader, HeadEdit, watch_starts
 from harness.engine.engine import Engine, Runner
 from harness.engine.generations import Forward, GenerationRequest, Generations, decode_greedily
 from harness.engine.watched import watching
+from harness.errors import HarnessError
 from harness.model.key_values import cache_of
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 
 InPlace = Callable[[torch.Tensor], None]
-"""Writes an edit into activations [batch, pos, d_mlp], heads' outputs [batch, pos, n_heads, d_head], or the residual
-stream [batch, pos, d_model]."""
+"""Writes an edit into the activations of its site and layer: of neurons [batch, pos, d_mlp], of heads [batch, pos,
+n_heads, d_head], of directions the residual stream [batch, pos, d_model]."""
 
 
 def writer(
@@ -41,13 +41,13 @@ def writer(
         acts: whether the edit acts at each token of these rows (:meth:`Positions.mask`); None: at all.
         part: (i, n), the function is called with the i-th of n equal parts of the running pass's rows.
     """
-    if site_of(edit) == "heads":
-        check_heads(cast(HeadEdit, edit), model.anatomy.n_heads)
-        return _only_at(acts, HeadEditor(cast(HeadEdit, edit), starts, part), starts, part)
-    where = slice(None) if site_of(edit) == "directions" else list(edit.indices)
+    check_edit(edit, model)
+    if getattr(edit, "reads_first", False):
+        return _only_at(acts, FirstReader(cast(HeadEdit, edit), starts, part), starts, part)
+    columns = site_of(edit).columns(edit.indices)
 
     def write(activations: torch.Tensor) -> None:
-        activations[..., where] = edit.apply(activations[..., where]).to(activations)
+        activations[:, :, columns] = edit.apply(activations[:, :, columns]).to(activations)
 
     return _only_at(acts, write, starts, part)
 
@@ -66,6 +66,20 @@ def _only_at(acts: torch.Tensor | None, write: InPlace, starts: Starts, part: tu
         activations.copy_(torch.where(here.view(*token.shape, *[1] * (activations.dim() - 2)), activations, before))
 
     return there
+
+
+def check_edit(edit: Edit, model: Model) -> None:
+    """Refuse units that the layer does not have.
+
+    Raises:
+        HarnessError: names the first of them.
+    """
+    site = site_of(edit)
+    n = site.count(model, edit.layer)
+    for index in edit.indices:
+        if n is not None and not 0 <= index < n:
+            unit = site.at(model, edit.layer, index)
+            raise HarnessError(f"an edit names {unit.word} {unit}, but the model has {site.name} 0 to {n - 1}.")
 
 
 def mask_of(condition: Condition, layout: Layout | None) -> torch.Tensor | None:
@@ -90,14 +104,6 @@ def acting(mask: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
     return mask.to(token.device).gather(1, token.clamp(0, mask.shape[1] - 1))
 
 
-def edit_site(
-    model: Model, site: str, layer: int, change: Callable[[torch.Tensor], torch.Tensor]
-) -> AbstractContextManager[None]:
-    """Within the block, the layer's neurons, heads or residual stream are those that ``change`` makes of them."""
-    sites = {"neurons": model.edit_neurons, "heads": model.edit_heads, "directions": model.edit_residual}
-    return sites[site](layer, change)
-
-
 @contextlib.contextmanager
 def under(model: Model, condition: Condition, layout: Layout | None = None) -> Iterator[None]:
     """Within the block, the model runs with the edits of ``condition``, at its positions of the prompts that are run.
@@ -118,7 +124,7 @@ def under(model: Model, condition: Condition, layout: Layout | None = None) -> I
         starts, acts = stack.enter_context(watch_starts(model)), mask_of(condition, layout)
         for edit in condition.edits:
             change = copied(writer(model, edit, starts, acts))
-            stack.enter_context(edit_site(model, site_of(edit), edit.layer, change))
+            stack.enter_context(site_of(edit).edit(model, edit.layer, change))
         yield
 
 

@@ -6,8 +6,9 @@ written. ``records``: what flows between them (prompts, outcomes, measurements).
 the ``entries`` of installed packages; ``sources`` and ``plugin_files`` identify those that no distribution carries.
 ``places``: layers and positions as parameters.
 Every call of a component goes through ``border``, which names whoever breaks a promise; what is handed over is looked
-at in ``handed``, ``handed_selections``, ``handed_edits`` and ``handed_outcomes``. ``standing``: where selected units
-stand among the others. ``registers``: what a plugin hands over of its paper's claims; ``claims``: what these are.
+at in ``handed``, ``handed_selections``, ``handed_edits`` and ``handed_outcomes``.
+``standing``: where selected units stand among the others; ``unit_kinds``: kinds of units that plugins bring.
+``registers``: what a plugin hands over of its paper's claims; ``claims``: what these are.
 
 An author needs one import: ``from harness.plugin import Selector, Selection, Neuron, hookimpl``. The names below are
 all that there are; they come from where they are defined when they are first asked for, so that listing components
@@ -30,12 +31,11 @@ _DEFINED = {
         "Alone Figure Frame Matrix Measurement Outcomes Prepared Prompt PublishedNeurons Rows Series Step Table"
     ),
     "harness.plugin.registers": "Evidence Register Value",
-    "harness.conditions.conditions": (
-        "BASELINE Condition Direction Edit End Frozen Head Neuron Selection SetNeurons Unit by_layer"
-    ),
+    "harness.conditions.conditions": "BASELINE Condition Edit End Frozen Selection SetNeurons",
     "harness.conditions.head_edits": "AttendFirst SetHeads",
     "harness.conditions.positions": "Positions",
     "harness.conditions.residual_edits": "AddVector ProjectOut",
+    "harness.conditions.units": "DIRECTIONS HEADS NEURONS Direction Head Neuron Site Unit by_layer",
     "harness.engine.engine": "Engine Progress",
     "harness.engine.scores": "Scores",
     "harness.engine.activation_summaries": "ActivationStatistics HeadStatistics",

@@ -1,21 +1,25 @@
 from harness import hookimpl as hookimpl
 from harness.conditions.conditions import BASELINE as BASELINE
 from harness.conditions.conditions import Condition as Condition
-from harness.conditions.conditions import Direction as Direction
 from harness.conditions.conditions import Edit as Edit
 from harness.conditions.conditions import End as End
 from harness.conditions.conditions import Frozen as Frozen
-from harness.conditions.conditions import Head as Head
-from harness.conditions.conditions import Neuron as Neuron
 from harness.conditions.conditions import Selection as Selection
 from harness.conditions.conditions import SetNeurons as SetNeurons
-from harness.conditions.conditions import Unit as Unit
-from harness.conditions.conditions import by_layer as by_layer
 from harness.conditions.head_edits import AttendFirst as AttendFirst
 from harness.conditions.head_edits import SetHeads as SetHeads
 from harness.conditions.positions import Positions as Positions
 from harness.conditions.residual_edits import AddVector as AddVector
 from harness.conditions.residual_edits import ProjectOut as ProjectOut
+from harness.conditions.units import DIRECTIONS as DIRECTIONS
+from harness.conditions.units import HEADS as HEADS
+from harness.conditions.units import NEURONS as NEURONS
+from harness.conditions.units import Direction as Direction
+from harness.conditions.units import Head as Head
+from harness.conditions.units import Neuron as Neuron
+from harness.conditions.units import Site as Site
+from harness.conditions.units import Unit as Unit
+from harness.conditions.units import by_layer as by_layer
 from harness.engine.activation_summaries import ActivationStatistics as ActivationStatistics
 from harness.engine.activation_summaries import HeadStatistics as HeadStatistics
 from harness.engine.engine import Engine as Engine
@@ -72,6 +76,9 @@ from .registers import Value as Value
 
 __all__ = [
     "BASELINE",
+    "DIRECTIONS",
+    "HEADS",
+    "NEURONS",
     "ActivationStatistics",
     "AddVector",
     "Aggregated",
@@ -126,6 +133,7 @@ __all__ = [
     "Series",
     "SetHeads",
     "SetNeurons",
+    "Site",
     "Source",
     "Step",
     "Table",

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import HarnessError, PluginError
 
 if TYPE_CHECKING:
-    from harness.conditions.conditions import Condition, Edit, Frozen, Selection, Unit
+    from harness.conditions.conditions import Condition, Edit, Frozen, Selection
+    from harness.conditions.units import Unit
     from harness.engine.engine import Engine, Progress
     from harness.model.model import Model
     from harness.plugin.components import (
@@ -246,7 +247,7 @@ def edits(
     def ask() -> tuple[Edit, ...]:
         with asking(intervention, "edits()"):
             found = intervention.edits(units, statistics)
-            checked(found, units, intervention.site, who)
+            checked(found, units, model, who)
         return tuple(watched(edit, intervention) for edit in found)
 
     made = ask()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pluggy
 
-from harness.conditions.conditions import Neuron
+from harness.conditions.units import UNITS, Neuron, Unit
 from harness.errors import HarnessError, suggest
 from harness.plugin import border, hookspecs
 from harness.plugin.components import KINDS, Component, ComponentSpec, ComponentT, Kind, ModelLoader, build
@@ -21,6 +21,7 @@ from harness.plugin.entries import origin as origin_of_entry
 from harness.plugin.records import Matrix, PublishedNeurons
 from harness.plugin.registers import Register
 from harness.plugin.sources import source_digest
+from harness.plugin.unit_kinds import check_kind
 
 if TYPE_CHECKING:
     from harness.plugin.plugin_files import PluginFile
@@ -56,6 +57,8 @@ class Catalogue:
     def __init__(self) -> None:
         self.components: dict[Kind, dict[str, type[Component]]] = {kind: {} for kind in KINDS}
         self.origins: dict[type[Component], Origin] = {}
+        self.units: dict[str, type[Unit]] = dict(UNITS)
+        self.units_by: dict[str, Origin] = {}
         self.published: dict[str, PublishedNeurons] = {}
         self.published_by: dict[str, Origin] = {}
         self.registers_by: dict[Register, Origin] = {}
@@ -87,6 +90,9 @@ class Catalogue:
                 for cls in classes:
                     self._check(cls, kind)
                     found.append((kind, cls))
+        kinds: list[Any] = [x for some in manager.hook.harness_units() for x in some]
+        for item in kinds:
+            check_kind(item, self.units)
         lists: list[Any] = [x for some in manager.hook.harness_published_neurons() for x in some]
         for item in lists:
             self._check_list(item)
@@ -94,7 +100,7 @@ class Catalogue:
         for item in registers:
             if not isinstance(item, Register):
                 raise HarnessError(f"harness_claims() returned {item!r}, which is no Register")
-        if not found and not lists and not registers:
+        if not found and not kinds and not lists and not registers:
             raise HarnessError(_why_empty(plugin))
         for kind, cls in found:
             if sum(of == kind and other.name == cls.name for of, other in found) > 1:
@@ -102,6 +108,8 @@ class Catalogue:
         for kind, cls in found:
             self.components[kind][cls.name] = cls
             self.origins[cls] = _ORIGINS[cls] = origin
+        for item in kinds:
+            self.units[item.word], self.units_by[item.word] = item, origin
         for item in lists:
             self.published[item.name], self.published_by[item.name] = item, origin
         self.registers_by |= dict.fromkeys(registers, origin)
@@ -112,10 +120,16 @@ class Catalogue:
         """The registers of claims, in the order of the plugins."""
         return list(self.registers_by)
 
+    def kind_at(self, site: str) -> type[Unit] | None:
+        """The kind of units that lives at a site of this name; None where no plugin has brought one."""
+        return next((kind for kind in self.units.values() if kind.site == site), None)
+
     def remove(self, origin: Origin) -> None:
         """Forget what a plugin offers."""
         for cls in [cls for cls, of in self.origins.items() if of == origin]:
             del self.components[cls.kind][cls.name], self.origins[cls]
+        for word in [word for word, of in self.units_by.items() if of == origin]:
+            del self.units[word], self.units_by[word]
         for name in [name for name, of in self.published_by.items() if of == origin]:
             del self.published[name], self.published_by[name]
         self.registers_by = {item: of for item, of in self.registers_by.items() if of != origin}

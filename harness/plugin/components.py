@@ -34,7 +34,8 @@ from harness.plugin.places import PositionsText
 from harness.progress import Stage, silent
 
 if TYPE_CHECKING:
-    from harness.conditions.conditions import Condition, Edit, Frozen, Selection, Unit
+    from harness.conditions.conditions import Condition, Edit, Frozen, Selection
+    from harness.conditions.units import Unit
     from harness.engine.engine import Engine, Progress
     from harness.model.model import Model
     from harness.plugin.records import Figure, Frame, Matrix, Measurement, Outcomes, Prepared, Prompt
@@ -227,11 +228,11 @@ class Corpus(Component):
 
 
 class Selector(Component):
-    """Chooses units: neurons, heads or directions."""
+    """Chooses units: neurons, heads, directions, or those of a plugin's kind."""
 
     kind = "selector"
     site: ClassVar[str | None] = None
-    """What it chooses: "neurons", "heads" or "directions"; None: that is known only when it has chosen."""
+    """What it chooses: the name of a site, such as "neurons"; None: that is known only when it has chosen."""
 
     def reads_prompts(self) -> bool:
         """Whether :meth:`select` looks at ``context.prompts``, itself or through a selector that is its parameter.
@@ -302,9 +303,17 @@ class Intervention(Component, Generic[UnitT, StatisticsT]):
 
     kind = "intervention"
     site: ClassVar[str] = "neurons"
-    """What it edits: "neurons", "heads" or "directions"."""
+    """What it edits: the name of a site, such as "neurons", "heads" or "directions"."""
+    one_number: ClassVar[bool] = False
+    """Whether it acts on the units of every site whose activation is one number, neurons among them; what it makes are
+    then edits with the units' own ``where``."""
     needs_statistics: ClassVar[bool] = True
     """Whether :meth:`edits` wants the activation statistics of the units."""
+
+    @classmethod
+    def acts_on(cls, kind: type[Unit]) -> bool:
+        """Whether it can edit units of this kind."""
+        return kind.site == cls.site or (cls.one_number and kind.one_number)
 
     later = frozenset({"positions"})
     positions: PositionsText = Field(
@@ -391,7 +400,7 @@ class Task(Component):
     def reference(self, prompts: Sequence[Prompt], site: str) -> Sequence[tuple[int, int]] | None:
         """The part (start, stop) of each prompt's tokens that activation statistics are taken over; None: all of it.
 
-        ``site``: whether they are statistics of "neurons" or of "heads".
+        ``site``: whose statistics they are: "neurons", "heads", or the name of another site.
         """
         return None
 

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from harness.conditions.conditions import UNITS, SetNeurons, site_of
+from harness.conditions.conditions import SetNeurons, site_of
 from harness.conditions.head_edits import AttendFirst, SetHeads
 from harness.conditions.residual_edits import AddVector, ProjectOut
+from harness.conditions.units import DIRECTIONS
 from harness.plugin.handed import a, expect, refuse, whole
 
 if TYPE_CHECKING:
-    from harness.conditions.conditions import Edit, Unit
+    from harness.conditions.conditions import Edit
+    from harness.conditions.units import Unit
     from harness.model.model import Model
     from harness.plugin.components import Intervention
 
@@ -26,22 +28,21 @@ PURE = frozenset({SetNeurons, SetHeads, AttendFirst, AddVector, ProjectOut})
 """The harness's own edits, which cannot be otherwise."""
 
 
-def checked(found: Any, units: Sequence[Unit], site: str, who: str) -> None:
+def checked(found: Any, units: Sequence[Unit], model: Model, who: str) -> None:
     """Refuse what is no tuple of edits that together treat each of ``units`` once and nothing else."""
     expect(isinstance(found, tuple), who, f"returned {a(found)}, expected a tuple of edits")
     for edit in found:
         fine = whole(getattr(edit, "layer", None)) and isinstance(getattr(edit, "indices", None), tuple)
         fine = fine and all(whole(index) for index in edit.indices) and callable(getattr(edit, "apply", None))
         expect(fine, who, f"gave {a(edit)} among the edits: an edit has layer, indices (a tuple) and apply()")
-        expect(
-            site_of(edit) == site, who, f"gave an edit of {site_of(edit)}, although the intervention says site = {site}"
-        )
-    by_site = {unit.site: unit for unit in UNITS.values()}
-    edited = sorted(by_site[site](edit.layer, index) for edit in found for index in edit.indices)
-    if edited != sorted(units):
-        missing, more = sorted(set(units) - set(edited)), sorted(set(edited) - set(units))
+        site = site_of(edit)
+        fine = any(unit.where == site for unit in units)
+        expect(fine, who, f"gave an edit of {site.name} for {units[0].site}: an edit's where is that of its units")
+    edited = [site_of(edit).at(model, edit.layer, index) for edit in found for index in edit.indices]
+    if len(edited) != len(units) or set(edited) != set(units):
+        missing, more = ([x for x in a if x not in b] for a, b in ((units, set(edited)), (edited, set(units))))
         why = f"left out {missing[0]}" if missing else f"edited {more[0]}, too" if more else "edited one of them twice"
-        refuse(who, f"{why}, of {len(units)} {site} that it was to edit")
+        refuse(who, f"{why}, of {len(units)} {units[0].site} that it was to edit")
 
 
 class WatchedEdit:
@@ -140,9 +141,13 @@ def same_edits(first: Sequence[Edit], second: Sequence[Edit], model: Model, who:
         expect(same(found, again.apply(given, *options)), who, random)
 
 
+def handed_shape(edit: Edit, model: Model) -> tuple[int, ...]:
+    """The shape of what an edit is handed, behind batch and position."""
+    site, n = site_of(edit), len(edit.indices)
+    return (model.anatomy.d_model,) if site == DIRECTIONS else (n, *site.shape(model))
+
+
 def _trial(edit: Edit, model: Model) -> torch.Tensor:
     """Ordinary activations that an edit is tried on: [2, 3, ...]."""
-    n, anatomy = len(edit.indices), model.anatomy
-    width = {"heads": (n, anatomy.d_head), "directions": (anatomy.d_model,)}.get(site_of(edit), (n,))
-    values = np.random.default_rng(0).normal(size=(2, 3, *width))
+    values = np.random.default_rng(0).normal(size=(2, 3, *handed_shape(edit, model)))
     return torch.tensor(values, dtype=model.dtype, device=model.device)

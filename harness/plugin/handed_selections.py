@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.conditions.conditions import UNIT_KEYS, Direction, Frozen, Head, Neuron, Selection, Unit, check_units
+from harness.conditions.conditions import UNIT_KEYS, Frozen, Selection
+from harness.conditions.units import Direction, Unit, check_units
 from harness.errors import HarnessError, PluginError
 from harness.files.wording import counted
 from harness.plugin.handed import (
@@ -40,13 +41,12 @@ if TYPE_CHECKING:
 
 def units(found: Any, model: Model, who: str, what: str) -> tuple[Unit, ...]:
     """A tuple of units of one kind that the model has, none of them twice; it may be empty."""
-    listed: tuple[Unit, ...] = members(found, (Neuron, Head, Direction), who, what)
+    listed: tuple[Unit, ...] = members(found, Unit, who, what)
     for unit in listed:
         expect(whole(unit.layer) and whole(unit.index), who, f"names {unit} among {what}: layer and index are integers")
     if listed:
-        anatomy = model.anatomy
         try:
-            check_units(listed, anatomy.n_layers, anatomy.d_mlp, anatomy.n_heads, who)
+            check_units(listed, model, who)
         except PluginError:
             raise
         except Exception as error:

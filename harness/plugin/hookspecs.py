@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import pluggy
 
+from harness.conditions.units import Unit
 from harness.plugin.components import Corpus, Intervention, Metric, ModelLoader, Selector, Task
 from harness.plugin.records import PublishedNeurons
 from harness.plugin.registers import Register
@@ -75,6 +76,11 @@ def harness_tasks() -> list[type[Task]]:  # type: ignore[empty-body]
 @hookspec
 def harness_metrics() -> list[type[Metric]]:  # type: ignore[empty-body]
     """Return metrics: ``measure(outcomes)`` gives measures, tables and figures."""
+
+
+@hookspec
+def harness_units() -> list[type[Unit]]:  # type: ignore[empty-body]
+    """Return kinds of units: how one is named, and the :class:`harness.conditions.units.Site` where it lives."""
 
 
 @hookspec

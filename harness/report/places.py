@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from harness.conditions.conditions import UNITS, Unit
+from harness.conditions.units import Unit
 from harness.errors import HarnessError
+from harness.plugin.unit_kinds import kinds
 
-NAMES = frozenset({*UNITS, "unit", "largest change"})
-"""Columns that hold names of units. Others may hold texts that only look like them: an answer, a version."""
+NAMES = frozenset({"unit", "largest change"})
+"""Columns that hold names of units, beside those that are called as a kind of units is. Others may hold texts that only
+look like them: an answer, a version."""
 
 Columns = Mapping[str, Sequence[Any] | np.ndarray]
 
@@ -25,7 +27,7 @@ def with_places(columns: Columns) -> Columns:
     found: dict[str, Sequence[Any] | np.ndarray] = {}
     for name, values in columns.items():
         found[name] = values
-        for place, numbers in _places(values).items() if name in NAMES else ():
+        for place, numbers in _places(values).items() if name in NAMES or name in kinds() else ():
             taken = place in columns or place in found
             key = f"{name} {'index' if place == name else place}" if taken else place
             if place not in columns or list(columns[place]) != numbers:
@@ -35,7 +37,7 @@ def with_places(columns: Columns) -> Columns:
 
 def _places(values: Sequence[Any] | np.ndarray) -> dict[str, list[int]]:
     """The columns that names tell; none unless all are names of one kind."""
-    for kind in UNITS.values():
+    for kind in kinds().values() if any(isinstance(value, str) for value in values) else ():
         units = [_parsed(kind, value) for value in values]
         known = [unit.place for unit in units if unit is not None]
         if known and len(known) == len(units):

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from harness.conditions.conditions import UNITS, score_names
+from harness.plugin.unit_kinds import Stranger, score_names
 from harness.results.on_disk import Number, OnDisk, Values, Whole
 from harness.results.record import Step
 
@@ -65,8 +65,8 @@ class Candidate(Row):
     @field_validator("neuron")
     @classmethod
     def _is_named(cls, neuron: str) -> str:
-        if not any(unit.written.fullmatch(neuron) for unit in UNITS.values()):
-            raise ValueError("expected the name of a neuron, head or direction")
+        if not Stranger.written.fullmatch(neuron):
+            raise ValueError("expected the name of a unit, such as 11.2378 of a neuron")
         return neuron
 
 

@@ -11,7 +11,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.conditions.conditions import UNITS, Unit, by_layer
+from harness.conditions.units import UNITS, Unit, by_layer
 from harness.errors import HarnessError
 from harness.files.store import clean
 from harness.files.wording import counted, plural
@@ -161,6 +161,8 @@ def selections(labels: tuple[str, str], first: RunRecord, second: RunRecord) -> 
         why = f"one run selected {plural(units[0])}, the other {plural(units[1])}"
     elif units[0] == "direction":
         why = "a direction's name does not tell its vector"
+    elif units[0] not in UNITS:
+        why = f"how many {plural(units[0])} a layer has is not on record"
     elif (models[0].n_layers, sizes[0]) != (models[1].n_layers, sizes[1]):
         why = "the models have other shapes"
     if why:

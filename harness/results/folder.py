@@ -19,12 +19,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from harness.conditions.conditions import UNITS, Condition, Selection, Unit
+from harness.conditions.conditions import Condition, Selection
+from harness.conditions.units import Unit
 from harness.errors import HarnessError, not_there
 from harness.files import json as jsontext
 from harness.files.owned import Written, path_name, remove_empty
 from harness.files.store import canonical, read_json, read_jsonl, write_bytes, write_json, write_jsonl, writing
 from harness.plugin.records import Alone, Outcomes, Prepared, Prompt, Series
+from harness.plugin.unit_kinds import kind_named
 from harness.results import beside, record
 from harness.results.migrations import lifted
 from harness.results.prepared import from_json, to_json
@@ -261,7 +263,7 @@ class RunFolder:
 
 def _read_selection(found: record.Selection, rows: Sequence[beside.Candidate]) -> Selection:
     """A selection, from the record and the rows of ``neurons.jsonl``."""
-    parse: Callable[[str], Unit] = UNITS[found.unit].parse
+    parse: Callable[[str], Unit] = kind_named(found.unit).parse
     names = rows[0].score_names if rows else []
     return Selection(
         units=tuple(parse(unit.neuron) for unit in found.neurons),

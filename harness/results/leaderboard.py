@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 import jsonlines
 
-from harness.conditions.conditions import UNITS
 from harness.errors import HarnessError
 from harness.files.store import canonical, clean, digest, jsonl_bytes, writing
+from harness.plugin.unit_kinds import kind_named
 from harness.results.provenance import Provenance
 from harness.results.record import SCHEMA_VERSION, RunRecord
 
@@ -204,7 +204,7 @@ def rows_of(record: RunRecord, provenance: Provenance) -> list[dict[str, Any]]:
     identity, selection, git = record.identity, record.selection, provenance.git
     model, components = identity.model, identity.components.by_kind()
     metrics = {metric.name: canonical(metric.params) for metric in identity.components.metrics}
-    units = [UNITS[selection.unit].parse(chosen.neuron) for chosen in selection.neurons]
+    units = [kind_named(selection.unit).parse(chosen.neuron) for chosen in selection.neurons]
     shared = {
         "schema_version": SCHEMA_VERSION,
         "run_id": record.run_id,

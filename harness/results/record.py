@@ -10,8 +10,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from harness.conditions.conditions import UNITS
 from harness.plugin.standing import PERCENTILE
+from harness.plugin.unit_kinds import kind_named
 from harness.results.measures import Family, Measure
 from harness.results.on_disk import Number, OnDisk, Real, Values, Whole
 
@@ -233,7 +233,7 @@ class Selection(OnDisk):
     """The selected units, the rule that chose them, and what is done to them; ``details`` are the selector's own."""
 
     selector: str
-    unit: Literal["neuron", "head", "direction"]
+    unit: str = Field(min_length=1)
     intervention: str
     intervention_title: str
     intervention_summary: str
@@ -258,7 +258,7 @@ class Selection(OnDisk):
         if not all(name.startswith("median_") for name in self.layer_medians):
             raise ValueError("expected medians that are called median_SCORE in layer_medians")
         for chosen in self.neurons:
-            if not UNITS[self.unit].written.fullmatch(chosen.neuron):
+            if not kind_named(self.unit).written.fullmatch(chosen.neuron):
                 raise ValueError(f"expected the name of a {self.unit} in neurons, got {chosen.neuron!r:.40}")
         return self
 

@@ -7,8 +7,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from harness.conditions.conditions import BASELINE, Condition, Role, Selection, Unit
+from harness.conditions.conditions import BASELINE, Condition, Role, Selection
 from harness.conditions.positions import Positions
+from harness.conditions.units import Unit
 from harness.controls.random import Controls, check_controls, draw_controls, too_few
 from harness.errors import HarnessError
 from harness.files.wording import only
@@ -143,7 +144,8 @@ def _check_fit(
     task: Task, selector: Selector, intervention: Intervention, metrics: Sequence[Metric], catalogue: Catalogue
 ) -> None:
     """Refuse components that say themselves that they do not go together."""
-    if task.intervenes and selector.site not in (None, intervention.site):
+    kind = None if selector.site is None else catalogue.kind_at(selector.site)
+    if task.intervenes and kind is not None and not intervention.acts_on(kind):
         raise HarnessError(
             f"--intervention: {intervention.name} edits {intervention.site}, but the selector {selector.name} chooses "
             f"{selector.site}."
@@ -269,11 +271,11 @@ def _select(plan: Plan, engine: Engine, prepared: Prepared, stage: Began) -> Sel
     seed = derive_seed(plan.spec.seed, "selector")
     context = SelectionContext(engine.model, engine, tokens, seed, bool(prepared.held_out), stage)
     selection = border.select(plan.selector, context)
-    chosen = selection.units[0].site
-    if plan.task.intervenes and chosen != plan.intervention.site:
+    chosen = type(selection.units[0])
+    if plan.task.intervenes and not plan.intervention.acts_on(chosen):
         raise HarnessError(
             f"--intervention: {plan.intervention.name} edits {plan.intervention.site}, but the selector "
-            f"{plan.selector.name} chose {chosen}."
+            f"{plan.selector.name} chose {chosen.site}."
         )
     return selection
 
@@ -287,15 +289,17 @@ def _statistics(
 
     if not plan.intervention.needs_statistics:
         return None
-    site, tokens = plan.intervention.site, [prompt.tokens for prompt in prepared.prompts]
-    spans = border.reference(plan.task, prepared.prompts, site)
+    unit, tokens = selection.units[0], [prompt.tokens for prompt in prepared.prompts]
+    spans = border.reference(plan.task, prepared.prompts, unit.site)
     layers = tuple(sorted({unit.layer for unit in (*selection.units, *(selection.pool or ()))}))
-    key = site, layers
-    if key not in known and site == "heads":
-        known[key] = head_statistics(engine.model, tokens, layers, plan.spec.batch_size, spans)
+    key = unit.where, layers
+    if key not in known and not unit.one_number:
+        known[key] = head_statistics(engine.model, tokens, layers, plan.spec.batch_size, spans, unit.where)
     elif key not in known:
         seed = derive_seed(plan.spec.seed, "activations")
-        known[key] = activation_statistics(engine.model, tokens, layers, plan.spec.batch_size, seed, spans)
+        known[key] = activation_statistics(
+            engine.model, tokens, layers, plan.spec.batch_size, seed, spans, site=unit.where
+        )
     lock_statistics(known[key])
     return cast("ActivationStatistics | HeadStatistics", known[key])
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from harness.conditions.conditions import BASELINE, Condition, Selection, Unit
+from harness.conditions.conditions import BASELINE, Condition, Selection
+from harness.conditions.units import Unit
 from harness.errors import HarnessError, PluginError
 from harness.files.wording import counted, only
 from harness.plugin import border

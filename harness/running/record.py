@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.conditions.conditions import Neuron, Unit, site_of
+from harness.conditions.conditions import site_of
+from harness.conditions.units import Unit
 from harness.files.store import clean
 from harness.files.wording import counted, noun_for
 from harness.model.greedy import in_words
@@ -147,9 +148,8 @@ def _selection(stage: Stage) -> record.Selection:
     plan, selection, statistics, treated = stage.plan, stage.selection, stage.statistics, stage.treated
     rows = {neuron: row for row, neuron in enumerate(selection.candidates)}
     values = {
-        Neuron(edit.layer, index): value
+        (site_of(edit), edit.layer, index): value
         for edit in treated.edits
-        if site_of(edit) == "neurons"
         for index, value in zip(edit.indices, getattr(edit, "values", ()), strict=False)
     }
 
@@ -164,11 +164,11 @@ def _selection(stage: Stage) -> record.Selection:
                     found[f"{name}{PERCENTILE}"] = round(stands.percentiles[name], 3)
         if stands.ordinary:
             found["ordinary_in"] = list(stands.ordinary)
-        if isinstance(statistics, ActivationStatistics) and isinstance(neuron, Neuron):
+        if isinstance(statistics, ActivationStatistics):
             names = {"mean": "mean", "sd": "std", "minimum": "minimum", "maximum": "maximum"}
             found |= {f"activation_{key}": statistics.value(name, [neuron])[0] for key, name in names.items()}
-        if isinstance(neuron, Neuron) and neuron in values:
-            found["set_to"] = values[neuron]
+        if neuron.one_number and (key := (neuron.where, neuron.layer, neuron.index)) in values:
+            found["set_to"] = values[key]
         return record.Chosen(**clean(found))
 
     where = "" if plan.intervention.positions == "all" else str(treated.positions)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_serializer, field_validator
 
+from harness.errors import suggest
 from harness.plugin.components import ComponentSpec, parse_spec
+from harness.plugin.unit_kinds import kinds
 
 MOST_PROMPTS = 1_000_000
 """In one forward pass."""
@@ -16,9 +18,20 @@ Controls = Annotated[
     int | None,
     Field(ge=0, le=100_000, description="Random control sets; default: 999 where they are cheap, else 100."),
 ]
+
+
+def _match(value: str) -> str:
+    """One of what some kind of units can be alike in; whether the selected one can is known once it is selected."""
+    known = ["none", *dict.fromkeys(name for kind in kinds().values() for name in kind.variables)]
+    if value not in known:
+        raise ValueError(f"expected one of {', '.join(known)}.{suggest(value, known)}")
+    return value
+
+
 Match = Annotated[
-    Literal["none", "norm", "activation"],
-    Field(description="Controls resemble the selected neurons: none, in norm, or in activation."),
+    str,
+    AfterValidator(_match),
+    Field(description="In what controls resemble the selected units: none, norm, activation, or what their kind has."),
 ]
 HoldOut = Annotated[
     float | None,

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from harness.conditions.conditions import (
-    BASELINE,
-    UNITS,
-    Condition,
-    Direction,
-    Edit,
-    Frozen,
-    Selection,
-    Unit,
-    check_selection,
-    site_of,
-)
+from harness.conditions.conditions import BASELINE, Condition, Edit, Frozen, Selection, site_of
+from harness.conditions.units import Direction, Head, Site, Unit, check_units
 from harness.engine.activation_summaries import activation_statistics, head_statistics
 from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import HookEngine
 from harness.errors import HarnessError
 from harness.model.model import Model
 from harness.plugin import handed_selections as handed_over
+from harness.plugin.catalogue import catalogue
 from harness.plugin.components import Intervention, SelectionContext, Selector
+from harness.plugin.handed_edits import handed_shape
 from harness.plugin.standing import check_special
 from harness.testing.common import accepted, as_json, check_shown, made, promise, running, same, twice, untouched
 from harness.testing.models import prompts_of, tiny_model
@@ -86,7 +78,7 @@ def _check_selection(selection: Selection, model: Model, owner: str) -> None:
     promise(
         fine,
         owner,
-        "units, candidates and pool are tuples of Neuron, Head or Direction",
+        "units, candidates and pool are tuples of units (Neuron, Head, Direction ...)",
     )
     for unit in (*selection.units, *lists[2]):
         vector = selection.vectors.get(unit, np.zeros(0))
@@ -98,9 +90,7 @@ def _check_selection(selection: Selection, model: Model, owner: str) -> None:
         running(
             owner,
             "the selection",
-            lambda units=units: check_selection(  # type: ignore[misc]
-                units, anatomy.n_layers, anatomy.d_mlp, anatomy.n_heads, "it"
-            ),
+            lambda units=units: check_units(units, model, "it"),  # type: ignore[misc]
         )
     promise(bool(selection.rule.strip()), owner, "rule is empty: say in one sentence how the choice was made")
     strangers = set(selection.units) - set(selection.candidates)
@@ -147,17 +137,12 @@ def check_intervention(
         AssertionError: names the promise that was broken.
     """
     intervention, owner = made(cls, "intervention", params), f"intervention {getattr(cls, 'name', '')}"
-    units = {unit.site: unit for unit in UNITS.values()}
-    promise(cls.site in units, owner, f'site is "neurons", "heads" or "directions", not "{cls.site}"')
+    kinds = {kind.site: kind for kind in catalogue().units.values()}
+    promise(cls.site in kinds, owner, f'site is one of {", ".join(kinds)}, not "{cls.site}"')
     model = on or tiny_model()
     prompts, last = prompts_of(model), model.anatomy.n_layers - 1
-    unit: Callable[[int, int], Unit] = units[cls.site]
-    late = tuple(unit(last, i) for i in ((0, 1) if cls.site == "heads" else (0, 3, 4)))
     frozen = running(owner, "freeze()", lambda: intervention.freeze(model))
-    early = () if frozen else (unit(0, 1), unit(0, 2))
-    rng = np.random.default_rng(0)
-    vectors = {x: rng.normal(size=model.anatomy.d_model) for x in (*late, *early) if cls.site == "directions"}
-    chosen = selection or Selection((*late, *early), "some for a test", vectors=vectors)
+    chosen = selection or _some_units(kinds[cls.site], model, early=not frozen)
     ready = running(owner, "prepare()", lambda: intervention.prepare(chosen))
     promise(isinstance(ready, Intervention), owner, "prepare() returned no intervention")
     statistics = _statistics(ready, model, prompts, chosen)
@@ -167,7 +152,9 @@ def check_intervention(
     wanted = sorted((x.layer, x.index) for x in chosen.units)
     promise(edited == wanted, owner, f"edits() treats {edited}, expected exactly {wanted} (layer, index)")
     for edit, again in zip(first, second, strict=True):
-        running(owner, "edits()", lambda edit=edit: _check_site(edit, cls.site, owner))  # type: ignore[misc]
+        site = running(owner, "edits()", lambda edit=edit: site_of(edit))  # type: ignore[misc]
+        told = f"an edit of layer {edit.layer} is for {site.name}, but the units are {chosen.units[0].site}"
+        promise(site == chosen.units[0].where, owner, told)
         _check_edit(edit, again, model, owner)
     _check_engines(model, prompts, [first, tuple(e for e in first if e.layer == last)], frozen, owner)
     if figures:
@@ -175,26 +162,32 @@ def check_intervention(
     return first
 
 
+def _some_units(kind: type[Unit], model: Model, early: bool) -> Selection:
+    """Some units of the last layer and, if wanted, of the first."""
+    site: Site = kind.where  # type: ignore[assignment]  # of kinds that have a site by themselves
+    last = model.anatomy.n_layers - 1
+    units = [site.at(model, last, i) for i in ((0, 1) if kind is Head else (0, 3, 4))]
+    units += [site.at(model, 0, i) for i in (1, 2)] if early else []
+    rng = np.random.default_rng(0)
+    vectors: dict[Unit, Any] = {x: rng.normal(size=model.anatomy.d_model) for x in units if isinstance(x, Direction)}
+    return Selection(tuple(units), "some for a test", vectors=vectors)
+
+
 def _statistics(intervention: Intervention, model: Model, prompts: Sequence[Sequence[int]], chosen: Selection) -> Any:
     """Activation statistics as a run measures them."""
-    layers = sorted({unit.layer for unit in chosen.units})
+    layers, unit = sorted({unit.layer for unit in chosen.units}), chosen.units[0]
     if not intervention.needs_statistics:
         return None
-    if intervention.site == "heads":
-        return head_statistics(model, prompts, layers, batch_size=8)
-    return activation_statistics(model, prompts, layers, batch_size=8, seed=0)
-
-
-def _check_site(edit: Edit, site: str, owner: str) -> None:
-    promise(site_of(edit) == site, owner, f"it is for {site}, but an edit of layer {edit.layer} is for {site_of(edit)}")
+    if not unit.one_number:
+        return head_statistics(model, prompts, layers, batch_size=8, site=unit.where)
+    return activation_statistics(model, prompts, layers, batch_size=8, seed=0, site=unit.where)
 
 
 def _check_edit(edit: Edit, again: Edit, model: Model, owner: str) -> None:
     """``apply`` is a pure function of the right shape that treats every position by itself."""
     where = f"the edit of layer {edit.layer}"
     generator = torch.Generator().manual_seed(0)
-    n, anatomy = len(edit.indices), model.anatomy
-    shape = (2, 5, *{"heads": (n, anatomy.d_head), "directions": (anatomy.d_model,)}.get(site_of(edit), (n,)))
+    shape = (2, 5, *handed_shape(edit, model))
     given = torch.randn(shape, generator=generator)
     kept = given.clone()
 

@@ -11,19 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from harness.conditions.conditions import (
-    BASELINE,
-    Condition,
-    Edit,
-    Head,
-    Neuron,
-    Role,
-    Selection,
-    SetNeurons,
-    Unit,
-    by_layer,
-)
+from harness.conditions.conditions import BASELINE, Condition, Edit, Role, Selection, SetNeurons
 from harness.conditions.head_edits import SetHeads
+from harness.conditions.units import Head, Neuron, Unit, by_layer
 from harness.engine.closed_form import ClosedFormEngine
 from harness.files.wording import counted
 from harness.model.model import Model

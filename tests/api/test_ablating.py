@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import harness as public
-from harness.conditions.conditions import Condition, Neuron, SetNeurons
+from harness.conditions.conditions import Condition, SetNeurons
+from harness.conditions.units import Neuron
 from harness.engine.activation_summaries import ActivationStatistics
 from harness.errors import HarnessError
 

@@ -12,9 +12,10 @@ from families import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.conditions.conditions import BASELINE, Condition, Head, Neuron, Selection, SetNeurons
+from harness.conditions.conditions import BASELINE, Condition, Selection, SetNeurons
 from harness.conditions.head_edits import AttendFirst, SetHeads
 from harness.conditions.neuron_edits import BINS, KNOTS, ClampNeurons, ExchangeNeurons, exchange
+from harness.conditions.units import Head, Neuron
 from harness.engine.activation_summaries import ActivationStatistics, HeadStatistics, activation_statistics
 from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import HookEngine

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from families import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.conditions.conditions import Neuron, check_selection
+from harness.conditions.units import Head, Neuron, check_units
 from harness.controls.random import random_controls
 from harness.errors import HarnessError
 
@@ -66,11 +67,15 @@ def test_all_sets_that_exist_can_be_asked_for_and_not_one_more() -> None:
         random_controls(selected, 7, rest(selected, 6), seed=0)
 
 
-def test_a_selection_must_exist_in_the_model() -> None:
-    check_selection([Neuron(1, 3)], 2, 4, 1, "selector x")
-    with pytest.raises(HarnessError, match=r"selector x selected no neuron"):
-        check_selection([], 2, 4, 1, "selector x")
-    with pytest.raises(HarnessError, match=r"names neuron 2\.3, but the model has layers 0 to 1"):
-        check_selection([Neuron(2, 3)], 2, 4, 1, "selector x")
+def test_units_must_exist_in_the_model() -> None:
+    model = tiny("gpt2")
+    d_mlp = model.anatomy.d_mlp
+    check_units([Neuron(1, d_mlp - 1)], model, "selector x")
+    with pytest.raises(HarnessError, match=r"names neuron 9\.3, but the model has layers 0 to 2 with neurons 0 to"):
+        check_units([Neuron(9, 3)], model, "selector x")
+    with pytest.raises(HarnessError, match=rf"names neuron 1\.{d_mlp}, but the model has layers 0 to 2 with neurons"):
+        check_units([Neuron(1, d_mlp)], model, "selector x")
     with pytest.raises(HarnessError, match=r"names neuron 1\.3 twice"):
-        check_selection([Neuron(1, 3), Neuron(1, 3)], 2, 4, 1, "selector x")
+        check_units([Neuron(1, 3), Neuron(1, 3)], model, "selector x")
+    with pytest.raises(HarnessError, match="names both neurons and heads"):
+        check_units([Neuron(1, 3), Head(1, 0)], model, "selector x")

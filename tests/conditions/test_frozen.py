@@ -22,10 +22,11 @@ from families import tiny
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from harness.conditions.conditions import BASELINE, Condition, Frozen, SetNeurons
+from harness.conditions.conditions import BASELINE, Condition, Frozen, SetNeurons, site_of
 from harness.conditions.frozen import keep_component, unigram_direction
 from harness.conditions.head_edits import AttendFirst, SetHeads
 from harness.conditions.positions import Positions
+from harness.conditions.units import HEADS
 from harness.effects.sweep import Kind, effects
 from harness.engine.batched import BatchedEngine
 from harness.engine.closed_form import ClosedFormEngine
@@ -315,7 +316,7 @@ def test_an_edit_acts_from_its_start_on(family: str, engine: type[HookEngine]) -
             for i, prompt in enumerate(prompts):
                 tokens = [*prompt, *made[i].tolist()]
                 begin = min(start, len(prompt))  # what is generated is edited, too
-                logits = sequence_under(model, tokens, begin, change, edit.site == "heads")
+                logits = sequence_under(model, tokens, begin, change, site_of(edit) == HEADS)
                 for step in range(4):
                     place = len(prompt) + step - 1
                     assert float(logits[place].max() - logits[place, tokens[place + 1]]) < 1e-4
@@ -351,7 +352,7 @@ def test_mistakes_are_named(engine: type[HookEngine]) -> None:
             Condition("a", (SetNeurons(0, (1,), (2.0,)),), frozen=held),
             '"a" freezes the final norm and edits neurons of',
         ),
-        (Condition("b", (neurons, heads), frozen=held), "only edits of neurons of the last layer"),
+        (Condition("b", (neurons, heads), frozen=held), "only edits of what the last layer"),
         (Condition("c", (neurons,), frozen=Frozen("unigram")), '"c": the unigram distribution needs 300 positive'),
         (Condition("d", (neurons,), frozen=Frozen("unigram", np.zeros(300))), "300 positive counts"),
         (Condition("e", (neurons,), frozen=Frozen("unigram", np.ones(300))), "all tokens are as frequent"),

@@ -15,7 +15,8 @@ import transformers
 from families import FAMILIES, tiny, tiny_hf, tokenizer
 
 from harness.conditions.conditions import BASELINE, Condition, SetNeurons
-from harness.conditions.head_edits import AttendFirst, Head, SetHeads
+from harness.conditions.head_edits import AttendFirst, SetHeads
+from harness.conditions.units import Head
 from harness.engine.final_layer import fits
 from harness.engine.hooks import HookEngine, under
 from harness.errors import HarnessError

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from harness.builtin.interventions import Noise
-from harness.conditions.conditions import BASELINE, Condition, Neuron
+from harness.conditions.conditions import BASELINE, Condition
 from harness.conditions.noise import CELLS, AddNoise
+from harness.conditions.units import Neuron
 from harness.engine.activation_summaries import activation_statistics
 from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import HookEngine

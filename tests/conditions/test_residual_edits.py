@@ -10,9 +10,10 @@ import torch
 from engines import same_generations, same_scores, some_prompts
 from families import FAMILIES, tiny
 
-from harness.conditions.conditions import BASELINE, Condition, Direction, Frozen, Selection, SetNeurons, check_selection
+from harness.conditions.conditions import BASELINE, Condition, Frozen, Selection, SetNeurons
 from harness.conditions.positions import Positions
 from harness.conditions.residual_edits import AddVector, ProjectOut, orthonormal
+from harness.conditions.units import Direction, check_units
 from harness.controls.random import draw_controls
 from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import HookEngine, under
@@ -114,8 +115,8 @@ def test_directions_are_units() -> None:
     with pytest.raises(HarnessError, match='"L5H0" is not a direction'):
         Direction.parse("L5H0")
     with pytest.raises(HarnessError, match=r"it names direction D3\.0, but the model has layers 0 to 2"):
-        check_selection([Direction(3, 0)], 3, 8, 4, "it")
-    check_selection([Direction(2, 999)], 3, 8, 4, "it")
+        check_units([Direction(3, 0)], tiny("gpt2"), "it")
+    check_units([Direction(2, 999)], tiny("gpt2"), "it")
 
 
 def controls(pool: Sequence[Direction], n: int | None = None, match: str = "none") -> list[str]:

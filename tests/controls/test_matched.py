@@ -12,7 +12,8 @@ from families import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.conditions.conditions import Direction, Head, Neuron, Selection
+from harness.conditions.conditions import Selection
+from harness.conditions.units import NEURONS, Direction, Head, Neuron
 from harness.controls.matched import balance, matched_sets, matching_values, neighbours
 from harness.controls.random import draw_controls, possible_controls, random_controls
 from harness.engine.activation_summaries import activation_statistics
@@ -85,7 +86,7 @@ def test_matched_controls_are_more_alike_than_random_ones(family: str, match: st
         raw = np.linalg.norm(write_directions(model, 2), axis=1)
     else:
         raw = activation_statistics(model, PROMPTS, [2], 4, 0).std[2]
-    values = matching_values(model, [2], match, PROMPTS, 4)[2]  # type: ignore[arg-type]
+    values = matching_values(NEURONS, model, [2], match, PROMPTS, 4)[2]  # type: ignore[arg-type]
     np.testing.assert_allclose(values, np.log(raw), rtol=1e-6)
     ranked = np.argsort(raw)
     selected = [Neuron(2, int(i)) for i in ranked[-16:-10]]  # large ones, with others on both sides
@@ -112,10 +113,10 @@ def test_outliers_that_nothing_matches_are_said() -> None:
     warning = details["warning"]
     assert warning.startswith("The matched neurons are not much like the selected ones") and "too few others" in warning
     assert details["within_reach"] == {"2.0": 0, "2.1": 0, "2.2": 0} and details["blocks"].endswith(
-        "within one standard deviation of 2.0, 2.1, 2.2 there is no other neuron to draw: leave them out, or select in "
+        "within one standard deviation of 2.0, 2.1, 2.2 there is no other to draw: leave them out, or select in "
         "a layer that has more like them."
     )
-    usual = [Neuron(2, i) for i in np.argsort(matching_values(model, [2], "norm", [], 4)[2])[20:26].tolist()]
+    usual = [Neuron(2, i) for i in np.argsort(matching_values(NEURONS, model, [2], "norm", [], 4)[2])[20:26].tolist()]
     details = draw(model, usual).details
     assert details["warning"] is details["blocks"] is None and min(details["within_reach"].values()) > 10
 
@@ -143,7 +144,7 @@ def test_a_difference_where_nothing_else_varies_is_no_balance() -> None:
 def test_dead_neurons_have_a_finite_value() -> None:
     model = tiny("llama")
     model.anatomy.down_projections[2].weight[:, 4] = 0
-    values = matching_values(model, [2], "norm", [], 4)[2]
+    values = matching_values(NEURONS, model, [2], "norm", [], 4)[2]
     assert np.isfinite(values).all() and values[4] == values.min()
     model.anatomy.down_projections[1].weight[:] = 0
     details = draw(model, [Neuron(1, 4)], n=3).details
@@ -236,7 +237,7 @@ def test_heads_are_drawn_from_their_pool_wherever_it_lies() -> None:
     assert draw(model, selected, n=None, match="none", pool=()).sets == ()
     with pytest.raises(HarnessError, match="2 random sets were asked for, but the selector left nothing to draw them"):
         draw(model, selected, n=2, match="none", pool=())
-    with pytest.raises(HarnessError, match="match=norm is for neurons; heads are drawn from their pool"):
+    with pytest.raises(HarnessError, match="match=norm is not for heads"):
         draw(model, selected, match="norm")
     assert possible_controls(selected, {0: [1, 2], 1: [2], 2: [3]}, across=True) == 6
     assert possible_controls(selected, {0: [1, 2], 1: [2], 2: [3]}) == 0
@@ -244,7 +245,7 @@ def test_heads_are_drawn_from_their_pool_wherever_it_lies() -> None:
 
 def test_matching_by_activation_needs_prompts() -> None:
     with pytest.raises(HarnessError, match="need prompts to measure activations over"):
-        matching_values(tiny("gpt2"), [2], "activation", [], 4)
+        matching_values(NEURONS, tiny("gpt2"), [2], "activation", [], 4)
 
 
 def test_balance_counts_each_layer_by_its_share() -> None:
@@ -283,7 +284,7 @@ def test_matched_random_selectors_stand_in_for_another_choice() -> None:
             assert not {str(x) for x in selection.units} & set(like.neurons)
             assert selection.pool is not None and len(selection.pool) == 2 * 128 - 3
             chosen.add(selection.units)
-            values = matching_values(model, [0, 2], cls.match, PROMPTS, 4)
+            values = matching_values(NEURONS, model, [0, 2], cls.match, PROMPTS, 4)
             assert selection.units == matched_sets(
                 [Neuron(2, 7), Neuron(2, 3), Neuron(0, 5)], 1,
                 rest([Neuron(2, 7), Neuron(2, 3), Neuron(0, 5)], 128), values, seed,

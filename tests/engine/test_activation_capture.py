@@ -10,8 +10,9 @@ from families import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.conditions.conditions import BASELINE, Condition, Neuron, SetNeurons
+from harness.conditions.conditions import BASELINE, Condition, SetNeurons
 from harness.conditions.positions import Layout, Positions
+from harness.conditions.units import Neuron
 from harness.engine.activation_capture import activations
 from harness.engine.hooks import under
 from harness.errors import HarnessError

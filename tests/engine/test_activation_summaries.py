@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from harness.conditions.conditions import Neuron
+from harness.conditions.units import Neuron
 from harness.engine.activation_summaries import ActivationStatistics, _Moments, half_sample_mode
 from harness.errors import HarnessError
 

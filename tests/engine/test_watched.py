@@ -9,7 +9,8 @@ import pytest
 from engines import some_prompts
 from families import tiny
 
-from harness.conditions.conditions import BASELINE, Condition, Head, Neuron, SetNeurons
+from harness.conditions.conditions import BASELINE, Condition, SetNeurons
+from harness.conditions.units import Head, Neuron
 from harness.engine.activation_capture import activations
 from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import HookEngine

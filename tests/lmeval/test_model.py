@@ -15,8 +15,9 @@ from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from harness.conditions.conditions import BASELINE, Condition, Edit, Neuron, SetNeurons
+from harness.conditions.conditions import BASELINE, Condition, Edit, SetNeurons
 from harness.conditions.head_edits import AttendFirst
+from harness.conditions.units import Neuron
 from harness.controls.random import random_controls
 from harness.engine.hooks import HookEngine, under
 from harness.errors import HarnessError

@@ -11,7 +11,8 @@ import pytest
 import torch
 from strangers import Halved, Loud, make, misbehaving
 
-from harness.conditions.conditions import Neuron, Selection, SetNeurons
+from harness.conditions.conditions import Selection, SetNeurons
+from harness.conditions.units import Neuron
 from harness.errors import HarnessError, PluginError
 from harness.plugin.components import Component
 
@@ -84,7 +85,7 @@ def test_edits_are_applied_twice_in_every_engine(layer: int, engine: str, late: 
 
     from strangers import Changed
 
-    from harness.conditions.conditions import by_layer
+    from harness.conditions.units import by_layer
 
     def edits(self: Any, units: Any, statistics: Any) -> Any:
         return tuple(Changed(at, tuple(i), change) for at, i in by_layer(units).items())

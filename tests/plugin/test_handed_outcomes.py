@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from strangers import Average, Halved, PlainTask, make, misbehaving, observing, refusal
 
-from harness.conditions.conditions import Neuron
+from harness.conditions.units import Neuron
 from harness.errors import PluginError
 from harness.plugin.components import Component
 from harness.plugin.records import Figure, Frame, Measurement, Outcomes, Prepared, Series, Table

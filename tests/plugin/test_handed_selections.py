@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from strangers import make, refusal, selecting
 
-from harness.conditions.conditions import Direction, Head, Neuron, Selection
+from harness.conditions.conditions import Selection
+from harness.conditions.units import Direction, Head, Neuron
 from harness.errors import HarnessError
 
 E = tuple(Neuron(2, i) for i in range(48))

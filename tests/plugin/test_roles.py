@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from harness.conditions.conditions import BASELINE, Condition, Neuron, Selection
+from harness.conditions.conditions import BASELINE, Condition, Selection
+from harness.conditions.units import Neuron
 from harness.errors import HarnessError
 from harness.plugin import Outcomes, Prompt
 

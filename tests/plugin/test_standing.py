@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import small_runs
 
-from harness.conditions.conditions import Neuron, Selection
+from harness.conditions.conditions import Selection
+from harness.conditions.units import Neuron
 from harness.errors import HarnessError
 from harness.files.terminal import Terminal
 from harness.plugin import standing

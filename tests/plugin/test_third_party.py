@@ -178,7 +178,7 @@ import torch
 from dataclasses import dataclass
 from harness import hookimpl
 from harness.plugin.components import Intervention, Selector
-from harness.conditions.conditions import by_layer
+from harness.conditions.units import by_layer
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ import pytest
 from checkout import GOLDEN
 from small_runs import finish
 
-from harness.conditions.conditions import Direction, Head, Neuron, Selection, Unit, score_names
+from harness.conditions.conditions import Selection, score_names
+from harness.conditions.units import Direction, Head, Neuron, Unit
 from harness.files.store import write_jsonl
 from harness.plugin.components import parse_spec
 from harness.report.figure_files import csv_bytes

@@ -15,7 +15,7 @@ from harness_plugins.post_training.selectors import DifferenceOfMeans
 from small_runs import Silent, record, samples
 from strangers import Loud, PlainTask, make, misbehaving
 
-from harness.conditions.conditions import Neuron
+from harness.conditions.units import Neuron
 from harness.controls.random import random_controls
 from harness.errors import HarnessError
 from harness.plugin import Selector

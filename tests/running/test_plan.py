@@ -11,7 +11,8 @@ import pytest
 from small_runs import Silent, record
 from strangers import Average, Loud, PlainTask, TinyLoader, make, misbehaving
 
-from harness.conditions.conditions import Neuron, Selection
+from harness.conditions.conditions import Selection
+from harness.conditions.units import Neuron
 from harness.errors import HarnessError, PluginError
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import Metric, Task

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from pydantic import Field
 
-from harness.conditions.conditions import Neuron, Selection
+from harness.conditions.conditions import Selection
+from harness.conditions.units import Neuron
 from harness.plugin.components import SelectionContext, Selector
 
 

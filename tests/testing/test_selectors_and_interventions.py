@@ -16,7 +16,8 @@ import pytest
 from promises import Good, broken
 from pydantic import ConfigDict, Field
 
-from harness.conditions.conditions import Head, Neuron, Selection, SetNeurons, by_layer
+from harness.conditions.conditions import Selection, SetNeurons
+from harness.conditions.units import Head, Neuron, by_layer
 from harness.errors import HarnessError
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import Intervention, SelectionContext, Selector
@@ -254,8 +255,8 @@ def failing(context: SelectionContext, found: Selection) -> Selection:
         (replaced(units=(Neuron(-1, 0),)), "layers and neurons count from 0, got -1.0"),
         (replaced(units=(Neuron(2, 1), Neuron(2, 1))), "it names neuron 2.1 twice"),
         (replaced(units=(Neuron(2, 1), Head(2, 1))), "it names both neurons and heads"),
-        (replaced(units=()), "it selected no neuron"),
-        (replaced(units=[Neuron(2, 1)]), "are tuples of Neuron, Head or Direction"),
+        (replaced(units=()), "selected no neuron"),
+        (replaced(units=[Neuron(2, 1)]), "are tuples of units"),
         (replaced(units=(Neuron(0, 1),)), "it chose what is not among its candidates"),
         (replaced(rule=" "), "rule is empty"),
         (replaced(scores={"norm": np.ones(3)}), 'the score "norm" has shape (3,), expected one number for each'),
@@ -363,8 +364,8 @@ def test_a_good_intervention() -> None:
         (intervenes(lambda x: x / 0), "returned NaN or infinity for ordinary activations"),
         (intervenes(lambda x: x - x.mean(dim=1, keepdim=True)), "mixes positions"),
         (intervenes(noise), "gives something else when it is applied again"),
-        (intervenes(lambda x: x, site="heads"), "it is for neurons, but an edit of layer 0 is for heads"),
-        (intervenes(lambda x: x, site="tokens"), 'has the site "tokens": neurons, heads and directions can be edited'),
+        (intervenes(lambda x: x, site="heads"), "an edit of layer 0 is for heads, but the units are neurons"),
+        (intervenes(lambda x: x, site="tokens"), 'has the site "tokens": expected neurons, heads, directions'),
         (intervenes(lambda x: x.no_such_method()), "the edit of layer 0: apply() failed: AttributeError"),
         (DrawnOnce, "depends on global random numbers; give it a seed"),
         (WholeLayer, "edits() treats [(0, 0), (0, 1), "),

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from promises import broken
 
-from harness.conditions.conditions import Head, Selection
+from harness.conditions.conditions import Selection
+from harness.conditions.units import Head
 from harness.plugin.components import Corpus, Metric, ModelLoader, Task
 from harness.plugin.records import Measurement, Outcomes, Prepared, Prompt
 from harness.testing import check_corpus, check_metric, check_model_loader, check_task, tiny_model

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 import numpy as np
 from pydantic import Field, PrivateAttr
 
-from harness.builtin.interventions import NeuronIntervention, each_layer, indices
+from harness.builtin.interventions import NeuronIntervention, Place, each_layer
 from harness.conditions import ClampNeurons
-from harness.plugin import HarnessError, Neuron, Selection
+from harness.plugin import HarnessError, Selection, Unit
 
 if TYPE_CHECKING:
     from harness.plugin import ActivationStatistics, Edit
@@ -32,7 +32,7 @@ class ClipMean(NeuronIntervention["ActivationStatistics"]):
         "above", description="which activations are set to the mean; shift: above where the neuron's shift is positive"
     )
     to: Literal["mean", "minimum"] = Field("mean", description="what they are set to")
-    _shifts: Mapping[Neuron, float] = PrivateAttr(default_factory=dict)
+    _shifts: Mapping[Unit, float] = PrivateAttr(default_factory=dict)
 
     def prepare(self, selection: Selection) -> Self:
         """Take in the shifts that the selector measured.
@@ -49,26 +49,25 @@ class ClipMean(NeuronIntervention["ActivationStatistics"]):
             )
         prepared = self.model_copy()
         shifts = np.asarray(selection.scores["shift"], dtype=float).tolist()
-        prepared._shifts = {
-            unit: shift for unit, shift in zip(selection.candidates, shifts, strict=True) if isinstance(unit, Neuron)
-        }
+        prepared._shifts = dict(zip(selection.candidates, shifts, strict=True))
         return prepared
 
-    def _above(self, neuron: Neuron) -> bool:
+    def _above(self, unit: Unit) -> bool:
         if self.side != "shift":
             return self.side == "above"
-        if neuron not in self._shifts:
+        if unit not in self._shifts:
             raise HarnessError(
-                f"clip_mean: the selector measured no shift of neuron {neuron}; use side=above or below."
+                f"clip_mean: the selector measured no shift of {unit.word} {unit}; use side=above or below."
             )
-        return self._shifts[neuron] > 0
+        return self._shifts[unit] > 0
 
-    def edits(self, units: Sequence[Neuron], statistics: ActivationStatistics) -> tuple[Edit, ...]:
-        def clamp(layer: int, some: list[Neuron]) -> Edit:
+    def edits(self, units: Sequence[Unit], statistics: ActivationStatistics) -> tuple[Edit, ...]:
+        def clamp(place: Place, some: list[Unit]) -> Edit:
+            layer, indices, where = place
             values = statistics.value(self.to, some)
-            above = [self._above(neuron) for neuron in some]
+            above = [self._above(unit) for unit in some]
             low = tuple(-np.inf if up else value for up, value in zip(above, values, strict=True))
             high = tuple(value if up else np.inf for up, value in zip(above, values, strict=True))
-            return ClampNeurons(layer, indices(some), low, high)
+            return ClampNeurons(layer, indices, low, high, where)
 
         return each_layer(units, clamp)

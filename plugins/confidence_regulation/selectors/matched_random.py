@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from harness.conditions import NEURONS
 from harness.plugin import (
     AnySelector,
     HarnessError,
@@ -19,7 +20,6 @@ from harness.plugin import (
 )
 
 if TYPE_CHECKING:
-    from harness.controls import Match
     from harness.plugin import Prompt
 
 
@@ -27,7 +27,7 @@ class _MatchedRandom(Selector):
     """Base of the two selectors below."""
 
     site = "neurons"
-    match: ClassVar[Match]
+    match: ClassVar[str]
     like: AnySelector = Field("entropy", validate_default=True, description="the selector whose choice they resemble")
 
     def reads_prompts(self) -> bool:
@@ -44,9 +44,8 @@ class _MatchedRandom(Selector):
         if len(chosen) < len(original.units):
             raise HarnessError(f"selector {self.name}: like must choose neurons; {self.like.name} chooses heads.")
         pool = pools(original, context.model)
-        values = matching_values(
-            context.model, sorted(by_layer(chosen)), self.match, context.prompts, context.engine.batch_size
-        )
+        layers, batch_size = sorted(by_layer(chosen)), context.engine.batch_size
+        values = matching_values(NEURONS, context.model, layers, self.match, context.prompts, batch_size)
         drawn = matched_sets(chosen, 1, pool, values, context.seed)
         details = balance(chosen, pool, drawn, values, self.match)
         return Selection(

@@ -249,7 +249,7 @@ class Mediation(EffectsTask):
         table = np.full((1, len(prompts), max(len(x.tokens) for x in prompts)), np.nan, np.float32)
         for i, prompt in enumerate(prompts):
             if "view" in prompt.fields:
-                found = activations(engine.model, [prompt.tokens], [BASELINE], units[:1])[0, 0, 0]  # type: ignore[arg-type]
+                found = activations(engine.model, [prompt.tokens], [BASELINE], units[:1])[0, 0, 0]
                 table[0, i, 1 : len(prompt.tokens)] = found[:-1]
         return Series((str(units[0]),), table)
 

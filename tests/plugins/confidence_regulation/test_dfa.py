@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from roles import conditions
 from slow_dfa import NEOX, slowly
 
-from harness.conditions.conditions import BASELINE, Condition, Head, Neuron, Selection
+from harness.conditions.conditions import BASELINE, Condition, Selection
+from harness.conditions.units import Head, Neuron
 from harness.engine.closed_form import ClosedFormEngine
 from harness.errors import HarnessError
 from harness.model.model import Model

@@ -13,7 +13,8 @@ from matplotlib.text import Text
 
 from harness.builtin.activation_figures import activation_values
 from harness.builtin.calibration import diagram
-from harness.conditions.conditions import Neuron, Selection
+from harness.conditions.conditions import Selection
+from harness.conditions.units import Neuron
 from harness.plugin.records import Figure
 from harness.report.figure_files import draw, render, style
 

@@ -9,9 +9,10 @@ from families import tiny
 from harness_plugins.confidence_regulation.tasks.head_response import HeadNeuronInteraction, HeadResponse
 from harness_plugins.confidence_regulation.tasks.plain_text import prompt_of
 
-from harness.conditions.conditions import BASELINE, Condition, Head, Selection
+from harness.conditions.conditions import BASELINE, Condition, Selection
 from harness.conditions.head_edits import AttendFirst
 from harness.conditions.positions import Layout
+from harness.conditions.units import Head
 from harness.engine import ClosedFormEngine
 from harness.engine.hooks import under
 from harness.plugin.records import Outcomes

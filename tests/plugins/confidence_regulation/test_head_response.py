@@ -20,8 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from roles import conditions
 
-from harness.conditions.conditions import BASELINE, Condition, Head, Neuron, Selection
+from harness.conditions.conditions import BASELINE, Condition, Selection
 from harness.conditions.head_edits import AttendFirst, SetHeads
+from harness.conditions.units import Head, Neuron
 from harness.engine.closed_form import ClosedFormEngine
 from harness.errors import HarnessError
 from harness.model.model import Model, wrap

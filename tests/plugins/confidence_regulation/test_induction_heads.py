@@ -14,7 +14,7 @@ from harness_plugins.confidence_regulation.selectors.induction_heads import Indu
 from texts import context
 
 from harness.builtin.components import Heads
-from harness.conditions.conditions import Head
+from harness.conditions.units import Head
 from harness.controls.random import draw_controls
 from harness.errors import HarnessError
 from harness.model.attention_patterns import patterns

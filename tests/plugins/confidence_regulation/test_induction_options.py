@@ -14,7 +14,8 @@ from harness_plugins.demo import Demo
 from matplotlib.figure import Figure as Canvas
 from slow_confidence import Pass, Slow, clipped, entropy, log_softmax
 
-from harness.conditions.conditions import BASELINE, Condition, Neuron, Selection
+from harness.conditions.conditions import BASELINE, Condition, Selection
+from harness.conditions.units import Neuron
 from harness.engine import ClosedFormEngine, activation_statistics
 from harness.errors import HarnessError
 from harness.plugin.components import parse_spec

@@ -13,7 +13,8 @@ from harness_plugins.confidence_regulation.figures.layers import ByLayer, layer_
 from harness_plugins.confidence_regulation.selectors.entropy import Entropy
 from scipy.stats import beta
 
-from harness.conditions.conditions import Neuron, Selection
+from harness.conditions.conditions import Selection
+from harness.conditions.units import Neuron
 from harness.controls.random import draw_controls
 from harness.engine.hooks import HookEngine
 from harness.errors import HarnessError

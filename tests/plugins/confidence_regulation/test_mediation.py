@@ -147,7 +147,8 @@ def test_of_the_whole_layer_or_some_of_it(tmp_path: Path, model: Model) -> None:
     for name in ("total_effect", "direct_effect", "entropy_change"):
         np.testing.assert_allclose(fast[name], exact[name], atol=1e-4)
     task = mediation.Mediation.model_validate({"corpus": "world"})
-    from harness.conditions.conditions import Neuron, Selection
+    from harness.conditions.conditions import Selection
+    from harness.conditions.units import Neuron
 
     chosen = (Neuron(3, 5), Neuron(3, 2))
     alone = task.alone(Selection(chosen, "by hand"), model)

@@ -19,7 +19,8 @@ from planted import ENTROPY, planted, texts
 from scipy.stats import kstest
 
 from harness.builtin.calibration import Calibration
-from harness.conditions.conditions import BASELINE, Condition, Neuron, Selection, SetNeurons
+from harness.conditions.conditions import BASELINE, Condition, Selection, SetNeurons
+from harness.conditions.units import NEURONS, Neuron
 from harness.controls.matched import matched_sets, matching_values
 from harness.controls.random import draw_controls, random_controls
 from harness.engine.closed_form import ClosedFormEngine
@@ -140,7 +141,7 @@ def test_p_values_of_matched_neurons_are_uniform(
     """Treated pairs are drawn as the controls are: matched to one selection."""
     tokens = [tokenizer()(text)["input_ids"][:24] for text in texts()[:10]]
     kind = "norm" if match == "norm" else "activation"
-    on = matching_values(model, [LAYER], kind, tokens, 64)  # type: ignore[arg-type]
+    on = matching_values(NEURONS, model, [LAYER], kind, tokens, 64)  # type: ignore[arg-type]
     like = [Neuron(LAYER, i) for i in sorted(FREE, key=lambda i: -on[LAYER][i])[:4:3]]
     pool = free(tuple(like))
 
@@ -155,7 +156,7 @@ def test_p_values_of_matched_neurons_are_uniform(
 
 def test_wrong_controls_are_noticed(values: dict[str, dict[tuple[Neuron, ...], float]], model: Model) -> None:
     """The test above can fail: loud neurons beside plain random controls are no null."""
-    on = matching_values(model, [LAYER], "norm", [], 64)
+    on = matching_values(NEURONS, model, [LAYER], "norm", [], 64)
     loud = sorted(FREE, key=lambda i: -on[LAYER][i])[:12]
 
     def draw(seed: int) -> tuple[tuple[Neuron, ...], list[tuple[Neuron, ...]]]:

@@ -14,7 +14,8 @@ from planted import ENTROPY, FALLING, FREQUENCY, QUIET, RISING, SHIFT, Planted, 
 from slow_confidence import Slow, entropy, kept, log_softmax
 from small_runs import all_finite, finish, measures, prompts, record, table
 
-from harness.conditions.conditions import BASELINE, Condition, Neuron, Selection, SetNeurons
+from harness.conditions.conditions import BASELINE, Condition, Selection, SetNeurons
+from harness.conditions.units import Neuron
 from harness.effects.sweep import effects
 from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import HookEngine

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from texts import by_definition as effects_by_definition
 from texts import letters
 
-from harness.conditions.conditions import Neuron, Selection
+from harness.conditions.conditions import Selection
+from harness.conditions.units import Neuron
 from harness.engine.hooks import HookEngine
 from harness.errors import HarnessError
 from harness.model.model import Model, wrap

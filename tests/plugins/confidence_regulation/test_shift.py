@@ -13,7 +13,7 @@ from harness_plugins.confidence_regulation.selectors.entropy import Entropy
 from texts import context, letters
 
 from harness.builtin.components import Heads, Neurons
-from harness.conditions.conditions import Neuron
+from harness.conditions.units import Neuron
 from harness.data.token_sequences import sequences
 from harness.errors import HarnessError
 from harness.model.model import wrap

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from slow_confidence import Slow, entropy, held, log_softmax
 
-from harness.conditions.conditions import BASELINE, Condition, Neuron, Selection, SetNeurons
+from harness.conditions.conditions import BASELINE, Condition, Selection, SetNeurons
+from harness.conditions.units import Neuron
 from harness.engine import ClosedFormEngine
 from harness.report.figure_files import render
 

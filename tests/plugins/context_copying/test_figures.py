@@ -13,7 +13,8 @@ from harness_plugins.context_copying.metrics.relation_groups import RelationGrou
 from harness_plugins.context_copying.metrics.selected_neurons import SelectedNeurons
 from harness_plugins.context_copying.metrics.transitions import ConversionRatios, Transitions
 
-from harness.conditions.conditions import Neuron, Selection
+from harness.conditions.conditions import Selection
+from harness.conditions.units import Neuron
 from harness.plugin.records import Figure, Measurement
 from harness.report.figure_files import csv_bytes, render
 

@@ -11,7 +11,7 @@ from checkout import reference
 from harness_plugins.context_copying.published import published_neurons
 
 from harness.builtin.components import Neurons
-from harness.conditions.conditions import Neuron
+from harness.conditions.units import Neuron
 from harness.errors import HarnessError
 from harness.files.store import read_json
 from harness.plugin.catalogue import catalogue

@@ -14,7 +14,8 @@ from harness_plugins.context_copying.metrics.selected_neurons import SelectedNeu
 from harness_plugins.context_copying.metrics.transitions import Transitions
 from scipy.stats import binomtest, percentileofscore
 
-from harness.conditions.conditions import Neuron, Selection
+from harness.conditions.conditions import Selection
+from harness.conditions.units import Neuron
 from harness.files.store import canonical
 from harness.plugin.records import Frame
 from harness.statistics import adjust, permutation_test, step_down_min_p

@@ -21,7 +21,7 @@ from harness_plugins.knowledge_attribution.selectors.value import ValueHeads
 from slow_attribution import Slow, read
 from texts import context
 
-from harness.conditions.conditions import Head, Neuron
+from harness.conditions.units import Head, Neuron
 from harness.errors import HarnessError
 from harness.model.model import Model, wrap
 from harness.report.figure_files import render

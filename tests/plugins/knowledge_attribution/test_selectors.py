@@ -21,7 +21,7 @@ from harness_plugins.knowledge_attribution.analysis.top_k_by_bound import neuron
 from harness_plugins.knowledge_attribution.selectors.value import ValueHeads, ValueNeurons
 from texts import context, letters
 
-from harness.conditions.conditions import Head, Neuron
+from harness.conditions.units import Head, Neuron
 from harness.data.token_sequences import sequences
 from harness.errors import HarnessError
 from harness.model.matrices import write_matrix

@@ -17,7 +17,7 @@ from harness_plugins.knowledge_attribution.analysis.log_probability_increase imp
 from harness_plugins.knowledge_attribution.sentence.paths import through_head
 from slow_attribution import Slow, read
 
-from harness.conditions.conditions import Head
+from harness.conditions.units import Head
 from harness.errors import HarnessError
 
 TEXT = "Hello there"

@@ -15,8 +15,9 @@ from harness_plugins.post_training.brought_directions import Directions
 from harness_plugins.post_training.interventions import AblateDirection, AddDirection
 from safetensors.torch import save_file
 
-from harness.conditions.conditions import BASELINE, Condition, Direction
+from harness.conditions.conditions import BASELINE, Condition
 from harness.conditions.positions import Positions
+from harness.conditions.units import Direction
 from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import HookEngine
 from harness.errors import HarnessError

@@ -21,7 +21,8 @@ from planted_direction import planted, planted_model, planted_texts
 from slow_temperature import log_softmax, tempered
 
 from harness.builtin.temperature import Temperature
-from harness.conditions.conditions import BASELINE, Condition, Direction, Selection
+from harness.conditions.conditions import BASELINE, Condition, Selection
+from harness.conditions.units import Direction
 from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import under
 from harness.errors import HarnessError
