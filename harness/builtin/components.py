@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from harness import hookimpl
 from harness.builtin.calibration import Calibration
@@ -24,13 +24,13 @@ from harness.builtin.interventions import (
     Scale,
     Zero,
 )  # fmt: skip
+from harness.builtin.named_units import Heads, Neurons, Units
 from harness.builtin.python_docs import PythonDocs
 from harness.builtin.temperature import Temperature
 from harness.conditions.conditions import Selection
-from harness.conditions.units import Head, Neuron, check_units
-from harness.errors import HarnessError, suggest
-from harness.files.wording import counted, the
-from harness.plugin.catalogue import catalogue
+from harness.conditions.units import Neuron
+from harness.errors import HarnessError
+from harness.files.wording import counted
 from harness.plugin.components import (
     Corpus,
     Intervention,
@@ -43,7 +43,6 @@ from harness.plugin.components import (
 from harness.plugin.places import layers_in
 
 if TYPE_CHECKING:
-    from harness.conditions.units import Unit
     from harness.model.model import Model
 
 
@@ -213,98 +212,6 @@ class Random(Selector):
         )
 
 
-class Neurons(Selector):
-    """An explicit list of neurons, such as [11.584, 11.2378], or one that was published.
-
-    Published lists come with plugins: harness list plugins names them, and so does the answer to a name that is none.
-    They are names of neurons alone: published statistics of activations are not used, a run measures its own.
-    """
-
-    name = "neurons"
-    site = "neurons"
-    neurons: tuple[str, ...] | None = Field(None, min_length=1, description="layer.index of every neuron")
-    published: str | None = Field(None, description="name of a published list, instead of neurons")
-
-    @field_validator("neurons", mode="before")
-    @classmethod
-    def _listed(cls, value: object) -> object:
-        items = value.split("+") if isinstance(value, str) else value
-        if isinstance(items, list | tuple):
-            for item in items:
-                if not isinstance(item, str):
-                    raise ValueError(f"write the neuron as text (layer.index), not as the number {item!r}")
-                try:
-                    Neuron.parse(item)
-                except HarnessError as error:
-                    raise ValueError(str(error)) from error
-        return items
-
-    @field_validator("published")
-    @classmethod
-    def _one_of_the_two(cls, name: str | None, info: ValidationInfo) -> str | None:
-        if "neurons" not in info.data:
-            return name  # it is wrong itself, and that is what is said
-        if (name is None) == (info.data["neurons"] is None):
-            raise ValueError("give either neurons (neurons=[11.584,11.2378]) or the name of a published list")
-        lists = catalogue().published
-        if name is not None and name not in lists:
-            raise ValueError(f'there is no list "{name}".{suggest(name, lists)} There are: {", ".join(lists)}')
-        return name
-
-    def reads_prompts(self) -> bool:
-        return False
-
-    def listed(self) -> tuple[Neuron, ...]:
-        """The neurons that are named."""
-        names = self.neurons or () if self.published is None else catalogue().published[self.published].neurons
-        return tuple(map(Neuron.parse, names))
-
-    def check(self, model: Model) -> None:
-        check_named(self.listed(), model, "selector neurons")
-
-    def select(self, context: SelectionContext) -> Selection:
-        listed = self.listed()
-        rule = f"{the(len(listed), 'neuron')} named by the user"
-        if self.published is not None:
-            source = catalogue().published[self.published]
-            rule = f"{the(len(listed), source.what)} of {source.name} published by {source.by}"
-        return Selection(units=listed, rule=rule)
-
-
-def check_named(units: Sequence[Unit], model: Model, owner: str) -> None:
-    """Refuse units that the model does not have, or that are named twice."""
-    check_units(units, model, owner)
-
-
-class Heads(Selector):
-    """An explicit list of attention heads, such as [L2H2, L2H3]."""
-
-    name = "heads"
-    site = "heads"
-    heads: tuple[str, ...] = Field(min_length=1, description="L, layer, H, index of every head")
-
-    @field_validator("heads", mode="before")
-    @classmethod
-    def _listed(cls, value: object) -> object:
-        items = value.split("+") if isinstance(value, str) else value
-        for item in items if isinstance(items, list | tuple) else ():
-            try:
-                Head.parse(str(item))
-            except HarnessError as error:
-                raise ValueError(str(error)) from error
-        return items
-
-    def reads_prompts(self) -> bool:
-        return False
-
-    def check(self, model: Model) -> None:
-        check_named([Head.parse(text) for text in self.heads], model, "selector heads")
-
-    def select(self, context: SelectionContext) -> Selection:
-        chosen = tuple(Head.parse(text) for text in self.heads)
-        return Selection(units=chosen, rule=f"{the(len(chosen), 'head')} named by the user")
-
-
 @hookimpl
 def harness_model_loaders() -> list[type[ModelLoader]]:
     return [HuggingFace]
@@ -317,7 +224,7 @@ def harness_corpora() -> list[type[Corpus]]:
 
 @hookimpl
 def harness_selectors() -> list[type[Selector]]:
-    return [Random, Neurons, Heads]
+    return [Random, Neurons, Heads, Units]
 
 
 @hookimpl

@@ -37,12 +37,14 @@ class Site(ABC):
 
     Attributes:
         name: what components say in ``site``, and reports: "neurons".
+        reads_back: whether a capture inside an edit shows what the edit has made; what is encoded anew does not.
         enters: what units write into linearly, if anything: the output of the layer's MLP, before a norm behind it or a
             residual multiplier ("mlp"), or the residual stream after the layer ("residual"). Edits of such units in the
             last layer are evaluated in closed form, through :meth:`written`; None: they are made by hooks.
     """
 
     name: ClassVar[str]
+    reads_back: ClassVar[bool] = True
     enters: ClassVar[Literal["mlp", "residual"] | None] = None
 
     def __eq__(self, other: object) -> bool:
@@ -85,8 +87,8 @@ class Site(ABC):
     def matching(
         self, model: Model, layers: Sequence[int], match: str, prompts: Sequence[Sequence[int]], batch_size: int
     ) -> dict[int, np.ndarray]:
-        """Each unit's value of one of its kind's ``variables``, layer -> float64 [count], not negative: it is compared on
-        a log scale. "activation", the standard deviation over the prompts, is measured for every kind whose
+        """Each unit's value of one of its kind's ``variables``, layer -> float64 [count], none below 0: they are
+        compared on a log scale. "activation", the standard deviation over the prompts, is measured for every kind whose
         activation is one number. ``prompts``: token ids of the run's prompts."""
         raise HarnessError(f"controls: match={match} is not for {self.name}; use match=none.")
 

@@ -173,10 +173,10 @@ class FinalLayer:
 
         In float32 what the last MLP writes is added here, by the model's own modules: once it is rounded into the
         residual, the rest cannot be had to more digits than the sum. In half precision the order in which a model adds
-        shows, and its own sum is taken.
+        shows, and its own sum is taken; so it is for units that are read from all of it.
         """
         model = self.model
-        hold = model.dtype in (torch.float32, torch.float64)
+        hold = self.site.enters == "mlp" and model.dtype in (torch.float32, torch.float64)
         with (
             model.capture_residual() as captured,
             self.site.capture(model, [self.layer]) as neurons,

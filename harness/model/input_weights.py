@@ -98,7 +98,7 @@ class _Call:
 
 
 @dataclass(frozen=True)
-class _Block:
+class Block:
     """``d_mlp`` consecutive outputs of a linear map."""
 
     module: nn.Module
@@ -106,14 +106,16 @@ class _Block:
 
 
 @torch.no_grad()
-def read_in(model: Model, layer: int) -> InputWeights:
-    """Find the input weights of a layer's neurons.
+def mlp_blocks(model: Model, layer: int) -> tuple[Block, Block | None]:
+    """What becomes a layer's neurons: the pre-activations, and in a gated MLP what their activation is multiplied by.
 
     Raises:
         HarnessError: no linear map moves the neurons one by one, or a gated MLP in which the gate cannot be told.
     """
-    anatomy = model.anatomy
-    calls = _walk(model, layer)
+    return _blocks(model, layer, _walk(model, layer))
+
+
+def _blocks(model: Model, layer: int, calls: Sequence[_Call]) -> tuple[Block, Block | None]:
     blocks = _candidates(model, layer, calls)
     found = [block for block in blocks if _moves_one_by_one(model, layer, block, blocks)]
     gates = [block for block in found if len(found) == 1 or not _is_linear(model, layer, block, blocks)]
@@ -122,7 +124,19 @@ def read_in(model: Model, layer: int) -> InputWeights:
             f"the input weights of layer {layer} of {model.name} were not found: {len(found)} linear maps move its "
             f"neurons one by one, {len(gates)} of them through an activation function (expected: one)."
         )
-    chosen = gates[0]
+    return gates[0], next((block for block in found if block is not gates[0]), None)
+
+
+@torch.no_grad()
+def read_in(model: Model, layer: int) -> InputWeights:
+    """Find the input weights of a layer's neurons.
+
+    Raises:
+        HarnessError: as of :func:`mlp_blocks`.
+    """
+    anatomy = model.anatomy
+    calls = _walk(model, layer)
+    chosen, up = _blocks(model, layer, calls)
     read = next(call for call in calls if call.module is chosen.module).input
     norms = [call for call in calls if is_norm(call.module)]
     norm = next((x.module for x in reversed(norms) if _same(x.output, read)), None)
@@ -138,7 +152,7 @@ def read_in(model: Model, layer: int) -> InputWeights:
         else Norm.of(None, anatomy.d_model),
         w_in=weight,
         b_in=torch.zeros(anatomy.d_mlp).double() if bias is None else bias[chosen.columns].double().cpu(),
-        gated=len(found) == 2,
+        gated=up is not None,
     )
 
 
@@ -190,7 +204,7 @@ def _walk(model: Model, layer: int) -> list[_Call]:
     return calls
 
 
-def _candidates(model: Model, layer: int, calls: Sequence[_Call]) -> list[_Block]:
+def _candidates(model: Model, layer: int, calls: Sequence[_Call]) -> list[Block]:
     """Blocks of d_mlp outputs of the maps outside the attention that run before the down projection."""
     anatomy = model.anatomy
     attention = anatomy.attentions[layer]
@@ -202,12 +216,12 @@ def _candidates(model: Model, layer: int, calls: Sequence[_Call]) -> list[_Block
         d_in, d_out = features(call.module) or (0, 0)
         if d_in == anatomy.d_model and d_out in (anatomy.d_mlp, 2 * anatomy.d_mlp) and id(call.module) not in inside:
             starts = range(0, d_out, anatomy.d_mlp)
-            blocks += [_Block(call.module, slice(start, start + anatomy.d_mlp)) for start in starts]
+            blocks += [Block(call.module, slice(start, start + anatomy.d_mlp)) for start in starts]
     return blocks
 
 
 def _perturbed(
-    model: Model, layer: int, block: _Block, blocks: Sequence[_Block], factor: torch.Tensor, push: torch.Tensor
+    model: Model, layer: int, block: Block, blocks: Sequence[Block], factor: torch.Tensor, push: torch.Tensor
 ) -> torch.Tensor:
     """Neurons [rows, pos, d_mlp] of equal rows in which ``block`` becomes factor * block + push * its size.
 
@@ -237,7 +251,7 @@ def _perturbed(
     return seen["neurons"].cpu()
 
 
-def _moves_one_by_one(model: Model, layer: int, block: _Block, blocks: Sequence[_Block]) -> bool:
+def _moves_one_by_one(model: Model, layer: int, block: Block, blocks: Sequence[Block]) -> bool:
     """Whether column i moves neuron i alone.
 
     For each binary digit, the columns whose number has it are pushed in one row and those without it in another. If
@@ -253,7 +267,7 @@ def _moves_one_by_one(model: Model, layer: int, block: _Block, blocks: Sequence[
     return not bool(moved[~may].any()) and bool(moved[may].float().mean() > 0.5)
 
 
-def _is_linear(model: Model, layer: int, block: _Block, blocks: Sequence[_Block]) -> bool:
+def _is_linear(model: Model, layer: int, block: Block, blocks: Sequence[Block]) -> bool:
     """Whether neurons are proportional to the block: -2 times the block makes -2 times the neurons."""
     factor = torch.ones(2, model.anatomy.d_mlp)
     factor[1] = -2.0

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Float32, Int64
@@ -32,6 +32,9 @@ from harness.model.modules import (
 from harness.model.places import READ_ONLY, Spot, spot_of
 from harness.model.probes import check_padding
 from harness.model.readout import HALF, Readout, read_out
+
+if TYPE_CHECKING:
+    from harness.model.input_weights import Block
 
 ActivationEdit = Callable[[torch.Tensor], torch.Tensor]
 """Takes activations [batch, pos, ...], returns new ones of the same shape; must not write into its argument."""
@@ -340,6 +343,14 @@ class Model:
     def _dequantised(self) -> Callable[[int], torch.Tensor]:
         return lru_cache(maxsize=1)(lambda layer: write_matrix(self.down_projection(layer), self.dtype).float())
 
+    @cached_property
+    def mlp_blocks(self) -> Callable[[int], tuple[Block, Block | None]]:
+        """A layer's pre-activations, and what a gated MLP multiplies their activation by
+        (:func:`harness.model.input_weights.mlp_blocks`); found once."""
+        from harness.model.input_weights import mlp_blocks
+
+        return lru_cache(maxsize=None)(partial(mlp_blocks, self))
+
     def down_bias(self, layer: int) -> Float32[torch.Tensor, " d_model"] | None:
         """Bias of a layer's down projection, float32 [d_model], or None."""
         return down_bias(self.down_projection(layer))
@@ -538,10 +549,16 @@ class Model:
             shape = tuple(layer_input(args, kwargs).shape[:2])  # type: ignore[assignment]
 
         def changed(x: torch.Tensor) -> torch.Tensor | None:
+            """``x`` with what ``fn`` makes of the site's part of it."""
             if x.dim() == 2 and x.shape[0] != shape[0] * shape[1]:
                 raise HarnessError(f"{site.name} flattens its activations and the batch's shape cannot be recovered.")
             rows = x if x.dim() == 3 else x.view(*shape, -1)
-            new = fn(rows.unflatten(-1, site.width))
+            part = rows if site.columns is None else rows[..., site.columns]
+            new = fn(part.unflatten(-1, site.width))
+            if new is not None and site.columns is not None:
+                whole = rows.clone()
+                whole[..., site.columns] = new.flatten(len(shape))
+                new = whole
             return None if new is None else new.reshape(x.shape)
 
         def enter(module: nn.Module, args: Any, kwargs: Any) -> Any:

@@ -21,6 +21,8 @@ class Spot(NamedTuple):
     width: tuple[int, ...]
     name: str
     leaves: bool = False
+    columns: slice | None = None
+    """Which of the module's numbers; None: all of them."""
 
 
 def spot_of(model: Model, place: str, layer: int) -> Spot:
@@ -67,6 +69,20 @@ def _mlp_out(model: Model, layer: int) -> Spot:
     return Spot(last, (model.anatomy.d_model,), f"the output of layer {layer}'s MLP", leaves=True)
 
 
+def _pre_activation(model: Model, layer: int) -> Spot:
+    block, _ = model.mlp_blocks(layer)
+    name = f"the pre-activations of layer {layer}"
+    return Spot(block.module, (model.anatomy.d_mlp,), name, leaves=True, columns=block.columns)
+
+
+def _up(model: Model, layer: int) -> Spot:
+    _, block = model.mlp_blocks(layer)
+    if block is None:
+        raise HarnessError(f"the MLP of layer {layer} of {model.name} is not gated: it multiplies no activation.")
+    name = f"what multiplies the activations of layer {layer}"
+    return Spot(block.module, (model.anatomy.d_mlp,), name, leaves=True, columns=block.columns)
+
+
 PLACES: dict[str, Callable[[Model, int], Spot]] = {
     "residual_before": _residual_before,
     "residual_after": _residual_after,
@@ -74,11 +90,14 @@ PLACES: dict[str, Callable[[Model, int], Spot]] = {
     "attention_out": _attention_out,
     "mlp_in": _mlp_in,
     "mlp_out": _mlp_out,
+    "pre_activation": _pre_activation,
+    "up": _up,
 }
 """``residual_before`` and ``residual_after`` a layer: [batch, pos, d_model]; ``heads``: their outputs side by side
 before the output projection, [batch, pos, n_heads * d_head]; ``attention_out`` and ``mlp_out``: what attention and MLP
 add to the residual stream, behind a norm of their own, before a residual multiplier (Granite); ``mlp_in``: what the MLP
-reads, behind its norm."""
+reads, behind its norm; ``pre_activation`` and ``up``: neurons before their activation function (of a gated MLP the
+gate), and what a gated MLP multiplies their activation by, [batch, pos, d_mlp]."""
 
 READ_ONLY = frozenset({"mlp_in"})
 """Places that several modules read: they can be looked at, and not edited."""

@@ -12,6 +12,7 @@ from harness.conditions.units import UNITS, Site, Unit
 from harness.errors import HarnessError
 from harness.plugin.entries import TYPED
 
+_WORD = re.compile(r"[a-z][a-z -]*")
 _EXAMPLE = re.compile(r"example (\S+)$")
 
 
@@ -26,9 +27,10 @@ def check_kind(kind: Any, known: Mapping[str, type[Unit]]) -> None:
     missing = [name for name in ("word", "site", "written", "form") if not hasattr(kind, name)]
     if missing:
         raise HarnessError(f"the kind of units {kind.__name__} has no {missing[0]}")
-    if not all(isinstance(name, str) and TYPED.fullmatch(name) for name in (kind.word, kind.site)):
+    if not (_WORD.fullmatch(str(kind.word)) and TYPED.fullmatch(str(kind.site))):
         raise HarnessError(
-            f"the kind of units {kind.__name__} has word {kind.word!r} and site {kind.site!r}: expected names"
+            f"the kind of units {kind.__name__} has word {kind.word!r} and site {kind.site!r}: expected a word in "
+            "small letters, and a name that can be typed"
         )
     if not (isinstance(getattr(kind, "where", None), Site) or "where" in getattr(kind, "__dataclass_fields__", {})):
         raise HarnessError(f'the kind of units "{kind.word}" has no where: the Site that its units live at')
@@ -38,15 +40,13 @@ def check_kind(kind: Any, known: Mapping[str, type[Unit]]) -> None:
     example = _EXAMPLE.search(kind.form)
     if example is None:
         raise HarnessError(
-            f'the kind of units "{kind.word}" has the form {kind.form!r}: expected it to end with "example NAME"'
+            f'the kind of units "{kind.word}" has a form without "example NAME" at its end: {kind.form!r}'
         )
     if (named := str(kind.parse(example[1]))) != example[1]:
         raise HarnessError(f'the kind of units "{kind.word}" reads {example[1]} and writes {named}')
     taken = [other.word for other in known.values() if other.written.fullmatch(example[1])]
     if taken:
-        raise HarnessError(
-            f'the kind of units "{kind.word}" has names such as {example[1]}, which are those of a {taken[0]}'
-        )
+        raise HarnessError(f'the kind of units "{kind.word}": {example[1]} is the name of a {taken[0]}, too')
 
 
 def kinds() -> Mapping[str, type[Unit]]:

@@ -1,0 +1,146 @@
+"""Selectors of units that the user names: neurons, heads, or those of any kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from harness.conditions.conditions import Selection
+from harness.conditions.units import Head, Neuron, Site, Unit, check_units
+from harness.errors import HarnessError, suggest
+from harness.files.wording import the
+from harness.plugin.catalogue import catalogue
+from harness.plugin.components import SelectionContext, Selector
+from harness.plugin.unit_kinds import Stranger, kind_of, kinds
+
+if TYPE_CHECKING:
+    from harness.model.model import Model
+
+
+class Neurons(Selector):
+    """An explicit list of neurons, such as [11.584, 11.2378], or one that was published.
+
+    Published lists come with plugins: harness list plugins names them, and so does the answer to a name that is none.
+    They are names of neurons alone: published statistics of activations are not used, a run measures its own.
+    """
+
+    name = "neurons"
+    site = "neurons"
+    neurons: tuple[str, ...] | None = Field(None, min_length=1, description="layer.index of every neuron")
+    published: str | None = Field(None, description="name of a published list, instead of neurons")
+
+    @field_validator("neurons", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        items = value.split("+") if isinstance(value, str) else value
+        if isinstance(items, list | tuple):
+            for item in items:
+                if not isinstance(item, str):
+                    raise ValueError(f"write the neuron as text (layer.index), not as the number {item!r}")
+                try:
+                    Neuron.parse(item)
+                except HarnessError as error:
+                    raise ValueError(str(error)) from error
+        return items
+
+    @field_validator("published")
+    @classmethod
+    def _one_of_the_two(cls, name: str | None, info: ValidationInfo) -> str | None:
+        if "neurons" not in info.data:
+            return name  # it is wrong itself, and that is what is said
+        if (name is None) == (info.data["neurons"] is None):
+            raise ValueError("give either neurons (neurons=[11.584,11.2378]) or the name of a published list")
+        lists = catalogue().published
+        if name is not None and name not in lists:
+            raise ValueError(f'there is no list "{name}".{suggest(name, lists)} There are: {", ".join(lists)}')
+        return name
+
+    def reads_prompts(self) -> bool:
+        return False
+
+    def listed(self) -> tuple[Neuron, ...]:
+        """The neurons that are named."""
+        names = self.neurons or () if self.published is None else catalogue().published[self.published].neurons
+        return tuple(map(Neuron.parse, names))
+
+    def check(self, model: Model) -> None:
+        check_named(self.listed(), model, "selector neurons")
+
+    def select(self, context: SelectionContext) -> Selection:
+        listed = self.listed()
+        rule = f"{the(len(listed), 'neuron')} named by the user"
+        if self.published is not None:
+            source = catalogue().published[self.published]
+            rule = f"{the(len(listed), source.what)} of {source.name} published by {source.by}"
+        return Selection(units=listed, rule=rule)
+
+
+def check_named(units: Sequence[Unit], model: Model, owner: str) -> None:
+    """Refuse units that the model does not have, or that are named twice."""
+    check_units(units, model, owner)
+
+
+class Heads(Selector):
+    """An explicit list of attention heads, such as [L2H2, L2H3]."""
+
+    name = "heads"
+    site = "heads"
+    heads: tuple[str, ...] = Field(min_length=1, description="L, layer, H, index of every head")
+
+    @field_validator("heads", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        items = value.split("+") if isinstance(value, str) else value
+        for item in items if isinstance(items, list | tuple) else ():
+            try:
+                Head.parse(str(item))
+            except HarnessError as error:
+                raise ValueError(str(error)) from error
+        return items
+
+    def reads_prompts(self) -> bool:
+        return False
+
+    def check(self, model: Model) -> None:
+        check_named([Head.parse(text) for text in self.heads], model, "selector heads")
+
+    def select(self, context: SelectionContext) -> Selection:
+        chosen = tuple(Head.parse(text) for text in self.heads)
+        return Selection(units=chosen, rule=f"{the(len(chosen), 'head')} named by the user")
+
+
+class Units(Selector):
+    """An explicit list of units of one kind, by their names, such as [R5.120, R5.7]: whatever plugins bring.
+
+    Kinds that need more than a name to be found (latents of a dictionary) have selectors of their own.
+    """
+
+    name = "units"
+    units: tuple[str, ...] = Field(min_length=1, description="name of every unit; harness list units says the forms")
+
+    @field_validator("units", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        items = value.split("+") if isinstance(value, str) else value
+        for item in items if isinstance(items, list | tuple) else ():
+            found = kind_of(str(item))
+            if not isinstance(item, str) or found is Stranger or not isinstance(getattr(found, "where", None), Site):
+                forms = "; ".join(f"{kind.word}: {kind.form}" for kind in kinds().values() if hasattr(kind, "where"))
+                raise ValueError(f'"{item}" is not the name of a unit. There are: {forms}')
+        return items
+
+    def reads_prompts(self) -> bool:
+        return False
+
+    def named(self) -> tuple[Unit, ...]:
+        """The units that are named."""
+        return tuple(kind_of(text).parse(text) for text in self.units)
+
+    def check(self, model: Model) -> None:
+        check_units(self.named(), model, "selector units")
+
+    def select(self, context: SelectionContext) -> Selection:
+        chosen = self.named()
+        return Selection(units=chosen, rule=f"{the(len(chosen), chosen[0].word)} named by the user")
