@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from harness import hookimpl
 from harness.builtin.calibration import Calibration
 from harness.builtin.carry import Carry
+from harness.builtin.circuits import CircuitIntervention, CircuitSelector
 from harness.builtin.interventions import (
     Mean,
     MeanMinusSigma,
@@ -224,7 +225,7 @@ def harness_corpora() -> list[type[Corpus]]:
 
 @hookimpl
 def harness_selectors() -> list[type[Selector]]:
-    return [Random, Neurons, Heads, Units]
+    return [Random, Neurons, Heads, Units, CircuitSelector]
 
 
 @hookimpl
@@ -236,4 +237,5 @@ def harness_metrics() -> list[type[Metric]]:
 def harness_interventions() -> list[type[Intervention]]:
     return [
         Nothing, Mean, Median, Mode, MeanMinusSigma, MeanPlusSigma, Zero, Scale, Resample, Noise,
+        CircuitIntervention,
     ]  # fmt: skip

@@ -157,6 +157,7 @@ class Selection:
         details: anything else worth recording (weight pre-processing, singular values ...), JSON values only.
         pool: what controls are drawn from; None: all others of the same layers.
         vectors: of directions, those of the pool included: float64 [d_model] each.
+        parts: of a circuit, the selections of its steps, whose units one after the other are this one's.
         special: which end of a score ("high" or "low") sets apart what the selector looks for; reports say which of the
             chosen are ordinary in it (:mod:`harness.plugin.standing`).
     """
@@ -169,6 +170,13 @@ class Selection:
     pool: tuple[Unit, ...] | None = None
     vectors: Mapping[Unit, np.ndarray] = field(default_factory=dict)
     special: Mapping[str, End] = field(default_factory=dict)
+    parts: tuple[Selection, ...] = ()
+
+    @property
+    def word(self) -> str:
+        """What one of its units is called; "unit" where they are of several kinds."""
+        words = {unit.word for unit in self.units}
+        return words.pop() if len(words) == 1 else "unit"
 
     def table(self) -> list[dict[str, Any]]:
         """One row per candidate: its name, layer and index, whether it was selected, its scores.

@@ -98,6 +98,13 @@ def draw_controls(
         HarnessError: fewer than ``n`` distinct sets exist, or the units' kind cannot be matched so.
     """
     check_controls(model, selection, n, match)
+    if selection.parts:
+        wanted = most or 0 if n is None else n
+        steps = [
+            draw_controls(model, part, None, wanted, match, prompts, batch_size, seed + i)
+            for i, part in enumerate(selection.parts)
+        ]
+        return _together(steps, n, wanted, seed)
     if match != "none":
         return _matched(model, selection, n, most, match, prompts, batch_size, seed)
     (pool, whole), across = drawn_from(selection, model), _across(selection)
@@ -106,6 +113,36 @@ def draw_controls(
     candidates = sum(len(members) for members, _ in _groups(selection.units, pool, across))
     about = {"treated_in_pool": whole, "candidates": candidates, "blocks": None}
     return Controls(tuple(drawn), tuple(sorted(pool)), details=about)
+
+
+def _together(steps: Sequence[Controls], n: int | None, most: int, seed: int) -> Controls:
+    """Controls of a circuit, distinct: of every step one of its own sets, which may be in several of the circuit's.
+
+    Raises:
+        HarnessError: fewer than ``n`` exist.
+    """
+    sizes = [len(step.sets) for step in steps]
+    possible = math.prod(sizes)
+    if n is not None and possible < n:
+        raise HarnessError(
+            f"controls: {counted(n, 'set')} for the steps together {agree(n, 'was', 'were')} asked for, but the steps "
+            f"have {', '.join(map(str, sizes))} of their own: ask for at most {possible}."
+        )
+    rng, drawn = np.random.default_rng(seed), dict[tuple[int, ...], None]()
+    while len(drawn) < min(most, possible):
+        drawn.setdefault(tuple(int(rng.integers(size)) for size in sizes))
+    told = [step.details for step in steps]
+    about = {
+        "treated_in_pool": any(x["treated_in_pool"] for x in told),
+        "candidates": sum(x["candidates"] for x in told),
+        "blocks": next((x["blocks"] for x in told if x["blocks"]), None),
+        "warning": " ".join(x["warning"] for x in told if x.get("warning")) or None,
+    }
+    sets = tuple(
+        tuple(unit for step, i in zip(steps, chosen, strict=True) for unit in step.sets[i]) for chosen in drawn
+    )
+    layers = sorted({layer for step in steps for layer in step.layers})
+    return Controls(sets, tuple(layers), steps[0].match, about)
 
 
 def _matched(
@@ -143,6 +180,10 @@ def check_controls(model: Model, selection: Selection, n: int | None, match: str
         HarnessError: nothing is left to draw from, fewer than ``n`` distinct sets exist, or the units' kind cannot be
             matched so.
     """
+    if selection.parts:
+        for part in selection.parts:
+            check_controls(model, part, min(n or 0, 1), match)
+        return
     pool, unit = pools(selection, model), selection.units[0]
     if match != "none" and match not in unit.variables:
         others = f"they can be matched in {', '.join(unit.variables)}" if unit.variables else "they are not matched"

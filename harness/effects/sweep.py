@@ -24,6 +24,8 @@ from jaxtyping import Float32, Float64, Int64
 
 from harness.conditions.conditions import BASELINE
 from harness.conditions.frozen import unigram_direction, unigram_probabilities
+from harness.conditions.placed import where_all
+from harness.conditions.positions import EVERYWHERE
 from harness.effects.by_definition import fill
 from harness.effects.logit_changes import Found, Kind, Problem, Unigram, changes
 from harness.effects.logit_changes import ranks as ranks_of
@@ -165,7 +167,7 @@ def effects(
 
 def _refuse_modified(conditions: Sequence[Condition]) -> None:
     for condition in conditions:
-        if condition.frozen is not None or not condition.positions.everywhere:
+        if condition.frozen is not None or where_all(condition) != EVERYWHERE:
             what = "positions" if condition.frozen is None else "a frozen part"
             raise HarnessError(
                 f'effects: condition "{condition.name}" has {what} of its own; give plain conditions, and what is to '

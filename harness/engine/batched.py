@@ -62,9 +62,8 @@ def under_all(model: Model, conditions: Sequence[Condition], layout: Layout | No
         starts = stack.enter_context(watch_starts(model))
         places: dict[tuple[Site, int], list[tuple[int, InPlace]]] = {}
         for part, condition in enumerate(conditions):
-            acts = mask_of(condition, layout)
             for edit in condition.edits:
-                write = writer(model, edit, starts, acts, (part, n))
+                write = writer(model, edit, starts, mask_of(edit, condition, layout), (part, n))
                 places.setdefault((site_of(edit), edit.layer), []).append((part, write))
         for (site, layer), writes in places.items():
             stack.enter_context(site.edit(model, layer, change_parts(writes)))

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
+from harness.conditions.placed import where_all
 from harness.conditions.positions import EVERYWHERE, Positions
 from harness.engine.batched import BatchedEngine
 from harness.engine.choosing import choose
@@ -217,8 +218,7 @@ def _by_positions(conditions: Sequence[Condition]) -> dict[Positions, list[int]]
     acting: dict[Positions, list[int]] = {}
     for c, condition in enumerate(conditions):
         if condition.edits:
-            where = EVERYWHERE if condition.positions.everywhere else condition.positions
-            acting.setdefault(where, []).append(c)
+            acting.setdefault(where_all(condition) or EVERYWHERE, []).append(c)  # of those that fit all act alike
     first = next(iter(acting), EVERYWHERE)
     acting[first] = sorted([*acting.get(first, []), *(c for c, x in enumerate(conditions) if x.untouched)])
     return acting

@@ -31,6 +31,7 @@ from jaxtyping import Float32
 
 from harness.conditions.conditions import BASELINE, SetNeurons, site_of
 from harness.conditions.frozen import Directions
+from harness.conditions.placed import where_all
 from harness.conditions.units import NEURONS
 from harness.engine import columns as columns_of
 from harness.engine.columns import Columns, Tokens, reach_of
@@ -54,13 +55,18 @@ def site_in(conditions: Sequence[Condition]) -> Site | None:
 
 def fits(model: Model, conditions: Sequence[Condition]) -> bool:
     """Whether the closed form is valid: the edits are of the last layer only and of one site, whose units write into
-    what the layer adds, no unit twice in a condition; and the last MLP's output enters the final residual as above."""
+    what the layer adds; those of a condition act at the same tokens, on no unit twice; and the last MLP's output enters
+    the final residual as above."""
     site, last = site_in(conditions), model.anatomy.n_layers - 1
     if site is None or site.enters is None:
         return False
     for condition in conditions:
         edited = [index for edit in condition.edits for index in edit.indices]
-        if len(set(edited)) < len(edited) or any(edit.layer != last for edit in condition.edits):
+        if (
+            where_all(condition) is None
+            or len(set(edited)) < len(edited)
+            or any(edit.layer != last for edit in condition.edits)
+        ):
             return False
     return site.enters == "residual" or _enters_straight(model)
 

@@ -89,8 +89,8 @@ class _LastLayer:
         """Denominators [batch, pos] under a condition."""
         final, own = self.final, self.own
         if condition.frozen is None or condition.frozen.what != "final_norm":
-            mask = mask_of(condition, self.layout)
             for edit in condition.edits:
+                mask = mask_of(edit, condition, self.layout)
                 some = final.places(edit.indices)
                 now = self.neurons[..., some]
                 change = edit.apply(now).double() - now.double()

@@ -12,6 +12,7 @@ import torch
 from harness.conditions.conditions import site_of
 from harness.conditions.frozen import keep_component, unigram_direction
 from harness.conditions.head_edits import FirstReader, HeadEdit, watch_starts
+from harness.conditions.placed import positions_of
 from harness.engine.engine import Engine, Runner
 from harness.engine.generations import Forward, GenerationRequest, Generations, decode_greedily
 from harness.engine.watched import watching
@@ -82,17 +83,18 @@ def check_edit(edit: Edit, model: Model) -> None:
             raise HarnessError(f"an edit names {unit.word} {unit}, but the model has {site.name} 0 to {n - 1}.")
 
 
-def mask_of(condition: Condition, layout: Layout | None) -> torch.Tensor | None:
-    """Where a condition's edits act, bool [n_prompts, longest + 1] (:meth:`Positions.mask`); None: everywhere.
+def mask_of(edit: Edit, condition: Condition, layout: Layout | None) -> torch.Tensor | None:
+    """Where an edit of a condition acts, bool [n_prompts, longest + 1] (:meth:`Positions.mask`); None: everywhere.
 
     Raises:
         ValueError: it does not act everywhere, and where the prompts' tokens are is not said.
     """
-    if condition.untouched or condition.positions.everywhere:
+    positions = positions_of(edit, condition)
+    if positions.everywhere:
         return None
     if layout is None:
-        raise ValueError(f"condition {condition.name!r} acts at {condition.positions}: hand over the prompts' layout")
-    return torch.from_numpy(condition.positions.mask(layout))
+        raise ValueError(f"condition {condition.name!r} acts at {positions}: hand over the prompts' layout")
+    return torch.from_numpy(positions.mask(layout))
 
 
 def acting(mask: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
@@ -121,9 +123,9 @@ def under(model: Model, condition: Condition, layout: Layout | None = None) -> I
         return change
 
     with contextlib.ExitStack() as stack:
-        starts, acts = stack.enter_context(watch_starts(model)), mask_of(condition, layout)
+        starts = stack.enter_context(watch_starts(model))
         for edit in condition.edits:
-            change = copied(writer(model, edit, starts, acts))
+            change = copied(writer(model, edit, starts, mask_of(edit, condition, layout)))
             stack.enter_context(site_of(edit).edit(model, edit.layer, change))
         yield
 

@@ -23,8 +23,8 @@ _DEFINED = {
     "harness": "hookimpl",
     "harness.errors": "HarnessError PluginError suggest",
     "harness.plugin.components": (
-        "AnyCorpus AnyModel AnySelector Component Corpus CountsPath InputFile Intervention Metric ModelCorpus "
-        "ModelLoader SelectionContext Selector Source Task Template"
+        "AnyCorpus AnyIntervention AnyModel AnySelector Component Corpus CountsPath InputFile Intervention Metric "
+        "ModelCorpus ModelLoader SelectionContext Selector Source Task Template"
     ),
     "harness.plugin.places": "AnyLayers layers_in",
     "harness.plugin.records": (

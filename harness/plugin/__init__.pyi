@@ -40,6 +40,7 @@ from harness.statistics import Functional as Functional
 from harness.statistics import Measure as Measure
 
 from .components import AnyCorpus as AnyCorpus
+from .components import AnyIntervention as AnyIntervention
 from .components import AnyModel as AnyModel
 from .components import AnySelector as AnySelector
 from .components import Component as Component
@@ -84,6 +85,7 @@ __all__ = [
     "Aggregated",
     "Alone",
     "AnyCorpus",
+    "AnyIntervention",
     "AnyLayers",
     "AnyMeasure",
     "AnyModel",

@@ -326,6 +326,10 @@ class Intervention(Component, Generic[UnitT, StatisticsT]):
         """The class itself: kinds of units are for type checkers; pydantic would make a class of each."""
         return cls
 
+    def parts(self) -> tuple[Intervention, ...]:
+        """The interventions that it is made of: itself, or the steps of a circuit, each with positions of its own."""
+        return (self,)
+
     def title(self) -> str:
         """What units are under, in reports: "mean ablation" where that is what it is called."""
         return f"the intervention {self.name}"
@@ -349,6 +353,10 @@ class Intervention(Component, Generic[UnitT, StatisticsT]):
     def freeze(self, model: Model) -> Frozen | None:
         """What keeps the untouched model's value while the edits act (direct effects); by default nothing."""
         return None
+
+
+AnyIntervention = Annotated[Intervention, _nested(Intervention), WithJsonSchema({"type": "intervention"})]
+"""Type of a parameter that is an intervention."""
 
 
 class Task(Component):

@@ -14,6 +14,7 @@ import torch
 
 from harness.conditions.conditions import SetNeurons, site_of
 from harness.conditions.head_edits import AttendFirst, SetHeads
+from harness.conditions.placed import Placed
 from harness.conditions.residual_edits import AddVector, ProjectOut
 from harness.conditions.units import DIRECTIONS
 from harness.plugin.handed import a, expect, refuse, whole
@@ -119,7 +120,8 @@ class WatchedEdit:
 
 def watched(edit: Edit, intervention: Intervention) -> Edit:
     """The edit, watched unless it is one of the harness's own kinds."""
-    return edit if type(edit) in PURE else WatchedEdit(edit, intervention)
+    kind = type(edit.edit) if isinstance(edit, Placed) else type(edit)
+    return edit if kind in PURE else WatchedEdit(edit, intervention)
 
 
 def same(first: torch.Tensor, second: torch.Tensor) -> bool:

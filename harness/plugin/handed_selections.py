@@ -57,6 +57,8 @@ def units(found: Any, model: Model, who: str, what: str) -> tuple[Unit, ...]:
 def selection(found: Any, model: Model, who: str) -> Selection:
     """A selection, with arrays of the harness's own: a selector may go on to write into its."""
     chosen = instance(found, Selection, who)
+    if chosen.parts:
+        return _circuit(chosen, model, who)
     listed = units(chosen.units, model, who, "units")
     text(chosen.rule, who, "the rule")
     if not listed:
@@ -76,6 +78,17 @@ def selection(found: Any, model: Model, who: str) -> Selection:
     as_json(chosen.details, who, "details")
     check_special(chosen, who)
     return replace(chosen, scores=_scores(chosen, candidates, who), vectors=_vectors(chosen, pool, model, who))
+
+
+def _circuit(chosen: Selection, model: Model, who: str) -> Selection:
+    """A selection of several steps, each of which has been looked at by itself."""
+    parts = members(chosen.parts, Selection, who, "parts")
+    together = tuple(unit for part in parts for unit in part.units)
+    expect(together == chosen.units, who, "gave parts whose units, one after the other, are not its own")
+    again = twice([f"{unit.word} {unit}" for unit in together])
+    expect(again is None, who, f"chose {again} in two of its parts")
+    text(chosen.rule, who, "the rule")
+    return replace(chosen, parts=tuple(selection(part, model, who) for part in parts))
 
 
 def _scores(chosen: Selection, candidates: Sequence[Unit], who: str) -> dict[str, np.ndarray]:

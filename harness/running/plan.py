@@ -171,7 +171,7 @@ class Stage:
     """A run that is ready: everything but its outcomes.
 
     Attributes:
-        statistics: what the intervention's values were taken from, or None.
+        statistics: what the intervention's values were taken from, or None; of a circuit those of each step.
         alone: the task's further sets.
         conditions: baseline, treated, the controls, and one for each of ``alone``.
         exploratory: why verdicts are, in a sentence; None where the selector has seen none of the prompts.
@@ -180,7 +180,7 @@ class Stage:
     plan: Plan
     prepared: Prepared
     selection: Selection
-    statistics: ActivationStatistics | HeadStatistics | None
+    statistics: ActivationStatistics | HeadStatistics | tuple[Any, ...] | None
     controls: Controls
     alone: tuple[tuple[Unit, ...], ...]
     conditions: tuple[Condition, ...]
@@ -271,7 +271,12 @@ def _select(plan: Plan, engine: Engine, prepared: Prepared, stage: Began) -> Sel
     seed = derive_seed(plan.spec.seed, "selector")
     context = SelectionContext(engine.model, engine, tokens, seed, bool(prepared.held_out), stage)
     selection = border.select(plan.selector, context)
-    chosen = type(selection.units[0])
+    if selection.parts and plan.task.intervenes and len(plan.intervention.parts()) == 1:
+        raise HarnessError(
+            f"--intervention: {plan.intervention.name} is one intervention, but the selector {plan.selector.name} "
+            f"chooses for {len(selection.parts)} steps: take the intervention circuit, with one for each step."
+        )
+    chosen = type(selection.units[0])  # of a circuit each step looks at its own
     if plan.task.intervenes and not plan.intervention.acts_on(chosen):
         raise HarnessError(
             f"--intervention: {plan.intervention.name} edits {plan.intervention.site}, but the selector "
@@ -282,11 +287,17 @@ def _select(plan: Plan, engine: Engine, prepared: Prepared, stage: Began) -> Sel
 
 def _statistics(
     plan: Plan, engine: Engine, prepared: Prepared, selection: Selection, known: dict[Hashable, Any]
-) -> ActivationStatistics | HeadStatistics | None:
-    """Activation statistics of the selection's layers over the task's reference positions, where they are wanted."""
+) -> Any:
+    """Activation statistics of the selection's layers over the task's reference positions, where they are wanted; of a
+    circuit those of each step."""
     from harness.engine.activation_summaries import activation_statistics, head_statistics
     from harness.statistics import derive_seed
 
+    if selection.parts:
+        steps = zip(plan.intervention.parts(), selection.parts, strict=True)
+        return tuple(
+            _statistics(replace(plan, intervention=step), engine, prepared, part, known) for step, part in steps
+        )
     if not plan.intervention.needs_statistics:
         return None
     unit, tokens = selection.units[0], [prompt.tokens for prompt in prepared.prompts]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from harness.conditions.placed import where_all
 from harness.conditions.positions import Layout, Positions
 from harness.errors import HarnessError, suggest
 from harness.plugin import border
@@ -27,13 +28,17 @@ def check_positions(task: Task, intervention: Intervention) -> None:
     Raises:
         HarnessError: names what it offers.
     """
-    positions = Positions(intervention.positions)
+    for part in intervention.parts():
+        _check(task, Positions(part.positions))
+
+
+def _check(task: Task, positions: Positions) -> None:
     needed = [
         part if part in ("generated", *positions.names) else "prompt" for part in positions.parts if part != "all"
     ]
     if not needed:
         return
-    who = f"--intervention: positions={intervention.positions}"
+    who = f"--intervention: positions={positions.text}"
     offered = border.acts_at(task)
     if not offered:
         raise HarnessError(
@@ -51,7 +56,7 @@ def check_positions(task: Task, intervention: Intervention) -> None:
 
 def located(plans: Sequence[Plan], prepared: Prepared, model: Model) -> Prepared:
     """The prompts with the spans that an intervention asks for, where one does (:attr:`Prompt.spans`)."""
-    if not any(Positions(one.intervention.positions).names for one in plans):
+    if not any(Positions(part.positions).names for one in plans for part in one.intervention.parts()):
         return prepared
     spans = border.spans(plans[0].task, prepared.prompts, model)
     prompts = (replace(prompt, spans=found) for prompt, found in zip(prepared.prompts, spans, strict=True))
@@ -64,8 +69,8 @@ def check_reach(treated: Condition, prompts: Sequence[Prompt], model: Model) -> 
     Raises:
         HarnessError: no token is meant; or the last layer alone is edited, and not where what follows is predicted.
     """
-    positions, last = treated.positions, model.anatomy.n_layers - 1
-    if positions.everywhere or treated.untouched or positions.generated:
+    positions, last = where_all(treated), model.anatomy.n_layers - 1
+    if positions is None or positions.everywhere or positions.generated:
         return
     mask = positions.mask(Layout.of([len(prompt.tokens) for prompt in prompts], [prompt.spans for prompt in prompts]))
     if not mask.any():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.conditions.conditions import site_of
+from harness.conditions.positions import Positions
 from harness.conditions.units import Unit
 from harness.files.store import clean
 from harness.files.wording import counted, noun_for
@@ -145,7 +146,8 @@ def _selection(stage: Stage) -> record.Selection:
     """The selected neurons with their scores, statistics and the values they are set to."""
     from harness.engine.activation_summaries import ActivationStatistics
 
-    plan, selection, statistics, treated = stage.plan, stage.selection, stage.statistics, stage.treated
+    plan, selection, treated = stage.plan, stage.selection, stage.treated
+    measured = _measured(stage)
     rows = {neuron: row for row, neuron in enumerate(selection.candidates)}
     values = {
         (site_of(edit), edit.layer, index): value
@@ -164,18 +166,19 @@ def _selection(stage: Stage) -> record.Selection:
                     found[f"{name}{PERCENTILE}"] = round(stands.percentiles[name], 3)
         if stands.ordinary:
             found["ordinary_in"] = list(stands.ordinary)
-        if isinstance(statistics, ActivationStatistics):
+        if isinstance(statistics := measured.get(neuron), ActivationStatistics):
             names = {"mean": "mean", "sd": "std", "minimum": "minimum", "maximum": "maximum"}
             found |= {f"activation_{key}": statistics.value(name, [neuron])[0] for key, name in names.items()}
         if neuron.one_number and (key := (neuron.where, neuron.layer, neuron.index)) in values:
             found["set_to"] = values[key]
         return record.Chosen(**clean(found))
 
-    where = "" if plan.intervention.positions == "all" else str(treated.positions)
+    steps = [Positions(step.positions) for step in plan.intervention.parts()]
+    where = "" if all(x.text == "all" for x in steps) else "; ".join(map(str, steps))
     medians = {f"median_{name}": _median(column) for name, column in selection.scores.items()}
     return record.Selection(
         selector=plan.selector.name,
-        unit=selection.units[0].word,
+        unit=selection.word,
         intervention=plan.intervention.name,
         intervention_title=plan.intervention.title() + (f" at {where}" if where else ""),
         intervention_summary=plan.intervention.summary(),
@@ -187,8 +190,15 @@ def _selection(stage: Stage) -> record.Selection:
         special=dict(selection.special),
         warning=warning(selection, standing),
         details=clean(selection.details),
-        activation_positions=statistics.n if statistics is not None else None,
+        activation_positions=next((x.n for x in measured.values() if x is not None), None),
     )
+
+
+def _measured(stage: Stage) -> dict[Unit, Any]:
+    """What was measured of each selected unit's activations, or None; of a circuit by its step."""
+    found = stage.statistics
+    steps = zip(stage.selection.parts, found, strict=True) if isinstance(found, tuple) else [(stage.selection, found)]
+    return {unit: statistics for part, statistics in steps for unit in part.units}
 
 
 def _median(column: np.ndarray) -> float:
