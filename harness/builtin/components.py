@@ -28,6 +28,7 @@ from harness.builtin.interventions import (
 from harness.builtin.named_units import Heads, Neurons, Units
 from harness.builtin.python_docs import PythonDocs
 from harness.builtin.temperature import Temperature
+from harness.builtin.within import Within
 from harness.conditions.conditions import Selection
 from harness.conditions.units import Neuron
 from harness.errors import HarnessError
@@ -237,5 +238,5 @@ def harness_metrics() -> list[type[Metric]]:
 def harness_interventions() -> list[type[Intervention]]:
     return [
         Nothing, Mean, Median, Mode, MeanMinusSigma, MeanPlusSigma, Zero, Scale, Resample, Noise,
-        CircuitIntervention,
+        CircuitIntervention, Within,
     ]  # fmt: skip

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from harness.conditions.conditions import Edit, site_of
 from harness.conditions.units import NEURONS, Site
 
 if TYPE_CHECKING:
@@ -45,6 +46,35 @@ class ScaleNeurons:
 
     def apply(self, activations: torch.Tensor) -> torch.Tensor:
         return activations * self.factor
+
+
+@dataclass(frozen=True)
+class RangedNeurons:
+    """Another edit where an activation lies between two bounds, neither of them included; elsewhere it stays.
+
+    Attributes:
+        edit: elementwise in the activations. low, high: of each of its units; infinite ones leave a side open.
+    """
+
+    edit: Edit
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+    @property
+    def layer(self) -> int:
+        return self.edit.layer
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        return self.edit.indices
+
+    @property
+    def where(self) -> Site:
+        return site_of(self.edit)
+
+    def apply(self, activations: torch.Tensor) -> torch.Tensor:
+        inside = (activations > activations.new_tensor(self.low)) & (activations < activations.new_tensor(self.high))
+        return self.edit.apply(activations).where(inside, activations)
 
 
 @dataclass(frozen=True, eq=False)

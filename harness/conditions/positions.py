@@ -31,6 +31,7 @@ WORDS = {
 }
 """What can be said of any prompt, and how reports put it."""
 
+_GENERATED = re.compile(r"generated\[(\d{1,6})?:(\d{1,6})?\]")
 _SLICE = re.compile(r"(-?\d{1,9})?:(-?\d{1,9})?")
 _NAME = re.compile(r"[a-z][a-z_]*")
 
@@ -59,8 +60,9 @@ class Layout:
 
 @dataclass(frozen=True)
 class Positions:
-    """Tokens at which edits act: a word of ``WORDS``, a slice of the prompt as Python has it ("-2:", "0:5"), the name
-    of a span that the task gives ("subject"), or several of them, joined by "+" ("last+generated").
+    """Tokens at which edits act: a word of ``WORDS``, a slice of the prompt as Python has it ("-2:", "0:5"), or of the
+    generated tokens ("generated[2:]": from the third on), the name of a span that the task gives ("subject"), or
+    several of them, joined by "+" ("last+generated").
 
     Raises:
         HarnessError: the text is none of these.
@@ -70,10 +72,12 @@ class Positions:
 
     def __post_init__(self) -> None:
         for part in self.parts:
-            if not (_NAME.fullmatch(part) or (part != ":" and _SLICE.fullmatch(part))):
+            fine = _NAME.fullmatch(part) or (part != ":" and _SLICE.fullmatch(part)) or _steps(part)
+            if not fine:
                 raise HarnessError(
                     f'positions: "{part}" is none of {", ".join(WORDS)}, a slice of the prompt such as -2: or 0:5, '
-                    "the name of a span that the task gives, or several joined by +."
+                    "one of the generated tokens such as generated[2:], the name of a span that the task gives, or "
+                    "several joined by +."
                 )
 
     @property
@@ -88,8 +92,14 @@ class Positions:
 
     @property
     def generated(self) -> bool:
-        """Whether edits act at generated tokens."""
-        return not {"all", "generated"}.isdisjoint(self.parts)
+        """Whether edits act at generated tokens, or some of them."""
+        return not {"all", "generated"}.isdisjoint(self.parts) or any(map(_steps, self.parts))
+
+    def generated_at(self, place: int) -> bool:
+        """Whether edits act at a generated token, the first of which has place 0."""
+        slices = [found for part in self.parts if (found := _steps(part))]
+        among = any(first <= place and (last is None or place < last) for first, last in slices)
+        return among or not {"all", "generated"}.isdisjoint(self.parts)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -99,26 +109,32 @@ class Positions:
     def __str__(self) -> str:
         """In words: "the last token of the prompt"."""
         other = {part: f"tokens {part} of the prompt" if ":" in part else f"the {part}" for part in self.parts}
+        other |= {x: f"tokens {x[10:-1]} of those generated" for x in self.parts if x.startswith("generated[")}
         return " and ".join((other | WORDS)[part] for part in self.parts)
 
-    def mask(self, layout: Layout) -> Bool[np.ndarray, "n_prompts longest+1"]:
-        """Whether edits act at each token of the prompts, counted from the first; the last column, and what is behind a
-        shorter prompt, stands for the tokens that follow.
+    def mask(self, layout: Layout) -> Bool[np.ndarray, "n_prompts longest+steps+1"]:
+        """Whether edits act at each token of the prompts, counted from the first, and at the ``steps`` tokens behind
+        them that are told apart (0 without slices of the generated tokens); the last column stands for all that follow.
 
         Raises:
             HarnessError: a prompt has no span of a name.
         """
-        found = np.zeros((len(layout.lengths), max(layout.lengths, default=0) + 1), bool)
+        ends = [end or first for first, end in filter(None, map(_steps, self.parts))]
+        steps = max(ends, default=0)
+        found = np.zeros((len(layout.lengths), max(layout.lengths, default=0) + steps + 1), bool)
         for row, n in enumerate(layout.lengths):
             for start, stop in self._ranges(n, layout.spans[row]):
                 found[row, start:stop] = True
-            found[row, n:] = self.generated
+            found[row, n : n + steps] = [self.generated_at(place) for place in range(steps)]
+            found[row, n + steps :] = self.generated_at(steps)
         return found
 
     def _ranges(self, n: int, spans: Mapping[str, Span]) -> Iterator[Span]:
         """Places among a prompt's n tokens."""
         whole = {"all": ":", "prompt": ":", "generated": "0:0", "first": ":1", "last": "-1:"}
         for part in self.parts:
+            if _steps(part):
+                continue
             if found := _SLICE.fullmatch(whole.get(part, part)):
                 start, stop, _ = slice(*(None if x is None else int(x) for x in found.groups())).indices(n)
                 yield start, max(start, stop)
@@ -129,6 +145,14 @@ class Positions:
                 raise HarnessError(
                     f'positions: a prompt of {counted(n, "token")} has no span of the name "{part}"{known}.'
                 )
+
+
+def _steps(part: str) -> tuple[int, int | None] | None:
+    """First and last generated token of "generated[2:5]", the latter not among them; None of other parts."""
+    found = _GENERATED.fullmatch(part)
+    if found is None:
+        return None
+    return int(found[1] or 0), None if found[2] is None else int(found[2])
 
 
 EVERYWHERE = Positions()

@@ -134,7 +134,7 @@ class ClosedFormRunner:
                 token, *first = self._first(seen[:, -1], request)
             else:
                 seen, past = final.run(batch, past, use_cache=True)
-                token = self._next(seen[:, -1], branch[:, live])
+                token = self._next(seen[:, -1], branch[:, live], step - 1)
             tokens[:, live, step] = torch.where(done[:, live], -1, token)
             done[:, live] |= torch.isin(token, ends)
             if done.all() or step + 1 == steps:
@@ -166,9 +166,10 @@ class ClosedFormRunner:
         parts = list(self._at_places(seen, None if acts is None else acts[:, 0], told))
         return tuple(torch.cat(column) for column in zip(*(said for _, said in parts), strict=True))
 
-    def _next(self, seen: Observed, branch: torch.Tensor) -> torch.Tensor:
-        """The next token where each condition stands on each prompt, ``branch`` [n, n_prompts]."""
-        if not self.positions.generated:
+    def _next(self, seen: Observed, branch: torch.Tensor, place: int) -> torch.Tensor:
+        """The next token where each condition stands on each prompt, ``branch`` [n, n_prompts], at the generated token
+        ``place``."""
+        if not self.positions.generated_at(place):
             return choose(self._untouched(seen))[0, branch]
         token = torch.empty_like(branch)
         for here, system in systems(self.final, seen, branch):

@@ -319,7 +319,8 @@ class Intervention(Component, Generic[UnitT, StatisticsT]):
     positions: PositionsText = Field(
         "all",
         description="tokens at which it acts: all, prompt, generated, first, last, a slice of the prompt as in Python "
-        "(-2: or 0:5; token 0 is BOS where it is put first), what the task names (subject), or several: last+generated",
+        "(-2: or 0:5; token 0 is BOS where it is put first) or of what is generated (generated[2:]), what the task "
+        "names (subject), or several: last+generated",
     )
 
     def __class_getitem__(cls, types: Any) -> type[Self]:

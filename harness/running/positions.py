@@ -33,9 +33,8 @@ def check_positions(task: Task, intervention: Intervention) -> None:
 
 
 def _check(task: Task, positions: Positions) -> None:
-    needed = [
-        part if part in ("generated", *positions.names) else "prompt" for part in positions.parts if part != "all"
-    ]
+    parts = [part.partition("[")[0] for part in positions.parts if part != "all"]  # generated[2:] is generated
+    needed = [part if part in ("generated", *positions.names) else "prompt" for part in parts]
     if not needed:
         return
     who = f"--intervention: positions={positions.text}"

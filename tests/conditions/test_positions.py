@@ -81,3 +81,16 @@ def test_a_span_that_a_prompt_has_not_is_named() -> None:
     wanted = r'^positions: a prompt of 2 tokens has no span of the name "subject"; it has object\.$'
     with pytest.raises(HarnessError, match=wanted):
         Positions("subject").mask(layout)
+
+
+@given(st.integers(0, 4), st.integers(0, 4), st.lists(st.integers(1, 5), min_size=1, max_size=3))
+def test_slices_of_the_generated_tokens(first: int, n: int, lengths: list[int]) -> None:
+    layout = Layout.of(lengths)
+    for text, last in ((f"generated[{first}:{first + n}]", first + n), (f"generated[{first}:]", 99)):
+        positions = Positions(text)
+        mask = positions.mask(layout)
+        for row, length in enumerate(lengths):
+            for place in range(8):
+                column = min(length + place, mask.shape[1] - 1)
+                assert mask[row, column] == positions.generated_at(place) == (first <= place < last)
+            assert not mask[row, :length].any()

@@ -1,0 +1,103 @@
+"""An intervention that acts only where a unit's activation lies in a range: neurons may say one thing when they fire
+hard and another, or nothing, when they hardly do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from harness.conditions.conditions import Selection
+from harness.conditions.neuron_edits import RangedNeurons
+from harness.conditions.units import Unit
+from harness.errors import HarnessError
+from harness.plugin.components import AnyIntervention, Intervention
+
+if TYPE_CHECKING:
+    from harness.conditions.conditions import Edit, Frozen
+    from harness.engine.activation_summaries import ActivationStatistics
+    from harness.model.model import Model
+
+_BOUND = r"(?:q\d{1,2}(?:\.\d+)?|mean(?:[+-]\d+(?:\.\d+)?sd)?|-?\d+(?:\.\d+)?)"
+_RANGE = re.compile(rf"(?:(?P<first>{_BOUND})(?P<up><))?activation(?:(?P<side>[<>])(?P<second>{_BOUND}))?")
+
+
+class Within(Intervention[Unit, "ActivationStatistics"]):
+    """Another intervention, where a unit's activation lies in a range: within:of=zero,where=activation>q99.
+
+    Bounds are numbers, quantiles of the unit's own activations over the reference positions (q99: of 99 percent), or
+    distances from its mean (mean+2sd). Elsewhere the activation stays. At a bound the edit jumps: engines that round
+    differently may disagree about an activation that lies on it to the last bit.
+    """
+
+    name = "within"
+    one_number = True
+    of: AnyIntervention = Field(description="the intervention, one on units of one number")
+    where: str = Field(description="activation>q99, activation<0, q5<activation<q95, activation>mean+2sd ...")
+
+    @field_validator("where")
+    @classmethod
+    def _is_a_range(cls, text: str) -> str:
+        found = _RANGE.fullmatch(text.replace(" ", ""))
+        if found is None or not (found["first"] or found["second"]) or (found["first"] and found["side"] == ">"):
+            raise ValueError(
+                "expected a range such as activation>q99, activation<0 or q5<activation<q95; bounds are numbers, "
+                "quantiles (q99), mean, mean+2sd"
+            )
+        return text.replace(" ", "")
+
+    def title(self) -> str:
+        return f"{self.of.title()} where {self.where}"
+
+    def check(self, model: Model) -> None:
+        if not self.of.one_number or self.of.positions != "all":
+            why = f"{self.of.name} edits {self.of.site}"
+            why = "positions are for within itself to say" if self.of.one_number else why
+            raise HarnessError(f"intervention within: of must be an intervention on units of one number; {why}.")
+        self.of.check(model)
+
+    def freeze(self, model: Model) -> Frozen | None:
+        return self.of.freeze(model)
+
+    def prepare(self, selection: Selection) -> Self:
+        return self.model_copy(update={"of": self.of.prepare(selection)})
+
+    def edits(self, units: Sequence[Unit], statistics: ActivationStatistics) -> tuple[Edit, ...]:
+        ranges = {unit: self._range(unit, statistics) for unit in units}
+        return tuple(_ranged(edit, ranges) for edit in self.of.edits(units, self._statistics(statistics)))
+
+    def _statistics(self, statistics: ActivationStatistics) -> Any:
+        return statistics if self.of.needs_statistics else None
+
+    def _range(self, unit: Unit, statistics: ActivationStatistics) -> tuple[float, float]:
+        found = _RANGE.fullmatch(self.where)
+        assert found is not None
+        low, high = -np.inf, np.inf
+        if found["first"]:
+            low = _bound(found["first"], unit, statistics)
+        if found["side"] == ">":
+            low = _bound(found["second"], unit, statistics)
+        elif found["side"] == "<":
+            high = _bound(found["second"], unit, statistics)
+        return low, high
+
+
+def _bound(text: str, unit: Unit, statistics: ActivationStatistics) -> float:
+    """The value of a bound of one unit."""
+    if text.startswith("q"):
+        sample = statistics.sample[unit.layer][:, unit.index].astype(np.float64)
+        return float(np.quantile(sample, float(text[1:]) / 100))
+    if not text.startswith("mean"):
+        return float(text)
+    mean, sd = (statistics.value(name, [unit])[0] for name in ("mean", "std"))
+    distance = text.removeprefix("mean").removesuffix("sd")
+    return mean + (float(distance) * sd if distance else 0.0)
+
+
+def _ranged(edit: Edit, ranges: dict[Unit, tuple[float, float]]) -> Edit:
+    of = {(unit.layer, unit.index): ends for unit, ends in ranges.items()}
+    low, high = zip(*(of[edit.layer, index] for index in edit.indices), strict=True)
+    return RangedNeurons(edit, low, high)
