@@ -53,6 +53,9 @@ class Site(ABC):
     def __hash__(self) -> int:
         return hash(type(self))
 
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
     @abstractmethod
     def count(self, model: Model, layer: int) -> int | None:
         """How many units the layer has; None: there is no end of them."""
