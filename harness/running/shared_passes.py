@@ -54,7 +54,7 @@ def observe(stages: Sequence[Stage], engine: Engine, prompts: Sequence[Prompt], 
         replace(
             found,
             conditions=stage.conditions,
-            values={name: _own_columns(array[rows]) for name, array in found.values.items()},
+            values={name: own_columns(array[rows]) for name, array in found.values.items()},
             answers=tuple(
                 found.answers[row] for row, x in zip(rows, stage.conditions, strict=True) if x.shown and found.answers
             ),
@@ -63,7 +63,7 @@ def observe(stages: Sequence[Stage], engine: Engine, prompts: Sequence[Prompt], 
     ]
 
 
-def _own_columns(array: np.ndarray) -> np.ndarray:
+def own_columns(array: np.ndarray) -> np.ndarray:
     """Without the last columns [n_conditions, n_prompts, k] that only conditions of other runs fill."""
     if array.ndim < 3 or array.dtype.kind != "f":
         return array

@@ -14,7 +14,7 @@ from harness.conditions.units import Head, Neuron
 from harness.engine.activation_capture import activations
 from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import HookEngine
-from harness.running.execute import own_columns
+from harness.running.shared_passes import own_columns
 
 
 def about(*indices: int, layer: int) -> Condition:
