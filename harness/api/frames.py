@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import HarnessError, not_there, suggest
 from harness.files.owned import path_name
-from harness.report.places import NAMES, with_places
+from harness.report.places import names, with_places
 from harness.results.beside import Candidate, ControlSet, Row, Sample
 from harness.results.folder import read_rows
 from harness.results.leaderboard import COLUMNS, Type
@@ -93,7 +93,7 @@ class Tables(Mapping[str, "pd.DataFrame"]):
         path = self._folder / "tables" / f"{path_name(name, str(self._folder))}.csv"
         if not path.is_file():
             raise HarnessError(f"{path}: {not_there(path)}.")
-        units = dict.fromkeys(NAMES, "string")
+        units = dict.fromkeys(names(), "string")
         found = pd.read_csv(path, dtype=units, keep_default_na=False, na_values=[""])
         return _frame({column: [None if pd.isna(x) else x for x in found[column]] for column in found})
 

@@ -75,7 +75,7 @@ def _check(model: Model, units: Sequence[Unit]) -> None:
                 f'activations: "{unit}" is not a neuron, or another unit of one number; expected layer.index, for '
                 "example 11.2378."
             )
-    check_units(units, model, "activations:")
+    check_units(tuple(dict.fromkeys(units)), model, "activations:")
 
 
 def _finite(values: np.ndarray, condition: Condition) -> np.ndarray:

@@ -25,7 +25,8 @@ from harness.report.formatting import (
     verdict,
 )
 from harness.report.publishing import publish, refuse_foreign
-from harness.results.folder import read_record
+from harness.results.beside import ControlSet
+from harness.results.folder import read_record, read_rows
 from harness.results.measures import Measure
 from harness.results.on_disk import Values
 from harness.results.record import Frame, RunRecord, Selection
@@ -57,9 +58,10 @@ def export(runs: Sequence[Path], folder: Path, title: str, description: str) -> 
         HarnessError: a record is damaged, a file is in the way that is not ours, or the folder cannot be written.
     """
     from harness.report.figure_files import figure_files
-    from harness.report.sweeps import curve, sweeps
+    from harness.report.sweeps import curve, sweeps, trend_table
 
-    found = sweeps([read_record(run) for run in runs])
+    records = [read_record(run) for run in runs]
+    found, folders = sweeps(records), {record.run_id: run for record, run in zip(records, runs, strict=True)}
     swept = {record.name for sweep in found for record in sweep.records if record.name.startswith(sweep.run)}
     files: dict[str, bytes] = {}
     pages = [_run(run, files, swept) for run in runs]
@@ -68,7 +70,16 @@ def export(runs: Sequence[Path], folder: Path, title: str, description: str) -> 
         if figure.name in [before.name for before in drawn[:i]]:  # two components may have the parameter
             drawn[i] = figure = replace(figure, name=f"{figure.name}-{i + 1}")
         files |= {f"sweeps/{file}": data for file, data in figure_files(figure).items()}
-    curves = [{"title": x.title, "file": harmless.markdown_link(f"sweeps/figures/{x.name}.png")} for x in drawn]
+    curves = [
+        {
+            "title": figure.title,
+            "file": harmless.markdown_link(f"sweeps/figures/{figure.name}.png"),
+            "parameter": sweep.parameter.rpartition(".")[2],
+            "n": len(sweep.records),
+            "trend": trend_table(sweep, [_control_sets(folders[record.run_id]) for record in sweep.records]),
+        }
+        for sweep, figure in zip(found, drawn, strict=True)
+    ]
     text = (
         harmless.markdown_environment()
         .get_template("suite.md.j2")
@@ -77,6 +88,11 @@ def export(runs: Sequence[Path], folder: Path, title: str, description: str) -> 
     files[SUMMARY] = json_bytes([_summary(page["record"]) for page in pages])
     files[PAGE] = (re.sub(r"\n{3,}", "\n\n", text).strip() + "\n").encode()
     return folder / PAGE, publish(folder, LISTING, files, whole=True)
+
+
+def _control_sets(run: Path) -> list[ControlSet]:
+    path = run / "controls.jsonl"
+    return read_rows(path, ControlSet) if path.exists() else []
 
 
 def _summary(record: RunRecord) -> dict[str, Any]:

@@ -11,9 +11,12 @@ from harness.conditions.units import Unit
 from harness.errors import HarnessError
 from harness.plugin.unit_kinds import kinds
 
-NAMES = frozenset({"unit", "largest change"})
-"""Columns that hold names of units, beside those that are called as a kind of units is. Others may hold texts that only
-look like them: an answer, a version."""
+
+def names() -> frozenset[str]:
+    """Columns that hold names of units: those that are called as a kind of units is, and two more. Others may hold
+    texts that only look like them: an answer, a version."""
+    return frozenset({"unit", "largest change", *kinds()})
+
 
 Columns = Mapping[str, Sequence[Any] | np.ndarray]
 
@@ -27,7 +30,7 @@ def with_places(columns: Columns) -> Columns:
     found: dict[str, Sequence[Any] | np.ndarray] = {}
     for name, values in columns.items():
         found[name] = values
-        for place, numbers in _places(values).items() if name in NAMES or name in kinds() else ():
+        for place, numbers in _places(values).items() if name in names() else ():
             taken = place in columns or place in found
             key = f"{name} {'index' if place == name else place}" if taken else place
             if place not in columns or list(columns[place]) != numbers:

@@ -14,9 +14,11 @@ from harness.files.store import canonical
 from harness.files.wording import counted
 from harness.plotting import shapes as drawing
 from harness.plugin.records import Figure
-from harness.report.formatting import by_key
+from harness.report.formatting import by_key, number, p_value
+from harness.results.beside import ControlSet
 from harness.results.measures import Measure
 from harness.results.record import Components, Identity, RunRecord
+from harness.results.trend import trends
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
@@ -106,8 +108,8 @@ def curve(sweep: Sweep) -> Figure:
             columns[sweep.parameter].append(value)
             columns["metric"].append(metric)
             columns["measure"].append(name)
-            for key, number in row.items():
-                columns.setdefault(key, []).append(number)
+            for key, found_there in row.items():
+                columns.setdefault(key, []).append(found_there)
     titles = _titles([found[0][key] for key in shared])
 
     def paint(canvas: Canvas) -> None:
@@ -137,6 +139,26 @@ def curve(sweep: Sweep) -> Figure:
     )
     size = (6.9, 1.0 + 1.7 * -(-len(panels) // 2))
     return Figure(re.sub(r"[^A-Za-z0-9_-]", "_", sweep.name), title, columns, paint, size)
+
+
+def trend_table(sweep: Sweep, controls: Sequence[Sequence[ControlSet]]) -> list[dict[str, str]]:
+    """Slopes of the primary measures, a row each; none where the runs were not compared with the same random sets.
+
+    Args:
+        controls: of each run of the sweep.
+    """
+    measures = [by_key(record) for record in sweep.records]
+    found = trends(sweep.values, measures, controls, _shared(sweep.records)) or []
+    return [
+        {
+            "measure": f"{trend.title} ({trend.unit})",
+            "slope": number(trend.slope),
+            "random": f"{number(trend.mean)} ({number(trend.q05)} to {number(trend.q95)})",
+            "p": p_value(trend.p_two_sided),
+            "holm": p_value(trend.p_holm),
+        }
+        for trend in found
+    ]
 
 
 def _numbers_of(measure: Measure) -> dict[str, float | None]:

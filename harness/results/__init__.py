@@ -7,8 +7,8 @@ unfinished parts; ``prepared``: prompts, also where they are kept between runs. 
 ``schema`` tells them as JSON Schema.
 
 ``leaderboard``: one row a run and measure, appended under a lock; ``leaderboard_query`` filters it, ``findings`` judges
-all its runs together. ``compare`` sets runs side by side, prompts paired by ``pairing``; ``comparison`` is what it
-finds.
+all its runs together. ``trend``: slopes over runs that differ in a number. ``compare`` sets runs side by side, prompts
+paired by ``pairing``; ``comparison`` is what it finds.
 
 ``claims``: what became of papers' claims; ``judging`` holds them against runs, ``recounting`` against the published
 numbers alone.

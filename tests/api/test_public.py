@@ -129,7 +129,7 @@ def test_a_specification_as_a_command(more: dict[str, Any], harness: Callable[..
     spec = Request(**asked).specification(catalogue())
     seen: list[Any] = []
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("harness.cli.evaluate.make", lambda specs, *rest: seen.extend(specs))
+        patched.setattr("harness.cli.evaluate.make", lambda specs, *rest: seen.extend(specs) or [])
         code, _, err = harness(*_split(command_of(spec, tmp_path))[1:])
     assert code == 0, err
     assert seen == [spec]
@@ -419,7 +419,7 @@ def test_an_interrupted_run_goes_on(
             public.evaluate(**words, output_path=tmp_path)
     assert list(tmp_path.glob("*/unfinished/part-*.safetensors"))
     with monkeypatch.context() as patched:
-        patched.setattr(execute, "_together", stop)  # nothing is left for the model to do
+        patched.setattr(execute, "observe", stop)  # nothing is left for the model to do
         run = public.evaluate(**words, output_path=tmp_path)
     assert run.record.name == "demo-knowledge_conflict-entropy-mean"
 

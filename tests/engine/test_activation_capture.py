@@ -57,8 +57,8 @@ def test_watching_refuses_what_is_not_there() -> None:
     model = tiny("gpt2")
     bad = Condition("bad", (SetNeurons(1, (3,), (float("inf"),)),))
     for neurons, condition, says in (
-        ([Neuron(9, 1)], BASELINE, "there is no neuron 9.1, the model has layers 0 to 2"),
-        ([Neuron(0, 9999)], BASELINE, "there is no neuron 0.9999"),
+        ([Neuron(9, 1)], BASELINE, "names neuron 9.1, but the model has layers 0 to 2"),
+        ([Neuron(0, 9999)], BASELINE, "names neuron 0.9999"),
         (["0.1"], BASELINE, '"0.1" is not a neuron'),
         ([Neuron(1, 3)], bad, 'not finite under condition "bad"'),
         ([Neuron(1, 3)], Condition("s", bad.edits, Positions("subject")), 'no span of the name "subject"'),

@@ -93,7 +93,7 @@ def test_selectors_of_heads(selector: str, says: str, tmp_path: Path) -> None:
         ({"selector": "heads:heads=[L0H1]", "intervention": "bos_attention", "controls": 9}, "only 3 distinct sets"),
         (
             {"selector": "heads:heads=[L0H1]", "intervention": "bos_attention", "match": "norm", "controls": 2},
-            "match=norm is for neurons",
+            "match=norm is not for heads",
         ),
     ],
 )
