@@ -167,7 +167,7 @@ def effects(
 
 def _refuse_modified(conditions: Sequence[Condition]) -> None:
     for condition in conditions:
-        if condition.frozen is not None or where_all(condition) != EVERYWHERE:
+        if condition.frozen is not None or where_all(condition) != EVERYWHERE or not condition.positions.everywhere:
             what = "positions" if condition.frozen is None else "a frozen part"
             raise HarnessError(
                 f'effects: condition "{condition.name}" has {what} of its own; give plain conditions, and what is to '

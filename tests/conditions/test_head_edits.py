@@ -308,7 +308,7 @@ def test_sites_that_there_are_not() -> None:
     model = tiny("gpt2")
     condition = Condition("x", (Elsewhere(),))
     with (
-        pytest.raises(HarnessError, match='the site "keys": neurons, heads and directions can be edited'),
+        pytest.raises(HarnessError, match='the site "keys": expected neurons, heads, directions'),
         under(model, condition),
     ):
         pass

@@ -132,5 +132,5 @@ def test_controls_are_other_directions_of_the_pool() -> None:
     assert len(set(drawn)) == len(drawn) == 10 and "D1.0" not in drawn and set(drawn) <= set(map(str, pool))
     with pytest.raises(HarnessError, match="only 30 distinct sets exist"):
         controls(pool, 31)
-    with pytest.raises(HarnessError, match="match=norm is for neurons; directions are drawn from their pool"):
+    with pytest.raises(HarnessError, match="match=norm is not for directions"):
         controls(pool, 5, "norm")
