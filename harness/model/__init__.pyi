@@ -4,6 +4,7 @@ from .input_weights import Norm as Norm
 from .input_weights import attention_norm as attention_norm
 from .input_weights import input_norm as input_norm
 from .input_weights import read_in as read_in
+from .key_values import cache_of as cache_of
 from .loading import load_hf as load_hf
 from .matrices import write_matrix as write_matrix
 from .model import Batch as Batch
@@ -11,6 +12,7 @@ from .model import Model as Model
 from .model import wrap as wrap
 from .modules import down_bias as down_bias
 from .modules import layer_input as layer_input
+from .modules import on_final_residual as on_final_residual
 from .output_weights import write_directions as write_directions
 from .readout import Readout as Readout
 from .readout import probe_norm as probe_norm
@@ -18,7 +20,6 @@ from .tokens import decode as decode
 from .tokens import first_token as first_token
 from .tokens import stop_tokens as stop_tokens
 from .tokens import token_spans as token_spans
-from .weight_rules import by_weights as by_weights
 from .weight_scores import NullKind as NullKind
 from .weight_scores import UnembeddingGeometry as UnembeddingGeometry
 from .weight_scores import frequency_cosines as frequency_cosines
@@ -38,7 +39,7 @@ __all__ = [
     "Readout",
     "UnembeddingGeometry",
     "attention_norm",
-    "by_weights",
+    "cache_of",
     "decode",
     "down_bias",
     "first_token",
@@ -49,6 +50,7 @@ __all__ = [
     "neuron_scores",
     "null_cosines",
     "null_kind",
+    "on_final_residual",
     "one_percent",
     "patterns",
     "probe_norm",

@@ -9,6 +9,7 @@ components are called as strangers' are.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -115,6 +116,22 @@ def load(loader: ModelLoader) -> Model:
     text(model.name, who, "the name of the model")
     expect(not model.hf.training, who, "returned a model in training mode, in which dropout acts; call eval()")
     return model
+
+
+def planted(loader: ModelLoader) -> dict[str, float]:
+    """What is planted in the loader's model, by the names of units: strengths above 0."""
+    from harness.plugin.handed import expect, instance
+    from harness.plugin.unit_kinds import kinds
+
+    who = _who(loader, "planted")
+    with asking(loader, "planted()"):
+        found = dict(instance(loader.planted(), dict, who))
+    for name, strength in found.items():
+        named = any(unit.written.fullmatch(str(name)) for unit in kinds().values())
+        expect(named, who, f"expected names of units, such as 11.2378, got {name!r}")
+        fine = isinstance(strength, int | float) and 0 < strength < math.inf
+        expect(fine, who, f"expected a strength above 0 of {name}, got {strength!r}")
+    return {str(name): float(strength) for name, strength in found.items()}
 
 
 def documents(corpus: Corpus) -> Iterator[str]:

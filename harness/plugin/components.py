@@ -138,6 +138,12 @@ class ModelLoader(Component):
         """Whether a folder holds the model whose :attr:`corpus` it is, for who loads it from there by other means."""
         return False
 
+    def planted(self) -> Mapping[str, float]:
+        """Units, as text, that were built to have an effect on the answer of a task, each with its strength (above 0);
+        by default nothing is planted. Selectors are judged by it (``harness arena``): what else they choose is false.
+        """
+        return {}
+
     @abc.abstractmethod
     def load(self) -> Model:
         """Return the model with its tokenizer, in evaluation mode on its device."""

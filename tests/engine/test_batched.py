@@ -47,7 +47,6 @@ def test_every_family_equals_hooks_and_shares_its_early_layers(family: str) -> N
     same(model, some_prompts(1), [*some_mixtures(model, 2, n=4), *late], 4)
     for layer in range(1, model.anatomy.n_layers):
         assert sharing.can_resume(model, layer, cache=False) and sharing.can_resume(model, layer, cache=True)
-    assert sharing.can_resume_after(model, range(model.anatomy.n_layers))
 
 
 @settings(max_examples=10, deadline=None)
@@ -157,7 +156,6 @@ def test_models_that_cannot_share_are_tiled_all_the_same() -> None:
     # Not the same for all features: a norm would take that away.
     last.forward = lambda hidden, *args, **kwargs: plain(hidden + seen[-1].flip(-1), *args, **kwargs)
     assert not sharing.can_resume(model, 2, cache=False) and not sharing.can_resume(model, 2, cache=True)
-    assert not sharing.can_resume_after(model, [2])
     prompts, conditions = some_prompts(1, n=5), [Condition("c", (SetNeurons(2, (1,), (3.0,)),))] * 3
     engine = BatchedEngine(model, 8)
     engine.score(prompts, conditions)  # finds out whether it may share

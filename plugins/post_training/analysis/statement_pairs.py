@@ -21,8 +21,8 @@ from harness.files.paths import expand
 from harness.files.rows import read_rows
 from harness.plugin import HarnessError, counted
 
-from .labelled_texts import data_set_name, read_statements
-from .pairs import OTHERS, Pair
+from .labelled_texts import read_statements
+from .patching import OTHERS, Pair
 
 if TYPE_CHECKING:
     from harness.plugin import Model
@@ -102,7 +102,7 @@ def load_statements(path: str | Path) -> Statements:
     Raises:
         HarnessError: the file cannot be read, has neither form, or holds no pair.
     """
-    name = data_set_name(path)
+    name = Path(path).stem
     if Path(path).suffix.lower() == ".json" and (lists := _lists(path)) is not None:
         pairs = list(dict.fromkeys(lists))
         return Statements(name, tuple(pairs), _both(pairs))
