@@ -157,7 +157,7 @@ def hooks_page() -> str:
         hook = getattr(hookspecs, hookspecs.HOOKS[kind])
         blocks += [f"## {hook.__name__}", code(signature(hook.__name__, hook)), markdown(hook.__doc__ or "")]
         blocks += described(bases[kind], "###")
-    for hook in (hookspecs.harness_published_neurons, hookspecs.harness_claims):
+    for hook in (hookspecs.harness_units, hookspecs.harness_published_neurons, hookspecs.harness_claims):
         blocks += [f"## {hook.__name__}", code(signature(hook.__name__, hook)), markdown(hook.__doc__ or "")]
     return "\n\n".join([*blocks, "## All components", *described(Component, "###")])
 

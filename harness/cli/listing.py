@@ -15,7 +15,7 @@ from harness.cli.plugins import PluginFiles, installed
 from harness.errors import HarnessError, suggest
 from harness.files.terminal import Terminal
 from harness.plugin.components import KINDS, PLURALS, Component, Intervention
-from harness.plugin.entries import commands, origin
+from harness.plugin.entries import FIRST_PARTY, commands, origin
 
 if TYPE_CHECKING:
     from harness.plugin.catalogue import Catalogue
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def list_components(
     what: Annotated[
-        str | None, typer.Argument(help="A kind (selectors), a component (entropy), runs or plugins.")
+        str | None, typer.Argument(help="A kind (selectors), a component (entropy), units, runs or plugins.")
     ] = None,
     registry: RegistryPath = None,
     plugin: PluginFiles = None,
@@ -51,13 +51,16 @@ def show(console: Terminal, found: Catalogue, what: str | None, registry: Callab
         for kind in KINDS:
             console.print(_kind(found, kind, PLURALS[kind]))
         console.print(
-            "harness list NAME shows a component's parameters; harness list runs, the registry's runs. Parameters are "
-            "written name:key=value,key=[a,b]; values with commas in quotes (harness list --help).",
+            "harness list NAME shows a component's parameters; harness list runs, the registry's runs; harness list "
+            "units, what can be edited. Parameters are written name:key=value,key=[a,b]; values with commas in quotes "
+            "(harness list --help).",
             style="dim",
             markup=False,
         )
     elif what in kinds:
         console.print(_kind(found, kinds[what], PLURALS[kinds[what]]))
+    elif what in ("units", "unit"):
+        console.print(_units(found))
     elif what in ("runs", "run"):
         found_runs = registry()
         console.print(_runs(found_runs))
@@ -70,8 +73,8 @@ def show(console: Terminal, found: Catalogue, what: str | None, registry: Callab
         if not matches:
             names = [name for kind in KINDS for name in found.components[kind]]
             raise HarnessError(
-                f'"{what}" is no component.{suggest(what, [*names, *kinds, "runs", "plugins"])} '
-                f"There are: {', '.join(sorted(names))}; or {', '.join(PLURALS.values())}, runs, plugins."
+                f'"{what}" is no component.{suggest(what, [*names, *kinds, "units", "runs", "plugins"])} '
+                f"There are: {', '.join(sorted(names))}; or {', '.join(PLURALS.values())}, units, runs, plugins."
             )
         for cls in matches:
             _component(console, found, cls)
@@ -95,6 +98,16 @@ def _kind(found: Catalogue, kind: Any, title: str) -> Table:
     return table
 
 
+def _units(found: Catalogue) -> Table:
+    table = _table("units", "name", "at the site", "what it is", "matched in", "from")
+    for word, kind in found.units.items():
+        example = kind.form.rpartition(" ")[2]
+        of = found.units_by[word].distribution if word in found.units_by else FIRST_PARTY
+        about = inspect.cleandoc(kind.__doc__ or "").split("\n\n")[0].replace("``", "").replace("\n", " ")
+        table.add_row(f"{word} {example}", kind.site, about, ", ".join(kind.variables), of)
+    return table
+
+
 def _runs(registry: Registry) -> Table:
     table = _table(f"runs of {registry.path}", "name", "runs", "what it asks")
     for name, specs in registry.runs.items():
@@ -113,6 +126,7 @@ def _plugins(found: Catalogue) -> Table:
     table = _table("plugins", "name", "distribution", "offers")
     for plugin in found.plugins:
         offers = [f"{cls.kind} {cls.name}" for cls, of in found.origins.items() if of == plugin]
+        offers += [f"unit {word}" for word, of in found.units_by.items() if of == plugin]
         offers += [f"neurons {name}" for name, of in found.published_by.items() if of == plugin]
         table.add_row(plugin.plugin, f"{plugin.distribution} {plugin.version}", ", ".join(offers))
     for entry in commands():

@@ -43,6 +43,8 @@ SLOW = [
     "recipes/plugin-intervention.md",
     "recipes/plugin-metric.md",
     "recipes/plugin-task.md",
+    "recipes/plugin-unit.md",
+    "recipes/units.md",
     "tutorial.md",
 ]
 """Pages that are run; the others of ``OTHERS`` show no commands, or say what theirs need."""
