@@ -39,13 +39,14 @@ class Site(ABC):
         name: what components say in ``site``, and reports: "neurons".
         reads_back: whether a capture inside an edit shows what the edit has made; what is encoded anew does not.
         enters: what units write into linearly, if anything: the output of the layer's MLP, before a norm behind it or a
-            residual multiplier ("mlp"), or the residual stream after the layer ("residual"). Edits of such units in the
+            residual multiplier (that of its dense neurons, "mlp", or of its routed "experts"), or the residual stream
+            after the layer ("residual"). Edits of such units in the
             last layer are evaluated in closed form, through :meth:`written`; None: they are made by hooks.
     """
 
     name: ClassVar[str]
     reads_back: ClassVar[bool] = True
-    enters: ClassVar[Literal["mlp", "residual"] | None] = None
+    enters: ClassVar[Literal["mlp", "experts", "residual"] | None] = None
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and vars(self) == vars(other)
@@ -163,7 +164,7 @@ class Neurons(Site):
     enters = "mlp"
 
     def count(self, model: Model, layer: int) -> int:
-        return model.anatomy.d_mlp
+        return model.anatomy.d_mlps[layer]
 
     def at(self, model: Model, layer: int, index: int) -> Neuron:
         return Neuron(layer, index)

@@ -20,6 +20,7 @@ component: l . v needs x . W^T v only. With a soft cap v is added to the capped 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -68,12 +69,15 @@ def fits(model: Model, conditions: Sequence[Condition]) -> bool:
             or any(edit.layer != last for edit in condition.edits)
         ):
             return False
-    return site.enters == "residual" or _enters_straight(model)
+    return site.enters == "residual" or _enters_straight(model, site.enters == "experts")
 
 
-def _enters_straight(model: Model) -> bool:
-    """Whether the last MLP's output enters the final residual as it is, times a factor, or through an RMSNorm."""
+def _enters_straight(model: Model, experts: bool) -> bool:
+    """Whether what the last layer's dense neurons (its ``experts``) write enters the final residual as it is, times a
+    factor, or through an RMSNorm."""
     anatomy = model.anatomy
+    if not (anatomy.experts_enter if experts else anatomy.neurons_enter):
+        return False
     post_norm = anatomy.post_mlp_norms[-1]
     if post_norm is None:
         return anatomy.direct_write or anatomy.residual_multiplier != 1.0
@@ -132,10 +136,10 @@ class FinalLayer:
         self.units = None if self.site == NEURONS else torch.tensor(used, dtype=torch.long)
         self.w_out = self.site.written(model, self.layer, None if self.units is None else used).to(self.device)
         self.bias = model.down_bias(self.layer) if self.units is None else None
-        self.multiplier = anatomy.residual_multiplier if self.site.enters == "mlp" else 1.0
+        self.multiplier = 1.0 if self.site.enters == "residual" else anatomy.residual_multiplier
         self.post_norm = None
         self.written = self.w_out * self.multiplier
-        if self.site.enters == "mlp" and (module := anatomy.post_mlp_norms[-1]) is not None:
+        if self.site.enters != "residual" and (module := anatomy.post_mlp_norms[-1]) is not None:
             _, eps, gain, _ = probe_norm(module, anatomy.d_model)
             self.post_norm = eps, gain.to(self.device)
             self.written = self.w_out * self.post_norm[1]
@@ -182,28 +186,32 @@ class FinalLayer:
         shows, and its own sum is taken; so it is for units that are read from all of it.
         """
         model = self.model
-        hold = self.site.enters == "mlp" and model.dtype in (torch.float32, torch.float64)
+        into = self.site.enters
+        hold = into != "residual" and model.dtype in (torch.float32, torch.float64)
+        capture_write = model.capture_expert_write if into == "experts" else model.capture_write
         with (
             model.capture_residual() as captured,
             self.site.capture(model, [self.layer]) as neurons,
-            model.capture_write(self.layer, hold) as written,
+            contextlib.nullcontext([]) if into == "residual" else capture_write(self.layer, hold) as written,
             model.without_logits(),
         ):
             out = model.forward(batch, past=past, logits_to_keep=1, use_cache=use_cache)
-        seen, write = captured.residual, written[-1]
-        own = seen[..., :0] if self.units is None else write.view_as(seen)
-        if (post_norm := model.anatomy.post_mlp_norms[-1]) is not None:
-            write = post_norm.forward(write)
-        if model.anatomy.residual_multiplier != 1.0:
-            write = write * model.anatomy.residual_multiplier
-        write = write.view_as(seen).to(seen)
-        residual, rest = (seen + write, seen) if hold else (seen, seen.float() - write.float())
+        seen = captured.residual
         acts = neurons[self.layer].view(*seen.shape[:2], -1)
         if self.units is not None:
             acts = acts[..., self.units.to(acts.device)]
-        if self.site.enters == "residual":  # an edit adds to all of it, whatever the MLP wrote
-            rest, own = residual, torch.zeros_like(residual)
-        left = residual, rest, acts, own
+        if into == "residual":  # an edit adds to all of it, whatever the MLP wrote
+            left = seen, seen, acts, torch.zeros_like(seen)
+        else:
+            write = written[-1]
+            own = seen[..., :0] if self.units is None else write.view_as(seen)
+            if (post_norm := model.anatomy.post_mlp_norms[-1]) is not None:
+                write = post_norm.forward(write)
+            if model.anatomy.residual_multiplier != 1.0:
+                write = write * model.anatomy.residual_multiplier
+            write = write.view_as(seen).to(seen)
+            residual, rest = (seen + write, seen) if hold else (seen, seen.float() - write.float())
+            left = residual, rest, acts, own
         return Observed(*(x.to(self.device).float() for x in left)), cache_of(out)
 
     def project(self, x: torch.Tensor, tokens: Tokens = slice(None)) -> torch.Tensor:

@@ -3,7 +3,9 @@
 In: a folder, a GGUF file, a hub id or a ``transformers`` model. Out: :class:`harness.model.model.Model` (``model``),
 whose parts were found by running it and checked numerically, never looked up by its type. ``loading`` makes one:
 ``sources`` says where it is, ``gguf_weights`` dequantises, ``checkpoints`` looks at the files, ``adapters`` merges, and
-``transformers_calls`` keeps ``transformers`` quiet. ``anatomy`` finds its parts and ``probes`` checks them; ``readout``
+``transformers_calls`` keeps ``transformers`` quiet. ``anatomy`` finds its parts (``walks``: what ran in a layer,
+``mlps``) and ``probes`` checks them; of mixtures
+of experts ``expert_search`` does, ``experts`` are what was found and ``expert_hooks`` reads and edits them; ``readout``
 is the final norm and the unembedding, ``matrices`` are those of linear maps, ``quantised`` is about checkpoints whose
 weights are packed, ``output_weights`` and ``input_weights`` are what a neuron writes and reads,
 ``weight_scores`` what these alone say of it; ``places`` are those in a layer beside its neurons and heads that are read

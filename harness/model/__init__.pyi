@@ -1,4 +1,7 @@
 from .attention_patterns import patterns as patterns
+from .expert_hooks import redistributed as redistributed
+from .expert_hooks import removed as removed
+from .experts import Experts as Experts
 from .input_weights import InputWeights as InputWeights
 from .input_weights import Norm as Norm
 from .input_weights import attention_norm as attention_norm
@@ -32,6 +35,7 @@ from .weight_scores import unembedding_geometry as unembedding_geometry
 
 __all__ = [
     "Batch",
+    "Experts",
     "InputWeights",
     "Model",
     "Norm",
@@ -55,6 +59,8 @@ __all__ = [
     "patterns",
     "probe_norm",
     "read_in",
+    "redistributed",
+    "removed",
     "stop_tokens",
     "suggest_null_dims",
     "token_spans",

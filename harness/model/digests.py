@@ -114,6 +114,7 @@ def provenance(model: Model) -> dict[str, Any]:
         "n_heads": anatomy.n_heads,
         "n_kv_heads": anatomy.n_kv_heads,
         "n_vocab": anatomy.d_vocab,
+        **_experts(model),
         "parallel": anatomy.parallel,
         "norm": readout.norm,
         "norm_eps": readout.eps,
@@ -130,4 +131,20 @@ def provenance(model: Model) -> dict[str, Any]:
         "end_tokens": list(model.end_tokens),
         **model.origin,
         **({} if quantised is None else {"quantised": quantised}),
+    }
+
+
+def _experts(model: Model) -> dict[str, Any]:
+    """What a result record says of a model's routed experts; nothing of a dense model."""
+    if not model.expert_layers:
+        return {}
+    experts = model.experts(model.expert_layers[-1])
+    return {
+        "experts": {
+            "n_experts": experts.n_experts,
+            "d_expert": experts.d_expert,
+            "top_k": experts.top_k,
+            "layers": list(model.expert_layers),
+            "implementation": getattr(text_config(model.hf), "_experts_implementation", None),
+        }
     }

@@ -151,7 +151,7 @@ def read_in(model: Model, layer: int) -> InputWeights:
         if layer in anatomy.with_attention
         else Norm.of(None, anatomy.d_model),
         w_in=weight,
-        b_in=torch.zeros(anatomy.d_mlp).double() if bias is None else bias[chosen.columns].double().cpu(),
+        b_in=torch.zeros(anatomy.d_mlps[layer]).double() if bias is None else bias[chosen.columns].double().cpu(),
         gated=up is not None,
     )
 
@@ -209,14 +209,13 @@ def _candidates(model: Model, layer: int, calls: Sequence[_Call]) -> list[Block]
     anatomy = model.anatomy
     attention = anatomy.attentions[layer]
     inside = set() if attention is None else {id(module) for module in attention.modules()}
-    blocks = []
+    blocks, width = [], anatomy.d_mlps[layer]
     for call in calls:
-        if call.module is anatomy.down_projections[layer]:
+        if call.module is model.down_projection(layer):
             break
         d_in, d_out = features(call.module) or (0, 0)
-        if d_in == anatomy.d_model and d_out in (anatomy.d_mlp, 2 * anatomy.d_mlp) and id(call.module) not in inside:
-            starts = range(0, d_out, anatomy.d_mlp)
-            blocks += [Block(call.module, slice(start, start + anatomy.d_mlp)) for start in starts]
+        if d_in == anatomy.d_model and d_out in (width, 2 * width) and id(call.module) not in inside:
+            blocks += [Block(call.module, slice(start, start + width)) for start in range(0, d_out, width)]
     return blocks
 
 
@@ -246,7 +245,7 @@ def _perturbed(
     with contextlib.ExitStack() as hooks:
         for module in {id(x.module): x.module for x in blocks}.values():
             hooks.callback(module.register_forward_hook(change).remove)
-        hooks.callback(model.anatomy.down_projections[layer].register_forward_pre_hook(keep).remove)
+        hooks.callback(model.down_projection(layer).register_forward_pre_hook(keep).remove)
         run(model.hf, rows=n)
     return seen["neurons"].cpu()
 
@@ -257,7 +256,7 @@ def _moves_one_by_one(model: Model, layer: int, block: Block, blocks: Sequence[B
     For each binary digit, the columns whose number has it are pushed in one row and those without it in another. If
     the other neurons stay as they are in every row, then whatever column i moves agrees with i in every digit.
     """
-    d_mlp = model.anatomy.d_mlp
+    d_mlp = model.anatomy.d_mlps[layer]
     digits = torch.arange(d_mlp)[None] >> torch.arange(max(1, (d_mlp - 1).bit_length()))[:, None] & 1
     pushed = torch.cat([torch.zeros(1, d_mlp), digits.float(), 1 - digits.float()])
     neurons = _perturbed(model, layer, block, blocks, torch.ones_like(pushed), pushed)
@@ -269,7 +268,7 @@ def _moves_one_by_one(model: Model, layer: int, block: Block, blocks: Sequence[B
 
 def _is_linear(model: Model, layer: int, block: Block, blocks: Sequence[Block]) -> bool:
     """Whether neurons are proportional to the block: -2 times the block makes -2 times the neurons."""
-    factor = torch.ones(2, model.anatomy.d_mlp)
+    factor = torch.ones(2, model.anatomy.d_mlps[layer])
     factor[1] = -2.0
     neurons = _perturbed(model, layer, block, blocks, factor, torch.zeros_like(factor))
     size = neurons.abs().max().item()

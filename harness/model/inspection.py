@@ -6,15 +6,16 @@ and the two errors are measured anew.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.stats import rankdata
+from torch import nn
 
-from harness.files.wording import noun_for
+from harness.files.wording import counted, noun_for
 from harness.model.model import Model
 from harness.model.output_weights import write_directions
 from harness.model.quantised import plain
@@ -137,9 +138,8 @@ def _parts(model: Model) -> dict[str, str]:
     anatomy, has = model.anatomy, model.anatomy.with_attention
     found = {
         "layers": names[anatomy.layers[0]].rpartition(".")[0],
-        "neurons": f"what enters {names[anatomy.down_projections[-1]]}",
-        "heads": f"what enters {names[model.attention(has[-1])[1]]}"
-        + ("" if len(has) == anatomy.n_layers else f", in {noun_for(len(has), 'layer')} {', '.join(map(str, has))}"),
+        **_neurons(model, names),
+        "heads": f"what enters {names[model.attention(has[-1])[1]]}{_in(has, anatomy.n_layers)}",
         "final norm": "none" if anatomy.final_norm is None else f"{names[anatomy.final_norm]} ({model.readout.norm})",
         "unembedding": names[anatomy.unembedding],
     }
@@ -150,6 +150,27 @@ def _parts(model: Model) -> dict[str, str]:
     return found
 
 
+def _neurons(model: Model, names: Mapping[nn.Module, str]) -> dict[str, str]:
+    """Where dense neurons are in the last layer that has some, and routed experts."""
+    anatomy, found = model.anatomy, dict[str, str]()
+    dense = [i for i, width in enumerate(anatomy.d_mlps) if width]
+    if dense:
+        found["neurons"] = f"what enters {names[model.down_projection(dense[-1])]}{_in(dense, anatomy.n_layers)}"
+    if model.expert_layers:
+        experts = model.experts(model.expert_layers[-1])
+        found["experts"] = (
+            f"{names[experts.site]}: {experts.n_experts} of {counted(experts.d_expert, 'neuron')}, {experts.top_k} of "
+            f"them for each token{_in(model.expert_layers, anatomy.n_layers)}"
+        )
+        found["router"] = "its weights alone" if experts.router is None else names[experts.router.module]
+    return found
+
+
+def _in(has: Sequence[int], n_layers: int) -> str:
+    """In which layers something is, where that is not all."""
+    return "" if len(has) == n_layers else f", in {noun_for(len(has), 'layer')} {', '.join(map(str, has))}"
+
+
 @torch.no_grad()
 def _errors(model: Model, prompt: str) -> Errors:
     batch = model.pad(model.encode([prompt]))
@@ -158,9 +179,9 @@ def _errors(model: Model, prompt: str) -> Errors:
     plain = captured.residual
     ours = model.readout.logits(plain, model.readout.denominator(plain))
     readout = float((ours - own).abs().max() / own.abs().max())
-    if not model.anatomy.direct_write:
+    anatomy, last = model.anatomy, model.anatomy.n_layers - 1
+    if not (anatomy.direct_write and anatomy.neurons_enter and anatomy.d_mlps[last]):
         return Errors(readout, None)
-    last = model.anatomy.n_layers - 1
     by = torch.linspace(-1, 1, model.anatomy.d_mlp)
     with (
         model.capture_residual() as edited,

@@ -18,6 +18,7 @@ from harness.errors import HarnessError
 from harness.files.wording import agree, counted, noun_for
 from harness.model import digests as identity
 from harness.model.anatomy import Anatomy, locate
+from harness.model.expert_hooks import ExpertHooks, without_neurons
 from harness.model.key_values import cache_argument, cache_of, check_cache
 from harness.model.matrices import is_packed, write_matrix
 from harness.model.modules import (
@@ -27,6 +28,7 @@ from harness.model.modules import (
     layer_input,
     linear_features,
     on_final_residual,
+    refuse_compiled,
     text_config,
 )
 from harness.model.places import READ_ONLY, Spot, spot_of
@@ -73,7 +75,7 @@ class Captured:
 
 
 @dataclass(eq=False)
-class Model:
+class Model(ExpertHooks):
     """A ``transformers`` causal language model in evaluation mode; made by :func:`wrap` or
     ``harness.model.loading.load_hf``.
 
@@ -356,14 +358,17 @@ class Model:
         return down_bias(self.down_projection(layer))
 
     def down_projection(self, layer: int) -> nn.Module:
-        """The linear map with which a layer's MLP ends.
+        """The linear map that a layer's dense neurons write through.
 
         Raises:
-            HarnessError: there is no such layer.
+            HarnessError: there is no such layer, or it has no dense neurons: its MLP is routed experts alone.
         """
-        if not 0 <= layer < self.anatomy.n_layers:
-            raise HarnessError(f"{self.name} has layers 0 to {self.anatomy.n_layers - 1}, there is no layer {layer}.")
-        return self.anatomy.down_projections[layer]
+        self.check_layer(layer)
+        found = self.anatomy.down_projections[layer]
+        if found is None:
+            has = [i for i, down in enumerate(self.anatomy.down_projections) if down is not None]
+            raise without_neurons(self.name, layer, self.anatomy.experts[layer], has)
+        return found
 
     def attention(self, layer: int) -> tuple[nn.Module, nn.Module]:
         """A layer's attention and its output projection.
@@ -371,7 +376,7 @@ class Model:
         Raises:
             HarnessError: there is no such layer, or it mixes tokens in another way.
         """
-        self.down_projection(layer)  # refuses a layer that there is not
+        self.check_layer(layer)
         found, output = self.anatomy.attentions[layer], self.anatomy.attention_outputs[layer]
         if found is None or output is None:
             has = self.anatomy.with_attention
@@ -480,7 +485,7 @@ class Model:
     # --- neurons, heads, residual stream ----------------------------------------------------------------------------
 
     def _neurons(self, layer: int) -> Spot:
-        return Spot(self.down_projection(layer), (self.anatomy.d_mlp,), f"layer {layer}")
+        return Spot(self.down_projection(layer), (self.anatomy.d_mlps[layer],), f"layer {layer}")
 
     def _residual(self, layer: int) -> Spot:
         return spot_of(self, "residual_after", layer)
@@ -658,20 +663,6 @@ def wrap(
             f"{type(error).__name__}: {_short(str(error), 200)}"
         ) from error
     return model
-
-
-def refuse_compiled(hf: Any) -> None:
-    """Refuse a model of which a part went through ``torch.compile``, which ignores hooks that come later."""
-    compiled = (
-        hasattr(part, "_orig_mod")
-        or part._compiled_call_impl is not None
-        or hasattr(part.forward, "_torchdynamo_orig_callable")
-        for part in hf.modules()
-    )
-    if any(compiled):
-        raise HarnessError(
-            "the model (or a part of it) was compiled with torch.compile, which ignores hooks: pass it uncompiled."
-        )
 
 
 def put_first(prefix: Sequence[int], ids: list[int]) -> list[int]:

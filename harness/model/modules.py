@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from harness.errors import HarnessError
+
 
 def text_config(hf: Any) -> Any:
     """The configuration of the language model proper (that of a vision-language model has it inside)."""
@@ -79,6 +81,20 @@ def input_device(hf: Any) -> torch.device:
     if device.type == "meta":
         return torch.device(embedding._hf_hook.execution_device)
     return device
+
+
+def refuse_compiled(hf: Any) -> None:
+    """Refuse a model of which a part went through ``torch.compile``, which ignores hooks that come later."""
+    compiled = (
+        hasattr(part, "_orig_mod")
+        or part._compiled_call_impl is not None
+        or hasattr(part.forward, "_torchdynamo_orig_callable")
+        for part in hf.modules()
+    )
+    if any(compiled):
+        raise HarnessError(
+            "the model (or a part of it) was compiled with torch.compile, which ignores hooks: pass it uncompiled."
+        )
 
 
 def layer_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:

@@ -35,7 +35,7 @@ def spot_of(model: Model, place: str, layer: int) -> Spot:
         raise HarnessError(
             f'there is no place "{place}" in a layer: there are {", ".join(PLACES)}.{suggest(place, PLACES)}'
         )
-    model.down_projection(layer)  # refuses a layer that there is not
+    model.check_layer(layer)
     return PLACES[place](model, layer)
 
 
@@ -61,18 +61,28 @@ def _attention_out(model: Model, layer: int) -> Spot:
 
 
 def _mlp_in(model: Model, layer: int) -> Spot:
-    return Spot(model.anatomy.mlp_inputs[layer], (model.anatomy.d_model,), f"the input of layer {layer}'s MLP")
+    name = f"the input of layer {layer}'s MLP"
+    return Spot(_there(model.anatomy.mlp_inputs[layer], name, model), (model.anatomy.d_model,), name)
 
 
 def _mlp_out(model: Model, layer: int) -> Spot:
-    last = model.anatomy.post_mlp_norms[layer] or model.down_projection(layer)
-    return Spot(last, (model.anatomy.d_model,), f"the output of layer {layer}'s MLP", leaves=True)
+    name = f"the output of layer {layer}'s MLP"
+    last = _there(model.anatomy.post_mlp_norms[layer] or model.anatomy.mlp_outputs[layer], name, model)
+    return Spot(last, (model.anatomy.d_model,), name, leaves=True)
+
+
+def _there(found: nn.Module | None, name: str, model: Model) -> nn.Module:
+    if found is None:
+        raise HarnessError(
+            f"{name} of {model.name} is nowhere to be read: experts and what is beside them are in no module alone."
+        )
+    return found
 
 
 def _pre_activation(model: Model, layer: int) -> Spot:
     block, _ = model.mlp_blocks(layer)
     name = f"the pre-activations of layer {layer}"
-    return Spot(block.module, (model.anatomy.d_mlp,), name, leaves=True, columns=block.columns)
+    return Spot(block.module, (model.anatomy.d_mlps[layer],), name, leaves=True, columns=block.columns)
 
 
 def _up(model: Model, layer: int) -> Spot:
@@ -80,7 +90,7 @@ def _up(model: Model, layer: int) -> Spot:
     if block is None:
         raise HarnessError(f"the MLP of layer {layer} of {model.name} is not gated: it multiplies no activation.")
     name = f"what multiplies the activations of layer {layer}"
-    return Spot(block.module, (model.anatomy.d_mlp,), name, leaves=True, columns=block.columns)
+    return Spot(block.module, (model.anatomy.d_mlps[layer],), name, leaves=True, columns=block.columns)
 
 
 PLACES: dict[str, Callable[[Model, int], Spot]] = {

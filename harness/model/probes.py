@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from harness.errors import HarnessError
+from harness.model.experts import Experts, tensor_in
 from harness.model.matrices import ROUNDING, write_matrix
 from harness.model.modules import down_bias, input_device, layer_input, on_final_residual, text_config
 
@@ -168,14 +170,111 @@ def check_neurons(hf: Any, probe: Probe) -> None:
         )
 
 
-def write_multiplier(probe: Probe, config: Any) -> float | None:
-    """Factor with which the last MLP's output enters the final residual; None when it is not merely added."""
-    change = probe.residual[2] - probe.residual[0]
-    push = probe.push.to(change.device)
+def write_multiplier(change: torch.Tensor, push: torch.Tensor, tolerance: float, config: Any) -> float | None:
+    """Factor with which the last MLP's output enters the final residual; None when it is not merely added.
+
+    Args:
+        change: [pos, d_model], of the final residual where the output is pushed. push: [d_model].
+    """
+    push = push.to(change.device)
     factor = ((change @ push).mean() / (push @ push)).item()
-    if not relative_error(change, factor * push.expand_as(change)) < 3 * probe.tolerance:
+    if not relative_error(change, factor * push.expand_as(change)) < 3 * tolerance:
         return None
     for known in (1.0, getattr(config, "residual_multiplier", None)):
-        if isinstance(known, float) and abs(factor - known) < probe.tolerance * max(abs(known), 1e-3):
+        if isinstance(known, float) and abs(factor - known) < tolerance * max(abs(known), 1e-3):
             return known
     return factor
+
+
+@torch.no_grad()
+def check_down_projections(hf: Any, downs: Sequence[nn.Module | None], tolerance: float) -> None:
+    """Refuse a model in which some layer's down projection is no plain linear map of its neurons."""
+    errors: dict[int, float] = {}
+
+    def compare(layer: int) -> Any:
+        def hook(module: nn.Module, args: Any, output: torch.Tensor) -> None:
+            wanted = args[0].float() @ write_matrix(module, args[0].dtype).to(args[0].device).float()
+            bias = down_bias(module)
+            errors[layer] = relative_error(output, wanted if bias is None else wanted + bias.to(wanted.device))
+
+        return hook
+
+    with contextlib.ExitStack() as hooks:
+        for layer, down in enumerate(downs):
+            if down is not None:
+                hooks.callback(down.register_forward_hook(compare(layer)).remove)
+        run(hf)
+    for layer, error in errors.items():
+        if not error < tolerance:
+            raise HarnessError(
+                f"{type(hf).__name__} is not supported: the dense output of the MLP of layer {layer} differs from "
+                f"neurons @ w_out + bias by {error:.1e} (relative)."
+            )
+
+
+@dataclass
+class ExpertProbe:
+    """The last layer in one pass over three rows: untouched; heads perturbed; what the experts write pushed.
+
+    Attributes (float32):
+        entering: [3, pos, d_model], what the experts read. residual: [3, pos, d_model], the final residual.
+        push: [d_model], what was added to what the experts write.
+        normed: [3, pos, d_model], output of the norm after the MLP, if there is one.
+        tolerance: for relative errors in the model's dtype.
+    """
+
+    entering: torch.Tensor
+    residual: torch.Tensor
+    push: torch.Tensor
+    normed: torch.Tensor | None
+    tolerance: float
+
+
+@torch.no_grad()
+def probe_experts(
+    hf: Any,
+    layer: nn.Module,
+    experts: Experts,
+    mixer: nn.Module,
+    post_norm: nn.Module | None,
+    final_norm: nn.Module | None,
+) -> ExpertProbe:
+    """Run the perturbed pass; the perturbations are as large as the residual stream, to stand out of the rounding."""
+    generator = torch.Generator().manual_seed(0)
+    seen: dict[str, Any] = {}
+
+    def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
+        seen["size"] = layer_input(args, kwargs).float().norm(dim=-1).mean().item()
+
+    def heads(module: nn.Module, args: Any) -> Any:
+        rows = args[0].detach().clone()
+        push = torch.randn(rows.shape[-1], generator=generator).to(rows)
+        rows.view(3, N_TOKENS, -1)[1] += push * (seen["size"] / push.norm())
+        return (rows, *args[1:])
+
+    def written(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        call = experts.call(args, kwargs, tensor_in(output))
+        seen["entering"] = call.tokens.float().clone().view(3, N_TOKENS, -1)
+        out = call.output.detach().clone()
+        push = torch.randn(out.shape[-1], generator=generator).to(out)
+        push = push * (seen["size"] / push.norm())
+        seen["push"] = push.float()
+        out.view(3, N_TOKENS, -1)[2] += push
+        return (out, *output[1:]) if isinstance(output, tuple | list) else out
+
+    def keep(key: str) -> Any:
+        def hook(x: torch.Tensor) -> None:
+            seen[key] = x.detach().float().clone().view(3, N_TOKENS, -1)
+
+        return hook
+
+    with contextlib.ExitStack() as hooks:
+        hooks.callback(layer.register_forward_pre_hook(enter, with_kwargs=True).remove)
+        hooks.callback(mixer.register_forward_pre_hook(heads).remove)
+        hooks.callback(experts.site.register_forward_hook(written, with_kwargs=True).remove)
+        if post_norm is not None:
+            see = keep("normed")
+            hooks.callback(post_norm.register_forward_hook(lambda module, args, output: see(output)).remove)
+        hooks.callback(on_final_residual(layer, final_norm, keep("residual")))
+        logits = run(hf, rows=3)
+    return ExpertProbe(seen["entering"], seen["residual"], seen["push"], seen.get("normed"), tolerance_of(hf, logits))

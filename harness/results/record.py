@@ -30,6 +30,16 @@ class Gguf(OnDisk):
     transformers: str
 
 
+class Experts(OnDisk):
+    """Routed experts; ``layers`` have them, ``implementation`` is how ``transformers`` computed them."""
+
+    n_experts: Whole
+    d_expert: Whole
+    top_k: Whole
+    layers: list[Whole]
+    implementation: str | None = None
+
+
 class Adapter(OnDisk):
     """An adapter that was merged into the weights; ``of``: the model that it says it is of."""
 
@@ -70,6 +80,7 @@ class Model(OnDisk):
     n_heads: Whole
     n_kv_heads: Whole | None = None
     n_vocab: Whole
+    experts: Experts | None = None
     parallel: bool | None = None
     norm: str | None = None
     norm_eps: Number = None

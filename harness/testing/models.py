@@ -14,7 +14,8 @@ def tiny_model(family: str = "gpt2", seed: int = 0) -> Model:
     """A random model of 2 or 3 layers on the CPU, with a tokeniser of bytes; the same every time.
 
     Args:
-        family: "gpt2", "llama", "gemma2", "gpt_neox" ...: a name in :data:`harness.testing.tiny_models.FAMILIES`.
+        family: "gpt2", "llama", "gemma2", "gpt_neox" ...: a name in :data:`harness.testing.tiny_models.FAMILIES`, or
+            in ``MIXTURES``: "olmoe", "mixtral", "deepseek_v3" ...
         seed: of its weights.
 
     Raises:

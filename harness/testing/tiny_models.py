@@ -131,6 +131,57 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+_ROUTED = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+_LOCAL = {"num_local_experts": 8, "num_experts_per_tok": 2}
+_DEEPSEEK = {
+    **_LLAMA,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "n_shared_experts": 2,
+    "first_k_dense_replace": 1,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+    "n_group": 2,
+    "topk_group": 1,
+}
+_SHARED = {**_GQA, **_ROUTED, "shared_expert_intermediate_size": 24}
+_GRANITE_MOE = {**_GQA, **_LOCAL, "residual_multiplier": 0.22}
+
+MIXTURES: dict[str, Family] = {
+    "mixtral": Family("MixtralConfig", {**_GQA, **_LOCAL}),
+    "olmoe": Family("OlmoeConfig", {**_GQA, "num_experts": 8, "num_experts_per_tok": 2, "pad_token_id": 0}),
+    "qwen2_moe": Family("Qwen2MoeConfig", {**_SHARED, "mlp_only_layers": [0]}),
+    "qwen3_moe": Family("Qwen3MoeConfig", {**_GQA, **_ROUTED, "head_dim": 8}),
+    "deepseek_v2": Family("DeepseekV2Config", _DEEPSEEK),
+    "deepseek_v3": Family("DeepseekV3Config", _DEEPSEEK),
+    "gpt_oss": Family(
+        "GptOssConfig",
+        {
+            **_GQA,
+            **_LOCAL,
+            "head_dim": 8,
+            "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+            "sliding_window": 16,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+    ),
+    "granitemoe": Family("GraniteMoeConfig", _GRANITE_MOE, direct_write=False),
+    "granitemoeshared": Family(
+        "GraniteMoeSharedConfig", {**_GRANITE_MOE, "shared_intermediate_size": 24}, direct_write=False
+    ),
+    "phimoe": Family("PhimoeConfig", {**_GQA, **_LOCAL}, norm="layernorm"),
+    "flex_olmo": Family(
+        "FlexOlmoConfig", {**_GQA, "num_experts": 8, "num_experts_per_tok": 2, "pad_token_id": 0}, direct_write=False
+    ),
+}
+"""Mixtures of experts: all MLPs routed (Mixtral, OLMoE, Qwen3-MoE, gpt-oss, Granite-MoE, Phi-MoE, FlexOlmo), or a dense
+first layer and shared experts beside the routed ones in the others."""
+
+
 def tiny_hf(family: str, dtype: torch.dtype = torch.float32, seed: int = 0, attention: str | None = None) -> Any:
     """A random ``transformers`` model of the family in evaluation mode.
 
@@ -140,10 +191,10 @@ def tiny_hf(family: str, dtype: torch.dtype = torch.float32, seed: int = 0, atte
     Raises:
         HarnessError: there is no such family; names the nearest.
     """
-    if family not in FAMILIES:
-        known = ", ".join(FAMILIES)
-        raise HarnessError(f'there is no family "{family}".{suggest(family, FAMILIES)} There are: {known}.')
-    spec = FAMILIES[family]
+    every = FAMILIES | MIXTURES
+    if family not in every:
+        raise HarnessError(f'there is no family "{family}".{suggest(family, every)} There are: {", ".join(every)}.')
+    spec = every[family]
     config = getattr(transformers, spec.config)(
         **{"vocab_size": D_VOCAB, "bos_token_id": BOS, "eos_token_id": EOS, **spec.options}
     )

@@ -9,9 +9,9 @@ import torch
 
 from harness.model.key_values import cache_of
 from harness.model.model import Model, wrap
-from harness.testing.tiny_models import BOS, D_VOCAB, EOS, FAMILIES, Family, tiny_hf, tokenizer
+from harness.testing.tiny_models import BOS, D_VOCAB, EOS, FAMILIES, MIXTURES, Family, tiny_hf, tokenizer
 
-__all__ = ["BOS", "D_VOCAB", "EOS", "FAMILIES", "Family", "greedy", "tiny", "tiny_hf", "tokenizer"]
+__all__ = ["BOS", "D_VOCAB", "EOS", "FAMILIES", "MIXTURES", "Family", "greedy", "tiny", "tiny_hf", "tokenizer"]
 
 
 def tiny(family: str, dtype: torch.dtype = torch.float32, seed: int = 0, **options: Any) -> Model:

@@ -60,6 +60,11 @@ class Attributor:
     def __init__(self, model: Model, layer: int) -> None:
         """Raises: HarnessError: the layer's input weights are not found, or its heads cannot be told apart."""
         anatomy = model.anatomy
+        if some := [i for i in model.expert_layers if i < layer]:
+            raise HarnessError(
+                f"direct feature attribution: layer {some[0]} of {model.name} is a mixture of experts, whose output is "
+                f"not taken apart; layers 0 to {some[0]} can be asked for."
+            )
         self.model, self.reading = model, read_in(model, layer)
         attentions = range(layer if anatomy.parallel else layer + 1)
         self.norms = {i: attention_norm(model, i) for i in attentions}
@@ -222,7 +227,7 @@ def _pass(model: Model, reading: InputWeights, norms: dict[int, Norm], mlps: Seq
             if norm.module is not None:
                 keep(norm.module.register_forward_pre_hook(attention(layer)))
         for layer in mlps:
-            keep((anatomy.post_mlp_norms[layer] or anatomy.down_projections[layer]).register_forward_hook(mlp(layer)))
+            keep((anatomy.post_mlp_norms[layer] or model.down_projection(layer)).register_forward_hook(mlp(layer)))
         heads = hooks.enter_context(model.capture_heads(list(norms)))
         neurons = hooks.enter_context(model.capture_neurons(reading.layer))
         yield seen

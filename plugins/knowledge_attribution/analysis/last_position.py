@@ -100,6 +100,11 @@ def check_residual_stream(model: Model) -> None:
             f"knowledge attribution: the residual stream of {model.name} is no sum of what its layers write (a norm "
             "stands on it), so that a neuron's own contribution is not defined."
         )
+    if anatomy.d_mlps[-1] and not anatomy.neurons_enter:
+        raise HarnessError(
+            f"knowledge attribution: the dense neurons of {model.name} are those of shared experts whose output is "
+            "scaled token by token, so that a neuron's own contribution is not its activation times what it writes."
+        )
 
 
 def _check_targets(prompts: Sequence[Sequence[int]], targets: Sequence[int] | None, d_vocab: int) -> None:
