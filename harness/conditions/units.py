@@ -40,8 +40,8 @@ class Site(ABC):
         reads_back: whether a capture inside an edit shows what the edit has made; what is encoded anew does not.
         enters: what units write into linearly, if anything: the output of the layer's MLP, before a norm behind it or a
             residual multiplier (that of its dense neurons, "mlp", or of its routed "experts"), or the residual stream
-            after the layer ("residual"). Edits of such units in the
-            last layer are evaluated in closed form, through :meth:`written`; None: they are made by hooks.
+            after the layer ("residual"). Edits of such units in the last layer are evaluated in closed form, through
+            :meth:`written`; None: they are made by hooks.
     """
 
     name: ClassVar[str]

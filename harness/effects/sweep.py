@@ -231,7 +231,7 @@ def _groups(
     final: FinalLayer, prompts: Sequence[Sequence[int]], kept: Sequence[np.ndarray], room: int
 ) -> Iterator[list[int]]:
     """Prompts whose residuals and activations fit in ``room`` bytes together; all, where the columns are made once."""
-    each = 4 * (2 * final.model.anatomy.d_model + final.model.anatomy.d_mlp)
+    each = 4 * (2 * final.model.anatomy.d_model + len(final.w_out))
     group: list[int] = []
     used = 0
     for i in np.argsort([len(tokens) for tokens in prompts], kind="stable").tolist():

@@ -23,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -188,11 +189,13 @@ class FinalLayer:
         model = self.model
         into = self.site.enters
         hold = into != "residual" and model.dtype in (torch.float32, torch.float64)
-        capture_write = model.capture_expert_write if into == "experts" else model.capture_write
+        writes: AbstractContextManager[list[torch.Tensor]] = contextlib.nullcontext([])
+        if into != "residual":
+            writes = (model.capture_expert_write if into == "experts" else model.capture_write)(self.layer, hold)
         with (
             model.capture_residual() as captured,
             self.site.capture(model, [self.layer]) as neurons,
-            contextlib.nullcontext([]) if into == "residual" else capture_write(self.layer, hold) as written,
+            writes as written,
             model.without_logits(),
         ):
             out = model.forward(batch, past=past, logits_to_keep=1, use_cache=use_cache)

@@ -100,7 +100,7 @@ def _check_written(site: Site, model: Model, layer: int, batch: Batch, owner: st
     width = model.anatomy.d_model
     promise(tuple(written.shape) == (1, width), owner, f"written() gave {tuple(written.shape)}, expected {(1, width)}")
     anatomy = model.anatomy
-    if site.enters == "mlp" and (anatomy.post_mlp_norms[layer] is not None or anatomy.residual_multiplier != 1.0):
+    if site.enters != "residual" and (anatomy.post_mlp_norms[layer] is not None or anatomy.residual_multiplier != 1.0):
         return
     with model.capture_residual() as before:
         model.forward(batch)

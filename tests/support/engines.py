@@ -25,14 +25,19 @@ def some_conditions(
 ) -> list[Condition]:
     """The baseline and n conditions that set 1 to 5 neurons of a layer (default: the last) to random constants."""
     rng = np.random.default_rng(seed)
-    layer = model.anatomy.n_layers - 1 if layer is None else layer
+    layer = dense_layers(model)[-1] if layer is None else layer
     conditions = [BASELINE]
     for i in range(n):
-        indices = rng.choice(model.anatomy.d_mlp, size=rng.integers(1, 6), replace=False)
+        indices = rng.choice(model.anatomy.d_mlps[layer], size=rng.integers(1, 6), replace=False)
         values = rng.normal(scale=size, size=len(indices))
         edit = SetNeurons(layer, tuple(map(int, indices)), tuple(map(float, values)))
         conditions.append(Condition(f"c{i}", (edit,)))
     return conditions
+
+
+def dense_layers(model: Model) -> list[int]:
+    """The layers that have dense neurons."""
+    return [layer for layer, width in enumerate(model.anatomy.d_mlps) if width]
 
 
 class Scale:
@@ -48,9 +53,10 @@ class Scale:
 def some_edit(model: Model, rng: np.random.Generator, layer: int) -> Edit:
     """A random edit of one to three neurons or heads of the layer."""
     anatomy, n = model.anatomy, int(rng.integers(1, 4))
-    neurons = tuple(map(int, rng.choice(anatomy.d_mlp, n, replace=False)))
+    width = anatomy.d_mlps[layer] or anatomy.d_mlp  # of a layer without dense neurons, heads are edited
+    neurons = tuple(map(int, rng.choice(width, n, replace=False)))
     heads = tuple(map(int, rng.choice(anatomy.n_heads, n, replace=False)))
-    match rng.integers(4):
+    match rng.integers(4) if anatomy.d_mlps[layer] else 2 + rng.integers(2):
         case 0:
             return SetNeurons(layer, neurons, tuple(rng.normal(scale=3, size=n).tolist()))
         case 1:
