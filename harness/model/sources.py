@@ -95,8 +95,12 @@ def nearest(folder: Path) -> str:
     return suggest(folder.name, [x.name for x in parent.iterdir() if x.is_dir()]) if parent.is_dir() else ""
 
 
-def fetch(pretrained: str, name: str, revision: str | None, offline: bool) -> Path:
-    """Fetch a file of the hub, for the commit in its cache path and for the hub's precise errors."""
+def fetch(pretrained: str, name: str, revision: str | None, offline: bool, noun: str = "model") -> Path:
+    """Fetch a file of the hub, for the commit in its cache path and for the hub's precise errors.
+
+    Args:
+        noun: what errors call a repository.
+    """
     import huggingface_hub
     from huggingface_hub import errors
 
@@ -108,26 +112,26 @@ def fetch(pretrained: str, name: str, revision: str | None, offline: bool) -> Pa
         page = f"https://huggingface.co/{pretrained}"
         if huggingface_hub.get_token() is None:
             raise HarnessError(
-                f'model "{pretrained}" is gated: accept its licence at {page} and set HF_TOKEN (or `hf auth login`).'
+                f'{noun} "{pretrained}" is gated: accept its licence at {page} and set HF_TOKEN (or `hf auth login`).'
             ) from None
         raise HarnessError(
-            f'model "{pretrained}" is gated, and your token has no access to it: accept its licence at {page}.'
+            f'{noun} "{pretrained}" is gated, and your token has no access to it: accept its licence at {page}.'
         ) from None
     except errors.RevisionNotFoundError:
-        raise HarnessError(f'model "{pretrained}" has no revision "{revision}" on the hub.') from None
+        raise HarnessError(f'{noun} "{pretrained}" has no revision "{revision}" on the hub.') from None
     except errors.RepositoryNotFoundError:
         raise HarnessError(
-            f'model "{pretrained}" was not found: there is no local folder of that name and no such model on the hub '
+            f'{noun} "{pretrained}" was not found: there is no local folder of that name and no such {noun} on the hub '
             f"(a private one needs HF_TOKEN).{nearest(Path(pretrained))}"
         ) from None
     except errors.LocalEntryNotFoundError:
         if offline:
             raise HarnessError(
-                f'model "{pretrained}"{at} is not in the local cache, and the hub may not be asked (HF_HUB_OFFLINE); '
+                f'{noun} "{pretrained}"{at} is not in the local cache, and the hub may not be asked (HF_HUB_OFFLINE); '
                 f"there is no local folder of that name either.{nearest(Path(pretrained))}"
             ) from None
         raise HarnessError(
-            f'model "{pretrained}"{at} is not in the local cache, and the hub cannot be reached; check the network.'
+            f'{noun} "{pretrained}"{at} is not in the local cache, and the hub cannot be reached; check the network.'
         ) from None
     except errors.EntryNotFoundError:
         if name != "config.json":
@@ -137,7 +141,7 @@ def fetch(pretrained: str, name: str, revision: str | None, offline: bool) -> Pa
             "gguf_file=, adapters with peft= beside the model that they are of)."
         ) from None
     except (errors.HfHubHTTPError, OSError) as error:
-        raise HarnessError(f'model "{pretrained}"{at} could not be fetched: {first_line(error)}') from error
+        raise HarnessError(f'{noun} "{pretrained}"{at} could not be fetched: {first_line(error)}') from error
     return Path(found)
 
 
