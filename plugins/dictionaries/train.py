@@ -77,13 +77,15 @@ def run(model_spec: str, corpus_spec: str | None, layers: tuple[int, ...], out: 
     from harness.data import sequences
     from harness.plugin.catalogue import catalogue
     from harness.plugin.components import parse_spec
+    from harness.running.request import model_named
 
     torch.set_num_threads(recipe.threads)
-    loader = catalogue().build(ModelLoader, parse_spec(model_spec, "--model"), "--model")
+    found = catalogue()
+    loader = found.build(ModelLoader, model_named(model_spec, found, ""), "--model")
     named = corpus_spec or loader.corpus
     if named is None:
         raise HarnessError(f"--corpus: the model {loader.name} has no texts of its own; name a corpus.")
-    corpus = catalogue().build(Corpus, parse_spec(named, "--corpus"), "--corpus")
+    corpus = found.build(Corpus, parse_spec(named, "--corpus"), "--corpus")
     model = loader.load()
     wanted = layers_in(layers, model.anatomy.n_layers, "--layers")
     folders = {layer: out / f"layer-{layer}" if len(wanted) > 1 else out for layer in wanted}
@@ -97,8 +99,8 @@ def run(model_spec: str, corpus_spec: str | None, layers: tuple[int, ...], out: 
     for layer, folder in folders.items():
         weights = fit(activations.pop(layer), recipe)
         write(folder, weights, model, layer, recipe)
-        found = quality(model, load(str(folder)), [x.tokens for x in held], 16)
-        _say(json.dumps({"folder": str(folder), **found.about()}))
+        measured = quality(model, load(str(folder)), [x.tokens for x in held], 16)
+        _say(json.dumps({"folder": str(folder), **measured.about()}))
 
 
 @torch.no_grad()
