@@ -73,7 +73,9 @@ def resume(model: Model, prefix: Prefix, layer: int, copies: int) -> Iterator[No
     with contextlib.ExitStack() as stack:
         for before in range(layer):
             stack.enter_context(_skipped(model.anatomy.layers[before], prefix.extra[before]))
-        stack.callback(model.anatomy.layers[layer].register_forward_pre_hook(enter, with_kwargs=True).remove)
+        # First of all: edits of what enters the layer find the captured residual.
+        module = model.anatomy.layers[layer]
+        stack.callback(module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True).remove)
         yield
 
 

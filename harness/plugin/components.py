@@ -202,6 +202,7 @@ def _models_own(value: Any, info: ValidationInfo) -> Any:
 class SelectionContext:
     """What a selector may look at: the model, an engine on it, the task's prompts as token ids, and a seed.
 
+    ``fields``: what the task remembers of each of these prompts (:attr:`harness.plugin.Prompt.fields`); may be empty.
     ``held_out``: the run is not evaluated on these prompts, but on others. ``stage``: tells of work that takes long,
     ``with context.stage("effects of 3,072 neurons", steps) as advance``.
     """
@@ -212,6 +213,7 @@ class SelectionContext:
     seed: int
     held_out: bool = False
     stage: Stage = silent
+    fields: Sequence[Mapping[str, Any]] = ()
 
 
 class Corpus(Component):

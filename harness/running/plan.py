@@ -267,9 +267,10 @@ def set_up(
 def _select(plan: Plan, engine: Engine, prepared: Prepared, stage: Began) -> Selection:
     from harness.statistics import derive_seed
 
-    tokens = [prompt.tokens for prompt in prepared.held_out or prepared.prompts]
+    prompts = prepared.held_out or prepared.prompts
+    tokens, known = [prompt.tokens for prompt in prompts], [prompt.fields for prompt in prompts]
     seed = derive_seed(plan.spec.seed, "selector")
-    context = SelectionContext(engine.model, engine, tokens, seed, bool(prepared.held_out), stage)
+    context = SelectionContext(engine.model, engine, tokens, seed, bool(prepared.held_out), stage, known)
     selection = border.select(plan.selector, context)
     if selection.parts and plan.task.intervenes and len(plan.intervention.parts()) == 1:
         raise HarnessError(

@@ -54,24 +54,23 @@ def edited(model: Model, dictionary: Dictionary, change: Change) -> Iterator[Non
 
 
 @contextlib.contextmanager
-def captured(model: Model, dictionary: Dictionary) -> Iterator[list[torch.Tensor]]:
-    """Within the block, the list ends with the latents [batch, pos, d_sae], float32, of the last pass; inside a block
-    of :func:`edited` with the edited ones.
+def captured(model: Model, dictionary: Dictionary) -> Iterator[dict[int, torch.Tensor]]:
+    """Within the block, ``captured[layer]`` is the latents [batch, pos, d_sae], float32, of the last pass; inside a
+    block of :func:`edited` the edited ones.
 
     Raises:
         HarnessError: the block ran no forward pass through the layer.
     """
-    found: list[torch.Tensor] = []
+    layer, found = dictionary.configuration.layer, dict[int, torch.Tensor]()
 
     def see(z: torch.Tensor) -> torch.Tensor:
-        found[:] = [z.detach()]
+        found[layer] = z.detach()
         return z
 
     with edited(model, dictionary, see):
         yield found
     if not found:
-        name = f"layer {dictionary.configuration.layer} of {model.name}"
-        raise HarnessError(f"no latents were captured: no forward pass ran through {name}.")
+        raise HarnessError(f"no latents were captured: no forward pass ran through layer {layer} of {model.name}.")
 
 
 @contextlib.contextmanager

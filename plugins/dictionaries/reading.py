@@ -47,6 +47,12 @@ class Read:
     active: np.ndarray
     tokens: int
 
+    @property
+    def density(self) -> np.ndarray:
+        """Share of tokens at which each latent is active, float64 [d_sae]."""
+        found: np.ndarray = self.active / max(self.tokens, 1)
+        return found
+
 
 def read_latents(
     model: Model,
@@ -105,8 +111,8 @@ def _run(
         logits = model.readout.logits(final[0], model.readout.denominator(final[0]))
         answers = logits.detach().argmax(-1)
         if not gradients:
-            return z[0], None, answers.cpu().numpy()
+            return z[cfg.layer], None, answers.cpu().numpy()
         chosen = logits.log_softmax(-1).gather(-1, answers[:, None])
         (slope,) = torch.autograd.grad(chosen.sum(), pushes[0])
     along, size = slope @ dictionary.on(slope.device)["W_dec"].T, dictionary.size(read[cfg.layer])
-    return z[0], along if size is None else along * size, answers.cpu().numpy()
+    return z[cfg.layer], along if size is None else along * size, answers.cpu().numpy()

@@ -45,7 +45,7 @@ def run(
             seen.append(stack.enter_context(captured(model, dictionary)))
         written = stack.enter_context(model.capture_place(cfg.writes, cfg.layer))
         logits = model.forward(model.pad(some_prompts(0, n=3)), logits_to_keep=0).logits
-    return written[cfg.layer], *(z[-1] for z in seen), logits
+    return written[cfg.layer], *(z[cfg.layer] for z in seen), logits
 
 
 @pytest.mark.parametrize("kind", [*HOOKS, *TRANSCODERS])

@@ -42,7 +42,7 @@ def test_attribution_is_activation_times_the_slope_of_the_answer(
     for row, tokens in enumerate(prompts):
         with torch.no_grad(), captured(model, dictionary) as seen:
             logits = model.forward(model.pad([tokens])).logits[0, -1]
-        z, answer = seen[0][0], int(logits.argmax())
+        z, answer = seen[dictionary.configuration.layer][0], int(logits.argmax())
         assert last.answers[row] == whole.answers[row] == answer
         later = slice(1, None) if len(tokens) > 1 else slice(None)
         np.testing.assert_allclose(last.activation[row], z[-1], atol=1e-5)
