@@ -1,5 +1,5 @@
-"""Edits of earlier layers and of heads: conditions batched along the batch dimension against the hook loop; and edits
-of the last layer at all tokens and at one, in closed form against it.
+"""Edits of earlier layers, of heads and of latents: conditions batched along the batch dimension against the hook loop;
+and edits of the last layer at all tokens and at one, and of latents there, in closed form against it.
 
     python benchmarks/sites.py [--conditions 100]
 
@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 from generation import demo
+from harness_plugins.dictionaries.dictionary import load
+from harness_plugins.dictionaries.latents import Latents
 
 from harness.conditions.conditions import BASELINE, Condition, SetNeurons
 from harness.conditions.head_edits import SetHeads
@@ -38,13 +40,17 @@ def best(work: Callable[[], Any]) -> float:
 
 
 def some_conditions(model: Model, site: str, layer: int, n: int) -> list[Condition]:
-    """The baseline and n random edits of one layer: six neurons each, or one head."""
-    rng, anatomy = np.random.default_rng(0), model.anatomy
+    """The baseline and n random edits of one layer: six neurons or latents each, or one head."""
+    rng, anatomy, sae = np.random.default_rng(0), model.anatomy, load("demo-last")
+    latents = Latents(replace(sae, configuration=replace(sae.configuration, layer=layer)), model)
     found = [BASELINE]
     for i in range(n):
         if site == "neurons":
             indices = tuple(map(int, rng.choice(anatomy.d_mlp, 6, replace=False)))
             found.append(Condition(f"{i}", (SetNeurons(layer, indices, tuple(rng.normal(size=6).tolist())),)))
+        elif site == "latents":
+            indices = tuple(map(int, rng.choice(sae.configuration.d_sae, 6, replace=False)))
+            found.append(Condition(f"{i}", (SetNeurons(layer, indices, (0.0,) * 6, latents),)))
         else:
             values = (tuple(rng.normal(size=anatomy.d_head).tolist()),)
             found.append(Condition(f"{i}", (SetHeads(layer, (int(rng.integers(anatomy.n_heads)),), values),)))
@@ -64,16 +70,18 @@ def main() -> None:
     parser.add_argument("--conditions", type=int, default=100)
     args = parser.parse_args()
     model, prompts, stop = demo()
-    for n, layer, site in ((8, 2, "neurons"), (8, 1, "neurons"), (8, 2, "heads"), (32, 2, "neurons")):
+    shapes = ((8, 2, "neurons"), (8, 1, "neurons"), (8, 2, "heads"), (8, 2, "latents"), (32, 2, "neurons"))
+    for n, layer, site in shapes:
         given = prompts[:n], some_conditions(model, site, layer, args.conditions)
         hooks, batched = (times(engine(model, 64), *given, stop) for engine in (HookEngine, BatchedEngine))
         ratios = [slow / fast for slow, fast in zip(hooks, batched, strict=True)]
         print(f"{n} prompts, {site} of layer {layer}: score {ratios[0]:.2f}x, generate {ratios[1]:.2f}x", flush=True)
-    for text in ("all", "last"):
-        last = some_conditions(model, "neurons", model.anatomy.n_layers - 1, args.conditions)
+    for text, site in (("all", "neurons"), ("last", "neurons"), ("all", "latents")):
+        last = some_conditions(model, site, model.anatomy.n_layers - 1, args.conditions)
         given = prompts[:8], [replace(x, positions=Positions(text)) for x in last]
         hooks, closed = (times(engine(model, 64), *given, stop) for engine in (HookEngine, ClosedFormEngine))
-        print(f"8 prompts, the last layer at {Positions(text)}: generate {hooks[1] / closed[1]:.0f}x", flush=True)
+        times_as_fast = f"generate {hooks[1] / closed[1]:.0f}x"
+        print(f"8 prompts, {site} of the last layer at {Positions(text)}: {times_as_fast}", flush=True)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
 
 

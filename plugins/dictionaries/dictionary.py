@@ -134,9 +134,9 @@ class Dictionary:
     def step(self, before: torch.Tensor, after: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
         """By how much what is written changes where latents [..., d_sae] go from ``before`` to ``after``, [..., d_out];
         0 where they stay."""
-        change = after.float() - before
-        moved = change.flatten(0, -2).any(0).nonzero()[:, 0]  # few of many latents
-        step, size = change[..., moved] @ self.on(change.device)["W_dec"][moved], self.size(read)
+        moved = (after != before).flatten(0, -2).any(0).nonzero()[:, 0]  # few of many latents
+        change = after[..., moved].float() - before[..., moved]
+        step, size = change @ self.on(change.device)["W_dec"][moved], self.size(read)
         return step if size is None else step * size
 
     def about(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from harness.plugin import (
     AnyCorpus,
+    End,
     Figure,
     Frame,
     HarnessError,
@@ -120,7 +121,7 @@ class _LatentSelector(Selector):
         found: Read,
         quality: Quality,
         scores: Mapping[str, np.ndarray],
-        **details: Any,
+        special: Mapping[str, End] | None = None,
     ) -> Selection:
         """The chosen latents. Controls are drawn from those that are active where the dictionary was looked at: others
         would do nothing, and make anything look large beside them."""
@@ -143,8 +144,8 @@ class _LatentSelector(Selector):
                 "quality": quality.about(),
                 "alive": len(alive),
                 "promoted": _promoted(context.model, dictionary, chosen),
-                **details,
             },
+            special=special or {},
         )
 
     def figures(self, selection: Selection) -> tuple[Figure | Frame, ...]:
@@ -221,7 +222,8 @@ class TopLatents(_LatentSelector):
         between = "" if inside is None else f" between {self.field}={self.value} and other prompts"
         large = "largest mean" if inside is None else "largest"
         rule = f"{the(self.top, 'latent')} with the {large} {BY[self.by]}{between}, {tokens_said} of {where}"
-        return self.selection(context, dictionary, ranked, rule, found, quality, {self.by: score})
+        special: dict[str, End] = {} if inside is not None else {self.by: "high"}
+        return self.selection(context, dictionary, ranked, rule, found, quality, {self.by: score}, special)
 
     def _inside(self, context: SelectionContext, places: Sequence[int]) -> np.ndarray:
         """Whether the prompts that are looked at are of the class, bool [n]."""

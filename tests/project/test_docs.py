@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("blank_figures")
 DOCS = ROOT / "docs"
 
 PAGES = [
-    "errors.md", "install.md", "notation.md", "recipes/data.md", "recipes/models.md", "recipes/neurons.md",
+    "errors.md", "install.md", "notation.md", "recipes/data.md", "recipes/latents.md", "recipes/models.md", "recipes/neurons.md",
     "recipes/python.md", "recipes/results.md", "statistics.md",
 ]  # fmt: skip
 SLOW = [
