@@ -38,7 +38,9 @@ def check_unit(kind: type[Unit], /, *, where: Site | None = None, on: Model | No
     site: Site = where or kind.where  # type: ignore[assignment]  # check_kind() saw to it
     tokens = prompts_of(model)
     batch, last = model.pad([list(row) for row in tokens]), model.anatomy.n_layers - 1
-    for layer in sorted({0, last}):
+    layers = [layer for layer in range(last + 1) if site.count(model, layer) != 0]
+    promise(bool(layers), owner, "count() says that no layer has any")
+    for layer in sorted({layers[0], layers[-1]}):
         n = site.count(model, layer)
         promise(n is None or n > 0, owner, f"count() says that layer {layer} has {n}")
         unit = running(owner, "at()", lambda layer=layer: site.at(model, layer, 0))  # type: ignore[misc]
@@ -49,8 +51,8 @@ def check_unit(kind: type[Unit], /, *, where: Site | None = None, on: Model | No
         if n is not None:
             _check_passes(site, model, layer, n, batch, owner)
     if kind.one_number:
-        _check_engines(site, model, last, tokens, owner)
-    if site.enters is not None:
+        _check_engines(site, model, layers[-1], tokens, owner)
+    if site.enters is not None and layers[-1] == last:
         _check_written(site, model, last, batch, owner)
     return site
 

@@ -24,6 +24,7 @@ from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import HookEngine
 from harness.errors import HarnessError
 from harness.model.model import Model
+from harness.testing import check_unit
 
 
 def site(model: Model, folder: Path, hook: str, layer: int, **options: str) -> Latents:
@@ -112,6 +113,8 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Latents]:
 
 def test_latents_are_units(tmp_path: Path) -> None:
     model = tiny("gpt2")
+    for layer in (1, 2):
+        check_unit(Latent, where=site(model, tmp_path / "kept", "hook_resid_post", layer), on=model)
     where = site(model, tmp_path, "hook_mlp_out", 1)
     again = Latents(load(str(tmp_path / "hook_mlp_out-1")), model)
     other = site(model, tmp_path, "hook_mlp_out", 2)
