@@ -11,6 +11,7 @@ import sys
 from importlib.metadata import entry_points, version
 from pathlib import Path
 
+import blank
 import pytest
 from checkout import ROOT
 from commands import VOLATILE, Harness, arguments, files, only
@@ -68,24 +69,12 @@ def test_another_name_of_the_command() -> None:
 
 # -- a run -----------------------------------------------------------------------------------------------------------
 
-WITHOUT_FIGURES = f"""
-import sys
-sys.path.insert(0, {str(ROOT / "tests" / "support")!r})
-import blank
-from harness.report import figure_files
-figure_files.render = blank.render
-sys.argv[0] = "harness"
-from harness.cli.app import main
-main()
-"""
-
-
 @pytest.fixture(scope="module")
 def finished(small_facts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The reports folder of one small run, made by another process. Its figures are blank, as those of this one are:
     that figures have the same bytes again is tested where they are drawn, and of whole runs by the packaging tests."""
     output = tmp_path_factory.mktemp("reports")
-    command = [sys.executable, "-c", WITHOUT_FIGURES, *map(str, arguments(small_facts, output))]
+    command = [sys.executable, "-c", blank.HARNESS, *map(str, arguments(small_facts, output))]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "120"})
     assert done.returncode == 0, done.stderr
     (output / "stdout.txt").write_text(done.stdout)

@@ -11,14 +11,16 @@ import zipfile
 from email.parser import Parser
 from pathlib import Path
 
+import blank
 import pytest
 from checkout import ROOT
+from commands import Harness
 
 pytestmark = pytest.mark.slow
 
 INSTALLED_AS = {"harness": "harness", "plugins": "harness_plugins", "tasks": "harness_tasks"}
 JOB = ["eval", "--task", "knowledge_conflict", "--selector", "entropy", "--intervention", "mean"]
-JOB += ["--limit", "60", "--controls", "20", "--quiet"]
+JOB += ["--limit", "20", "--controls", "5", "--resamples", "100", "--quiet"]
 
 
 def tree() -> list[str]:
@@ -101,7 +103,8 @@ def test_the_wheel_says_what_it_is(wheel: Path) -> None:
     assert wheel.name.endswith("-py3-none-any.whl")
 
 
-def test_an_installation_does_what_the_checkout_does(environment: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("blank_figures")
+def test_an_installation_does_what_the_checkout_does(environment: Path, tmp_path: Path, harness: Harness) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     asked = "import harness, harness_plugins, harness_tasks, json; "
@@ -116,9 +119,9 @@ def test_an_installation_does_what_the_checkout_does(environment: Path, tmp_path
         assert name in listed.stdout
     assert "copying" in run([script, "list", "runs"], empty).stdout
 
-    run([script, *JOB, "--output_path", tmp_path / "installed"], empty)
+    run([environment / "bin" / "python", "-c", blank.HARNESS, *JOB, "--output_path", tmp_path / "installed"], empty)
     assert not any(empty.iterdir())
-    run([sys.executable, "-m", "harness", *JOB, "--output_path", tmp_path / "checkout"], ROOT)
+    assert harness(*JOB, "--output_path", tmp_path / "checkout")[0] == 0
     [installed] = (tmp_path / "installed").glob("*/result.json")
     [checkout] = (tmp_path / "checkout").glob("*/result.json")
     assert installed.parent.name == checkout.parent.name

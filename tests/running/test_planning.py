@@ -78,6 +78,17 @@ def test_an_effect_within_the_random_sets_is_never_found() -> None:
     assert [x["seconds"] for x in below] == sorted(x["seconds"] for x in below)
 
 
+def shown(said: Any) -> str:
+    """What the terminal has of it."""
+    file = io.StringIO()
+    show(Terminal(file=file, width=120), said)
+    return file.getvalue()
+
+
+def test_an_effect_that_no_amount_of_data_finds() -> None:
+    assert "No amount of data is enough" in shown(outlook(seen(), 0, 200, effect=1e-6))
+
+
 def test_sets_that_are_all_alike_tell_nothing() -> None:
     found = seen()
     [(_, one)] = found.measures
@@ -86,9 +97,7 @@ def test_sets_that_are_all_alike_tell_nothing() -> None:
     [row] = said["measures"]
     assert said["needed"] == [] and row["detectable_at_all"] == {"above": None, "below": None}
     assert row["sd_sets"] == 0 and row["sd_lasting"] is None
-    terminal = Terminal(file=io.StringIO(), width=120)
-    show(terminal, said)
-    assert "Random sets are all alike" in terminal.file.getvalue()  # type: ignore[attr-defined]  # the StringIO above
+    assert "Random sets are all alike" in shown(said)
 
 
 def test_few_sets_make_a_plan_careful() -> None:
@@ -141,7 +150,8 @@ def test_the_selected_neurons_are_not_treated(monkeypatch: pytest.MonkeyPatch, s
 def command(small_facts: Path) -> list[str]:
     """A small plan."""
     task = f"knowledge_conflict:data={small_facts}"
-    return ["plan", "--task", task, "--selector", "entropy:top=3", "--intervention", "mean", "--sets", "5", "--quiet"]
+    given = ["--selector", "entropy:top=3,rule=tighidet2025", "--intervention", "mean", "--sets", "5", "--limit", "20"]
+    return ["plan", "--task", task, *given, "--quiet"]
 
 
 def test_the_command(harness: Harness, command: list[str]) -> None:
@@ -154,7 +164,6 @@ def test_the_command(harness: Harness, command: list[str]) -> None:
     assert code == 0 and "Smallest effect" in out and "To find 50 points of global transition score" in out
     assert "change of entropy" not in out
     assert "Nothing below the mean of random sets" in harness(*command, "--measure", "GTS", "--effect", "-99")[1]
-    assert "No amount of data is enough" in harness(*command, "--measure", "GTS", "--effect", "1e-6")[1]
 
 
 @pytest.mark.parametrize(

@@ -19,13 +19,13 @@ import linecache
 import os
 import re
 import shlex
-import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from renewing import renewed
 
 FENCE = re.compile(r'^( *)```(\w*)(?: title="([^"]*)")?[^\n]*\n(.*?)^\1```$', re.M | re.S)
@@ -138,7 +138,24 @@ def _command(command: str, shown: str, harness: Harness, install: Callable[[str]
         install(arguments[-1])
         return ""
     assert program == "pytest", f"{where}: {program} is not run here; give the block a title that says what it needs"
-    command_line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
-    done = subprocess.run(command_line, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return _pytest(arguments)
+
+
+def _pytest(arguments: list[str]) -> str:
+    """What pytest says of the tests of a page, in this process: a new one would import for longer than it tests.
+
+    Raises:
+        AssertionError: they fail.
+    """
+    known, path = set(sys.modules), list(sys.path)
+    without = [part for name in ("cacheprovider", "xdist", "timeout") for part in ("-p", f"no:{name}")]
+    try:
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            code = pytest.main(["-q", "--rootdir", ".", "-c", os.devnull, *without, *arguments])
+    finally:
+        sys.path[:] = path
+        for name in set(sys.modules) - known:
+            if (getattr(sys.modules[name], "__file__", None) or "").startswith(os.getcwd()):
+                del sys.modules[name]
+    assert code == 0, out.getvalue()
+    return out.getvalue()
