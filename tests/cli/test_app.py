@@ -69,6 +69,7 @@ def test_another_name_of_the_command() -> None:
 
 # -- a run -----------------------------------------------------------------------------------------------------------
 
+
 @pytest.fixture(scope="module")
 def finished(small_facts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The reports folder of one small run, made by another process. Its figures are blank, as those of this one are:

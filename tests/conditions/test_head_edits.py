@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from families import FAMILIES, tiny, tiny_hf, tokenizer
+from families import FAMILIES, SHAPES, tiny, tiny_hf, tokenizer
 
 from harness.conditions.conditions import BASELINE, Condition, SetNeurons
 from harness.conditions.head_edits import AttendFirst, SetHeads
@@ -29,6 +29,7 @@ PROMPTS = [[5, 6, 7, 8, 9, 10], [11, 12], [13, 14, 15, 16]]
 """Of different lengths: rows begin at different columns."""
 
 EVERY_FAMILY = pytest.mark.parametrize("family", sorted(FAMILIES))
+EVERY_SHAPE = pytest.mark.parametrize("family", SHAPES)
 
 
 def close(found: torch.Tensor, wanted: torch.Tensor, tolerance: float = 1e-5) -> bool:
@@ -92,7 +93,7 @@ def with_fixed_heads(model: Model, edit: SetHeads) -> Any:
     return hf
 
 
-@EVERY_FAMILY
+@EVERY_SHAPE
 def test_setting_heads_equals_an_edit_of_the_weights(family: str) -> None:
     model = tiny(family)
     for layer in (0, model.anatomy.n_layers - 1):
@@ -170,7 +171,7 @@ def attending_first(model: Model, edit: AttendFirst, first: torch.Tensor) -> Ite
             hook.remove()
 
 
-@EVERY_FAMILY
+@EVERY_SHAPE
 def test_bos_ablation_is_an_attention_pattern_on_the_first_token(family: str) -> None:
     """Under left padding, for eager attention and for the family's default (fused where it has it)."""
     eager, default = wrap(tiny_hf(family, attention="eager"), tokenizer(), family), tiny(family)
@@ -188,7 +189,7 @@ def test_bos_ablation_is_an_attention_pattern_on_the_first_token(family: str) ->
         assert not close(real_logits(eager), wanted, 1e-3)
 
 
-@EVERY_FAMILY
+@EVERY_SHAPE
 def test_bos_ablation_writes_the_first_token_s_values(family: str) -> None:
     """They are in the cache, once for each group of query heads; also in passes that continue the cache."""
     model = tiny(family)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from engines import some_conditions, some_prompts
-from families import FAMILIES, tiny
+from families import SHAPES, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -78,7 +78,7 @@ def scale(model: Model, prompts: list[list[int]]) -> float:
     return float(model.readout.logits(residuals(model, BASELINE, max(prompts, key=len))).abs().max())
 
 
-@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"opt_350m"}))
+@pytest.mark.parametrize("family", sorted(set(SHAPES) - {"opt_350m"}))
 def test_effects_follow_their_definitions(family: str) -> None:
     model = tiny(family)
     prompts, conditions = some_prompts(1), some_conditions(model, 2)

@@ -27,12 +27,14 @@ from harness.model.model import Model
 STOP = frozenset(range(0, 300, 9))
 
 
-def same(model: Model, prompts: Sequence[Sequence[int]], conditions: Sequence[Condition], batch_size: int) -> None:
-    """Both verbs, by both engines."""
+def same(
+    model: Model, prompts: Sequence[Sequence[int]], conditions: Sequence[Condition], batch_size: int, new: int = 5
+) -> None:
+    """Both verbs, by both engines; ``new`` tokens are generated."""
     fast, hooks = BatchedEngine(model, batch_size), HookEngine(model, batch_size)
     same_scores(fast.score(prompts, conditions), hooks.score(prompts, conditions))
     choices = [[3, 4]] * len(prompts)
-    made = [engine.generate(prompts, conditions, 5, STOP, choices) for engine in (fast, hooks)]
+    made = [engine.generate(prompts, conditions, new, STOP, choices) for engine in (fast, hooks)]
     same_generations(*made)
 
 
@@ -44,7 +46,7 @@ def test_every_family_equals_hooks_and_shares_its_early_layers(family: str) -> N
         Condition("neurons", (SetNeurons(last, (3, 5), (2.0, -3.0)),)),
         Condition("heads", (AttendFirst(last, (0, 3)), SetNeurons(last, (1,), (4.0,)))),
     ]
-    same(model, some_prompts(1), [*some_mixtures(model, 2, n=4), *late], 4)
+    same(model, some_prompts(1, n=3), [*some_mixtures(model, 2, n=2), *late], 2, new=3)
     for layer in range(1, model.anatomy.n_layers):
         assert sharing.can_resume(model, layer, cache=False) and sharing.can_resume(model, layer, cache=True)
 

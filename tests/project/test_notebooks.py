@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import blank
 import pytest
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -82,7 +83,17 @@ def test_a_page_has_the_text_the_code_and_the_outputs(notebooks: ModuleType) -> 
     assert pictures == {"name-1.png": b"hello"}
 
 
+@pytest.fixture
+def kernels_draw_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of kernels are blank pictures."""
+    start = tmp_path / "ipython" / "profile_default" / "startup"
+    start.mkdir(parents=True)
+    (start / "figures.py").write_text(blank.FIGURES, encoding="utf-8")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("kernels_draw_nothing")
 @pytest.mark.parametrize("name", ["tutorial-python"])
 def test_what_a_notebook_shows_is_what_happens(name: str, notebooks: ModuleType, tmp_path: Path) -> None:
     """Every cell runs in a kernel of its own and shows what is committed; nothing is written to stderr."""
@@ -97,11 +108,12 @@ def test_what_a_notebook_shows_is_what_happens(name: str, notebooks: ModuleType,
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("kernels_draw_nothing")
 def test_the_stop_button_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
     """An interrupt of a real kernel is KeyboardInterrupt in the cell; the same cell, run again, finishes the run."""
     from jupyter_client.manager import start_new_kernel
 
-    words = 'task="knowledge_conflict", selector="entropy", intervention="mean", limit=60, controls=5, resamples=100'
+    words = 'task="knowledge_conflict", selector="entropy", intervention="mean", limit=20, controls=5, resamples=100'
     cell = f'import harness\nprint(harness.evaluate("demo", {words}).path.name)'
     manager, client = start_new_kernel(cwd=str(tmp_path))
     try:

@@ -19,8 +19,9 @@ from commands import Harness
 pytestmark = pytest.mark.slow
 
 INSTALLED_AS = {"harness": "harness", "plugins": "harness_plugins", "tasks": "harness_tasks"}
-JOB = ["eval", "--task", "knowledge_conflict", "--selector", "entropy", "--intervention", "mean"]
+JOB = ["eval", "--task", "knowledge_conflict", "--selector", "entropy:rule=tighidet2025", "--intervention", "mean"]
 JOB += ["--limit", "20", "--controls", "5", "--resamples", "100", "--quiet"]
+JOB += ["--engine", "hooks"]  # a new folder has no compiled loops yet, and compiling them takes longer than all else
 
 
 def tree() -> list[str]:

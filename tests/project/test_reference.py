@@ -49,6 +49,7 @@ def test_pages_show_every_run_and_every_picture_that_they_name(suite: str) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_figures")
 def test_a_reference_run_gives_its_numbers_again(tmp_path: Path) -> None:
     name = "confidence-induction-natural"
     [spec] = load_registry(ROOT / "registry.yaml").find(name)

@@ -20,7 +20,7 @@ def render(figure: Any) -> tuple[bytes, bytes]:
 
 FIGURES = f"""
 import sys
-sys.path.append({str(Path(__file__).parent)!r})
+sys.path.append({str(Path(__file__).resolve().parent)!r})
 import blank
 from harness.report import figure_files
 figure_files.render = blank.render

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, tiny, tiny_hf, tokenizer
+from families import SHAPES, tiny, tiny_hf, tokenizer
 from harness_plugins.confidence_regulation.analysis import attention_heads
 from harness_plugins.confidence_regulation.analysis.attention_heads import head_scores, random_repeats
 from harness_plugins.confidence_regulation.selectors.induction_heads import InductionHeads
@@ -55,7 +55,7 @@ def from_softmax(family: str, sequences: list[list[int]]) -> list[torch.Tensor]:
     return seen
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", SHAPES)
 def test_patterns_are_those_of_the_softmax(family: str) -> None:
     model, sequences = tiny(family), [[5, 6, 7, 8, 9, 10], [11, 12, 13, 12, 9, 8]]
     before = model.forward(model.pad(sequences), logits_to_keep=0).logits

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, tiny, tiny_hf, tokenizer
+from families import SHAPES, tiny, tiny_hf, tokenizer
 from harness_plugins.knowledge_attribution.analysis import top_k_by_bound
 from harness_plugins.knowledge_attribution.analysis.all_positions import value_vectors
 from harness_plugins.knowledge_attribution.analysis.attention_neurons import (
@@ -72,7 +72,7 @@ def test_a_trained_llama(stories: Model) -> None:
     agree_with_slow(stories, Slow(stories, read("llama")), [stories.encode(["Tom had a red"])[0]], 6)
 
 
-@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"opt_350m"}))
+@pytest.mark.parametrize("family", sorted(set(SHAPES) - {"opt_350m"}))
 def test_value_vectors_are_the_heads_outputs_at_the_first_position(family: str) -> None:
     """Whatever the layout of the weights; patterns times values, elsewhere, are checked by the code itself."""
     model = tiny(family)
