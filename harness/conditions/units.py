@@ -97,6 +97,9 @@ class Site(ABC):
         raise HarnessError(f"controls: match={match} is not for {self.name}; use match=none.")
 
 
+ACTIVITY: Mapping[str, str] = {"activation": "log standard deviation of the activation over the prompts"}
+
+
 @dataclass(frozen=True, order=True)
 class Unit:
     """Something of a layer that has a number there and a name that can be read back.
@@ -107,7 +110,8 @@ class Unit:
         written: its name, as a pattern; no other kind's names fit it. form: its name in words, and an example.
         placed: what its layer and index are called in tables; there, names alone do not tell: as a number, "3.10" is
             "3.1".
-        variables: in what controls can be like units of this kind: ``--match`` -> what that is, in words.
+        variables: in what controls can be like units of this kind: ``--match`` -> what that is, in words. In activation
+            all can whose activation is one number.
         where: its site; kinds whose site holds something of its own (a dictionary of latents) have it as a field.
     """
 
@@ -120,7 +124,7 @@ class Unit:
     written: ClassVar[re.Pattern[str]]
     form: ClassVar[str]
     placed: ClassVar[tuple[str, ...]] = ("layer", "index")
-    variables: ClassVar[Mapping[str, str]] = {}
+    variables: ClassVar[Mapping[str, str]] = ACTIVITY
     if TYPE_CHECKING:
 
         @property
@@ -242,10 +246,7 @@ class Neuron(Unit):
     where = NEURONS
     written = re.compile(r"(\d+)\.(\d+)")
     form = "layer.index, for example 11.2378"
-    variables: ClassVar[Mapping[str, str]] = {
-        "norm": "log norm of the output weights",
-        "activation": "log standard deviation of the activation over the prompts",
-    }
+    variables: ClassVar[Mapping[str, str]] = {"norm": "log norm of the output weights", **ACTIVITY}
 
     def __str__(self) -> str:
         return f"{self.layer}.{self.index}"
@@ -257,6 +258,7 @@ class Head(Unit):
     word = "head"
     site = "heads"
     one_number = False
+    variables: ClassVar[Mapping[str, str]] = {}
     where = HEADS
     written = re.compile(r"L(\d+)H(\d+)")
     form = "L, layer, H, index, for example L5H1"
@@ -276,6 +278,7 @@ class Direction(Unit):
     word = "direction"
     site = "directions"
     one_number = False
+    variables: ClassVar[Mapping[str, str]] = {}
     where = DIRECTIONS
     written = re.compile(r"D(\d+)\.(\d+)")
     form = "D, layer, a dot, index, for example D5.0"
