@@ -83,6 +83,10 @@ class Site(ABC):
         """What an edit of these units is handed of activations [batch, pos, count, *shape], as an index of axis 2."""
         return list(indices)
 
+    def handed(self, model: Model, n: int) -> tuple[int, ...]:
+        """The shape of what an edit of n units is handed, behind batch and position."""
+        return (n, *self.shape(model))
+
     def written(self, model: Model, layer: int, indices: Sequence[int] | None = None) -> torch.Tensor:
         """What each unit adds to what it :attr:`enters` per unit of its activation, float32 [n, d_model]; of all units
         of the layer where ``indices`` is None. Sites that enter nothing have none."""
@@ -110,6 +114,8 @@ class Unit:
         written: its name, as a pattern; no other kind's names fit it. form: its name in words, and an example.
         placed: what its layer and index are called in tables; there, names alone do not tell: as a number, "3.10" is
             "3.1".
+        across_layers: whether controls are drawn from the selector's pool wherever it lies: of units that are few in a
+            layer.
         variables: in what controls can be like units of this kind: ``--match`` -> what that is, in words. In activation
             all can whose activation is one number.
         where: its site; kinds whose site holds something of its own (a dictionary of latents) have it as a field.
@@ -121,6 +127,7 @@ class Unit:
     word: ClassVar[str]
     site: ClassVar[str]
     one_number: ClassVar[bool] = True
+    across_layers: ClassVar[bool] = False
     written: ClassVar[re.Pattern[str]]
     form: ClassVar[str]
     placed: ClassVar[tuple[str, ...]] = ("layer", "index")
@@ -234,6 +241,9 @@ class Directions(Site):
     def columns(self, indices: Sequence[int]) -> Any:
         return slice(None)
 
+    def handed(self, model: Model, n: int) -> tuple[int, ...]:
+        return (model.anatomy.d_model,)
+
 
 NEURONS, HEADS, DIRECTIONS = Neurons(), Heads(), Directions()
 
@@ -258,6 +268,7 @@ class Head(Unit):
     word = "head"
     site = "heads"
     one_number = False
+    across_layers = True
     variables: ClassVar[Mapping[str, str]] = {}
     where = HEADS
     written = re.compile(r"L(\d+)H(\d+)")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.conditions.conditions import Selection
-from harness.conditions.units import Head, Unit, by_layer
+from harness.conditions.units import Unit, by_layer
 from harness.controls.matched import balance, matched_sets, matching_values
 from harness.errors import HarnessError
 from harness.files.wording import agree, counted, only
@@ -203,7 +203,7 @@ def _across(selection: Selection) -> bool:
     if selection.pool is None:
         return False
     layers = by_layer(selection.pool).keys()
-    return isinstance(selection.units[0], Head) or not by_layer(selection.units).keys() <= layers
+    return selection.units[0].across_layers or not by_layer(selection.units).keys() <= layers
 
 
 def _refuse_more(n: int, selected: Sequence[Unit], possible: int) -> None:
@@ -232,7 +232,8 @@ def drawn_from(selection: Selection, model: Model) -> tuple[dict[int, list[int]]
     (under shuffled labels, say): these are no directions that it might have chosen.
     """
     pool, across, selected = pools(selection, model), _across(selection), selection.units
-    foreign = selected[0].site == "directions" and not set(selected) & set(selection.pool or ())
+    endless = selected[0].where.count(model, selected[0].layer) is None
+    foreign = endless and not set(selected) & set(selection.pool or ())
     if len(selected) == 1 or foreign or not any(pool.values()):
         return pool, False
     both = {layer: list(indices) for layer, indices in pool.items()}

@@ -16,7 +16,6 @@ from harness.conditions.conditions import SetNeurons, site_of
 from harness.conditions.head_edits import AttendFirst, SetHeads
 from harness.conditions.placed import Placed
 from harness.conditions.residual_edits import AddVector, ProjectOut
-from harness.conditions.units import DIRECTIONS
 from harness.plugin.handed import a, expect, refuse, whole
 
 if TYPE_CHECKING:
@@ -143,13 +142,7 @@ def same_edits(first: Sequence[Edit], second: Sequence[Edit], model: Model, who:
         expect(same(found, again.apply(given, *options)), who, random)
 
 
-def handed_shape(edit: Edit, model: Model) -> tuple[int, ...]:
-    """The shape of what an edit is handed, behind batch and position."""
-    site, n = site_of(edit), len(edit.indices)
-    return (model.anatomy.d_model,) if site == DIRECTIONS else (n, *site.shape(model))
-
-
 def _trial(edit: Edit, model: Model) -> torch.Tensor:
     """Ordinary activations that an edit is tried on: [2, 3, ...]."""
-    values = np.random.default_rng(0).normal(size=(2, 3, *handed_shape(edit, model)))
+    values = np.random.default_rng(0).normal(size=(2, 3, *site_of(edit).handed(model, len(edit.indices))))
     return torch.tensor(values, dtype=model.dtype, device=model.device)

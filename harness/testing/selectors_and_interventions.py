@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from harness.conditions.conditions import BASELINE, Condition, Edit, Frozen, Selection, site_of
-from harness.conditions.units import Direction, Head, Site, Unit, check_units
+from harness.conditions.units import Direction, Site, Unit, check_units
 from harness.engine.activation_summaries import activation_statistics, head_statistics
 from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import HookEngine
@@ -19,7 +19,6 @@ from harness.model.model import Model
 from harness.plugin import handed_selections as handed_over
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import Intervention, SelectionContext, Selector
-from harness.plugin.handed_edits import handed_shape
 from harness.plugin.standing import check_special
 from harness.testing.common import accepted, as_json, check_shown, made, promise, running, same, twice, untouched
 from harness.testing.models import prompts_of, tiny_model
@@ -166,11 +165,16 @@ def _some_units(kind: type[Unit], model: Model, early: bool) -> Selection:
     """Some units of the last layer and, if wanted, of the first."""
     site: Site = kind.where  # type: ignore[assignment]  # of kinds that have a site by themselves
     last = model.anatomy.n_layers - 1
-    units = [site.at(model, last, i) for i in ((0, 1) if kind is Head else (0, 3, 4))]
-    units += [site.at(model, 0, i) for i in (1, 2)] if early else []
+    units = [site.at(model, last, i) for i in _some_of(site.count(model, last), (0, 3, 4))]
+    units += [site.at(model, 0, i) for i in _some_of(site.count(model, 0), (1, 2))] if early else []
     rng = np.random.default_rng(0)
     vectors: dict[Unit, Any] = {x: rng.normal(size=model.anatomy.d_model) for x in units if isinstance(x, Direction)}
     return Selection(tuple(units), "some for a test", vectors=vectors)
+
+
+def _some_of(n: int | None, wanted: Sequence[int]) -> list[int]:
+    """Those of the numbers that are below n; there is no end of units where it is None."""
+    return [i for i in wanted if n is None or i < n]
 
 
 def _statistics(intervention: Intervention, model: Model, prompts: Sequence[Sequence[int]], chosen: Selection) -> Any:
@@ -187,7 +191,7 @@ def _check_edit(edit: Edit, again: Edit, model: Model, owner: str) -> None:
     """``apply`` is a pure function of the right shape that treats every position by itself."""
     where = f"the edit of layer {edit.layer}"
     generator = torch.Generator().manual_seed(0)
-    shape = (2, 5, *handed_shape(edit, model))
+    shape = (2, 5, *site_of(edit).handed(model, len(edit.indices)))
     given = torch.randn(shape, generator=generator)
     kept = given.clone()
 
