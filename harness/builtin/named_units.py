@@ -111,6 +111,11 @@ class Heads(Selector):
         return Selection(units=chosen, rule=f"{the(len(chosen), 'head')} named by the user")
 
 
+def _placed(kind: type[Unit]) -> bool:
+    """Whether units of the kind are found by their names alone."""
+    return isinstance(getattr(kind, "where", None), Site)
+
+
 class Units(Selector):
     """An explicit list of units of one kind, by their names, such as [R5.120, R5.7]: whatever plugins bring.
 
@@ -126,9 +131,14 @@ class Units(Selector):
         items = value.split("+") if isinstance(value, str) else value
         for item in items if isinstance(items, list | tuple) else ():
             found = kind_of(str(item))
-            if not isinstance(item, str) or found is Stranger or not isinstance(getattr(found, "where", None), Site):
-                forms = "; ".join(f"{kind.word}: {kind.form}" for kind in kinds().values() if hasattr(kind, "where"))
+            if not isinstance(item, str) or found is Stranger:
+                forms = "; ".join(f"{kind.word}: {kind.form}" for kind in kinds().values() if _placed(kind))
                 raise ValueError(f'"{item}" is not the name of a unit. There are: {forms}')
+            if not _placed(found):
+                raise ValueError(
+                    f'"{item}" is a {found.word}, and its name alone does not say where it is: take a selector that '
+                    f"chooses {found.site}"
+                )
         return items
 
     def reads_prompts(self) -> bool:

@@ -61,18 +61,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="demo", help="as of harness eval")
     parser.add_argument("--corpus", help="as of harness list, for example text:path=FILE; default: the model's own")
     parser.add_argument("--layers", default="-1", help="one, or several: -2,-1; negative ones count from the last")
+    parser.add_argument("--held", type=int, default=256, help="sequences that its quality is measured on")
     parser.add_argument("--out", type=Path, required=True, help="folder; of several layers one in it for each")
     for field in fields(Recipe):
         parser.add_argument(f"--{field.name}", type=type(field.default), default=field.default)
     given = vars(parser.parse_args(arguments))
-    model_spec, corpus_spec, layers, out = (given.pop(key) for key in ("model", "corpus", "layers", "out"))
+    model, corpus, layers, held, out = (given.pop(key) for key in ("model", "corpus", "layers", "held", "out"))
     try:
-        run(model_spec, corpus_spec, tuple(int(x) for x in layers.split(",")), out, Recipe(**given))
+        run(model, corpus, tuple(int(x) for x in layers.split(",")), held, out, Recipe(**given))
     except (HarnessError, ValueError) as error:
         raise SystemExit(f"error: {error}") from error
 
 
-def run(model_spec: str, corpus_spec: str | None, layers: tuple[int, ...], out: Path, recipe: Recipe) -> None:
+def run(
+    model_spec: str, corpus_spec: str | None, layers: tuple[int, ...], n_held: int, out: Path, recipe: Recipe
+) -> None:
     """Train on each layer, write, and say how good what was written is."""
     from harness.data import sequences
     from harness.plugin.catalogue import catalogue
@@ -93,7 +96,7 @@ def run(model_spec: str, corpus_spec: str | None, layers: tuple[int, ...], out: 
         _refuse_foreign(folder)
     shared = (model, corpus)
     train = sequences(*shared, recipe.sequences, recipe.length, recipe.seed, "select", across_documents=True)
-    held = sequences(*shared, 256, recipe.length, recipe.seed, "evaluate", across_documents=True)
+    held = sequences(*shared, n_held, recipe.length, recipe.seed, "evaluate", across_documents=True)
     _say(f"{len(train)} sequences of {recipe.length} tokens")
     activations = harvest(model, [x.tokens for x in train], wanted)
     for layer, folder in folders.items():

@@ -50,7 +50,7 @@ def conditions(where: Latents, seed: int = 0) -> list[Condition]:
     ]
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "granite", "gpt_neox", "opt_350m"])
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "granite", "opt_350m", "mixtral"])
 @pytest.mark.parametrize(
     ("hook", "in_closed_form"),
     [

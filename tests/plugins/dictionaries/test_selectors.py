@@ -139,6 +139,8 @@ def test_parameters_that_do_not_go_together_are_refused(
     assert code == 2 and "by=difference needs field= and value=" in err
     code, _, err = harness(*task, "--selector", f"top_latents:sae={sae}", "--intervention", "zero")
     assert code == 2 and "is of activations of width 32, but demo has 128 numbers there" in err
+    code, _, err = harness(*task, "--selector", "units:units=[S3.5]", "--intervention", "zero")
+    assert code == 2 and '"S3.5" is a latent, and its name alone does not say where it is: take a selector that' in err
     code, _, err = harness(*task, "--selector", "top_latents:sae=demo-lst", "--intervention", "zero")
     assert code == 2 and 'Did you mean "demo-last"' in err and "Traceback" not in err
 
