@@ -54,7 +54,7 @@ class _LatentSelector(Selector):
     centred: bool | None = Field(
         None,
         description="trained where the mean over d_model of what is written is taken off (TransformerLens's "
-        "center_writing_weights, LayerNorm only); default: as cfg.json says, which before SAELens 3 did not",
+        "center_writing_weights, LayerNorm only); default: as cfg.json says, which old ones do not",
     )
     prompts: int = Field(128, ge=2, description="sequences that are looked at, drawn by the seed if there are more")
     corpus: AnyCorpus | None = Field(
@@ -155,11 +155,14 @@ class _LatentSelector(Selector):
 
 
 def _promoted(model: Model, dictionary: Dictionary, chosen: Sequence[int]) -> dict[str, list[str]]:
-    """Tokens whose logits the decoder rows raise most, by latent; of what is no residual stream's, none."""
-    cfg = dictionary.configuration
+    """Tokens whose logits the decoder rows raise most where nothing comes between, by latent; none of rows that are no
+    residual stream's."""
+    cfg, readout = dictionary.configuration, model.readout
     if cfg.writes == "heads":
         return {}
-    logits = dictionary.W_dec[list(chosen)].to(model.readout.W_U.device) @ model.folded_W_U()
+    rows = dictionary.W_dec[list(chosen)].to(readout.W_U.device)
+    rows = rows - rows.mean(1, keepdim=True) if readout.centre_writes else rows
+    logits = readout.unembed(rows * readout.gain) - readout.unembed(rows[:1] * 0)  # without the bias
     best = logits.topk(min(TOKENS, logits.shape[1]), dim=1).indices.tolist()
     return {f"S{cfg.layer}.{i}": [model.token_texts[t] for t in row] for i, row in zip(chosen, best, strict=True)}
 

@@ -178,3 +178,11 @@ def test_a_whole_run_on_the_bundled_model(
         row["neuron"]: row["density"] for row in map(json.loads, (folder / "neurons.jsonl").read_text().splitlines())
     }
     assert all(density[name] > 0 for names in record["controls"]["sets"] for name in names)
+
+
+def test_promoted_tokens_are_those_of_the_folded_unembedding(model: Model, sae: str) -> None:
+    found = select(model, NamedLatents, sae=sae, latents=[4, 11])
+    rows = found.units[0].where.dictionary.W_dec[[4, 11]]
+    logits = (rows - rows.mean(1, keepdim=True)) @ model.folded_W_U()  # a LayerNorm takes the mean away
+    wanted = [[model.token_texts[token] for token in row] for row in logits.topk(5).indices.tolist()]
+    assert [found.details["promoted"][name] for name in ("S2.4", "S2.11")] == wanted
