@@ -11,7 +11,10 @@ from .final_layer import fits as fits
 from .final_norm import denominators as denominators
 from .generations import Generations as Generations
 from .hooks import HookEngine as HookEngine
+from .prefix import Begun as Begun
+from .prefix import begun as begun
 from .prefix import can_resume as can_resume
+from .prefix import can_resume_after as can_resume_after
 from .prefix import capture_prefix as capture_prefix
 from .prefix import resume as resume
 from .scores import Scores as Scores
@@ -19,6 +22,7 @@ from .tempering import Tempered as Tempered
 
 __all__ = [
     "ActivationStatistics",
+    "Begun",
     "ClosedFormEngine",
     "Engine",
     "Generations",
@@ -30,7 +34,9 @@ __all__ = [
     "activation_statistics",
     "activations",
     "batches",
+    "begun",
     "can_resume",
+    "can_resume_after",
     "capture_prefix",
     "denominators",
     "fits",

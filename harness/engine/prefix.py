@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from harness.errors import HarnessError
 from harness.model.key_values import cache_of
+from harness.model.model import Batch
 from harness.model.modules import layer_input
 from harness.model.probes import relative_error, tolerance_of
 
@@ -112,6 +114,64 @@ def fill_cache(past: Any, shared: Any, layer: int, copies: int) -> None:
         rows = torch.arange(len(own.keys), device=own.keys.device)
         own.reorder_cache(rows.repeat(copies))
         past.layers[i] = own
+
+
+@dataclass(frozen=True)
+class Begun:
+    """Passes that begin with the same tokens, which are read once; made by :func:`begun`.
+
+    Attributes:
+        rest: what is left to read, every pass from the same token on.
+        past: the cache of what is read; None of nothing. It is left as it is.
+    """
+
+    model: Model
+    rest: Batch
+    past: Any
+
+    def forward(self, copies: int = 1, layer: int = 0) -> Any:
+        """A pass over what is left, ``copies`` times one after another along the batch dimension.
+
+        Args:
+            layer: at whose input the pass goes on (:func:`resume`), so that it reads no cache of those before it.
+        """
+        past = None
+        if self.past is not None:
+            past = copy.copy(self.past)
+            past.layers = [copy.copy(own) for own in self.past.layers]  # whose tensors are replaced, and not written to
+            for own in past.layers[layer:] if copies > 1 else ():
+                own.reorder_cache(torch.arange(len(own.keys), device=own.keys.device).repeat(copies))
+        return self.model.forward(self.rest.tile(copies), past=past)
+
+
+def begun(model: Model, batch: Batch, n: int) -> Begun:
+    """Read the first ``n`` tokens of a batch, fewer than it has.
+
+    What comes after them is what it is in a pass over all tokens where the model's cache says so
+    (:meth:`harness.model.model.Model.check_cache`, :func:`can_resume_after`).
+    """
+    if n == 0:
+        return Begun(model, batch, None)
+    first = Batch(batch.input_ids[:, :n], batch.attention_mask[:, :n], batch.position_ids[:, :n])
+    return Begun(model, first.extend(batch.input_ids[:, n:]), cache_of(model.forward(first, use_cache=True)))
+
+
+@torch.no_grad()
+def can_resume_after(model: Model, layers: Sequence[int]) -> bool:
+    """Whether passes over the tokens that follow those which were read before (:func:`begun`), and which go on from
+    any of the ``layers``, give the logits of passes over all tokens; found out with a few."""
+    batch = model.pad([[1, 2, 3, 4, 5, 9, 8], [6, 7, 8, 1, 2]])
+    try:
+        wanted = model.forward(batch).logits
+        begin = begun(model, batch, 5)
+        with capture_prefix(model, layers) as prefix:
+            found = [begin.forward().logits]
+        for layer in layers:
+            with resume(model, prefix, layer, 2):
+                found += begin.forward(2, layer).logits.chunk(2)
+    except (AttributeError, HarnessError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+        return False
+    return all(relative_error(logits, wanted) < tolerance_of(model.hf, wanted) for logits in found)
 
 
 @torch.no_grad()

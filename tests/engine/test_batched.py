@@ -49,6 +49,7 @@ def test_every_family_equals_hooks_and_shares_its_early_layers(family: str) -> N
     same(model, some_prompts(1, n=3), [*some_mixtures(model, 2, n=2), *late], 2, new=3)
     for layer in range(1, model.anatomy.n_layers):
         assert sharing.can_resume(model, layer, cache=False) and sharing.can_resume(model, layer, cache=True)
+    assert sharing.can_resume_after(model, range(model.anatomy.n_layers))
 
 
 @settings(max_examples=10, deadline=None)
@@ -158,6 +159,7 @@ def test_models_that_cannot_share_are_tiled_all_the_same() -> None:
     # Not the same for all features: a norm would take that away.
     last.forward = lambda hidden, *args, **kwargs: plain(hidden + seen[-1].flip(-1), *args, **kwargs)
     assert not sharing.can_resume(model, 2, cache=False) and not sharing.can_resume(model, 2, cache=True)
+    assert not sharing.can_resume_after(model, [2])
     prompts, conditions = some_prompts(1, n=5), [Condition("c", (SetNeurons(2, (1,), (3.0,)),))] * 3
     engine = BatchedEngine(model, 8)
     engine.score(prompts, conditions)  # finds out whether it may share

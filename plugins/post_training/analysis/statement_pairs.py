@@ -22,7 +22,7 @@ from harness.files.rows import read_rows
 from harness.plugin import HarnessError, counted
 
 from .labelled_texts import read_statements
-from .patching import OTHERS, Pair
+from .pairs import OTHERS, Pair
 
 if TYPE_CHECKING:
     from harness.plugin import Model

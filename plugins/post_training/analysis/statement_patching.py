@@ -21,7 +21,8 @@ import numpy as np
 
 from harness.plugin import HarnessError, counted
 
-from .patching import Patched, drawn_weights, patch, pearson, resumable, role_means
+from .patched_passes import Patched, Sharing, patch
+from .patching import drawn_weights, pearson, role_means
 from .statement_pairs import ROLES
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def four_ways(
         HarnessError: a model does not tell the true from the false statements, so that there is nothing to carry over.
     """
     by_name = dict(zip(("base", "tuned"), models, strict=True))
-    shared = {name: resumable(model) for name, model in by_name.items()}
+    shared = {name: Sharing.of(model) for name, model in by_name.items()}
     found = {}
     for name, (source, target) in WAYS.items():
         way = Way.of(patch(by_name[source], by_name[target], pairs, batch_size, progress, shared[target]))

@@ -117,7 +117,8 @@ def patching_section(contexts: Sequence[SelectionContext], facts: Sequence[Fact]
     Raises:
         HarnessError: the models know no facts in common that can be paired, or their tokenisers or shapes differ.
     """
-    from ..analysis.patching import ROLES, correlation, fact_pairs, localise
+    from ..analysis.pairs import ROLES, fact_pairs
+    from ..analysis.patching import correlation, localise
     from ..figures.patching import patching_map
 
     models = [context.model for context in contexts]

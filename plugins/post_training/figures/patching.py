@@ -10,7 +10,7 @@ from harness.plotting import shapes as drawing
 from harness.plotting.shapes import COLUMN
 from harness.plugin import Figure, counted
 
-from ..analysis.patching import ROLES
+from ..analysis.pairs import ROLES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas

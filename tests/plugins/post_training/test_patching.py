@@ -11,7 +11,8 @@ import pytest
 import torch
 from harness_plugins.context_copying.task.knowledge_conflict import KnowledgeConflict
 from harness_plugins.post_training.analysis import patching
-from harness_plugins.post_training.analysis.patching import Localisation, Pair, correlation, fact_pairs, localise
+from harness_plugins.post_training.analysis.pairs import Pair, fact_pairs
+from harness_plugins.post_training.analysis.patching import Localisation, correlation, localise
 from harness_plugins.post_training.figures.patching import patching_map
 
 from harness.errors import HarnessError

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from harness_plugins.post_training.analysis.patching import OTHERS, patch
+from harness_plugins.post_training.analysis.pairs import OTHERS
+from harness_plugins.post_training.analysis.patched_passes import Sharing, patch
 from harness_plugins.post_training.analysis.statement_pairs import (
     QUESTION,
     ROLES,
@@ -41,6 +44,7 @@ from harness.model.model import Model
 from harness.plugin.components import SelectionContext
 from harness.testing import demo_model, tiny_model
 from harness.testing.common import check_shown
+from harness.testing.tiny_models import FAMILIES
 
 CITIES = [
     ("The city of Lyon is in France.", True), ("The city of Lyon is in Japan.", False),
@@ -168,13 +172,15 @@ def capitals() -> list[dict[str, str]]:
 # -- what is carried over ----------------------------------------------------------------------------------------------
 
 
-def random_pairs(n: int = 4) -> list[StatementPair]:
+def random_pairs(n: int = 4, before: int = 1) -> list[StatementPair]:
+    """Pairs of six tokens, of which the first two differ, after some that are the same."""
     rng = np.random.default_rng(0)
-    found = []
+    length, found = before + 6, []
     for i in range(n):
-        true, false = (rng.permutation(200)[:7] for _ in range(2))
-        false = np.where((np.arange(7) >= 1) & (np.arange(7) < 3), false, true)
-        found.append(StatementPair(tuple(true.tolist()), tuple(false.tolist()), (5, OTHERS if i % 2 else 9), f"{i}", 5))
+        true, false = (rng.permutation(200)[:length] for _ in range(2))
+        false = np.where((np.arange(length) >= before) & (np.arange(length) < before + 2), false, true)
+        answers = 5, OTHERS if i % 2 else 9
+        found.append(StatementPair(tuple(true.tolist()), tuple(false.tolist()), answers, f"{i}", length - 2))
     return found
 
 
@@ -215,6 +221,35 @@ def test_a_cell_is_what_one_pass_with_the_other_models_vector_gives(family: str)
                 assert found.patched[i, layer, token] == pytest.approx(wanted, abs=1e-4)
     np.testing.assert_allclose(patch(base, copy.deepcopy(base), pairs).patched, own.patched, atol=1e-5)
     assert np.abs(found.patched - own.patched).max() > 1e-3
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_what_passes_share_changes_no_number(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens and layers before a patched place are read once: by how many tokens each layer reads, and by numbers; also
+    where tokens that are read before are out of sight of later ones."""
+    if family == "mistral":
+        monkeypatch.setitem(FAMILIES["mistral"].options, "sliding_window", 4)
+    model = tiny_model(family)
+    pairs, n_layers = random_pairs(before=6), model.anatomy.n_layers
+    assert Sharing.of(model) == Sharing(frozenset(range(n_layers)), tokens=True)
+    read, found = [], []
+    for sharing in (Sharing(frozenset(), False), Sharing(frozenset({1, 2}), False), Sharing.of(model)):
+        read.append([0] * n_layers)
+        with contextlib.ExitStack() as hooks:
+            for layer, module in enumerate(model.anatomy.layers):
+                hooks.callback(module.mlp.register_forward_hook(partial(counted, read[-1], layer)).remove)
+            found.append(patch(model, model, pairs, 16, sharing=sharing))
+    for other in found[1:]:
+        np.testing.assert_allclose(other.patched, found[0].patched, atol=2e-5)
+        np.testing.assert_allclose(other.corrupted, found[0].corrupted, atol=2e-5)
+    n, cells = 6 + 6, len(pairs) * 6  # tokens of a prompt, and patched ones
+    untouched = len(pairs) * 2 * n
+    assert read[0] == [untouched + n_layers * cells * n] * n_layers
+    assert read[2] == [untouched + (layer + 1) * cells * 6 for layer in range(n_layers)]
+
+
+def counted(read: list[int], layer: int, module: Any, args: Any, output: Any) -> None:
+    read[layer] += output.shape[0] * output.shape[1]
 
 
 def made(gained: np.ndarray, whole: np.ndarray) -> Way:
