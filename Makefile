@@ -52,6 +52,7 @@ bench: $(READY)  ## the figures of benchmarks/README.md
 	$(BIN)/python benchmarks/values.py
 	$(BIN)/python benchmarks/loops.py
 	$(BIN)/python benchmarks/sites.py
+	$(BIN)/python benchmarks/patching.py
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/lm_eval_tasks.py
 	$(BIN)/python benchmarks/calibration.py
