@@ -23,6 +23,7 @@ from .tokens import decode as decode
 from .tokens import first_token as first_token
 from .tokens import stop_tokens as stop_tokens
 from .tokens import token_spans as token_spans
+from .weight_rules import by_weights as by_weights
 from .weight_scores import NullKind as NullKind
 from .weight_scores import UnembeddingGeometry as UnembeddingGeometry
 from .weight_scores import frequency_cosines as frequency_cosines
@@ -44,6 +45,7 @@ __all__ = [
     "UnembeddingGeometry",
     "attention_norm",
     "cache_of",
+    "by_weights",
     "decode",
     "down_bias",
     "first_token",

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.model.weight_rules import MIN_RHO, NORM_QUANTILE, PUBLISHED, Published, by_weights, overlap
 from harness.plugin import HarnessError, Neuron, counted
 
 from .confirmation import candidates, chance_of_rho, rho_by_chance
-from .weight_rules import MIN_RHO, NORM_QUANTILE, PUBLISHED, Published, by_weights, overlap
 
 if TYPE_CHECKING:
     from harness.model import NullKind, UnembeddingGeometry

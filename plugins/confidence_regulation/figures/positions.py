@@ -23,6 +23,8 @@ ROWS: tuple[dict[str, Any], ...] = (
     {"color": drawing.CONTROLS, "linestyle": "-"},
 )
 """The baseline, the treated condition, and others."""
+FLAT = 0.25
+"""Share of an axis that is left to all other positions, below which the first one is left out of it."""
 ROW_STYLES = {"baseline": ROWS[0], "treated": ROWS[1], "controls": {**ROWS[3], "zorder": 1.6}}
 
 
@@ -85,10 +87,13 @@ def all_curves(
             _extend(data, quantity=text, row=row, position=position, mean=mean, se=se)
     begin = "copy begins" if len(starts) == 1 else "copies begin"
     controls = f", the mean of {counted(n_controls, 'control set', ',')}" if n_controls else ""
+    beyond = {text: view for text, rows in panels.items() if (view := _without_first(rows)) is not None}
+    off = "; ".join(f"{text} up to {largest:.3g}" for text, (_, largest) in beyond.items())
     caption = (
         f"By position in {counted(n, 'sequence', ',')} whose {begin} at {', '.join(map(str, starts))} (dashed): the "
         f"untouched and the treated model{controls}, and the neurons' untouched activations; bands: one standard error "
         f"over the sequences.{_first(max((len(rows) for rows in panels.values()), default=0))}"
+        f"{f' Off the axis at position {position[0]}: {off}.' if off else ''}"
     )
 
     def paint(canvas: Canvas) -> None:
@@ -99,11 +104,35 @@ def all_curves(
             for start in starts:
                 drawing.divider(axes, start)
             axes.set(ylabel=text)
+            if text in beyond:
+                axes.set_ylim(*beyond[text][0])
             if axes is stacked[0] or "baseline" not in rows:
                 drawing.legend(axes)
         stacked[-1].set_xlabel("position")
 
     return Figure(name, caption, data, paint, (COLUMN, 0.8 + 1.25 * len(panels)))
+
+
+def _without_first(
+    rows: Mapping[str, tuple[np.ndarray, np.ndarray]],
+) -> tuple[tuple[float, float], float] | None:
+    """Limits of an axis that leave the first position out, and the value there that is the furthest from the others;
+    None where this position does not flatten the curves. Heads attend to it where they attend to nothing, so that its
+    residual stream may be larger than any other by an order of magnitude.
+
+    Args:
+        rows: mean [t] and standard error [t] of each curve.
+    """
+    values, errors = (np.array([row[i] for row in rows.values()], dtype=float) for i in (0, 1))
+    low, high = values - errors, values + errors
+    if values.shape[-1] < 3 or not all(np.isfinite(x).any(1).all() for x in (low[:, :1], high[:, 1:])):
+        return None
+    least, most = float(np.nanmin(low[:, 1:])), float(np.nanmax(high[:, 1:]))
+    if most - least >= FLAT * (max(most, np.nanmax(high)) - min(least, np.nanmin(low))):
+        return None
+    margin, first = 0.05 * (most - least), values[:, 0]
+    furthest = float(first[np.nanargmax(np.abs(first - (least + most) / 2))])
+    return (least - margin, most + margin), furthest
 
 
 def activation_curves(

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from harness.builtin.components import check_layer, check_top
 from harness.files.wording import only
+from harness.model.weight_rules import MIN_RHO, NORM_QUANTILE, by_weights, ranked
 from harness.plugin import (
     AnyCorpus,
     AnyLayers,
@@ -24,7 +25,6 @@ from harness.plugin import (
 
 from ..analysis.confirmation import LEVEL, MIN_SHARE
 from ..analysis.effects_on_text import check_closed_form, check_last, check_length
-from ..analysis.weight_rules import MIN_RHO, NORM_QUANTILE, by_weights, ranked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,6 +22,11 @@ COLUMNS = "labelled texts (.jsonl, .csv, .tsv, .json): text, label (true or fals
 
 LABELS = {"true": True, "1": True, "false": False, "0": False}
 """Labels as tables without types have them, in any case."""
+
+
+def data_set_name(path: str | Path) -> str:
+    """What a data set is called: as its file, with "-" for what the names of tables and figures cannot hold."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", Path(path).stem).strip("-")
 
 
 class LabelledText(BaseModel):

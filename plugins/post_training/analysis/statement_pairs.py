@@ -21,7 +21,7 @@ from harness.files.paths import expand
 from harness.files.rows import read_rows
 from harness.plugin import HarnessError, counted
 
-from .labelled_texts import read_statements
+from .labelled_texts import data_set_name, read_statements
 from .pairs import OTHERS, Pair
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def load_statements(path: str | Path) -> Statements:
     Raises:
         HarnessError: the file cannot be read, has neither form, or holds no pair.
     """
-    name = Path(path).stem
+    name = data_set_name(path)
     if Path(path).suffix.lower() == ".json" and (lists := _lists(path)) is not None:
         pairs = list(dict.fromkeys(lists))
         return Statements(name, tuple(pairs), _both(pairs))

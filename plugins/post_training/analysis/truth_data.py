@@ -10,7 +10,7 @@ import numpy as np
 
 from harness.plugin import HarnessError
 
-from .labelled_texts import read_statements
+from .labelled_texts import data_set_name, read_statements
 from .probes import Activations
 
 NEGATED = "neg_"
@@ -59,7 +59,7 @@ def load_truth(paths: Sequence[str | Path]) -> TruthData:
     """
     found = {}
     for path in paths:
-        name = Path(path).stem
+        name = data_set_name(path)
         if name in found:
             raise HarnessError(f"two files are called {Path(path).name}; a data set is known by its name.")
         found[name] = read_statements(path)

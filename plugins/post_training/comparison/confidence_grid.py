@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.model import by_weights
 from harness.statistics import adjust, chance_overlap
 
 if TYPE_CHECKING:
@@ -17,11 +18,8 @@ SHARES, COUNTS = (0.05, 0.1, 0.25, 0.5, 1.0), (5, 10, 20, 50, 100)
 
 
 def entropy_neurons(scores: Mapping[str, np.ndarray], share: float, n: int) -> np.ndarray:
-    """Indices of the ``n`` with the lowest LogitVar of the ``share`` with the largest norms; ties go by norm."""
-    norm = scores["norm"]
-    among = np.flatnonzero((norm > 0) & (norm >= np.quantile(norm, 1 - share)))
-    found: np.ndarray = among[np.lexsort((-norm[among], scores["logit_var"][among]))][:n]
-    return found
+    """Indices of the ``n`` with the lowest LogitVar of the ``share`` with the largest norms."""
+    return by_weights("du2025", scores, n, norm_quantile=1 - share)[0][:n]
 
 
 def grid_rows(

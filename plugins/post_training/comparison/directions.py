@@ -37,20 +37,31 @@ CHOSEN_BY = "AUROC of training texts, tuned"
 # -- where the classes lie apart ---------------------------------------------------------------------------------------
 
 
+def named_of(name: str, data: str) -> tuple[str, str]:
+    """A property's name among sections and files, and in words, where several data sets are labelled with it."""
+    return (f"{name}_{data}", f"{name} in {data}") if data else (name, name)
+
+
 def direction_section(
-    name: str, texts: Sequence[LabelledText], contexts: Sequence[SelectionContext], seed: int, chat: bool = False
+    name: str,
+    texts: Sequence[LabelledText],
+    contexts: Sequence[SelectionContext],
+    seed: int,
+    chat: bool = False,
+    data: str = "",
 ) -> Section:
     """The direction of one property after every layer of both models: cosine, and transfer both ways.
 
     Args:
         name: of the property, ``truthfulness`` or ``refusal``. texts: labelled with it.
-        chat: texts go through each model's chat template.
+        chat: texts go through each model's chat template. data: the data set that they are, one of several.
 
     Raises:
         HarnessError: the models differ in shape.
     """
     from ..figures.models import directions_figure
 
+    name, words = named_of(name, data)
     templates = [request_template(context.model) if chat else PLAIN for context in contexts]
     base, tuned = (
         read(context.model, asked(texts, template), batch_size=context.engine.batch_size)
@@ -67,10 +78,10 @@ def direction_section(
     at = alike[best]
     return Section(
         name,
-        f"The direction of {name}, {counted(len(texts), 'labelled text')}",
+        f"The direction of {words}, {counted(len(texts), 'labelled text')}",
         (
             f"After layer {best}, the best of the tuned model in cross-validation on the training texts, the two "
-            f"models' directions of {name} have cosine {at['cosine']:.3f} (under shuffled labels "
+            f"models' directions of {words} have cosine {at['cosine']:.3f} (under shuffled labels "
             f"{number(at[SHUFFLED])}, p = {p_value(at['p Holm'])}, Holm over the layers).",
             "Held-out texts on the right side, with 95% intervals over groups (half would be guessing): "
             + "; ".join(f"{a}'s direction in {b} {_accuracy(row)}" for (a, b), row in at_best.items())
@@ -78,10 +89,10 @@ def direction_section(
         ),
         {"layer": best, "n_texts": len(texts), "cosines": alike, "transfer": cells},
         (
-            Frame(f"{name}_cosine", f"cosine between the models' directions of {name}", columns(alike)),
+            Frame(f"{name}_cosine", f"cosine between the models' directions of {words}", columns(alike)),
             Frame(f"{name}_transfer", table.title, table.columns),
         ),
-        (directions_figure(name, cells, alike),),
+        (directions_figure(name, words, cells, alike),),
     )
 
 

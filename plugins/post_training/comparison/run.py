@@ -130,7 +130,7 @@ def input_digests(settings: Settings, corpus: Corpus | None) -> dict[str, str]:
     """sha256 of every file that is read; a file that is wrong is refused before a model is loaded."""
     from harness.files.digests import files_digest
 
-    from ..analysis.labelled_texts import load_labelled
+    from ..analysis.labelled_texts import data_set_name, load_labelled
 
     found = {} if corpus is None else {"corpus": border.data_digest(corpus)}
     one = {
@@ -145,7 +145,7 @@ def input_digests(settings: Settings, corpus: Corpus | None) -> dict[str, str]:
             found[kind] = files_digest([expand(path)])
     if len(settings.truthfulness) > 1:
         load_truth(settings.truthfulness)
-        found |= {f"truthfulness {Path(path).stem}": files_digest([expand(path)]) for path in settings.truthfulness}
+        found |= {f"truthfulness {data_set_name(path)}": files_digest([expand(path)]) for path in settings.truthfulness}
     for path in settings.statements:
         name = f"statements {load_statements(path).name}"
         if name in found:
@@ -187,8 +187,7 @@ def _sections(
         made.append(("probes", "Probes of truthfulness", _probes(s, contexts)))
         if s.act_layers is not None:
             made.append(("truth_interventions", "Directions of truthfulness added", _truth_interventions(s, contexts)))
-    if len(s.truthfulness) == 1:
-        made.append(("truthfulness", "The direction of truthfulness", _truthfulness(s, contexts)))
+    made += _truthfulness(s, contexts)
     if refusal is not None:
         made += refusal.sections(s, contexts)
     if s.pairs:
@@ -224,11 +223,20 @@ def statement_sections(
             yield f"statements_{data.name}_{asked}", f"Patching statements of {data.name}", make
 
 
-def _truthfulness(s: Settings, contexts: Sequence[SelectionContext]) -> Callable[[], Section]:
-    from ..analysis.labelled_texts import load_labelled
-    from .directions import direction_section
+def _truthfulness(
+    s: Settings, contexts: Sequence[SelectionContext]
+) -> Iterator[tuple[str, str, Callable[[], Section]]]:
+    """The direction of truthfulness of every file; of several, under the names of their data sets."""
+    from ..analysis.labelled_texts import data_set_name, load_labelled
+    from .directions import direction_section, named_of
 
-    return lambda: direction_section("truthfulness", load_labelled(s.truthfulness[0]), contexts, s.seed)
+    def make(path: str | Path, data: str) -> Section:
+        return direction_section("truthfulness", load_labelled(path), contexts, s.seed, data=data)
+
+    for path in s.truthfulness:
+        data = data_set_name(path) if len(s.truthfulness) > 1 else ""
+        key, words = named_of("truthfulness", data)
+        yield key, f"The direction of {words}", partial(make, path, data)
 
 
 def _probes(s: Settings, contexts: Sequence[SelectionContext]) -> Callable[[], Section]:

@@ -150,8 +150,14 @@ def answers_figure(rows: Sequence[Mapping[str, Any]], table: np.ndarray, sources
     return Figure("answers", title, data, paint, (PAGE, 2.3))
 
 
-def directions_figure(name: str, cells: Sequence[Mapping[str, Any]], alike: Sequence[Mapping[str, Any]]) -> Figure:
-    """Accuracy on held-out texts by layer, each model's direction in each model; and their cosine."""
+def directions_figure(
+    name: str, words: str, cells: Sequence[Mapping[str, Any]], alike: Sequence[Mapping[str, Any]]
+) -> Figure:
+    """Accuracy on held-out texts by layer, each model's direction in each model; and their cosine.
+
+    Args:
+        name: of the figure. words: what the directions are of.
+    """
 
     from ..comparison.directions import SHUFFLED
 
@@ -180,7 +186,7 @@ def directions_figure(name: str, cells: Sequence[Mapping[str, Any]], alike: Sequ
     data["cosine"] = [alike[x["layer"]]["cosine"] for x in cells]
     data["cosine_shuffled"] = [alike[x["layer"]][SHUFFLED] for x in cells]
     title = (
-        f"Directions of {name}: how well each model's tells held-out texts apart in each model, and how alike they are"
+        f"Directions of {words}: how well each model's tells held-out texts apart in each model, and how alike they are"
     )
     return Figure(f"{name}_directions", title, data, paint, (PAGE, 2.4))
 

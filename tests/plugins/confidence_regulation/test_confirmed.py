@@ -17,7 +17,6 @@ from harness_plugins.confidence_regulation.analysis.confirmation import (
     norm_path,
     rho_by_chance,
 )
-from harness_plugins.confidence_regulation.analysis.weight_rules import PUBLISHED, by_weights, overlap
 from harness_plugins.confidence_regulation.selectors.entropy import Entropy
 from harness_plugins.confidence_regulation.texts import Prose
 from hypothesis import given, settings
@@ -31,6 +30,7 @@ from harness.engine.activation_summaries import activation_statistics
 from harness.engine.closed_form import ClosedFormEngine
 from harness.errors import HarnessError
 from harness.model.model import Model
+from harness.model.weight_rules import PUBLISHED, by_weights, overlap
 from harness.model.weight_scores import null_kind, unembedding_geometry
 from harness.plugin import Condition, SetNeurons, border
 from harness.plugin.catalogue import catalogue

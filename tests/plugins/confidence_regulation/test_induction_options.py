@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from harness_plugins.confidence_regulation.figures import all_curves
 from harness_plugins.confidence_regulation.interventions.clip_mean import ClipMean
 from harness_plugins.confidence_regulation.tasks.induction import InductionSynthetic
 from harness_plugins.confidence_regulation.tasks.induction_metric import Induction
 from harness_plugins.demo import Demo
+from matplotlib.figure import Figure as Canvas
 from slow_confidence import Pass, Slow, clipped, entropy, log_softmax
 
 from harness.conditions.conditions import BASELINE, Condition, Selection
@@ -118,6 +120,20 @@ def test_it_draws_all_curves(seen: tuple[Outcomes, int]) -> None:
     assert {*drawn.data["row"]} == {"baseline", "treated", "controls", f"{layer}.7", f"{layer}.300"}
     assert "the mean of 2 control sets" in drawn.title and "copies begin at" in drawn.title
     assert all(render(drawn))
+
+
+def test_a_first_position_that_would_flatten_the_others_is_off_the_axis() -> None:
+    position, split = np.arange(1, 9), [4]
+    even = {"baseline": (np.linspace(8, 9, 8), np.full(8, 0.1)), "treated": (np.linspace(8.5, 9, 8), np.full(8, 0.1))}
+    sink = {name: (np.concatenate([[240.0], mean[1:]]), error) for name, (mean, error) in even.items()}
+    drawn = all_curves(position, {"loss (nats)": even, "denominator": sink}, split, 5, 0)
+    assert drawn.title.endswith("Off the axis at position 1: denominator up to 240.")
+    canvas = Canvas()
+    drawn.draw(canvas)
+    low, high = canvas.axes[1].get_ylim()
+    assert 7.9 < low < min(sink["baseline"][0]) and 9.1 < high < 9.3
+    assert max(drawn.data["mean"]) == 240  # the numbers are all there
+    assert "Off the axis" not in all_curves(position, {"loss (nats)": even}, split, 5, 0).title
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from harness_plugins.post_training.analysis.directions import Readings, areas, d
 from harness_plugins.post_training.analysis.labelled_texts import load_labelled
 from harness_plugins.post_training.analysis.layer_choice import FOLDS, cross_validated, folds
 from harness_plugins.post_training.comparison import directions
+from harness_plugins.post_training.comparison.run import _truthfulness
+from harness_plugins.post_training.comparison.settings import Settings
 
 from harness.errors import HarnessError
 from harness.plugin.components import SelectionContext
@@ -91,6 +93,23 @@ def test_two_models_are_compared_after_a_layer_that_the_training_texts_chose(
     context: Any = SimpleNamespace(model=None, engine=SimpleNamespace(batch_size=4))
     part = directions.direction_section("truthfulness", load_labelled(labelled(tmp_path)), [context, context], seed=0)
     assert part.numbers["layer"] == 1 and "cross-validation on the training texts" in part.sentences[0]
+
+
+def test_of_several_data_sets_each_has_its_direction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directions, "read", lambda *_, **__: readings([(0.5, 6.0), (4.0, 1.0)]))
+    context: Any = SimpleNamespace(model=None, engine=SimpleNamespace(batch_size=4))
+    paths = [str(labelled(tmp_path).rename(tmp_path / f"{name}.jsonl")) for name in ("cities", "animals (v1.1)")]
+    asked = list(_truthfulness(Settings(truthfulness=tuple(paths)), [context, context]))
+    assert [(key, title) for key, title, _ in asked] == [
+        ("truthfulness_cities", "The direction of truthfulness in cities"),
+        ("truthfulness_animals-v1-1", "The direction of truthfulness in animals-v1-1"),
+    ]
+    part = asked[1][2]()
+    assert part.name == asked[1][0] and part.title.startswith(f"{asked[1][1]}, ")
+    names = [x.name for x in (*part.frames, *part.figures)]
+    assert names == [f"truthfulness_animals-v1-1_{x}" for x in ("cosine", "transfer", "directions")]
+    [(key, title, _)] = _truthfulness(Settings(truthfulness=(paths[0],)), [context, context])
+    assert (key, title) == ("truthfulness", "The direction of truthfulness")
 
 
 # -- folds -------------------------------------------------------------------------------------------------------------

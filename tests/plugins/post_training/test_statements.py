@@ -104,6 +104,7 @@ def test_files_are_tables_or_pairs(tmp_path: Path) -> None:
     assert set(input_digests(Settings(statements=(str(table),), examples=str(shots)), None)) == {
         "statements cities", "examples",
     }  # fmt: skip
+    assert load_statements(table.rename(tmp_path / "my cities.2.csv")).name == "my-cities-2"  # fit for a figure
 
 
 @pytest.mark.parametrize(

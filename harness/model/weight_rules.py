@@ -1,4 +1,4 @@
-"""The published rules that choose entropy neurons by their weights."""
+"""The published rules that choose entropy neurons by their weights (:mod:`harness.model.weight_scores`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
-from harness.plugin import the
+from harness.files.wording import the
 
 Published: TypeAlias = Literal["tighidet2025", "stolfo2024", "du2025"]
 PUBLISHED: tuple[Published, ...] = get_args(Published)
