@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from harness.plugin import Site, Unit
+from harness.plugin import HarnessError, Site, Unit
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +43,11 @@ class _PreActivations(Place):
 class _Ups(_PreActivations):
     name = "ups"
     place = "up"
+
+    def count(self, model: Model, layer: int) -> int:
+        if model.mlp_blocks(layer)[1] is None:
+            raise HarnessError(f"layer {layer} of {model.name} has no ups: its MLP is not gated.")
+        return super().count(model, layer)
 
 
 class _AttentionNeurons(Place):
