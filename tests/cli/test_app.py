@@ -167,8 +167,8 @@ def test_json_prints_the_record(finished: Path, harness: Harness) -> None:
 
 
 def test_another_seed_model_or_parameter_is_another_run(small_facts: Path, tmp_path: Path, harness: Harness) -> None:
-    small = {"controls": "2", "limit": "40"}
-    for changes in ({}, {"seed": "1"}, {"selector": "entropy:top=3"}, {"limit": "50"}):
+    small = {"controls": "2", "limit": "10"}
+    for changes in ({}, {"seed": "1"}, {"selector": "entropy:rule=tighidet2025,top=3"}, {"limit": "12"}):
         assert harness(*arguments(small_facts, tmp_path, **{**small, **changes}))[0] == 0
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 4
 

@@ -10,7 +10,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -196,12 +196,16 @@ import json, sys
 from harness.cli.app import main
 from harness.report import figure_files as figures
 figures.render = lambda figure: (b"", b"<svg/>")  # drawing takes long
-for command in json.loads(sys.argv[1]):
+commands, tests = json.loads(sys.argv[1])
+for command in commands:
     sys.argv[1:] = command
     try:
         main()
     except SystemExit as end:
         assert not end.code, (command, end.code)
+if tests:
+    import pytest
+    raise SystemExit(pytest.main(["-q", "-p", "no:cacheprovider", *tests]))
 """
 
 
@@ -217,24 +221,24 @@ def test_packages_of_all_kinds_install_pass_their_tests_and_run(tmp_path: Path) 
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def harness(*commands: list[object]) -> str:
-        """What the commands print, run one after another in one process: importing PyTorch takes seconds."""
-        given = json.dumps([list(map(str, command)) for command in commands])
+    def harness(*commands: list[object], tests: Sequence[Path] = ()) -> str:
+        """What the commands print, and pytest, one after another in one process: importing PyTorch takes seconds."""
+        given = json.dumps([[list(map(str, command)) for command in commands], list(map(str, tests))])
         return python("-c", SEVERAL, given)
 
     harness(*[["new-plugin", f"tried-{kind}", "--kind", kind] for kind in KINDS])
     options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
     python("-m", "pip", "install", *options, "--target", site, *[tmp_path / f"tried-{kind}" for kind in KINDS])
     examples = {kind: shlex.split(scaffold.names_of(f"tried-{kind}", kind).example)[1:] for kind in KINDS}
-    more = ["--controls", 5, "--limit", 100, "--quiet", "-o"]
+    more = ["--controls", 5, "--limit", 20, "--quiet", "-o"]
     told = harness(
         ["list", "plugins"],
         *[["list", f"tried_{kind}"] for kind in KINDS],
         [*examples["selector"], *more, tmp_path / "out"],  # of the other kinds the test above has made runs
+        tests=[tmp_path / f"tried-{kind}" / f"test_tried_{kind}.py" for kind in KINDS],
     )
     for kind in KINDS:
         assert f"tried_{kind}" in told and f"tried-{kind} 0.1.0" in told
     [result] = (tmp_path / "out").glob("*/result.json")
     assert '"distribution": "tried-selector"' in result.read_text()
-    tests = [tmp_path / f"tried-{kind}" / f"test_tried_{kind}.py" for kind in KINDS]
-    assert "8 passed" in python("-m", "pytest", "-q", "-p", "no:cacheprovider", *tests)
+    assert "8 passed" in told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,13 +17,14 @@ from lm_eval.tasks import TaskManager
 
 TASKS = str(files("harness_tasks"))
 WEIGHTS = str(files("harness_plugins.demo") / "weights")
+OURS = ("knowledge_conflict", "induction_synthetic")
 Harness = Callable[..., tuple[int, str, str]]
 
 
 def test_the_folder_of_tasks_holds_them(harness: Harness) -> None:
     code, out, _ = harness("lm-eval", "tasks-path")
     assert code == 0
-    for name in ("knowledge_conflict", "induction_synthetic"):
+    for name in OURS:
         assert f"task: {name}\n" in (Path(out.strip()) / name / f"{name}.yaml").read_text()
 
 
@@ -63,14 +65,34 @@ module = sys.argv.pop(1)
 runpy.run_module(module, run_name="__main__", alter_sys=True)
 """
 """A program that runs a module as a command, whose lm-eval does not read all of its own definitions: that takes twenty
-seconds, and one of these tests does it."""
+seconds. Theirs have other names than ours."""
 
 
-def lm_eval(tmp_path: Path, *arguments: str, program: str = "lm_eval", own_tasks: bool = False) -> dict[str, Any]:
+def test_no_task_of_lm_evals_own_has_the_name_of_ours() -> None:
+    ours = {name: re.compile(rf"^(task|group|tag): *[\"']?{name}[\"']?\s*$", re.M) for name in OURS}
+    read = 0
+    for path in Path(str(files("lm_eval") / "tasks")).rglob("*.y*ml"):
+        text = path.read_text(encoding="utf-8")
+        read += 1
+        assert not [name for name, pattern in ours.items() if name in text and pattern.search(text)], path
+    assert read > 1000
+
+
+def lm_eval(tmp_path: Path, *arguments: str, program: str = "lm_eval") -> dict[str, Any]:
     """Results of a run of the command, as it writes them."""
     module, *first = program.split()
-    start = ["-m", module] if own_tasks else ["-c", WITHOUT_ITS_OWN_TASKS, module]
-    command = [sys.executable, *start, *first, *arguments, "--device", "cpu", "--batch_size", "32"]
+    command = [
+        sys.executable,
+        "-c",
+        WITHOUT_ITS_OWN_TASKS,
+        module,
+        *first,
+        *arguments,
+        "--device",
+        "cpu",
+        "--batch_size",
+        "32",
+    ]
     command += ["--limit", "60", "--output_path", str(tmp_path / "out.json")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -85,7 +107,6 @@ def test_stock_lm_eval_runs_our_tasks_by_name(tmp_path: Path) -> None:
     # The older flags, without a subcommand.
     found = lm_eval(
         tmp_path, "--include_path", TASKS, "--model", "hf", "--model_args", f"pretrained={WEIGHTS}", "--tasks", both,
-        own_tasks=True,
     )  # fmt: skip
     conflict, induction = (found["results"][name] for name in both.split(","))
     assert sum(conflict[f"{name},none"] for name in ("CK", "PK", "ND")) == pytest.approx(1)
