@@ -9,4 +9,5 @@ exchanged, made noisy; ``activation_figures`` shows these constants.
 ``temperature``: the metric that takes from each change what a change of temperature makes of it;
 ``calibration``: whether the confidence is right, before and after;
 ``carry``: how much of the entropy can be read from activations.
+``text_loss``: plain text under every condition.
 """

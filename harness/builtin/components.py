@@ -28,6 +28,7 @@ from harness.builtin.interventions import (
 from harness.builtin.named_units import Heads, Neurons, Units
 from harness.builtin.python_docs import PythonDocs
 from harness.builtin.temperature import Temperature
+from harness.builtin.text_loss import TextLoss, TextLossMetric
 from harness.builtin.within import Within
 from harness.conditions.conditions import Selection
 from harness.conditions.units import Neuron
@@ -41,6 +42,7 @@ from harness.plugin.components import (
     SelectionContext,
     Selector,
     Source,
+    Task,
 )
 from harness.plugin.places import layers_in
 
@@ -231,7 +233,12 @@ def harness_selectors() -> list[type[Selector]]:
 
 @hookimpl
 def harness_metrics() -> list[type[Metric]]:
-    return [Temperature, Calibration, Carry]
+    return [Temperature, Calibration, Carry, TextLossMetric]
+
+
+@hookimpl
+def harness_tasks() -> list[type[Task]]:
+    return [TextLoss]
 
 
 @hookimpl

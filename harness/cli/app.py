@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 import harness
+from harness.cli.arena import arena
 from harness.cli.claims import claims
 from harness.cli.evaluate import evaluate
 from harness.cli.inspect import inspect
@@ -113,6 +114,7 @@ app.command("leaderboard")(leaderboard)
 app.command("plan")(plan)
 app.command("compare")(compare)
 app.command("claims")(claims)
+app.command("arena")(arena)
 app.command("schema")(schema)
 app.command("new-plugin")(new_plugin)
 app.add_typer(lm_eval_app, name="lm-eval")

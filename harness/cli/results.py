@@ -52,6 +52,10 @@ def leaderboard(
     columns: Annotated[
         str | None, typer.Option("--columns", help="Columns, separated by commas, or all; see --format csv.")
     ] = None,
+    arena: Annotated[
+        list[Path] | None,
+        typer.Option("--arena", help="Show the board of these rows of harness arena (JSONL) instead; may be repeated."),
+    ] = None,
     history: Annotated[bool, typer.Option("--history", help="Also rows that newer ones of the same replace.")] = False,
     form: Annotated[
         str | None, typer.Option("--format", "-f", help="table (default), csv, markdown, json or html.")
@@ -60,6 +64,9 @@ def leaderboard(
     debug: Debug = False,
 ) -> None:
     """Show the leaderboard: filter, sort, choose columns, export."""
+    if arena:
+        arena_board(arena, form, out)
+        return
     from harness.report import leaderboard as board
     from harness.results.leaderboard import read
     from harness.results.leaderboard_query import Filter, Query, query_rows
@@ -77,6 +84,25 @@ def leaderboard(
     for i, note in enumerate(board.summary(found, str(path))):
         if form == "table" or i:  # data go to other programs: only what may surprise is said beside them
             say(note, err=True)
+
+
+def arena_board(paths: list[Path], form: str | None, out: Path | None) -> None:
+    """The board of the arena, of rows from anywhere: each is validated."""
+    from harness.report import arena as board
+    from harness.results.arena import read
+
+    form = format_of(form, out, board.FORMATS)
+    rows = read(paths)
+    if form == "table":
+        print_to(out, lambda console: board.show(console, rows))
+        return
+    made = {
+        "markdown": lambda: board.markdown(rows),
+        "html": lambda: board.page(rows, ", ".join(map(str, paths))),
+        "csv": lambda: board.csv_text(rows),
+        "json": lambda: harmless.json_text([row.to_dict() for row in rows], indent=2, allow_nan=False) + "\n",
+    }
+    write_to(made[form](), out)
 
 
 def compare(

@@ -3,8 +3,9 @@
 ``console``, ``page`` (with ``page_charts``: histograms, ``page_data``, ``page_assets``), ``markdown``, ``latex``,
 ``summary``: for a notebook; ``certainty``: what a run can find; ``outlook``: what a planned one could; ``table_tests``;
 ``inspection``: what a model is made of;
-``leaderboard``; ``claims``: which claims of papers hold; ``comparison`` and ``comparison_page``; ``sweeps``: curves
-over runs. ``formatting``: numbers and sentences that all of them share; ``places``: units in columns of their own.
+``leaderboard``; ``arena``: selectors compared; ``claims``: which claims of papers hold; ``comparison`` and
+``comparison_page``; ``sweeps``: curves over runs. ``formatting``: numbers and sentences that all of them share;
+``places``: units in columns of their own.
 ``figure_files``: figures with their data.
 ``publishing``: pages for a folder of the user's choice. ``progress``: how far a run is.
 """

@@ -10,6 +10,8 @@ unfinished parts; ``prepared``: prompts, also where they are kept between runs. 
 all its runs together. ``trend``: slopes over runs that differ in a number. ``compare`` sets runs side by side, prompts
 paired by ``pairing``; ``comparison`` is what it finds.
 
+``arena``: a row a selector, model and task, from anywhere.
+
 ``claims``: what became of papers' claims; ``judging`` holds them against runs, ``recounting`` against the published
 numbers alone.
 """
