@@ -31,7 +31,6 @@ from harness.builtin.temperature import Temperature
 from harness.builtin.text_loss import TextLoss, TextLossMetric
 from harness.builtin.within import Within
 from harness.conditions.conditions import Selection
-from harness.conditions.units import Neuron
 from harness.errors import HarnessError
 from harness.files.wording import counted
 from harness.plugin.components import (
@@ -45,6 +44,7 @@ from harness.plugin.components import (
     Task,
 )
 from harness.plugin.places import layers_in
+from harness.plugin.unit_kinds import mlp_site
 
 if TYPE_CHECKING:
     from harness.model.model import Model
@@ -181,13 +181,13 @@ def check_top(top: int, available: int, owner: str) -> None:
 
 
 def check_layer(model: Model, layer: int, top: int, owner: str) -> int:
-    """The layer, counted from the front, of which ``top`` neurons are to be chosen.
+    """The layer, counted from the front, of which ``top`` neurons are to be chosen, those of experts where it has them.
 
     Raises:
         HarnessError: the model has no such layer, or the layer fewer neurons.
     """
     found = resolve_layer(layer, model.anatomy.n_layers, owner)
-    check_top(top, model.anatomy.d_mlp, owner)
+    check_top(top, mlp_site(model, found).count(model, found) or 0, owner)
     return found
 
 
@@ -206,13 +206,15 @@ class Random(Selector):
         check_layer(model, self.layer, self.top, "selector random")
 
     def select(self, context: SelectionContext) -> Selection:
-        anatomy = context.model.anatomy
-        layer = check_layer(context.model, self.layer, self.top, "selector random")
-        rng = np.random.default_rng(context.seed)
-        drawn = np.sort(rng.choice(anatomy.d_mlp, self.top, replace=False))
+        model = context.model
+        layer = check_layer(model, self.layer, self.top, "selector random")
+        site = mlp_site(model, layer)
+        n = site.count(model, layer) or 0
+        drawn = np.sort(np.random.default_rng(context.seed).choice(n, self.top, replace=False))
+        units = tuple(site.at(model, layer, int(index)) for index in drawn)
         return Selection(
-            units=tuple(Neuron(layer, int(index)) for index in drawn),
-            rule=f"{self.top} of the {counted(anatomy.d_mlp, 'neuron')} of layer {layer}, drawn uniformly at random",
+            units=units,
+            rule=f"{self.top} of the {counted(n, units[0].word)} of layer {layer}, drawn uniformly at random",
         )
 
 

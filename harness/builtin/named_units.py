@@ -149,8 +149,8 @@ class Units(Selector):
         return tuple(kind_of(text).parse(text) for text in self.units)
 
     def check(self, model: Model) -> None:
-        check_units(self.named(), model, "selector units")
+        check_units([unit.of(model) for unit in self.named()], model, "selector units")
 
     def select(self, context: SelectionContext) -> Selection:
-        chosen = self.named()
+        chosen = tuple(unit.of(context.model) for unit in self.named())
         return Selection(units=chosen, rule=f"{the(len(chosen), chosen[0].word)} named by the user")

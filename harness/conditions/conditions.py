@@ -36,7 +36,8 @@ class Edit(Protocol):
     Noise is drawn from a seed and the activation itself (:mod:`harness.conditions.noise`).
 
     Being elementwise in the activations is what lets an engine evaluate many edits of the final layer in closed form.
-    An edit of something else than neurons says so in an attribute ``where``, the site (see :func:`site_of`).
+    An edit of something else than neurons says so in an attribute ``where``, the site (see :func:`site_of`). One with
+    an attribute ``reads_all`` that is true is handed the activations of all units of the layer, and returns as many.
     """
 
     @property

@@ -92,6 +92,20 @@ class Site(ABC):
         of the layer where ``indices`` is None. Sites that enter nothing have none."""
         raise HarnessError(f"{self.name} do not write into the residual stream linearly.")
 
+    def live(
+        self, model: Model, layers: Sequence[int], prompts: Sequence[Sequence[int]], batch_size: int
+    ) -> tuple[dict[int, np.ndarray], str] | None:
+        """Which units can do anything on the run's prompts, layer -> bool [count], and what these are, in words:
+        controls are drawn among them. None: all can. Beside units that can do nothing any other would stand out."""
+        return None
+
+    def directions(self, model: Model, layer: int) -> np.ndarray:
+        """What each unit writes as the residual stream sees it, float64 [count, d_model]
+        (:func:`harness.model.write_directions`)."""
+        from harness.model.output_weights import write_directions
+
+        return write_directions(model, layer, self.written(model, layer))
+
     def matching(
         self, model: Model, layers: Sequence[int], match: str, prompts: Sequence[Sequence[int]], batch_size: int
     ) -> dict[int, np.ndarray]:
@@ -146,6 +160,14 @@ class Unit:
         """The unit in another column of the same site."""
         return type(self)(layer, index)
 
+    def of(self, model: Model) -> Self:
+        """The unit with what only a model tells of it, where its name does not say all.
+
+        Raises:
+            HarnessError: the model has no such unit.
+        """
+        return self
+
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read the name of one.
@@ -195,9 +217,7 @@ class Neurons(Site):
     ) -> dict[int, np.ndarray]:
         if match != "norm":
             return super().matching(model, layers, match, prompts, batch_size)
-        from harness.model.output_weights import write_directions
-
-        return {layer: np.linalg.norm(write_directions(model, layer), axis=1) for layer in layers}
+        return {layer: np.linalg.norm(self.directions(model, layer), axis=1) for layer in layers}
 
 
 class Heads(Site):

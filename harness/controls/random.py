@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,8 +40,9 @@ class Controls:
         sets: distinct sets of as many units as are selected, none of them the selected set.
         layers: what they were drawn from. match: "none", or in what they are like the selected units.
         details: ``treated_in_pool``: whether selected units may be in a set; ``candidates``: how many units sets are
-            drawn from; ``blocks``: why nothing can be said beside these controls, or None; of matched ones how alike
-            they are (:func:`harness.controls.matched.balance`). JSON values only.
+            drawn from; ``among``: which units alone these are, in words, or None: all; ``blocks``: why nothing can be
+            said beside these controls, or None; of matched ones how alike they are
+            (:func:`harness.controls.matched.balance`). JSON values only.
     """
 
     sets: tuple[tuple[Unit, ...], ...]
@@ -105,14 +106,34 @@ def draw_controls(
             for i, part in enumerate(selection.parts)
         ]
         return _together(steps, n, wanted, seed)
+    selection, among = _live(selection, model, prompts, batch_size)
     if match != "none":
-        return _matched(model, selection, n, most, match, prompts, batch_size, seed)
+        return _matched(model, selection, n, most, match, prompts, batch_size, seed, among)
     (pool, whole), across = drawn_from(selection, model), _across(selection)
     wanted = min(most or 0, possible_controls(selection.units, pool, across)) if n is None else n
     drawn = random_controls(selection.units, wanted, pool, seed, across)
     candidates = sum(len(members) for members, _ in _groups(selection.units, pool, across))
-    about = {"treated_in_pool": whole, "candidates": candidates, "blocks": None}
+    about = {"treated_in_pool": whole, "candidates": candidates, "blocks": None, "among": among}
     return Controls(tuple(drawn), tuple(sorted(pool)), details=about)
+
+
+def _live(
+    selection: Selection, model: Model, prompts: Sequence[Sequence[int]], batch_size: int
+) -> tuple[Selection, str | None]:
+    """The selection with a pool of units that can do anything on the prompts, and what these are, in words; as it is
+    where all of them can (:meth:`harness.conditions.units.Site.live`).
+
+    Raises:
+        HarnessError: there are no prompts to find out with.
+    """
+    site, others = selection.units[0].where, pools(selection, model)
+    found = site.live(model, sorted(others), prompts, batch_size) if any(others.values()) else None
+    if found is None:
+        return selection, None
+    alive, said = found
+    beside = selection.units[0].beside
+    pool = tuple(beside(layer, i) for layer, indices in others.items() for i in indices if alive[layer][i])
+    return replace(selection, pool=pool), said
 
 
 def _together(steps: Sequence[Controls], n: int | None, most: int, seed: int) -> Controls:
@@ -136,6 +157,7 @@ def _together(steps: Sequence[Controls], n: int | None, most: int, seed: int) ->
         "treated_in_pool": any(x["treated_in_pool"] for x in told),
         "candidates": sum(x["candidates"] for x in told),
         "blocks": next((x["blocks"] for x in told if x["blocks"]), None),
+        "among": next((x["among"] for x in told if x.get("among")), None),
         "warning": " ".join(x["warning"] for x in told if x.get("warning")) or None,
     }
     sets = tuple(
@@ -154,6 +176,7 @@ def _matched(
     prompts: Sequence[Sequence[int]],
     batch_size: int,
     seed: int,
+    among: str | None,
 ) -> Controls:
     """Control sets of units like the selected ones, which are never in them (:mod:`harness.controls.matched` says
     why)."""
@@ -169,7 +192,8 @@ def _matched(
             f"ask for at most {len(drawn)}."
         )
     candidates = sum(len(pool[layer]) for layer in by_layer(units))
-    about = {"treated_in_pool": False, "candidates": candidates, **balance(units, pool, drawn, values, match)}
+    alike = balance(units, pool, drawn, values, match)
+    about = {"treated_in_pool": False, "candidates": candidates, "among": among, **alike}
     return Controls(tuple(drawn), tuple(sorted(pool)), match, about)
 
 

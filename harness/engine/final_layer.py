@@ -66,6 +66,7 @@ def fits(model: Model, conditions: Sequence[Condition]) -> bool:
         edited = [index for edit in condition.edits for index in edit.indices]
         if (
             where_all(condition) is None
+            or any(getattr(edit, "reads_all", False) for edit in condition.edits)
             or len(set(edited)) < len(edited)
             or any(edit.layer != last for edit in condition.edits)
         ):

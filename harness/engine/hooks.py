@@ -45,7 +45,7 @@ def writer(
     check_edit(edit, model)
     if getattr(edit, "reads_first", False):
         return _only_at(acts, FirstReader(cast(HeadEdit, edit), starts, part), starts, part)
-    columns = site_of(edit).columns(edit.indices)
+    columns = slice(None) if getattr(edit, "reads_all", False) else site_of(edit).columns(edit.indices)
 
     def write(activations: torch.Tensor) -> None:
         activations[:, :, columns] = edit.apply(activations[:, :, columns]).to(activations)

@@ -27,6 +27,7 @@ _DEFINED = {
         "ModelCorpus ModelLoader SelectionContext Selector Source Task Template"
     ),
     "harness.plugin.places": "AnyLayers layers_in",
+    "harness.plugin.unit_kinds": "mlp_site",
     "harness.plugin.records": (
         "Alone Figure Frame Matrix Measurement Outcomes Prepared Prompt PublishedNeurons Rows Series Step Table"
     ),

@@ -74,6 +74,7 @@ from .records import Table as Table
 from .registers import Evidence as Evidence
 from .registers import Register as Register
 from .registers import Value as Value
+from .unit_kinds import mlp_site as mlp_site
 
 __all__ = [
     "BASELINE",
@@ -148,6 +149,7 @@ __all__ = [
     "counted",
     "hookimpl",
     "layers_in",
+    "mlp_site",
     "plural",
     "suggest",
     "the",

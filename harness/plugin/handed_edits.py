@@ -142,7 +142,15 @@ def same_edits(first: Sequence[Edit], second: Sequence[Edit], model: Model, who:
         expect(same(found, again.apply(given, *options)), who, random)
 
 
+def handed_shape(edit: Edit, model: Model) -> tuple[int, ...]:
+    """The shape of what an edit is handed, behind batch and position."""
+    site, n = site_of(edit), len(edit.indices)
+    if getattr(edit, "reads_all", False):
+        n = site.count(model, edit.layer) or n
+    return site.handed(model, n)
+
+
 def _trial(edit: Edit, model: Model) -> torch.Tensor:
     """Ordinary activations that an edit is tried on: [2, 3, ...]."""
-    values = np.random.default_rng(0).normal(size=(2, 3, *site_of(edit).handed(model, len(edit.indices))))
+    values = np.random.default_rng(0).normal(size=(2, 3, *handed_shape(edit, model)))
     return torch.tensor(values, dtype=model.dtype, device=model.device)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from harness.conditions.conditions import UNIT_KEYS
-from harness.conditions.units import UNITS, Site, Unit
+from harness.conditions.units import NEURONS, UNITS, Site, Unit
 from harness.errors import HarnessError
 from harness.plugin.entries import TYPED
+
+if TYPE_CHECKING:
+    from harness.model.model import Model
 
 _WORD = re.compile(r"[a-z][a-z -]*")
 _EXAMPLE = re.compile(r"example (\S+)$")
@@ -66,6 +69,15 @@ def kind_of(name: str) -> type[Unit]:
     """The kind of units that has such names."""
     own = (kind for kind in UNITS.values() if kind.written.fullmatch(name))
     return next(own, None) or next((kind for kind in kinds().values() if kind.written.fullmatch(name)), Stranger)
+
+
+def mlp_site(model: Model, layer: int) -> Site:
+    """Where the neurons of a layer's MLP are: those of its routed experts, where it has such and a plugin brings the
+    kind, else its dense neurons."""
+    if model.anatomy.experts[layer] is not None:
+        own = (getattr(kind, "where", None) for kind in kinds().values())
+        return next((site for site in own if isinstance(site, Site) and site.enters == "experts"), NEURONS)
+    return NEURONS
 
 
 @dataclass(frozen=True, order=True)

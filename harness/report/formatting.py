@@ -128,6 +128,7 @@ def controls(record: RunRecord) -> str:
     found, selection, details = record.controls, record.selection, record.controls.details
     n, unit = len(selection.neurons), selection.unit
     where = "the selector's pool" if selection.pool is not None else f"the same layer{'s' * (len(found.layers) > 1)}"
+    where += f", {details.among}" if details.among else ""
     sets = f"{counted(found.n, 'distinct random set')} of {counted(n, unit)}"
     if details.treated_in_pool:
         if selection.pool is not None:

@@ -231,7 +231,7 @@ def rows_of(record: RunRecord, provenance: Provenance) -> list[dict[str, Any]]:
         "neurons": [str(unit) for unit in units],
         # As columns of their own: the single neuron 3.10 is read as the number 3.1.
         "neuron_layers": [str(unit.layer) for unit in units],
-        "neuron_indices": [str(unit.index) for unit in units],
+        "neuron_indices": [".".join(map(str, [*unit.place.values()][1:])) or str(unit.index) for unit in units],
         "engine": record.engine,
         "n_controls": record.controls.n,
         "control_match": record.controls.match,

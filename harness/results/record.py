@@ -282,6 +282,7 @@ class ControlDetails(OnDisk):
 
     treated_in_pool: bool = False
     candidates: Whole | None = None
+    among: str | None = None
     variable: str | None = None
     neighbours: Whole | None = None
     smd_random: Number = None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from harness.plugin import Corpus, HarnessError, SelectionContext, counted
+from harness.plugin import Corpus, HarnessError, SelectionContext, counted, mlp_site
 
 if TYPE_CHECKING:
     from harness.effects import Kind
@@ -74,8 +74,10 @@ def check_last(model: Model, layer: int, owner: str) -> None:
 def check_closed_form(model: Model, owner: str) -> None:
     """Refuse a model whose last MLP's output does not reach the final residual as the closed form has it."""
     from harness.engine import fits
+    from harness.plugin import Condition, SetNeurons
 
-    if not fits(model, ()):
+    last = model.anatomy.n_layers - 1
+    if not fits(model, [Condition("one", (SetNeurons(last, (0,), (0.0,), mlp_site(model, last)),))]):
         raise HarnessError(f"{owner}: the direct effects of {model.name}'s neurons have no closed form.")
 
 
@@ -120,11 +122,14 @@ def sweep(
     model, batch_size = context.model, context.engine.batch_size
     check_last(model, layer, owner)
     check_closed_form(model, owner)
+    site = mlp_site(model, layer)
     with context.stage(f"activations of {model.name} on {counted(len(tokens), 'sequence')}", len(tokens)) as advance:
-        statistics = activation_statistics(model, tokens, [layer], batch_size, context.seed, progress=advance)
+        statistics = activation_statistics(model, tokens, [layer], batch_size, context.seed, None, advance, site)
     means = statistics.mean[layer]
     chosen = np.arange(len(means)) if neurons is None else np.asarray(neurons, dtype=int)
-    conditions = [Condition(f"{layer}.{i}", (SetNeurons(layer, (i,), (float(means[i]),)),)) for i in chosen.tolist()]
+    conditions = [
+        Condition(f"{layer}.{i}", (SetNeurons(layer, (i,), (float(means[i]),), site),)) for i in chosen.tolist()
+    ]
     positions = [kept(model, sequence, newlines=not newlines) for sequence in tokens]
     n = sum(map(sum, positions))
     step = max(1, RESULT_BYTES // (4 * 8 * max(1, n)))  # effects() returns up to eight numbers for each pair

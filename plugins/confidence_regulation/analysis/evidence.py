@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.model.weight_rules import MIN_RHO, NORM_QUANTILE, PUBLISHED, Published, by_weights, overlap
-from harness.plugin import HarnessError, Neuron, counted
+from harness.plugin import HarnessError, counted, mlp_site
 
 from .confirmation import candidates, chance_of_rho, rho_by_chance
 
 if TYPE_CHECKING:
     from harness.model import NullKind, UnembeddingGeometry
-    from harness.plugin import Model
+    from harness.plugin import Model, Unit
 
 ONE_PERCENT = "rho_1_percent"
 """The score that is rho where 1% of d_model counts as the null space."""
@@ -31,6 +31,7 @@ class Layers:
     Attributes:
         indices: which layers, ascending. d_mlp: neurons of each.
         w_out: what a layer's neurons write, [d_mlp, d_model], by the layer's index.
+        at: the neuron of a layer and an index in it, dense or of an expert.
         null_dims: k, how many of the last singular directions count as the null space. why: why so many.
         one_percent: 1% of d_model, the other null space that rho is measured in.
         null_kind, null_said: why W_U does not read its last direction (:func:`harness.model.null_kind`).
@@ -39,6 +40,7 @@ class Layers:
     indices: tuple[int, ...]
     d_mlp: int
     w_out: Callable[[int], np.ndarray]
+    at: Callable[[int, int], Unit]
     geometry: UnembeddingGeometry
     null_dims: int
     why: str
@@ -50,7 +52,7 @@ class Layers:
     @classmethod
     def of(cls, model: Model, indices: Sequence[int], null_dims: int | None) -> Layers:
         """Look at layers; ``null_dims`` None: as many as the spectrum suggests."""
-        from harness.model import null_kind, one_percent, suggest_null_dims, unembedding_geometry, write_directions
+        from harness.model import null_kind, one_percent, suggest_null_dims, unembedding_geometry
 
         geometry = unembedding_geometry(model)
         suggested = suggest_null_dims(geometry.singular_values, geometry.trivial)
@@ -58,8 +60,10 @@ class Layers:
         kind, said = null_kind(model, geometry)
         few = one_percent(model.anatomy.d_model, geometry.trivial)
         # The weights of all layers, in float64, may not fit in memory: one layer's are held at a time.
-        w_out = lru_cache(maxsize=1)(partial(write_directions, model))
-        return cls(tuple(indices), model.anatomy.d_mlp, w_out, geometry, k, why, few, kind, said)
+        site = mlp_site(model, indices[0])
+        w_out = lru_cache(maxsize=1)(partial(site.directions, model))
+        at, width = partial(site.at, model), site.count(model, indices[0]) or 0
+        return cls(tuple(indices), width, w_out, at, geometry, k, why, few, kind, said)
 
     @property
     def d_model(self) -> int:
@@ -75,11 +79,11 @@ class Layers:
             return f"layers {first} to {rest[-1]}"
         return f"layers {', '.join(map(str, self.indices[:-1]))} and {rest[-1]}"
 
-    def neuron(self, row: int) -> Neuron:
+    def neuron(self, row: int) -> Unit:
         """The neuron of a row of the scores."""
-        return Neuron(self.indices[row // self.d_mlp], row % self.d_mlp)
+        return self.at(self.indices[row // self.d_mlp], row % self.d_mlp)
 
-    def neurons(self) -> tuple[Neuron, ...]:
+    def neurons(self) -> tuple[Unit, ...]:
         """All of them, in the order of the scores."""
         return tuple(map(self.neuron, range(len(self.indices) * self.d_mlp)))
 

@@ -21,6 +21,7 @@ from harness.plugin import (
     agree,
     counted,
     layers_in,
+    mlp_site,
 )
 
 from ..analysis.confirmation import LEVEL, MIN_SHARE
@@ -83,9 +84,10 @@ class Entropy(Selector):
     ``mediated``: of the neurons with the largest total effects (effect_quantile and above) the ``top`` highest
     LayerNorm-mediated fractions, 1 - DE/TE.
 
-    Effects are measured on the half of a corpus that tasks do not evaluate on, and in the last layer. With ``layers``
-    the published rules choose among the neurons of several layers, or of all: figures and a table show how the scores
-    vary over them. Of a neuron below the last layer rho and LogitVar say less, because later layers read it, too.
+    In a layer of routed experts the neurons of these are meant. Effects are measured on the half of a corpus that tasks
+    do not evaluate on, and in the last layer. With ``layers`` the published rules choose among the neurons of several
+    layers, or of all: figures and a table show how the scores vary over them. Of a neuron below the last layer rho and
+    LogitVar say less, because later layers read it, too.
     """
 
     name = "entropy"
@@ -164,7 +166,13 @@ class Entropy(Selector):
             return [check_layer(model, self.layer, self.top, OWNER)]
         n = model.anatomy.n_layers
         asked = list(range(n)) if self.layers == "all" else layers_in(self.layers, n, OWNER)
-        check_top(self.top, len(asked) * model.anatomy.d_mlp, OWNER)
+        sites = {layer: mlp_site(model, layer) for layer in asked}
+        if len({(site, site.count(model, layer)) for layer, site in sites.items()}) > 1:
+            raise HarnessError(
+                f"{OWNER}: layers {asked[0]} to {asked[-1]} of {model.name} have different neurons (of experts, or "
+                "more of them); choose layers that are alike."
+            )
+        check_top(self.top, len(asked) * (sites[asked[0]].count(model, asked[0]) or 0), OWNER)
         return asked
 
     def select(self, context: SelectionContext) -> Selection:

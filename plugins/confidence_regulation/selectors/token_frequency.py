@@ -13,12 +13,12 @@ from harness.plugin import (
     CountsPath,
     HarnessError,
     ModelCorpus,
-    Neuron,
     Selection,
     SelectionContext,
     Selector,
     agree,
     counted,
+    mlp_site,
 )
 
 from ..analysis.effects_on_text import check_last, check_length, sweep, text
@@ -66,7 +66,7 @@ class TokenFrequency(Selector):
 
     def select(self, context: SelectionContext) -> Selection:
         from harness.data import unigrams
-        from harness.model import frequency_cosines, unembedding_geometry, write_directions
+        from harness.model import frequency_cosines, unembedding_geometry
 
         model, owner = context.model, "selector token_frequency"
         layer = check_layer(model, self.layer, self.top, owner)
@@ -74,7 +74,8 @@ class TokenFrequency(Selector):
         read = text(context, self.corpus, self.sequences, self.length, self.across_documents, context.seed)
         p = frequencies.probabilities
         swept = sweep(context, layer, read.tokens, "frozen_unigram", owner, unigram=p, newlines=self.newlines)
-        w_out = write_directions(model, layer)
+        site = mlp_site(model, layer)
+        w_out = site.directions(model, layer)
         assert swept.kl_change is not None
         scores = {
             "frequency_mediated": swept.mediated("frozen_unigram"),
@@ -86,9 +87,9 @@ class TokenFrequency(Selector):
         }
         chosen, rule = self._choose(scores)
         return Selection(
-            units=tuple(Neuron(layer, int(index)) for index in chosen),
+            units=tuple(site.at(model, layer, int(index)) for index in chosen),
             rule=f"layer {layer}: {rule}; on {counted(swept.n_tokens, 'token')} of {read.said}",
-            candidates=tuple(Neuron(layer, index) for index in range(model.anatomy.d_mlp)),
+            candidates=tuple(site.at(model, layer, index) for index in range(len(w_out))),
             scores=scores,
             special={"frequency_mediated": "high", "total_effect": "high"},
             details={
