@@ -113,8 +113,13 @@ def draw_controls(
     wanted = min(most or 0, possible_controls(selection.units, pool, across)) if n is None else n
     drawn = random_controls(selection.units, wanted, pool, seed, across)
     candidates = sum(len(members) for members, _ in _groups(selection.units, pool, across))
-    about = {"treated_in_pool": whole, "candidates": candidates, "blocks": None, "among": among}
+    about = {"treated_in_pool": whole, "candidates": candidates, "blocks": None, **_told(among)}
     return Controls(tuple(drawn), tuple(sorted(pool)), details=about)
+
+
+def _told(among: str | None) -> dict[str, str]:
+    """Which units alone controls are drawn from, for a record."""
+    return {} if among is None else {"among": among}
 
 
 def _live(
@@ -157,7 +162,7 @@ def _together(steps: Sequence[Controls], n: int | None, most: int, seed: int) ->
         "treated_in_pool": any(x["treated_in_pool"] for x in told),
         "candidates": sum(x["candidates"] for x in told),
         "blocks": next((x["blocks"] for x in told if x["blocks"]), None),
-        "among": next((x["among"] for x in told if x.get("among")), None),
+        **_told(next((x["among"] for x in told if x.get("among")), None)),
         "warning": " ".join(x["warning"] for x in told if x.get("warning")) or None,
     }
     sets = tuple(
@@ -193,7 +198,7 @@ def _matched(
         )
     candidates = sum(len(pool[layer]) for layer in by_layer(units))
     alike = balance(units, pool, drawn, values, match)
-    about = {"treated_in_pool": False, "candidates": candidates, "among": among, **alike}
+    about = {"treated_in_pool": False, "candidates": candidates, **_told(among), **alike}
     return Controls(tuple(drawn), tuple(sorted(pool)), match, about)
 
 

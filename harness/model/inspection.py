@@ -86,7 +86,8 @@ def inspect(model: Model, layer: int = -1, top: int = 10, prompt: str = PROMPT) 
         HarnessError: there is no such layer, or the prompt is empty.
     """
     layer = layer % model.anatomy.n_layers if -model.anatomy.n_layers <= layer < 0 else layer
-    w_out = write_directions(model, layer)
+    written = None if model.anatomy.experts[layer % model.anatomy.n_layers] is None else model.expert_out(layer)
+    w_out = write_directions(model, layer, written)
     geometry = unembedding_geometry(model)
     k, why = suggest_null_dims(geometry.singular_values, geometry.trivial)
     scores = neuron_scores(geometry, w_out, k)
@@ -111,18 +112,21 @@ def inspect(model: Model, layer: int = -1, top: int = 10, prompt: str = PROMPT) 
         null_kind=kind,
         null_kind_reason=because,
         layer=layer,
-        neurons=lowest_logit_var(layer, scores, top),
+        neurons=lowest_logit_var(layer, scores, top, None if written is None else model.experts(layer).d_expert),
     )
 
 
-def lowest_logit_var(layer: int, scores: dict[str, np.ndarray], top: int) -> list[dict[str, Any]]:
-    """The neurons that tell least between tokens, LogitVar (Stolfo et al. 2024, eq. 3), with their rho and norm."""
+def lowest_logit_var(
+    layer: int, scores: dict[str, np.ndarray], top: int, d_expert: int | None = None
+) -> list[dict[str, Any]]:
+    """The neurons that tell least between tokens, LogitVar (Stolfo et al. 2024, eq. 3), with their rho and norm; in a
+    layer of experts of ``d_expert`` neurons they are theirs."""
     norm, logit_var = scores["norm"], scores["logit_var"]
     chosen = [int(i) for i in np.argsort(logit_var, kind="stable")[:top] if norm[i] > 0]  # NaN comes last
     of_norm = 100 * rankdata(norm) / len(norm)
     return [
         {
-            "neuron": f"{layer}.{i}",
+            "neuron": f"{layer}.{i}" if d_expert is None else f"E{layer}.{i // d_expert}.{i % d_expert}",
             "logit_var": float(logit_var[i]),
             "logit_var_of_median": float(logit_var[i] / np.nanmedian(logit_var)),
             "rho": float(scores["rho"][i]),

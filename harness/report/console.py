@@ -24,6 +24,7 @@ from harness.report.formatting import (
     controls,
     effect,
     interval,
+    mlp_width,
     number,
     p_value,
     question,
@@ -118,7 +119,8 @@ def _question(record: RunRecord) -> Iterator[RenderableType]:
     grid.add_row("question", question(record))
     grid.add_row(
         "model",
-        f"{model.id}: {counted(model.n_layers, 'layer')}, d_model {model.d_model}, d_mlp {model.d_mlp}, "
+        f"{model.id}: {counted(model.n_layers, 'layer')}, d_model {model.d_model}, "
+        f"{mlp_width(model.model_dump())}, "
         f"vocabulary {model.n_vocab}, {size} parameters, {model.dtype} on {model.device}, "
         f"weights {model.weights_sha256[:12]}",
     )

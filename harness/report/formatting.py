@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from harness.files.wording import agree, apart, counted, plural
@@ -121,6 +122,18 @@ def question(record: RunRecord) -> str:
         f"What changes in {task} when {which} {agree(n, 'is', 'are')} under {selection.intervention_title}, and is it "
         f"more than with {others}?"
     )
+
+
+def mlp_width(model: Mapping[str, Any]) -> str:
+    """How many neurons the MLPs of a model have, as records describe it, in words: d_mlp 3072; or 64 experts of 1024
+    neurons, 8 for each token."""
+    dense, experts = f"d_mlp {model['d_mlp']}", model.get("experts")
+    if experts is None:
+        return dense
+    routed = (
+        f"{experts['n_experts']} experts of {counted(experts['d_expert'], 'neuron')}, {experts['top_k']} for each token"
+    )
+    return f"{dense}, {routed}" if model["d_mlp"] else routed
 
 
 def controls(record: RunRecord) -> str:

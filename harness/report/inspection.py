@@ -12,6 +12,7 @@ from rich.text import Text
 
 from harness.files.harmless import line
 from harness.files.wording import counted
+from harness.report.formatting import mlp_width
 
 if TYPE_CHECKING:
     from harness.files.terminal import Terminal
@@ -29,7 +30,8 @@ def _parts(seen: Inspection) -> Iterator[RenderableType]:
     yield Text(line(str(model["id"])), style="bold")
     facts = [
         f"{model['architecture']}, {model['parameters'] / 1e6:,.1f}M parameters, {model['dtype']} on {model['device']}",
-        f"{counted(model['n_layers'], 'layer')}, d_model {model['d_model']}, d_mlp {model['d_mlp']}, "
+        f"{counted(model['n_layers'], 'layer')}, d_model {model['d_model']}, "
+        f"{mlp_width(model)}, "
         f"{counted(model['n_heads'], 'head')}, vocabulary {model['n_vocab']}",
         f"{model['norm']}, {'tied' if model['tied_embeddings'] else 'untied'} embeddings"
         + (", attention and MLP in parallel" if model["parallel"] else ""),

@@ -22,6 +22,7 @@ from harness.report.formatting import (
     controls,
     effect,
     interval,
+    mlp_width,
     number,
     p_value,
     question,
@@ -70,6 +71,7 @@ def write_page(folder: Path) -> Path:
         HarnessError: a file is missing or damaged, or the page cannot be written.
     """
     environment = harmless.html_environment()
+    environment.globals["mlp_width"] = mlp_width
     environment.filters |= {"number": number, "p_value": p_value, "cell": cell}
     record = read_record(folder)
     context = _context(folder, record)

@@ -62,7 +62,10 @@ def check_selector(
     if not running(owner, "reads_prompts()", selector.reads_prompts):
         alone = running(owner, "select()", lambda: selector.select(replace(context, prompts=())))
         promise(alone.units == first.units, owner, "it looks at prompts, although reads_prompts() returns False")
-    promise(cls.site in (None, first.units[0].site), owner, f"site is {cls.site}, but it chose {first.units[0].site}")
+    chosen = first.units[0]
+    experts = cls.site == "neurons" and chosen.where.enters == "experts"  # the neurons of such an MLP
+    fits = cls.site in (None, chosen.site) or experts
+    promise(fits, owner, f"site is {cls.site}, but it chose {chosen.site}")
     if figures:
         check_shown(running(owner, "figures()", lambda: selector.figures(first)), owner)
     return first

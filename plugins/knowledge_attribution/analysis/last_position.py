@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from harness.engine import batches
 from harness.model import probe_norm
-from harness.plugin import HarnessError, Model, counted
+from harness.plugin import NEURONS, HarnessError, Model, counted, mlp_site
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +20,9 @@ class LastPosition:
 
     Attributes:
         before, after: for every layer, the residual stream that enters and leaves it, [P, d_model].
-        neurons: for every layer, [P, d_mlp]. heads: for every layer, [P, n_heads, d_head]; empty unless asked for.
+        neurons: for every layer, [P, d_mlp], of routed experts where it has such. heads: for every layer, [P, n_heads,
+            d_head]; empty unless asked for.
+        wrote: for every layer of experts, what its whole MLP wrote, before a norm after it, [P, d_model].
         denominator: [P], of the final norm. target: int64 [P], the token whose probability is attributed.
     """
 
@@ -30,6 +32,7 @@ class LastPosition:
     heads: tuple[torch.Tensor, ...]
     denominator: torch.Tensor
     target: torch.Tensor
+    wrote: Mapping[int, torch.Tensor] = field(default_factory=dict)
 
     def of(self, p: int) -> LastPosition:
         """The same of prompt ``p`` alone."""
@@ -37,7 +40,8 @@ class LastPosition:
         before, after, neurons, heads = (
             tuple(x[here] for x in group) for group in (self.before, self.after, self.neurons, self.heads)
         )
-        return LastPosition(before, after, neurons, heads, self.denominator[here], self.target[here])
+        wrote = {layer: x[here] for layer, x in self.wrote.items()}
+        return LastPosition(before, after, neurons, heads, self.denominator[here], self.target[here], wrote)
 
 
 @torch.no_grad()
@@ -69,12 +73,17 @@ def run_prompts(
     for rows in batches(prompts, batch_size):
         with contextlib.ExitStack() as stack:
             before, after = stack.enter_context(_streams(model))
-            neurons = stack.enter_context(model.capture_neurons(layers))
+            neurons = {}
+            for layer in layers:
+                neurons[layer] = stack.enter_context(mlp_site(model, layer).capture(model, [layer]))
+            written = stack.enter_context(_written(model))
             outputs = stack.enter_context(model.capture_heads(layers)) if heads else {}
             final = stack.enter_context(model.capture_residual())
             predicted = model.forward(model.pad([list(prompts[row]) for row in rows])).logits[:, -1].argmax(-1)
-        kept = [last(seen[layer]) for seen in (before, after, neurons, outputs) if seen for layer in layers]
-        parts.append([*kept, model.readout.denominator(last(final.residual))[:, 0], predicted.to(device)])
+        acts = {layer: seen[layer] for layer, seen in neurons.items()}
+        kept = [last(seen[layer]) for seen in (before, after, acts, outputs) if seen for layer in layers]
+        mlps = [last(written[layer].view(len(rows), -1, model.anatomy.d_model)) for layer in model.expert_layers]
+        parts.append([*kept, *mlps, model.readout.denominator(last(final.residual))[:, 0], predicted.to(device)])
         order += rows.tolist()
     back = torch.tensor(order, device=device).argsort()
     *joined, denominator, target = (torch.cat(column)[back] for column in zip(*parts, strict=True))
@@ -84,7 +93,9 @@ def run_prompts(
     groups = [tuple(joined[start : start + n]) for start in range(0, 4 * n, n)]
     if targets is not None:
         target = torch.tensor(list(targets), device=device)
-    return LastPosition(groups[0], groups[1], groups[2], groups[3], denominator, target)
+    n_groups = 4 if heads else 3
+    wrote = dict(zip(model.expert_layers, joined[n_groups * n :], strict=True))
+    return LastPosition(groups[0], groups[1], groups[2], groups[3] if heads else (), denominator, target, wrote)
 
 
 def check_residual_stream(model: Model) -> None:
@@ -100,7 +111,7 @@ def check_residual_stream(model: Model) -> None:
             f"knowledge attribution: the residual stream of {model.name} is no sum of what its layers write (a norm "
             "stands on it), so that a neuron's own contribution is not defined."
         )
-    if anatomy.d_mlps[-1] and not anatomy.neurons_enter:
+    if mlp_site(model, anatomy.n_layers - 1) == NEURONS and anatomy.d_mlps[-1] and not anatomy.neurons_enter:
         raise HarnessError(
             f"knowledge attribution: the dense neurons of {model.name} are those of shared experts whose output is "
             "scaled token by token, so that a neuron's own contribution is not its activation times what it writes."
@@ -115,6 +126,34 @@ def _check_targets(prompts: Sequence[Sequence[int]], targets: Sequence[int] | No
             f"knowledge attribution: expected one target token (0 to {d_vocab - 1}) for each of "
             f"{counted(len(prompts), 'prompt')}."
         )
+
+
+@contextlib.contextmanager
+def _written(model: Model) -> Iterator[dict[int, torch.Tensor]]:
+    """Within the block, ``written[layer]`` is what the MLP of each layer of experts wrote in the last pass, before a
+    norm after it.
+
+    Raises:
+        HarnessError: no module of the layer returns that.
+    """
+    written: dict[int, torch.Tensor] = {}
+
+    def keep(layer: int, x: Any) -> None:
+        written[layer] = (x[0] if isinstance(x, list | tuple) else x).detach().clone()
+
+    with contextlib.ExitStack() as hooks:
+        for layer in model.expert_layers:
+            norm, block = model.anatomy.post_mlp_norms[layer], model.anatomy.mlp_outputs[layer]
+            if norm is not None:
+                handle = norm.register_forward_pre_hook(lambda module, args, i=layer: keep(i, args[0]))
+            elif block is not None:
+                handle = block.register_forward_hook(lambda module, args, output, i=layer: keep(i, output))
+            else:
+                raise HarnessError(
+                    f"knowledge attribution: no module of layer {layer} of {model.name} returns its MLP's output."
+                )
+            hooks.callback(handle.remove)
+        yield written
 
 
 @contextlib.contextmanager
@@ -163,17 +202,21 @@ class Writes:
 @torch.no_grad()
 def mlp_writes(model: Model, states: LastPosition, layer: int) -> Writes:
     """What the neurons of ``layer`` write; the MLP's own biases are nobody's, but part of what it wrote."""
-    directions, activations, wrote = neuron_writes(model, layer, states.neurons[layer])
+    directions, activations, wrote = neuron_writes(model, layer, states.neurons[layer], states.wrote.get(layer))
     return Writes(directions, activations, states.after[layer] - wrote)
 
 
-def neuron_writes(model: Model, layer: int, neurons: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def neuron_writes(
+    model: Model, layer: int, neurons: torch.Tensor, wrote: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """``directions`` and ``activations`` of :class:`Writes`, and all that the MLP wrote [n, d_model], where its neurons
-    are ``neurons`` [n, d_mlp]."""
+    are ``neurons`` [n, d_mlp]; of a layer of experts ``wrote`` is that before a norm."""
     device = neurons.device
-    directions, bias = model.w_out(layer).to(device), model.down_bias(layer)
-    wrote = neurons @ directions
-    wrote = wrote if bias is None else wrote + bias.to(device)
+    directions = mlp_site(model, layer).written(model, layer).to(device)
+    if wrote is None:
+        bias = model.down_bias(layer)
+        wrote = neurons @ directions
+        wrote = wrote if bias is None else wrote + bias.to(device)
     module = model.anatomy.post_mlp_norms[layer]
     if module is None:
         factor = model.anatomy.residual_multiplier

@@ -137,16 +137,17 @@ class Best:
 
 def best_neurons(model: Model, states: LastPosition, layers: Sequence[int], top: int) -> Best:
     """Evaluate only neurons that may be among the ``top`` with the largest mean increases."""
-    d_mlp = model.anatomy.d_mlp
-    bound = np.concatenate([neuron_bounds(model, states, layer).mean(0, dtype=np.float64) for layer in layers])
+    bounds = [neuron_bounds(model, states, layer).mean(0, dtype=np.float64) for layer in layers]
+    bound, ends = np.concatenate(bounds), np.cumsum([len(x) for x in bounds])
     raised = np.full(len(bound), np.nan)
 
     def evaluate(some: np.ndarray) -> np.ndarray:
         means = np.empty(len(some))
         for place, layer in enumerate(layers):
-            inside = np.flatnonzero(some // d_mlp == place)
+            start = ends[place] - len(bounds[place])
+            inside = np.flatnonzero((some >= start) & (some < ends[place]))
             if len(inside):
-                found = neuron_increases(model, states, layer, (some[inside] % d_mlp).tolist())
+                found = neuron_increases(model, states, layer, (some[inside] - start).tolist())
                 means[inside], raised[some[inside]] = found.mean(0, dtype=np.float64), (found > 0).mean(0)
         return means
 

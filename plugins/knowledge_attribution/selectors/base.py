@@ -17,6 +17,7 @@ from harness.plugin import (
     agree,
     counted,
     layers_in,
+    mlp_site,
     the,
 )
 
@@ -51,8 +52,10 @@ class Attribution(Selector):
         return self.corpus is None
 
     def check(self, model: Model) -> None:
-        units = model.anatomy.d_mlp if self.site == "neurons" else model.anatomy.n_heads
-        self.check_top(len(self.layers(model)) * units)
+        heads = self.site == "heads"
+        layers = self.layers(model)
+        counts = [model.anatomy.n_heads if heads else mlp_site(model, x).count(model, x) or 0 for x in layers]
+        self.check_top(sum(counts))
         if self.corpus is not None and model.n_positions is not None and self.length > model.n_positions:
             raise HarnessError(
                 f"selector {self.name}: length={self.length} tokens do not fit the {model.n_positions} positions of "

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from harness.plugin import Head, Neuron, Selection, SelectionContext
+from harness.plugin import HarnessError, Head, Selection, SelectionContext, mlp_site
 
 from .base import Attribution, by_module, processing, tokens_of
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from harness.plugin import Figure, Frame, Model
+    from harness.plugin import Figure, Frame, Model, Site
 
     from ..analysis.last_position import LastPosition
 
@@ -54,6 +54,7 @@ class ValueNeurons(_ValueSelector):
 
     ``evaluate=top`` finds the same neurons much faster where the vocabulary is large: neurons that cannot be among
     them, by a bound that one gradient gives, are not evaluated: of these only the ``bound`` is known, no ``increase``.
+    In layers of routed experts the neurons of these are meant, r the residual stream that the whole MLP adds to.
     """
 
     name = "value_neurons"
@@ -65,12 +66,29 @@ class ValueNeurons(_ValueSelector):
         "all", description="method increase: all neurons, or only those that may be among the top"
     )
 
+    def check(self, model: Model) -> None:
+        super().check(model)
+        self._sites(model, self.layers(model))
+
+    def _sites(self, model: Model, layers: Sequence[int]) -> dict[int, Site]:
+        """Where the layers' neurons are."""
+        sites = {layer: mlp_site(model, layer) for layer in layers}
+        if len(set(sites.values())) > 1:
+            raise HarnessError(
+                f"selector {self.name}: some of the layers of {model.name} have routed experts and others dense "
+                "neurons; name layers of one kind (layer=...)."
+            )
+        return sites
+
     def select(self, context: SelectionContext) -> Selection:
         from ..analysis.last_position import mlp_writes, run_prompts
         from ..analysis.log_probability_increase import neuron_increases, neuron_inner_products
 
         model, layers = context.model, self.layers(context.model)
-        units = tuple(Neuron(layer, i) for layer in layers for i in range(model.anatomy.d_mlp))
+        sites = self._sites(model, layers)
+        units = tuple(
+            site.at(model, layer, i) for layer, site in sites.items() for i in range(site.count(model, layer) or 0)
+        )
         self.check_top(len(units))
         prompts, where = self.read(context)
         states = run_prompts(model, prompts, batch_size=context.engine.batch_size)

@@ -45,6 +45,11 @@ class Sentence:
         if not text.strip():
             raise HarnessError('attribute: the sentence is empty; give one, for example "The capital of France is".')
         check_residual_stream(model)
+        if model.expert_layers:
+            raise HarnessError(
+                f"attribute: layer {model.expert_layers[0]} of {model.name} is a mixture of experts, which sentences "
+                "are not attributed in; the selector value_neurons ranks neurons of experts."
+            )
         tokens = tuple(model.encode([text])[0])
         if model.n_positions is not None and len(tokens) > model.n_positions:
             raise HarnessError(
