@@ -19,6 +19,7 @@ from harness.model.model import Model
 from harness.plugin import handed_selections as handed_over
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import Intervention, SelectionContext, Selector
+from harness.plugin.handed_edits import handed_shape
 from harness.plugin.standing import check_special
 from harness.testing.common import accepted, as_json, check_shown, made, promise, running, same, twice, untouched
 from harness.testing.models import prompts_of, tiny_model
@@ -194,7 +195,7 @@ def _check_edit(edit: Edit, again: Edit, model: Model, owner: str) -> None:
     """``apply`` is a pure function of the right shape that treats every position by itself."""
     where = f"the edit of layer {edit.layer}"
     generator = torch.Generator().manual_seed(0)
-    shape = (2, 5, *site_of(edit).handed(model, len(edit.indices)))
+    shape = (2, 5, *handed_shape(edit, model))
     given = torch.randn(shape, generator=generator)
     kept = given.clone()
 
