@@ -23,11 +23,14 @@ def kappa(weights: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndar
     """Cohen's kappa (1960) of two verdicts bool [n] under weights [k, n]: [k], NaN where both say one thing only.
 
     (p_o - p_e) / (1 - p_e): p_o the share of answers on which they agree, p_e that of independent verdicts as frequent.
+    Here in counts, which are whole numbers, so that 0 is exactly 0.
     """
-    total = weights.sum(1)
-    a, b, agreed = (weights @ x / total for x in (first, second, first == second))
-    expected = a * b + (1 - a) * (1 - b)
-    found: np.ndarray = np.divide(agreed - expected, 1 - expected, out=np.full(len(a), np.nan), where=expected < 1)
+    both, neither = weights @ (first & second), weights @ ~(first | second)
+    one, other = weights @ (first & ~second), weights @ (second & ~first)
+    apart = (both + one) * (one + neither) + (both + other) * (other + neither)
+    found: np.ndarray = np.divide(
+        2 * (both * neither - one * other), apart, out=np.full(len(apart), np.nan), where=apart > 0
+    )
     return found
 
 

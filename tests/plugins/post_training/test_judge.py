@@ -180,7 +180,7 @@ def test_a_judge_stands_beside_the_phrases_where_it_is_asked(tmp_path: Path, mon
     found = section.numbers["judge"]
     assert (found["model"], found["label"]) == ("judge", "REJECTION")
     both = found["agreement"][-1]
-    assert both["kappa"] == pytest.approx(0) and both["phrases alone"] == both["neither"] == 0
+    assert both["kappa"] == both["low"] == both["high"] == 0 and both["phrases alone"] == both["neither"] == 0
     assert both["both"] + both["judge alone"] == both["answers"]
     assert [x.name for x in section.frames] == ["steering", "judge"] and "Cohen's kappa 0.00" in section.sentences[-1]
     assert "(by the classifier 100% and 100%)" in section.sentences[0]
