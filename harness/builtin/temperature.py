@@ -221,7 +221,7 @@ def shifts(quantity: Quantity, outcomes: Outcomes) -> Figure:
         xs, ys = shapes.apply_limits(axes, across, up, (x, y))
         shapes.points(axes, xs, ys, outside=outside)
         axes.set_xlabel(f"change at equal entropy ({quantity.unit})")
-        axes.set_ylabel(f"change of {quantity.title} ({quantity.unit})")
+        axes.set_ylabel(shapes.in_lines(f"change of {quantity.title} ({quantity.unit})", 36))
 
     return Figure(
         re.sub(r"[^A-Za-z0-9_-]", "_", f"temperature_{quantity.name}"),

@@ -8,6 +8,7 @@ grey-blue. Identity never rests on colour alone. Axes are matplotlib's; nothing 
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -199,6 +200,11 @@ def band(axes: Axes, x: np.ndarray, mean: np.ndarray, half: np.ndarray, text: st
     """A line with a band of ``half`` [n] to both sides; NaN leaves gaps."""
     axes.plot(x, mean, label=text, **style)
     axes.fill_between(x, mean - half, mean + half, color=style["color"], alpha=0.18, linewidth=0)
+
+
+def in_lines(text: str, letters: int) -> str:
+    """A text in lines of so many letters: what stands beside a panel and is longer than it is high is cut."""
+    return textwrap.fill(text, letters, break_long_words=False)
 
 
 def divider(axes: Axes, x: float) -> None:

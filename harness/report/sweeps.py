@@ -23,6 +23,9 @@ from harness.results.trend import trends
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
+LINE = 24
+"""Letters beside a panel: more do not fit its height."""
+
 LEAST = 3
 """Fewer runs than this are no curve."""
 
@@ -184,5 +187,6 @@ def _titles(measures: Sequence[Measure]) -> list[str]:
         f"{title}, {measure.metric}" if titles.count(title) > 1 else title
         for title, measure in zip(titles, measures, strict=True)
     ]
+    lines = [drawing.in_lines(title, LINE) for title in told]
     units = [measure.unit for measure in measures]
-    return [f"{title}\n({unit})" if unit != "share" else title for title, unit in zip(told, units, strict=True)]
+    return [f"{title}\n({unit})" if unit != "share" else title for title, unit in zip(lines, units, strict=True)]

@@ -121,3 +121,20 @@ def test_runs_that_differ_in_one_number_are_a_sweep_in_its_order() -> None:
     png, svg = render(figure)
     assert png.startswith(b"\x89PNG") and b"<svg" in svg
     assert sweeps(records[:2]) == []
+
+
+def test_a_long_title_beside_a_panel_is_not_cut() -> None:
+    long = "change of log(P_CK/P_PK) beyond temperature"
+    records = [record(f"scale.{factor}", factor, 1.0) for factor in (1, 2, 4)]
+    names = ["a", "b", "c", "d", "e"]
+    told = [
+        x.model_copy(update={"measures": [x.measures[0].model_copy(update={"name": n, "title": long}) for n in names]})
+        for x in records
+    ]
+    [found] = sweeps(told)
+    with style():
+        canvas = draw(curve(found))
+        canvas.draw_without_rendering()
+        box, panel = canvas.axes[0].yaxis.label.get_window_extent(), canvas.axes[0].get_window_extent()
+        assert canvas.axes[0].get_ylabel().replace("\n", " ").startswith(f"{long}, ")
+        assert box.height <= 1.2 * panel.height
