@@ -2,9 +2,10 @@
 and edits of the last layer's neurons at all tokens and at one, of coordinates and latents there, in closed form against
 it.
 
-    python benchmarks/sites.py [--conditions 100]
+    python benchmarks/sites.py [--conditions 100] [--only mixture]
 
-The bundled model (4 layers) and prompts of its own task. Best of two each; ratios of times of this run.
+The bundled model (4 layers) and prompts of its own task; and a random mixture of experts (4 layers of 32 experts of 64
+neurons, 4 for each token). Best of two each; ratios of times of this run.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from generation import demo
 from harness_plugins.dictionaries.dictionary import load
 from harness_plugins.dictionaries.latents import Latents
@@ -28,8 +30,9 @@ from harness.conditions.units import HEADS, Site
 from harness.engine.batched import BatchedEngine
 from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import HookEngine
-from harness.model.model import Model
+from harness.model.model import Model, wrap
 from harness.plugin.catalogue import catalogue
+from harness.testing.tiny_models import filled, tokenizer
 
 
 def best(work: Callable[[], Any]) -> float:
@@ -75,10 +78,42 @@ def times(
     return score, best(lambda: engine.generate(prompts, conditions, 10, stop))
 
 
+def mixture() -> Model:
+    """A random OLMoE, larger than those that tests are made with."""
+    config = transformers.OlmoeConfig(
+        vocab_size=2000, hidden_size=128, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=4, num_experts=32, num_experts_per_tok=4, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return wrap(filled(transformers.AutoModelForCausalLM.from_config(config)), tokenizer(), "mixture")
+
+
+def of_experts(n_conditions: int) -> None:
+    """Neurons of experts, and experts, against the hook loop."""
+    model = mixture()
+    prompts = [tuple(row) for row in np.random.default_rng(0).integers(3, 2000, (8, 16)).tolist()]
+    engines: list[tuple[str, int, type[HookEngine]]] = [
+        ("expert_neurons", 2, BatchedEngine),
+        ("experts", 2, BatchedEngine),
+        ("expert_neurons", 3, ClosedFormEngine),
+    ]
+    for name, layer, engine in engines:
+        given = prompts, some_conditions(model, name, layer, n_conditions)
+        slow, fast = (times(kind(model, 64), *given, frozenset()) for kind in (HookEngine, engine))
+        ratios = [a / b for a, b in zip(slow, fast, strict=True)]
+        how = engine(model).path(given[1])
+        print(
+            f"8 prompts, {name} of layer {layer}, {how}: score {ratios[0]:.2f}x, generate {ratios[1]:.2f}x", flush=True
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--conditions", type=int, default=100)
+    parser.add_argument("--only", choices=["mixture"])
     args = parser.parse_args()
+    if args.only:
+        return of_experts(args.conditions)
     model, prompts, stop = demo()
     names = ("heads", "pre_activations", "attention_neurons", "coordinates_before", "coordinates", "latents")
     shapes = [(8, 2, "neurons"), (8, 1, "neurons"), (32, 2, "neurons"), *((8, 2, name) for name in names)]
@@ -93,6 +128,7 @@ def main() -> None:
         hooks, closed = (times(engine(model, 64), *given, stop) for engine in (HookEngine, ClosedFormEngine))
         times_as_fast = f"generate {hooks[1] / closed[1]:.0f}x"
         print(f"8 prompts, {site} of the last layer at {Positions(text)}: {times_as_fast}", flush=True)
+    of_experts(args.conditions)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
 
 
