@@ -49,8 +49,9 @@ PYTHON = {
     "Conditions": tuple(
         f"harness.conditions.{name}"
         for name in (
-            "conditions.Neuron", "conditions.Head", "conditions.Selection", "conditions.Edit", "conditions.SetNeurons",
-            "conditions.Frozen", "conditions.Condition", "positions.Positions",
+            "units.Unit", "units.Site", "units.Neuron", "units.Head", "units.Direction", "conditions.Selection",
+            "conditions.Edit", "conditions.SetNeurons", "conditions.Frozen", "conditions.Condition",
+            "positions.Positions",
         )
     ),
     "Engines": (

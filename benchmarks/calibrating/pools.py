@@ -23,7 +23,7 @@ def small(runs: int, rng: np.random.Generator, real: RealSets) -> list[Rate]:
     """A random six of few neurons that all have their own, skewed effects."""
     rates = []
     for n in (20, 40, 3072):
-        model: Any = SimpleNamespace(anatomy=SimpleNamespace(d_mlp=n, n_heads=0))
+        model: Any = SimpleNamespace(anatomy=SimpleNamespace(d_mlp=n, d_mlps={0: n}, n_heads=0))
         found = np.empty((runs, 3))
         for run in range(runs):
             effects = rng.gamma(1.0, size=n)

@@ -137,7 +137,7 @@ def balance(
     selected neurons, the treated set stands out among them for what it was to be matched in, and p is invalid (random
     sets that are this far apart get p <= .05 in a quarter to a half of all cases).
     """
-    variable, units = selected[0].variables[match], selected[0].site
+    variable, units, word = selected[0].variables[match], selected[0].site, selected[0].word
     sizes = {layer: len(chosen) for layer, chosen in by_layer(selected).items()}
     among = {layer: values[layer][np.asarray(pool[layer], dtype=int)] for layer in sizes}
     weight = {layer: size / len(selected) for layer, size in sizes.items()}
@@ -163,7 +163,7 @@ def balance(
             if large
             else None
         ),
-        "blocks": _blocked(apart, variable, reach, units) if large else None,
+        "blocks": _blocked(apart, variable, reach, units, word) if large else None,
     }
 
 
@@ -172,14 +172,14 @@ def _standardised(difference: float, sd: float) -> float | None:
     return difference / sd if sd else None if difference else 0.0
 
 
-def _blocked(apart: str, variable: str, reach: Mapping[str, int], units: str) -> str:
+def _blocked(apart: str, variable: str, reach: Mapping[str, int], units: str, word: str) -> str:
     """Why nothing can be said beside these controls, and what pool would do."""
     alone = [name for name, n in reach.items() if n == 0]
     if alone:
         them = agree(len(alone), "it", "them")
         named = ", ".join(alone[:NAMED]) + (f" and {len(alone) - NAMED} more" if len(alone) > NAMED else "")
         do = (
-            f"within one standard deviation of {named} there is no other to draw: leave {them} out, or select "
+            f"within one standard deviation of {named} there is no other {word} to draw: leave {them} out, or select "
             f"in a layer that has more like {them}"
         )
     else:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from harness.files.terminal import say
 from harness.plugin import Corpus, HarnessError, ModelLoader, layers_in
 
 from .dictionary import load
@@ -215,7 +215,7 @@ def _refuse_foreign(folder: Path) -> None:
 
 
 def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr, flush=True)
+    say(sentence, err=True)
 
 
 if __name__ == "__main__":

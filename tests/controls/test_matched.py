@@ -113,7 +113,7 @@ def test_outliers_that_nothing_matches_are_said() -> None:
     warning = details["warning"]
     assert warning.startswith("The matched neurons are not much like the selected ones") and "too few others" in warning
     assert details["within_reach"] == {"2.0": 0, "2.1": 0, "2.2": 0} and details["blocks"].endswith(
-        "within one standard deviation of 2.0, 2.1, 2.2 there is no other to draw: leave them out, or select in "
+        "within one standard deviation of 2.0, 2.1, 2.2 there is no other neuron to draw: leave them out, or select in "
         "a layer that has more like them."
     )
     usual = [Neuron(2, i) for i in np.argsort(matching_values(NEURONS, model, [2], "norm", [], 4)[2])[20:26].tolist()]

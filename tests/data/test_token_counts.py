@@ -230,7 +230,7 @@ def test_mistakes_on_the_command_line(harness: Harness, tmp_path: Path) -> None:
     assert (code, err) == (
         2,
         'error: --corpus: no corpus is called "wrld". Did you mean "world"? '
-        "There are: prose, python_docs, text, world.\n",
+        "There are: planted_texts, prose, python_docs, text, world.\n",
     )
     code, _, err = harness("unigrams", "--corpus", "world", "--output", tmp_path / "u.npy")
     assert code == 2 and "ends with .safetensors" in err

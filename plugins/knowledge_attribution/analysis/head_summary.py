@@ -76,13 +76,13 @@ def attention_levels(
     details = {
         "attention_neurons": _tally_rows(model, outputs, tallies, n),
         "example": example,
-        "modules": _modules(model, prompts, size),
+        "modules": _of_modules(model, prompts, size),
     }
     scores = {name: values[list(layers)].ravel() for name, values in (("increase", increase), ("neurons", count))}
     return scores, details, writes
 
 
-def _modules(model: Model, prompts: Sequence[Sequence[int]], size: int) -> dict[str, list[float]]:
+def _of_modules(model: Model, prompts: Sequence[Sequence[int]], size: int) -> dict[str, list[float]]:
     from ..selectors.base import by_module
 
     return by_module(model, run_prompts(model, prompts, batch_size=size))

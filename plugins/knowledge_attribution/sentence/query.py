@@ -81,14 +81,14 @@ class Query:
     @cached_property
     def layers(self) -> pd.DataFrame:
         """``layer``, and the shares of its ``attention`` and its ``mlp`` in the pre-activations."""
-        attention, mlp = (part.cpu().numpy() / self._total for part in self._modules[:2])
+        attention, mlp = (part.cpu().numpy() / self._total for part in self._by_module[:2])
         return pd.DataFrame({"layer": list(self.sentence.layers), "attention": attention, "mlp": mlp})
 
     @cached_property
     def parts(self) -> pd.DataFrame:
         """``part`` (embedding, attention, MLP, constant), its ``share`` in the pre-activations, and that share of the
         value neurons' increase (``score``, nats); the shares sum to 1."""
-        attention, mlp, embedding, constant = self._modules
+        attention, mlp, embedding, constant = self._by_module
         shares = np.array([embedding, float(attention.sum()), float(mlp.sum()), constant]) / self._total
         names = ["embedding", "attention", "MLP", "constant"]
         return pd.DataFrame({"part": names, "share": shares, "score": shares * self.increase})
@@ -136,7 +136,7 @@ class Query:
         return sum(value.increase for value in self.values) or 1.0
 
     @cached_property
-    def _modules(self) -> tuple[torch.Tensor, torch.Tensor, float, float]:
+    def _by_module(self) -> tuple[torch.Tensor, torch.Tensor, float, float]:
         """Sums over the value neurons: of attentions [n_layers], of MLPs [n_layers], of the embedding, of constants."""
         sentence, n = self.sentence, len(self.sentence.layers)
         streams = [sentence.into(layer) for layer in sentence.layers]

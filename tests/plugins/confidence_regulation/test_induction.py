@@ -185,7 +185,7 @@ def test_both_engines_agree(made: tuple[Path, dict[str, Any]], tmp_path: Path) -
         ({"task": "induction_synthetic:sequences=4,corpus={name: world, size: 4}"}, "fewer than the 100|no docu"),
         ({"selector": "heads:heads=L1H1"}, "clip_mean edits neurons, but the selector heads chooses heads"),
         ({"metrics": ("mediation",)}, '--metric: mediation needs "changed", which the task induction_synth'),
-        ({"selector": "neurons:neurons=1.5", "intervention": "mean:frozen=final_norm"}, "only edits of neurons of"),
+        ({"selector": "neurons:neurons=1.5", "intervention": "mean:frozen=final_norm"}, "edits of what the last layer"),
         ({"intervention": "clip_mean:side=shift"}, "side=shift needs a selector that measures shifts"),
     ],
 )  # fmt: skip
