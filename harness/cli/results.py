@@ -93,11 +93,17 @@ def arena_board(paths: list[Path], form: str | None, out: Path | None) -> None:
 
     form = format_of(form, out, board.FORMATS)
     rows = read(paths)
+    figures: list[str] = []
+    if form == "markdown" and out is not None and (curve := board.power(rows)) is not None:
+        from harness.report.figure_files import write_shown
+
+        write_shown(out.parent, [curve])
+        figures = [f"figures/{curve.name}.png"]
     if form == "table":
         print_to(out, lambda console: board.show(console, rows))
         return
     made = {
-        "markdown": lambda: board.markdown(rows),
+        "markdown": lambda: board.markdown(rows, figures=figures),
         "html": lambda: board.page(rows, ", ".join(map(str, paths))),
         "csv": lambda: board.csv_text(rows),
         "json": lambda: harmless.json_text([row.to_dict() for row in rows], indent=2, allow_nan=False) + "\n",

@@ -100,6 +100,12 @@ def notes(rows: Sequence[ArenaRow]) -> list[str]:
             found.append(f"{row.selector} on {row.model}, {row.task}: {row.refused}")
     if any(row.exploratory for row in rows):
         found.append("! marks rows whose selector saw prompts that are evaluated: exploratory.")
+    sides = [row.effect for row in rows if row.effect is not None]
+    least = [min(1.0, (4 if len(x.seeds) > 1 else 2) / (min(run.m for run in x.seeds) + 1)) for x in sides]
+    if least:
+        found.append(
+            f"The smallest p that so many controls and seeds can give is {min(least):.2g} to {max(least):.2g}."
+        )
     families = sum(row.effect is not None for row in rows)
     found.append(f"{counted(families, 'row')} {agree(families, 'has', 'have')} numbers; q is over these.")
     return [f"{note[:1].upper()}{note[1:]}" for note in found]
@@ -201,6 +207,9 @@ def power(rows: Sequence[ArenaRow]) -> Figure | None:
             label = harmless.figure(name)
             axes.errorbar(x, [share[j] for j in own], bars, marker="o", markersize=3, linewidth=1, label=label)
         axes.set(xscale="log", ylim=(-0.03, 1.03), xlabel="planted strength, nats", ylabel="share found")
+        strengths = sorted({key[1] for key in keys})
+        axes.set_xticks(strengths, [f"{x:g}" for x in strengths])
+        axes.minorticks_off()
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
 
     data: dict[str, list[Any]] = {

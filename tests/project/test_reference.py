@@ -13,9 +13,14 @@ from small_runs import Silent
 from harness.files.harmless import markdown
 from harness.files.store import digest
 from harness.plugin.catalogue import catalogue
+from harness.plugin.components import ModelLoader
+from harness.report import arena as board
 from harness.report.formatting import by_key
+from harness.results.arena import read
+from harness.running.contest import contest, entries, metric_of
 from harness.running.execute import execute, identity_of, plan
 from harness.running.registry import load_registry
+from harness.testing import demo_model
 
 REFERENCE = ROOT / "reports" / "reference"
 SUITES = ["paper-confidence", "paper-context-copying"]
@@ -59,3 +64,19 @@ def test_a_reference_run_gives_its_numbers_again(tmp_path: Path) -> None:
     for measure, expected in row["measures"].items():
         assert found[measure].value == pytest.approx(expected["value"], rel=1e-3, abs=1e-5)
         assert found[measure].verdict == expected["verdict"]
+
+
+def test_the_arenas_board_is_of_its_rows_and_these_are_current() -> None:
+    """Rows of the bundled model ask for the runs that they name; weights of planted ones are made by each processor."""
+    rows = read([REFERENCE / "arena" / "arena.jsonl"])
+    page = (REFERENCE / "arena" / "README.md").read_text(encoding="utf-8")
+    assert page == board.markdown(rows, figures=["figures/power.png"]), "run `make reference-arena`"
+    assert {row.model for row in rows} >= {"demo", "planted:seed=1", "planted:seed=2"}
+    found, model = catalogue(), demo_model()
+    for row in (x for x in rows if x.effect and x.model == "demo"):
+        asked = contest(found, row.selector, row.model, row.task, row.intervention, row.neutral, **row.settings)
+        [spec], [run, *_] = asked.models, row.effect.seeds
+        loader = found.build(ModelLoader, spec, "--models")
+        [entry] = entries(asked, spec, bool(loader.planted()), loader.corpus is not None, found)
+        own = plan(entry.spec(run.seed, metric_of(entry.task, found)), found)
+        assert digest(identity_of(own, model)) == run.run_id, "run `make reference-arena`"
