@@ -345,7 +345,7 @@ def substituted(
     bare.__dict__["_forward_hooks"], bare.__dict__["_forward_pre_hooks"] = OrderedDict(), OrderedDict()
     if "config" in module.__dict__ and hasattr(module.config, "_experts_implementation"):
         bare.__dict__["config"] = _Eager(module.config)
-    inside = dict(module._modules)
+    inside = dict(bare.__dict__["_modules"])
     for path, other in (modules or {}).items():
         own, _, rest = path.partition(".")
         part = inside[own]
