@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.conditions.conditions import Edit, site_of
+from harness.conditions.conditions import Edit
+from harness.conditions.placed import Around
 from harness.conditions.units import NEURONS, Site
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class ScaleNeurons:
 
 
 @dataclass(frozen=True)
-class RangedNeurons:
+class RangedNeurons(Around):
     """Another edit where an activation lies between two bounds, neither of them included; elsewhere it stays.
 
     Attributes:
@@ -59,18 +60,6 @@ class RangedNeurons:
     edit: Edit
     low: tuple[float, ...]
     high: tuple[float, ...]
-
-    @property
-    def layer(self) -> int:
-        return self.edit.layer
-
-    @property
-    def indices(self) -> tuple[int, ...]:
-        return self.edit.indices
-
-    @property
-    def where(self) -> Site:
-        return site_of(self.edit)
 
     def apply(self, activations: torch.Tensor) -> torch.Tensor:
         inside = (activations > activations.new_tensor(self.low)) & (activations < activations.new_tensor(self.high))

@@ -1,4 +1,4 @@
-"""An edit with positions of its own, in a condition whose other edits act elsewhere."""
+"""Edits around others: one with positions of its own, in a condition whose other edits act elsewhere."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ if TYPE_CHECKING:
     import torch
 
 
-@dataclass(frozen=True)
-class Placed:
-    """The edit, at these tokens whatever its condition says."""
+class Around:
+    """Base of edits around another one (``edit``), which has whatever they do not say themselves."""
 
     edit: Edit
-    positions: Positions
 
     @property
     def layer(self) -> int:
@@ -27,10 +25,18 @@ class Placed:
     def indices(self) -> tuple[int, ...]:
         return self.edit.indices
 
-    def __getattr__(self, name: str) -> Any:  # where, reads_first, values ...: whatever it has
+    def __getattr__(self, name: str) -> Any:  # where, reads_first, values ...
         if name.startswith("__") or name == "edit":
             raise AttributeError(name)
         return getattr(self.edit, name)
+
+
+@dataclass(frozen=True)
+class Placed(Around):
+    """The edit, at these tokens whatever its condition says."""
+
+    edit: Edit
+    positions: Positions
 
     def apply(self, activations: torch.Tensor, *first: torch.Tensor | None) -> torch.Tensor:
         return self.edit.apply(activations, *first)

@@ -14,7 +14,7 @@ import torch
 
 from harness.conditions.conditions import SetNeurons, site_of
 from harness.conditions.head_edits import AttendFirst, SetHeads
-from harness.conditions.placed import Placed
+from harness.conditions.placed import Around, Placed
 from harness.conditions.residual_edits import AddVector, ProjectOut
 from harness.plugin.handed import a, expect, refuse, whole
 
@@ -45,7 +45,7 @@ def checked(found: Any, units: Sequence[Unit], model: Model, who: str) -> None:
         refuse(who, f"{why}, of {len(units)} {units[0].site} that it was to edit")
 
 
-class WatchedEdit:
+class WatchedEdit(Around):
     """An edit of a plugin as the engines see it: what ``apply`` gives is looked at before it is used.
 
     Its first call is made twice, and so are the second, the fourth, the eighth ...: of many calls that costs little,
@@ -54,19 +54,6 @@ class WatchedEdit:
 
     def __init__(self, edit: Edit, intervention: Intervention) -> None:
         self.edit, self.intervention, self.calls = edit, intervention, 0
-
-    @property
-    def layer(self) -> int:
-        return self.edit.layer
-
-    @property
-    def indices(self) -> tuple[int, ...]:
-        return self.edit.indices
-
-    def __getattr__(self, name: str) -> Any:  # site, reads_first, values ...: whatever it has
-        if name.startswith("__") or name == "edit":
-            raise AttributeError(name)
-        return getattr(self.edit, name)
 
     def __hash__(self) -> int:
         return hash(self.edit)

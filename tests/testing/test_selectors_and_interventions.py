@@ -85,7 +85,8 @@ def test_our_selector_on_the_bundled_model() -> None:
     assert len(check_selector(ours("selector", "entropy"), on=demo_model(), figures=False).units) == 6
 
 
-OF_OTHERS = {"none", "circuit", "within"}  # they edit nothing, or what other interventions do: tested where they are
+# They edit nothing, or what other interventions do, or what tiny_model() has not: tested where they are.
+OF_OTHERS = {"none", "circuit", "within", "expert_ablation"}
 INTERVENTIONS = sorted(set(catalogue().components["intervention"]) - OF_OTHERS)
 
 
