@@ -43,7 +43,7 @@ class Side(OnDisk):
 
     Attributes:
         per_unit, low, high: means over seeds; the interval is no narrower than that of a single seed.
-        p: of all seeds together (:func:`harness.statistics.combined_p`).
+        p: of all seeds together (:func:`harness.statistics.discoveries.combined_p`).
     """
 
     measure: str

@@ -61,17 +61,17 @@ class PlantedTexts(Corpus):
     """Texts of the planted models' language: words of random letters of one of two groups; no cues unless asked for."""
 
     name = "planted_texts"
-    texts: Kind = Field(
+    kind_of: Kind = Field(
         "both", description="both: texts of either group of letters; first, second; cued: with cues, too"
     )
     size: int = Field(400, ge=1, description="number of documents")
     seed: int = Field(0, ge=0, description="of the generator")
 
     def documents(self) -> Iterator[str]:
-        return generate(self.texts, self.size, self.seed)
+        return generate(self.kind_of, self.size, self.seed)
 
     def data_digest(self) -> str:
-        return _digest(self.texts, self.size, self.seed)
+        return _digest(self.kind_of, self.size, self.seed)
 
 
 def generate(kind: Kind, size: int, seed: int) -> Iterator[str]:
