@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.model.weight_rules import MIN_RHO, NORM_QUANTILE, PUBLISHED, Published, by_weights, overlap
+from harness.model import by_weights
+from harness.model.weight_rules import MIN_RHO, NORM_QUANTILE, PUBLISHED, Published, overlap
 from harness.plugin import HarnessError, counted, mlp_site
 
 from .confirmation import candidates, chance_of_rho, rho_by_chance

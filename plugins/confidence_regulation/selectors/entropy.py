@@ -9,7 +9,8 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from harness.builtin.components import check_layer, check_top
 from harness.files.wording import only
-from harness.model.weight_rules import MIN_RHO, NORM_QUANTILE, by_weights, ranked
+from harness.model import by_weights
+from harness.model.weight_rules import MIN_RHO, NORM_QUANTILE, ranked
 from harness.plugin import (
     AnyCorpus,
     AnyLayers,
