@@ -23,6 +23,7 @@ from harness.files.store import read_jsonl
 from harness.files.wording import counted
 from harness.plugin import border
 from harness.plugin.components import ComponentSpec, ModelLoader, SelectionContext
+from harness.plugin.unit_kinds import kind_of
 from harness.results import arena as board
 from harness.results.measures import Measure
 from harness.running.contest import Contest, Entry, entries, metric_of, neutral_of, run_spec
@@ -182,6 +183,9 @@ def _row(case: _Case, neutral: ComponentSpec, planted: dict[str, float]) -> boar
     sets = [set(_units(case.runs[seed])) for seed in seeds]
     n = case.candidates or _candidates(case.runs[seeds[0]])
     across = [(len(a & b), len(a), len(b), n) for a, b in combinations(sets, 2)]
+    kind = kind_of(_units(case.runs[seeds[0]])[0])
+    alike = {unit: strength for unit, strength in planted.items() if kind_of(unit) is kind}
+    others = [f"no {kind.word} is planted: discoveries are not counted"] if planted and not alike else []
     return board.ArenaRow(
         **about,
         exploratory=any(run.record.exploratory is not None for run in case.runs.values()),
@@ -190,8 +194,8 @@ def _row(case: _Case, neutral: ComponentSpec, planted: dict[str, float]) -> boar
         specificity=_side([(seed, case.neutral[seed]) for seed in seeds if seed in case.neutral]),
         halves=_agreement(case.halves),
         across_seeds=_agreement(across),
-        discoveries=_discoveries(sets, planted, n) if planted else None,
-        remarks=_remarks(case),
+        discoveries=_discoveries(sets, alike, n) if alike else None,
+        remarks=[*_remarks(case), *others],
     )
 
 

@@ -68,6 +68,24 @@ def test_discoveries_are_counted_by_what_was_planted(arena):
     assert gradient.halves.iou > gradient.halves.expected and gradient.across_seeds.pairs == 1
 
 
+def test_selectors_of_heads_are_judged_by_planted_heads_alone(tmp_path):
+    from harness.cli import arena as command
+
+    asked = {"models": "planted:seed=1,units=heads", "limit": 20, "controls": 19, "resamples": 100, "seeds": 1}
+    for selector, intervention in (("value_heads", "bos_attention"), ("random", "zero")):
+        command.arena(
+            selectors=selector, intervention=intervention, **asked, output_path=tmp_path / selector, quiet=True
+        )
+    (heads,), (neurons,) = (read([tmp_path / name / "arena" / "arena.jsonl"]) for name in ("value_heads", "random"))
+    planted = {f"L{layer}H{index}": strength for (layer, index), strength in places(1, 3, "heads").answer.items()}
+    (chosen,) = (effect.units for effect in heads.effect.seeds)
+    found = heads.discoveries
+    assert (found.chosen, found.true, found.planted) == (10, sum(unit in planted for unit in chosen), 12)
+    assert {level.strength: level.found for level in found.levels}[0.4] == 3
+    assert found.p < 0.001 and heads.effect.high < 0
+    assert neurons.discoveries is None and "no neuron is planted: discoveries are not counted" in neurons.remarks
+
+
 def test_a_rows_command_makes_the_row(arena, harness, tmp_path):
     _, gradient, _ = (arena / "arena.jsonl").read_text().splitlines()
     words = shlex.split(json.loads(gradient)["command"])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from harness_plugins.planted import Planted, PlantedAnswer, PlantedTexts
 from harness_plugins.planted.build import LEVELS, places
 
 from harness.engine.hooks import HookEngine
 from harness.errors import HarnessError
-from harness.plugin import BASELINE, Condition, Neuron, SetNeurons, border
+from harness.plugin import BASELINE, AttendFirst, Condition, Head, Neuron, SetHeads, SetNeurons, border
 from harness.testing import check_corpus, check_model_loader, check_task, demo_model
 
 
@@ -28,15 +29,29 @@ def test_the_task_is_for_planted_models_alone():
         PlantedAnswer().check(demo_model())
 
 
-def test_neurons_have_the_effect_that_is_planted(model):
-    """One neuron at a time is set to 0, by hooked passes: the answers lose what was planted, and no more."""
-    engine, task, where = HookEngine(model), PlantedAnswer(prompts=64), places(1, 3)
-    prompts = task.prepare(engine, None, 0).prompts
+def _losses(model, units, edit):
+    """What the answers' log-probability loses by each edit, in nats, by hooked passes."""
+    engine, task = HookEngine(model), PlantedAnswer(prompts=64)
+    conditions = [Condition(f"{at}", (edit(*at),)) for at in units]
+    log_p = task.observe(engine, task.prepare(engine, None, 0).prompts, [BASELINE, *conditions])["log_p"]
+    return dict(zip(units, (log_p[0] - log_p[1:]).mean(1), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("units", "edit"),
+    [
+        ("neurons", lambda layer, i: SetNeurons(layer, (i,), (0.0,))),
+        ("heads", lambda layer, i: SetHeads(layer, (i,), ((0.0,) * 4,))),
+        ("heads", lambda layer, i: AttendFirst(layer, (i,))),
+    ],
+)
+def test_units_have_the_effect_that_is_planted(model, units, edit):
+    """One unit at a time is taken away, by hooked passes: the answers lose what was planted, and no more."""
+    where = places(1, 3, units)
     misleading = [*where.loud, *where.silent]
-    units = [*where.answer, *misleading]
-    conditions = [Condition(f"{at}", (SetNeurons(at[0], (at[1],), (0.0,)),)) for at in units]
-    log_p = task.observe(engine, prompts, [BASELINE, *conditions])["log_p"]
-    loss = dict(zip(units, (log_p[0] - log_p[1:]).mean(1), strict=True))
+    loss = _losses(
+        model if units == "neurons" else Planted(seed=1, units=units).load(), [*where.answer, *misleading], edit
+    )
     by_level = np.array([np.mean([loss[x] for x, s in where.answer.items() if s == level]) for level in LEVELS])
     # d log p / d (logits of all answers) is the probability of anything but an answer: between 0 and 1.
     factor = by_level / np.array(LEVELS)
@@ -45,8 +60,26 @@ def test_neurons_have_the_effect_that_is_planted(model):
     assert max(abs(loss[x]) for x in misleading) < 0.02 * by_level.min()
 
 
+def test_loud_heads_are_louder_than_those_that_answer():
+    model, where = Planted(seed=1, units="heads").load(), places(1, 3, "heads")
+    prompts = PlantedAnswer(prompts=8).prepare(HookEngine(model), None, 0).prompts
+    with torch.no_grad(), model.capture_heads(range(4)) as heads:
+        model.hf(torch.tensor([prompts[0].tokens]))
+    size = {at: float(heads[at[0]].view(-1, 16, 4)[-1, at[1]].norm()) for at in (*where.answer, *where.loud)}
+    assert min(size[x] for x in where.loud) > 3 * max(size[x] for x in where.answer)
+
+
 def test_what_is_planted_is_drawn_by_the_seed():
     first, second = border.planted(Planted(seed=1)), border.planted(Planted(seed=2))
     assert sorted(first.values()) == sorted(np.repeat(LEVELS, 3)) == sorted(second.values())
     assert first.keys() != second.keys() and first == border.planted(Planted(seed=1))
     assert all(0 <= Neuron.parse(name).layer < 4 for name in first)
+    heads = border.planted(Planted(seed=1, units="heads"))
+    assert sorted(heads.values()) == sorted(first.values()) and all(Head.parse(name).index < 16 for name in heads)
+
+
+def test_what_is_planted_is_part_of_the_identity_where_it_is_not_neurons():
+    assert "units" not in Planted(seed=1).identity()["params"]
+    assert Planted(seed=1, units="heads").identity()["params"]["units"] == "heads"
+    with pytest.raises(ValueError, match="units=heads goes with strong up to 8"):
+        Planted(units="heads", strong=9)
