@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 from pydantic import Field, ValidationInfo, field_validator
 
 from harness.conditions.conditions import Selection
-from harness.conditions.units import Head, Neuron, Site, Unit, check_units
+from harness.conditions.units import Direction, Head, Neuron, Site, Unit, check_units
 from harness.errors import HarnessError, suggest
+from harness.files.store import digest
 from harness.files.wording import the
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import SelectionContext, Selector
+from harness.plugin.entries import FIRST_PARTY
 from harness.plugin.unit_kinds import Stranger, kind_of, kinds
 
 if TYPE_CHECKING:
@@ -134,6 +136,8 @@ class Units(Selector):
             if not isinstance(item, str) or found is Stranger:
                 forms = "; ".join(f"{kind.word}: {kind.form}" for kind in kinds().values() if _placed(kind))
                 raise ValueError(f'"{item}" is not the name of a unit. There are: {forms}')
+            if found is Direction:
+                raise ValueError(f'"{item}" does not say its vector: directions come from selectors such as directions')
             if not _placed(found):
                 raise ValueError(
                     f'"{item}" is a {found.word}, and its name alone does not say where it is: take a selector that '
@@ -143,6 +147,14 @@ class Units(Selector):
 
     def reads_prompts(self) -> bool:
         return False
+
+    def inputs(self) -> dict[str, str]:
+        """Beside files, which package or file brings a kind: where that changes, the run is another one."""
+        by = catalogue().units_by
+        of = {unit.word: by[unit.word] for unit in self.named() if unit.word in by}
+        return super().inputs() | {
+            f"unit {word}": digest(str(origin)) for word, origin in of.items() if origin.distribution != FIRST_PARTY
+        }
 
     def named(self) -> tuple[Unit, ...]:
         """The units that are named."""

@@ -26,11 +26,12 @@ _RANGE = re.compile(rf"(?:(?P<first>{_BOUND})(?P<up><))?activation(?:(?P<side>[<
 
 
 class Within(Intervention[Unit, "ActivationStatistics"]):
-    """Another intervention, where a unit's activation lies in a range: within:of=zero,where=activation>q99.
+    """Another intervention, where a unit's activation lies in a range, and nowhere else.
 
-    Bounds are numbers, quantiles of the unit's own activations over the reference positions (q99: of 99 percent), or
-    distances from its mean (mean+2sd). Elsewhere the activation stays. At a bound the edit jumps: engines that round
-    differently may disagree about an activation that lies on it to the last bit.
+    Written within:of=zero,where=activation>q99. Bounds are numbers, quantiles of the unit's own activations over the
+    reference positions (q99: of 99 percent), or distances from its mean (mean+2sd). Elsewhere the activation stays. At
+    a bound the edit jumps: engines that round differently may disagree about an activation that lies on it to the last
+    bit.
     """
 
     name = "within"
@@ -47,6 +48,11 @@ class Within(Intervention[Unit, "ActivationStatistics"]):
                 "expected a range such as activation>q99, activation<0 or q5<activation<q95; bounds are numbers, "
                 "quantiles (q99), mean, mean+2sd"
             )
+        low, high = found["first"], found["second"] if found["side"] == "<" else None
+        if low and high:
+            (form, first), (other, last) = _place(low), _place(high)
+            if form == other and first >= last:
+                raise ValueError(f"expected a lower bound below the upper one, got {low} and {high}")
         return text.replace(" ", "")
 
     def title(self) -> str:
@@ -83,6 +89,15 @@ class Within(Intervention[Unit, "ActivationStatistics"]):
         elif found["side"] == "<":
             high = _bound(found["second"], unit, statistics)
         return low, high
+
+
+def _place(text: str) -> tuple[str, float]:
+    """A bound among those of its form: of quantiles, numbers or deviations, which have an order of their own."""
+    if text.startswith("q"):
+        return "q", float(text[1:])
+    if text.startswith("mean"):
+        return "mean", float(text.removeprefix("mean").removesuffix("sd") or 0)
+    return "", float(text)
 
 
 def _bound(text: str, unit: Unit, statistics: ActivationStatistics) -> float:

@@ -9,7 +9,9 @@ import typer
 
 from harness.cli.options import Debug, Output, Quiet
 from harness.cli.plugins import PluginFiles, installed
+from harness.errors import HarnessError
 from harness.files.terminal import Terminal, say
+from harness.files.wording import counted
 
 
 def arena(
@@ -65,6 +67,8 @@ def arena(
     rows: list[ArenaRow] = []
     for some in contested(asked, found, folder / "runs", ConsoleReporter(Terminal(stderr=True), quiet)):
         rows += some
+    if rows and all(row.refused for row in rows):
+        raise HarnessError(f"harness arena: none of its {counted(len(rows), 'row')} can be made: {rows[0].refused}")
     curve = board.power(rows)
     figures = [] if curve is None else [f"figures/{curve.name}.png"]
     write_shown(folder, [] if curve is None else [curve])

@@ -65,6 +65,10 @@ def leaderboard(
 ) -> None:
     """Show the leaderboard: filter, sort, choose columns, export."""
     if arena:
+        others = {"--where": where, "--measure": measure, "--verdict": verdict, "--sort": sort, "--columns": columns}
+        for option, given in others.items():
+            if given:
+                raise HarnessError(f"{option}: it is for the leaderboard of runs, not for rows of the arena (--arena).")
         arena_board(arena, form, out)
         return
     from harness.report import leaderboard as board

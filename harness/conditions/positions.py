@@ -80,6 +80,11 @@ class Positions:
                     "several joined by +."
                 )
 
+        for part in self.parts:
+            first, end = _steps(part) or (0, None)
+            if end is not None and end <= first:
+                raise HarnessError(f"positions: {part} holds no token: its end is not behind its beginning.")
+
     @property
     def parts(self) -> tuple[str, ...]:
         """What is joined."""

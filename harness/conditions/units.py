@@ -334,6 +334,8 @@ def check_units(units: Sequence[Unit], model: Model, source: str) -> None:
         word, inside = unit.word, 0 <= unit.layer < n_layers
         n = unit.where.count(model, unit.layer) if inside else None
         # Python would count negative ones from the end, and edit another unit than reports name.
+        if n == 0:
+            raise HarnessError(f"{source} names {word} {unit}, but layer {unit.layer} has no {plural(word)}.")
         if not inside or unit.index < 0 or (n is not None and unit.index >= n):
             raise HarnessError(
                 f"{source} names {word} {unit}, but the model has layers 0 to {n_layers - 1}"

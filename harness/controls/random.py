@@ -154,12 +154,16 @@ def _together(steps: Sequence[Controls], n: int | None, most: int, seed: int) ->
             f"controls: {counted(n, 'set')} for the steps together {agree(n, 'was', 'were')} asked for, but the steps "
             f"have {', '.join(map(str, sizes))} of their own: ask for at most {possible}."
         )
+    wanted = min(most, possible)
     rng, drawn = np.random.default_rng(seed), dict[tuple[int, ...], None]()
-    while len(drawn) < min(most, possible):
+    # A set of each draw's own where a step has as many; of a step with fewer, any of its sets.
+    for i in range(wanted if max(sizes) >= wanted else 0):
+        drawn.setdefault(tuple(i if size >= wanted else int(rng.integers(size)) for size in sizes))
+    while len(drawn) < wanted:
         drawn.setdefault(tuple(int(rng.integers(size)) for size in sizes))
     told = [step.details for step in steps]
     about = {
-        "treated_in_pool": any(x["treated_in_pool"] for x in told),
+        "treated_in_pool": all(x["treated_in_pool"] for x in told),
         "candidates": sum(x["candidates"] for x in told),
         "blocks": next((x["blocks"] for x in told if x["blocks"]), None),
         **_told(next((x["among"] for x in told if x.get("among")), None)),

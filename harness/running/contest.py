@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from harness.errors import HarnessError
-from harness.plugin.components import ComponentSpec, ModelLoader, Selector, Task, explain, parse_spec
+from harness.plugin.components import ComponentSpec, Intervention, ModelLoader, Selector, Task, explain, parse_spec
 from harness.running.request import default_name, model_named
-from harness.running.spec import RunSpec
+from harness.running.spec import RunSpec, check_match
 
 if TYPE_CHECKING:
     from harness.plugin.catalogue import Catalogue
@@ -117,6 +117,11 @@ def contest(
         *((x, ModelLoader, "--models") for x in made.models),
     ):
         found.get(base, spec.name, option)
+    found.build(Intervention, made.intervention, "--intervention")
+    try:
+        check_match(made.match)
+    except ValueError as error:
+        raise HarnessError(f'--match: "{made.match}": {error}.') from None
     return made
 
 

@@ -20,7 +20,7 @@ Controls = Annotated[
 ]
 
 
-def _match(value: str) -> str:
+def check_match(value: str) -> str:
     """One of what some kind of units can be alike in; whether the selected one can is known once it is selected."""
     known = ["none", *dict.fromkeys(name for kind in kinds().values() for name in kind.variables)]
     if value not in known:
@@ -30,7 +30,7 @@ def _match(value: str) -> str:
 
 Match = Annotated[
     str,
-    AfterValidator(_match),
+    AfterValidator(check_match),
     Field(description="In what controls resemble the selected units: none, norm, activation, or what their kind has."),
 ]
 HoldOut = Annotated[

@@ -78,6 +78,8 @@ def test_controls_are_distinct_and_made_of_each_steps_own() -> None:
     for units in drawn.sets:
         assert {type(x) for x in units[:2]} == {Neuron} and isinstance(units[2], Head)
         assert units[2] in PARTS[1].pool  # type: ignore[operator]
+    neurons = {units[:2] for units in drawn.sets}
+    assert len(neurons) == 99, "of a step that has as many, every control has a set of its own"
     assert drawn == draw_controls(tiny("gpt2"), BOTH, 99, None, "none", [], 8, seed=3)
     narrow = replace(PARTS[0], pool=(Neuron(2, 2), Neuron(2, 3)))
     with pytest.raises(HarnessError, match=r"the steps have 5, 3 of their own: ask for at most 15"):

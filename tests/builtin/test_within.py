@@ -103,3 +103,10 @@ def test_what_it_cannot_wrap_is_refused_with_the_model() -> None:
 def test_it_keeps_the_promises_of_an_intervention() -> None:
     check_intervention(Within, of="mean", where="activation>mean")
     check_intervention(Within, of="scale:factor=2", where="activation>q50")
+
+
+@pytest.mark.parametrize("where", ["q95<activation<q5", "2<activation<1", "mean+2sd<activation<mean"])
+def test_a_range_that_holds_nothing_is_refused(where: str) -> None:
+    with pytest.raises(HarnessError, match="expected a lower bound below the upper one"):
+        within(of="zero", where=where)
+    assert "q99" not in Within.summary()  # no example in the place of what was done

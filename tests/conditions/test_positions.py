@@ -86,7 +86,7 @@ def test_a_span_that_a_prompt_has_not_is_named() -> None:
 @given(st.integers(0, 4), st.integers(0, 4), st.lists(st.integers(1, 5), min_size=1, max_size=3))
 def test_slices_of_the_generated_tokens(first: int, n: int, lengths: list[int]) -> None:
     layout = Layout.of(lengths)
-    for text, last in ((f"generated[{first}:{first + n}]", first + n), (f"generated[{first}:]", 99)):
+    for text, last in ((f"generated[{first}:{first + n + 1}]", first + n + 1), (f"generated[{first}:]", 99)):
         positions = Positions(text)
         mask = positions.mask(layout)
         for row, length in enumerate(lengths):
@@ -94,3 +94,9 @@ def test_slices_of_the_generated_tokens(first: int, n: int, lengths: list[int]) 
                 column = min(length + place, mask.shape[1] - 1)
                 assert mask[row, column] == positions.generated_at(place) == (first <= place < last)
             assert not mask[row, :length].any()
+
+
+@pytest.mark.parametrize("text", ["generated[5:2]", "generated[:0]", "last+generated[3:3]"])
+def test_slices_without_a_token_are_refused(text: str) -> None:
+    with pytest.raises(HarnessError, match="holds no token"):
+        Positions(text)

@@ -11,7 +11,8 @@ import pytest
 import torch
 from promises import broken
 
-from harness.conditions.units import NEURONS, Neuron, Neurons, Unit
+from harness.builtin.named_units import Units as NamedUnits
+from harness.conditions.units import NEURONS, Neuron, Neurons, Unit, check_units
 from harness.errors import HarnessError
 from harness.plugin import hookimpl
 from harness.plugin.catalogue import Catalogue, Origin, catalogue
@@ -143,3 +144,23 @@ def test_names_of_kinds_that_are_not_installed_are_kept_as_they_are() -> None:
     assert (str(unit), unit.layer, unit.index) == ("X3.7", 3, 7) and unit != Stranger.parse("Y3.7")
     assert kind_of("P3.7") is catalogue().units["pre-activation"]
     assert score_names({"neuron": "P3.7", "layer": 3, "index": 7, "selected": True, "rho": 0.5}) == ["rho"]
+
+
+def test_a_run_depends_on_the_file_that_a_kind_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, digests = Catalogue(), []
+    monkeypatch.setattr("harness.plugin.catalogue.catalogue", lambda: found)
+    monkeypatch.setattr("harness.builtin.named_units.catalogue", lambda: found)
+    for version in ("1", "2"):
+        origin = Origin("halves", "harness-halves", version)
+        found.add(offering(Half), origin)
+        digests.append(NamedUnits(units=("X3.7",)).inputs()["unit half"])
+        found.remove(origin)
+    assert digests[0] != digests[1]
+    assert NamedUnits(units=("3.7",)).inputs() == {}
+
+
+def test_what_needs_more_than_a_name_and_layers_without_any_are_refused() -> None:
+    with pytest.raises(ValueError, match="does not say its vector"):
+        NamedUnits(units=("D2.0",))
+    with pytest.raises(HarnessError, match="layer 0 has no halfs"):
+        check_units([site(count=lambda self, model, layer: 0)(0, 1)], tiny_model(), "it")
