@@ -108,6 +108,7 @@ def chosen(record: RunRecord) -> str:
     selector, unit = record.identity.components.selector.name, record.selection.unit
     # value_neurons chooses neurons: these are value neurons, not value_neurons neurons.
     what = selector.removesuffix("s") if selector.endswith(plural(unit)) else f"{selector} {unit}"
+    what = unit if selector == "units" else what  # of any kind: named, and no more
     return counted(len(record.selection.neurons), what)
 
 

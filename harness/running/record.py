@@ -25,7 +25,7 @@ from harness.results.measures import Family, Measure
 from harness.results.record import SCHEMA_VERSION, RunRecord
 
 if TYPE_CHECKING:
-    from harness.plugin.components import Metric
+    from harness.plugin.components import Intervention, Metric
     from harness.running.plan import Stage
     from harness.statistics import MeasureSummary
 
@@ -180,7 +180,7 @@ def _selection(stage: Stage) -> record.Selection:
         selector=plan.selector.name,
         unit=selection.word,
         intervention=plan.intervention.name,
-        intervention_title=plan.intervention.title() + (f" at {where}" if where else ""),
+        intervention_title=" and ".join(map(_titled, plan.intervention.parts())),
         intervention_summary=plan.intervention.summary(),
         pool=None if selection.pool is None else [str(unit) for unit in selection.pool],
         positions=where or plan.task.positions_treated,
@@ -192,6 +192,11 @@ def _selection(stage: Stage) -> record.Selection:
         details=clean(selection.details),
         activation_positions=next((x.n for x in measured.values() if x is not None), None),
     )
+
+
+def _titled(step: Intervention) -> str:
+    """What an intervention is called, and where it acts if not everywhere."""
+    return step.title() + ("" if step.positions == "all" else f" at {Positions(step.positions)}")
 
 
 def _measured(stage: Stage) -> dict[Unit, Any]:
@@ -263,7 +268,7 @@ def _judged(
     around = Circumstances(
         broken=broken,
         blocked=stage.controls.details.get("blocks"),
-        selected=f"the selected {noun_for(len(selection.units), selection.units[0].word)}",
+        selected=f"the selected {noun_for(len(selection.units), selection.word)}",
         items_per_cluster=items / clusters,
         limited=spec.limit is not None,
     )
