@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -68,7 +67,7 @@ class Neurons(Selector):
         return tuple(map(Neuron.parse, names))
 
     def check(self, model: Model) -> None:
-        check_named(self.listed(), model, "selector neurons")
+        check_units(self.listed(), model, "selector neurons")
 
     def select(self, context: SelectionContext) -> Selection:
         listed = self.listed()
@@ -77,11 +76,6 @@ class Neurons(Selector):
             source = catalogue().published[self.published]
             rule = f"{the(len(listed), source.what)} of {source.name} published by {source.by}"
         return Selection(units=listed, rule=rule)
-
-
-def check_named(units: Sequence[Unit], model: Model, owner: str) -> None:
-    """Refuse units that the model does not have, or that are named twice."""
-    check_units(units, model, owner)
 
 
 class Heads(Selector):
@@ -106,7 +100,7 @@ class Heads(Selector):
         return False
 
     def check(self, model: Model) -> None:
-        check_named([Head.parse(text) for text in self.heads], model, "selector heads")
+        check_units([Head.parse(text) for text in self.heads], model, "selector heads")
 
     def select(self, context: SelectionContext) -> Selection:
         chosen = tuple(Head.parse(text) for text in self.heads)

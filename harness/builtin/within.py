@@ -42,18 +42,19 @@ class Within(Intervention[Unit, "ActivationStatistics"]):
     @field_validator("where")
     @classmethod
     def _is_a_range(cls, text: str) -> str:
-        found = _RANGE.fullmatch(text.replace(" ", ""))
-        if found is None or not (found["first"] or found["second"]) or (found["first"] and found["side"] == ">"):
+        text = text.replace(" ", "")
+        ends = _ends(text)
+        if ends is None:
             raise ValueError(
                 "expected a range such as activation>q99, activation<0 or q5<activation<q95; bounds are numbers, "
                 "quantiles (q99), mean, mean+2sd"
             )
-        low, high = found["first"], found["second"] if found["side"] == "<" else None
+        low, high = ends
         if low and high:
             (form, first), (other, last) = _place(low), _place(high)
             if form == other and first >= last:
                 raise ValueError(f"expected a lower bound below the upper one, got {low} and {high}")
-        return text.replace(" ", "")
+        return text
 
     def title(self) -> str:
         return f"{self.of.title()} where {self.where}"
@@ -79,16 +80,20 @@ class Within(Intervention[Unit, "ActivationStatistics"]):
         return statistics if self.of.needs_statistics else None
 
     def _range(self, unit: Unit, statistics: ActivationStatistics) -> tuple[float, float]:
-        found = _RANGE.fullmatch(self.where)
-        assert found is not None
-        low, high = -np.inf, np.inf
-        if found["first"]:
-            low = _bound(found["first"], unit, statistics)
-        if found["side"] == ">":
-            low = _bound(found["second"], unit, statistics)
-        elif found["side"] == "<":
-            high = _bound(found["second"], unit, statistics)
-        return low, high
+        ends = _ends(self.where)
+        assert ends is not None  # the validator saw to it
+        low, high = (None if end is None else _bound(end, unit, statistics) for end in ends)
+        return -np.inf if low is None else low, np.inf if high is None else high
+
+
+def _ends(text: str) -> tuple[str | None, str | None] | None:
+    """The lower and the upper bound of a range, as they are written; None of what is no range."""
+    found = _RANGE.fullmatch(text)
+    if found is None or not (found["first"] or found["second"]) or (found["first"] and found["side"] == ">"):
+        return None
+    if found["side"] == ">":
+        return found["second"], None
+    return found["first"], found["second"]
 
 
 def _place(text: str) -> tuple[str, float]:
@@ -102,14 +107,14 @@ def _place(text: str) -> tuple[str, float]:
 
 def _bound(text: str, unit: Unit, statistics: ActivationStatistics) -> float:
     """The value of a bound of one unit."""
-    if text.startswith("q"):
+    form, number = _place(text)
+    if form == "q":
         sample = statistics.sample[unit.layer][:, unit.index].astype(np.float64)
-        return float(np.quantile(sample, float(text[1:]) / 100))
-    if not text.startswith("mean"):
-        return float(text)
-    mean, sd = (statistics.value(name, [unit])[0] for name in ("mean", "std"))
-    distance = text.removeprefix("mean").removesuffix("sd")
-    return mean + (float(distance) * sd if distance else 0.0)
+        return float(np.quantile(sample, number / 100))
+    if form == "mean":
+        mean, sd = (statistics.value(name, [unit])[0] for name in ("mean", "std"))
+        return mean + number * sd
+    return number
 
 
 def _ranged(edit: Edit, ranges: dict[Unit, tuple[float, float]]) -> Edit:

@@ -134,7 +134,7 @@ class ExpertNeuron(Unit):
         "norm": "log norm of the output weights",
         "routing": "log routing mass of the expert on the prompts",
         "reach": "log of the expert's routing mass on the prompts times the norm of the output weights",
-        "activation": "log standard deviation of the activation over the prompts",
+        **Unit.variables,
     }
 
     @property
