@@ -26,7 +26,8 @@ from harness.conditions.units import Neuron
 from harness.controls.random import random_controls
 from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import HookEngine
-from harness.model.model import Model, wrap
+from harness.model.model import Model
+from harness.model.wrapping import wrap
 from harness.plugin.catalogue import catalogue
 
 REPEATS = 3

@@ -30,7 +30,8 @@ from harness.conditions.units import HEADS, Site
 from harness.engine.batched import BatchedEngine
 from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import HookEngine
-from harness.model.model import Model, wrap
+from harness.model.model import Model
+from harness.model.wrapping import wrap
 from harness.plugin.catalogue import catalogue
 from harness.testing.tiny_models import filled, tokenizer
 

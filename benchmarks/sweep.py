@@ -21,7 +21,8 @@ from published import bridge, published_sweep, transformer_lens_sweep
 
 from harness.conditions.conditions import Condition, SetNeurons
 from harness.effects.sweep import effects
-from harness.model.model import Model, wrap
+from harness.model.model import Model
+from harness.model.wrapping import wrap
 from harness.plugin.catalogue import catalogue
 
 

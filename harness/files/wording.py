@@ -1,4 +1,4 @@
-"""Numbers with their nouns, so that one is one and several are several in every sentence."""
+"""Words in sentences: numbers with their nouns, so that one is one and several are several, and what is cut short."""
 
 from __future__ import annotations
 
@@ -41,6 +41,11 @@ def only(n: int, noun: str) -> str:
 def apart(unit: str) -> str:
     """What a difference of two values in this unit is told in, after its number: " points" of "%", " nats", ""."""
     return {"%": " points", "share": "", "": ""}.get(unit, f" {unit}")
+
+
+def shortened(text: str, length: int = 60) -> str:
+    """The text, cut where it is longer, with dots in place of what is missing."""
+    return text if len(text) <= length else text[: length - 3] + "..."
 
 
 def agree(n: float, one: str, several: str) -> str:

@@ -81,7 +81,7 @@ def model_of(lm: Any, name: str | None = None) -> Model:
     """
     from torch.nn import Module
 
-    from harness.model.model import wrap
+    from harness.model.wrapping import wrap
 
     if (own := getattr(lm, "neurons", None)) is not None:
         return cast("Model", own)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lm_eval.models.huggingface import HFLM
 
-from harness.model.model import put_first
+from harness.model.tokens import put_first
 
 
 class PrefixedLM(HFLM):  # type: ignore[misc]  # lm-eval has no types

@@ -1,7 +1,8 @@
 """A causal language model taken apart, and verified by running it.
 
 In: a folder, a GGUF file, a hub id or a ``transformers`` model. Out: :class:`harness.model.model.Model` (``model``),
-whose parts were found by running it and checked numerically, never looked up by its type. ``loading`` makes one:
+whose parts were found by running it and checked numerically, never looked up by its type; ``layer_hooks`` is what it
+offers of its layers' insides. ``loading`` makes one, ``wrapping`` of a loaded ``transformers`` model:
 ``sources`` says where it is, ``gguf_weights`` dequantises, ``checkpoints`` looks at the files, ``adapters`` merges, and
 ``transformers_calls`` keeps ``transformers`` quiet. ``anatomy`` finds its parts (``walks``: what ran in a layer,
 ``mlps``) and ``probes`` checks them; of mixtures

@@ -12,7 +12,6 @@ from .loading import load_hf as load_hf
 from .matrices import write_matrix as write_matrix
 from .model import Batch as Batch
 from .model import Model as Model
-from .model import wrap as wrap
 from .modules import down_bias as down_bias
 from .modules import layer_input as layer_input
 from .modules import on_final_residual as on_final_residual
@@ -33,6 +32,7 @@ from .weight_scores import null_kind as null_kind
 from .weight_scores import one_percent as one_percent
 from .weight_scores import suggest_null_dims as suggest_null_dims
 from .weight_scores import unembedding_geometry as unembedding_geometry
+from .wrapping import wrap as wrap
 
 __all__ = [
     "Batch",

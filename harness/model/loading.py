@@ -118,7 +118,7 @@ def load_hf(
         if tokenizer is not None and tokenizer != pretrained
         else _load_tokenizer(str(source.place), options["revision"], shared)
     )
-    from harness.model.model import wrap
+    from harness.model.wrapping import wrap
 
     with quietly(), silently(config):
         return wrap(hf, words, called, revision, source.commit, add_bos, unused, origin)

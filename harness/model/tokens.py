@@ -16,6 +16,25 @@ SHOWN = 8
 """Tokens of a prompt that a record shows."""
 
 
+def put_first(prefix: Sequence[int], ids: list[int]) -> list[int]:
+    """A text's token ids with the prefix before them, which is never put there twice (chat templates write it)."""
+    return ids if ids[: len(prefix)] == list(prefix) else [*prefix, *ids]
+
+
+def prefix_of(tokenizer: Any, add_bos: bool | None) -> tuple[int, ...]:
+    """The ids that go before a text: by default those that the tokeniser itself puts there."""
+    plain = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    full = list(tokenizer("a")["input_ids"])
+    own = next((full[:i] for i in range(len(full)) if full[i : i + len(plain)] == plain), [])
+    if add_bos is None:
+        return tuple(own)
+    if not add_bos:
+        return ()
+    if not own and tokenizer.bos_token_id is None:
+        raise HarnessError("add_bos: the tokeniser has no BOS token.")
+    return tuple(own) if own else (int(tokenizer.bos_token_id),)
+
+
 def first_token(model: Model, context: str, word: str, space: str = " ") -> int:
     """The token with which ``word`` begins when it continues ``context``.
 

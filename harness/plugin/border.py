@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import HarnessError, PluginError
+from harness.files.wording import shortened
 
 if TYPE_CHECKING:
     from harness.conditions.conditions import Condition, Edit, Frozen, Selection
@@ -53,7 +54,7 @@ def said(error: BaseException) -> str:
         words = " ".join(str(error).split())
     except Exception:  # a stranger's exception may fail to say anything
         words = ""
-    words = words if len(words) <= LONGEST else words[: LONGEST - 3] + "..."
+    words = shortened(words, LONGEST)
     return f"{type(error).__name__}: {words}".rstrip(": ").rstrip(".") + _renamed(error, words)
 
 

@@ -65,7 +65,7 @@ def check_model_loader(cls: type[ModelLoader], /, **params: Any) -> Model:
     promise(
         isinstance(model, Model),
         owner,
-        "load() returned no Model; harness.model.model.wrap makes one",
+        "load() returned no Model; harness.model.wrapping.wrap makes one",
     )
     promise(not model.hf.training, owner, "the model is in training mode: dropout would act")
     promise(isinstance(model.name, str) and bool(model.name), owner, "the model has no name, which results call it by")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.model.model import Model, wrap
+from harness.model.model import Model
+from harness.model.wrapping import wrap
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import ComponentSpec, ModelLoader
 from harness.testing.tiny_models import tiny_hf, tokenizer

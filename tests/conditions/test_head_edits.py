@@ -22,8 +22,9 @@ from harness.engine.hooks import HookEngine, under
 from harness.errors import HarnessError
 from harness.model.key_values import cache_argument, cache_of
 from harness.model.matrices import write_matrix
-from harness.model.model import Model, wrap
+from harness.model.model import Model
 from harness.model.modules import down_bias
+from harness.model.wrapping import wrap
 
 PROMPTS = [[5, 6, 7, 8, 9, 10], [11, 12], [13, 14, 15, 16]]
 """Of different lengths: rows begin at different columns."""

@@ -21,7 +21,8 @@ from harness.effects.sweep import Effects, effects
 from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import HookEngine, under
 from harness.errors import HarnessError
-from harness.model.model import Model, wrap
+from harness.model.model import Model
+from harness.model.wrapping import wrap
 
 KINDS = ("total", "frozen_norm", "frozen_unigram")
 NEURON = 3

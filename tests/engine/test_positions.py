@@ -21,7 +21,8 @@ from harness.engine.batched import BatchedEngine
 from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.engine import Engine
 from harness.engine.hooks import HookEngine
-from harness.model.model import Model, wrap
+from harness.model.model import Model
+from harness.model.wrapping import wrap
 
 TEXTS = ["all", "prompt", "generated", "first", "last", "-2:", "1:3", "last+generated", "subject", "subject+-1:"]
 TEXTS += ["generated[1:]", "last+generated[:2]"]

@@ -19,7 +19,7 @@ from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import HookEngine
 from harness.errors import HarnessError
 from harness.model.loading import load_hf
-from harness.model.model import wrap
+from harness.model.wrapping import wrap
 
 PROMPTS = [[1, 2, 3, 4, 5], [6, 7, 8], [9, 10, 11, 12]]
 LAST = [BASELINE, *(Condition(f"last {i}", (SetNeurons(2, (i, i + 1), (0.5, -0.5)),)) for i in range(3))]

@@ -13,7 +13,8 @@ from families import FAMILIES, SHAPES, tiny, tiny_hf, tokenizer
 
 from harness.model import digests as identity
 from harness.model.loading import load_hf
-from harness.model.model import Model, wrap
+from harness.model.model import Model
+from harness.model.wrapping import wrap
 
 
 @pytest.fixture(scope="module")

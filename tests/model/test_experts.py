@@ -16,7 +16,8 @@ from slow_experts import OwnExperts, replaced
 from harness.errors import HarnessError
 from harness.model.expert_hooks import redistributed, removed
 from harness.model.experts import FusedExperts, SeparateExperts
-from harness.model.model import Model, wrap
+from harness.model.model import Model
+from harness.model.wrapping import wrap
 
 IDS = [[5, 80, 21, 7, 99, 3], [44, 9, 12]]
 DENSE_FIRST = {"qwen2_moe": (48, 24, 24), "deepseek_v2": (48, 32, 32), "deepseek_v3": (48, 32, 32)}

@@ -18,7 +18,8 @@ from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import HookEngine
 from harness.errors import HarnessError
 from harness.model.key_values import cache_argument, cache_of
-from harness.model.model import Model, wrap
+from harness.model.model import Model
+from harness.model.wrapping import wrap
 
 PROMPTS = ("The capital of France is", "a", "Bees make hon")
 NEURONS = {3: 0.0, 17: 2.5}

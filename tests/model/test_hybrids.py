@@ -19,8 +19,9 @@ from harness.engine.hooks import HookEngine
 from harness.errors import HarnessError
 from harness.model.input_weights import attention_norm, input_norm, read_in
 from harness.model.loading import load_hf
-from harness.model.model import Model, wrap
+from harness.model.model import Model
 from harness.model.modules import linear_features
+from harness.model.wrapping import wrap
 
 PAGE = ROOT / "docs" / "recipes" / "models.md"
 EVERY = HYBRIDS | TOWERS

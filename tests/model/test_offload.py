@@ -14,7 +14,8 @@ from harness.conditions.head_edits import AttendFirst
 from harness.engine.batched import BatchedEngine
 from harness.engine.hooks import HookEngine
 from harness.engine.prefix import can_resume
-from harness.model.model import Model, wrap
+from harness.model.model import Model
+from harness.model.wrapping import wrap
 
 
 @pytest.fixture(params=["gpt2", "llama", "falcon"])

@@ -18,8 +18,8 @@ from harness.engine.activation_summaries import activation_statistics
 from harness.engine.batched import BatchedEngine
 from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import HookEngine
-from harness.model.model import wrap
 from harness.model.precision import described, near_ties, to_record
+from harness.model.wrapping import wrap
 
 HALF = {torch.bfloat16: 2**-8, torch.float16: 2**-11}
 """Largest relative error of a rounding."""

@@ -25,9 +25,10 @@ from harness.errors import HarnessError
 from harness.model.inspection import inspect
 from harness.model.loading import load_hf
 from harness.model.matrices import is_packed, write_matrix
-from harness.model.model import Model, wrap
+from harness.model.model import Model
 from harness.model.quantised import plain
 from harness.model.untouched import State, untouched
+from harness.model.wrapping import wrap
 from harness.results.record import Quantised
 
 ROUGH = 2e-2

@@ -14,7 +14,7 @@ from torch import nn
 
 from harness.errors import HarnessError
 from harness.model.digests import check_finite
-from harness.model.model import wrap
+from harness.model.wrapping import wrap
 
 SMALL = {
     "vocab_size": D_VOCAB,

@@ -11,8 +11,9 @@ from families import BOS, D_VOCAB, EOS, greedy, tiny_hf, tokenizer
 
 from harness.errors import HarnessError
 from harness.model.key_values import cache_of
-from harness.model.model import Model, wrap
+from harness.model.model import Model
 from harness.model.tokens import first_tokens, token_spans
+from harness.model.wrapping import wrap
 from harness.testing import demo_model
 
 PAD = 259

@@ -19,6 +19,7 @@ MODULES = (
     "harness.engine.final_layer",
     "harness.engine.generations",
     "harness.engine.scores",
+    "harness.model.layer_hooks",
     "harness.model.model",
     "harness.model.readout",
 )

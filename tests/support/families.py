@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from harness.model.key_values import cache_of
-from harness.model.model import Model, wrap
+from harness.model.model import Model
+from harness.model.wrapping import wrap
 from harness.testing.tiny_models import BOS, D_VOCAB, EOS, FAMILIES, MIXTURES, Family, tiny_hf, tokenizer
 
 __all__ = [
@@ -51,7 +52,7 @@ are shared between conditions) is tested on all of :data:`FAMILIES`."""
 
 
 def tiny(family: str, dtype: torch.dtype = torch.float32, seed: int = 0, **options: Any) -> Model:
-    """:func:`tiny_hf` with :func:`tokenizer`, wrapped; ``options`` are those of :func:`harness.model.model.wrap`."""
+    """:func:`tiny_hf` with :func:`tokenizer`, wrapped; ``options`` are those of :func:`harness.model.wrapping.wrap`."""
     return wrap(tiny_hf(family, dtype, seed), tokenizer(), family, **options)
 
 

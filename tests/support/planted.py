@@ -29,7 +29,8 @@ import torch
 import transformers
 from families import BOS, EOS, tokenizer
 
-from harness.model.model import Model, wrap
+from harness.model.model import Model
+from harness.model.wrapping import wrap
 
 D, D_MLP, NULL, D_VOCAB, N_POSITIONS = 64, 96, 3, 300, 64
 ENTROPY, FREQUENCY, RISING, FALLING = (5, 33, 70), (11, 48, 90), (20, 61), (77,)

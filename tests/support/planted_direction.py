@@ -14,7 +14,8 @@ import numpy as np
 import torch
 import transformers
 
-from harness.model.model import Model, wrap
+from harness.model.model import Model
+from harness.model.wrapping import wrap
 from harness.testing.tiny_models import tokenizer
 
 D = 32

@@ -15,9 +15,10 @@ from harness.conditions.conditions import Selection
 from harness.data.token_counts import unigrams
 from harness.data.token_sequences import kept, sequences
 from harness.errors import HarnessError
-from harness.model.model import Model, wrap
+from harness.model.model import Model
 from harness.model.output_weights import write_directions
 from harness.model.weight_scores import frequency_cosines, unembedding_geometry
+from harness.model.wrapping import wrap
 from harness.plugin import ModelLoader
 
 ASKED: dict[str, Any] = {"sequences": 3, "length": 20, "corpus": letters()}

@@ -25,7 +25,8 @@ from harness.conditions.head_edits import AttendFirst, SetHeads
 from harness.conditions.units import Head, Neuron
 from harness.engine.closed_form import ClosedFormEngine
 from harness.errors import HarnessError
-from harness.model.model import Model, wrap
+from harness.model.model import Model
+from harness.model.wrapping import wrap
 from harness.plugin import Selector
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import SelectionContext, parse_spec

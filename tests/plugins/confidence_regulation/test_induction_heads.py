@@ -18,7 +18,8 @@ from harness.conditions.units import Head
 from harness.controls.random import draw_controls
 from harness.errors import HarnessError
 from harness.model.attention_patterns import patterns
-from harness.model.model import Model, wrap
+from harness.model.model import Model
+from harness.model.wrapping import wrap
 from harness.plugin import ModelLoader, Selector
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import ComponentSpec

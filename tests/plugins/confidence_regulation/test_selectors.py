@@ -21,7 +21,7 @@ from harness.conditions.conditions import Selection
 from harness.conditions.units import Neuron
 from harness.engine.hooks import HookEngine
 from harness.errors import HarnessError
-from harness.model.model import Model, wrap
+from harness.model.model import Model
 from harness.model.output_weights import write_directions
 from harness.model.weight_scores import (
     UnembeddingGeometry,
@@ -29,6 +29,7 @@ from harness.model.weight_scores import (
     suggest_null_dims,
     unembedding_geometry,
 )
+from harness.model.wrapping import wrap
 from harness.plugin.components import SelectionContext
 
 D = 32

@@ -16,8 +16,8 @@ from harness.builtin.components import Heads, Neurons
 from harness.conditions.units import Neuron
 from harness.data.token_sequences import sequences
 from harness.errors import HarnessError
-from harness.model.model import wrap
 from harness.model.output_weights import write_directions
+from harness.model.wrapping import wrap
 
 ASKED: dict[str, Any] = {"corpus": letters(), "sequences": 4, "length": 12}
 

@@ -17,7 +17,8 @@ from harness_plugins.confidence_regulation.figures import two_spectra
 from typer.testing import CliRunner
 
 from harness.errors import HarnessError
-from harness.model.model import Model, wrap
+from harness.model.model import Model
+from harness.model.wrapping import wrap
 from harness.report.figure_files import render
 
 

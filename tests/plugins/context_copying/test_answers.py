@@ -18,7 +18,8 @@ from slow_conflicts import (
 )
 
 from harness.errors import HarnessError
-from harness.model.model import Model, wrap
+from harness.model.model import Model
+from harness.model.wrapping import wrap
 
 # -- the filters, with answers that were written down ------------------------------------------------------------------
 

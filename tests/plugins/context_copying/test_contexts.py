@@ -15,7 +15,8 @@ from harness_plugins.context_copying.task.knowledge_conflict import SOURCES, Kno
 from harness.conditions.conditions import BASELINE, Condition
 from harness.engine.hooks import HookEngine
 from harness.errors import HarnessError
-from harness.model.model import Model, wrap
+from harness.model.model import Model
+from harness.model.wrapping import wrap
 from harness.plugin.records import Prepared
 
 FACTS = [

@@ -29,7 +29,8 @@ from slow_conflicts import (
 from harness.conditions.conditions import BASELINE, Condition, SetNeurons
 from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import HookEngine
-from harness.model.model import Model, wrap
+from harness.model.model import Model
+from harness.model.wrapping import wrap
 from harness.plugin import Prompt, Task
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import parse_spec

@@ -15,7 +15,8 @@ from harness_plugins.knowledge_attribution.analysis.last_position import mlp_wri
 from harness_plugins.knowledge_attribution.selectors.value import ValueNeurons
 
 from harness import evaluate
-from harness.model.model import Model, wrap
+from harness.model.model import Model
+from harness.model.wrapping import wrap
 from harness.plugin import HarnessError
 from harness.testing import check_selector
 

@@ -23,7 +23,8 @@ from texts import context
 
 from harness.conditions.units import Head, Neuron
 from harness.errors import HarnessError
-from harness.model.model import Model, wrap
+from harness.model.model import Model
+from harness.model.wrapping import wrap
 from harness.report.figure_files import render
 from harness.testing import check_selector
 

@@ -25,8 +25,9 @@ from harness.conditions.units import Head, Neuron
 from harness.data.token_sequences import sequences
 from harness.errors import HarnessError
 from harness.model.matrices import write_matrix
-from harness.model.model import Model, wrap
+from harness.model.model import Model
 from harness.model.readout import probe_norm
+from harness.model.wrapping import wrap
 from harness.plugin import ModelLoader
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import ComponentSpec

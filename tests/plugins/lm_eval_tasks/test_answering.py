@@ -14,7 +14,8 @@ from stock_lm_eval import lm_eval_task, stock, values
 from harness.conditions.conditions import BASELINE
 from harness.engine.closed_form import ClosedFormEngine
 from harness.errors import HarnessError
-from harness.model.model import Model, wrap
+from harness.model.model import Model
+from harness.model.wrapping import wrap
 
 # -- which tokens are read and scored ----------------------------------------------------------------------------------
 
