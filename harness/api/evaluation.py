@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -20,8 +20,10 @@ from harness.files.terminal import Terminal
 from harness.plugin import border
 from harness.plugin.catalogue import Catalogue, catalogue
 from harness.plugin.components import Component, ComponentSpec, ModelLoader
+from harness.plugin.notation import write_value
 from harness.report.progress import ConsoleReporter
 from harness.running import environment
+from harness.running.changes import changes_in
 from harness.running.executors import InProcess, check_all_made, finished_of
 from harness.running.named import named, too_few_controls
 from harness.running.registry import default_path, load_registry
@@ -72,6 +74,7 @@ def run(
     model: str | None = None,
     device: str | None = None,
     limit: int | None = None,
+    changes: Mapping[str, Any] | None = None,
     registry: str | Path | None = None,
     output_path: str | Path | None = None,
     fresh: bool = False,
@@ -81,7 +84,9 @@ def run(
 
     Args:
         model: run them on this one instead, with the registry's settings for it.
-        limit: override the runs' limit. The others: as for :func:`evaluate`.
+        limit: override the runs' limit.
+        changes: settings of the runs, as ``--set`` has them: ``{"controls": 199, "selector.top": 8}``.
+        The others: as for :func:`evaluate`.
 
     Raises:
         HarnessError: there is no run of a name, or what :func:`evaluate` raises. Of a run that cannot be made it is
@@ -91,11 +96,13 @@ def run(
     options = {"--model": model, "--device": device, "--limit": limit, "--registry": registry}
     options |= {"--output_path": output_path}
     given = [str(word) for pair in options.items() if pair[1] is not None for word in pair]
+    given += [word for key, value in (changes or {}).items() for word in ("--set", f"{key}={write_value(value)}")]
     with mendable():
         found, known = _installed(), load_registry(_path(registry) or default_path())
         if not names:
             raise HarnessError(f"name one or more runs; {known.path} has: {', '.join(known.runs) or 'none'}.")
-        specs, output = named(names, known, found, model, device, limit), _path(output_path) or reports_folder()
+        specs = named(names, known, found, model, device, limit, changes_in(changes or {}))
+        output = _path(output_path) or reports_folder()
         return _made(specs, found, shlex.join(["harness", "run", *names, *given]), output, fresh, progress)
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness.cli.making import make
 from harness.cli.options import Debug, DryRun, Fresh, Json, Output, Quiet, asks
 from harness.cli.plugins import PluginFiles, installed
 from harness.files.terminal import Terminal
+from harness.running.changes import Change
 from harness.running.request import Request
 
 
 @asks()
 def evaluate(
     request: Request,
+    changes: Sequence[Change],
     output_path: Output = Path("reports"),
     fresh: Fresh = False,
     as_json: Json = False,
@@ -26,6 +29,6 @@ def evaluate(
     from harness.running.executors import check_all_made, choose
 
     found = installed()
-    spec = request.specification(found)
+    spec = request.specification(found, changes=changes)
     here = choose("local", Terminal(stderr=True), quiet)
     check_all_made(make([spec], found, here, output_path, fresh, as_json, quiet, dry_run))

@@ -11,6 +11,7 @@ import typer
 
 from harness.cli.report import show
 from harness.files.terminal import Terminal, say, say_json
+from harness.running.request import SETTINGS
 from harness.running.stopping import stopped
 
 if TYPE_CHECKING:
@@ -45,7 +46,9 @@ def make(
     if dry_run:
         for one in plans:
             expected = of_plan(one)
-            say_json({"name": one.spec.name, **one.components(), "expected": expected and expected.to_dict()})
+            settings = one.spec.model_dump(mode="json", include={*SETTINGS, "margins"})
+            expected_of = expected and expected.to_dict()
+            say_json({"name": one.spec.name, **one.components(), "settings": settings, "expected": expected_of})
         return []
     command = shlex.join(["harness", *sys.argv[1:]])
     made: list[Finished | NotMade] = []

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import typer
 from pydantic.fields import FieldInfo
 
+from harness.running.changes import changes_of
 from harness.running.registry import Registry, default_path, load_registry
 from harness.running.request import Request, Spelt
 
@@ -43,10 +44,39 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result record inst
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 DryRun = Annotated[bool, typer.Option("--dry_run", "--dry-run", help="Validate, print what would run, and stop.")]
+CONFIG = "YAML file of settings: controls: 199, selector.top: 8, as --set takes them."
+Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help=CONFIG)]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Setting of runs, as controls=199 or selector.top=8; may be repeated."
+    ),
+]
+"""Both of what a run is made with; :func:`harness.running.changes.changes_of` reads them."""
+
+
+def _typed(context: typer.Context, name: str) -> bool:
+    """Whether a person has given an option, here or in the environment."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT")
+
+
+def _in_file(context: typer.Context, config: Path | None) -> Path | None:
+    """Options that must be given may be given in the file."""
+    if config is not None and not context.resilient_parsing:
+        told = {change.key[0] for change in changes_of((), config) if change.whole}
+        context.default_map = {x.name: "" for x in context.command.params if x.required and x.name in told}
+    return config
+
+
+ConfigOfAll = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", is_eager=True, callback=_in_file, help=CONFIG)
+]
 
 
 def asks(left_out: Collection[str] = (), **defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A command that is written with a parameter ``request`` takes an option for each field of :class:`Request`.
+    """A command that is written with the parameters ``request`` and ``changes`` takes an option for each field of
+    :class:`Request`, and those for single settings and a file of them.
 
     Args:
         left_out: fields that stay as they are by default. defaults: of this command, in place of the fields' own.
@@ -59,12 +89,20 @@ def asks(left_out: Collection[str] = (), **defaults: Any) -> Callable[[Callable[
         own = list(inspect.signature(command, eval_str=True).parameters.values())
 
         @functools.wraps(command)
-        def asked(**given: Any) -> None:
+        def asked(context: typer.Context, config: Path | None, settings: list[str] | None, **given: Any) -> None:
             # A list that nobody has given is None; the request has a default of its own for it.
             words = {name: value for name in options if (value := given.pop(name)) is not None}
-            command(request=Request(**words), **given)
+            typed = {name for name in words if _typed(context, name)}
+            changes = changes_of(settings or (), config, typed)
+            command(request=Request(**words), changes=changes, **given)
 
-        parameters = [*options.values(), *(x.replace(kind=x.KEYWORD_ONLY) for x in own if x.name != "request")]
+        parameters = [
+            inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
+            *options.values(),
+            inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=ConfigOfAll),
+            inspect.Parameter("settings", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Set),
+            *(x.replace(kind=x.KEYWORD_ONLY) for x in own if x.name not in ("request", "changes")),
+        ]
         asked.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads both
         asked.__annotations__ = {x.name: x.annotation for x in parameters}
         return asked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated
 
@@ -12,12 +13,14 @@ from harness.cli.options import Debug, Quiet, asks
 from harness.cli.plugins import PluginFiles, installed
 from harness.errors import HarnessError
 from harness.files.terminal import Terminal, say_json
+from harness.running.changes import Change
 from harness.running.request import Request
 
 
 @asks(left_out=("margins", "resamples", "name"), limit=100)
 def plan(
     request: Request,
+    changes: Sequence[Change],
     sets: Annotated[
         int | None,
         typer.Option("--sets", help="Control sets that are looked at; default: 100 where they are cheap, else 12."),
@@ -49,7 +52,7 @@ def plan(
     if sets is not None and sets < FEWEST:
         raise HarnessError(f"--sets: expected {FEWEST} or more, got {sets}: fewer cannot tell how control sets differ.")
     found = installed()
-    spec = replace(request, name="plan").specification(found, "harness plan")
+    spec = replace(request, name="plan").specification(found, "harness plan", changes)
     seen = pilot(
         found_and_validated(spec, found),
         ConsoleReporter(Terminal(stderr=True), quiet),

@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 from harness.cli.making import make
-from harness.cli.options import Debug, Device, DryRun, Fresh, Json, Output, Quiet, RegistryPath, registry_at
+from harness.cli.options import (
+    Config,
+    Debug,
+    Device,
+    DryRun,
+    Fresh,
+    Json,
+    Output,
+    Quiet,
+    RegistryPath,
+    Set,
+    registry_at,
+)
 from harness.cli.plugins import PluginFiles, installed
 from harness.cli.report import write_markdown
 from harness.errors import HarnessError
@@ -25,6 +37,8 @@ def run(
     ] = None,
     device: Device = None,
     limit: Annotated[int | None, typer.Option("--limit", "-L", help="Override the runs' limit.")] = None,
+    settings: Set = None,
+    config: Config = None,
     markdown: Annotated[
         Path | None, typer.Option("--markdown", help="Also write one page about all of them, with figures, here.")
     ] = None,
@@ -57,6 +71,7 @@ def run(
 
     A run that cannot be made is named, and the others go on; the exit code is 2 then.
     """
+    from harness.running.changes import changes_of
     from harness.running.executors import check_all_made, choose, finished_of
     from harness.running.named import named
 
@@ -67,7 +82,7 @@ def run(
         raise HarnessError(
             f"name one or more runs, or pass --all; {known.path} has: {', '.join(known.runs) or 'none'}."
         )
-    specs = named(names or list(known.runs), known, found, model, device, limit)
+    specs = named(names or list(known.runs), known, found, model, device, limit, changes_of(settings or (), config))
     if markdown is not None and not dry_run:
         from harness.report.markdown import check
 

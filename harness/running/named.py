@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
-
-from pydantic import ValidationError
 
 from harness.controls.random import too_few
 from harness.errors import HarnessError, suggest
 from harness.plugin.catalogue import Catalogue
+from harness.running.changes import Change, changed
 from harness.running.registry import Registry
 from harness.running.request import model_named
 from harness.running.spec import RunSpec
@@ -22,26 +20,27 @@ def named(
     model: str | None = None,
     device: str | None = None,
     limit: int | None = None,
+    changes: Sequence[Change] = (),
 ) -> list[RunSpec]:
     """The specifications of runs, matrices and suites of the registry, their models as loaders.
 
     Args:
         model: run them on this one instead, with the registry's settings for it. device, limit: override theirs.
+        changes: of their settings, and of their components' parameters.
 
     Raises:
         HarnessError: there is no such run, the registry has settings for what there is not, or a value is out of
             bounds.
     """
     _check_settings(known, found)
-    specs = [spec for name in names for spec in known.find(name, model)]
-    changes: dict[str, Any] = {} if limit is None else {"limit": limit}
+    whole = [*([] if limit is None else [Change("--limit", ("limit",), limit)]), *(x for x in changes if x.whole)]
+    specs = [spec for name in names for spec in known.find(name, model, whole)]
     loaders = [model_named(str(spec.model), found, "", device, known) for spec in specs]
-    try:
-        return [
-            RunSpec(**{**dict(spec), "model": loader, **changes}) for spec, loader in zip(specs, loaders, strict=True)
-        ]
-    except ValidationError as error:  # all else was validated with the registry
-        raise HarnessError(f"--limit: expected at least 1 and at most 64 bits, got {limit}.") from error
+    parts = [change for change in changes if not change.whole]
+    return [
+        changed(spec.model_copy(update={"model": loader}), parts, found)
+        for spec, loader in zip(specs, loaders, strict=True)
+    ]
 
 
 def _check_settings(known: Registry, found: Catalogue) -> None:

@@ -29,7 +29,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -40,6 +40,7 @@ from pydantic import ValidationError
 from harness.errors import HarnessError, suggest
 from harness.files.yaml import Document, load_yaml
 from harness.plugin.components import ComponentSpec, explain, parse_spec
+from harness.running.changes import Change
 from harness.running.spec import COMPONENT_FIELDS, RunSpec
 
 RUN_KEYS = ("extends", *(key for key in RunSpec.model_fields if key != "name"))
@@ -81,22 +82,27 @@ class Registry:
         """Model -> component -> parameters."""
         return _section(self.document, "settings")
 
-    def find(self, name: str, model: str | None = None) -> tuple[RunSpec, ...]:
+    def find(self, name: str, model: str | None = None, changes: Sequence[Change] = ()) -> tuple[RunSpec, ...]:
         """The runs called ``name``: a suite, a whole matrix, or one run of it (``copying-values.mean``).
 
         Args:
             model: run them on this model instead; the registry's settings for it are taken, if there are any.
+            changes: of whole settings; a list is an axis of a matrix.
 
         Raises:
-            HarnessError: no such run; suggests the nearest.
+            HarnessError: no such run; suggests the nearest. A change is no value, or is of what tells one run of a
+                matrix from the others.
         """
+        if model is not None:
+            changes = (Change("--model", ("model",), model), *changes)
         if name in self.suites:
-            return tuple(spec for run in self.suites[name].runs for spec in self.find(run, model))
+            return tuple(spec for run in self.suites[name].runs for spec in self.find(run, None, changes))
         if name in self.runs:
-            return self.runs[name] if model is None else _expand(self.document, name, model)
+            return _expand(self.document, name, changes) if changes else self.runs[name]
         owners = {spec.name: run for run, specs in self.runs.items() for spec in specs}
         if name in owners:
-            return tuple(spec for spec in self.find(owners[name], model) if spec.name == name)
+            _check_point(self.document, owners[name], name, changes)
+            return tuple(spec for spec in self.find(owners[name], None, changes) if spec.name == name)
         names = [*self.suites, *self.runs]
         raise HarnessError(
             f'{self.path} has no run called "{name}".{suggest(name, [*names, *owners])} There are: '
@@ -217,11 +223,18 @@ def _inherit(document: Document, entries: Mapping[str, Any], name: str, chain: t
     return {key: value for key, value in inherited.items() if key != "description"} | own
 
 
-def _expand(document: Document, name: str, model: str | None = None) -> tuple[RunSpec, ...]:
-    """The specs of a run, each point of its matrix one; ``model`` replaces its own."""
-    entry = _inherit(document, _section(document, "runs"), name, ())
-    if model is not None:
-        entry["model"] = model
+def _check_point(document: Document, run: str, point: str, changes: Sequence[Change]) -> None:
+    """Refuse to change what tells the runs of a matrix apart in one of them."""
+    entry = _inherit(document, _section(document, "runs"), run, ())
+    for change in changes:
+        key = change.key[0]
+        if key in AXES and (isinstance(entry.get(key), list) or isinstance(change.value, list)):
+            raise HarnessError(f"{change.place}: {point} is the run of {run} that has its own {key}; ask for {run}.")
+
+
+def _expand(document: Document, name: str, changes: Sequence[Change] = ()) -> tuple[RunSpec, ...]:
+    """The specs of a run, each point of its matrix one; ``changes`` take the place of what its entry says."""
+    entry = _inherit(document, _section(document, "runs"), name, ()) | {x.key[0]: x.value for x in changes}
     axes = [key for key in AXES if isinstance(entry.get(key), list)]
     for key in axes:
         if not entry[key]:
@@ -238,7 +251,7 @@ def _expand(document: Document, name: str, model: str | None = None) -> tuple[Ru
     for chosen in itertools.product(*points):
         point = {key: value for key, (value, _) in zip(axes, chosen, strict=True)}
         suffix = "".join(label for _, label in chosen)
-        specs.append(_spec(document, name, {**entry, **point, "name": name + suffix}))
+        specs.append(_spec(document, name, {**entry, **point, "name": name + suffix}, changes))
     return tuple(specs)
 
 
@@ -248,9 +261,10 @@ def _label(value: Any) -> str:
     return re.sub(r"[^A-Za-z0-9=._+-]+", "-", text).strip("-.")
 
 
-def _spec(document: Document, name: str, values: Mapping[str, Any]) -> RunSpec:
+def _spec(document: Document, name: str, values: Mapping[str, Any], changes: Sequence[Change]) -> RunSpec:
+    said = {change.key[0]: change.place for change in changes}
     parsed = {
-        key: parse_spec(values[key], document.where("runs", name, key))
+        key: parse_spec(values[key], said.get(key) or document.where("runs", name, key))
         for key in COMPONENT_FIELDS
         if values.get(key) is not None
     }
@@ -264,6 +278,7 @@ def _spec(document: Document, name: str, values: Mapping[str, Any]) -> RunSpec:
         return RunSpec(**{**values, **parsed, "resources": both})
     except ValidationError as error:
         first = error.errors()[0]["loc"]
+        place = said.get(str(first[0])) if first else None
         raise HarnessError(
-            f"{document.where('runs', name, *first)}: {explain(error, RunSpec, f'run {name}')}"
+            f"{place or document.where('runs', name, *first)}: {explain(error, RunSpec, f'run {name}')}"
         ) from error

@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +17,7 @@ from harness.errors import HarnessError, suggest
 from harness.files.paths import expand
 from harness.plugin.components import ComponentSpec, ModelLoader, explain, parse_spec
 from harness.plugin.notation import BARE, parse_params
+from harness.running.changes import Change, changed
 from harness.running.registry import Registry, models_for
 from harness.running.spec import (
     BatchSize,
@@ -101,36 +102,56 @@ class Request:
         Path | str | None, Field(description="Registry file; default: ./registry.yaml, else the bundled one.")
     ] = None
 
-    def specification(self, found: Catalogue, asker: str = "harness eval") -> RunSpec:
+    def specification(self, found: Catalogue, asker: str = "harness eval", changes: Sequence[Change] = ()) -> RunSpec:
         """What it means, given the components that there are.
 
         Args:
-            asker: who asks, in errors.
+            asker: who asks, in errors. changes: of settings and of components' parameters; they have the last word.
 
         Raises:
             HarnessError: a component or the model cannot be read or is not there, or a setting is none, or out of
                 bounds; names it.
         """
+        said = {change.key[0]: change for change in changes if change.whole}
+        asked = replace(self, **{name: x.value for name, x in said.items() if name in type(self).__dataclass_fields__})
+        try:
+            spec = changed(asked._specification(found, said), [x for x in changes if not x.whole], found)
+        except ValidationError as error:
+            first = str((*error.errors()[0]["loc"], "")[0])
+            place = f"{said[first].place}: " if first in said else ""
+            raise HarnessError(f"{place}{explain(error, RunSpec, asker)}") from error
+        if asked.name is None:  # after the parameters of its components that are in it
+            name = default_name(spec.model, spec.task, spec.selector, spec.intervention)
+            return spec.model_copy(update={"name": name})
+        return spec
+
+    def _specification(self, found: Catalogue, said: Mapping[str, Change]) -> RunSpec:
+        """What its own fields mean; ``said``: whole settings, for who is to be named in errors, and those that are no
+        fields of a request.
+
+        Raises:
+            HarnessError: as :meth:`specification`. ValidationError: a setting is none, or out of bounds.
+        """
+        place = {name: change.place for name, change in said.items()}
         registry = None if self.registry is None else expand(self.registry)
         model = model_named(self.model, found, self.model_args, self.device, registry)
-        asked, chosen = parse_spec(self.task, "--task"), parse_spec(self.selector, "--selector")
+        asked = parse_spec(self.task, place.get("task", "--task"))
+        chosen = parse_spec(self.selector, place.get("selector", "--selector"))
         shown = {"include_path": self.include_path, "num_fewshot": self.num_fewshot}
         task = ComponentSpec(asked.name, {**asked.params, **{k: v for k, v in shown.items() if v is not None}})
-        change = None if self.intervention is None else parse_spec(self.intervention, "--intervention")
+        edit = None if self.intervention is None else parse_spec(self.intervention, "--intervention")
         metrics = [self.metrics] if isinstance(self.metrics, str | Mapping | ComponentSpec) else self.metrics
-        try:
-            return RunSpec(
-                name=self.name or default_name(model, task, chosen, change),
-                model=model,
-                task=task,
-                selector=chosen,
-                intervention=change,
-                metrics=tuple(parse_spec(item, "--metric") for item in metrics),
-                margins=dict(self.margins) if isinstance(self.margins, Mapping) else _margins(self.margins),
-                **{setting: getattr(self, setting) for setting in SETTINGS},
-            )
-        except ValidationError as error:
-            raise HarnessError(explain(error, RunSpec, asker)) from error
+        return RunSpec(
+            name=self.name or default_name(model, task, chosen, edit),
+            model=model,
+            task=task,
+            selector=chosen,
+            intervention=edit,
+            metrics=tuple(parse_spec(item, "--metric") for item in metrics or ()),
+            margins=dict(self.margins) if isinstance(self.margins, Mapping) else _margins(self.margins or ()),
+            **{setting: getattr(self, setting) for setting in SETTINGS},
+            **{name: said[name].value for name in ("description", "resources") if name in said},
+        )
 
 
 SETTINGS = ("controls", "match", "hold_out", "seed", "engine", "batch_size", "limit", "resamples")
