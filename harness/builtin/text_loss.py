@@ -10,7 +10,7 @@ from pydantic import Field
 
 from harness.plugin import border
 from harness.plugin.components import Metric, ModelCorpus, Task
-from harness.plugin.records import Measurement, Outcomes, Prepared, Prompt, Step
+from harness.plugin.records import Measurement, Outcomes, Prepared, Prompt, Step, per_prompt
 
 if TYPE_CHECKING:
     from harness.conditions.conditions import Condition
@@ -65,12 +65,12 @@ class TextLoss(Task):
     ) -> Outcomes:
         """Values: ``loss``, nats, summed over the tokens of a sequence that are predicted; ``tokens``, how many."""
         scores = engine.score([prompt.tokens for prompt in prompts], conditions, progress)
-        member = (scores.prompt[:, None] == np.arange(len(prompts))).astype(np.float64)
-        loss = scores.loss @ member
+        loss = per_prompt(scores.loss, scores.prompt, len(prompts))
+        tokens = np.bincount(scores.prompt, minlength=len(prompts)).astype(np.float64)
         return Outcomes(
             conditions=tuple(conditions),
             prompts=tuple(prompts),
-            values={"loss": loss, "tokens": np.broadcast_to(member.sum(0), loss.shape)},
+            values={"loss": loss, "tokens": np.broadcast_to(tokens, loss.shape)},
         )
 
 

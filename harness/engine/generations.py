@@ -76,6 +76,15 @@ class Generations:
         before = next(row for row, condition in enumerate(conditions) if condition.untouched)
         return before, self.tempered.at_entropy(self.entropy, self.entropy[before])
 
+    def first_texts(self, conditions: Sequence[Condition], texts: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+        """The first new token's text after each prompt, of the conditions that are shown, which come first.
+
+        Args:
+            texts: of every token (:attr:`harness.model.model.Model.token_texts`).
+        """
+        told = sum(condition.shown for condition in conditions)
+        return tuple(tuple(texts[token] for token in row) for row in self.tokens[:told, :, 0].tolist())
+
     def put(self, conditions: Sequence[int], prompts: np.ndarray, part: Generations) -> None:
         """Fill in what these conditions make of these prompts."""
         place = np.asarray(conditions, np.int64)[:, None], prompts

@@ -29,7 +29,8 @@ _DEFINED = {
     "harness.plugin.places": "AnyLayers layers_in",
     "harness.plugin.unit_kinds": "mlp_site",
     "harness.plugin.records": (
-        "Alone Figure Frame Matrix Measurement Outcomes Prepared Prompt PublishedNeurons Rows Series Step Table"
+        "Alone Figure Frame Matrix Measurement Outcomes Prepared Prompt PublishedNeurons Rows Series Step Table "
+        "per_prompt"
     ),
     "harness.plugin.registers": "Evidence Register Value",
     "harness.conditions.conditions": "BASELINE Condition Edit End Frozen Selection SetNeurons",

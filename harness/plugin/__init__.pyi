@@ -71,6 +71,7 @@ from .records import Rows as Rows
 from .records import Series as Series
 from .records import Step as Step
 from .records import Table as Table
+from .records import per_prompt as per_prompt
 from .registers import Evidence as Evidence
 from .registers import Register as Register
 from .registers import Value as Value
@@ -150,6 +151,7 @@ __all__ = [
     "hookimpl",
     "layers_in",
     "mlp_site",
+    "per_prompt",
     "plural",
     "suggest",
     "the",

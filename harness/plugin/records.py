@@ -395,3 +395,13 @@ class Measurement:
     remarks: tuple[str, ...] = ()
     broken: str | None = None
     """A reason to distrust everything: the treated model no longer does the task at all."""
+
+
+def per_prompt(values: np.ndarray, prompt: np.ndarray, n: int) -> np.ndarray:
+    """Sums over the tokens of each prompt, float64 [..., n].
+
+    Args:
+        values: [..., n_tokens]. prompt: [n_tokens], the prompt of each token, in 0 to n - 1.
+    """
+    found: np.ndarray = values @ (prompt[:, None] == np.arange(n)).astype(np.float64)
+    return found

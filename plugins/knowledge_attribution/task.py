@@ -178,8 +178,6 @@ class TargetProbability(Task):
             np.where(begins >= 0, np.exp(np.minimum(x, 0.0)), 0.0).astype(np.float32)
             for x in (made.top, equal.log_p(made.top[before]))
         )
-        told = sum(condition.shown for condition in conditions)
-        texts = engine.model.token_texts
         return Outcomes(
             conditions=tuple(conditions),
             prompts=tuple(prompts),
@@ -200,7 +198,7 @@ class TargetProbability(Task):
                 "tempered": [{"outcome": "log_p", "title": "the target's log-probability", "unit": "nats"}],
                 "calibrated": {"word": "prediction", "note": f"{NOTE}{KNOWN if self.known else ''}"},
             },
-            answers=tuple(tuple(texts[token] for token in row) for row in made.tokens[:told, :, 0].tolist()),
+            answers=made.first_texts(conditions, engine.model.token_texts),
         )
 
 

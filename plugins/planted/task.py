@@ -75,7 +75,6 @@ class PlantedAnswer(Task):
             progress=progress,
             spans=[prompt.spans for prompt in prompts],
         )
-        texts, told = engine.model.token_texts, sum(condition.shown for condition in conditions)
         return Outcomes(
             conditions=tuple(conditions),
             prompts=tuple(prompts),
@@ -84,5 +83,5 @@ class PlantedAnswer(Task):
                 "entropy": made.entropy.astype(np.float32),
                 "kept": made.tokens[..., 0] == np.array(target),
             },
-            answers=tuple(tuple(texts[token] for token in row) for row in made.tokens[:told, :, 0].tolist()),
+            answers=made.first_texts(conditions, engine.model.token_texts),
         )

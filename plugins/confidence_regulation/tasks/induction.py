@@ -22,10 +22,11 @@ from harness.plugin import (
     Step,
     Unit,
     counted,
+    per_prompt,
 )
 
 from .mediation import TEMPERED_LOSS, groups
-from .plain_text import TextTask, per_prompt, prompt_of, tempered_sums
+from .plain_text import TextTask, prompt_of, tempered_sums
 
 if TYPE_CHECKING:
     from harness.plugin import Engine, Model, Progress, Scores

@@ -22,9 +22,10 @@ from harness.plugin import (
     Selection,
     Series,
     Unit,
+    per_prompt,
 )
 
-from .plain_text import TextTask, by_token, fit, per_prompt, prompt_of, tempered_sums
+from .plain_text import TextTask, by_token, fit, prompt_of, tempered_sums
 
 if TYPE_CHECKING:
     from harness.effects import Effects, Kind

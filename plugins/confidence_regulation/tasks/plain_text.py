@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
-from harness.plugin import ModelCorpus, Prompt, Series, Step, Task, border, counted
+from harness.plugin import ModelCorpus, Prompt, Series, Step, Task, border, counted, per_prompt
 
 if TYPE_CHECKING:
     from harness.data import Sequence as Span
@@ -59,16 +59,6 @@ def prompt_of(model: Model, i: int, tokens: Sequence[int], **fields: object) -> 
         cluster=f"{i:05d}",
         fields=fields,
     )
-
-
-def per_prompt(values: np.ndarray, prompt: np.ndarray, n: int) -> np.ndarray:
-    """Sums over the tokens of each prompt, float64 [..., n].
-
-    Args:
-        values: [..., T]. prompt: [T], the prompt of each token, in 0 to n - 1.
-    """
-    found: np.ndarray = values @ (prompt[:, None] == np.arange(n)).astype(np.float64)
-    return found
 
 
 def tempered_sums(

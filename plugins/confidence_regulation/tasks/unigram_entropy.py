@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.plugin import Condition, Outcomes, Prompt
+from harness.plugin import Condition, Outcomes, Prompt, per_prompt
 
 from .mediation import EffectsTask, blocks
-from .plain_text import by_token, per_prompt
+from .plain_text import by_token
 
 if TYPE_CHECKING:
     from harness.effects import Effects
