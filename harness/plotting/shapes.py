@@ -287,8 +287,26 @@ def label(axes: Axes, x: np.ndarray, y: np.ndarray, texts: Sequence[str], cloud:
             line.set_in_layout(False)
 
 
-def bin_edges(values: np.ndarray) -> np.ndarray:
-    """Edges of bins: one around every multiple of a step where values are such, else at most 40 of equal width."""
+def bin_edges(values: np.ndarray, most: float | None = None) -> np.ndarray:
+    """Edges of bins: one around every multiple of a step where values are such, else at most 40 of equal width.
+
+    No bin reaches below 0 where no value does (shares, counts and sizes have no others), nor above ``most``, which is
+    the largest value that there can be.
+    """
+    edges = _plain_edges(values)
+    if len(values) and values.min() >= 0:
+        edges[0] = max(edges[0], 0.0)
+    if most is not None and len(values) and values.max() <= most:
+        edges[-1] = min(edges[-1], most)
+    return edges
+
+
+def largest(unit: str) -> float | None:
+    """The largest value that a unit has, where it has one: shares end at 1, and at 100%."""
+    return {"%": 100.0, "share": 1.0}.get(unit)
+
+
+def _plain_edges(values: np.ndarray) -> np.ndarray:
     distinct = np.unique(values)
     if len(distinct) == 0:
         return np.array([0.0, 1.0])

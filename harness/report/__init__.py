@@ -1,6 +1,7 @@
 """Records for people. Everything here is made from finished runs alone, so that it can be made again.
 
-``console``, ``page`` (with ``page_charts``: histograms, ``page_data``, ``page_assets``), ``markdown``, ``latex``,
+``console``, ``page`` (with ``page_charts``: histograms, ``page_data``, ``page_tables``,
+``page_assets``), ``markdown``, ``latex``,
 ``summary``: for a notebook; ``certainty``: what a run can find; ``outlook``: what a planned one could; ``table_tests``;
 ``inspection``: what a model is made of;
 ``leaderboard``; ``arena``: selectors compared; ``claims``: which claims of papers hold; ``comparison`` and

@@ -14,7 +14,7 @@ import numpy as np
 from harness.files import harmless
 from harness.files.store import write_bytes
 from harness.files.wording import counted, plural
-from harness.plotting.shapes import COLUMN, bin_edges
+from harness.plotting.shapes import COLUMN, bin_edges, largest
 from harness.plugin.records import NAME, Figure, Frame
 from harness.report.places import with_places
 
@@ -210,7 +210,7 @@ def control_histogram(name: str, treated: float, controls: np.ndarray, title: st
     """
     controls = np.asarray(controls, dtype=float)
     known = controls[np.isfinite(controls)]
-    edges = bin_edges(known)
+    edges = bin_edges(known, largest(unit))
     counts, _ = np.histogram(known, edges)
     sides = f"{(known < treated).sum()} below it, {(known == treated).sum()} equal, {(known > treated).sum()} above"
     caption = f"{title}: the selected components beside {counted(len(known), 'random control')} ({sides})."

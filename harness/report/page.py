@@ -33,7 +33,9 @@ from harness.report.formatting import (
 )
 from harness.report.page_assets import assets, pictures
 from harness.report.page_charts import histogram
-from harness.report.page_data import breakdown, examples, packed_neurons, packed_prompts, read_prompts
+from harness.report.page_data import breakdown, examples, notes_on, packed_neurons, packed_prompts, read_prompts
+from harness.report.page_tables import ShownTable, fitted
+from harness.report.places import names
 from harness.report.table_tests import CLASSICAL, by_items, classical, moved
 from harness.results.beside import Candidate, ControlSet, Row
 from harness.results.folder import PROVENANCE, read_provenance, read_record, read_rows
@@ -49,16 +51,27 @@ EXAMPLES = 12
 CHARTS = 80
 """Measures whose control distribution is drawn."""
 
-VERDICTS: dict[str, tuple[str, str, str]] = {
-    "more than random": ("yes", "●", "The selected {selected} this more than random {units} do."),
-    "less than random": ("less", "▼", "The selected {selected} this less than random {units} do."),
-    "opposite direction": ("less", "⇄", "The selected {selected} this in the other direction than random {units} do."),
-    "no more than d apart": ("no", "≈", "The selected {selected} this as random {units} do, to within d."),
-    "inconclusive": ("unknown", "○", "Whether the selected {selected} this more or less than random {units} is open."),
-    "cannot tell": ("unknown", "?", "These controls, or these data, cannot tell."),
-    "model broken": ("broken", "✕", "The treated model no longer does the task: nothing can be concluded."),
-}
-"""For each verdict its style, a sign (colour alone says nothing to some), and what it means."""
+FOUND, OPEN, ALIKE = "Found", "Not shown", "Shown to be alike"
+"""What kinds of verdicts there are, in the order in which a page tells them."""
+
+VERDICTS: dict[str, tuple[str, str, str, str]] = {
+    "more than random": (FOUND, "yes", "●", "The selected {selected} this more than random {units} do."),
+    "less than random": (FOUND, "less", "▼", "The selected {selected} this less than random {units} do."),
+    "opposite direction": (
+        FOUND, "less", "⇄", "The selected {selected} this in the other direction than random {units} do."
+    ),
+    "inconclusive": (
+        OPEN, "unknown", "○",
+        "Whether the selected {selected} this more or less than random {units} is open: no effect is shown, and none "
+        "is ruled out.",
+    ),
+    "cannot tell": (OPEN, "unknown", "?", "These controls, or these data, cannot tell."),
+    "no more than d apart": (
+        ALIKE, "no", "≈", "The selected {selected} this as random {units} do: a difference of more than d is ruled out."
+    ),
+    "model broken": (OPEN, "broken", "✕", "The treated model no longer does the task: nothing can be concluded."),
+}  # fmt: skip
+"""For each verdict its kind, its style, a sign (colour alone says nothing to some), and what it means."""
 
 
 def write_page(folder: Path) -> Path:
@@ -76,7 +89,7 @@ def write_page(folder: Path) -> Path:
     record = read_record(folder)
     context = _context(folder, record)
     charts = context["neurons"] is not None
-    context |= assets(*(["page_scatter.js"] if charts else []), "page_prompts.js", charts=charts)
+    context |= assets("page_histograms.js", *(["page_scatter.js"] if charts else []), "page_prompts.js", charts=charts)
     text = environment.get_template("page.html.j2").render(context)
     path = folder / NAME
     write_bytes(path, (text.strip() + "\n").encode())
@@ -101,7 +114,7 @@ def _context(folder: Path, record: RunRecord) -> dict[str, Any]:
         "certainty_columns": COLUMNS,
         "certainty_explained": EXPLAINED,
         "selected": _selected(record.selection),
-        "neurons": packed_neurons(_rows(folder / "neurons.jsonl", Candidate)),
+        "neurons": packed_neurons(_rows(folder / "neurons.jsonl", Candidate), notes_on(record.frames, names())),
         "prompts": packed_prompts(prompts) if prompts.ids else None,
         "filters": {name: list(pair) for name, pair in prompts.categories.items()},
         "examples": list(examples(prompts, EXAMPLES)),
@@ -139,12 +152,14 @@ def _verdicts(record: RunRecord) -> list[dict[str, Any]]:
     does = "show" if selection.intervention == "none" else "change"
     units, selected = plural(unit), f"{noun_for(n, unit)} {agree(n, f'{does}s', does)}"
     found = []
-    for word, (style, sign, meaning) in VERDICTS.items():
+    for word, (kind, style, sign, meaning) in VERDICTS.items():
         measures = [measure for measure in record.primary if measure.verdict == word]
         if measures:
             said = f"exploratory: {word}" if record.exploratory else word
             meaning = meaning.format(units=units, selected=selected)
-            found.append({"word": said, "style": style, "sign": sign, "meaning": meaning, "measures": measures})
+            found.append(
+                {"kind": kind, "word": said, "style": style, "sign": sign, "meaning": meaning, "measures": measures}
+            )
     return found
 
 
@@ -155,7 +170,7 @@ def _measures(record: RunRecord, rows: Sequence[ControlSet]) -> list[dict[str, A
     for i, measure in enumerate(ordered):
         values = [row.columns.get(".".join(measure.key)) for row in rows] if i < CHARTS else []
         word = measure.verdict if measure.primary else None
-        style, sign, _ = VERDICTS.get(word or "", ("unknown", "", ""))
+        _, style, sign, _ = VERDICTS.get(word or "", ("", "unknown", "", ""))
         found.append(
             {
                 "title": measure.title,
@@ -206,7 +221,7 @@ def _table(table: Table) -> dict[str, Any]:
     }
 
 
-def _selected(selection: Selection) -> dict[str, Any]:
+def _selected(selection: Selection) -> ShownTable:
     """The selected units as a table: scores with where they stand, and the median scores as its last row."""
     unit, rows = selection.unit, []
     for chosen in selection.neurons:
@@ -218,7 +233,7 @@ def _selected(selection: Selection) -> dict[str, Any]:
     if selection.scores:
         medians = {name: number(selection.layer_medians[f"median_{name}"]) for name in selection.scores}
         rows.append(dict.fromkeys(columns, "") | {unit: "median of all"} | medians)
-    return {"columns": columns, "rows": rows, "scores": selection.scores}
+    return fitted(columns, rows, [*selection.scores])
 
 
 def _frame(frame: Frame) -> dict[str, Any]:
@@ -227,8 +242,7 @@ def _frame(frame: Frame) -> dict[str, Any]:
         "name": frame.name,
         "title": frame.title,
         "n": frame.n,
-        "columns": list(rows[0] if rows else ()),
-        "rows": rows,
+        "table": fitted(list(rows[0] if rows else ()), rows),
     }
 
 

@@ -19,6 +19,10 @@ FIGURES_LIMIT = 900_000
 """Bytes of figures in a page; what comes after is named and lies beside it."""
 
 
+WIDE = 1000
+"""Pixels of a picture that is wider than a column of a paper: it has the page's width."""
+
+
 def assets(*names: str, charts: bool = False) -> dict[str, Any]:
     """``style``, ``scripts`` and ``policy`` of a page with these scripts of ours; the chart library with ``charts``."""
     scripts = ["\n".join(map(_read, ("page.js", *names)))]
@@ -44,15 +48,26 @@ def pictures(folder: Path, figures: Sequence[Figure], room: int = FIGURES_LIMIT)
     for figure in figures:
         name = path_name(figure.name, f"{folder / 'result.json'}, figures")
         path = folder / "figures" / f"{name}.png"
-        image = base64.b64encode(path.read_bytes()).decode() if path.is_file() else ""
+        drawn = path.is_file()
+        image = base64.b64encode(path.read_bytes()).decode() if drawn else ""
         if len(image) > room:
             image = ""
         room -= len(image)
         size = _png_size(image) if image else (0, 0)
+        asks, said = headline(figure.title)
+        shape = {"width": size[0] // 2, "height": size[1] // 2, "wide": size[0] > WIDE}
         found.append(
-            {"name": name, "title": figure.title, "image": image, "width": size[0] // 2, "height": size[1] // 2}
+            {"name": name, "title": figure.title, "asks": asks, "said": said, "image": image, "drawn": drawn, **shape}
         )
     return found
+
+
+def headline(title: str) -> tuple[str, str]:
+    """The question that a figure's title begins with, and the rest; a title that asks none is all rest."""
+    asks, mark, said = title.partition("? ")
+    if not mark and not title.endswith("?"):
+        return "", title
+    return asks + mark.strip(), said
 
 
 def _png_size(image: str) -> tuple[int, int]:

@@ -15,8 +15,10 @@ import numpy as np
 
 from harness.errors import HarnessError
 from harness.files.store import clean
+from harness.report.page_tables import fitted
 from harness.results.beside import Candidate, Sample
 from harness.results.folder import read_rows
+from harness.results.record import Frame
 
 PROMPTS_LIMIT, NEURONS_LIMIT = 1_000_000, 350_000
 """Bytes that the packed prompts and neurons may take in the page; beyond, it shows fewer and says so."""
@@ -118,7 +120,7 @@ def breakdown(prompts: Prompts, name: str) -> dict[str, Any]:
             row[f"change of {label(x)}"] = float((high - low)[known].mean()) if known.any() else None
         rows.append(row)
     rows.sort(key=lambda row: -row["changed"] / row["prompts"])
-    return {"name": name, "columns": list(rows[0]), "rows": rows}
+    return {"name": name, "table": fitted(list(rows[0]), rows)}
 
 
 def label(name: str) -> str:
@@ -161,8 +163,24 @@ def _columns(prompts: Prompts, rows: np.ndarray) -> dict[str, Any]:
     }
 
 
-def packed_neurons(rows: Sequence[Candidate]) -> dict[str, Any] | None:
-    """``{"data": packed, "n": neurons, "shown": how many fit}``: the selected ones and an even sample of the others."""
+def notes_on(frames: Sequence[Frame], units: frozenset[str]) -> dict[str, dict[str, str]]:
+    """What tables say of single units in words, such as the tokens that they promote, by the unit's name.
+
+    Args:
+        units: names of columns that hold names of units.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for row in (row for frame in frames for row in frame.rows or []):
+        first = next(iter(row))
+        if first in units and isinstance(row[first], str):
+            told = {name: text for name, text in row.items() if name != first and isinstance(text, str) and text}
+            found.setdefault(row[first], {}).update(told)
+    return {unit: told for unit, told in found.items() if told}
+
+
+def packed_neurons(rows: Sequence[Candidate], notes: dict[str, dict[str, str]] | None = None) -> dict[str, Any] | None:
+    """``{"data": packed, "n": neurons, "shown": how many fit}``: the selected ones and an even sample of the others;
+    ``notes``: of :func:`notes_on`."""
     scores = rows[0].score_names if rows else []
     if not scores:
         return None
@@ -176,6 +194,7 @@ def packed_neurons(rows: Sequence[Candidate]) -> dict[str, Any] | None:
                 "neuron": [row.neuron for row in kept],
                 "selected": [i for i, row in enumerate(kept) if row.selected],
                 "scores": {name: rounded(np.array([row.columns[name] for row in kept], float)) for name in scores},
+                "notes": notes or {},
             }
         )
         if len(data) <= NEURONS_LIMIT or step >= len(rows):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import matplotlib
@@ -11,9 +12,10 @@ import pytest
 from golden import golden
 from matplotlib.image import imread
 
-from harness.plotting.shapes import bin_edges
+from harness.plotting.shapes import bin_edges, largest
 from harness.plugin.records import Figure, Frame
 from harness.report.figure_files import STYLE, control_histogram, csv_bytes, draw, render, style, write_shown
+from harness.report.page_charts import histogram
 from harness.report.sweeps import curve, sweeps
 from harness.results.record import RunRecord
 
@@ -86,6 +88,25 @@ def test_the_control_histogram_holds_every_control_and_the_treated_value() -> No
     assert sum(heights) == 99 or any("count" in key or "controls" in key for key in figure.data)
     assert control_histogram("x", 1.0, np.array([1.0, 1.0]), "x", "nats").title  # all alike
     assert (np.diff(bin_edges(np.array([0.0, 1.0, 2.0, 7.0]))) > 0).all()
+
+
+@pytest.mark.parametrize("step", [0.25, 0.1234])
+def test_no_bar_lies_where_no_value_can(step: float) -> None:
+    shares = step * np.arange(8).repeat(4)
+    assert bin_edges(shares)[0] == 0 and bin_edges(100 - shares, largest("%"))[-1] == 100
+    assert bin_edges(np.zeros(9))[0] == 0 and bin_edges(shares - 1)[0] < -1
+    counts, _ = np.histogram(shares, bin_edges(shares))
+    assert counts.sum() == len(shares)
+
+
+def test_a_control_distribution_has_axes_with_unit_and_true_ticks() -> None:
+    values = [0.4, 0.9, 1.4, 2.2, 3.6, 3.9]
+    drawn = str(histogram("entropy", 0.0, values, None, "nats"))
+    assert "entropy (nats)" in drawn and ">controls<" in drawn
+    axis = drawn.partition('class="axis"')[2].partition('class="counts"')[0]
+    ticks = [(float(x), float(text)) for x, text in re.findall(r'<text x="([\d.]+)" y="\d+">([-\d.]+)</text>', axis)]
+    apart = np.diff([x for x, _ in ticks]) / np.diff([value for _, value in ticks])
+    assert len(ticks) > 2 and np.ptp(apart) < 0.01 * apart.mean()  # a tick that says 2 stands at 2
 
 
 def record(name: str, factor: float, value: float, seed: int = 0) -> RunRecord:

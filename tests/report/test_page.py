@@ -11,9 +11,12 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from golden import golden
 
 from harness.report.markdown import export
 from harness.report.page import _verdicts, write_page
+from harness.report.page_tables import fitted
+from harness.results.measures import Measure
 from harness.results.record import RunRecord
 
 ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -111,3 +114,29 @@ def test_vendored_files_are_what_their_note_says() -> None:
     assert named and {name for name, _ in named} == {x.name for x in folder.iterdir() if x.name.endswith(".min.js")}
     for name, digest in named:
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+
+
+def test_verdicts_are_told_from_what_was_found_to_what_was_not() -> None:
+    record = RunRecord.read(golden("record.json"), "record.json")
+    words = ["no more than d apart", "inconclusive", "less than random", "more than random", "cannot tell"]
+    measures = [replace_verdict(record.measures[0], word) for word in words]
+    told = _verdicts(record.model_copy(update={"measures": measures}))
+    assert [found["word"] for found in told] == [
+        "more than random", "less than random", "inconclusive", "cannot tell", "no more than d apart"
+    ]  # fmt: skip
+    assert [found["kind"] for found in told] == ["Found", "Found", "Not shown", "Not shown", "Shown to be alike"]
+
+
+def replace_verdict(measure: Measure, word: str) -> Measure:
+    return measure.model_copy(update={"primary": True, "verdict": word})
+
+
+def test_tables_say_once_what_is_the_same_and_turn_where_they_are_low_and_wide() -> None:
+    rows = [{"group": name, "changed": 0, "value": i, "none": None} for i, name in enumerate("abc")]
+    found = fitted(list(rows[0]), rows)
+    assert found.columns == ["group", "value"] and found.same == "changed 0"
+    assert fitted(list(rows[0]), rows[:1]).columns == list(rows[0])  # one row has nothing to be the same as
+    wide = [{"neuron": f"3.{i}"} | {f"score_{j}": i + j for j in range(12)} for i in range(3)]
+    turned = fitted(list(wide[0]), wide)
+    assert turned.columns == ["neuron →", "3.0", "3.1", "3.2"] and len(turned.rows) == 12
+    assert turned.rows[2] == {"neuron →": "score 2", "3.0": 2, "3.1": 3, "3.2": 4}

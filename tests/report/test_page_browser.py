@@ -37,6 +37,78 @@ def test_it_opens_without_errors_and_fits(
         opened.page.close()
 
 
+CLIPPED = """() => [...document.querySelectorAll("main *")].filter(x => !x.closest(".scroll, .picture, svg, .more")
+  && x.getBoundingClientRect().width > 0 && x.getBoundingClientRect().right > document.documentElement.clientWidth + 1)
+  .map(x => x.outerHTML.slice(0, 80))"""
+"""Elements that reach beyond the window, where nothing scrolls to them."""
+
+UNTOLD = """() => [...document.querySelectorAll(".scroll")].filter(x => x.scrollWidth > x.clientWidth + 1)
+  .filter(x => !/more column/.test(x.previousElementSibling.textContent)).map(x => x.ariaLabel)"""
+"""Tables that are cut at the right and do not say so."""
+
+
+@pytest.mark.parametrize(("width", "least"), [(390, 540), (1280, 900)])
+def test_nothing_is_clipped_and_wide_figures_can_be_read(browser: Any, conflict: Path, width: int, least: int) -> None:
+    page = Opened(browser, conflict / "report.html", width).page
+    assert page.evaluate(CLIPPED) == [] and page.evaluate(UNTOLD) == []
+    wide = page.locator("figure.wide img")
+    widths = wide.evaluate_all("images => images.map(x => x.getBoundingClientRect().width)")
+    assert widths and min(widths) >= least, "text in a figure of a page's width would have less than 5 points"
+    page.locator("figure.wide .zoom").first.click()
+    assert page.locator("dialog.zoomed img").bounding_box()["width"] > least
+    page.keyboard.press("Escape")
+    assert page.locator("dialog").count() == 0
+    page.close()
+
+
+def test_a_brushed_stretch_of_a_control_distribution_says_how_many_controls_lie_in_it(
+    browser: Any, conflict: Path
+) -> None:
+    page = Opened(browser, conflict / "report.html").page
+    drawing = page.locator("svg.histogram").first
+    drawing.scroll_into_view_if_needed()
+    bars = drawing.locator(".bars rect")
+    counts = bars.evaluate_all("bars => bars.map(x => Number(x.dataset.count))")
+    first, last = bars.first.bounding_box(), bars.last.bounding_box()
+    page.mouse.move(first["x"] + 1, first["y"])
+    page.mouse.down()
+    page.mouse.move(last["x"] + 1, last["y"])
+    page.mouse.up()
+    said = drawing.locator("xpath=following-sibling::p[@role='status']")
+    assert f"{sum(counts)} of {sum(counts)} (100%)" in str(said.text_content())
+    drawing.press("Escape")
+    assert said.text_content() == ""
+    drawing.press("ArrowRight")
+    assert f": {counts[0]} of {sum(counts)} " in str(said.text_content())
+    page.close()
+
+
+def test_one_score_is_drawn_against_its_rank_and_a_point_tells_what_tables_say_of_it(
+    browser: Any, induction: Path, tmp_path: Path
+) -> None:
+    import json
+    import shutil
+
+    from harness.report.page import write_page
+
+    folder = shutil.copytree(induction, tmp_path / "run")
+    rows = [json.loads(line) for line in (folder / "neurons.jsonl").read_text().splitlines()]
+    kept = [{key: row[key] for key in ("neuron", "selected", "rho")} for row in rows]
+    (folder / "neurons.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in kept))
+    record = json.loads((folder / "result.json").read_text())
+    chosen = next(row["neuron"] for row in rows if row["selected"])
+    words = {"neuron": chosen, "promoted": "dusk  dawn"}
+    record["frames"].append({"name": "tokens", "title": "tokens", "n": 1, "rows": [words]})
+    (folder / "result.json").write_text(json.dumps(record))
+    opened = Opened(browser, write_page(folder))
+    page = opened.page
+    page.wait_for_selector("#scatter:not([hidden])")
+    assert page.locator("#scatter [name=x] option").all_text_contents() == ["rank by rho", "rho"]
+    page.fill("#scatter [name=find]", chosen)
+    assert "promoted: dusk  dawn" in str(page.locator("#scatter .status").text_content())
+    assert opened.trouble == []
+
+
 def test_prompts_are_filtered_searched_and_sorted(browser: Any, conflict: Path) -> None:
     opened = Opened(browser, conflict / "report.html")
     page = opened.page

@@ -118,6 +118,43 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
+// -- what is wider than its place says how much more there is
+
+for (const box of document.querySelectorAll(".scroll, .picture")) {
+  const hint = make("p", "", { className: "more", hidden: true });
+  hint.setAttribute("aria-hidden", "true"); // for eyes: the region itself is named and reached by keyboard
+  box.before(hint);
+  const tell = () => {
+    const edge = box.getBoundingClientRect().right + 1;
+    const cells = [...(box.querySelector("thead tr")?.cells ?? [])];
+    const beyond = cells.filter((cell) => cell.getBoundingClientRect().right > edge).length;
+    const rest = box.scrollWidth - box.clientWidth - box.scrollLeft;
+    hint.hidden = box.scrollWidth <= box.clientWidth + 1;
+    hint.textContent = rest <= 1 ? "\u00a0" : beyond ? `${counted(beyond, "more column")} at the right →` : "scroll to the right →";
+  };
+  box.addEventListener("scroll", tell, { passive: true });
+  new ResizeObserver(tell).observe(box);
+  tell();
+}
+
+// -- pictures are enlarged by a click, where a dialog can be
+
+for (const picture of document.querySelectorAll(".figures img")) {
+  const button = make("button", null, { type: "button", className: "zoom" });
+  button.setAttribute("aria-label", `Enlarge: ${picture.alt}`);
+  picture.before(button);
+  button.append(picture);
+  button.addEventListener("click", () => {
+    const dialog = make("dialog", null, { className: picture.height > picture.width ? "zoomed tall" : "zoomed" });
+    const large = make("img", null, { src: picture.src, alt: picture.alt });
+    dialog.append(large);
+    document.body.append(dialog);
+    dialog.addEventListener("click", () => dialog.close());
+    dialog.addEventListener("close", () => dialog.remove());
+    dialog.showModal();
+  });
+}
+
 // -- copying
 
 for (const button of document.querySelectorAll("button[data-copy]")) {
