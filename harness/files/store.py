@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
@@ -85,13 +86,19 @@ def write_bytes(path: Path, data: bytes) -> None:
 
     Its permissions are what the user's umask leaves, as of any new file.
     """
+    write_pieces(path, (data,))
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
+    """Write a file as :func:`write_bytes` does, from pieces that are made one after another."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # as TEMPORARY says
         file = temporary.open("xb")
         try:
             with file:
-                file.write(data)
+                for piece in pieces:
+                    file.write(piece)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
@@ -118,9 +125,15 @@ def jsonl_bytes(rows: Iterable[Mapping[str, Any]]) -> bytes:
     return text.getvalue().encode()
 
 
+ROWS_AT_ONCE = 256
+"""Rows that are text at once when many are written."""
+
+
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object a line, atomically."""
-    write_bytes(path, jsonl_bytes(rows))
+    """Write one JSON object a line, atomically, some rows at a time."""
+    rest = iter(rows)
+    some = iter(lambda: list(itertools.islice(rest, ROWS_AT_ONCE)), [])
+    write_pieces(path, map(jsonl_bytes, some))
 
 
 def read_bytes(path: Path) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
     from harness.conditions.conditions import Condition, Role, Selection
+    from harness.plugin.joining import Joined
     from harness.statistics import AnyMeasure, TableTests
 
 
@@ -227,19 +228,31 @@ class Outcomes:
     @classmethod
     def join(cls, parts: Sequence[Outcomes]) -> Outcomes:
         """Put consecutive parts of one run together. What a part did not observe is NaN there, or no category."""
+        unread = cls.unread(parts)
+        return replace(unread, values={name: array[:] for name, array in unread.values.items()})
+
+    @classmethod
+    def unread(cls, parts: Sequence[Outcomes]) -> Outcomes:
+        """The same, whose values are read from the parts when their rows are asked for
+        (:class:`harness.plugin.joining.Joined`): nothing but :meth:`split` and :meth:`arrays` is asked of it."""
+        from harness.plugin.joining import joined_series, joined_values
+
         first = parts[0]
-        values, categories = _values(parts)
+        values, categories = joined_values(parts)
         return cls(
             conditions=first.conditions,
             prompts=tuple(prompt for part in parts for prompt in part.prompts),
-            values=values,
+            values=cast(dict[str, np.ndarray], values),
             answers=tuple(
                 tuple(answer for part in parts for answer in part.answers[row]) for row in range(len(first.answers))
             ),
             categories=categories,
             found=tuple(dict.fromkeys(name for part in parts for name in part.found)),
             details={key: value for part in parts for key, value in part.details.items()},
-            series={name: _joined([part.series[name] for part in parts]) for name in first.series},
+            series={
+                name: Series(series.rows, joined_series([part.series[name] for part in parts]))
+                for name, series in first.series.items()
+            },
         )
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -259,45 +272,18 @@ class Outcomes:
         return replace(
             self,
             conditions=tuple(self.conditions[row] for row in rest),
-            values={name: array[rest] for name, array in self.values.items()},
+            values={name: _only(array, rest) for name, array in self.values.items()},
             alone=Alone(
                 tuple("+".join(map(str, self.conditions[row].units)) for row in alone),
-                {name: array[alone] for name, array in self.values.items()},
+                {name: _only(array, alone) for name, array in self.values.items()},
             ),
             selection=selection,
         )
 
 
-def _values(parts: Sequence[Outcomes]) -> tuple[dict[str, np.ndarray], dict[str, tuple[str, ...]]]:
-    """The values of consecutive parts, and their categories, under common codes."""
-    values: dict[str, np.ndarray] = {}
-    categories = dict(parts[0].categories)
-    for name in dict.fromkeys(name for part in parts for name in part.values):
-        like = next(part.values[name] for part in parts if name in part.values)
-        arrays = [part.values.get(name) for part in parts]
-        if any(name in part.found for part in parts):
-            words = [np.array(part.categories.get(name, ()), object) for part in parts]
-            used = [w[np.unique(a[a >= 0])] for w, a in zip(words, arrays, strict=True) if a is not None]
-            categories[name] = tuple(sorted({word for part in used for word in part}))
-            code = {word: i for i, word in enumerate(categories[name])}
-            for i, (w, a) in enumerate(zip(words, arrays, strict=True)):
-                if a is not None:
-                    arrays[i] = np.array([*(code.get(word, -1) for word in w), -1])[a]  # -1 stays: it is the last
-        missing = -1 if like.dtype.kind in "iu" else np.nan
-        shapes = [(len(part.conditions), len(part.prompts), *like.shape[2:]) for part in parts]
-        filled = [np.full(s, missing) if a is None else a for s, a in zip(shapes, arrays, strict=True)]
-        values[name] = np.concatenate(filled, axis=1, dtype=like.dtype, casting="unsafe")
-    return values, categories
-
-
-def _joined(parts: Sequence[Series]) -> Series:
-    """Parts of one series, padded with NaN to the longest prompt."""
-    longest = max(part.values.shape[2] for part in parts)
-    padded = [
-        np.pad(part.values, ((0, 0), (0, 0), (0, longest - part.values.shape[2])), constant_values=np.nan)
-        for part in parts
-    ]
-    return Series(parts[0].rows, np.concatenate(padded, axis=1))
+def _only(array: np.ndarray | Joined, rows: list[int]) -> np.ndarray:
+    """Some rows of an array; of one that is not read yet, they are not read either."""
+    return array[rows] if isinstance(array, np.ndarray) else cast(np.ndarray, array.only(rows))
 
 
 @dataclass(frozen=True)

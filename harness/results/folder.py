@@ -12,8 +12,10 @@ interrupted run continues.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +30,7 @@ from harness.files.store import canonical, read_json, read_jsonl, write_bytes, w
 from harness.plugin.records import Alone, Outcomes, Prepared, Prompt, Series
 from harness.plugin.unit_kinds import kind_named
 from harness.results import beside, record
+from harness.results.arrays import Mapped, write_arrays
 from harness.results.migrations import lifted
 from harness.results.prepared import from_json, to_json
 from harness.results.provenance import Provenance
@@ -36,17 +39,17 @@ from harness.results.record import RunRecord
 RowT = TypeVar("RowT", bound=beside.Row)
 
 RECORD, PAGE, PROVENANCE, MARK = "result.json", "report.html", "provenance.json", "files.sha256"
-UNFINISHED = "unfinished"
+UNFINISHED, OUTCOMES = "unfinished", "outcomes.safetensors"
 
 FILES = (
-    RECORD, PAGE, PROVENANCE, "samples.jsonl", "neurons.jsonl", "controls.jsonl", "outcomes.safetensors",
+    RECORD, PAGE, PROVENANCE, "samples.jsonl", "neurons.jsonl", "controls.jsonl", OUTCOMES,
 )  # fmt: skip
 """Files of a run's folder, beside its figures and tables."""
 
 TEMPORARY = re.compile(r"\.[\w=+-][\w=+,.()% -]*\.(?:[a-z0-9_]{8}|partial)")
 """Names of files that are being written; where their writer was killed they stay."""
 
-_KEPT = re.compile(r"prepared\.json|writable|part-\d{8}\.(?:json|safetensors)")
+_KEPT = re.compile(r"prepared\.json|writable|outcomes\.safetensors|part-\d{8}\.(?:json|safetensors)")
 """Names of the files of ``unfinished/``."""
 
 
@@ -192,7 +195,11 @@ class RunFolder:
         rest = {"answers": part.answers, "categories": part.categories, "series": rows}
         rest |= {"found": part.found, "details": part.details}
         write_json(stem.with_suffix(".json"), rest, indent=None)
-        _save_arrays(stem.with_suffix(".safetensors"), part.arrays())  # last: it marks the part as finished
+        write_arrays(stem.with_suffix(".safetensors"), part.arrays())  # last: it marks the part as finished
+
+    def on_disk(self, start: int, part: Outcomes) -> Outcomes:
+        """A part that was kept, whose values are read from the disk whenever they are asked for."""
+        return replace(part, values=Mapped(self._unfinished / f"part-{start:08d}.safetensors").without("series "))
 
     def load_part(self, start: int, prompts: tuple[Prompt, ...], conditions: tuple[Condition, ...]) -> Outcomes | None:
         stem = self._unfinished / f"part-{start:08d}"
@@ -200,23 +207,35 @@ class RunFolder:
             return None
         path = stem.with_suffix(".json")
         rest = beside.Part.read(read_json(path), str(path))
-        arrays = load_arrays(stem.with_suffix(".safetensors"))
+        arrays = Mapped(stem.with_suffix(".safetensors"))
         return Outcomes(
             conditions=conditions,
             prompts=prompts,
-            values={name: array for name, array in arrays.items() if not name.startswith("series ")},
-            series={name: Series(tuple(rows), arrays[f"series {name}"]) for name, rows in rest.series.items()},
+            values=arrays.without("series "),
+            series={name: Series(tuple(rows), arrays[f"series {name}"].copy()) for name, rows in rest.series.items()},
             answers=tuple(map(tuple, rest.answers)),
             found=tuple(rest.found),
             details=rest.details,
             categories={name: tuple(names) for name, names in rest.categories.items()},
         )
 
-    def finish(self, files: Mapping[str, Any], outcomes: Outcomes, found: RunRecord) -> None:
+    def join(self, parts: Sequence[Outcomes], selection: Selection) -> Outcomes:
+        """The outcomes of the whole run, whose arrays stay on the disk: in the file that :meth:`finish` leaves there.
+
+        Args:
+            parts: of consecutive prompts, all of them. selection: what was selected.
+        """
+        whole = Outcomes.unread(parts).split(selection)
+        path = self._unfinished / OUTCOMES
+        write_arrays(path, whole.arrays(), {"outcomes": canonical(_labels(whole))})
+        return replace(whole, **_placed(Mapped(path).whole(), whole))
+
+    def finish(self, files: Mapping[str, Any], found: RunRecord) -> None:
         """Write everything that was computed, the record last; :meth:`settle` does the rest."""
         for name, content in files.items():
             (write_jsonl if name.endswith(".jsonl") else write_json)(self.path / name, content)
-        _save_arrays(self.path / "outcomes.safetensors", outcomes.arrays(), _labels(outcomes))
+        with writing(self.path / OUTCOMES):
+            os.replace(self._unfinished / OUTCOMES, self.path / OUTCOMES)
         write_json(self.result, found.to_dict())
 
     def load_outcomes(self) -> Outcomes:
@@ -225,10 +244,10 @@ class RunFolder:
         Raises:
             HarnessError: a file is missing or damaged, or the run is older than this way of keeping outcomes.
         """
-        path = self.path / "outcomes.safetensors"
+        path = self.path / OUTCOMES
         if not path.is_file():
             raise HarnessError(f"{path}: {not_there(path)}.")
-        arrays, labels = load_arrays(path), _read_labels(path)
+        arrays, labels = Mapped(path).whole(), _read_labels(path)
         samples, scores = self.path / "samples.jsonl", self.path / "neurons.jsonl"
         if labels.answers:
             answered = read_rows(samples, beside.Answered)
@@ -304,12 +323,13 @@ def _prompt_of(row: beside.Sample, observed: Iterable[str]) -> Prompt:
     return Prompt(row.prompt_id, row.prompt, tuple(row.input_ids), row.cluster, fields)
 
 
-def _save_arrays(path: Path, arrays: Mapping[str, np.ndarray], labels: Mapping[str, Any] | None = None) -> None:
-    from safetensors.numpy import save
-
-    # One entry of metadata only: the library writes several in any order, and the same run would have other bytes.
-    metadata = None if labels is None else {"outcomes": canonical(labels)}
-    write_bytes(path, save({name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())}, metadata))
+def _placed(arrays: Mapping[str, np.ndarray], outcomes: Outcomes) -> dict[str, Any]:
+    """Arrays of a file, :meth:`Outcomes.arrays`, as the fields that they are from."""
+    return {
+        "values": {name: arrays[name] for name in outcomes.values},
+        "alone": replace(outcomes.alone, values={name: arrays[f"alone {name}"] for name in outcomes.alone.values}),
+        "series": {name: Series(x.rows, arrays[f"series {name}"]) for name, x in outcomes.series.items()},
+    }
 
 
 def _read_labels(path: Path) -> beside.Labels:
@@ -320,21 +340,6 @@ def _read_labels(path: Path) -> beside.Labels:
     if labels is None:
         raise HarnessError(f"{path}: it does not say what its arrays are; make the run again with --fresh.")
     return beside.Labels.read(jsontext.parse(labels, str(path)), f"{path}: what its arrays are")
-
-
-def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Arrays of a safetensors file, by name.
-
-    Raises:
-        HarnessError: the file is damaged.
-    """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        return dict(load_file(path))
-    except (SafetensorError, OSError) as error:
-        raise HarnessError(f"{path}: cannot be read ({error}); delete it or use --fresh.") from error
 
 
 def _category(names: Sequence[str], code: int) -> str | None:

@@ -337,7 +337,7 @@ def _observe(jobs: Sequence[_Job], engine: Engine, prompts: Sequence[Prompt], re
                 stages = [job.stage for job in missing if job.stage is not None]
                 for job, outcomes in zip(missing, observe(stages, engine, part, advance), strict=True):
                     job.folder.save_part(start, outcomes)
-                    job.parts.append(outcomes)
+                    job.parts.append(job.folder.on_disk(start, outcomes))
             else:
                 advance(len(part) * n)
 
@@ -348,7 +348,7 @@ def _finish(job: _Job, engine: Engine, reporter: Reporter, command: str, started
 
     stage = job.stage
     assert stage is not None
-    outcomes = Outcomes.join(job.parts).split(stage.selection)
+    outcomes = job.folder.join(job.parts, stage.selection)
     with reporter.stage("computing statistics"):
         seed = derive_seed(job.plan.spec.seed, "bootstrap")
         path = engine.path(stage.conditions)
@@ -362,7 +362,7 @@ def _finish(job: _Job, engine: Engine, reporter: Reporter, command: str, started
         "controls.jsonl": control_rows,
         "provenance.json": provenance(command, started, job.run_id).to_dict(),
     }
-    job.folder.finish(files, outcomes, record)
+    job.folder.finish(files, record)
     with reporter.stage("writing the page"):
         job.folder.settle(write_page)
     job.parts.clear()
