@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 
 class HarnessError(Exception):
@@ -16,9 +16,30 @@ class HarnessError(Exception):
     The message names the field or the file, what was expected, and the nearest valid name where there is one.
     """
 
+    kind: ClassVar[str] = "mistake"
+    """What it is, for programs (``--json``)."""
+
 
 class PluginError(HarnessError):
     """A component did not keep to the contract, or raised something: names it, its distribution and the call."""
+
+    kind = "plugin"
+
+
+class SystemRefused(HarnessError):
+    """The operating system, the memory, or the encoding of what was read refused: says which, and of what."""
+
+    kind = "system"
+
+
+class RunsNotMade(HarnessError):
+    """Some of several runs were refused, or failed; the others were made. ``runs``: by name, why."""
+
+    kind = "runs"
+
+    def __init__(self, message: str, runs: Mapping[str, HarnessError]) -> None:
+        super().__init__(message)
+        self.runs = runs
 
 
 class HarnessWarning(UserWarning):
@@ -49,7 +70,7 @@ def mendable() -> Iterator[None]:
     try:
         yield
     except (OSError, EOFError, MemoryError, RecursionError, UnicodeError) as error:
-        raise HarnessError(_sentence(error)) from error
+        raise SystemRefused(_sentence(error)) from error
 
 
 def _sentence(error: BaseException) -> str:

@@ -26,13 +26,15 @@ def main() -> None:
         with terminations(), _streams(), mendable():
             environment.prepare()
             _check_arguments()
-            from harness.cli.app import app
             from harness.files.terminal import install
 
             install()
-
             try:
-                app()
+                if code := _run():
+                    raise SystemExit(code)
+            except HarnessError as error:
+                _tell_programs(error)
+                raise
             finally:
                 sys.stdout.flush()  # what cannot be written is found here, not when Python ends
     except HarnessError as error:
@@ -42,6 +44,36 @@ def main() -> None:
         raise SystemExit(2) from None
     except KeyboardInterrupt as error:
         raise SystemExit(stopped(error)) from None
+
+
+def _run() -> int:
+    """Run the command; returns its exit code.
+
+    Raises:
+        HarnessError: it refuses, or the command line is not of its form.
+    """
+    from harness.cli.app import app
+    from harness.cli.refusals import is_typers, misused
+
+    try:
+        code = app(standalone_mode=False)
+    except Exception as error:
+        if not is_typers(error):
+            raise
+        if type(error).__name__ == "NoArgsIsHelpError":  # it has printed the help
+            return 2
+        raise misused(error, sys.argv[1:]) from None
+    return code if isinstance(code, int) else 0
+
+
+def _tell_programs(error: HarnessError) -> None:
+    """With ``--json``: the error on standard output, where a program reads."""
+    from harness.cli.refusals import json_wanted, told
+    from harness.files.terminal import say_json
+
+    if json_wanted(sys.argv[1:]):
+        with contextlib.suppress(HarnessError):  # it may be about standard output
+            say_json({"error": told(error)})
 
 
 def _check_arguments() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from harness.cli.refusals import told
 from harness.cli.report import show
 from harness.files.terminal import Terminal, say, say_json
 from harness.running.request import SETTINGS
@@ -35,8 +36,8 @@ def make(
 
     Whoever asks says at the end which could not be made (:func:`harness.running.executors.check_all_made`).
     """
+    from harness.running import executors
     from harness.running.execute import grouped_by_prompts, plan
-    from harness.running.executors import finished_of
     from harness.running.expectations import of_plan
     from harness.running.named import too_few_controls
 
@@ -54,10 +55,13 @@ def make(
     made: list[Finished | NotMade] = []
     try:
         for group in executor.execute(grouped_by_prompts(plans), output, command, fresh):
-            for run in finished_of(group):
+            for run in executors.finished_of(group):
                 if run.reused and not quiet:
                     say(f"{run.path}: this run was finished before; --fresh makes it again.", err=True)
                 show(run.record, run.path, as_json)
+            for one in group if as_json and len(plans) > 1 else ():
+                if isinstance(one, executors.NotMade):
+                    say_json({"run": one.name, "error": told(one.error)})
             made += group
     except KeyboardInterrupt as error:
         then = "the same command continues from the prompts that are finished"

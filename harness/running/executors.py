@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pydantic import ValidationError
 
-from harness.errors import HarnessError, suggest
+from harness.errors import HarnessError, RunsNotMade, suggest
 from harness.files.wording import agree, counted
 from harness.plugin.components import explain
 
@@ -52,7 +52,7 @@ def check_all_made(runs: Iterable[Finished | NotMade]) -> None:
         raise failed[0].error
     said = " ".join(f"{', '.join(x.name for x in failed if str(x.error) == reason)}: {reason}" for reason in reasons)
     of = f"{len(failed)} of {counted(len(asked), 'run')} {agree(len(failed), 'was', 'were')} not made"
-    raise HarnessError(f"{of}. {said}") from failed[0].error
+    raise RunsNotMade(f"{of}. {said}", {run.name: run.error for run in failed}) from failed[0].error
 
 
 class Executor(Protocol):

@@ -183,7 +183,7 @@ def _check(done: tuple[int, str, str], says: str) -> None:
     assert (code, out) == (2, ""), err
     assert says in " ".join(err.replace("│", " ").split())
     assert "Traceback" not in err
-    assert err.startswith("Usage: ") or (err.startswith("error: ") and err.count("\n") == 1)
+    assert err.startswith("error: ") and err.count("\n") == 1
     assert len(err) < 2000
 
 

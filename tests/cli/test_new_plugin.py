@@ -127,7 +127,7 @@ def test_the_same_command_writes_the_same_bytes(harness: Harness, tmp_path: Path
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["-mine"], "No such option"),
+        (["-mine"], "there is no option"),
         (["mine!"], 'NAME: "mine!" is no name for a package: expected letters, digits'),
         (["mine-"], 'NAME: "mine-" is no name for a package'),
         (["../mine"], 'NAME: "../mine" is no name for a package'),

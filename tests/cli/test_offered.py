@@ -101,7 +101,7 @@ def test_what_goes_wrong_is_a_sentence(offering: None, harness: Harness, words: 
 
 def test_a_wrong_option_is_refused_as_everywhere(offering: None, harness: Harness) -> None:
     code, _, err = harness("hello", "you", "--loudly")
-    assert code == 2 and "No such option" in err
+    assert code == 2 and "there is no option" in err
 
 
 def test_other_packages_can_be_switched_off_and_be_held_strictly(

@@ -171,7 +171,13 @@ suites: {{both: {{runs: [sweep]}}}}
     options = ("--registry", registry, "-o", tmp_path / "reports", "--json", "--quiet")
     code, out, err = harness("run", "both", *options, "--markdown", tmp_path / "page.md")
     refused = "sweep.entropy-rule=tighidet2025-top=500"
-    assert code == 2 and json.loads(out)["name"] == "sweep.entropy-rule=tighidet2025-top=2"
+    # One object after another: records, and what was said of each run that was not made.
+    objects = json.loads(f"[{out.strip().replace(chr(10) + '}' + chr(10) + '{', '},{')}]")
+    [made] = [x for x in objects if "name" in x]
+    [told] = [x for x in objects if "run" in x]
+    assert code == 2 and made["name"] == "sweep.entropy-rule=tighidet2025-top=2"
+    assert told["run"] == refused and told["error"] == objects[-1]["error"]["runs"][refused]
+    assert told["error"]["message"].startswith(REFUSED) and objects[-1]["error"]["kind"] == "runs"
     assert any(line.startswith(f"note: {refused}: not made: {REFUSED}") for line in err.splitlines())
     assert err.splitlines()[-1].startswith(f"error: 1 of 2 runs was not made. {refused}: {REFUSED}")
     [[page]] = pages
