@@ -59,9 +59,9 @@ def make(
                 if run.reused and not quiet:
                     say(f"{run.path}: this run was finished before; --fresh makes it again.", err=True)
                 show(run.record, run.path, as_json)
-            for one in group if as_json and len(plans) > 1 else ():
-                if isinstance(one, executors.NotMade):
-                    say_json({"run": one.name, "error": told(one.error)})
+            for other in group if as_json and len(plans) > 1 else ():
+                if isinstance(other, executors.NotMade):
+                    say_json({"run": other.name, "error": told(other.error)})
             made += group
     except KeyboardInterrupt as error:
         then = "the same command continues from the prompts that are finished"

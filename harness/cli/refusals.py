@@ -36,8 +36,9 @@ def is_typers(error: Exception) -> bool:
 
 def misused(error: Any, words: Sequence[str]) -> Misused:
     """What typer refuses of the ``words`` of a command line, in one sentence."""
-    context, message = getattr(error, "ctx", None), str(error.format_message())
-    command = getattr(context, "command", None)
+    context: Any = getattr(error, "ctx", None)
+    message = str(error.format_message())
+    command: Any = getattr(context, "command", None)
     path = _path(context)
     if (name := getattr(error, "option_name", None)) is not None:
         if not message.startswith("No such option"):
