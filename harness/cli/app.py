@@ -1,4 +1,4 @@
-"""The command line: ``harness eval | run | plan | inspect | unigrams | list | report | leaderboard | compare``, ..."""
+"""The command line: ``harness eval | run | plan | inspect | unigrams | list | report | leaderboard | view``, ..."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from harness.cli.report import report
 from harness.cli.results import compare, leaderboard, schema
 from harness.cli.run import run
 from harness.cli.unigrams import unigrams
+from harness.cli.view import view
 from harness.errors import HarnessError, mendable
 from harness.files.terminal import say
 from harness.running.stopping import stopped
@@ -113,6 +114,7 @@ app.command("report")(report)
 app.command("leaderboard")(leaderboard)
 app.command("plan")(plan)
 app.command("compare")(compare)
+app.command("view")(view)
 app.command("claims")(claims)
 app.command("arena")(arena)
 app.command("schema")(schema)

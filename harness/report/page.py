@@ -89,11 +89,16 @@ def write_page(folder: Path) -> Path:
     record = read_record(folder)
     context = _context(folder, record)
     charts = context["neurons"] is not None
-    context |= assets("page_histograms.js", *(["page_scatter.js"] if charts else []), "page_prompts.js", charts=charts)
+    context |= carried(charts)
     text = environment.get_template("page.html.j2").render(context)
     path = folder / NAME
     write_bytes(path, (text.strip() + "\n").encode())
     return path
+
+
+def carried(charts: bool) -> dict[str, Any]:
+    """What the page carries with it (:func:`harness.report.page_assets.assets`), with the plot of scores or without."""
+    return assets("page_histograms.js", *(["page_scatter.js"] if charts else []), "page_prompts.js", charts=charts)
 
 
 def _context(folder: Path, record: RunRecord) -> dict[str, Any]:

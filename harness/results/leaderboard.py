@@ -111,7 +111,7 @@ def check(path: Path) -> None:
             if path.exists():
                 with path.open("r+b") as file:
                     text = file.read()
-                _parse(path, text[: text.rfind(b"\n") + 1])
+                parse(path, text[: text.rfind(b"\n") + 1])
 
 
 def append(path: Path, rows: Sequence[Mapping[str, Any]]) -> int:
@@ -130,7 +130,7 @@ def append(path: Path, rows: Sequence[Mapping[str, Any]]) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
             whole = _cut_torn_line(path)
-            newest = {row["row_id"]: row for row in _parse(path, whole)}
+            newest = {row["row_id"]: row for row in parse(path, whole)}
             new = [row for row in map(clean, rows) if not _same(row, newest.get(row["row_id"]))]
             with path.open("ab") as file:
                 file.write(jsonl_bytes(new))
@@ -154,7 +154,7 @@ def read(path: Path) -> list[dict[str, Any]]:
         text = path.read_bytes()
     except OSError as error:
         raise HarnessError(f"{path}: cannot be read ({error.strerror}); run something first.") from error
-    return _parse(path, text[: text.rfind(b"\n") + 1])
+    return parse(path, text[: text.rfind(b"\n") + 1])
 
 
 def _cut_torn_line(path: Path) -> bytes:
@@ -169,7 +169,12 @@ def _cut_torn_line(path: Path) -> bytes:
     return whole
 
 
-def _parse(path: Path, text: bytes) -> list[dict[str, Any]]:
+def parse(path: Path, text: bytes) -> list[dict[str, Any]]:
+    """The rows of whole lines of a leaderboard's file.
+
+    Raises:
+        HarnessError: a line is no row; names the first such, counted from where ``text`` begins.
+    """
     rows: list[dict[str, Any]] = []
     try:
         for row in jsonlines.Reader(text.splitlines(), loads=json.loads).iter(type=dict):

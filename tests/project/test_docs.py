@@ -48,7 +48,7 @@ SLOW = [
     "tutorial.md",
 ]
 """Pages that are run; the others of ``OTHERS`` show no commands, or say what theirs need."""
-OTHERS = ["concepts.md", "faq.md", "files.md", "index.md", "papers.md", "releasing.md"]
+OTHERS = ["concepts.md", "faq.md", "files.md", "index.md", "papers.md", "releasing.md", "view.md"]
 
 
 # -- the site ----------------------------------------------------------------------------------------------------------

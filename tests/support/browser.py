@@ -27,19 +27,22 @@ def chromium() -> Iterator[Any]:
 
 
 class Opened:
-    """A page that was opened, and everything that went wrong or over the network."""
+    """A page that was opened, and everything that went wrong or over the network; of one that a server of ours has
+    (its address is text), whatever was asked of others."""
 
-    def __init__(self, browser: Any, path: Path, width: int = 1280, scheme: str = "light") -> None:
+    def __init__(self, browser: Any, path: Path | str, width: int = 1280, scheme: str = "light") -> None:
         self.trouble: list[str] = []
+        address = path if isinstance(path, str) else path.as_uri()
+        self._known = ("file:", "data:") if isinstance(path, Path) else ("data:", address.partition("#")[0])
         self.page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
         self.page.on("console", lambda message: self.trouble.append(message.text))
         self.page.on("pageerror", lambda error: self.trouble.append(str(error)))
         self.page.on("request", lambda request: self._requested(request.url))
-        self.page.goto(path.as_uri())
+        self.page.goto(address)
         self.page.wait_for_function("document.readyState === 'complete'")
 
     def _requested(self, url: str) -> None:
-        if not url.startswith(("file:", "data:")):
+        if not url.startswith(self._known):
             self.trouble.append(f"loaded {url}")
 
     def status(self) -> str:

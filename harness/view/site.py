@@ -1,0 +1,111 @@
+"""Which address has which page or file; everything else is not there.
+
+Addresses are relative to where the site begins, the same from the server and in a folder: ``index.html``, and below a
+run's name its own files. A file is given out only where a finished run lists it, and no link is on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+from harness.errors import HarnessError
+from harness.files.owned import Written, path_name, within
+from harness.files.store import json_bytes
+from harness.results.folder import FILES, MARK, PAGE
+from harness.view import policies
+from harness.view.listing import Links, data, page
+from harness.view.runs import Found, Runs
+
+TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".json": "application/json",
+    ".jsonl": "application/jsonl",
+    ".csv": "text/csv; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".sha256": "text/plain; charset=utf-8",
+}
+"""By a file's ending; others are bytes."""
+
+LIVE = ("live.json", "runs.json")
+"""Addresses that the list asks again and again."""
+
+
+class NotThere(Exception):
+    """Nothing has this address."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """What is at an address: bytes, or a file that has them; of which type; what it may load and run."""
+
+    body: bytes | Path
+    kind: str
+    policy: str = policies.INERT
+
+
+class Site:
+    """The pages about a folder of results, made when they are asked for."""
+
+    def __init__(self, folder: Path, title: str | None = None) -> None:
+        self.folder = folder
+        self.title = title or f"Runs of {folder.resolve().name}"
+        self.runs = Runs(folder)
+        self._list = ("", Content(b"", TYPES[".html"]))
+        self._made: Mapping[str, Callable[[str], Content]] = {
+            "": self._index,
+            "index.html": self._index,
+            "runs.json": lambda query: Content(json_bytes(data(self.runs.now()), None), TYPES[".json"]),
+        }
+
+    def at(self, path: str, query: str = "") -> Content:
+        """What is at an address, as a browser writes it (``%20``), without the leading slash.
+
+        Raises:
+            NotThere: nothing is.
+            HarnessError: it cannot be made; one sentence.
+        """
+        parts = [unquote(part, errors="strict") for part in path.split("/")] if path.isascii() else [""]
+        if len(parts) == 1 and parts[0] in self._made:
+            return self._made[parts[0]](query)
+        return self._file(parts)
+
+    def _index(self, query: str) -> Content:
+        found = self.runs.now()
+        if self._list[0] != found.version:
+            text = page(found, self.title, self.links(found))
+            self._list = found.version, Content(text.encode(), TYPES[".html"], policies.of_made(text, asks=True))
+        return self._list[1]
+
+    def links(self, found: Found) -> Links:
+        """Where the list leads."""
+        return Links()
+
+    def _file(self, parts: list[str]) -> Content:
+        """A file of a finished run."""
+        try:
+            run, *inside = [path_name(part, "address") for part in parts]
+        except HarnessError:
+            raise NotThere from None
+        path = "/".join(inside)
+        if run not in self.runs.now().runs or path not in files_of(self.folder / run):
+            raise NotThere
+        place = self.folder / run / path
+        if not within(self.folder, f"{run}/{path}") or not place.is_file():
+            raise NotThere
+        if path == PAGE:
+            text = place.read_bytes()
+            return Content(text, TYPES[".html"], policies.of_report(text))
+        return Content(place, TYPES.get(place.suffix, "application/octet-stream"))
+
+
+def files_of(run: Path) -> list[str]:
+    """The paths of what the harness wrote to a finished run's folder, whether or not all are there still."""
+    try:
+        written = Written.read(run / MARK).paths
+    except HarnessError:  # damaged
+        written = []
+    return list(dict.fromkeys([*FILES, *written]))

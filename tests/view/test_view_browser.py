@@ -1,0 +1,93 @@
+"""The list of runs in a real browser: filters, order, keys, addresses, small screens; pages under the policies.
+
+Without a Chromium these tests are skipped.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser import Opened, chromium
+
+from harness.view.server import Server
+from harness.view.site import Site
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def address(browser: Any, reports: Path) -> Iterator[str]:
+    with Server(Site(reports)) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield server.url
+        server.shutdown()
+
+
+def test_runs_are_searched_filtered_and_sorted_and_the_address_keeps_it(browser: Any, address: str) -> None:
+    opened = Opened(browser, address)
+    page, lines = opened.page, opened.page.locator("#runs tbody tr")
+    assert lines.count() == 2
+    page.keyboard.press("/")
+    page.keyboard.type("ZERO")
+    assert lines.count() == 1 and "1 of 2 runs" in str(page.text_content("#status"))
+    page.reload()
+    assert lines.count() == 1 and page.input_value("#filters [name=q]") == "ZERO"
+    page.click("#filters [type=reset]")
+    page.select_option("#filters [name=measure]", "change of entropy")
+    values = []
+    for _ in range(2):  # up, then down
+        page.click("#runs thead [data-sort=value]")
+        values.append([float(str(x).split(" ")[0][:7]) for x in page.locator("#runs td.value").all_text_contents()])
+    assert values[0] == sorted(values[0]) == values[1][::-1] and values[0][0] != values[0][1]
+    page.reload()
+    assert page.get_attribute("#runs th.value", "aria-sort") == "descending"
+    assert "change+of+entropy" in page.url
+    page.select_option("#filters [name=intervention]", "mean")
+    assert lines.count() == 1
+    assert opened.trouble == []
+
+
+def test_the_keys_lead_to_a_run_whose_page_works_under_the_policy(browser: Any, address: str, names: list[str]) -> None:
+    opened = Opened(browser, f"{address}#sort=run")
+    page = opened.page
+    folders = page.eval_on_selector_all("#runs tbody tr", "lines => lines.map(line => line.dataset.folder)")
+    for key in ("j", "j", "x", "k"):
+        page.keyboard.press(key)
+    assert page.locator("#ticked p").text_content().startswith(folders[1])  # type: ignore[union-attr]
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"**/{folders[0]}/report.html")
+    page.wait_for_selector("#prompt-controls:not([hidden])")
+    page.click("#theme")
+    dark = page.evaluate("document.documentElement.dataset.theme")
+    page.go_back()
+    assert page.evaluate("document.documentElement.dataset.theme") == dark  # one choice for all pages
+    assert opened.trouble == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 800, 1280])
+def test_it_fits(browser: Any, address: str, width: int, scheme: str) -> None:
+    opened = Opened(browser, address, width, scheme)
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+    unnamed = (
+        "[...document.querySelectorAll('button, select, input')]"
+        ".filter(x => !x.labels?.length && !x.textContent.trim() && !x.ariaLabel).length"
+    )
+    assert opened.page.evaluate(unnamed) == 0
+    assert opened.trouble == []
+
+
+def test_without_scripts_the_runs_are_linked(browser: Any, address: str) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(address)
+    assert page.locator("noscript a").count() == 2
+    context.close()
