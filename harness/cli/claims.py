@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harness.cli.completion import OF_FIELDS
 from harness.cli.options import Debug, Device, Output, Quiet, RegistryPath
 from harness.cli.plugins import PluginFiles, installed
 from harness.cli.results import format_of, print_to, write_to
@@ -25,7 +26,12 @@ if TYPE_CHECKING:
 def claims(
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="Claims on this model; default: on those that there are runs of."),
+        typer.Option(
+            "--model",
+            "-m",
+            autocompletion=OF_FIELDS["model"],
+            help="Claims on this model; default: on those that there are runs of.",
+        ),
     ] = None,
     paper: Annotated[str | None, typer.Option("--paper", help="Claims of this paper only.")] = None,
     run: Annotated[bool, typer.Option("--run", help="First make the runs that are not there.")] = False,

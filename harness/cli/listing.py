@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from harness.cli.completion import listed
 from harness.cli.options import Debug, RegistryPath, registry_at
 from harness.cli.plugins import PluginFiles, installed
 from harness.errors import HarnessError, suggest
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 
 def list_components(
     what: Annotated[
-        str | None, typer.Argument(help="A kind (selectors), a component (entropy), units, runs or plugins.")
+        str | None,
+        typer.Argument(
+            help="A kind (selectors), a component (entropy), units, runs or plugins.", autocompletion=listed
+        ),
     ] = None,
     registry: RegistryPath = None,
     plugin: PluginFiles = None,

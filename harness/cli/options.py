@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import typer
 from pydantic.fields import FieldInfo
 
+from harness.cli.completion import OF_FIELDS, settings
 from harness.running.changes import changes_of
 from harness.running.registry import Registry, default_path, load_registry
 from harness.running.request import Request, Spelt
@@ -27,7 +28,7 @@ def spelt(name: str) -> Any:
     description = next(x.description for x in about if isinstance(x, FieldInfo))
     how = next((x for x in about if isinstance(x, Spelt)), Spelt())
     names = [how.each] if how.each else dict.fromkeys(f"--{x}" for x in (name, name.replace("_", "-")))
-    return typer.Option(*names, *how.others, help=description, metavar=how.metavar)
+    return typer.Option(*names, *how.others, help=description, metavar=how.metavar, autocompletion=OF_FIELDS.get(name))
 
 
 Output = Annotated[
@@ -37,7 +38,11 @@ RegistryPath = Annotated[Path | None, spelt("registry")]
 Device = Annotated[str | None, spelt("device")]
 ModelArgs = Annotated[str, spelt("model_args")]
 ModelArgument = Annotated[
-    str, typer.Argument(help="Loader, model of the registry, hub id, folder or GGUF file; as --model.")
+    str,
+    typer.Argument(
+        help="Loader, model of the registry, hub id, folder or GGUF file; as --model.",
+        autocompletion=OF_FIELDS["model"],
+    ),
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Forget an earlier or interrupted run and start anew.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result record instead of the report.")]
@@ -49,7 +54,10 @@ Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help=CO
 Set = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Setting of runs, as controls=199 or selector.top=8; may be repeated."
+        "--set",
+        metavar="KEY=VALUE",
+        autocompletion=settings,
+        help="Setting of runs, as controls=199 or selector.top=8; may be repeated.",
     ),
 ]
 """Both of what a run is made with; :func:`harness.running.changes.changes_of` reads them."""

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from harness.cli import completion
 from harness.cli.making import make
 from harness.cli.options import (
     Config,
@@ -29,11 +30,20 @@ from harness.files.terminal import Terminal
 
 def run(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Runs, or suites of runs, of the registry; see `harness list runs`.")
+        list[str] | None,
+        typer.Argument(
+            help="Runs, or suites of runs, of the registry; see `harness list runs`.", autocompletion=completion.runs
+        ),
     ] = None,
     all_runs: Annotated[bool, typer.Option("--all", help="Every run of the registry.")] = False,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Run on this model, with the registry's settings for it.")
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            autocompletion=completion.OF_FIELDS["model"],
+            help="Run on this model, with the registry's settings for it.",
+        ),
     ] = None,
     device: Device = None,
     limit: Annotated[int | None, typer.Option("--limit", "-L", help="Override the runs' limit.")] = None,
