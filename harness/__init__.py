@@ -7,6 +7,7 @@
     run = harness.evaluate("demo", task="knowledge_conflict", selector="entropy", intervention="mean")
     run.measures                      # a row a measure, as a data frame; run.samples, run.neurons, run.controls ...
     harness.load_run("reports/...")   # one that is finished; harness.runs("reports"): all of them
+    with harness.condition(model, ...):  # in loops of one's own, on any model of transformers
     harness.run("paper-confidence")   # of the registry; harness.load_model, harness.register
 
 Nothing heavy is imported before a name is used. Authors of plugins import from :mod:`harness.plugin`.

@@ -3,6 +3,7 @@ import pluggy
 from .api.ablating import hold as hold
 from .api.ablating import mean as mean
 from .api.ablating import zero as zero
+from .api.conditions import condition as condition
 from .api.evaluation import evaluate as evaluate
 from .api.evaluation import load_model as load_model
 from .api.evaluation import register as register
@@ -20,6 +21,7 @@ __all__ = [
     "Model",
     "Run",
     "__version__",
+    "condition",
     "evaluate",
     "hold",
     "hookimpl",

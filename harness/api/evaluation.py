@@ -126,12 +126,14 @@ def _made(
     return [Run(one.path) for one in finished_of(made)]
 
 
-def load_model(model: Written | Path = "demo", *, device: str | None = None, **parameters: Any) -> LoadedModel:
+def load_model(model: Written | Path | Any = "demo", *, device: str | None = None, **parameters: Any) -> LoadedModel:
     """A model with its tokenizer, its parts found and verified, in evaluation mode.
 
     Args:
-        model: as for :func:`evaluate`. device: "cpu", "cuda", "cuda:0", "mps"; None: the best there is.
-        parameters: further ones of its loader, ``dtype="bfloat16"``.
+        model: as for :func:`evaluate`; or a model of ``transformers`` that is there already, which stays as it is.
+        device: "cpu", "cuda", "cuda:0", "mps"; None: the best there is.
+        parameters: further ones of its loader, ``dtype="bfloat16"``; of a model that is there ``tokenizer=`` (default:
+            what lies beside its weights) and ``add_bos=``.
 
     Raises:
         HarnessError: there is none, or it cannot be verified.
@@ -140,6 +142,12 @@ def load_model(model: Written | Path = "demo", *, device: str | None = None, **p
 
     environment.prepare()
     with mendable():
+        if not isinstance(model, str | Mapping | ComponentSpec | Path):
+            from harness.api.conditions import opened
+
+            if device is not None:
+                raise HarnessError("device: the model is there already; move it before, with model.to(...).")
+            return opened(model, **parameters)
         found = _installed()
         spec = model_named(model, found, "", device)
         spec = ComponentSpec(spec.name, {**spec.params, **parameters})

@@ -111,10 +111,14 @@ class AttendFirst:
 
 
 class Starts:
-    """Where each row of the running forward pass begins; computed when an edit asks, once a pass."""
+    """Where each row of the running forward pass begins; computed when an edit asks, once a pass.
+
+    Attributes:
+        given: the arguments of the pass by name, a new mapping each pass.
+    """
 
     def __init__(self) -> None:
-        self._given: dict[str, Any] = {}
+        self.given: dict[str, Any] = {}
         self._column: torch.Tensor | None = None
         self._before = 0
 
@@ -122,19 +126,30 @@ class Starts:
         """A forward pass begins with these arguments."""
         # The pass extends the cache in place: its length is read now.
         self._before = cached_tokens(given) if given.get("attention_mask") is None else 0
-        self._given, self._column = given, None
+        self.given, self._column = given, None
 
     @property
     def column(self) -> torch.Tensor:
         """int64 [batch], column of the first real token of each row; negative where it lies in the cache."""
         if self._column is None:
-            tokens, mask = self._given.get("input_ids"), self._given.get("attention_mask")
-            tokens = self._given["inputs_embeds"] if tokens is None else tokens
+            tokens, mask = self._tokens, self.given.get("attention_mask")
             if mask is None:
                 self._column = torch.full(tokens.shape[:1], -self._before, device=tokens.device)
             else:
                 self._column = mask.int().argmax(1) - (mask.shape[1] - tokens.shape[1])
         return self._column
+
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens, padding included, each row of the pass has."""
+        return int(self._tokens.shape[1])
+
+    @property
+    def _tokens(self) -> torch.Tensor:
+        """What is read: ids [batch, pos], or embeddings [batch, pos, d_model]."""
+        ids = self.given.get("input_ids")
+        found: torch.Tensor = self.given["inputs_embeds"] if ids is None else ids
+        return found
 
     @property
     def here(self) -> bool:

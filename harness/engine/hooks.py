@@ -44,16 +44,18 @@ def writer(
     """
     check_edit(edit, model)
     if getattr(edit, "reads_first", False):
-        return _only_at(acts, FirstReader(cast(HeadEdit, edit), starts, part), starts, part)
+        return only_at(acts, FirstReader(cast(HeadEdit, edit), starts, part), starts, part)
     columns = slice(None) if getattr(edit, "reads_all", False) else site_of(edit).columns(edit.indices)
 
     def write(activations: torch.Tensor) -> None:
         activations[:, :, columns] = edit.apply(activations[:, :, columns]).to(activations)
 
-    return _only_at(acts, write, starts, part)
+    return only_at(acts, write, starts, part)
 
 
-def _only_at(acts: torch.Tensor | None, write: InPlace, starts: Starts, part: tuple[int, int]) -> InPlace:
+def only_at(
+    acts: torch.Tensor | None, write: InPlace, starts: Starts, part: tuple[int, int] = (0, 1)
+) -> InPlace:
     """``write``, but where ``acts`` [rows, longest + 1] is false everything stays as it was."""
     if acts is None:
         return write

@@ -1,8 +1,8 @@
 """The harness for users of lm-eval: our tasks, and a model under an intervention.
 
 ``tasks``: a task whose prompts are made with the model that is evaluated; ``prepared``: prompts that were written
-beforehand, for any lm-eval and any model. ``model``: lm-eval's ``--model harness``; ``treatment``: what it is run
-under; ``tokens``: what each of its texts begins with.
+beforehand, for any lm-eval and any model. ``model``: lm-eval's ``--model harness``; ``tokens``: what each of
+its texts begins with.
 """
 
 from __future__ import annotations

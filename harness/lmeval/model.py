@@ -15,14 +15,14 @@ from lm_eval.models.huggingface import HFLM
 from harness.conditions.conditions import BASELINE, Condition
 from harness.engine.hooks import passes, under
 from harness.errors import HarnessError, suggest
-from harness.lmeval.tasks import model_of, own_corpus
+from harness.lmeval.tasks import model_of
 from harness.lmeval.tokens import PrefixedLM
-from harness.lmeval.treatment import Treatment
 from harness.model.model import Batch, Model
 from harness.plugin import border
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import ComponentSpec, ModelLoader
 from harness.running.registry import models_for
+from harness.running.treatment import Treatment, own_corpus
 
 log = logging.getLogger(f"lm_eval.{__name__}")  # shown where lm-eval shows its own
 
@@ -82,6 +82,7 @@ class HarnessLM(PrefixedLM):
             # A selector that needs texts reads those that were named for all.
             treatment = Treatment.of(selector, intervention, texts, seed, control, corpus or own)
             _refuse_split(hf, treatment)
+            _refuse_positions(treatment)
         loader = _loader(pretrained, device, hf)
         if loader is None:
             place = {} if device is None else {"device": device}
@@ -209,6 +210,15 @@ def _refuse_misspelt(hf: dict[str, Any]) -> None:
     for key in sorted(set(hf) - known):
         if near := suggest(key, own - {"self", "hf"}, cutoff=0.75):
             raise HarnessError(f'--model_args: there is no "{key}".{near}')
+
+
+def _refuse_positions(treatment: Treatment) -> None:
+    """Refuse edits that act at some tokens only."""
+    if (positions := treatment.intervention.positions) != "all":
+        raise HarnessError(
+            f"intervention: positions={positions}: lm-eval does not say where a prompt ends; leave positions "
+            "out, or run the task with harness eval --task lm_eval."
+        )
 
 
 def _refuse_split(hf: dict[str, Any], treatment: Treatment) -> None:

@@ -22,6 +22,7 @@ from harness.plugin import border
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import ComponentSpec, ModelLoader, Task
 from harness.plugin.notation import parse_params
+from harness.running.treatment import own_corpus
 
 if TYPE_CHECKING:
     from harness.engine.engine import Engine
@@ -41,12 +42,6 @@ def build(component: str, params: str | Mapping[str, Any], field: str, corpus: s
     """
     given = parse_params(params, field) if isinstance(params, str) else params
     return catalogue().build(Task, ComponentSpec(component, given), field, corpus)
-
-
-def own_corpus(path: str) -> str | None:
-    """The texts that a model has of its own, by the folder that it was loaded from; None but for bundled models."""
-    loaders = catalogue().of(ModelLoader).values()
-    return next((loader.corpus for loader in loaders if loader.corpus and loader.is_at(path)), None)
 
 
 def _running_corpus() -> str | None:

@@ -11,5 +11,6 @@ what the run would find; ``margins``: whether the measures that are given a diff
 ``expectations``: what so many items can show at best, ``forecast``: what a run finds, told before it begins.
 ``positions``: whether a task has the tokens that an intervention names.
 ``claims``: what finished runs say of papers' claims.
+``treatment``: what a model is run under in loops of others.
 ``arena``: selectors judged by runs under one protocol, which ``contest`` makes of a person's words.
 """

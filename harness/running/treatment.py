@@ -1,14 +1,16 @@
-"""What an lm-eval model is run under: neurons selected on texts, edited as in ``harness eval``, or a control set."""
+"""What a model is run under in loops of others (lm-eval's, inspect's, a user's own): units selected on texts, edited as
+in ``harness eval``, or a control set."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pydantic import Field
 
 from harness.conditions.conditions import Condition
+from harness.conditions.positions import Positions
 from harness.engine.closed_form import ClosedFormEngine
 from harness.errors import HarnessError
 from harness.files.store import clean
@@ -35,7 +37,13 @@ if TYPE_CHECKING:
     from harness.model.model import Model
 
 BATCH = 16
-"""Texts in a forward pass, whatever lm-eval's batch size: what is selected must not depend on that."""
+"""Texts in a forward pass, whatever batches others make: what is selected must not depend on that."""
+
+
+def own_corpus(path: str) -> str | None:
+    """The texts that a model has of its own, by the folder that it was loaded from; None but for bundled models."""
+    loaders = catalogue().of(ModelLoader).values()
+    return next((loader.corpus for loader in loaders if loader.corpus and loader.is_at(path)), None)
 
 
 class _NoTokens(tuple[int, ...]):
@@ -51,10 +59,11 @@ class _NoTokens(tuple[int, ...]):
 
 
 class Texts(Task):
-    """Sequences of a corpus, of the half of its documents that selectors may see."""
+    """Sequences of a corpus, of the half of its documents that selectors may see; or whole texts that are given."""
 
     name = "texts"
     corpus: AnyCorpus | None = Field(None, description="texts; default: none")
+    given: tuple[str, ...] = Field((), description="the texts themselves, instead")
     sequences: int = Field(64, ge=1, description="how many sequences")
     length: int = Field(128, ge=2, description="tokens of a sequence, at most the model's positions")
 
@@ -62,6 +71,9 @@ class Texts(Task):
         return "" if self.corpus is None else border.data_digest(self.corpus)
 
     def prepare(self, engine: Engine, limit: int | None, seed: int) -> Prepared:
+        if self.given:
+            read = engine.model.encode(self.given)
+            return Prepared(tuple(Prompt(str(i), "", tuple(x), str(i)) for i, x in enumerate(read)))
         if self.corpus is None:
             return Prepared((Prompt("none", "", _NoTokens(), "none"),))
         from harness.data.token_sequences import sequences
@@ -83,7 +95,7 @@ class Texts(Task):
 
 @dataclass(frozen=True)
 class Treatment:
-    """How an lm-eval model is to be treated; made of ``--model_args`` before anything is loaded.
+    """How a model is to be treated; made of a person's words before anything is loaded.
 
     Attributes:
         texts: what selectors look at and statistics are taken over.
@@ -105,8 +117,14 @@ class Treatment:
         seed: int,
         control: int | None,
         corpus: str | None = None,
+        field: str = "--model_args",
     ) -> Treatment:
-        """From components as users write them; ``corpus``: the texts that the model has of its own.
+        """From components as users write them.
+
+        Args:
+            texts: fields of :class:`Texts`.
+            corpus: the texts that the model has of its own.
+            field: what errors in ``texts`` are said of.
 
         Raises:
             HarnessError: names the argument that is missing or wrong.
@@ -119,16 +137,10 @@ class Treatment:
             if not isinstance(number, int) or number < 0:
                 raise HarnessError(f"{name}: expected a number, 0 or more, got {number!r}.")
         chosen, edits = parse_spec(selector, "selector"), parse_spec(intervention, "intervention")
-        made = found.build(Intervention, edits, "intervention", corpus)
-        if made.positions != "all":
-            raise HarnessError(
-                f"intervention: positions={made.positions}: lm-eval does not say where a prompt ends; leave positions "
-                "out, or run the task with harness eval --task lm_eval."
-            )
         return cls(
             found.build(Selector, chosen, "selector", corpus),
-            made,
-            build(Texts, ComponentSpec("model harness", texts), "--model_args"),
+            found.build(Intervention, edits, "intervention", corpus),
+            build(Texts, ComponentSpec("model harness", texts), field),
             seed,
             control,
         )
@@ -141,18 +153,21 @@ class Treatment:
         from harness.statistics import derive_seed
 
         engine = ClosedFormEngine(model, BATCH)
-        asked = {"name": "lm-eval", "task": Texts.name, "selector": self.selector.name, "seed": self.seed}
+        asked = {"name": "treatment", "task": Texts.name, "selector": self.selector.name, "seed": self.seed}
         controls = 0 if self.control is None else self.control + 1
         spec = RunSpec.model_validate({**asked, "controls": controls, "batch_size": BATCH})
         loader = catalogue().build(ModelLoader, ComponentSpec("hf", {"pretrained": model.name}), "pretrained")
         # The loader stands there for form's sake: the model is loaded.
-        plan = Plan(spec, loader, self.texts, self.selector, self.intervention, (), {})
+        # Where edits act is a matter of the loops; a run would refuse what cannot change what follows a prompt.
+        everywhere = self.intervention.model_copy(update={"positions": "all"})
+        plan = Plan(spec, loader, self.texts, self.selector, everywhere, (), {})
         reporter = ConsoleReporter(Terminal(stderr=True), quiet=True)
         selection = look_ahead(plan, engine, reporter)
         prepared = self.texts.prepare(engine, None, derive_seed(self.seed, "task"))
         stage = set_up(plan, engine, prepared, reporter, selection=selection)
         sets = [condition for condition in stage.conditions if condition.role == "control"]
         condition = stage.treated if self.control is None else sets[self.control]
+        condition = replace(condition, positions=Positions(self.intervention.positions))
         return condition, self._record(stage, condition, model)
 
     def _record(self, stage: Stage, condition: Condition, model: Model) -> dict[str, Any]:
