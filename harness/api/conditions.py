@@ -171,8 +171,11 @@ def _asked(
     if texts is not None and corpus is not None:
         raise HarnessError("corpus: texts are given already; name one of the two.")
     own = own_corpus(model.name)
-    read = {"sequences": sequences, "length": length}
-    read |= {"corpus": corpus or own} if texts is None else {"given": [texts] if isinstance(texts, str) else list(texts)}
+    read: dict[str, Any] = {"sequences": sequences, "length": length}
+    if texts is None:
+        read["corpus"] = corpus or own
+    else:
+        read["given"] = [texts] if isinstance(texts, str) else list(texts)
     named = [units] if isinstance(units, str | Unit) else units
     chosen = selector if named is None else {"name": "units", "units": [str(unit) for unit in named]}
     return Treatment.of(chosen, intervention, read, seed, control, corpus or own, field="texts")

@@ -53,9 +53,7 @@ def writer(
     return only_at(acts, write, starts, part)
 
 
-def only_at(
-    acts: torch.Tensor | None, write: InPlace, starts: Starts, part: tuple[int, int] = (0, 1)
-) -> InPlace:
+def only_at(acts: torch.Tensor | None, write: InPlace, starts: Starts, part: tuple[int, int] = (0, 1)) -> InPlace:
     """``write``, but where ``acts`` [rows, longest + 1] is false everything stays as it was."""
     if acts is None:
         return write

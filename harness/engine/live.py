@@ -17,7 +17,7 @@ from harness.errors import HarnessError
 from harness.files.wording import counted
 
 if TYPE_CHECKING:
-    from harness.conditions.conditions import Condition, Edit
+    from harness.conditions.conditions import Condition
     from harness.conditions.head_edits import Starts
     from harness.conditions.positions import Positions
     from harness.engine.hooks import InPlace
@@ -59,7 +59,9 @@ def check_live(condition: Condition) -> None:
         )
     for edit in condition.edits:
         if names := positions_of(edit, condition).names:
-            raise HarnessError(f'positions: "{names[0]}" is named by a task, and in a loop of one\'s own there is none.')
+            raise HarnessError(
+                f'positions: "{names[0]}" is named by a task, and in a loop of one\'s own there is none.'
+            )
 
 
 def _change(write: InPlace, positions: Positions, prompts: _Prompts) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -4,7 +4,8 @@ In: a folder, a GGUF file, a hub id or a ``transformers`` model. Out: :class:`ha
 whose parts were found by running it and checked numerically, never looked up by its type; ``layer_hooks`` is what it
 offers of its layers' insides. ``loading`` makes one, ``wrapping`` of a loaded ``transformers`` model:
 ``sources`` says where it is, ``gguf_weights`` dequantises, ``checkpoints`` looks at the files, ``adapters`` merges, and
-``transformers_calls`` keeps ``transformers`` quiet; ``foreign`` finds the model that another library has wrapped. ``anatomy`` finds its parts (``walks``: what ran in a layer,
+``transformers_calls`` keeps ``transformers`` quiet; ``foreign`` finds the model that another library has wrapped.
+``anatomy`` finds its parts (``walks``: what ran in a layer,
 ``mlps``) and ``probes`` checks them; of mixtures
 of experts ``expert_search`` does, ``experts`` are what was found and ``expert_hooks`` reads and edits them; ``readout``
 is the final norm and the unembedding, ``matrices`` are those of linear maps, ``quantised`` is about checkpoints whose

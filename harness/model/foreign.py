@@ -90,9 +90,7 @@ def unbridged(bridge: nn.Module, ran: dict[nn.Module, nn.Module], _seen: dict[in
     for name in [name for name in vars(made) if name.endswith(("_hooks", "_hooks_with_kwargs"))]:
         made.__dict__[name] = OrderedDict()
     made.__dict__.pop("forward", None)  # the bridge's, on the instance
-    made._modules = {
-        name: None if child is None else unbridged(child, ran, seen) for name, child in children.items()
-    }
+    made._modules = {name: None if child is None else unbridged(child, ran, seen) for name, child in children.items()}
     ran[made] = bridge
     return made
 

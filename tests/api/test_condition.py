@@ -125,9 +125,9 @@ def test_nothing_stays_behind_whatever_ends_the_block() -> None:
         raise KeyError
     with pytest.raises(HarnessError, match=r"layers 0 to 2"), condition(hf, units="7.3", **words):
         pass
-    with pytest.raises(HarnessError, match="had no effect: no forward pass ran through it"):
-        with condition(hf, units="1.3", **words):
-            pass
+    unused = condition(hf, units="1.3", **words)
+    with pytest.raises(HarnessError, match="had no effect: no forward pass ran through it"), unused:
+        pass
     assert hooks_of(hf) == 0 and [x.training for x in hf.modules()] == training
 
 
@@ -154,8 +154,14 @@ def test_blocks_nest_and_gradients_go_through() -> None:
         (lambda hf, tok: condition(hf, tokenizer=tok), "units: say what is edited"),
         (lambda hf, tok: condition(hf, units="1.3", tokenizer=tok), "intervention: a selector and an intervention go"),
         (lambda hf, tok: condition(hf, units="1.3", intervention="mean", tokenizer=tok), "corpus: this selector or"),
-        (lambda hf, tok: condition(hf, units="x3", intervention="zero", tokenizer=tok), '"x3" is not the name of a uni'),
-        (lambda hf, tok: condition(hf, public.zero("1.3"), units="1.3", tokenizer=tok), "units: a condition that is gi"),
+        (
+            lambda hf, tok: condition(hf, units="x3", intervention="zero", tokenizer=tok),
+            '"x3" is not the name of a',
+        ),
+        (
+            lambda hf, tok: condition(hf, public.zero("1.3"), units="1.3", tokenizer=tok),
+            "units: a condition that is",
+        ),
         (lambda hf, tok: condition(hf, public.zero("1.3")), "tokenizer: there is none beside GPT2LMHeadModel"),
         (lambda hf, tok: condition(torch.nn.Linear(2, 2), public.zero("1.3")), "a Linear is no causal language model"),
         (
@@ -226,9 +232,9 @@ def test_a_bridge_of_transformer_lens_runs_under_the_condition(bridged: Any, fam
 def test_a_bridge_that_runs_other_weights_is_refused(bridged: Any) -> None:
     bridge = bridged("gpt2")
     bridge.original_model.transformer.h[1].mlp.register_forward_hook(lambda module, args, output: output * 1.5)
-    with pytest.raises(HarnessError, match=r"log-probabilities that are .* away from those of the modules in it"):
-        with condition(bridge, public.zero("1.3")):
-            pass
+    asked = condition(bridge, public.zero("1.3"))
+    with pytest.raises(HarnessError, match=r"log-probabilities that are .* away from those of the modules"), asked:
+        pass
     bridge.enable_compatibility_mode(disable_warnings=True)
     with pytest.raises(HarnessError, match="in compatibility mode"), condition(bridge, public.zero("1.3")):
         pass

@@ -29,8 +29,8 @@ from harness.results.record import Frame
 from harness.running.request import Request, command_of
 
 NAMES = {
-    "HarnessError", "LoadedModel", "Model", "Run", "__version__", "condition", "evaluate", "hold", "hookimpl", "load_model",
-    "load_run",
+    "HarnessError", "LoadedModel", "Model", "Run", "__version__", "condition", "evaluate", "hold", "hookimpl",
+    "load_model", "load_run",
     "mean", "register", "run", "runs", "zero",
 }  # fmt: skip
 
