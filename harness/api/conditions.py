@@ -15,7 +15,8 @@ from harness.conditions.units import Unit
 from harness.engine.live import check_live, during
 from harness.errors import HarnessError, mendable
 from harness.model.foreign import Inside, inside, moved
-from harness.model.model import Model, wrap
+from harness.model.model import Model
+from harness.model.wrapping import wrap
 from harness.running import environment
 from harness.running.treatment import Treatment, own_corpus
 

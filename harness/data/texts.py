@@ -109,7 +109,7 @@ def plain_texts(file: Path, sample_by: str) -> Iterator[str]:
 def _opened(file: Path) -> IO[str]:
     """A text file, unpacked; only what ends a line everywhere (\\n, \\r\\n, \\r) ends one here."""
     if file.suffix == ".zst":
-        import zstandard  # type: ignore[import-not-found]  # as for datasets, it must have been installed
+        import zstandard  # as for datasets, it must have been installed
 
         return cast(IO[str], zstandard.open(file, "rt", encoding="utf-8-sig"))
     openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
