@@ -15,19 +15,19 @@ def markdown(found: Comparison, everything: bool = False) -> str:
     """The comparison as a Markdown page; ``everything``: also the measures that are not primary."""
     environment = harmless.markdown_environment()
     environment.filters |= {"short": short, "code": harmless.markdown_code}
-    return environment.get_template("comparison.md.j2").render(_context(found, everything)).strip() + "\n"
+    return environment.get_template("comparison.md.j2").render(context_of(found, everything)).strip() + "\n"
 
 
 def html(found: Comparison, everything: bool = False) -> str:
     """The comparison as one web page: it opens from a file, offline, and loads nothing from anywhere."""
     environment = harmless.html_environment()
     environment.filters["short"] = short
-    context = _context(found, everything) | assets() | {"version": __version__}
+    context = context_of(found, everything) | assets() | {"version": __version__}
     return environment.get_template("comparison.html.j2").render(context).strip() + "\n"
 
 
-def _context(found: Comparison, everything: bool) -> dict[str, Any]:
-    """What both templates show."""
+def context_of(found: Comparison, everything: bool = False) -> dict[str, Any]:
+    """What templates show of a comparison."""
     tables = []
     for primary in (True, False) if everything else (True,):
         rows = [row for row in found.measures if row.primary == primary]

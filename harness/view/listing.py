@@ -106,13 +106,13 @@ def _measure(row: Row, finding: bool) -> list[Any]:
 def page(found: Found, title: str, links: Links, under_way: Sequence[Mapping[str, Any]] = ()) -> str:
     """The list as one HTML page; the same bytes whenever the runs are the same."""
     ours = assets()
-    scripts = [*map(str, ours["scripts"]), _read("list.js")]
+    scripts = [*map(str, ours["scripts"]), template("list.js")]
     shown = data(found)
     content = {
         "title": title,
         "version": __version__,
         "policy": policy(scripts, asks=links.live is not None),
-        "style": Markup(f"{ours['style']}\n{_read('list.css')}"),
+        "style": Markup("\n".join((ours["style"], template("plot.css"), template("list.css")))),
         "scripts": [Markup(script) for script in scripts],
         "runs": shown["runs"],
         "others": links.others,
@@ -129,5 +129,6 @@ def _embedded(value: Any) -> Markup:
     return Markup(text.translate({ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&"}))
 
 
-def _read(name: str) -> str:
+def template(name: str) -> str:
+    """The text of a file that pages carry with them."""
     return (files("harness.view") / "templates" / name).read_text(encoding="utf-8")

@@ -6,16 +6,17 @@ run's name its own files. A file is given out only where a finished run lists it
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, suggest
 from harness.files.owned import Written, path_name, within
 from harness.files.store import json_bytes
 from harness.results.folder import FILES, MARK, PAGE
-from harness.view import policies
+from harness.view import policies, side_by_side
 from harness.view.listing import Links, data, page
 from harness.view.runs import Found, Runs
 
@@ -30,8 +31,11 @@ TYPES = {
 }
 """By a file's ending; others are bytes."""
 
-LIVE = ("live.json", "runs.json")
-"""Addresses that the list asks again and again."""
+COMPARE = "compare.html"
+"""Sets the runs that its query names side by side."""
+
+KEPT = 16
+"""Comparisons that are kept, should they be asked for again."""
 
 
 class NotThere(Exception):
@@ -55,10 +59,13 @@ class Site:
         self.title = title or f"Runs of {folder.resolve().name}"
         self.runs = Runs(folder)
         self._list = ("", Content(b"", TYPES[".html"]))
+        self._compared: dict[tuple[str, ...], Content] = {}
+        self._comparing = threading.Lock()
         self._made: Mapping[str, Callable[[str], Content]] = {
             "": self._index,
             "index.html": self._index,
             "runs.json": lambda query: Content(json_bytes(data(self.runs.now()), None), TYPES[".json"]),
+            COMPARE: self._compare,
         }
 
     def at(self, path: str, query: str = "") -> Content:
@@ -82,7 +89,25 @@ class Site:
 
     def links(self, found: Found) -> Links:
         """Where the list leads."""
-        return Links()
+        return Links(compare=COMPARE)
+
+    def _compare(self, query: str) -> Content:
+        """The runs that a query names, side by side. It takes seconds, so one is made at a time, and some are kept."""
+        found = self.runs.now()
+        names = parse_qs(query, errors="strict").get("run", [])
+        unknown = [name for name in names if name not in found.runs]
+        if unknown:
+            raise HarnessError(
+                f"compare: no finished run here is called {unknown[0]}.{suggest(unknown[0], found.runs)}"
+            )
+        with self._comparing:
+            key = (found.version, *names)
+            if key not in self._compared:
+                text = side_by_side.page(self.folder, names)
+                while len(self._compared) >= KEPT:
+                    del self._compared[next(iter(self._compared))]
+                self._compared[key] = Content(text.encode(), TYPES[".html"], policies.of_made(text))
+            return self._compared[key]
 
     def _file(self, parts: list[str]) -> Content:
         """A file of a finished run."""

@@ -91,3 +91,21 @@ def test_without_scripts_the_runs_are_linked(browser: Any, address: str) -> None
     page.goto(address)
     assert page.locator("noscript a").count() == 2
     context.close()
+
+
+def test_ticked_runs_are_set_side_by_side(browser: Any, address: str) -> None:
+    opened = Opened(browser, address)
+    page = opened.page
+    for box in page.locator("#runs tbody input").all():
+        box.check()
+    page.reload()
+    assert page.locator("#runs tbody input:checked").count() == 2
+    page.keyboard.press("c")
+    page.wait_for_url("**/compare.html?run=*&run=*")
+    page.wait_for_selector("#picture .dot")
+    for width in (1280, 360):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.click("text=All runs")
+    page.wait_for_selector("#runs tbody tr")
+    assert opened.trouble == []
