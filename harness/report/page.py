@@ -77,11 +77,21 @@ VERDICTS: dict[str, tuple[str, str, str, str]] = {
 def write_page(folder: Path) -> Path:
     """Write ``report.html`` from the other files of a finished run's folder; returns its path.
 
-    The page is the same bytes whenever these files are. Of the files only ``result.json`` must be there; sections whose
-    files are missing are left out.
-
     Raises:
         HarnessError: a file is missing or damaged, or the page cannot be written.
+    """
+    path = folder / NAME
+    write_bytes(path, html(folder).encode())
+    return path
+
+
+def html(folder: Path) -> str:
+    """The page about a finished run, from the files of its folder, and the same whenever these are.
+
+    Of the files only ``result.json`` must be there; sections whose files are missing are left out.
+
+    Raises:
+        HarnessError: a file is missing or damaged.
     """
     environment = harmless.html_environment()
     environment.globals["mlp_width"] = mlp_width
@@ -90,10 +100,7 @@ def write_page(folder: Path) -> Path:
     context = _context(folder, record)
     charts = context["neurons"] is not None
     context |= carried(charts)
-    text = environment.get_template("page.html.j2").render(context)
-    path = folder / NAME
-    write_bytes(path, (text.strip() + "\n").encode())
-    return path
+    return environment.get_template("page.html.j2").render(context).strip() + "\n"
 
 
 def carried(charts: bool) -> dict[str, Any]:

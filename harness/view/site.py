@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, unquote
 from harness.errors import HarnessError, suggest
 from harness.files.owned import Written, path_name, within
 from harness.files.store import json_bytes
+from harness.report.page import html
 from harness.results.folder import FILES, MARK, PAGE
 from harness.view import policies, side_by_side
 from harness.view.listing import Links, data, page
@@ -95,11 +96,9 @@ class Site:
         """The runs that a query names, side by side. It takes seconds, so one is made at a time, and some are kept."""
         found = self.runs.now()
         names = parse_qs(query, errors="strict").get("run", [])
-        unknown = [name for name in names if name not in found.runs]
-        if unknown:
-            raise HarnessError(
-                f"compare: no finished run here is called {unknown[0]}.{suggest(unknown[0], found.runs)}"
-            )
+        for name in names:
+            if name not in found.runs:
+                raise HarnessError(f"compare: no finished run here is called {name}.{suggest(name, found.runs)}")
         with self._comparing:
             key = (found.version, *names)
             if key not in self._compared:
@@ -119,12 +118,22 @@ class Site:
         if run not in self.runs.now().runs or path not in files_of(self.folder / run):
             raise NotThere
         place = self.folder / run / path
-        if not within(self.folder, f"{run}/{path}") or not place.is_file():
+        if not within(self.folder, f"{run}/{path}"):
             raise NotThere
         if path == PAGE:
-            text = place.read_bytes()
-            return Content(text, TYPES[".html"], policies.of_report(text))
+            return report(place)
+        if not place.is_file():
+            raise NotThere
         return Content(place, TYPES.get(place.suffix, "application/octet-stream"))
+
+
+def report(path: Path) -> Content:
+    """A run's page: the file as it is, or where none was written, what would stand in it."""
+    if path.is_file():
+        text = path.read_bytes()
+        return Content(text, TYPES[".html"], policies.of_report(text))
+    made = html(path.parent)
+    return Content(made.encode(), TYPES[".html"], policies.of_made(made))
 
 
 def files_of(run: Path) -> list[str]:
