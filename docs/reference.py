@@ -17,6 +17,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from pydantic import BaseModel
 
+from harness import plugin
 from harness.cli.listing import parameters
 from harness.plugin import components, hookspecs
 from harness.plugin.catalogue import catalogue
@@ -153,7 +154,7 @@ def hooks_page() -> str:
         f"these hooks; their contract has version {hookspecs.CONTRACT_VERSION}. [Contributing](../contributing.md"
         "#writing-a-plugin) shows a whole package.",
     ]
-    bases = {"model": components.ModelLoader} | {kind: getattr(components, kind.capitalize()) for kind in KINDS[1:]}
+    bases = {kind: getattr(plugin, "ModelLoader" if kind == "model" else kind.capitalize()) for kind in KINDS}
     for kind in KINDS:
         hook = getattr(hookspecs, hookspecs.HOOKS[kind])
         blocks += [f"## {hook.__name__}", code(signature(hook.__name__, hook)), markdown(hook.__doc__ or "")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,18 +15,17 @@ from harness.api.finished import Run
 from harness.api.words import in_words
 from harness.errors import HarnessError, HarnessWarning, mendable
 from harness.files.paths import expand
-from harness.files.terminal import Terminal
 from harness.plugin import border
 from harness.plugin.catalogue import Catalogue, catalogue
 from harness.plugin.components import Component, ComponentSpec, ModelLoader
 from harness.plugin.notation import write_value
-from harness.report.progress import ConsoleReporter
 from harness.running import environment
 from harness.running.changes import changes_in
 from harness.running.executors import InProcess, check_all_made, finished_of
 from harness.running.named import named, too_few_controls
 from harness.running.registry import default_path, load_registry
 from harness.running.request import Request, Written, command_of, model_named, reports_folder
+from harness.running.telling import Telling, reporters
 
 if TYPE_CHECKING:
     from harness.api.loaded import LoadedModel
@@ -44,6 +42,9 @@ class Evaluation(Request):
         Path | str | None, Field(description="Folder for results; default: HARNESS_REPORTS_DIR, else ./reports.")
     ] = None
     fresh: Annotated[bool, Field(description="Forget an earlier or interrupted run.")] = False
+    report: Annotated[
+        Sequence[Written], Field(description='Reporters to tell, beside page and leaderboard: ["wandb"].')
+    ] = ()
     progress: Annotated[
         bool | None, Field(description="Show it; default: where a person is watching (a terminal, a notebook).")
     ] = None
@@ -65,7 +66,8 @@ def evaluate(request: Evaluation) -> Run:
     with mendable():
         found = _installed()
         spec, output = request.specification(found), _path(request.output_path) or reports_folder()
-        [run] = _made([spec], found, command_of(spec, output), output, request.fresh, request.progress)
+        told = _telling(found, request.report, request.progress)
+        [run] = _made([spec], found, command_of(spec, output), output, request.fresh, told)
     return run
 
 
@@ -77,6 +79,7 @@ def run(
     changes: Mapping[str, Any] | None = None,
     registry: str | Path | None = None,
     output_path: str | Path | None = None,
+    report: Sequence[Written] = (),
     fresh: bool = False,
     progress: bool | None = None,
 ) -> list[Run]:
@@ -86,6 +89,7 @@ def run(
         model: run them on this one instead, with the registry's settings for it.
         limit: override the runs' limit.
         changes: settings of the runs, as ``--set`` has them: ``{"controls": 199, "selector.top": 8}``.
+        report: reporters to tell, beside those that the registry names.
         The others: as for :func:`evaluate`.
 
     Raises:
@@ -102,8 +106,8 @@ def run(
         if not names:
             raise HarnessError(f"name one or more runs; {known.path} has: {', '.join(known.runs) or 'none'}.")
         specs = named(names, known, found, model, device, limit, changes_in(changes or {}))
-        output = _path(output_path) or reports_folder()
-        return _made(specs, found, shlex.join(["harness", "run", *names, *given]), output, fresh, progress)
+        output, told = _path(output_path) or reports_folder(), _telling(found, [*known.report, *report], progress)
+        return _made(specs, found, shlex.join(["harness", "run", *names, *given]), output, fresh, told)
 
 
 def _made(
@@ -112,17 +116,22 @@ def _made(
     command: str,
     output: Path,
     fresh: bool,
-    progress: bool | None,
+    told: Telling,
 ) -> list[Run]:
     """Validate every run before the first one starts, then make them, those on the same prompts together."""
     from harness.running.execute import grouped_by_prompts, plan
 
-    plans, reporter = [plan(spec, found) for spec in specs], _reporter(progress)
+    plans = [plan(spec, found) for spec in specs]
     for note in too_few_controls(specs):
-        reporter.note(f"{note}.")
-    groups = InProcess(reporter).execute(grouped_by_prompts(plans), output, command, fresh)
-    made = [one for group in groups for one in group]
+        told.note(f"{note}.")
+    with told:
+        groups = InProcess().execute(grouped_by_prompts(plans), output, command, fresh, told)
+        made = [one for group in groups for one in group]
     check_all_made(made)
+    try:
+        told.check()
+    except HarnessError as error:  # the runs are there: whoever made them wants them
+        warnings.warn(str(error), HarnessWarning, stacklevel=4)
     return [Run(one.path) for one in finished_of(made)]
 
 
@@ -179,11 +188,5 @@ def _path(given: str | Path | None) -> Path | None:
     return None if given is None else expand(given)
 
 
-def _reporter(progress: bool | None) -> ConsoleReporter:
-    """Bars in a terminal, lines elsewhere: in the cell of a notebook, too, which takes what is drawn over for further
-    lines, though it says that it is a terminal."""
-    terminal = Terminal(stderr=True)
-    if terminal.is_jupyter:
-        cell = Terminal(file=sys.stdout, force_jupyter=False, force_terminal=False)
-        return ConsoleReporter(cell, quiet=progress is False)
-    return ConsoleReporter(terminal, quiet=not (terminal.is_terminal if progress is None else progress))
+def _telling(found: Catalogue, asked: Sequence[Written], progress: bool | None) -> Telling:
+    return Telling(reporters(found, asked, ComponentSpec("console", {"progress": progress, "report": "none"})))

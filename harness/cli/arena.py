@@ -13,6 +13,7 @@ from harness.cli.plugins import PluginFiles, installed
 from harness.errors import HarnessError
 from harness.files.terminal import Terminal, say
 from harness.files.wording import counted
+from harness.plugin.components import ComponentSpec
 
 
 def arena(
@@ -85,10 +86,10 @@ def arena(
     from harness.files.store import write_bytes
     from harness.report import arena as board
     from harness.report.figure_files import write_shown
-    from harness.report.progress import ConsoleReporter
     from harness.results.arena import ArenaRow, lines_of
     from harness.running.arena import contested
     from harness.running.contest import contest
+    from harness.running.telling import Telling, reporters
 
     found, folder = installed(), output_path / "arena"
     asked = contest(
@@ -96,8 +97,11 @@ def arena(
         controls=controls, match=match, batch_size=batch_size, resamples=resamples,
     )  # fmt: skip
     rows: list[ArenaRow] = []
-    for some in contested(asked, found, folder / "runs", ConsoleReporter(Terminal(stderr=True), quiet)):
-        rows += some
+    console = ComponentSpec("console", {"progress": not quiet, "report": "none"})
+    told = Telling(reporters(found, console=console))
+    with told:
+        for some in contested(asked, found, folder / "runs", told):
+            rows += some
     if rows and all(row.refused for row in rows):
         raise HarnessError(f"harness arena: none of its {counted(len(rows), 'row')} can be made: {rows[0].refused}")
     curve = board.power(rows)
@@ -108,3 +112,4 @@ def arena(
     write_bytes(folder / "arena.html", board.page(rows, "harness arena").encode())
     board.show(Terminal(), rows)
     say(f"wrote {folder}/arena.jsonl, arena.md, arena.html", err=True)
+    told.check()

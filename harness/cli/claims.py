@@ -15,6 +15,7 @@ from harness.cli.plugins import PluginFiles, installed
 from harness.cli.results import format_of, print_to, write_to
 from harness.files import harmless
 from harness.files.terminal import Terminal, say
+from harness.plugin.components import ComponentSpec
 
 if TYPE_CHECKING:
     from harness.plugin.catalogue import Catalogue
@@ -92,13 +93,17 @@ def _make(
     from harness.running.execute import grouped_by_prompts, plan
     from harness.running.executors import choose, finished_of
     from harness.running.named import named
+    from harness.running.telling import Telling, reporters
 
     plans = [plan(spec, found) for spec in named(runs, known, found, model, device, limit)]
     command = shlex.join(["harness", *sys.argv[1:]])
     executor = choose("local", Terminal(stderr=True), quiet)
+    told = Telling(reporters(found, console=ComponentSpec("console", {"progress": not quiet, "report": "none"})))
     made: list[Finished | NotMade] = []
-    for group in executor.execute(grouped_by_prompts(plans), output, command, False):
-        for one in finished_of(group):
-            say(f"made {one.path}", err=True)
-        made += group
+    with told:
+        for group in executor.execute(grouped_by_prompts(plans), output, command, False, told):
+            for one in finished_of(group):
+                say(f"made {one.path}", err=True)
+            made += group
+    told.check()
     return made

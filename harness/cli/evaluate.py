@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.cli.making import make
-from harness.cli.options import Debug, DryRun, Fresh, Json, Output, Quiet, asks
+from harness.cli.making import make, telling
+from harness.cli.options import Debug, DryRun, Fresh, Json, Output, Quiet, Reports, asks
 from harness.cli.plugins import PluginFiles, installed
 from harness.files.terminal import Terminal
 from harness.running.changes import Change
@@ -18,6 +18,7 @@ def evaluate(
     request: Request,
     changes: Sequence[Change],
     output_path: Output = Path("reports"),
+    report: Reports = None,
     fresh: Fresh = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -30,5 +31,6 @@ def evaluate(
 
     found = installed()
     spec = request.specification(found, changes=changes)
-    here = choose("local", Terminal(stderr=True), quiet)
-    check_all_made(make([spec], found, here, output_path, fresh, as_json, quiet, dry_run))
+    here, told = choose("local", Terminal(stderr=True), quiet), telling(found, report, as_json, quiet)
+    check_all_made(make([spec], found, here, output_path, fresh, told, as_json, dry_run))
+    told.check()

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from harness.cli.refusals import told
-from harness.cli.report import show
-from harness.files.terminal import Terminal, say, say_json
+from harness.cli import refusals
+from harness.files.terminal import Terminal, say_json
+from harness.plugin.components import ComponentSpec
 from harness.running.request import SETTINGS
 from harness.running.stopping import stopped
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from harness.running.execute import Finished
     from harness.running.executors import Executor, NotMade
     from harness.running.spec import RunSpec
+    from harness.running.telling import Telling
 
 
 def make(
@@ -28,13 +30,14 @@ def make(
     executor: Executor,
     output: Path,
     fresh: bool,
+    told: Telling,
     as_json: bool,
-    quiet: bool,
     dry_run: bool,
 ) -> list[Finished | NotMade]:
     """Validate every run before the first one starts, then make them, those on the same prompts together.
 
-    Whoever asks says at the end which could not be made (:func:`harness.running.executors.check_all_made`).
+    Whoever asks says at the end which could not be made (:func:`harness.running.executors.check_all_made`), or reported
+    (:meth:`harness.running.telling.Telling.check`).
     """
     from harness.running import executors
     from harness.running.execute import grouped_by_prompts, plan
@@ -54,16 +57,27 @@ def make(
     command = shlex.join(["harness", *sys.argv[1:]])
     made: list[Finished | NotMade] = []
     try:
-        for group in executor.execute(grouped_by_prompts(plans), output, command, fresh):
-            for run in executors.finished_of(group):
-                if run.reused and not quiet:
-                    say(f"{run.path}: this run was finished before; --fresh makes it again.", err=True)
-                show(run.record, run.path, as_json)
-            for other in group if as_json and len(plans) > 1 else ():
-                if isinstance(other, executors.NotMade):
-                    say_json({"run": other.name, "error": told(other.error)})
-            made += group
+        with told:
+            for group in executor.execute(grouped_by_prompts(plans), output, command, fresh, told):
+                for other in group if as_json and len(plans) > 1 else ():
+                    if isinstance(other, executors.NotMade):
+                        say_json({"run": other.name, "error": refusals.told(other.error)})
+                made += group
     except KeyboardInterrupt as error:
         then = "the same command continues from the prompts that are finished"
         raise typer.Exit(stopped(error, then)) from None
     return made
+
+
+def telling(
+    found: Catalogue, report: Sequence[str | ComponentSpec] | None, as_json: bool = False, quiet: bool = False
+) -> Telling:
+    """Whom a command tells: the usual reporters, the terminal as its options say, and those of ``--report``.
+
+    Raises:
+        HarnessError: there is no such reporter, or a parameter is wrong.
+    """
+    from harness.running.telling import Telling, reporters
+
+    console = ComponentSpec("console", {"progress": not quiet, "report": "json" if as_json else "text"})
+    return Telling(reporters(found, report or (), console))

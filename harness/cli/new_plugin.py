@@ -34,6 +34,7 @@ EXAMPLES: dict[Kind, str] = {
     "intervention": "--task knowledge_conflict --selector entropy --intervention {} --limit 80",
     "task": "--task {} --selector entropy --intervention mean",
     "metric": "--task knowledge_conflict --selector entropy --intervention mean --metric {} --limit 80",
+    "reporter": "--task knowledge_conflict --selector entropy --intervention mean --report {} --limit 80",
 }
 """Arguments of `harness eval` that use a component of each kind, on the bundled model."""
 

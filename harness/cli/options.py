@@ -47,6 +47,14 @@ ModelArgument = Annotated[
 Fresh = Annotated[bool, typer.Option("--fresh", help="Forget an earlier or interrupted run and start anew.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result record instead of the report.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+Reports = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--report",
+        help="Reporter to tell, beside the usual: wandb:project=neurons; may be repeated; no:page leaves one out.",
+        metavar="NAME",
+    ),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 DryRun = Annotated[bool, typer.Option("--dry_run", "--dry-run", help="Validate, print what would run, and stop.")]
 CONFIG = "YAML file of settings: controls: 199, selector.top: 8, as --set takes them."

@@ -37,7 +37,9 @@ def report(
     paths = [run / "result.json" if run.is_dir() else run for run in runs]
     records = [read_record(path) for path in paths]
     if markdown is not None:
-        write_markdown([path.parent for path in paths], markdown, title, description)
+        from harness.report.markdown import write
+
+        write([path.parent for path in paths], markdown, title, description)
     if latex is not None:
         from harness.report.latex import export
 
@@ -48,16 +50,6 @@ def report(
     for path, record in zip(paths, records, strict=True):
         say(f"wrote {write_page(path.parent)}", err=True)
         show(record, path.parent, as_json)
-
-
-def write_markdown(runs: list[Path], folder: Path, title: str, description: str) -> None:
-    """Write the Markdown page about some runs."""
-    from harness.report.markdown import export
-
-    page, kept = export(runs, folder, title, description)
-    say(f"wrote {page}", err=True)
-    for path in kept:
-        say(f"left {folder / path}, of an earlier page: it was changed since", err=True)
 
 
 def show(record: RunRecord, path: Path, as_json: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from harness.cli import completion
-from harness.cli.making import make
+from harness.cli.making import make, telling
 from harness.cli.options import (
     Config,
     Debug,
@@ -19,13 +19,14 @@ from harness.cli.options import (
     Output,
     Quiet,
     RegistryPath,
+    Reports,
     Set,
     registry_at,
 )
 from harness.cli.plugins import PluginFiles, installed
-from harness.cli.report import write_markdown
 from harness.errors import HarnessError
 from harness.files.terminal import Terminal
+from harness.plugin.components import ComponentSpec
 
 
 def run(
@@ -70,6 +71,7 @@ def run(
     ] = None,
     output_path: Output = Path("reports"),
     registry: RegistryPath = None,
+    report: Reports = None,
     fresh: Fresh = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -82,7 +84,7 @@ def run(
     A run that cannot be made is named, and the others go on; the exit code is 2 then.
     """
     from harness.running.changes import changes_of
-    from harness.running.executors import check_all_made, choose, finished_of
+    from harness.running.executors import check_all_made, choose
     from harness.running.named import named
 
     chosen = choose(executor, Terminal(stderr=True), quiet, address, cpus, gpus, max_retries)
@@ -93,13 +95,11 @@ def run(
             f"name one or more runs, or pass --all; {known.path} has: {', '.join(known.runs) or 'none'}."
         )
     specs = named(names or list(known.runs), known, found, model, device, limit, changes_of(settings or (), config))
-    if markdown is not None and not dry_run:
-        from harness.report.markdown import check
-
-        check(markdown)
-    made = make(specs, found, chosen, output_path, fresh, as_json, quiet, dry_run)
-    if markdown is not None and (finished := finished_of(made)):
+    reports: list[str | ComponentSpec] = [*known.report, *(report or ())]
+    if markdown is not None:
         suite = known.suites.get(names[0]) if names and len(names) == 1 else None
-        title, about = (names[0], suite.description) if names and suite else ("Runs", "")
-        write_markdown([one.path for one in finished], markdown, title, about)
-    check_all_made(made)
+        page = {"title": names[0], "description": suite.description} if names and suite else {}
+        reports.append(ComponentSpec("markdown", {"folder": str(markdown), **page}))
+    told = telling(found, reports, as_json, quiet)
+    check_all_made(make(specs, found, chosen, output_path, fresh, told, as_json, dry_run))
+    told.check()

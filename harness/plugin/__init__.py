@@ -2,9 +2,9 @@
 
 ``hookspecs``: the hooks that a package implements. ``components``: what it offers (model loaders, corpora, selectors,
 interventions, tasks, metrics), each a pydantic model whose fields are its parameters; ``notation`` is how they are
-written. ``records``: what flows between them (prompts, outcomes, measurements), ``joining`` parts of
-these. ``catalogue`` finds and builds them, by the ``entries`` of installed packages; ``sources`` and ``plugin_files``
-identify those that no distribution carries.
+written. ``reporters``: whom runs are told to, and what they are told. ``records``: what flows between components
+(prompts, outcomes, measurements), ``joining`` parts of these. ``catalogue`` finds and builds components, by the
+``entries`` of installed packages; ``sources`` and ``plugin_files`` identify those that no distribution carries.
 ``places``: layers and positions as parameters.
 Every call of a component goes through ``border``, which names whoever breaks a promise; what is handed over is looked
 at in ``handed``, ``handed_selections``, ``handed_edits`` and ``handed_outcomes``.
@@ -34,6 +34,7 @@ _DEFINED = {
         "per_prompt"
     ),
     "harness.plugin.registers": "Evidence Register Value",
+    "harness.plugin.reporters": "Asked AskedRun BegunRun FinishedRun Reporter Work",
     "harness.conditions.conditions": "BASELINE Condition Edit End Frozen Selection SetNeurons",
     "harness.conditions.head_edits": "AttendFirst SetHeads",
     "harness.conditions.positions": "Positions",

@@ -75,6 +75,12 @@ from .records import per_prompt as per_prompt
 from .registers import Evidence as Evidence
 from .registers import Register as Register
 from .registers import Value as Value
+from .reporters import Asked as Asked
+from .reporters import AskedRun as AskedRun
+from .reporters import BegunRun as BegunRun
+from .reporters import FinishedRun as FinishedRun
+from .reporters import Reporter as Reporter
+from .reporters import Work as Work
 from .unit_kinds import mlp_site as mlp_site
 
 __all__ = [
@@ -92,8 +98,11 @@ __all__ = [
     "AnyMeasure",
     "AnyModel",
     "AnySelector",
+    "Asked",
+    "AskedRun",
     "AttendFirst",
     "Batch",
+    "BegunRun",
     "Component",
     "Condition",
     "Corpus",
@@ -104,6 +113,7 @@ __all__ = [
     "Engine",
     "Evidence",
     "Figure",
+    "FinishedRun",
     "Frame",
     "Frozen",
     "Functional",
@@ -129,6 +139,7 @@ __all__ = [
     "Prompt",
     "PublishedNeurons",
     "Register",
+    "Reporter",
     "Rows",
     "Scores",
     "Selection",
@@ -145,6 +156,7 @@ __all__ = [
     "Template",
     "Unit",
     "Value",
+    "Work",
     "agree",
     "by_layer",
     "counted",

@@ -1,4 +1,4 @@
-"""The six kinds of components, and how one is written down: ``entropy:top=6,null_dims=12``.
+"""The kinds of components, and how one is written down: ``entropy:top=6,null_dims=12``.
 
 A component is a pydantic model. Its fields are its parameters: their types, bounds, defaults and descriptions are what
 ``harness list NAME`` prints, what a specification is validated by, and what the result record stores.
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from harness.model.model import Model
     from harness.plugin.records import Figure, Frame, Matrix, Measurement, Outcomes, Prepared, Prompt
 
-Kind = Literal["model", "corpus", "selector", "intervention", "task", "metric"]
-KINDS: tuple[Kind, ...] = ("model", "corpus", "selector", "intervention", "task", "metric")
+Kind = Literal["model", "corpus", "selector", "intervention", "task", "metric", "reporter"]
+KINDS: tuple[Kind, ...] = ("model", "corpus", "selector", "intervention", "task", "metric", "reporter")
 PLURALS: dict[Kind, str] = {kind: "corpora" if kind == "corpus" else f"{kind}s" for kind in KINDS}
 
 
@@ -52,7 +52,7 @@ class Component(BaseModel, abc.ABC):
         name: what users type; unique within its kind.
         version: raise it when results of the same parameters change; it is part of a run's identity.
         positional, later: see below.
-        kind: set by the six subclasses below.
+        kind: set by the subclasses below, and by :class:`harness.plugin.reporters.Reporter`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)

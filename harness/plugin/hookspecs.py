@@ -37,6 +37,7 @@ from harness.conditions.units import Unit
 from harness.plugin.components import Corpus, Intervention, Metric, ModelLoader, Selector, Task
 from harness.plugin.records import PublishedNeurons
 from harness.plugin.registers import Register
+from harness.plugin.reporters import Reporter
 
 CONTRACT_VERSION = 2
 """Raised when a hook changes so that plugins must change; a plugin may state the one it was written for in
@@ -79,6 +80,11 @@ def harness_metrics() -> list[type[Metric]]:  # type: ignore[empty-body]
 
 
 @hookspec
+def harness_reporters() -> list[type[Reporter]]:  # type: ignore[empty-body]
+    """Return reporters: they are told when runs begin, what they do, and what they have found."""
+
+
+@hookspec
 def harness_units() -> list[type[Unit]]:  # type: ignore[empty-body]
     """Return kinds of units: how one is named, and the :class:`harness.conditions.units.Site` where it lives."""
 
@@ -100,5 +106,6 @@ HOOKS: dict[str, str] = {
     "intervention": "harness_interventions",
     "task": "harness_tasks",
     "metric": "harness_metrics",
+    "reporter": "harness_reporters",
 }
 """The hook that adds components of each kind."""

@@ -11,6 +11,7 @@ from typing import Any
 from harness.files import harmless
 from harness.files.owned import Written, path_name
 from harness.files.store import json_bytes, read_bytes
+from harness.files.terminal import say
 from harness.report.formatting import (
     amount,
     cell,
@@ -88,6 +89,14 @@ def export(runs: Sequence[Path], folder: Path, title: str, description: str) -> 
     files[SUMMARY] = json_bytes([_summary(page["record"]) for page in pages])
     files[PAGE] = (re.sub(r"\n{3,}", "\n\n", text).strip() + "\n").encode()
     return folder / PAGE, publish(folder, LISTING, files, whole=True)
+
+
+def write(runs: Sequence[Path], folder: Path, title: str, description: str) -> None:
+    """:func:`export`, and say what was written, and what was left."""
+    page, kept = export(runs, folder, title, description)
+    say(f"wrote {page}", err=True)
+    for path in kept:
+        say(f"left {folder / path}, of an earlier page: it was changed since", err=True)
 
 
 def _control_sets(run: Path) -> list[ControlSet]:

@@ -2,9 +2,9 @@
 
 A run's folder ``reports/<run>-<hash>/`` holds ``samples.jsonl``, ``neurons.jsonl``, ``controls.jsonl``,
 ``outcomes.safetensors``, ``figures/``, ``tables/`` and ``provenance.json``; ``result.json``, the record, which is
-written after these: no more is to be computed then; ``report.html``, which is made from them; and last
-``files.sha256``, their digests: its presence means that the run is complete. All but ``provenance.json`` and
-``report.html`` are the same bytes whenever the same run is made again, and these two are not in the list.
+written after these: no more is to be computed then; and last ``files.sha256``, their digests: its presence means that
+the run is complete. A reporter makes ``report.html`` from them. All but ``provenance.json`` and ``report.html`` are the
+same bytes whenever the same run is made again, and these two are not in the list.
 ``unfinished/`` is there while a run is under way: the prepared prompts and one file per finished part, from which an
 interrupted run continues.
 """
@@ -155,18 +155,15 @@ class RunFolder:
         self.clear()
         remove_empty(self.path, written.paths)
 
-    def settle(self, write_page: Callable[[Path], object]) -> None:
+    def settle(self) -> None:
         """Bring a run whose record is there to its end: what a killed process still owed, and left behind.
 
-        Where all is there but the page, which anybody may have removed, the page is made again.
-
         Raises:
-            HarnessError: the page cannot be made or written.
+            HarnessError: nothing can be written.
         """
         with writing(self.path):
             self.clear()
-        if not self.complete or not (self.path / PAGE).is_file():
-            write_page(self.path)
+        if not self.complete:
             self._mark()
 
     def _mark(self) -> None:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from harness.model.model import Model
     from harness.plugin.catalogue import Catalogue
     from harness.plugin.records import Prompt
+    from harness.running.telling import Telling
 
 Pair = tuple[int, int, int, int]
 """Two sets: shared, in the first, in the second, candidates."""
@@ -57,7 +58,7 @@ class _Case:
     same_prompts: bool = False
 
 
-def contested(contest: Contest, found: Catalogue, output: Path, reporter: Reporter) -> Iterator[list[board.ArenaRow]]:
+def contested(contest: Contest, found: Catalogue, output: Path, reporter: Telling) -> Iterator[list[board.ArenaRow]]:
     """The rows of each model, one model after another.
 
     Raises:
@@ -77,7 +78,7 @@ def contested(contest: Contest, found: Catalogue, output: Path, reporter: Report
         yield [_row(case, neutral, planted) for case in cases]
 
 
-def _seed(cases: Sequence[_Case], seed: int, found: Catalogue, model: Model, output: Path, reporter: Reporter) -> None:
+def _seed(cases: Sequence[_Case], seed: int, found: Catalogue, model: Model, output: Path, reporter: Telling) -> None:
     """Runs of one seed on the task, and choices on halves of the prompts."""
     plans: dict[int, Plan] = {}
     for i, case in enumerate(cases):
@@ -100,7 +101,7 @@ def _seed(cases: Sequence[_Case], seed: int, found: Catalogue, model: Model, out
 
 
 def _made(
-    plans: dict[int, Plan], cases: Sequence[_Case], model: Model, output: Path, reporter: Reporter
+    plans: dict[int, Plan], cases: Sequence[_Case], model: Model, output: Path, reporter: Telling
 ) -> dict[int, Finished]:
     """The runs that could be made, by number; of the others it is said why."""
     places = {id(one): i for i, one in plans.items()}
@@ -147,7 +148,7 @@ def _neutral(
     found: Catalogue,
     model: Model,
     output: Path,
-    reporter: Reporter,
+    reporter: Telling,
 ) -> None:
     """The same units under the same intervention on neutral text."""
     plans: dict[int, Plan] = {}

@@ -20,10 +20,9 @@ from harness.model.precision import is_half, near_ties
 from harness.model.tokens import first_tokens
 from harness.plugin import border
 from harness.plugin.records import Outcomes, Prepared, Prompt
+from harness.plugin.reporters import BegunRun, FinishedRun
 from harness.report.figure_files import write_shown
-from harness.report.page import write_page
-from harness.results import leaderboard
-from harness.results.folder import RunFolder, read_provenance, read_record, sample_rows
+from harness.results.folder import RunFolder, sample_rows
 from harness.results.provenance import provenance
 from harness.results.record import SCHEMA_VERSION, RunRecord
 from harness.running import kept_prompts
@@ -34,6 +33,7 @@ from harness.running.plan import Plan, Reporter, Stage, look_ahead, plan, set_up
 from harness.running.positions import located
 from harness.running.record import record_of
 from harness.running.shared_passes import distinct_conditions, observe
+from harness.running.telling import Telling
 
 if TYPE_CHECKING:
     from harness.engine.engine import Engine
@@ -44,7 +44,6 @@ __all__ = [
     "Finished",
     "Plan",
     "Reporter",
-    "enter",
     "execute",
     "execute_together",
     "grouped_by_prompts",
@@ -85,6 +84,9 @@ class _Job:
     """Of a model in half precision, the prompts after which two tokens lie closer than its rounding."""
     given_up: bool = False
     """Whether it was refused while the others go on."""
+    begun: BegunRun = field(init=False)
+    """What reporters are told of it; there when its folder is locked."""
+    finished: FinishedRun | None = None
 
 
 def grouped_by_prompts(plans: Sequence[Plan]) -> list[list[Plan]]:
@@ -97,15 +99,15 @@ def grouped_by_prompts(plans: Sequence[Plan]) -> list[list[Plan]]:
     return list(groups.values())
 
 
-def execute(plan: Plan, output: Path, reporter: Reporter, command: str, fresh: bool = False) -> Finished:
+def execute(plan: Plan, output: Path, told: Telling, command: str, fresh: bool = False) -> Finished:
     """Make one run; see :func:`execute_together`."""
-    return execute_together([plan], output, reporter, command, fresh)[0]
+    return execute_together([plan], output, told, command, fresh)[0]
 
 
 def execute_together(
     plans: Sequence[Plan],
     output: Path,
-    reporter: Reporter,
+    told: Telling,
     command: str,
     fresh: bool = False,
     folder: Callable[[Path], RunFolder] = RunFolder,
@@ -118,6 +120,7 @@ def execute_together(
     conditions of all runs are run at once. Every run's folder holds what it would hold if it were made alone.
 
     Args:
+        told: is told of each run in turn, as soon as its folder is whole.
         folder: opens the folder of a run; another machine's tells of what it keeps (:mod:`harness.running.ray_worker`).
         model: the plans' model, if it is there already.
         refuse: is told of a run that cannot be made, as soon as this is known; the others are made. None: it ends all.
@@ -129,34 +132,39 @@ def execute_together(
     from filelock import FileLock
 
     check_writable(output)
-    leaderboard.check(output / "leaderboard.jsonl")
+    told.ready(plans, output, command)
     started = time.time()
     if model is None:
-        model = loaded(plans[0].model, reporter)
+        model = loaded(plans[0].model, told)
     jobs = [_job(one, model, output, folder) for one in plans]
     with contextlib.ExitStack() as stack:
         for path in sorted({job.folder.path for job in jobs}):  # in one order: two processes cannot wait for each other
             with writing(path):
                 stack.enter_context(FileLock(output / f".{path.name}.lock"))
         waiting = [job for job in jobs if fresh or not job.folder.recorded]
-        reused = {id(job) for job in jobs} - {id(job) for job in waiting}
         for job in jobs:
-            if id(job) in reused:
-                job.folder.settle(write_page)
+            reused = all(job is not one for one in waiting)
+            if reused:
+                job.folder.settle()
+            job.begun = told.begun(job.plan, job.run_id, job.folder.path, command, reused)
         try:
             if waiting:
-                _work(waiting, engine_of(plans[0], model), reporter, fresh, refuse)
-            for job in _remaining(waiting):
-                with _each(job, waiting, refuse):
-                    _finish(job, engine_of(plans[0], model), reporter, command, started)
-        except KeyboardInterrupt:
-            raise  # the same command continues
+                with told.of([job.begun for job in waiting]):
+                    _work(waiting, engine_of(plans[0], model), told, fresh, refuse)
+            for job in _remaining(jobs):
+                with _each(job, waiting, told, refuse), told.of([job.begun]):
+                    if not job.begun.reused:
+                        _finish(job, engine_of(plans[0], model), told, command, started)
+                    job.finished = told.finished(job.begun)
         except BaseException as error:
-            kept = [job.folder.abandon() for job in _remaining(waiting)]
-            if isinstance(error, PluginError) and any(kept):
-                raise _continued(error) from error
+            said = _ended(error, _remaining(waiting))
+            for job in _remaining(jobs):
+                if job.finished is None:
+                    told.failed(job.begun, str(said))
+            if isinstance(error, PluginError) and said is not error:
+                raise said from error
             raise
-        return [enter(job.folder.path, reused=id(job) in reused) for job in _remaining(jobs)]
+        return [Finished(x.folder, x.record, x.reused) for job in jobs if (x := job.finished) is not None]
 
 
 def loaded(loader: ModelLoader, reporter: Reporter) -> Model:
@@ -169,8 +177,16 @@ def _remaining(jobs: Sequence[_Job]) -> list[_Job]:
     return [job for job in jobs if not job.given_up]
 
 
+def _ended(error: BaseException, jobs: Sequence[_Job]) -> BaseException:
+    """Leave nothing of jobs of which nothing is done; returns what is said of the others."""
+    if isinstance(error, KeyboardInterrupt):
+        return KeyboardInterrupt("it was interrupted; the same command continues it.")
+    kept = [job.folder.abandon() for job in jobs]
+    return _continued(error) if isinstance(error, PluginError) and any(kept) else error
+
+
 @contextlib.contextmanager
-def _each(job: _Job, jobs: Sequence[_Job], refuse: Refuse | None) -> Iterator[None]:
+def _each(job: _Job, jobs: Sequence[_Job], told: Telling, refuse: Refuse | None) -> Iterator[None]:
     """What is done for one of several runs: an error of its own gives up this one alone, if somebody is told of it."""
     try:
         yield
@@ -178,7 +194,9 @@ def _each(job: _Job, jobs: Sequence[_Job], refuse: Refuse | None) -> Iterator[No
         if refuse is not None:
             kept = job.folder.abandon()
             job.given_up = True
-            refuse(job.plan, _continued(error) if kept and isinstance(error, PluginError) else error)
+            said = _continued(error) if kept and isinstance(error, PluginError) else error
+            told.failed(job.begun, str(said))
+            refuse(job.plan, said)
         elif len(jobs) > 1 and type(error) is HarnessError:  # which of them, where others would be made
             raise HarnessError(f"{job.plan.spec.name}: {error}") from error
         else:
@@ -188,13 +206,6 @@ def _each(job: _Job, jobs: Sequence[_Job], refuse: Refuse | None) -> Iterator[No
 def _continued(error: PluginError) -> PluginError:
     """Hours of work may be there, and the plugin be mended."""
     return PluginError(f"{error} What the model was run for is kept: the same command goes on from there.")
-
-
-def enter(path: Path, reused: bool) -> Finished:
-    """Enter the finished run of a folder into the leaderboard beside it."""
-    record, about = read_record(path), read_provenance(path)
-    leaderboard.append(path.parent / "leaderboard.jsonl", leaderboard.rows_of(record, about))
-    return Finished(path, record, reused)
 
 
 def _job(plan: Plan, model: Model, output: Path, folder: Callable[[Path], RunFolder]) -> _Job:
@@ -236,14 +247,14 @@ def identity_of(plan: Plan, model: Model | None) -> dict[str, Any]:
     }
 
 
-def _work(asked: Sequence[_Job], engine: Engine, reporter: Reporter, fresh: bool, refuse: Refuse | None) -> None:
+def _work(asked: Sequence[_Job], engine: Engine, reporter: Telling, fresh: bool, refuse: Refuse | None) -> None:
     """Prompts, selections, conditions and outcomes of all jobs."""
     from harness.running.forecast import foretell
 
     for job in asked:
         job.folder.open(fresh)
     for job in asked:
-        with _each(job, asked, refuse):
+        with _each(job, asked, reporter, refuse):
             job.selection = look_ahead(job.plan, engine, reporter)
     if not (jobs := _remaining(asked)):
         return
@@ -257,7 +268,7 @@ def _work(asked: Sequence[_Job], engine: Engine, reporter: Reporter, fresh: bool
         near = _near_ties(engine, own, jobs[0].plan.spec.batch_size, reporter)
         known: dict[Hashable, Any] = {}
         for job in group:
-            with _each(job, asked, refuse):
+            with _each(job, asked, reporter, refuse):
                 job.stage, job.near = set_up(job.plan, engine, own, reporter, known, job.selection), near
                 if job.plan.spec.margins:
                     with reporter.stage("looking for the measures"):
@@ -363,6 +374,5 @@ def _finish(job: _Job, engine: Engine, reporter: Reporter, command: str, started
         "provenance.json": provenance(command, started, job.run_id).to_dict(),
     }
     job.folder.finish(files, record)
-    with reporter.stage("writing the page"):
-        job.folder.settle(write_page)
+    job.folder.settle()
     job.parts.clear()

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from harness.files.terminal import Terminal
     from harness.model.model import Model
     from harness.plugin.components import ModelLoader
-    from harness.running.execute import Finished, Plan, Reporter
+    from harness.running.execute import Finished, Plan
+    from harness.running.telling import Telling
 
 EXECUTORS = ("local", "ray")
 
@@ -59,10 +60,11 @@ class Executor(Protocol):
     """Makes runs."""
 
     def execute(
-        self, groups: Sequence[Sequence[Plan]], output: Path, command: str, fresh: bool
+        self, groups: Sequence[Sequence[Plan]], output: Path, command: str, fresh: bool, told: Telling
     ) -> Iterator[list[Finished | NotMade]]:
         """Make the runs of all groups (:func:`harness.running.execute.execute_together`); gives their results group by
-        group, in order. One that cannot be made is told as soon as this is known, and the others go on.
+        group, in order. One that cannot be made is told as soon as this is known, and the others go on. Reporters are
+        told in this process, of each run once.
 
         Whoever makes them, each run's folder in ``output`` holds the same bytes (where and when aside), its rows are in
         the leaderboard once, and runs that were interrupted continue from the prompts that are finished.
@@ -77,17 +79,14 @@ class Executor(Protocol):
 class InProcess:
     """The default: this process makes one group after another."""
 
-    reporter: Reporter
-
     def execute(
-        self, groups: Sequence[Sequence[Plan]], output: Path, command: str, fresh: bool
+        self, groups: Sequence[Sequence[Plan]], output: Path, command: str, fresh: bool, told: Telling
     ) -> Iterator[list[Finished | NotMade]]:
         from harness.files.store import check_writable
-        from harness.results import leaderboard
 
         check_writable(output)
-        leaderboard.check(output / "leaderboard.jsonl")
-        made = _Made(self.reporter, output, command, fresh, several=sum(map(len, groups)) > 1)
+        told.ready([plan for group in groups for plan in group], output, command)
+        made = _Made(told, output, command, fresh, several=sum(map(len, groups)) > 1)
         for group in groups:
             yield made.group(group)
 
@@ -101,7 +100,7 @@ class _Made:
         name: identity of the model that is loaded, or whose loading failed.
     """
 
-    reporter: Reporter
+    told: Telling
     output: Path
     command: str
     fresh: bool
@@ -119,13 +118,13 @@ class _Made:
             not_made.extend(NotMade(one.spec.name, error) for one in refused)
             if self.several:
                 names = ", ".join(one.spec.name for one in refused)
-                self.reporter.note(f"{names}: not made: {error}")
+                self.told.note(f"{names}: not made: {error}")
 
         try:
             finished = execute_together(
                 plans,
                 self.output,
-                self.reporter,
+                self.told,
                 self.command,
                 self.fresh,
                 model=self._model(plans[0].model),
@@ -146,7 +145,7 @@ class _Made:
         if self.name != (name := canonical(loader.identity())):
             self.name, self.model = name, None  # one is there at a time
             try:
-                self.model = loaded(loader, self.reporter)
+                self.model = loaded(loader, self.told)
             except HarnessError as error:
                 self.model = error
         if isinstance(self.model, HarnessError):
@@ -187,6 +186,4 @@ def choose(
         raise HarnessError(
             "--address, --cpus-per-run, --gpus-per-run and --max-retries are for a cluster: add --executor ray."
         )
-    from harness.report.progress import ConsoleReporter
-
-    return InProcess(ConsoleReporter(console, quiet))
+    return InProcess()

@@ -20,19 +20,19 @@ from harness.errors import HarnessError
 from harness.files.owned import path_name
 from harness.files.store import canonical, check_writable, writing
 from harness.plugin.catalogue import catalogue
-from harness.report.page import write_page
-from harness.results import leaderboard
 from harness.results.folder import MARK, PROVENANCE, RECORD, UNFINISHED, RunFolder
 from harness.results.provenance import packages
-from harness.running.execute import Finished, enter, identity_of
+from harness.running.execute import Finished, identity_of
 from harness.running.executors import NotMade
 from harness.running.ray_cluster import connected, first_line
-from harness.running.ray_worker import AHEAD, Note, Opened, Order, Piece, Refused, work
+from harness.running.ray_worker import AHEAD, Began, Note, Opened, Order, Piece, Refused, work
 from harness.running.spec import Resources
 
 if TYPE_CHECKING:
     from harness.files.terminal import Terminal
+    from harness.plugin.reporters import BegunRun
     from harness.running.plan import Plan
+    from harness.running.telling import Telling
 
 FINISHED = (RECORD, PROVENANCE, MARK)
 """What a worker gets of a run that is complete."""
@@ -62,12 +62,12 @@ class OnRay:
     max_retries: int = MAX_RETRIES
 
     def execute(
-        self, groups: Sequence[Sequence[Plan]], output: Path, command: str, fresh: bool
+        self, groups: Sequence[Sequence[Plan]], output: Path, command: str, fresh: bool, told: Telling
     ) -> Iterator[list[Finished | NotMade]]:
         """See :class:`harness.running.executors.Executor`; a run that fails is reported, and the others go on."""
         check_writable(output)
-        leaderboard.check(output / "leaderboard.jsonl")
-        work = [_Group(self, list(group), output, command, fresh) for group in groups]
+        told.ready([plan for group in groups for plan in group], output, command)
+        work = [_Group(self, list(group), output, command, fresh, told) for group in groups]
         with connected(self.address) as where:
             for needs in {group.needs for group in work}:
                 self._find_room(*needs, where)
@@ -95,10 +95,6 @@ class OnRay:
         if not self.quiet:
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def note(self, sentence: str) -> None:
-        """Show what the user should know, also where no progress is shown."""
-        self.console.print(f"note: {sentence}", highlight=False, markup=False, soft_wrap=True)
-
     def complain(self, runs: str, error: str, detail: str = "") -> None:
         """Show an error, also where no progress is shown."""
         self.console.print(f"{detail}error: {runs}: {error}", highlight=False, markup=False, soft_wrap=True)
@@ -119,6 +115,7 @@ class _Group:
     Attributes:
         forgotten: folders that were cleared because the user asked for ``fresh`` ones.
         opened: the runs' folders as the worker of the last attempt named them, and whether each was complete before.
+        begun: what reporters were told of each, by its folder.
         folders: the folder of each run as the first attempt named it.
     """
 
@@ -127,9 +124,11 @@ class _Group:
     output: Path
     command: str
     fresh: bool
+    told: Telling
     forgotten: set[str] = field(default_factory=set)
     opened: dict[str, bool] = field(default_factory=dict)
     folders: dict[str, str] = field(default_factory=dict)
+    begun: dict[str, BegunRun] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -165,14 +164,19 @@ class _Group:
 
     def _not_made(self, refused: Refused) -> list[Finished | NotMade]:
         self.executor.complain(self.name, refused.sentence, refused.detail)
+        for run in self.begun.values():
+            if run.name in [plan.spec.name for plan in self.plans]:
+                self.told.failed(run, refused.sentence)
         return [NotMade(plan.spec.name, HarnessError(refused.sentence)) for plan in self.plans]
 
     def _finished(self) -> list[Finished | NotMade]:
-        runs = [enter(self.output / name, reused) for name, reused in self.opened.items()]
-        for run in runs:
+        made: list[Finished | NotMade] = []
+        for name in self.opened:
+            run = self.told.finished(self.begun[name])
             if not run.reused:
-                self.executor.say(f"{run.record.name}: finished, {run.path}")
-        return [*runs]
+                self.executor.say(f"{run.name}: finished, {run.folder}")
+            made.append(Finished(run.folder, run.record, run.reused))
+        return made
 
     async def _attempt(self) -> Refused | None:
         """One task; returns what it said if it failed.
@@ -200,9 +204,11 @@ class _Group:
                     if isinstance(message, Refused):
                         return self._abandoned(message)
                     if isinstance(message, Note):
-                        self.executor.note(message.sentence)
+                        self.told.note(message.sentence)
                     elif isinstance(message, Opened):
                         self._open(message, locks)
+                    elif isinstance(message, Began):
+                        self._begin(message)
                     else:
                         self._put(message)
             except HarnessError as error:
@@ -248,7 +254,7 @@ class _Group:
         folder = RunFolder(path)
         if folder.recorded:
             with contextlib.suppress(Timeout), FileLock(self.output / f".{path.name}.lock", timeout=0):
-                folder.settle(write_page)
+                folder.settle()
         return folder.complete
 
     def _open(self, message: Opened, locks: contextlib.ExitStack) -> None:
@@ -273,6 +279,13 @@ class _Group:
             RunFolder(path).open(self.fresh and message.run not in self.forgotten)
             self.forgotten.add(message.run)
         self.opened[message.run] = message.complete
+
+    def _begin(self, message: Began) -> None:
+        """Tell that a run has begun, the first time that it is."""
+        if message.run in self.opened and message.run not in self.begun:
+            plan = next(plan for plan in self.plans if message.run.rpartition("-")[0] == plan.spec.name)
+            folder, reused = self.output / message.run, self.opened[message.run]
+            self.begun[message.run] = self.told.begun(plan, message.run_id, folder, self.command, reused)
 
     def _put(self, piece: Piece) -> None:
         """Write a part of a file beside its place, and put the file there when it is whole."""

@@ -25,9 +25,11 @@ from harness.plugin.border import said
 from harness.plugin.plugin_files import PluginFile, add
 from harness.results.folder import MARK, RECORD, RunFolder
 from harness.running.spec import RunSpec
+from harness.running.telling import Telling
 
 if TYPE_CHECKING:
     from harness.plugin.records import Outcomes, Prepared
+    from harness.plugin.reporters import BegunRun
     from harness.running.plan import Plan
 
 PIECE = 2**24
@@ -67,6 +69,14 @@ class Opened:
 
 
 @dataclass(frozen=True)
+class Began:
+    """The run of this folder has begun; ``run_id`` is the whole digest of its identity."""
+
+    run: str
+    run_id: str
+
+
+@dataclass(frozen=True)
 class Piece:
     """A part of the file ``path`` of the folder ``run``, from byte ``offset`` on; ``last`` ends the file."""
 
@@ -92,7 +102,7 @@ class Note:
     sentence: str
 
 
-Message: TypeAlias = Opened | Piece | Refused | Note
+Message: TypeAlias = Opened | Began | Piece | Refused | Note
 Send: TypeAlias = Callable[[Message], None]
 Kept: TypeAlias = Mapping[str, Mapping[str, Any]]
 """Run's folder -> path in it -> reference to the file's bytes: what the driver has of earlier attempts."""
@@ -117,7 +127,7 @@ def _make(order: Order, kept: Kept, send: Callable[[Message | None], None]) -> N
         plans = _plans(order)
         with tempfile.TemporaryDirectory(prefix="harness-") as scratch:
             made = execute_together(
-                plans, Path(scratch), _Silent(send), order.command, folder=lambda path: SentFolder(path, kept, send)
+                plans, Path(scratch), _Notes(send), order.command, folder=lambda path: SentFolder(path, kept, send)
             )
             for run in made:
                 if not run.reused:
@@ -180,9 +190,9 @@ class SentFolder(RunFolder):
             write_bytes(path / name, ray.get(file))
         send(Opened(path.name, self.complete, ray.util.get_node_ip_address()))
 
-    def settle(self, write_page: Callable[[Path], object]) -> None:
+    def settle(self) -> None:
         if not self.complete:  # of a complete run only a few files are here
-            super().settle(write_page)
+            super().settle()
 
     def save_prepared(self, prepared: Prepared) -> None:
         super().save_prepared(prepared)
@@ -205,13 +215,16 @@ def send_file(folder: Path, path: Path, send: Send) -> None:
             send(Piece(folder.name, place, offset, data, last=offset + PIECE >= size))
 
 
-class _Silent:
-    """A reporter that shows no progress, and sends what users should know."""
+class _Notes(Telling):
+    """Tells nobody here, and sends what users should know; the driver tells its reporters."""
 
     def __init__(self, send: Send) -> None:
-        self.note = lambda sentence: send(Note(sentence))
-        self.tell = lambda sentence: None
+        super().__init__()
+        self._send = send
 
-    @contextlib.contextmanager
-    def stage(self, title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-        yield lambda n: None
+    def note(self, sentence: str) -> None:
+        self._send(Note(sentence))
+
+    def begun(self, plan: Plan, run_id: str, folder: Path, command: str, reused: bool) -> BegunRun:
+        self._send(Began(folder.name, run_id))
+        return super().begun(plan, run_id, folder, command, reused)

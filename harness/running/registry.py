@@ -16,6 +16,7 @@
       both: {description: a paper, runs: [copying, copying-values]}
     settings:                                 # parameters of components that a run of this model leaves open
       gpt2: {entropy: {null_dims: 12}}
+    report: [wandb:project=neurons]           # whom runs of this file are told to, beside the usual reporters
     resources:                                # what the runs of this model take of a cluster's node
       gpt2: {cpus: 4, gpus: 1}                # a run may set resources of its own
 
@@ -46,7 +47,7 @@ from harness.running.spec import COMPONENT_FIELDS, RunSpec
 RUN_KEYS = ("extends", *(key for key in RunSpec.model_fields if key != "name"))
 AXES = (*COMPONENT_FIELDS, "controls", "match", "seed")
 FILENAME = "registry.yaml"
-KEYS = ("version", "models", "runs", "suites", "settings", "resources")
+KEYS = ("version", "models", "runs", "suites", "settings", "resources", "report")
 VERSION = "1"
 """Of the format; absent means this one, too."""
 MOST_RUNS = 1000
@@ -72,6 +73,8 @@ class Registry:
     models: Mapping[str, ComponentSpec]
     runs: Mapping[str, tuple[RunSpec, ...]]
     suites: Mapping[str, Suite]
+    report: tuple[str, ...] = ()
+    """Reporters of whoever makes its runs, as ``--report`` takes them."""
 
     @property
     def path(self) -> Path:
@@ -135,7 +138,7 @@ def load_registry(path: Path) -> Registry:
         if sum(map(len, runs.values())) > MOST_IN_ALL:
             raise HarnessError(f"{document.where('runs', name)}: the file makes more than {MOST_IN_ALL} runs.")
     suites = {name: _suite(document, name, runs) for name in _section(document, "suites")}
-    return Registry(document, _models(document), runs, suites)
+    return Registry(document, _models(document), runs, suites, _reports(document))
 
 
 def models_for(name: str, loaders: Collection[str], path: Path | None = None) -> Mapping[str, ComponentSpec]:
@@ -173,6 +176,15 @@ def _models(document: Document) -> dict[str, ComponentSpec]:
     return {
         name: parse_spec(value, document.where("models", name)) for name, value in _section(document, "models").items()
     }
+
+
+def _reports(document: Document) -> tuple[str, ...]:
+    found = document.data.get("report") or []
+    if not isinstance(found, list):
+        raise HarnessError(f"{document.where('report')}: expected a list of reporters, for example [wandb].")
+    return tuple(
+        x if isinstance(x, str) else str(parse_spec(x, document.where("report", i))) for i, x in enumerate(found)
+    )
 
 
 def _suite(document: Document, name: str, runs: Mapping[str, Any]) -> Suite:

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
+from harness import plugin
 from harness.errors import HarnessError
 from harness.model.digests import weights_digest
 from harness.model.model import Model
-from harness.plugin import border, components
+from harness.plugin import border
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import Component, Kind, explain
 from harness.plugin.records import Figure, Frame
@@ -27,7 +28,7 @@ C = TypeVar("C", bound=Component)
 T = TypeVar("T")
 
 BASES = {"model": "ModelLoader", "corpus": "Corpus", "selector": "Selector", "intervention": "Intervention"}
-BASES |= {"task": "Task", "metric": "Metric"}
+BASES |= {"task": "Task", "metric": "Metric", "reporter": "Reporter"}
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 HEAVY = frozenset({"torch", "transformers", "datasets", "matplotlib", "scipy", "jinja2", "plotly"})
 """Packages that a module with components imports inside functions: ``harness list`` imports all these modules."""
@@ -46,10 +47,8 @@ def made(cls: type[C], kind: Kind, params: dict[str, Any]) -> C:
         AssertionError: the class is no component of its kind, says too little of itself, or refuses the parameters.
     """
     base = BASES[kind]
-    fits = isinstance(cls, type) and issubclass(cls, getattr(components, base))
-    promise(
-        fits, str(getattr(cls, "__name__", cls)), f"it is no {kind}; derive it from {base} of harness.plugin.components"
-    )
+    fits = isinstance(cls, type) and issubclass(cls, getattr(plugin, base))
+    promise(fits, str(getattr(cls, "__name__", cls)), f"it is no {kind}; derive it from {base} of harness.plugin")
     name = getattr(cls, "name", None)
     promise(isinstance(name, str), cls.__name__, 'it has no name; give the class one: name = "..."')
     owner = f"{kind} {name}"

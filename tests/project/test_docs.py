@@ -42,6 +42,7 @@ SLOW = [
     "recipes/plugin.md",
     "recipes/plugin-intervention.md",
     "recipes/plugin-metric.md",
+    "recipes/plugin-reporter.md",
     "recipes/plugin-task.md",
     "recipes/plugin-unit.md",
     "recipes/units.md",
@@ -165,7 +166,7 @@ def test_what_a_page_shows_is_what_happens(
         monkeypatch.setattr(
             "harness.running.execute.write_shown", lambda *arguments: None
         )  # takes long, is tested elsewhere
-        monkeypatch.setattr("harness.running.execute.write_page", lambda *arguments: None)
+        monkeypatch.setattr("harness.report.page.write_page", lambda *arguments: None)
     assert run_page(DOCS / page, harness, install) > 0  # type: ignore[arg-type]
 
 
@@ -234,7 +235,7 @@ def test_the_record_has_the_keys_that_are_documented(harness: Harness, tmp_path:
     arguments = ["--limit", 60, "--controls", 3, "--resamples", 100, "--quiet", "--json", "-o", tmp_path]
     with pytest.MonkeyPatch.context() as undrawn:
         undrawn.setattr("harness.running.execute.write_shown", lambda *arguments: None)
-        undrawn.setattr("harness.running.execute.write_page", lambda *arguments: None)
+        undrawn.setattr("harness.report.page.write_page", lambda *arguments: None)
         code, out, _ = harness("eval", "-t", "knowledge_conflict", "-s", "entropy", "-i", "mean", *arguments)
     record = json.loads(out)
     assert code == 0 and run == set(record)

@@ -23,7 +23,7 @@ from harness.running import ray_worker
 from harness.running.execute import grouped_by_prompts, identity_of, plan
 from harness.running.executors import InProcess, check_all_made, choose, finished_of
 from harness.running.ray_driver import OnRay, _Group
-from harness.running.ray_worker import Opened, Piece, Refused, work
+from harness.running.ray_worker import Began, Opened, Piece, Refused, work
 from harness.running.registry import load_registry
 from harness.running.spec import Resources, RunSpec
 
@@ -40,7 +40,7 @@ def spec(name: str, facts: Path, **changes: object) -> RunSpec:
 def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs without figures and pages, which take long."""
     monkeypatch.setattr("harness.running.execute.write_shown", lambda folder, shown, advance: None)
-    monkeypatch.setattr("harness.running.execute.write_page", lambda folder: None)
+    monkeypatch.setattr("harness.report.page.write_page", lambda folder: None)
 
 
 # -- options -----------------------------------------------------------------------------------------------------------
@@ -85,7 +85,7 @@ def test_this_process_is_the_default(small_facts: Path, tmp_path: Path) -> None:
     assert isinstance(choose("local", Terminal(), quiet=True), InProcess)
     groups = [[plan(spec("a", small_facts), catalogue())], [plan(spec("b", small_facts, seed=1), catalogue())]]
     told = Told()
-    made = InProcess(told).execute(groups, tmp_path, "test", fresh=False)
+    made = InProcess().execute(groups, tmp_path, "test", False, told)
     assert [run.record.name for run in finished_of(next(made))] == ["a"]
     assert len(list(tmp_path.glob("b-*"))) == 0  # the second group waits until it is asked for
     assert [[run.record.name for run in finished_of(group)] for group in made] == [["b"]]
@@ -96,6 +96,7 @@ class Told(Silent):
     """Remembers stages and notes in their order."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.stages: list[str] = []
 
     def stage(self, title: str, total: int | None = None) -> AbstractContextManager[Callable[[int], None]]:
@@ -121,7 +122,7 @@ def test_a_run_that_is_refused_is_named_at_once_and_the_others_are_made(small_fa
     ]
     groups = grouped_by_prompts([plan(x, catalogue()) for x in specs])
     assert [len(group) for group in groups] == [3, 1]
-    made = [run for group in InProcess(told).execute(groups, tmp_path, "test", fresh=False) for run in group]
+    made = [run for group in InProcess().execute(groups, tmp_path, "test", False, told) for run in group]
     assert [run.record.name for run in finished_of(made)] == ["first", "other"]
     early = next(i for i, x in enumerate(told.stages) if x.startswith(f"strict: not made: {REFUSED}"))
     late = next(i for i, x in enumerate(told.stages) if x.startswith("missing: not made: "))
@@ -130,7 +131,7 @@ def test_a_run_that_is_refused_is_named_at_once_and_the_others_are_made(small_fa
     assert sorted(path.name.split("-")[0] for path in tmp_path.glob("*-????????")) == ["first", "other"]
     with pytest.raises(HarnessError, match=rf"^2 of 4 runs were not made\. strict: {REFUSED} .* missing: .*nothing"):
         check_all_made(made)
-    alone = InProcess(Silent()).execute([[groups[0][1]]], tmp_path / "alone", "test", fresh=False)
+    alone = InProcess().execute([[groups[0][1]]], tmp_path / "alone", "test", False, Silent())
     assert files(finished_of(next(alone))[0].path)["result.json"] == files(made[0].path)["result.json"]  # type: ignore[union-attr]
 
 
@@ -139,13 +140,13 @@ def test_a_model_that_cannot_be_loaded_is_tried_once(small_facts: Path, tmp_path
     specs = [spec(name, small_facts, model=nowhere, seed=seed) for seed, name in enumerate("ab")]
     told = Told()
     groups = grouped_by_prompts([plan(x, catalogue()) for x in specs])
-    made = [run for group in InProcess(told).execute(groups, tmp_path, "test", fresh=False) for run in group]
+    made = [run for group in InProcess().execute(groups, tmp_path, "test", False, told) for run in group]
     assert told.stages.count("loading the model") == 1 and len(groups) == 2
     with pytest.raises(HarnessError, match="nowhere") as raised:
         check_all_made(made)
     assert "not made" not in str(raised.value)  # all of them for one reason, which is said alone
     groups.append([plan(spec("there", small_facts), catalogue())])
-    made = [run for group in InProcess(told).execute(groups, tmp_path, "test", fresh=False) for run in group]
+    made = [run for group in InProcess().execute(groups, tmp_path, "test", False, told) for run in group]
     with pytest.raises(HarnessError, match=r"^2 of 3 runs were not made\. a, b: .*nowhere"):
         check_all_made(made)
 
@@ -154,7 +155,7 @@ def test_a_suite_goes_on_after_a_run_that_is_refused(
     harness: Harness, small_facts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pages: list[list[str]] = []
-    monkeypatch.setattr("harness.cli.run.write_markdown", lambda paths, *_: pages.append([x.name for x in paths]))
+    monkeypatch.setattr("harness.report.markdown.write", lambda paths, *_: pages.append([x.name for x in paths]))
     registry = tmp_path / "registry.yaml"
     registry.write_text(f"""
 runs:
@@ -220,7 +221,7 @@ def test_a_group_needs_what_its_largest_run_needs(small_facts: Path, tmp_path: P
         plan(spec("a", small_facts, resources=Resources(cpus=2)), catalogue()),
         plan(spec("b", small_facts, resources=Resources(cpus=1, gpus=1)), catalogue()),
     ]
-    group = _Group(OnRay(Terminal()), plans, tmp_path, "test", fresh=False)
+    group = _Group(OnRay(Terminal()), plans, tmp_path, "test", fresh=False, told=Silent())
     assert group.needs == (2, 1)
     assert replace(group, plans=plans[:1]).needs == (2, 0)
     assert replace(group, executor=OnRay(Terminal(), resources=Resources(cpus=3))).needs == (3, 1)
@@ -256,7 +257,7 @@ def group(small_facts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("harness.running.execute.PART", 16)
     monkeypatch.setattr("harness.running.ray_worker.PIECE", 1000)
     plans = [plan(spec(name, small_facts, intervention=name), catalogue()) for name in ("mean", "zero")]
-    return _Group(OnRay(Terminal(quiet=True)), plans, tmp_path / "out", "test", fresh=False)
+    return _Group(OnRay(Terminal(quiet=True)), plans, tmp_path / "out", "test", fresh=False, told=Silent())
 
 
 def deliver(group: _Group, until: Callable[[Piece], bool] = lambda piece: False) -> list[Piece]:
@@ -270,6 +271,9 @@ def deliver(group: _Group, until: Callable[[Piece], bool] = lambda piece: False)
             if isinstance(message, Opened):
                 group._open(message, locks)
                 continue
+            if isinstance(message, Began):
+                group._begin(message)
+                continue
             group._put(message)
             pieces.append(message)
             if until(message):
@@ -278,7 +282,7 @@ def deliver(group: _Group, until: Callable[[Piece], bool] = lambda piece: False)
 
 
 def test_what_is_sent_in_pieces_is_what_is_made_here(group: _Group, tmp_path: Path) -> None:
-    [there] = InProcess(Silent()).execute([group.plans], tmp_path / "here", "test", fresh=False)
+    [there] = InProcess().execute([group.plans], tmp_path / "here", "test", False, Silent())
     pieces = deliver(group)
     assert max(len(piece.data) for piece in pieces) == 1000 and any(piece.offset for piece in pieces)
     here = group._finished()

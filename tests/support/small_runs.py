@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -17,20 +16,14 @@ from harness.plugin.records import Figure, Frame
 from harness.report.figure_files import write_shown
 from harness.running import execute as run
 from harness.running.spec import RunSpec
+from harness.running.telling import Telling, reporters
 
 
-class Silent:
-    """A reporter that shows nothing."""
+class Silent(Telling):
+    """Runs leave page and leaderboard, and nothing is shown of them."""
 
-    @contextmanager
-    def stage(self, title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-        yield lambda n: None
-
-    def note(self, sentence: str) -> None:
-        pass
-
-    def tell(self, sentence: str) -> None:
-        pass
+    def __init__(self) -> None:
+        super().__init__(reporters(catalogue()))
 
 
 def spec(name: str, facts: Path, **changes: object) -> RunSpec:
@@ -57,7 +50,7 @@ def finish(output: Path, draw: bool = False, **fields: Any) -> Path:
         write_shown(folder, shown if draw else [item for item in shown if isinstance(item, Frame)], progress)
 
     planned = run.plan(RunSpec(name="small", resamples=200, **fields), catalogue())
-    with patch("harness.running.execute.write_shown", write), patch("harness.running.execute.write_page"):
+    with patch("harness.running.execute.write_shown", write), patch("harness.report.page.write_page"):
         return run.execute(planned, output, Silent(), "a test").path
 
 

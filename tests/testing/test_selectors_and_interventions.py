@@ -190,7 +190,7 @@ class Endless(Good):
         (Loose, "selector good: its parameters can be changed after they were validated"),
         (Unfinished, "selector unfinished: it does not implement select()"),
         (Endless, 'selector good: parameter "bound" of good: input should be a finite number, got inf'),
-        (Neuron, "Neuron: it is no selector; derive it from Selector of harness.plugin.components"),
+        (Neuron, "Neuron: it is no selector; derive it from Selector of harness.plugin"),
     ],
 )
 def test_promises_of_every_component(cls: type, says: str) -> None:
