@@ -13,8 +13,8 @@ from harness.plugin.records import Figure, Measurement
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
-    from harness.plugin.records import Outcomes
-    from harness.statistics import AnyMeasure, Functional
+    from harness.plugin.records import Outcomes, Rows
+    from harness.statistics import AnyMeasure, Each, Functional
 
 BINS = 15
 """Equal bins of confidence, as in Guo et al. (2017)."""
@@ -38,9 +38,10 @@ class Calibration(Metric):
 
     def measure(self, outcomes: Outcomes) -> Measurement:
         about = outcomes.details.get("calibrated", {})
+        brier = outcomes.each(lambda seen: squared_errors(outcomes, seen))
         measures = (
             *(_of_sums(outcomes) if "reliability" in outcomes.values else [_of_one(outcomes)]),
-            _mean(outcomes, "brier", squared_errors(outcomes), "Brier score of the predicted token", False),
+            _mean(outcomes, "brier", brier, "Brier score of the predicted token", False),
             _mean(outcomes, "confidence", outcomes["confidence"], "confidence"),
             _mean(outcomes, "right", outcomes["right"], "accuracy", True),
         )
@@ -49,17 +50,17 @@ class Calibration(Metric):
         return Measurement(measures, figures=(figure,), remarks=tuple(remarks))
 
 
-def squared_errors(outcomes: Outcomes, tempered: bool = False) -> np.ndarray:
-    """Sums over predictions of the squared difference of confidence and being right [C, N].
+def squared_errors(outcomes: Outcomes, seen: Rows, tempered: bool = False) -> np.ndarray:
+    """Sums over predictions of the squared difference of confidence and being right, under some conditions [C, N].
 
     Args:
         tempered: of the untouched model, which is right where it is, at the conditions' temperatures.
     """
     prefix = "tempered_" if tempered else ""
     if f"{prefix}brier" in outcomes.values:
-        return outcomes[f"{prefix}brier"]
-    right = outcomes.baseline["right"] if tempered else outcomes["right"]
-    found: np.ndarray = (outcomes[f"{prefix}confidence"] - right) ** 2
+        return seen[f"{prefix}brier"]
+    right = outcomes.baseline["right"] if tempered else seen["right"]
+    found: np.ndarray = (seen[f"{prefix}confidence"] - right) ** 2
     return found
 
 
@@ -77,11 +78,11 @@ def _of_one(outcomes: Outcomes) -> AnyMeasure:
     """Calibration error of prompts with one prediction at most."""
     from harness.statistics.functionals import error_of_gaps, gaps
 
-    terms = gaps(outcomes["confidence"], outcomes["right"], outcomes["tokens"], BINS)
+    terms = outcomes.each(lambda seen: gaps(seen["confidence"], seen["right"], seen["tokens"], BINS))
     return _error(outcomes, terms, error_of_gaps, few=True)
 
 
-def _error(outcomes: Outcomes, terms: np.ndarray, function: Any, **rest: Any) -> Functional:
+def _error(outcomes: Outcomes, terms: np.ndarray | Each, function: Any, **rest: Any) -> Functional:
     return _functional(
         outcomes,
         "ece",
@@ -94,7 +95,9 @@ def _error(outcomes: Outcomes, terms: np.ndarray, function: Any, **rest: Any) ->
     )
 
 
-def _functional(outcomes: Outcomes, name: str, title: str, terms: np.ndarray, function: Any, **rest: Any) -> Functional:
+def _functional(
+    outcomes: Outcomes, name: str, title: str, terms: np.ndarray | Each, function: Any, **rest: Any
+) -> Functional:
     """A measure of sums; no effect is what the untouched model has."""
     from harness.statistics import Functional
 
@@ -103,7 +106,9 @@ def _functional(outcomes: Outcomes, name: str, title: str, terms: np.ndarray, fu
     return Functional(name, title, "share", terms, function, null=before if np.isfinite(before) else 0.0, **rest)
 
 
-def _mean(outcomes: Outcomes, name: str, values: np.ndarray, title: str, better: bool | None = None) -> AnyMeasure:
+def _mean(
+    outcomes: Outcomes, name: str, values: np.ndarray | Each, title: str, better: bool | None = None
+) -> AnyMeasure:
     """A mean over predictions; no effect is what the untouched model has."""
     from harness.statistics import Measure
 

@@ -34,7 +34,7 @@ class Carry(Metric):
     folds: int = Field(5, ge=2, le=20, description="parts of the clusters, each predicted from the others")
 
     def measure(self, outcomes: Outcomes) -> Measurement:
-        from harness.statistics import Measure
+        from harness.statistics import Each, Measure
 
         clusters = outcomes.clusters
         n = int(clusters.max()) + 1
@@ -50,15 +50,20 @@ class Carry(Metric):
         fold = clusters % self.folds
         mean = np.array([entropy[fold != i].mean() for i in range(self.folds)])[fold]
         around = (entropy - mean) ** 2
-        left = [
-            (entropy - predicted(outcomes["activations"][start : start + AT_ONCE], entropy, fold)) ** 2
-            for start in range(0, len(outcomes.conditions), AT_ONCE)
-        ]
+
+        def less(rows: slice) -> np.ndarray:
+            """What the activations leave less, of some conditions; in the same groups whatever is asked for."""
+            starts = range(rows.start // AT_ONCE * AT_ONCE, rows.stop, AT_ONCE)
+            groups = (outcomes["activations"][start : start + AT_ONCE] for start in starts)
+            left = np.concatenate([(entropy - predicted(group, entropy, fold)) ** 2 for group in groups])
+            found: np.ndarray = around - left[rows.start - starts.start : rows.stop - starts.start]
+            return found
+
         measure = Measure(
             "carry",
             "share of the entropy's variance in the activations",
             "share",
-            around - np.concatenate(left),
+            Each(len(outcomes.conditions), less).kept(),
             np.broadcast_to(around, (len(outcomes.conditions), len(entropy))),
             description="held-out R2 of the untouched entropy from the activations of the condition's neurons",
         )

@@ -17,8 +17,8 @@ from harness.plugin.records import Figure, Frame, Measurement
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
-    from harness.plugin.records import Outcomes
-    from harness.statistics import AnyMeasure, Measure
+    from harness.plugin.records import Outcomes, Rows
+    from harness.statistics import AnyMeasure, Each, Measure
 
 
 class Temperature(Metric):
@@ -43,12 +43,12 @@ class Temperature(Metric):
 
     def measure(self, outcomes: Outcomes) -> Measurement:
         quantities = [Quantity(**about) for about in outcomes.details.get("tempered", ())]
-        quantities = [quantity for quantity in quantities if quantity.counts(outcomes).any()]
+        quantities = [quantity for quantity in quantities if any(n.any() for n in quantity.counts(outcomes).rows())]
         unchanged = tuple(outcomes.details.get("unchanged", (UNCHANGED,)))
         if not quantities:
             return Measurement(remarks=unchanged)
         over = next((x.over for x in quantities if x.over), "")
-        n = outcomes[over] if over else ~np.isnan(outcomes["log_temperature"])
+        n = outcomes.each(lambda seen: seen[over] if over else ~np.isnan(seen["log_temperature"]))
         measures: list[AnyMeasure] = [
             _mean(
                 "log_temperature",
@@ -102,25 +102,28 @@ class Quantity:
         """What its measures are called after: "loss", "log_odds_true"."""
         return f"{self.outcome}_{self.called}" if self.called else self.outcome
 
-    def counts(self, outcomes: Outcomes) -> np.ndarray:
+    def counts(self, outcomes: Outcomes) -> Each:
         """How much of it there is in each prompt [C, N]."""
-        before = outcomes.baseline[self.outcome]
+        known = ~np.isnan(outcomes.baseline[self.outcome])
         there = np.array([all(x.fields[key] in values for key, values in self.among.items()) for x in outcomes.prompts])
-        n = outcomes[self.over] if self.over else np.broadcast_to(~np.isnan(before), outcomes[self.outcome].shape)
-        return np.where(there, n, 0)
+
+        def counts(seen: Rows) -> np.ndarray:
+            n = seen[self.over] if self.over else np.broadcast_to(known, seen[self.outcome].shape)
+            return np.where(there, n, 0)
+
+        return outcomes.each(counts)
 
     def measures(self, outcomes: Outcomes) -> tuple[Measure, Measure, Measure, Measure]:
         """The change, the part of it that the temperature makes, what is left, and the share that is explained."""
-        value, tempered = outcomes[self.outcome], outcomes[f"tempered_{self.outcome}"]
-        before = outcomes.baseline[self.outcome]
-        n, name = self.counts(outcomes), self.name
+        value, tempered, before = self.outcome, f"tempered_{self.outcome}", outcomes.baseline[self.outcome]
+        n, name, each = self.counts(outcomes), self.name, outcomes.each
         return (
-            _mean(f"{name}_change", f"change of {self.title}", self.unit, value - before, n),
+            _mean(f"{name}_change", f"change of {self.title}", self.unit, each(lambda x: x[value] - before), n),
             _mean(
                 f"{name}_tempered",
                 f"change of {self.title} at equal entropy",
                 self.unit,
-                tempered - before,
+                each(lambda x: x[tempered] - before),
                 n,
                 description="mean change that the temperature makes at which the untouched model has the entropy",
             ),
@@ -128,7 +131,7 @@ class Quantity:
                 f"{name}_beyond",
                 f"change of {self.title} beyond temperature",
                 self.unit,
-                value - tempered,
+                each(lambda x: x[value] - x[tempered]),
                 n,
                 primary=self.primary,
                 specific=True,
@@ -138,20 +141,23 @@ class Quantity:
                 f"{name}_explained",
                 f"share of the change of {self.title} that temperature explains",
                 "share",
-                (value - before) ** 2 - (value - tempered) ** 2,
-                (value - before) ** 2,
+                each(lambda x: (x[value] - before) ** 2 - (x[value] - x[tempered]) ** 2),
+                each(lambda x: (x[value] - before) ** 2),
                 null=float("nan"),
                 description="1 - sum of squares of what is left / sum of squares of the changes, over prompts",
             ),
         )
 
 
-def _mean(name: str, title: str, unit: str, values: np.ndarray, n: np.ndarray, **rest: object) -> Measure:
-    from harness.statistics import Measure
+def _mean(name: str, title: str, unit: str, values: np.ndarray | Each, n: np.ndarray | Each, **rest: object) -> Measure:
+    from harness.statistics import Each, Measure
 
-    n = np.where(np.isnan(n), 0.0, n)
-    counting = np.where(n > 0, values, 0.0)
-    return Measure(name, title, unit, counting, n, **rest)  # type: ignore[arg-type]
+    def number(rows: slice) -> np.ndarray:
+        found = n[rows]
+        return np.where(np.isnan(found), 0.0, found)
+
+    counting = Each(len(n), lambda rows: np.where(number(rows) > 0, values[rows], 0.0))
+    return Measure(name, title, unit, counting, Each(len(n), number), **rest)  # type: ignore[arg-type]
 
 
 def _row(quantity: Quantity, change: Measure, tempered: Measure, beyond: Measure) -> dict[str, object]:
@@ -176,7 +182,7 @@ def _calibration(outcomes: Outcomes) -> Iterator[AnyMeasure]:
             "brier_beyond",
             "Brier score beyond temperature",
             "share",
-            squared_errors(outcomes) - squared_errors(outcomes, tempered=True),
+            outcomes.each(lambda x: squared_errors(outcomes, x) - squared_errors(outcomes, x, tempered=True)),
             outcomes["tokens"],
             description="Brier score less that of the untouched model at equal entropy",
         )
@@ -191,7 +197,7 @@ def _error(outcomes: Outcomes) -> AnyMeasure:
         found: np.ndarray = expected_calibration_error(treated) - expected_calibration_error(tempered)
         return found
 
-    both = np.concatenate([outcomes["reliability"], outcomes["tempered_reliability"]], -1)
+    both = outcomes.each(lambda seen: np.concatenate([seen["reliability"], seen["tempered_reliability"]], -1))
     return Functional(
         "ece_beyond",
         "calibration error beyond temperature",

@@ -89,7 +89,7 @@ class TextLossMetric(Metric):
                     "loss_change",
                     "change of the loss on plain text",
                     "nats",
-                    outcomes["loss"] - outcomes.baseline["loss"],
+                    outcomes.each(lambda seen: seen["loss"] - outcomes.baseline["loss"]),
                     outcomes["tokens"],
                     primary=True,
                     description="mean change of -log p of a token",

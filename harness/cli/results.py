@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,7 +20,9 @@ Out = Annotated[
     Path | None, typer.Option("--out", help="Write to this file; without --format its ending says in which format.")
 ]
 
-SUFFIXES = {".csv": "csv", ".md": "markdown", ".json": "json", ".html": "html", ".txt": "table"}
+SUFFIXES = {
+    ".csv": "csv", ".md": "markdown", ".json": "json", ".html": "html", ".txt": "table", ".parquet": "parquet"
+}  # fmt: skip
 
 WIDTH = 160
 """Of a table that is written to a file."""
@@ -58,7 +60,7 @@ def leaderboard(
     ] = None,
     history: Annotated[bool, typer.Option("--history", help="Also rows that newer ones of the same replace.")] = False,
     form: Annotated[
-        str | None, typer.Option("--format", "-f", help="table (default), csv, markdown, json or html.")
+        str | None, typer.Option("--format", "-f", help="table (default), csv, markdown, json, html or parquet.")
     ] = None,
     out: Out = None,
     debug: Debug = False,
@@ -76,6 +78,8 @@ def leaderboard(
     from harness.results.leaderboard_query import Filter, Query, query_rows
 
     form = format_of(form, out, board.FORMATS)
+    if form == "parquet" and out is None:
+        raise HarnessError("--format parquet: it is no text; name the file with --out, such as board.parquet.")
     shown = board.columns_of(columns, form)
     conditions = [Filter.parse(text) for text in where or ()]
     query = Query(conditions, measure or (), verdict or (), primary, history, sort, descending, n)
@@ -83,11 +87,22 @@ def leaderboard(
     found = query_rows(read(path), query)
     if form == "table":
         print_to(out, lambda console: board.show(console, found, shown))
+    elif form == "parquet":
+        write_parquet(found.rows, shown or [], out)
     else:
         write_to(board.text_of(found, form, shown, str(path)), out)
     for i, note in enumerate(board.summary(found, str(path))):
         if form == "table" or i:  # data go to other programs: only what may surprise is said beside them
             say(note, err=True)
+
+
+def write_parquet(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], out: Path | None) -> None:
+    from harness.files.store import write_bytes
+    from harness.report.parquet import parquet_bytes
+
+    assert out is not None
+    write_bytes(out, parquet_bytes(rows, columns))
+    say(f"wrote {out}", err=True)
 
 
 def arena_board(paths: list[Path], form: str | None, out: Path | None) -> None:

@@ -45,7 +45,7 @@ _DEFINED = {
     "harness.engine.activation_summaries": "ActivationStatistics HeadStatistics",
     "harness.model.model": "Batch Model",
     "harness.files.wording": "agree counted plural the",
-    "harness.statistics": "Aggregated AnyMeasure Functional Measure",
+    "harness.statistics": "Aggregated AnyMeasure Each Functional Measure",
 }
 """Public names by the module that defines them; ``__init__.pyi`` says the same to type checkers."""
 

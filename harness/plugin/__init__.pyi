@@ -36,6 +36,7 @@ from harness.model.model import Batch as Batch
 from harness.model.model import Model as Model
 from harness.statistics import Aggregated as Aggregated
 from harness.statistics import AnyMeasure as AnyMeasure
+from harness.statistics import Each as Each
 from harness.statistics import Functional as Functional
 from harness.statistics import Measure as Measure
 

@@ -120,6 +120,8 @@ def measurement(found: Any, seen: Outcomes, who: str) -> Measurement:
 
 
 def _measure(measure: Any, seen: Outcomes, who: str) -> None:
+    from harness.statistics import Each
+
     for about in ("name", "title"):
         text(getattr(measure, about), who, f"the {about} of a measure")
     named = f'the measure "{measure.name}"'
@@ -134,9 +136,9 @@ def _measure(measure: Any, seen: Outcomes, who: str) -> None:
     for part in ("numerator", "terms", "codes"):
         array = getattr(measure, part, None)
         if array is not None:
-            real = np.asarray(array).dtype.kind in "biuf"
-            expect(real, who, f"gave {named} of type {np.asarray(array).dtype}, expected numbers")
-            found = np.shape(array)[:2]
+            array = array if isinstance(array, Each) else np.asarray(array)
+            expect(array.dtype.kind in "biuf", who, f"gave {named} of type {array.dtype}, expected numbers")
+            found = array.shape[:2]
             expect(found == shape, who, f"gave {named} of {found} conditions and prompts, expected {shape}")
     codes = getattr(measure, "codes", None)
     if codes is not None and codes.size and not -1 <= int(codes.min()) <= int(codes.max()) < len(measure.items):

@@ -41,7 +41,7 @@ class Joined:
 
     def __getitem__(self, some: slice) -> np.ndarray:
         """Some rows, read."""
-        rows = _as_slice(self.rows[some])
+        rows = as_slice(self.rows[some])
         n, missing = len(self.rows[some]), -1 if self.dtype.kind in "iu" else np.nan
         pieces = []
         for part, size, codes in zip(self.parts, self.sizes, self.codes, strict=True):
@@ -53,7 +53,7 @@ class Joined:
         return np.concatenate(pieces, axis=1, dtype=self.dtype, casting="unsafe")
 
 
-def _as_slice(rows: tuple[int, ...]) -> slice | list[int]:
+def as_slice(rows: tuple[int, ...]) -> slice | list[int]:
     """Rows that follow one another as a slice, which copies nothing."""
     if rows and rows == tuple(range(rows[0], rows[0] + len(rows))):
         return slice(rows[0], rows[0] + len(rows))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from harness.conditions.conditions import Condition, Role, Selection
     from harness.plugin.joining import Joined
-    from harness.statistics import AnyMeasure, TableTests
+    from harness.statistics import AnyMeasure, Each, TableTests
 
 
 NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -130,7 +130,7 @@ class Rows:
     """
 
     outcomes: Outcomes
-    rows: int | tuple[int, ...]
+    rows: int | slice | tuple[int, ...]
 
     def __getitem__(self, name: str) -> np.ndarray:
         """The part of the array called ``name``: [N, ...] of one condition, [m, N, ...] of several.
@@ -138,7 +138,9 @@ class Rows:
         Raises:
             HarnessError: the task did not observe it.
         """
-        array: np.ndarray = self.outcomes[name][self.rows if isinstance(self.rows, int) else list(self.rows)]
+        from harness.plugin.joining import as_slice
+
+        array: np.ndarray = self.outcomes[name][as_slice(self.rows) if isinstance(self.rows, tuple) else self.rows]
         return array
 
 
@@ -213,6 +215,20 @@ class Outcomes:
     def of(self, *roles: Role) -> Rows:
         """Outcomes of all conditions that have one of these roles."""
         return Rows(self, self.rows(*roles))
+
+    def each(self, function: Callable[[Rows], np.ndarray]) -> Each:
+        """An array [n_conditions, n_prompts, ...] for a measure, that is made of a few conditions at a time: a run of
+        many prompts never holds it.
+
+        ``outcomes.each(lambda seen: seen["entropy"] - before)``, where ``before`` is ``outcomes.baseline["entropy"]``.
+
+        Args:
+            function: takes what was observed under some conditions, gives a row for each of them, which depends on no
+                other but the baseline's and the treated one's. It is called again whenever its numbers are needed.
+        """
+        from harness.statistics import Each
+
+        return Each(len(self.conditions), lambda rows: np.asarray(function(Rows(self, rows))))
 
     def _only(self, role: Role) -> Rows:
         rows = self.rows(role)

@@ -55,7 +55,7 @@ IN_UNIT = (
 VERDICT = 16
 """Width that the verdicts need, broken into lines."""
 
-FORMATS = ("table", "csv", "markdown", "json", "html")
+FORMATS = ("table", "csv", "markdown", "json", "html", "parquet")
 
 
 def columns_of(text: str | None, form: str) -> list[str] | None:
@@ -65,14 +65,14 @@ def columns_of(text: str | None, form: str) -> list[str] | None:
         HarnessError: an unknown column; names the nearest.
     """
     if text is None:
-        return list(SHOWN) if form in ("csv", "json") else None
+        return list(SHOWN) if form in ("csv", "json", "parquet") else None
     if text.strip() == "all":
         return list(SHOWN)
     return [column_named(name.strip(), "--columns") for name in text.split(",") if name.strip()]
 
 
 def text_of(found: QueryResult, form: str, columns: Sequence[str] | None, source: str) -> str:
-    """The rows in one of ``FORMATS`` but "table"."""
+    """The rows in one of ``FORMATS`` that are text."""
     if form == "csv":
         return csv_text(found.rows, columns or list(SHOWN))
     if form == "json":

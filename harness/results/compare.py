@@ -29,7 +29,7 @@ from harness.results.comparison import (
 )
 from harness.results.folder import PROVENANCE, read_provenance
 from harness.results.measures import Measure
-from harness.results.pairing import Pairing, Run, measures_of, only, open_run, pair
+from harness.results.pairing import Pairing, Run, measures_of, open_run, pair
 from harness.results.record import Component, Identity, RunRecord
 
 if TYPE_CHECKING:
@@ -293,7 +293,7 @@ def paired(first: AnyMeasure, second: AnyMeasure, pairing: Pairing, resamples: i
     """Second minus first over the items of both: values, interval, p of exchanging the two, McNemar of counts."""
     from harness.statistics import Measure, derive_seed, mcnemar, paired_intervals, swap_test
 
-    a, b = only(first, pairing.first), only(second, pairing.second)
+    a, b = first.over(pairing.first), second.over(pairing.second)
     items = pairing.first_items, pairing.second_items
     test = swap_test(a, b, *items, derive_seed(0, "compare", "swaps"))
     interval, beyond = paired_intervals(a, b, *items, derive_seed(0, "compare", "bootstrap"), resamples)
@@ -301,8 +301,7 @@ def paired(first: AnyMeasure, second: AnyMeasure, pairing: Pairing, resamples: i
     interval, beyond = (x if x and x.low < x.high else None for x in (interval, beyond))
     moved = None
     if isinstance(first, Measure) and isinstance(second, Measure) and first.is_count and second.is_count:
-        x, y = only(first, pairing.same[:, 0]), only(second, pairing.same[:, 1])
-        assert isinstance(x, Measure) and isinstance(y, Measure)
+        x, y = first.over(pairing.same[:, 0]), second.over(pairing.same[:, 1])
         moved = Discordant(**clean(asdict(mcnemar(x, y))))
     return Difference(
         paired=True,

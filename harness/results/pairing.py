@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -145,14 +145,3 @@ def measures_of(run: Run, catalogue: Catalogue) -> Iterator[tuple[str, str, AnyM
 def _agrees(measure: AnyMeasure, value: float | None) -> bool:
     """Whether the treated value is the recorded one, but for rounding."""
     return bool(np.isclose(measure.treated, np.nan if value is None else value, rtol=1e-6, atol=1e-12, equal_nan=True))
-
-
-def only(measure: AnyMeasure, prompts: Sequence[int] | np.ndarray) -> AnyMeasure:
-    """The measure over some of its prompts, by place."""
-    from harness.statistics import Aggregated, Measure
-
-    if isinstance(measure, Measure):
-        return replace(measure, numerator=measure.numerator[:, prompts], denominator=measure.denominator[:, prompts])
-    if isinstance(measure, Aggregated):
-        return replace(measure, codes=measure.codes[:, prompts])
-    return replace(measure, terms=measure.terms[:, prompts])

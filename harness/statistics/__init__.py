@@ -13,6 +13,7 @@ prompts, ``power`` says what could have been found, ``verdicts`` what all of thi
 what of it is confidence. ``discoveries``: sets of units beside chance. ``seeds``: one for each component.
 """
 
+from harness.statistics.blocks import Each
 from harness.statistics.bootstrap import Interval
 from harness.statistics.clusters import design_effect, korn_graubard
 from harness.statistics.comparison import (
@@ -56,6 +57,7 @@ __all__ = [
     "ChiSquare",
     "Circumstances",
     "Discordant",
+    "Each",
     "Family",
     "Functional",
     "Interval",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,8 +10,9 @@ from functools import lru_cache
 import numpy as np
 
 from harness.files.wording import counted
+from harness.statistics.blocks import blocks, budget, on_disk
 from harness.statistics.clusters import cluster_sums
-from harness.statistics.measure import TREATED, Aggregated, AnyMeasure, Functional, known_values, ratio
+from harness.statistics.measure import TREATED, Aggregated, AnyMeasure, Functional, Measure, known_values, ratio
 
 FEW_RESAMPLES, FEW_ROWS = 200, 20
 """Resamples of measures that cannot be resampled by sums, and conditions (the treated one and controls) of these and of
@@ -38,17 +40,37 @@ class Interval:
 
 
 def _weights(n: int, seed: int, resamples: int, block: int) -> Iterator[np.ndarray]:
-    """How often each of n clusters is drawn in bootstrap resamples, in blocks float32 [<= block, n]; fixed by ``seed``.
+    """How often each of n clusters is drawn in bootstrap resamples, in blocks [<= block, n]; fixed by ``seed``.
 
     A resample draws as many clusters as there are, with replacement; the draws do not depend on the size of a block.
     """
-    made = _kept if n * resamples <= KEPT_WEIGHTS else _drawn
-    yield from made(n, seed, resamples, block)
+    if n * resamples <= KEPT_WEIGHTS:
+        yield from _kept(n, seed, resamples, block)
+        return
+    stored = _stored(n, seed, resamples)
+    for start in range(0, len(stored), block):
+        yield stored[start : start + block]
 
 
 @lru_cache(maxsize=2)
 def _kept(n: int, seed: int, resamples: int, block: int) -> tuple[np.ndarray, ...]:
-    return tuple(_drawn(n, seed, resamples, block))
+    return tuple(x.astype(np.float32) for x in _drawn(n, seed, resamples, block))
+
+
+@lru_cache(maxsize=1)
+def _stored(n: int, seed: int, resamples: int) -> np.ndarray:
+    """Of many clusters: a byte each [resamples, n], within half of the budget in memory, else on the disk."""
+    drawn = (_bytes(x) for x in _drawn(n, seed, resamples, _block(n)))
+    if n * resamples <= budget() // 2:
+        return np.concatenate([np.empty((0, n), np.uint8), *drawn])
+    return on_disk(drawn).reshape(-1, n)
+
+
+def _bytes(drawn: np.ndarray) -> np.ndarray:
+    """Small whole numbers, a byte each: that a cluster is drawn 256 times instead of once does not happen."""
+    found = drawn.astype(np.uint8)
+    assert (found == drawn).all(), "a cluster was drawn more than 255 times"
+    return found
 
 
 def _drawn(n: int, seed: int, resamples: int, block: int) -> Iterator[np.ndarray]:
@@ -56,7 +78,7 @@ def _drawn(n: int, seed: int, resamples: int, block: int) -> Iterator[np.ndarray
     for start in range(0, resamples if n > 1 else 0, block):
         b = min(block, resamples - start)
         drawn = rng.integers(n, size=(b, n)) + n * np.arange(b)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=b * n).reshape(b, n).astype(np.float32)
+        yield np.bincount(drawn.ravel(), minlength=b * n).reshape(b, n)
 
 
 def _factor(sums: np.ndarray) -> np.ndarray:
@@ -89,34 +111,114 @@ def resampled(
     if isinstance(measure, Functional):
         yield from _resampled_functional(measure, rows, clusters, seed, resamples)
         return
-    if len(clusters) != measure.numerator.shape[1]:
-        raise ValueError(
-            f"{counted(len(clusters), 'cluster number')} for {counted(measure.numerator.shape[1], 'prompt')}"
-        )
-    numerator, denominator = _rows(measure.numerator, rows), _rows(measure.denominator, rows)
-    if (denominator == denominator[0]).all():  # as in every share of a fixed set of prompts
-        denominator = denominator[:1]
-    numerator, denominator = (_factor(cluster_sums(x, clusters).T) for x in (numerator, denominator))
-    for weights in _weights(len(numerator), seed, resamples, _block(len(numerator))):
-        yield ratio(_times(weights, numerator), _times(weights, denominator), measure.scale)
+    n_prompts = measure.numerator.shape[1]
+    if len(clusters) != n_prompts:
+        raise ValueError(f"{counted(len(clusters), 'cluster number')} for {counted(n_prompts, 'prompt')}")
+    yield from _resampled_ratio(measure, list(rows), clusters, seed, resamples)
 
 
-def _rows(array: np.ndarray, rows: Sequence[int]) -> np.ndarray:
-    """Some rows, without a copy where they follow one another."""
-    return array[rows.start : rows.stop] if isinstance(rows, range) and rows.step == 1 else array[rows]
+PRODUCT = 4_000_000
+"""Sums over clusters that resamples are multiplied with at once. Fixed: no result depends on how much may be held."""
+
+
+def _stretches(n_rows: int, per_row: int) -> list[slice]:
+    """Rows that are multiplied with resamples together; a few that are left go with those before them."""
+    step = max(16, PRODUCT // max(per_row, 1))
+    starts = list(range(0, n_rows, step))
+    if len(starts) > 1 and n_rows - starts[-1] < 16:
+        starts.pop()
+    return [slice(a, b) for a, b in zip(starts, [*starts[1:], n_rows], strict=True)]
+
+
+def _gathered(
+    some: Sequence[tuple[slice, Iterator[np.ndarray]]], n_rows: int, resamples: int, block: int
+) -> Iterator[np.ndarray]:
+    """Values of stretches of rows, each in blocks of resamples, as blocks of all rows [<= block, n_rows]."""
+    if len(some) == 1:
+        yield from some[0][1]
+        return
+    found = np.empty((resamples, n_rows))
+    for place, values in some:
+        for i, part in enumerate(values):
+            found[i * block : i * block + len(part), place] = part
+    for start in range(0, resamples, block):
+        yield found[start : start + block]
+
+
+def _resampled_ratio(
+    measure: Measure, rows: list[int], clusters: np.ndarray, seed: int, resamples: int
+) -> Iterator[np.ndarray]:
+    n = len(np.unique(clusters))
+    if n < 2:
+        return
+    shared = _shared(measure, rows)
+
+    def of(some: slice) -> Iterator[np.ndarray]:
+        numerator, denominator = (_factor(x) for x in _sums(measure, rows[some], clusters, n, shared))
+        for weights in _weights(n, seed, resamples, _block(n)):
+            yield ratio(_times(weights, numerator), _times(weights, denominator), measure.scale)
+
+    stretches = [(some, of(some)) for some in _stretches(len(rows), n)]
+    yield from _gathered(stretches, len(rows), resamples, _block(n))
+
+
+def _shared(measure: Measure, rows: list[int]) -> bool:
+    """Whether the denominators of all rows are the first one's, as in every share of a fixed set of prompts."""
+    if rows == list(range(TREATED, len(measure.numerator))):
+        return measure.tally.shared
+    first = measure.row(rows[0])[1]
+    return all((measure.row(row)[1] == first).all() for row in rows)
+
+
+def _sums(
+    measure: Measure, rows: list[int], clusters: np.ndarray, n: int, shared: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of numerators and denominators over the n clusters [n, rows]; of shared denominators [n, 1]."""
+    y, x = np.empty((len(rows), n)), np.empty((1 if shared else len(rows), n))
+    for some, given in _followed(rows, len(clusters)):
+        numerator, denominator = measure.parts(given)
+        y[some] = cluster_sums(numerator, clusters)
+        if not shared:
+            x[some] = cluster_sums(denominator, clusters)
+        elif some.start == 0:
+            x[:] = cluster_sums(denominator[:1], clusters)
+    return y.T, x.T
+
+
+def _followed(rows: list[int], per_condition: int) -> Iterator[tuple[slice, slice]]:
+    """Places among ``rows`` of conditions that follow one another, a few at a time, and which conditions they are."""
+    starts = [0, *(i for i in range(1, len(rows)) if rows[i] != rows[i - 1] + 1), len(rows)]
+    for start, stop in itertools.pairwise(starts):
+        for some in blocks(stop - start, per_condition):
+            yield (
+                slice(start + some.start, start + some.stop),
+                slice(rows[start] + some.start, rows[start] + some.stop),
+            )
 
 
 def _resampled_functional(
     measure: Functional, rows: Sequence[int], clusters: np.ndarray, seed: int, resamples: int
 ) -> Iterator[np.ndarray]:
-    terms = _rows(measure.terms, rows)
-    n_rows, n_prompts, n_terms = terms.shape
+    _, n_prompts, n_terms = measure.terms.shape
+    rows, n = list(rows), len(np.unique(clusters))
     if len(clusters) != n_prompts:
         raise ValueError(f"{counted(len(clusters), 'cluster number')} for {counted(n_prompts, 'prompt')}")
-    sums = cluster_sums(terms.transpose(0, 2, 1).reshape(n_rows * n_terms, n_prompts), clusters).T
-    block, factor = min(_block(len(sums)), max(1, FUNCTIONAL_CELLS // sums.shape[1])), _factor(sums)
-    for weights in _weights(len(sums), seed, resamples, block):
-        yield measure.function(_times(weights, factor).reshape(len(weights), n_rows, n_terms))
+    block = min(_block(n), max(1, FUNCTIONAL_CELLS // max(len(rows) * n_terms, 1)))
+    if n < 2:
+        return
+
+    def of(some: slice) -> Iterator[np.ndarray]:
+        own = rows[some]
+        sums = np.empty((len(own), n_terms, n))
+        for place, given in _followed(own, n_prompts * n_terms):
+            terms = measure.parts(given).transpose(0, 2, 1)
+            sums[place] = cluster_sums(terms.reshape(-1, n_prompts), clusters).reshape(-1, n_terms, n)
+        factor = _factor(sums.reshape(-1, n).T)
+        for weights in _weights(n, seed, resamples, block):
+            yield measure.function(_times(weights, factor).reshape(len(weights), len(own), n_terms))
+
+    stretches = [(some, of(some)) for some in _stretches(len(rows), n * n_terms)]
+    yield from _gathered(stretches, len(rows), resamples, block)
 
 
 def _resampled_few(

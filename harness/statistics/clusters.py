@@ -51,25 +51,24 @@ def _sums_of(parts: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Linearised:
-    """Conditions of a measure, linearised.
+    """Conditions of a measure, linearised. Influences [n_clusters], e_c / sum(x), are what each cluster adds to the
+    deviation of a value.
 
     Attributes:
         values: value of each condition [rows], before the measure's scale; NaN where nothing counts.
-        influence: [rows, n_clusters], e_c / sum(x): what each cluster adds to the deviation of the value.
+        variance: of each value over draws of clusters [rows]; NaN with fewer than two.
         counting: in how many clusters something counts [rows]. trials: sum(x) [rows].
         sizes: mean size of a prompt's cluster, of the prompts that count [rows]; at least 1.
+        treated: influence on the treated value. controls: mean influence on the controls that have a value.
     """
 
     values: np.ndarray
-    influence: np.ndarray
+    variance: np.ndarray
     counting: np.ndarray
     trials: np.ndarray
     sizes: np.ndarray
-
-    @property
-    def variance(self) -> np.ndarray:
-        """Variance of each value over draws of clusters [rows]; NaN with fewer than two."""
-        return spread(self.influence, self.counting)
+    treated: np.ndarray
+    controls: np.ndarray
 
 
 def spread(influence: np.ndarray, counting: np.ndarray | int) -> np.ndarray:
@@ -80,13 +79,27 @@ def spread(influence: np.ndarray, counting: np.ndarray | int) -> np.ndarray:
 
 def linearise(measure: Measure, clusters: np.ndarray) -> Linearised:
     """All conditions of a ratio; ``clusters``: cluster number of every prompt [n_prompts]."""
-    x = cluster_sums(measure.denominator, clusters)
-    y = cluster_sums(measure.numerator, clusters)  # 0 where the denominator is
-    trials = x.sum(axis=1)
-    values = ratio(y.sum(axis=1), trials, 1.0)
-    influence = ratio(y - np.nan_to_num(values)[:, None] * x, trials[:, None], 1.0)
-    sizes = np.maximum(np.nan_to_num(ratio((x**2).sum(axis=1), trials, 1.0)), 1.0)
-    return Linearised(values, np.nan_to_num(influence), (x > 0).sum(axis=1), trials, sizes)
+    there = np.isfinite(measure.values)
+    found: list[tuple[np.ndarray, ...]] = []
+    treated, controls, n = np.zeros(0), np.zeros(0), 0
+    for rows in measure.blocks:
+        numerator, denominator = measure.parts(rows)
+        x = cluster_sums(denominator, clusters)
+        y = cluster_sums(numerator, clusters)  # 0 where the denominator is
+        trials = x.sum(axis=1)
+        values = ratio(y.sum(axis=1), trials, 1.0)
+        influence = np.nan_to_num(ratio(y - np.nan_to_num(values)[:, None] * x, trials[:, None], 1.0))
+        sizes = np.maximum(np.nan_to_num(ratio((x**2).sum(axis=1), trials, 1.0)), 1.0)
+        counting = (x > 0).sum(axis=1)
+        found.append((values, spread(influence, counting), counting, trials, sizes))
+        if rows.start <= TREATED < rows.stop:
+            treated = influence[TREATED - rows.start].copy()
+        for place in range(max(TREATED + 1, rows.start), rows.stop):
+            if there[place]:  # one after another, as numpy adds rows
+                row = influence[place - rows.start]
+                controls, n = (controls + row if n else row.copy()), n + 1
+    values, variance, counting, trials, sizes = (np.concatenate(column) for column in zip(*found, strict=True))
+    return Linearised(values, variance, counting, trials, sizes, treated, controls / max(n, 1))
 
 
 def design_effect(measure: Measure, clusters: np.ndarray) -> float:

@@ -100,8 +100,8 @@ def swap_test(
 def _sums(measure: Measure | Functional, clusters: np.ndarray) -> np.ndarray:
     """Sums of each cluster under treatment: [n_clusters, 2] of a ratio, [n_clusters, n_terms] of a functional."""
     if isinstance(measure, Functional):
-        return cluster_sums(measure.terms[TREATED].T, clusters).T
-    return cluster_sums(np.stack([measure.numerator[TREATED], measure.denominator[TREATED]]), clusters).T
+        return cluster_sums(measure.row(TREATED).T, clusters).T
+    return cluster_sums(np.stack(measure.row(TREATED)), clusters).T
 
 
 def _value(measure: Measure | Functional, sums: np.ndarray) -> np.ndarray:
@@ -131,8 +131,8 @@ def mcnemar(first: Measure, second: Measure) -> Discordant:
     """
     from scipy.stats import binomtest
 
-    both = (first.denominator[TREATED] > 0) & (second.denominator[TREATED] > 0)
-    a, b = first.numerator[TREATED][both] > 0, second.numerator[TREATED][both] > 0
+    both = first.counting & second.counting
+    a, b = (measure.row(TREATED)[0][both] > 0 for measure in (first, second))
     alone = int((a & ~b).sum()), int((b & ~a).sum())
     return Discordant(*alone, int(both.sum()), float(binomtest(alone[0], sum(alone)).pvalue) if sum(alone) else 1.0)
 

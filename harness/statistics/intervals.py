@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from harness.statistics.bootstrap import Draws, Interval, draw, percentile
 from harness.statistics.clusters import Linearised, design_effect_of, korn_graubard, linearise, mover, spread
-from harness.statistics.measure import CONTROLS, TREATED, Aggregated, AnyMeasure, Functional, Measure, known_values
+from harness.statistics.measure import TREATED, AnyMeasure, Measure, known_values
 
 FEW_CLUSTERS = 30
 """Below this the bootstrap of a ratio is too narrow, and t over its linearised standard error is used."""
@@ -54,7 +54,7 @@ def interval(found: Bearings, level: float = 0.95) -> Interval | None:
     if found.counting < 2 or not np.isfinite(measure.treated):
         return None
     if isinstance(measure, Measure) and linear is not None and found.deff is not None:
-        events = float(measure.numerator[TREATED][measure.counting].sum())
+        events = float(measure.row(TREATED)[0][measure.counting].sum())
         limits = korn_graubard(events, float(linear.trials[TREATED]), found.deff, found.counting, level)
         assert limits is not None
         return Interval(measure.scale * limits[0], measure.scale * limits[1], level, "Korn-Graubard over clusters")
@@ -86,12 +86,10 @@ def difference_interval(found: Bearings, level: float = 0.95) -> Interval | None
     difference = float(measure.treated - controls.mean())
     sampled = float(controls.var(ddof=1) / len(controls)) if len(controls) > 1 else 0.0
     if isinstance(measure, Measure) and linear is not None:
-        rows = np.isfinite(measure.controls)
-        mean_influence = linear.influence[CONTROLS][rows].mean(axis=0)
         if found.deff is not None:
-            return _of_shares(found, mean_influence, sampled, level)
+            return _of_shares(found, sampled, level)
         if found.counting < FEW_CLUSTERS:
-            over = float(spread(linear.influence[TREATED] - mean_influence, found.counting)) * measure.scale**2
+            over = float(spread(linear.treated - linear.controls, found.counting)) * measure.scale**2
             half = _t(found.counting, level) * float(np.sqrt(over))
             return _wide(_widened(difference, difference - half, difference + half, sampled, level, "t over clusters"))
     drawn = percentile([found.draws.difference], level, found.counting)
@@ -103,7 +101,7 @@ def difference_interval(found: Bearings, level: float = 0.95) -> Interval | None
     )
 
 
-def _of_shares(found: Bearings, mean_influence: np.ndarray, sampled: float, level: float) -> Interval:
+def _of_shares(found: Bearings, sampled: float, level: float) -> Interval:
     """Treated share minus the mean of the controls' shares."""
     measure, linear = found.measure, found.linear
     assert isinstance(measure, Measure) and linear is not None and found.deff is not None
@@ -111,8 +109,8 @@ def _of_shares(found: Bearings, mean_influence: np.ndarray, sampled: float, leve
     own = interval(found, level)
     assert own is not None
     mean = float(known_values(measure.controls).mean())
-    over = float(spread(mean_influence, found.counting))
-    covariance = _covariance(linear.influence[TREATED], mean_influence, found.counting)
+    over = float(spread(linear.controls, found.counting))
+    covariance = _covariance(linear.treated, linear.controls, found.counting)
     joint = float(np.sqrt(linear.variance[TREATED] * over))
     correlation = float(np.clip(covariance / joint, -1.0, 1.0)) if joint > 0 else 0.0
     half = _t(found.counting, level) * float(np.sqrt(over * scale**2 + sampled))
@@ -152,11 +150,5 @@ def interval_of(
     measure: AnyMeasure, row: int, clusters: np.ndarray, seed: int, resamples: int = 2000, level: float = 0.95
 ) -> Interval | None:
     """:func:`interval` of one condition by itself; ``seed``: of the bootstrap, where there is one."""
-    rows = [0, row]
-    if isinstance(measure, Functional):
-        one: AnyMeasure = replace(measure, terms=measure.terms[rows])
-    elif isinstance(measure, Aggregated):
-        one = replace(measure, codes=measure.codes[rows])
-    else:
-        one = replace(measure, numerator=measure.numerator[rows], denominator=measure.denominator[rows])
+    one = measure.some([0, row])
     return interval(bearings(one, clusters, draw(one, clusters, seed, resamples)), level)

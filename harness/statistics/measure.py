@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from harness.errors import HarnessError
 from harness.files.wording import counted
+from harness.statistics.blocks import Each, at, blocks
 
 CHANGE = 1e-6
 """What a prompt contributes has changed if it differs by more than this, in its unit and as a share: outcomes are
@@ -37,6 +38,19 @@ def known_values(values: np.ndarray) -> np.ndarray:
     values = np.asarray(values, dtype=np.float64)
     found: np.ndarray = values[~np.isnan(values)]
     return found
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What is summed over prompts, for every condition [n_conditions]: numerators, denominators, prompts that changed.
+
+    ``shared``: whether all conditions but the untouched one have the treated one's denominators.
+    """
+
+    events: np.ndarray
+    trials: np.ndarray
+    changed: np.ndarray
+    shared: bool
 
 
 class Roles:
@@ -71,8 +85,8 @@ class Measure(Roles):
 
     Attributes:
         numerator: [n_conditions, n_prompts] of booleans or numbers, summed in float64; ignored where the denominator
-            is 0.
-        denominator: [n_conditions, n_prompts] of booleans or numbers, not negative; may be a broadcast view.
+            is 0. Of an :class:`~harness.statistics.blocks.Each` (``outcomes.each``) a few conditions are made at once.
+        denominator: [n_conditions, n_prompts] of booleans or numbers, not negative; may be a broadcast view, or Each.
         unit: "%", "nats" or "share".
         primary: belongs to the family over which p-values are adjusted, and gets a verdict.
         null: the value that means no effect.
@@ -85,8 +99,8 @@ class Measure(Roles):
     name: str
     title: str
     unit: str
-    numerator: np.ndarray
-    denominator: np.ndarray
+    numerator: np.ndarray | Each
+    denominator: np.ndarray | Each
     scale: float = 1.0
     higher_is_better: bool | None = None
     primary: bool = False
@@ -96,46 +110,86 @@ class Measure(Roles):
     few = False
 
     def __post_init__(self) -> None:
-        numerator, denominator = np.asarray(self.numerator), np.asarray(self.denominator)
+        given = self.numerator, self.denominator
+        numerator, denominator = (x if isinstance(x, Each) else np.asarray(x) for x in given)
         if numerator.ndim != 2 or numerator.shape != denominator.shape or len(numerator) < 2:
             raise ValueError(
                 f"measure {self.name!r}: numerator {numerator.shape} and denominator {denominator.shape} must have one "
                 "shape [n_conditions, n_prompts] with at least 2 conditions (baseline, treated)"
             )
-        refuse(
-            self.name, ~(np.isfinite(denominator) & (denominator >= 0)), "a denominator that is negative or not finite"
-        )
-        finite = np.isfinite(numerator)
-        if not finite.all():
-            refuse(self.name, ~finite & (denominator != 0), "a value that is not finite (NaN or infinite)")
-            numerator = np.where(finite, numerator, 0.0)
-        if ((denominator == 0) & (numerator != 0)).any():
-            numerator = np.where(denominator == 0, 0, numerator)
         object.__setattr__(self, "numerator", numerator)
         object.__setattr__(self, "denominator", denominator)
+        if not self.made_in_blocks:
+            mended = [countable(self.name, numerator[x], denominator[x], x.start) for x in self.blocks]
+            if any(x.base is not numerator for x in mended):
+                object.__setattr__(self, "numerator", np.concatenate(mended))
+
+    @property
+    def made_in_blocks(self) -> bool:
+        """Whether its numbers are made when they are asked for."""
+        return isinstance(self.numerator, Each) or isinstance(self.denominator, Each)
+
+    @property
+    def blocks(self) -> list[slice]:
+        """Its conditions, a few at a time."""
+        return list(blocks(*self.numerator.shape))
+
+    def parts(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Numerators and denominators of some conditions [len, n_prompts].
+
+        Raises:
+            HarnessError: an entry that is made now is not finite.
+        """
+        numerator, denominator = self.numerator[rows], self.denominator[rows]
+        if self.made_in_blocks:
+            numerator = countable(self.name, numerator, denominator, rows.start)
+        return numerator, denominator
+
+    def row(self, condition: int) -> tuple[np.ndarray, np.ndarray]:
+        """Numerators and denominators of one condition [n_prompts]."""
+        numerator, denominator = self.parts(slice(condition, condition + 1))
+        return numerator[0], denominator[0]
+
+    def some(self, conditions: list[int]) -> Measure:
+        """The same of some conditions, the first of which is the untouched one."""
+        return replace(self, numerator=self.numerator[conditions], denominator=self.denominator[conditions])
+
+    def over(self, prompts: Sequence[int] | np.ndarray) -> Measure:
+        """The same over some of its prompts, by place."""
+        return replace(self, numerator=at(self.numerator, prompts), denominator=at(self.denominator, prompts))
+
+    @cached_property
+    def tally(self) -> Tally:
+        """What there is of every condition."""
+        n = len(self.numerator)
+        events, trials, changed, shared = np.empty(n), np.empty(n), np.empty(n, int), True
+        before, treated = self.row(BASELINE), self.row(TREATED)[1]
+        for rows in self.blocks:
+            numerator, denominator = self.parts(rows)
+            events[rows], trials[rows] = (x.sum(axis=1, dtype=np.float64) for x in (numerator, denominator))
+            changed[rows] = (differs(numerator, before[0]) | (denominator != before[1])).sum(axis=1)
+            shared = shared and bool((denominator[max(TREATED - rows.start, 0) :] == treated).all())
+        return Tally(events, trials, changed, shared)
 
     @cached_property
     def values(self) -> np.ndarray:
         """Value of every condition [n_conditions]; NaN where the denominator is 0."""
-        events, trials = (array.sum(axis=1, dtype=np.float64) for array in (self.numerator, self.denominator))
-        return ratio(events, trials, self.scale)
+        return ratio(self.tally.events, self.tally.trials, self.scale)
 
     @property
     def changed(self) -> np.ndarray:
         """Number of prompts that contribute otherwise than under the baseline [n_conditions]."""
-        different = differs(self.numerator, self.numerator[BASELINE])
-        found: np.ndarray = (different | (self.denominator != self.denominator[BASELINE])).sum(axis=1)
-        return found
+        return self.tally.changed
 
     @property
     def counting(self) -> np.ndarray:
         """Which prompts count under treatment: bool [n_prompts]."""
-        return np.asarray(self.denominator[TREATED] > 0)
+        return np.asarray(self.row(TREATED)[1] > 0)
 
     @property
     def is_count(self) -> bool:
         """Whether the treated value is a number of events among a number of trials."""
-        events, trials = self.numerator[TREATED], self.denominator[TREATED]
+        events, trials = self.row(TREATED)
         whole = (events % 1 == 0).all() and (trials % 1 == 0).all()
         return (
             self.unit in ("%", "share")
@@ -144,14 +198,34 @@ class Measure(Roles):
         )
 
 
-def refuse(measure: str, wrong: np.ndarray, what: str) -> None:
-    """Raise for the first condition that has a wrong entry; wrong: bool [n_conditions, n_prompts]."""
+def countable(measure: str, numerator: np.ndarray, denominator: np.ndarray, first: int) -> np.ndarray:
+    """The numerators of some conditions [len, n_prompts], the ``first`` one on, with 0 where the denominator is 0.
+
+    Raises:
+        HarnessError: an entry that counts is not finite, or a denominator is negative.
+    """
+    wrong = ~(np.isfinite(denominator) & (denominator >= 0))
+    refuse(measure, wrong, "a denominator that is negative or not finite", first)
+    finite = np.isfinite(numerator)
+    if not finite.all():
+        refuse(measure, ~finite & (denominator != 0), "a value that is not finite (NaN or infinite)", first)
+        numerator = np.where(finite, numerator, 0.0)
+    if ((denominator == 0) & (numerator != 0)).any():
+        numerator = np.where(denominator == 0, 0, numerator)
+    return numerator
+
+
+def refuse(measure: str, wrong: np.ndarray, what: str, first: int = 0) -> None:
+    """Raise for the first condition that has a wrong entry.
+
+    Args:
+        wrong: bool [len, n_prompts], of conditions from the ``first`` one on.
+    """
     if wrong.any():
         row = int(np.flatnonzero(wrong.any(axis=1))[0])
-        name = ("baseline", "treated")[row] if row < 2 else f"control-{row - 2:04d}"
-        raise HarnessError(
-            f'measure "{measure}": {what} in condition {name}, {counted(int(wrong[row].sum()), "prompt")}.'
-        )
+        place, n = row + first, counted(int(wrong[row].sum()), "prompt")
+        name = ("baseline", "treated")[place] if place < 2 else f"control-{place - 2:04d}"
+        raise HarnessError(f'measure "{measure}": {what} in condition {name}, {n}.')
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray, scale: float) -> np.ndarray:
@@ -168,7 +242,7 @@ class Functional(Roles):
     Being functions of sums, they are resampled over prompts as ratios are.
 
     Attributes:
-        terms: [n_conditions, n_prompts, n_terms] of numbers, summed in float64 over prompts.
+        terms: [n_conditions, n_prompts, n_terms] of numbers, summed in float64 over prompts; an array, or Each.
         function: takes sums [..., n_terms], returns values [...]; NaN where undefined.
         few: there are so many terms that only the first conditions are resampled (:mod:`harness.statistics.bootstrap`).
         other attributes: as those of :class:`Measure`.
@@ -180,7 +254,7 @@ class Functional(Roles):
     name: str
     title: str
     unit: str
-    terms: np.ndarray
+    terms: np.ndarray | Each
     function: Callable[[np.ndarray], np.ndarray]
     higher_is_better: bool | None = None
     primary: bool = False
@@ -193,23 +267,58 @@ class Functional(Roles):
     def __post_init__(self) -> None:
         if self.terms.ndim != 3 or len(self.terms) < 2:
             raise ValueError(f"measure {self.name!r}: terms {self.terms.shape} must be [>= 2, n_prompts, n_terms]")
-        refuse(self.name, ~np.isfinite(self.terms).all(axis=2), "a value that is not finite (NaN or infinite)")
+        if not isinstance(self.terms, Each):
+            for rows in self.blocks:
+                self._finite(self.terms[rows], rows.start)
+
+    def _finite(self, terms: np.ndarray, first: int) -> np.ndarray:
+        refuse(self.name, ~np.isfinite(terms).all(axis=2), "a value that is not finite (NaN or infinite)", first)
+        return terms
+
+    @property
+    def blocks(self) -> list[slice]:
+        """Its conditions, a few at a time."""
+        n_conditions, n_prompts, n_terms = self.terms.shape
+        return list(blocks(n_conditions, n_prompts * n_terms))
+
+    def parts(self, rows: slice) -> np.ndarray:
+        """Terms of some conditions [len, n_prompts, n_terms].
+
+        Raises:
+            HarnessError: a term that is made now is not finite.
+        """
+        terms = self.terms[rows]
+        return self._finite(terms, rows.start) if isinstance(self.terms, Each) else terms
+
+    def row(self, condition: int) -> np.ndarray:
+        """Terms of one condition [n_prompts, n_terms]."""
+        found: np.ndarray = self.parts(slice(condition, condition + 1))[0]
+        return found
+
+    def some(self, conditions: list[int]) -> Functional:
+        """The same of some conditions, the first of which is the untouched one."""
+        return replace(self, terms=self.terms[conditions])
+
+    def over(self, prompts: Sequence[int] | np.ndarray) -> Functional:
+        """The same over some of its prompts, by place."""
+        return replace(self, terms=at(self.terms, prompts))
 
     @cached_property
     def values(self) -> np.ndarray:
         """Value of every condition [n_conditions]; NaN where undefined."""
-        return self.function(self.terms.sum(axis=1, dtype=np.float64))
+        return self.function(np.concatenate([self.parts(x).sum(axis=1, dtype=np.float64) for x in self.blocks]))
 
-    @property
+    @cached_property
     def changed(self) -> np.ndarray:
         """Number of prompts that contribute otherwise than under the baseline [n_conditions]."""
-        found: np.ndarray = differs(self.terms, self.terms[BASELINE]).any(axis=2).sum(axis=1)
-        return found
+        before = self.row(BASELINE)
+        found = [differs(self.parts(x), before).any(axis=2).sum(axis=1) for x in self.blocks]
+        return np.concatenate(found)
 
     @property
     def counting(self) -> np.ndarray:
         """Which prompts count under treatment: bool [n_prompts]."""
-        found: np.ndarray = (self.terms[TREATED] != 0).any(axis=1)
+        found: np.ndarray = (self.row(TREATED) != 0).any(axis=1)
         return found
 
 
@@ -252,6 +361,14 @@ class Aggregated(Roles):
                 return float("nan")
 
         return of(row) - of(BASELINE) if self.change else of(row)
+
+    def some(self, conditions: list[int]) -> Aggregated:
+        """The same of some conditions, the first of which is the untouched one."""
+        return replace(self, codes=self.codes[conditions])
+
+    def over(self, prompts: Sequence[int] | np.ndarray) -> Aggregated:
+        """The same over some of its prompts, by place."""
+        return replace(self, codes=self.codes[:, prompts])
 
     @cached_property
     def values(self) -> np.ndarray:

@@ -87,7 +87,7 @@ def summarise(
     found = bearings(measure, clusters, draws)
     events = trials = None
     if isinstance(measure, Measure):
-        events, trials = float(measure.numerator[TREATED].sum()), float(measure.denominator[TREATED].sum())
+        events, trials = (float(x.sum()) for x in measure.row(TREATED))
     null = float(measure.null)
     return MeasureSummary(
         name=measure.name,

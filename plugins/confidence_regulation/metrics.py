@@ -25,10 +25,9 @@ def mediated(outcomes: Outcomes, frozen: str, **rest: Any) -> AnyMeasure:
     """1 - direct / total effect as a measure; without any effect it has no value."""
     from harness.plugin import Measure
 
-    total = outcomes["total_effect"]
-    return Measure(
-        unit="share", numerator=total - outcomes[f"{frozen}_effect"], denominator=total, primary=True, **rest
-    )
+    total, direct = "total_effect", f"{frozen}_effect"
+    through = outcomes.each(lambda seen: seen[total] - seen[direct])
+    return Measure(unit="share", numerator=through, denominator=outcomes[total], primary=True, **rest)
 
 
 class Effects(Metric):

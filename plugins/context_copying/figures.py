@@ -43,8 +43,8 @@ def conversion_bars(measures: Sequence[Measure]) -> Figure:
             {
                 "ratio": measure.title,
                 "treated": measure.treated,
-                "count": int(measure.numerator[1].sum()),
-                "of": int(measure.denominator[1].sum()),
+                "count": int(measure.tally.events[1]),
+                "of": int(measure.tally.trials[1]),
                 "control_mean": float(mean),
                 "control_q05": float(low),
                 "control_q95": float(high),

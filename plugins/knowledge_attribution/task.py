@@ -240,17 +240,15 @@ class TargetProbabilityMetric(Metric):
     def measure(self, outcomes: Outcomes) -> Measurement:
         from harness.plugin import Measure
 
-        log_p, kept = outcomes["log_p"], outcomes["kept"]
-        p, everywhere = np.exp(log_p), np.ones(log_p.shape, bool)
-        log_p_before, kept_before = outcomes.baseline["log_p"], outcomes.baseline["kept"]
-        before = np.exp(log_p_before)
+        shape, each, untouched = outcomes["log_p"].shape, outcomes.each, outcomes.baseline
+        before, everywhere = np.exp(untouched["log_p"]), np.broadcast_to(True, shape)
         return Measurement(
             measures=(
                 Measure(
                     "log_prob_change",
                     "change of the target's log-probability",
                     "nats",
-                    log_p - log_p_before,
+                    each(lambda seen: seen["log_p"] - untouched["log_p"]),
                     everywhere,
                     primary=True,
                     description="mean change of the log-probability of the token that the untouched model predicts",
@@ -259,8 +257,8 @@ class TargetProbabilityMetric(Metric):
                     "probability_lost",
                     "share of the target's probability that is lost",
                     "%",
-                    before - p,
-                    np.broadcast_to(before, p.shape),
+                    each(lambda seen: before - np.exp(seen["log_p"])),
+                    np.broadcast_to(before, shape),
                     scale=100.0,
                     primary=True,
                     description="summed over prompts: what the target's probability fell by, of what it was",
@@ -269,8 +267,8 @@ class TargetProbabilityMetric(Metric):
                     "prediction_lost",
                     "predictions that changed",
                     "%",
-                    ~kept & kept_before,
-                    np.broadcast_to(kept_before, kept.shape),
+                    each(lambda seen: ~seen["kept"] & untouched["kept"]),
+                    np.broadcast_to(untouched["kept"], shape),
                     scale=100.0,
                     description="prompts whose most likely next token is another than before",
                 ),
@@ -278,7 +276,7 @@ class TargetProbabilityMetric(Metric):
                     "entropy_change",
                     "change of entropy",
                     "nats",
-                    outcomes["entropy"] - outcomes.baseline["entropy"],
+                    each(lambda seen: seen["entropy"] - untouched["entropy"]),
                     everywhere,
                     primary=True,
                     description="mean change of the entropy of the next token",

@@ -212,18 +212,19 @@ class LabelledResponseMetric(Metric):
         from harness.plugin import Measure
 
         refusing = "refused" in outcomes.values
-        said, log_odds = outcomes["refused" if refusing else "said_true"], outcomes["log_odds"]
+        said = "refused" if refusing else "said_true"
+        shape, before = outcomes[said].shape, outcomes.baseline["log_odds"]
         label = np.array([prompt.fields["label"] for prompt in outcomes.prompts])
         what = "refused" if refusing else "called true"
         measures = []
         for value in (True, False):
-            word, among = str(value).lower(), np.broadcast_to(label == value, said.shape)
+            word, among = str(value).lower(), np.broadcast_to(label == value, shape)
             measures += [
                 Measure(
                     f"rate_{word}",
                     f"texts labelled {word} that are {what}",
                     "%",
-                    said & among,
+                    outcomes.each(lambda seen, among=label == value: seen[said] & among),  # type: ignore[misc]
                     among,
                     scale=100.0,
                     description=f"share of the texts labelled {word}",
@@ -232,7 +233,9 @@ class LabelledResponseMetric(Metric):
                     f"log_odds_{word}",
                     f"change of the log-odds of being {what}, labelled {word}",
                     "nats",
-                    np.where(among, log_odds - outcomes.baseline["log_odds"], 0.0),
+                    outcomes.each(
+                        lambda seen, among=label == value: np.where(among, seen["log_odds"] - before, 0.0)  # type: ignore[misc]
+                    ),
                     among,
                     primary=True,
                     description="of the answer true against false"
@@ -244,8 +247,8 @@ class LabelledResponseMetric(Metric):
             "accuracy",
             f"texts {what} exactly when labelled true",
             "%",
-            said == label,
-            np.ones(said.shape, bool),
+            outcomes.each(lambda seen: seen[said] == label),
+            np.broadcast_to(True, shape),
             scale=100.0,
             description="share of all texts",
         )

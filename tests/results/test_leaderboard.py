@@ -23,6 +23,7 @@ from printed import board as printed
 
 from harness.errors import HarnessError
 from harness.report import leaderboard as board
+from harness.report.parquet import parquet_bytes
 from harness.results import leaderboard
 from harness.results.leaderboard import COLUMNS, rows_of, typed
 from harness.results.leaderboard_query import SHOWN, Filter, Query, query_rows
@@ -114,6 +115,34 @@ def test_a_thousand_mixed_rows_load_with_datasets_and_pandas(tmp_path: Path) -> 
                 assert frame[name].dtype == "float64", name
     table = pandas.read_csv(io.StringIO(board.csv_text(many, list(COLUMNS))), dtype={"row_id": str})
     assert table["value"].dtype == "float64" and table.shape == (1000, len(COLUMNS))
+
+
+def test_parquet_has_the_columns_and_their_types(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    found = [typed(row) | {"finding": None} for row in mixed(20)]
+    path = tmp_path / "board.parquet"
+    path.write_bytes(parquet_bytes(found, list(SHOWN)))
+    table = pq.read_table(path)
+    assert table.to_pylist() == found
+    kinds = {
+        "text": "string",
+        "integer": "int64",
+        "number": "double",
+        "yes/no": "bool",
+        "list": "list<element: string>",
+    }
+    assert {x.name: str(x.type) for x in table.schema} == {name: kinds[kind] for name, kind in SHOWN.items()}
+
+
+def test_parquet_goes_to_a_file(file: Path, tmp_path: Path, harness: Harness) -> None:
+    import pyarrow.parquet as pq
+
+    out = tmp_path / "board.parquet"
+    assert harness("leaderboard", "-o", str(file), "--columns", "measure,value", "--out", str(out))[0] == 0
+    assert pq.read_table(out).column_names == ["measure", "value"]
+    code, _, err = harness("leaderboard", "-o", str(file), "--format", "parquet")
+    assert code == 2 and "--out" in err
 
 
 def test_a_run_made_again_adds_rows_only_where_its_results_changed(file: Path, rows: list[dict[str, Any]]) -> None:
@@ -231,7 +260,7 @@ def test_the_newest_run_comes_first_and_the_limit_is_told(rows: list[dict[str, A
         (["--verdict", "inconclusiv"], '--verdict: "inconclusiv" is no verdict. Did you mean "inconclusive"?'),
         (
             ["--format", "cvs"],
-            '--format: expected one of table, csv, markdown, json, html, got "cvs". Did you mean "csv"?',
+            '--format: expected one of table, csv, markdown, json, html, parquet, got "cvs". Did you mean "csv"?',
         ),
     ],
 )

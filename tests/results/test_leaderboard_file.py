@@ -44,6 +44,35 @@ def test_rows_are_added_once(tmp_path: Path) -> None:
     assert len(leaderboard.read(path)) == 4
 
 
+def test_only_lines_of_the_same_ids_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "leaderboard.jsonl"
+    leaderboard.append(path, rows(0, 50))
+    with path.open("ab") as file:
+        file.write(b'{"value": 5, "row_id": "elsewhere"}\n')  # somebody else's line
+    read: list[int] = []
+    real = leaderboard.parse
+
+    def watched(path: Path, text: bytes, first: int = 1) -> list[dict[str, object]]:
+        read.append(first)
+        return real(path, text, first)
+
+    monkeypatch.setattr(leaderboard, "parse", watched)
+    assert (
+        leaderboard.append(path, [*rows(7, 1), {"row_id": "elsewhere", "value": 5}, {"row_id": "8", "value": 9}]) == 1
+    )
+    assert read == [8, 9, 51]
+
+
+@pytest.mark.parametrize("line", [b"words\n", b'{"row_id": "1", "val\n', b'{"value": 1}\n', b"\n"])
+def test_a_line_that_is_no_row_is_named_before_a_run(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "leaderboard.jsonl"
+    leaderboard.append(path, rows(0, 2))
+    path.write_bytes(path.read_bytes() + line)
+    for call in (lambda: leaderboard.check(path), lambda: leaderboard.append(path, rows(9, 1))):
+        with pytest.raises(HarnessError, match=r"line 3: this is not a leaderboard row"):
+            call()
+
+
 def test_a_line_that_was_torn_by_a_kill_is_mended(tmp_path: Path) -> None:
     path = tmp_path / "leaderboard.jsonl"
     leaderboard.append(path, rows(0, 2))

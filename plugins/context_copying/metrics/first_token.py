@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,7 @@ from harness.plugin import Measurement, Metric, counted
 
 from ..figures import log_odds
 from ..task.answer_sources import SOURCES
-from .transitions import measure
+from .transitions import from_to, measure
 
 if TYPE_CHECKING:
     from harness.plugin import Outcomes, Rows
@@ -26,15 +27,15 @@ class EntropyChange(Metric):
     needs = frozenset({"source", "entropy"})
 
     def measure(self, outcomes: Outcomes) -> Measurement:
-        source, entropy = outcomes["source"], outcomes["entropy"]
-        before, change = outcomes.baseline["source"], entropy - outcomes.baseline["entropy"]
+        before = outcomes.baseline["source"]
+        change = outcomes.each(partial(change_of_entropy, outcomes))
         cells = [
             measure(
                 f"entropy_change_{first}_{last}",
                 f"change of entropy, {first} -> {last}",
                 "nats",
-                np.where(inside := (before == i) & (source == j), change, 0.0),
-                inside,
+                outcomes.each(partial(_change_inside, outcomes, i, j)),
+                outcomes.each(partial(from_to, before, i, j)),
                 description="mean change of the entropy of the first answer token over the prompts of this cell",
             )
             for i, first in enumerate(SOURCES)
@@ -45,7 +46,7 @@ class EntropyChange(Metric):
             "change of entropy",
             "nats",
             change,
-            np.ones(change.shape, bool),
+            np.broadcast_to(True, change.shape),
             primary=True,
             description="mean change of the entropy of the first answer token",
         )
@@ -61,17 +62,16 @@ class LogOdds(Metric):
     def measure(self, outcomes: Outcomes) -> Measurement:
         tokens = np.array([prompt.fields["first_tokens"] for prompt in outcomes.prompts])
         distinct = (tokens[:, 0] != tokens[:, 1])[None]
+        everywhere = np.broadcast_to(distinct, (len(outcomes.conditions), len(tokens)))
         measures = []
         for first, last in PAIRS:
-            odds, before = (log_odds_of(seen, first, last) for seen in (outcomes, outcomes.baseline))
-            everywhere = np.broadcast_to(distinct, odds.shape)
             of = f"log(P_{first}/P_{last}) of the first answer token"
             measures += [
                 measure(
                     f"log_odds_shift_{first}_{last}",
                     f"shift of log(P_{first}/P_{last})",
                     "nats",
-                    np.where(everywhere, odds - before, 0.0),
+                    outcomes.each(partial(_shift, outcomes, first, last, distinct)),
                     everywhere,
                     primary=(first, last) == ("CK", "PK"),
                     description=f"mean change of {of}",
@@ -80,7 +80,7 @@ class LogOdds(Metric):
                     f"log_odds_{first}_{last}",
                     f"log(P_{first}/P_{last})",
                     "nats",
-                    np.where(everywhere, odds, 0.0),
+                    outcomes.each(partial(_odds, first, last, distinct)),
                     everywhere,
                     description=f"mean {of}",
                 ),
@@ -102,7 +102,27 @@ class LogOdds(Metric):
         return Measurement(tuple(measures), figures=figures, remarks=remarks)
 
 
-def log_odds_of(seen: Outcomes | Rows, first: str, last: str) -> np.ndarray:
+def change_of_entropy(outcomes: Outcomes, seen: Rows) -> np.ndarray:
+    """Of each prompt [n_conditions, n_prompts]."""
+    found: np.ndarray = seen["entropy"] - outcomes.baseline["entropy"]
+    return found
+
+
+def _change_inside(outcomes: Outcomes, first: int, last: int, seen: Rows) -> np.ndarray:
+    """The same of the prompts of one cell, 0 elsewhere."""
+    inside = from_to(outcomes.baseline["source"], first, last, seen)
+    return np.where(inside, change_of_entropy(outcomes, seen), 0.0)
+
+
+def _odds(first: str, last: str, distinct: np.ndarray, seen: Rows) -> np.ndarray:
+    return np.where(distinct, log_odds_of(seen, first, last), 0.0)
+
+
+def _shift(outcomes: Outcomes, first: str, last: str, distinct: np.ndarray, seen: Rows) -> np.ndarray:
+    return np.where(distinct, log_odds_of(seen, first, last) - log_odds_of(outcomes.baseline, first, last), 0.0)
+
+
+def log_odds_of(seen: Rows, first: str, last: str) -> np.ndarray:
     """log(P_first / P_last) of the first answer token [..., n_prompts]."""
     odds: np.ndarray = seen[f"log_p_{first.lower()}"] - seen[f"log_p_{last.lower()}"]
     return odds

@@ -59,12 +59,14 @@ def correct(rows: Sequence[dict[str, Any]], measures: Sequence[Measure]) -> None
 
 def measures_of(outcomes: Outcomes, inside: np.ndarray) -> list[Measure]:
     """The measures of some prompts, by their places."""
-    source, before = outcomes["source"][:, inside], outcomes.baseline["source"][inside]
-    change = (outcomes["entropy"] - outcomes.baseline["entropy"])[:, inside]
-    everywhere = np.ones(source.shape, bool)
+    before = outcomes.baseline["source"][inside]
+    changed = outcomes.each(lambda seen: seen["source"][:, inside] != before)
+    converted = outcomes.each(lambda seen: (before != CK) & (seen["source"][:, inside] == CK))
+    change = outcomes.each(lambda seen: (seen["entropy"] - outcomes.baseline["entropy"])[:, inside])
+    everywhere = np.broadcast_to(True, changed.shape)
     return [
-        measure("GTS", "global transition score", "%", source != before, everywhere),
-        measure("CKCR", "CK conversion ratio", "%", (before != CK) & (source == CK), before != CK),
+        measure("GTS", "global transition score", "%", changed, everywhere),
+        measure("CKCR", "CK conversion ratio", "%", converted, before != CK),
         measure("entropy_change", "change of entropy", "nats", change, everywhere),
     ]
 
@@ -79,7 +81,7 @@ def row(group: str, found: Measure, clusters: np.ndarray) -> dict[str, Any]:
         "group": group,
         "measure": found.title,
         "facts": len(np.unique(clusters[found.counting])),
-        "prompts": int(found.denominator[1].sum()),
+        "prompts": int(found.tally.trials[1]),
         "count": summary.count,
         "value": summary.value,
         "ci_low": interval.low if interval else None,

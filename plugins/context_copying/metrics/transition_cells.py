@@ -64,7 +64,7 @@ def transition_cells(cells: Mapping[tuple[int, int], Measure], clusters: np.ndar
 def _row(cell: Measure, clusters: np.ndarray) -> dict[str, Any]:
     from harness.statistics import CONTROLS, TREATED, control_summary, design_effect, korn_graubard, permutation_test
 
-    counts, n = cell.numerator.sum(axis=1), int(cell.denominator[TREATED].sum())
+    counts, n = cell.tally.events, int(cell.tally.trials[TREATED])
     count, deff = int(counts[TREATED]), design_effect(cell, clusters)
     interval = korn_graubard(count, n, deff, len(np.unique(clusters[cell.counting])))
     controls, test = control_summary(cell.controls), permutation_test(cell.treated, cell.controls, cell.null)

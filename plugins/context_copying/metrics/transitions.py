@@ -7,6 +7,7 @@ Every measure is a ratio of sums over prompts, so that its controls, intervals a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -19,26 +20,38 @@ from ..task.answer_sources import SOURCES
 from .transition_cells import LAYOUT, NAME, transition_cells
 
 if TYPE_CHECKING:
-    from harness.plugin import Measure, Outcomes
+    from harness.plugin import Each, Measure, Outcomes, Rows
 
 NAMES = {"CK": "context", "PK": "memory", "ND": "neither"}
 
 
 def measure(
-    name: str, title: str, unit: str, numerator: np.ndarray, denominator: np.ndarray, **rest: object
+    name: str, title: str, unit: str, numerator: Each, denominator: Each | np.ndarray, **rest: object
 ) -> Measure:
     from harness.plugin import Measure
 
-    shape = np.broadcast_shapes(numerator.shape, denominator.shape)
+    if isinstance(denominator, np.ndarray):
+        denominator = np.broadcast_to(denominator, numerator.shape)
     return Measure(
         name=name,
         title=title,
         unit=unit,
-        numerator=np.broadcast_to(numerator, shape),
-        denominator=np.broadcast_to(denominator, shape),
+        numerator=numerator,
+        denominator=denominator,
         scale=100.0 if unit == "%" else 1.0,
         **rest,  # type: ignore[arg-type]
     )
+
+
+def from_to(before: np.ndarray, first: int, last: int, seen: Rows) -> np.ndarray:
+    """Which prompts have the source ``first`` before [n_prompts] and ``last`` after: bool [n_conditions, n_prompts]."""
+    found: np.ndarray = (before == first) & (seen["source"] == last)
+    return found
+
+
+def _became(before: np.ndarray, code: int, seen: Rows) -> np.ndarray:
+    found: np.ndarray = (before != code) & (seen["source"] == code)
+    return found
 
 
 def _agrees(fields: Mapping[str, Any]) -> bool:
@@ -56,7 +69,7 @@ class Transitions(Metric):
     def measure(self, outcomes: Outcomes) -> Measurement:
         from harness.statistics import table_tests, transition_table
 
-        source, codes = outcomes["source"], range(len(SOURCES))
+        codes, everywhere = range(len(SOURCES)), np.broadcast_to(True, outcomes["source"].shape)
         before, after = outcomes.baseline["source"], outcomes.treated["source"]
         table = transition_table(before, after, codes)
         controls = np.array(
@@ -68,7 +81,7 @@ class Transitions(Metric):
                 f"{SOURCES[i]}_to_{SOURCES[j]}",
                 f"{SOURCES[i]} -> {SOURCES[j]}, share of what was {SOURCES[i]}",
                 "%",
-                (before == i) & (source == j),
+                outcomes.each(partial(from_to, before, i, j)),
                 before == i,
                 null=100.0 if i == j else 0.0,
                 description=f"of the prompts answered from {NAMES[SOURCES[i]]}, "
@@ -83,8 +96,8 @@ class Transitions(Metric):
                 "invariant",
                 "invariant share",
                 "%",
-                before == source,
-                np.ones(source.shape, bool),
+                outcomes.each(lambda seen: before == seen["source"]),
+                everywhere,
                 description="prompts whose knowledge source stays what it was",
             )
         )
@@ -116,14 +129,13 @@ class ConversionRatios(Metric):
     needs = frozenset({"source"})
 
     def measure(self, outcomes: Outcomes) -> Measurement:
-        source = outcomes["source"]
         before = outcomes.baseline["source"]
         measures = [
             measure(
                 f"{kind}CR",
                 f"{kind} conversion ratio",
                 "%",
-                (before != code) & (source == code),
+                outcomes.each(partial(_became, before, code)),
                 before != code,
                 primary=True,
                 description=f"of the prompts not answered from {NAMES[kind]} before, how many are after",
@@ -134,8 +146,8 @@ class ConversionRatios(Metric):
             "GTS",
             "global transition score",
             "%",
-            before != source,
-            np.ones(source.shape, bool),
+            outcomes.each(lambda seen: before != seen["source"]),
+            np.broadcast_to(True, outcomes["source"].shape),
             primary=True,
             description="prompts whose knowledge source changed",
         )
