@@ -43,7 +43,7 @@ class Temperature(Metric):
 
     def measure(self, outcomes: Outcomes) -> Measurement:
         quantities = [Quantity(**about) for about in outcomes.details.get("tempered", ())]
-        quantities = [quantity for quantity in quantities if any(n.any() for n in quantity.counts(outcomes).rows())]
+        quantities = [quantity for quantity in quantities if quantity.counts_any(outcomes)]
         unchanged = tuple(outcomes.details.get("unchanged", (UNCHANGED,)))
         if not quantities:
             return Measurement(remarks=unchanged)
@@ -112,6 +112,11 @@ class Quantity:
             return np.where(there, n, 0)
 
         return outcomes.each(counts)
+
+    def counts_any(self, outcomes: Outcomes) -> bool:
+        """Whether there is any of it."""
+        n = self.counts(outcomes)
+        return any(n[row].any() for row in range(len(n)))
 
     def measures(self, outcomes: Outcomes) -> tuple[Measure, Measure, Measure, Measure]:
         """The change, the part of it that the temperature makes, what is left, and the share that is explained."""

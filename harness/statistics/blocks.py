@@ -95,10 +95,6 @@ class Each:
             rows = range(start, stop, step)
         return np.concatenate([self[int(row) : int(row) + 1] for row in rows])
 
-    def rows(self) -> Iterator[np.ndarray]:
-        """One row after another."""
-        return (self[row] for row in range(self._n))
-
     def kept(self) -> np.ndarray:
         """All of it, made once, where that takes long: in memory within a quarter of the budget, else on the disk."""
         size = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize

@@ -230,7 +230,7 @@ def test_entropy_change_of_ten_prompts() -> None:
 def test_cells_add_up_to_the_whole_change() -> None:
     total, *cells = EntropyChange().measure(outcomes(HAND, entropy=ENTROPY)).measures
     assert len(cells) == 9
-    np.testing.assert_allclose(sum(cell.numerator.sum(1) for cell in cells), total.numerator.sum(1))
+    np.testing.assert_allclose(sum(cell.tally.events for cell in cells), total.tally.events)
     np.testing.assert_allclose(sum(cell.denominator for cell in cells), total.denominator)
 
 
