@@ -45,9 +45,12 @@ class Calibration(Metric):
             _mean(outcomes, "confidence", outcomes["confidence"], "confidence"),
             _mean(outcomes, "right", outcomes["right"], "accuracy", True),
         )
-        figure = _drawn(_reliability(outcomes), about.get("word", "token"))
+        sums, word = _reliability(outcomes), about.get("word", "token")
         remarks = [f"calibration: {about['note']}"] if "note" in about else []
-        return Measurement(measures, figures=(figure,), remarks=tuple(remarks))
+        if same := _same(sums, word):
+            remarks.append(same)
+        figures = () if same else (_drawn(sums, word),)
+        return Measurement(measures, figures=figures, remarks=tuple(remarks))
 
 
 def squared_errors(outcomes: Outcomes, seen: Rows, tempered: bool = False) -> np.ndarray:
@@ -132,6 +135,31 @@ def _reliability(outcomes: Outcomes) -> np.ndarray:
     return reliability(confidence, right, group, 1, BINS)[:, 0].astype(np.float64)
 
 
+ALIKE = 0.005
+"""Two curves that are nowhere further apart are one line."""
+
+
+def _same(sums: np.ndarray, word: str) -> str:
+    """Why the figure of calibration is not drawn, where before and after would lie on each other; else nothing.
+
+    Args:
+        sums: [2, 3 * BINS], as :func:`_reliability` gives them.
+    """
+    n, *means = np.split(sums, 3, axis=1)
+    told = n.min(axis=0) > 0.005 * n.sum(axis=1).max()
+    moved = np.abs(n[1] - n[0]).max() / max(n.sum(axis=1).max(), 1)
+    if not told.any() or moved > ALIKE:
+        return ""
+    apart = max(float(np.abs(np.diff(x[:, told] / n[:, told], axis=0)).max()) for x in means)
+    if apart > ALIKE:
+        return ""
+    return (
+        f"calibration is not drawn: confidence and accuracy are the same before and after, to {ALIKE:g} in every bin "
+        "with "
+        f"more than 0.5% of the {plural(word)}"
+    )
+
+
 def _drawn(sums: np.ndarray, word: str) -> Figure:
     n, confidence, right = np.split(sums, 3, axis=1)
     filled = np.where(n > 0, n, np.nan)
@@ -159,7 +187,8 @@ def diagram(
     gaps = np.where(filled, counts * np.abs(accuracy - confidence), 0)
     ece = gaps.sum(axis=1) / np.maximum(counts.sum(axis=1), 1)
     caption = (
-        f"Accuracy by confidence before and after the ablation ({counted(int(counts[0].sum()), word, ',')}, {b} bins); "
+        "Is the model as sure as it should be, before and after? Accuracy less confidence by confidence "
+        f"({counted(int(counts[0].sum()), word, ',')}, {b} bins; above 0 it is too unsure); "
         f"expected calibration error {ece[0]:.4f} before, {ece[1]:.4f} after."
     )
 
@@ -168,14 +197,15 @@ def diagram(
 
         rows = (("before", shapes.BASELINE, "-", "o"), ("after", shapes.SELECTED, (0, (5, 1.5)), "D"))
         top, lower = canvas.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-        top.plot([0, 1], [0, 1], color=shapes.GUIDE, linewidth=0.8, zorder=1)
+        shapes.zero_line(top)
         for row, (text, colour, dashes, marker) in enumerate(rows):
             kept = filled[row]
             style: dict[str, Any] = {"color": colour, "linestyle": dashes}
             text = f"{text} (ECE {ece[row]:.3f})"
-            top.plot(confidence[row][kept], accuracy[row][kept], marker=marker, label=text, **style)
+            gap = accuracy[row][kept] - confidence[row][kept]
+            top.plot(confidence[row][kept], gap, marker=marker, label=text, **style)
             lower.stairs(counts[row], edges, linewidth=1.2, **style)
-        top.set(ylabel="accuracy", ylim=(-0.03, 1.03), yticks=np.arange(0, 1.01, 0.25))
+        top.set(ylabel="accuracy less confidence")
         lower.set(xlabel="confidence (largest probability)", ylabel=plural(word), xlim=(edges[0], edges[-1]))
         if counts.max() > 0:
             lower.set_yscale("log")

@@ -236,8 +236,9 @@ def shifts(quantity: Quantity, outcomes: Outcomes) -> Figure:
 
     return Figure(
         re.sub(r"[^A-Za-z0-9_-]", "_", f"temperature_{quantity.name}"),
-        f"Change of {quantity.title} of each prompt against the change that the temperature of equal entropy makes "
-        "(on the diagonal confidence is all that changes)",
+        f"Is it more than a temperature? Change of {quantity.title} of each prompt against the change that the "
+        "temperature "
+        "of equal entropy makes (on the diagonal confidence is all that changes).",
         {
             "prompt": [prompt.id for prompt, is_known in zip(outcomes.prompts, known, strict=True) if is_known],
             "change_at_equal_entropy": x,

@@ -75,6 +75,54 @@ def drawable(values: np.ndarray, log: bool = False) -> np.ndarray:
     return found
 
 
+ROUNDING = 1e-8
+"""Share of the median below which positive values are what rounding leaves of sums that are 0."""
+
+TOUCHING = 6.0
+"""Points (1/72 inch) between marks that lie on each other: they share one name."""
+
+FEWEST = 5
+"""Rows below which none of them is an outlier."""
+
+FAR = 2.0
+"""How many times shorter a scale gets without one row, where that row is let run off it."""
+
+
+def log_floor(values: np.ndarray) -> float | None:
+    """Where a log axis of ``values`` [n] ends, so that rounding has no decades of its own; None where none is so small.
+
+    What is below is drawn at that edge; the caption says how many.
+    """
+    positive = values[drawable(values, log=True)]
+    floor = ROUNDING * float(np.median(positive)) if len(positive) else 0.0
+    return floor if len(positive) and positive.min() < floor else None
+
+
+def span_without_outlier(low: np.ndarray, high: np.ndarray) -> tuple[float, float] | None:
+    """Limits of an axis that one row's interval would stretch to more than :data:`FAR` times what the others need.
+
+    Args:
+        low, high: [k] ends of each row's interval; NaN where there is none.
+
+    Returns:
+        the limits that leave its far end off, or None where every row fits.
+    """
+    known = np.isfinite(low) & np.isfinite(high)
+    if known.sum() < FEWEST:
+        return None
+    low, high = low[known], high[known]
+    whole = high.max() - low.min()
+    spans = []
+    for row in range(len(low)):
+        rest = np.arange(len(low)) != row
+        spans.append((low[rest].min(), high[rest].max()))
+    left, right = min(spans, key=lambda span: span[1] - span[0])
+    if whole <= FAR * (right - left) or right <= left:
+        return None
+    margin = 0.08 * (right - left)
+    return float(left - margin), float(right + margin)
+
+
 def limits(values: np.ndarray, important: np.ndarray) -> tuple[float, float] | None:
     """Limits of a linear axis that a few extreme values would stretch; None where the plain range serves.
 
@@ -263,6 +311,9 @@ def label(axes: Axes, x: np.ndarray, y: np.ndarray, texts: Sequence[str], cloud:
     to_points = 72 / figure.dpi
     marks = axes.transData.transform(np.column_stack([x, y])) * to_points
     others = axes.transData.transform(cloud) * to_points if cloud is not None and len(cloud) else np.empty((0, 2))
+    texts, kept = _together(texts, marks)
+    x, y = (np.asarray(values)[kept] for values in (x, y))
+    marks = marks[kept]
     halo = [withStroke(linewidth=1.6, foreground="white")]
     written = [
         axes.annotate(
@@ -285,6 +336,20 @@ def label(axes: Axes, x: np.ndarray, y: np.ndarray, texts: Sequence[str], cloud:
                 arrowprops={"arrowstyle": "-", "color": BASELINE, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2},
             )  # fmt: skip
             line.set_in_layout(False)
+
+
+def _together(texts: Sequence[str], marks: np.ndarray) -> tuple[list[str], list[int]]:
+    """One name for marks [m, 2] that touch: texts, three in a line, and which of the marks are kept for placing."""
+    groups: list[list[int]] = []
+    for i in range(len(texts)):
+        near = (group for group in groups if np.abs(marks[i] - marks[group[0]]).max() < TOUCHING)
+        if (group := next(near, None)) is None:
+            groups.append([i])
+        else:
+            group.append(i)
+    rows = [[group[i : i + 3] for i in range(0, len(group), 3)] for group in groups]
+    names = [",\n".join(", ".join(texts[i] for i in row) for row in group) for group in rows]
+    return names, [group[0] for group in groups] + list(range(len(texts), len(marks)))
 
 
 def bin_edges(values: np.ndarray, most: float | None = None) -> np.ndarray:

@@ -221,5 +221,5 @@ def power(rows: Sequence[ArenaRow]) -> Figure | None:
         "low": low,
         "high": high,
     }
-    title = "Planted units that are found, by their strength, with 95% intervals."
+    title = "How strong must a unit be to be found? Share of the planted units found, by their strength; 95% intervals."
     return Figure("power", title, data, draw, (5.2, 2.6))

@@ -213,9 +213,10 @@ def control_histogram(name: str, treated: float, controls: np.ndarray, title: st
     edges = bin_edges(known, largest(unit))
     counts, _ = np.histogram(known, edges)
     sides = f"{(known < treated).sum()} below it, {(known == treated).sum()} equal, {(known > treated).sum()} above"
-    caption = f"{title}: the selected components beside {counted(len(known), 'random control')} ({sides})."
+    asks = f"Do the selected components stand out among random ones? {title[:1].upper() + title[1:]}"
+    caption = f"{asks} beside {counted(len(known), 'random control')} ({sides})."
     if not math.isfinite(treated):
-        caption = f"{title} under {counted(len(known), 'random control')}; the selected components have no value."
+        caption = f"{asks} of {counted(len(known), 'random control')}; the selected components have no value."
     if len(known) < len(controls):
         caption += f" Left out: {counted(len(controls) - len(known), 'control')} without a value."
     place = np.clip(np.searchsorted(edges, controls, side="right") - 1, 0, len(edges) - 2)

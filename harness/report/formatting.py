@@ -112,6 +112,17 @@ def chosen(record: RunRecord) -> str:
     return counted(len(record.selection.neurons), what)
 
 
+def treatment(record: RunRecord) -> str:
+    """What is done to the units, with its numbers: "mean ablation", "scaling (factor 2)"."""
+    params = record.identity.components.intervention.params
+    told = [
+        f"{name.replace('_', ' ')} {given:g}"
+        for name, given in params.items()
+        if isinstance(given, int | float) and not isinstance(given, bool) and name not in ("seed", "layer")
+    ]
+    return record.selection.intervention_title + (f" ({', '.join(told)})" if told else "")
+
+
 def question(record: RunRecord) -> str:
     """What the run asks."""
     selection, task = record.selection, record.task.title
@@ -120,7 +131,7 @@ def question(record: RunRecord) -> str:
     if selection.intervention == "none":
         return f"What does {task} show of {which}, and is it more than of {others}?"
     return (
-        f"What changes in {task} when {which} {agree(n, 'is', 'are')} under {selection.intervention_title}, and is it "
+        f"What changes in {task} when {which} {agree(n, 'is', 'are')} under {treatment(record)}, and is it "
         f"more than with {others}?"
     )
 

@@ -59,13 +59,16 @@ def export(runs: Sequence[Path], folder: Path, title: str, description: str) -> 
         HarnessError: a record is damaged, a file is in the way that is not ours, or the folder cannot be written.
     """
     from harness.report.figure_files import figure_files
-    from harness.report.sweeps import curve, sweeps, trend_table
+    from harness.report.sweeps import curve, flat, sweeps, trend_table
 
     records = [read_record(run) for run in runs]
     found, folders = sweeps(records), {record.run_id: run for record, run in zip(records, runs, strict=True)}
     swept = {record.name for sweep in found for record in sweep.records if record.name.startswith(sweep.run)}
     files: dict[str, bytes] = {}
     pages = [_run(run, files, swept) for run in runs]
+    _once(pages, files)
+    unmoved = [said for sweep in found if (said := flat(sweep))]
+    found = [sweep for sweep in found if not flat(sweep)]
     drawn = [curve(sweep) for sweep in found]
     for i, figure in enumerate(drawn):
         if figure.name in [before.name for before in drawn[:i]]:  # two components may have the parameter
@@ -84,7 +87,7 @@ def export(runs: Sequence[Path], folder: Path, title: str, description: str) -> 
     text = (
         harmless.markdown_environment()
         .get_template("suite.md.j2")
-        .render(runs=pages, curves=curves, title=title, description=description)
+        .render(runs=pages, curves=curves, unmoved=unmoved, title=title, description=description)
     )
     files[SUMMARY] = json_bytes([_summary(page["record"]) for page in pages])
     files[PAGE] = (re.sub(r"\n{3,}", "\n\n", text).strip() + "\n").encode()
@@ -125,7 +128,8 @@ def _run(path: Path, files: dict[str, bytes], swept: Collection[str]) -> dict[st
     for figure in record.figures if name not in swept else ():
         file = path_name(figure.name, f"{path / 'result.json'}, figures") + ".png"
         files[f"{name}/{file}"] = read_bytes(path / "figures" / file)
-        figures.append({"title": figure.title, "file": harmless.markdown_link(f"{name}/{file}")})
+        link = harmless.markdown_link(f"{name}/{file}")
+        figures.append({"title": figure.title, "file": link, "path": f"{name}/{file}", "name": figure.name})
     return {
         "name": name,
         "anchor": harmless.Markup(re.sub(r"[^a-z0-9_-]", "", name.lower())),
@@ -142,7 +146,24 @@ def _run(path: Path, files: dict[str, bytes], swept: Collection[str]) -> dict[st
         "undefined": undefined(record),
         "frames": [_frame(x, x.rows) for x in record.frames if x.rows and name not in swept],
         "figures": figures,
+        "repeated": [],
     }
+
+
+def _once(pages: Sequence[dict[str, Any]], files: dict[str, bytes]) -> None:
+    """Pictures that are the same in several runs (of the weights, say, under every value of an ablation) are shown in
+    the first of them; the others name it. Takes the rest from ``files`` and from the pages."""
+    seen: dict[bytes, dict[str, Any]] = {}
+    for page in pages:
+        kept = []
+        for figure in page["figures"]:
+            first = seen.setdefault(files[figure["path"]], page)
+            if first is page:
+                kept.append(figure)
+            else:
+                del files[figure["path"]]
+                page["repeated"].append({"name": figure["name"], "run": first["name"], "anchor": first["anchor"]})
+        page["figures"] = kept
 
 
 def _measure(record: RunRecord, measure: Measure) -> dict[str, str]:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 LINE = 24
 """Letters beside a panel: more do not fit its height."""
 
+SAME = 1e-6
+"""Share of the largest value that values may differ by and be the same."""
+
 LEAST = 3
 """Fewer runs than this are no curve."""
 
@@ -101,9 +104,46 @@ def _shared(records: Sequence[RunRecord]) -> list[tuple[str, str]]:
     return [key for key, row in found[0].items() if row.primary and all(key in others for others in found)]
 
 
+def still(sweep: Sweep) -> list[str]:
+    """Titles of the primary measures that are the same in every run of a sweep: a curve would be a flat line."""
+    first = by_key(sweep.records[0])
+    return [first[key].title for key in _still(sweep)]
+
+
+def _still(sweep: Sweep) -> list[tuple[str, str]]:
+    found = [by_key(record) for record in sweep.records]
+    return [key for key in _shared(sweep.records) if _is_still([row[key].value for row in found])]
+
+
+def _is_still(values: Sequence[float | None]) -> bool:
+    known = [value for value in values if value is not None]
+    reach = max(known) - min(known) if known else 0.0
+    return reach <= SAME * max(map(abs, known), default=0.0)
+
+
+def flat(sweep: Sweep) -> str:
+    """What is said instead of a curve, where no primary measure depends on the number; else nothing."""
+    if len(_still(sweep)) < len(_shared(sweep.records)):
+        return ""
+    values = ", ".join(f"{value:g}" for value in sweep.values)
+    return (
+        f"{sweep.parameter} makes no difference: at {values}, every primary measure is the same in all "
+        f"{counted(len(sweep.records), 'run')}, so that no curve is drawn."
+    )
+
+
 def curve(sweep: Sweep) -> Figure:
-    """Every primary measure against the number: treated with its interval, controls with their 5% to 95% range."""
-    shared, found = _shared(sweep.records), [by_key(record) for record in sweep.records]
+    """Primary measures against the number: treated with its interval, controls with their 5% to 95% range.
+
+    Those that are the same in every run are named in the title and not drawn.
+
+    Raises:
+        ValueError: none depends on the number (:func:`flat` says so).
+    """
+    found, same = [by_key(record) for record in sweep.records], still(sweep)
+    shared = [key for key in _shared(sweep.records) if key not in _still(sweep)]
+    if not shared:
+        raise ValueError(flat(sweep))
     panels = [[_numbers_of(measures[key]) for measures in found] for key in shared]
     columns: dict[str, list[Any]] = {sweep.parameter: [], "metric": [], "measure": []}
     for (metric, name), rows in zip(shared, panels, strict=True):
@@ -136,10 +176,12 @@ def curve(sweep: Sweep) -> Figure:
         drawing.legend(grid[0])
 
     title = (
-        f"Primary measures against {sweep.parameter} in {counted(len(sweep.records), 'run')}; bars: 95% "
+        f"What does {sweep.parameter} change? Primary measures in {counted(len(sweep.records), 'run')}; bars: 95% "
         "intervals, band: 5% to "
         "95% of the random controls."
     )
+    if same:
+        title += f" The same in every run and not drawn: {', '.join(same)}."
     size = (6.9, 1.0 + 1.7 * -(-len(panels) // 2))
     return Figure(re.sub(r"[^A-Za-z0-9_-]", "_", sweep.name), title, columns, paint, size)
 

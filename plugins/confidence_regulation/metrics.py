@@ -100,11 +100,16 @@ class Effects(Metric):
             ]
         frames: tuple[Frame, ...] = ()
         figures: tuple[Figure, ...] = ()
+        remarks: tuple[str, ...] = ()
         if outcomes.alone.units:
             table = neurons_table(outcomes)
             frames = (_strongest(outcomes, table), Frame("neurons", "Every neuron that was ablated alone", table))
             figures = _neuron_figures(outcomes, table)
-        return Measurement(tuple(measures), frames=frames, figures=(*figures, *_token_figures(outcomes)))
+            if not _has_others(table):
+                remarks = (
+                    "no neuron but the selected ones was ablated alone: figures that compare them are not drawn",
+                )
+        return Measurement(tuple(measures), (), frames, (*figures, *_token_figures(outcomes)), remarks)
 
 
 def _baseline(outcomes: Outcomes, name: str) -> float:
@@ -156,6 +161,14 @@ def _strongest(outcomes: Outcomes, table: dict[str, np.ndarray], most: int = 12)
     return Frame("strongest", "Each neuron ablated alone: the selected ones, then the strongest others", columns)
 
 
+LEAST_OTHERS = 3
+"""Neurons beside the selected ones, without which a scatter plot of all compares with nothing."""
+
+
+def _has_others(table: dict[str, np.ndarray]) -> bool:
+    return int((~table["selected"]).sum()) >= LEAST_OTHERS
+
+
 def _neuron_figures(outcomes: Outcomes, table: dict[str, np.ndarray]) -> tuple[Figure, ...]:
     from . import figures
 
@@ -165,14 +178,12 @@ def _neuron_figures(outcomes: Outcomes, table: dict[str, np.ndarray]) -> tuple[F
     total = per_token["total_effect"]
     drawn = [
         figures.total_direct(names, total, per_token["frozen_norm_effect"], selected, "direct effect, final norm held"),
-        figures.entropy_argmax(
-            names, table["entropy_change"], table["changed_share"], table["norm_mediated"], selected
-        ),
     ]
-    if "rho" in table:
-        drawn.append(
-            figures.mediated_rho(names, table["rho"], table["norm_mediated"], table["entropy_change"], selected)
-        )
+    change, mediated_share = table["entropy_change"], table["norm_mediated"]
+    if _has_others(table):
+        drawn.append(figures.entropy_argmax(names, change, table["changed_share"], mediated_share, selected))
+        if "rho" in table:
+            drawn.append(figures.mediated_rho(names, table["rho"], mediated_share, change, selected))
     if "frequency_mediated" in table:
         drawn += [
             figures.total_direct(
@@ -183,8 +194,9 @@ def _neuron_figures(outcomes: Outcomes, table: dict[str, np.ndarray]) -> tuple[F
                 "direct effect, frequencies held",
                 "total_direct_frequency",
             ),
-            figures.frequency_kl(names, table["frequency_mediated"], table["kl_unigram_change"], selected),
         ]
+        if _has_others(table):
+            drawn.append(figures.frequency_kl(names, table["frequency_mediated"], table["kl_unigram_change"], selected))
     return tuple(drawn)
 
 
@@ -232,17 +244,19 @@ class ByPosition(Metric):
         split = self.split
         if split is None:
             split = next((prompt.fields["split"] for prompt in outcomes.prompts if "split" in prompt.fields), None)
-        frames, found, position = [], {}, np.zeros(0)
+        frames, found, changes, position = [], {}, {}, np.zeros(0)
         for name in ("entropy", "loss"):
             if name not in outcomes.series:
                 raise HarnessError(f"metric by_position: this task keeps no {name} by position.")
-            position, rows = curves(outcomes.series[name].only("baseline", "treated"))
+            series = outcomes.series[name].only("baseline", "treated")
+            position, rows = curves(series)
             found[name] = rows
+            changes[name] = mean_and_error((series["treated"] - series["baseline"])[:, position])
             columns = {"position": position}
             for row, (mean, error) in rows.items():
                 columns |= {f"{row}_mean": mean, f"{row}_se": error}
             frames.append(Frame(f"{name}_by_position", f"Mean {name} by position of the predicted token", columns))
-        drawn = figures.induction_curves(position, found, split, len(outcomes.prompts), "by_position")
+        drawn = figures.induction_curves(position, found, split, len(outcomes.prompts), "by_position", changes)
         return Measurement(frames=tuple(frames), figures=(drawn,))
 
 
@@ -250,16 +264,17 @@ def curves(series: Series) -> tuple[np.ndarray, dict[str, tuple[np.ndarray, np.n
     """Positions that two prompts have (or the only one), and of every row the mean over prompts there and its standard
     error, NaN of one prompt."""
     known = ~np.isnan(series.values[0])
-    n = known.sum(axis=0)
-    position = np.flatnonzero(n >= min(2, len(known)))
-    n = n[position]
-    rows = {}
-    for row in series.rows:
-        values = series[row][:, position].astype(np.float64)
-        mean = np.nanmean(values, axis=0)
-        square = np.nansum((values - mean) ** 2, axis=0)
-        rows[row] = mean, np.sqrt(square / np.where(n > 1, n - 1, np.nan) / n)
-    return position, rows
+    position = np.flatnonzero(known.sum(axis=0) >= min(2, len(known)))
+    return position, {row: mean_and_error(series[row][:, position]) for row in series.rows}
+
+
+def mean_and_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over prompts [N, T] at each position and its standard error, NaN of one prompt; NaN is no value."""
+    values = values.astype(np.float64)
+    n = (~np.isnan(values)).sum(axis=0)
+    mean = np.nanmean(values, axis=0)
+    square = np.nansum((values - mean) ** 2, axis=0)
+    return mean, np.sqrt(square / np.where(n > 1, n - 1, np.nan) / n)
 
 
 class UnigramCorrelation(Metric):

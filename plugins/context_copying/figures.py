@@ -78,7 +78,8 @@ def conversion_bars(measures: Sequence[Measure]) -> Figure:
         drawing.legend(axes, columns=1)
 
     title = (
-        "Conversion ratios: of the prompts not answered from a source before, how many are after; selected neurons "
+        "How many answers turn to a source? Of the prompts not answered from it before, those that are after; selected "
+        "neurons "
         f"and, beneath, the mean of {counted(m, 'random control')} with their 5% to 95% range."
     )
     return Figure("conversion_ratios", title, columns_of(rows), paint, (COLUMN, 2.3))
@@ -124,7 +125,7 @@ def source_counts(treated: np.ndarray, under_controls: np.ndarray) -> Figure:
         }
         for i, name in enumerate(SOURCES)
     ]
-    bars = [("before", "untouched", drawing.GUIDE), ("after", "selected neurons treated", drawing.SELECTED)]
+    bars = [("after", "selected neurons", drawing.SELECTED)]
     if len(controls):
         bars.append(("control_mean", f"random controls (m = {len(controls)})", drawing.CONTROLS))
 
@@ -132,25 +133,33 @@ def source_counts(treated: np.ndarray, under_controls: np.ndarray) -> Figure:
         axes = canvas.subplots()
         places = np.arange(len(rows), dtype=float)
         width = 0.8 / len(bars)
+        moved = [
+            {key: row[key] - row["before"] for key in ("after", "control_mean", "control_q05", "control_q95")}
+            for row in rows
+        ]
+        drawing.zero_line(axes, vertical=True)
         for i, (name, text, colour) in enumerate(bars):
-            at, counts = places + (i - (len(bars) - 1) / 2) * width, np.array([row[name] for row in rows])
-            axes.barh(at, counts, 0.9 * width, color=colour, label=text)
+            at, change = places + (i - (len(bars) - 1) / 2) * width, np.array([row[name] for row in moved])
+            axes.barh(at, change, 0.9 * width, color=colour, label=text)
             if name == "control_mean":
-                _whiskers(axes, at, counts, rows, "control_q05", "control_q95")
-            for place, count, row in zip(at, counts, rows, strict=True):
-                end = row["control_q95"] if name == "control_mean" else count
-                axes.text(end, place, f" {count:,.0f}", va="center", ha="left")
-        axes.set_yticks(places, ["CK: context", "PK: memory", "ND: neither"])
+                _whiskers(axes, at, change, moved, "control_q05", "control_q95")
+            for place, number, row in zip(at, change, moved, strict=True):
+                ends = [row["control_q05"], row["control_q95"]] if name == "control_mean" else [number, number]
+                left = number < 0
+                said = f" {number:+,.0f} " if name == "after" else f" {number:+,.1f} "
+                axes.text(ends[0] if left else ends[1], place, said, va="center", ha="right" if left else "left")
+        named = zip(("CK: context", "PK: memory", "ND: neither"), rows, strict=True)
+        axes.set_yticks(places, [f"{name}\n({row['before']:,} before)" for name, row in named])
         axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.margins(x=0.16)
-        axes.set(xlabel="prompts", xlim=(0, None))
+        axes.margins(x=0.2)
+        axes.set(xlabel="change of the number of prompts")
         axes.grid(False, axis="y")
         drawing.legend(axes, columns=1)
 
     title = (
-        f"Knowledge sources of {counted(int(before.sum()), 'answer', ',')}, untouched, with the selected "
-        "neurons treated, and with "
-        "random controls treated (mean, 5% to 95%)."
+        f"Do answers move to another source? How many more or fewer of {counted(int(before.sum()), 'answer', ',')} "
+        "come "
+        "from each, with the selected neurons treated and with random controls (mean, 5% to 95%)."
     )
     return Figure("knowledge_sources", title, columns_of(rows), paint, (COLUMN, 2.5))
 
@@ -171,11 +180,12 @@ def log_odds(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) 
                 for x, a, b in zip(grid.tolist(), first.tolist(), second.tolist(), strict=True)
             ]
     n = len(next(iter(before.values())))
+    shown = ("shift",) if all(_coincide(odds, after[name]) for name, odds in before.items()) else ("log-odds", "shift")
 
     def paint(canvas: Canvas) -> None:
-        panels = canvas.subplots(2, len(before), squeeze=False)
+        panels = canvas.subplots(len(shown), len(before), squeeze=False)
         for column, name in enumerate(before):
-            for line, what in enumerate(("log-odds", "shift")):
+            for line, what in enumerate(shown):
                 axes: Axes = panels[line, column]
                 same = [row for row in rows if row["pair"] == name and row["what"] == what]
                 x = [row["x"] for row in same]
@@ -187,11 +197,14 @@ def log_odds(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) 
                 axes.plot(
                     x,
                     [row["after"] for row in same],
-                    **(style if line == 0 else {"color": drawing.SELECTED}),
+                    **(style if what == "log-odds" else {"color": drawing.SELECTED}),
                     label=text,
                 )
-                axes.set(xlabel=_subscripts(name if line == 0 else f"shift of {name}"), ylim=(0, None))
-                if line:
+                axes.set(
+                    xlabel=_subscripts(f"{name} (nats)" if what == "log-odds" else f"shift of {name} (nats)"),
+                    ylim=(0, None),
+                )
+                if what == "shift":
                     shift = after[name] - before[name]
                     mean = float(shift.mean()) if n else math.nan
                     axes.axvline(mean, color=drawing.BASELINE, linestyle=(0, (3, 2)), linewidth=0.7)
@@ -200,15 +213,29 @@ def log_odds(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) 
                     axes.text(0.5, 0.5, "all values alike", transform=axes.transAxes, ha="center", va="center")
                 if column == 0:
                     axes.set_ylabel("density")
-                if line == 0 and column == 0:
+                if what == "log-odds" and column == 0:
                     drawing.legend(axes, columns=2)
 
     title = (
-        f"Log-odds between the first tokens of the sources over {counted(n, 'prompt', ',')}, in nats: "
-        "densities before and after "
-        "(above), and of their shifts (below; the outermost 1% not drawn; dashed: mean)."
+        "Do the odds between the sources shift? Log-odds between their first tokens over "
+        f"{counted(n, 'prompt', ',')}, in "
+        "nats: densities before and after (above), and of their shifts (below; the outermost 1% not drawn; dashed: "
+        "mean)."
     )
-    return Figure("log_odds", title, columns_of(rows), paint, (PAGE, 3.4))
+    if shown == ("shift",):
+        title = (
+            f"Do the odds between the sources shift? Densities of the shifts over {counted(n, 'prompt', ',')}, in "
+            "nats (the "
+            "outermost 1% not drawn; dashed: mean); the log-odds themselves lie on each other before and after and "
+            "are not "
+            "drawn."
+        )
+    return Figure("log_odds", title, columns_of(rows), paint, (PAGE, 3.4 if len(shown) > 1 else 1.8))
+
+
+def _coincide(before: np.ndarray, after: np.ndarray) -> bool:
+    """Whether two densities would be one line: the values spread over more than ten times what they shift."""
+    return len(before) > 1 and float(np.abs(after - before).mean()) < 0.1 * float(before.std())
 
 
 def _subscripts(text: str) -> str:
@@ -247,6 +274,17 @@ def group_bars(columns: Mapping[str, Any], by: str) -> Figure:
     nan = {"value", "ci_low", "ci_high", "control_mean", "control_q05", "control_q95"}
     rows = [{k: math.nan if k in nan and v is None else v for k, v in row.items()} for row in rows]
 
+    def column(title: str, name: str) -> np.ndarray:
+        return np.array([row[name] for row in rows if row["measure"] == title], dtype=float)
+
+    spans = {
+        title: drawing.span_without_outlier(
+            np.fmin(column(title, "ci_low"), column(title, "control_q05")),
+            np.fmax(column(title, "ci_high"), column(title, "control_q95")),
+        )
+        for title in titles
+    }
+
     def paint(canvas: Canvas) -> None:
         panels = canvas.subplots(1, len(titles), squeeze=False, sharey=True)[0]
         places = np.arange(len(groups), dtype=float)
@@ -259,10 +297,13 @@ def group_bars(columns: Mapping[str, Any], by: str) -> Figure:
             ends = np.array([[row["value"] - row["ci_low"], row["ci_high"] - row["value"]] for row in same]).T
             axes.errorbar(
                 value, places, xerr=np.maximum(ends, 0), fmt="D", color=drawing.SELECTED, markeredgecolor=drawing.BLACK,
-                markeredgewidth=0.6, markersize=4, elinewidth=1.2, capsize=0, zorder=4, clip_on=False,
-                label="selected neurons: 95% interval",
+                markeredgewidth=0.6, markersize=4, elinewidth=1.2, capsize=0, zorder=4,
+                clip_on=spans[title] is not None, label="selected neurons: 95% interval",
             )  # fmt: skip
             axes.set(xlabel=f"{title} ({same[0]['unit']})")
+            axes.locator_params(axis="x", nbins=4)
+            if (span := spans[title]) is not None:
+                axes.set_xlim(min(span[0], 0.0), max(span[1], 0.0))
             axes.grid(False, axis="y")
         counts = {row["group"]: row["facts"] for row in rows}
         panels[0].set_yticks(places, [harmless.figure(f"{group} ({counts[group]})") for group in groups])
@@ -270,9 +311,12 @@ def group_bars(columns: Mapping[str, Any], by: str) -> Figure:
         drawing.legend(panels[0], columns=1)
 
     title = (
-        f"By {by} of the relations (number of facts in brackets): selected neurons with 95% intervals over "
-        "facts, and the random controls."
+        f"Is it the same in every {by}? By {by} of the relations (number of facts in brackets): selected neurons "
+        "with 95% "
+        "intervals over facts, and the random controls."
     )
+    if any(spans.values()):
+        title += " An interval that would set the scale alone runs off it."
     height = 1.2 + 0.2 * len(groups)
     return Figure(f"by_{by}", title, dict(columns), paint, (PAGE, min(height, 8.0)))
 
@@ -281,22 +325,28 @@ def logit_var_rho(names: Sequence[str], logit_var: np.ndarray, rho: np.ndarray, 
     """The null-space share rho of all neurons against their LogitVar, [n] each; the selected ones are named."""
     shown = drawing.drawable(logit_var, log=True) & drawing.drawable(rho)
     k = int(selected.sum())
+    floor = drawing.log_floor(logit_var)
+    values = logit_var if floor is None else np.maximum(logit_var, floor)
 
     def paint(canvas: Canvas) -> None:
         axes = canvas.subplots()
         axes.set(xlabel=r"share of the norm in the null space, $\rho$", ylabel="LogitVar", yscale="log")
         rest, chosen = shown & ~selected, np.flatnonzero(shown & selected).tolist()
-        drawing.points(axes, rho[rest], logit_var[rest])
-        drawing.highlights(axes, rho[chosen], logit_var[chosen])
+        drawing.points(axes, rho[rest], values[rest])
+        drawing.highlights(axes, rho[chosen], values[chosen])
         share = f"(k = {k}, {100 * k / len(names):.2g}% of N = {len(names):,})"
         drawing.swatches(axes, ("other neurons", drawing.OTHERS, False), (f"selected {share}", drawing.SELECTED, True))
-        cloud = np.column_stack([rho[rest], logit_var[rest]])
-        drawing.label(axes, rho[chosen], logit_var[chosen], [names[i] for i in chosen], cloud)
+        cloud = np.column_stack([rho[rest], values[rest]])
+        drawing.label(axes, rho[chosen], values[chosen], [names[i] for i in chosen], cloud)
 
     title = (
-        f"Null-space share and LogitVar of {counted(len(names), 'neuron', ',')}, {k} selected: entropy neurons lie "
-        "at the lower right."
+        "Are the selected neurons entropy neurons? Null-space share and LogitVar of "
+        f"{counted(len(names), 'neuron', ',')}, "
+        f"{k} selected: entropy neurons lie at the lower right."
     )
+    if floor is not None:
+        below = int((logit_var[shown] < floor).sum())
+        title += f" LogitVar below {floor:.1g} ({below}) is rounding and drawn at the edge."
     data: dict[str, Any] = {"neuron": list(names), "selected": selected, "rho": rho, "logit_var": logit_var}
     return Figure("logit_var_rho", title, data, paint, (COLUMN, 2.7))
 
@@ -329,6 +379,9 @@ def norm_distribution(norm: np.ndarray, selected: np.ndarray) -> Figure:
         )
 
     k = int(selected.sum())
-    title = f"Norms of the output weights of {counted(len(norm), 'neuron', ',')}, the {k} selected marked."
+    title = (
+        f"Are the selected neurons larger than others? Norms of the output weights of "
+        f"{counted(len(norm), 'neuron', ',')}, the {k} selected marked."
+    )
     data = {"norm": norm, "selected": selected}
     return Figure("weight_norms", title, data, paint, (COLUMN, 2.2))

@@ -68,7 +68,8 @@ def by_layer(layers: np.ndarray, score: np.ndarray, chosen: np.ndarray, noun: st
 
     return Figure(
         f"{noun.replace(' ', '_')}s_by_layer",
-        f"{the(len(chosen), f'selected {noun}').capitalize()} by layer, and the sum of all positive "
+        f"In which layers does the knowledge lie? {the(len(chosen), f'selected {noun}').capitalize()} by layer, and "
+        "the sum of all positive "
         f"contributions ({title}, mean over "
         f"prompts) of a layer's {plural(noun.split()[-1])}.",
         {"layer": np.arange(n), "selected": counts, "positive_sum": total},
@@ -95,8 +96,9 @@ def modules_by_layer(attention: np.ndarray, mlp: np.ndarray) -> Figure:
 
     return Figure(
         "increase_by_module",
-        "Log-probability increase of the prediction by the whole attention and the whole MLP of every layer, mean over "
-        "prompts.",
+        "Which layers raise the prediction, by attention or by MLP? Log-probability increase by the whole of each, "
+        "mean "
+        "over prompts.",
         {"layer": layers, "attention": attention, "mlp": mlp},
         paint,
         (COLUMN, 2.3),
@@ -115,7 +117,8 @@ def head_map(score: np.ndarray, title: str, unit: str) -> Figure:
     layers, heads = np.indices(score.shape).reshape(2, -1)
     return Figure(
         "value_heads_map",
-        f"Contribution of every head ({title}, mean over prompts), {counted(n_layers, 'layer')} of "
+        f"Which heads raise the prediction? Contribution of every head ({title}, mean over prompts), "
+        f"{counted(n_layers, 'layer')} of "
         f"{counted(n_heads, 'head')}.",
         {"layer": layers, "head": heads, "score": score.ravel()},
         paint,
@@ -138,8 +141,9 @@ def source_map(selection: Selection) -> Figure:
     rows, columns = np.indices(increases.shape).reshape(2, -1)
     return Figure(
         "sources_map",
-        f'Log-probability increase of one prediction ("{words([example["target"]])}") by what the attention of every '
-        "layer brings from each source position.",
+        "Which words does the prediction come from? Log-probability increase of one "
+        f'("{words([example["target"]])}") by what the attention of every layer '
+        "brings from each source position.",
         {
             "layer": np.array(layers)[rows],
             "position": columns,

@@ -16,7 +16,7 @@ from harness.plotting.shapes import bin_edges, largest
 from harness.plugin.records import Figure, Frame
 from harness.report.figure_files import STYLE, control_histogram, csv_bytes, draw, render, style, write_shown
 from harness.report.page_charts import histogram
-from harness.report.sweeps import curve, sweeps
+from harness.report.sweeps import curve, flat, still, sweeps
 from harness.results.record import RunRecord
 
 
@@ -137,6 +137,7 @@ def test_runs_that_differ_in_one_number_are_a_sweep_in_its_order() -> None:
     ]
     [found] = sweeps(records)
     assert (found.parameter, found.values, found.name) == ("intervention.factor", (0.5, 2.0, 4.0), "scale-factor")
+    assert still(found) == [] and flat(found) == ""
     figure = curve(found)
     assert figure.data["value"] == [1.0, 3.0, 9.0] and figure.data["intervention.factor"] == [0.5, 2.0, 4.0]
     png, svg = render(figure)
@@ -149,8 +150,14 @@ def test_a_long_title_beside_a_panel_is_not_cut() -> None:
     records = [record(f"scale.{factor}", factor, 1.0) for factor in (1, 2, 4)]
     names = ["a", "b", "c", "d", "e"]
     told = [
-        x.model_copy(update={"measures": [x.measures[0].model_copy(update={"name": n, "title": long}) for n in names]})
-        for x in records
+        x.model_copy(
+            update={
+                "measures": [
+                    x.measures[0].model_copy(update={"name": n, "title": long, "value": float(i)}) for n in names
+                ]
+            }
+        )
+        for i, x in enumerate(records)
     ]
     [found] = sweeps(told)
     with style():
@@ -159,3 +166,12 @@ def test_a_long_title_beside_a_panel_is_not_cut() -> None:
         box, panel = canvas.axes[0].yaxis.label.get_window_extent(), canvas.axes[0].get_window_extent()
         assert canvas.axes[0].get_ylabel().replace("\n", " ").startswith(f"{long}, ")
         assert box.height <= 1.2 * panel.height
+
+
+def test_a_sweep_in_which_nothing_moves_is_a_sentence() -> None:
+    [found] = sweeps([record(f"scale.{factor}", factor, 1.0) for factor in (1, 2, 4)])
+    assert flat(found).startswith(
+        "intervention.factor makes no difference: at 1, 2, 4, every primary measure is the same"
+    )
+    with pytest.raises(ValueError, match="makes no difference"):
+        curve(found)

@@ -54,7 +54,8 @@ def total_direct(
     ]
     n_prompts = total.shape[1]
     caption = (
-        f"Total effect and {direct_name} on the loss: {counted(int(selected.sum()), 'selected neuron')} beside "
+        f"How much of the effect on the loss is left when a path is held? Total effect and {direct_name}: "
+        f"{counted(int(selected.sum()), 'selected neuron')} beside "
         f"{counted(len(others), 'other', ',')} pooled ({counted(n_prompts, 'prompt', ',')}). Boxes: quartiles; "
         "whiskers: to the last value within 1.5 interquartile ranges; values beyond are not drawn."
     )
@@ -112,9 +113,17 @@ def head_ablation(
     columns = min(drawn, 3) or 1
     lines = math.ceil(drawn / columns) or 1
     caption = (
-        "Activations of neurons when induction heads are ablated; bars: one standard error. Squares: baseline heads, "
-        "as many at a time; bars: one standard deviation over the sets."
+        "Do induction heads drive these neurons? Activations when the heads are ablated; bars: one standard error. "
+        "Squares: baseline heads, as many at a time; bars: one standard deviation over the sets."
     )
+    ends = [
+        (np.fmin(mean[i] - se[i], controls_mean[i] - controls_spread[i]),
+         np.fmax(mean[i] + se[i], controls_mean[i] + controls_spread[i]))
+        for i in range(drawn)
+    ]  # fmt: skip
+    spans = [drawing.span_without_outlier(*both) for both in ends]
+    if any(spans):
+        caption += " Bars that would set the scale alone run off it."
     if k > MAX_PANELS:
         caption += f" The first {MAX_PANELS} of {counted(k, 'neuron')} are drawn."
 
@@ -135,6 +144,8 @@ def head_ablation(
             )  # fmt: skip
             axes.set_title(neurons[row])
             axes.margins(x=0.12)
+            if spans[row] is not None:
+                axes.set_xlim(spans[row])
             axes.set_yticks(places, conditions)
             axes.set_ylim(-0.6, c - 0.4)
             axes.locator_params(axis="x", nbins=4)
@@ -164,14 +175,17 @@ def dfa_bars(
     neuron: str,
     n: int,
     top: int = 20,
+    difference_ci: np.ndarray | None = None,
 ) -> Figure:
     """Figure 14: which heads and MLPs drive a neuron, on induction and on corrupted text.
 
-    The ``top`` components with the largest difference are drawn, largest first; the data hold all.
+    The ``top`` components with the largest difference are drawn, from the most positive to the most negative one: at
+    the left what they contribute to both, at the right the difference. The data hold all, the largest first.
 
     Args:
         components: c names ("L5H1", "MLP 8"). induction, corrupted: [c] mean attributions to the neuron's
             pre-activation. induction_ci, corrupted_ci: [c, 2] 95% intervals. n: sequences.
+            difference_ci: [c, 2] of the differences, which are paired.
     """
     c, name = len(components), file_name("dfa", neuron)
     means = np.array([induction, corrupted], dtype=float)
@@ -179,20 +193,24 @@ def dfa_bars(
     if means.shape != (2, c) or intervals.shape != (2, c, 2):
         raise ValueError(f"figure {name}: means {means.shape}, intervals {intervals.shape}, {counted(c, 'component')}")
     difference = means[0] - means[1]
+    between = np.full((c, 2), np.nan) if difference_ci is None else np.asarray(difference_ci, dtype=float)
     order = np.argsort(-np.abs(np.nan_to_num(difference)), kind="stable")
     chosen = order[:top]
+    chosen = chosen[np.argsort(-np.nan_to_num(difference[chosen]), kind="stable")]
     which = (
         f"the {len(chosen)} of {counted(c, 'component')} with the largest difference"
         if c > top
         else f"all {counted(c, 'component')}"
     )
     caption = (
-        f"Direct attributions to the pre-activation of {neuron} on {counted(n, 'induction sequence', ',')} and on "
-        f"corrupted ones: {which}; bars: 95% intervals."
+        f"Which components drive {neuron} more where a text repeats itself? Direct attributions to the "
+        "pre-activation on "
+        f"{counted(n, 'induction sequence', ',')} and on corrupted ones, and their difference: {which}, in its order; "
+        "bars: 95% intervals."
     )
 
     def paint(canvas: Canvas) -> None:
-        axes = canvas.subplots()
+        axes, right = canvas.subplots(1, 2, sharey=True)
         places = np.arange(len(chosen))[::-1]
         rows = (
             ("induction", 0.2, drawing.SELECTED, drawing.SELECTED),
@@ -203,6 +221,15 @@ def dfa_bars(
             bars = np.abs(bounds - values[:, None]).T
             axes.barh(places + shift, values, 0.38, color=face, edgecolor=edge, linewidth=0.7, label=text)
             axes.errorbar(values, places + shift, xerr=bars, fmt="none", ecolor="black", elinewidth=0.7)
+        apart = np.abs(between[chosen] - difference[chosen][:, None]).T
+        right.errorbar(
+            difference[chosen], places, xerr=apart, fmt="D", color=drawing.SELECTED, markeredgecolor="black",
+            markeredgewidth=0.5, markersize=3.8, elinewidth=0.9,
+        )  # fmt: skip
+        right.set_xlabel("difference, induction less corrupted")
+        right.grid(False, axis="y")
+        right.locator_params(axis="x", nbins=5)
+        drawing.zero_line(right, vertical=True)
         drawing.zero_line(axes, vertical=True)
         axes.set_yticks(places, [components[i] for i in chosen])
         axes.set_ylim(-0.6, max(len(chosen), 1) - 0.4)
@@ -215,11 +242,13 @@ def dfa_bars(
         "component": [components[i] for i in order],
         "drawn": [i < top for i in range(c)],
         "difference": difference[order],
+        "difference_ci_low": between[order, 0],
+        "difference_ci_high": between[order, 1],
     }
     for row, text in enumerate(("induction", "corrupted")):
         data[text] = means[row][order]
         data |= {f"{text}_ci_{end}": intervals[row][order, i] for i, end in enumerate(("low", "high"))}
-    return Figure(name, caption, data, paint, (COLUMN, 0.7 + 0.16 * max(len(chosen), 4)))
+    return Figure(name, caption, data, paint, (PAGE, 0.7 + 0.16 * max(len(chosen), 4)))
 
 
 def _pair(first: str, second: str) -> list[Any]:

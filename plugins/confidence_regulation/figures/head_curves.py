@@ -64,7 +64,8 @@ def head_curves(
     selected = [row for row, x in enumerate(sets) if x.kind == "selected"]
     known = any(math.isfinite(sets[row].score) for row in selected)
     caption = (
-        f"Activations by position in {counted(n, 'sequence', ',')} whose second copy begins at position {split} "
+        f"Do the neurons follow the induction heads? Activations by position in {counted(n, 'sequence', ',')} whose "
+        f"second copy begins at position {split} "
         f"(dashed), untouched and with {counted(len(selected), 'set')} of induction heads ablated"
         f"{', coloured by the sum of their prefix-matching scores' if known else ''}; grey: baseline heads."
     )

@@ -108,7 +108,8 @@ def scores_by_layer(found: ByLayer, name: str = "scores_by_layer") -> Figure:
     """Distributions of rho, LogitVar and norm in every layer: medians, halves and nine tenths of the neurons."""
     layers, k = found.layers, int(found.selected.sum())
     caption = (
-        f"Share of the norm in the null space of the unembedding (rho), LogitVar and norm of the "
+        f"In which layers do neurons write where the unembedding does not read? Share of the norm in its null space "
+        f"(rho), LogitVar and norm of the "
         f"{counted(len(found.layer), 'neuron', ',')} of {counted(len(layers), 'layer')}: medians, the middle half and "
         "the middle nine tenths" + (f"; {k} selected as diamonds." if k else ".")
     )
@@ -116,11 +117,12 @@ def scores_by_layer(found: ByLayer, name: str = "scores_by_layer") -> Figure:
     def paint(canvas: Canvas) -> None:
         panels = canvas.subplots(1, len(SCORES))
         for axes, (score, text) in zip(panels, SCORES.items(), strict=True):
-            of = found.quantiles(score)
+            floor = None if score == "rho" else drawing.log_floor(found.scores[score])
+            of = {name: np.maximum(values, floor or -np.inf) for name, values in found.quantiles(score).items()}
             axes.fill_between(layers, of["q05"], of["q95"], color=drawing.OTHERS, alpha=0.2, linewidth=0)
             axes.fill_between(layers, of["q25"], of["q75"], color=drawing.OTHERS, alpha=0.4, linewidth=0)
             axes.plot(layers, of["median"], color=drawing.BASELINE, marker=".", markersize=3)
-            values = found.scores[score]
+            values = np.maximum(found.scores[score], floor or -np.inf)
             shown = found.selected & drawing.drawable(values, log=score != "rho")
             drawing.highlights(axes, found.layer[shown], values[shown])
             axes.set(xlabel="layer", ylabel=text, yscale="linear" if score == "rho" else "log")
@@ -133,7 +135,8 @@ def null_space_by_layer(found: ByLayer, name: str = "null_space_by_layer") -> Fi
     """How many neurons of every layer write into the null space, beside how many random directions would."""
     layers, columns = found.layers, found.columns()
     caption = (
-        f"Neurons with rho >= {found.min_rho:g} in each of {counted(len(layers), 'layer')}, and how many of as many "
+        f"Which layers have more neurons in the null space than chance? Neurons with rho >= {found.min_rho:g} in "
+        f"each of {counted(len(layers), 'layer')}, and how many of as many "
         "random directions would have it. What a neuron below the last layer writes there, later layers read."
     )
 

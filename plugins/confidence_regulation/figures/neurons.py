@@ -53,7 +53,8 @@ def norm_logit_var(
     """
     return _scatter(
         name,
-        "Norm of the output weights and their LogitVar, the variance of their effect over the vocabulary",
+        "Are the selected neurons large and yet without effect on single logits? Norm of the output weights and their "
+        "LogitVar, the variance of their effect over the vocabulary",
         neurons,
         Axis(norm, "norm of the output weights"),
         Axis(logit_var, "LogitVar", log=True),
@@ -80,8 +81,9 @@ def mediated_rho(
     size = np.abs(entropy_change)
     return _scatter(
         name,
-        "Share of the output weights' norm in the null space of the unembedding and share of the total effect that the "
-        "final norm mediates",
+        "Do neurons that write into the null space act through the final norm? Share of the output weights' norm in "
+        "the "
+        "null space of the unembedding and share of the total effect that the final norm mediates",
         neurons,
         Axis(rho, r"share of the norm in the null space, $\rho$"),
         Axis(mediated, "mediated by the final norm, 1 − DE/TE"),
@@ -109,7 +111,9 @@ def entropy_argmax(
 
     return _scatter(
         name,
-        "Change of entropy and share of changed predictions when a neuron is ablated",
+        "Does ablating a neuron change how sure the model is, or what it predicts? Change of entropy and share of "
+        "changed "
+        "predictions",
         neurons,
         Axis(np.abs(entropy_change), "|change of entropy| (nats)", log=True),
         Axis(100 * np.asarray(argmax_changed, dtype=float), "changed predictions (% of tokens)"),
@@ -133,7 +137,8 @@ def frequency_kl(
     """
     return _scatter(
         name,
-        "Share of the total effect that the token-frequency direction mediates and change of KL(P_freq || P_model)",
+        "Which neurons act through the frequencies of tokens? Share of the total effect that the token-frequency "
+        "direction mediates and change of KL(P_freq || P_model)",
         neurons,
         Axis(frequency_mediated, "mediated by token frequency, 1 − DE$_{freq}$/TE"),
         Axis(np.abs(kl_change), "|change of KL(P$_{freq}$ ‖ P$_{model}$)| (nats)", log=True),
@@ -156,7 +161,9 @@ def activation_changes(
     """
     return _scatter(
         name,
-        "Change of the mean activation under induction and norm of the output weights",
+        "Whose activation changes where a text repeats itself? Change of the mean activation under induction and "
+        "norm of "
+        "the output weights",
         neurons,
         Axis(change, "change of activation under induction"),
         Axis(norm, "norm of the output weights"),
@@ -203,14 +210,19 @@ def _scatter(
     if any(array.shape != (n,) for array in map(np.asarray, arrays)):
         raise ValueError(f"figure {name}: {counted(n, 'neuron')}, arrays of {[np.shape(array) for array in arrays]}")
     shown = drawing.drawable(x.values, x.log) & drawing.drawable(y.values, y.log)
+    floors = [drawing.log_floor(axis.values) if axis.log else None for axis in (x, y)]
+    low = [axis.values < (floor or -np.inf) for axis, floor in zip((x, y), floors, strict=True)]
     edges = [None if axis.log else drawing.limits(axis.values[shown], selected[shown]) for axis in (x, y)]
-    outside = drawing.beyond(x.values, edges[0]) | drawing.beyond(y.values, edges[1])
+    outside = drawing.beyond(x.values, edges[0]) | drawing.beyond(y.values, edges[1]) | low[0] | low[1]
     k = int(selected.sum())
     caption = [f"{title} ({counted(n, 'neuron', ',')}, {k} selected)."]
     if left := n - int(shown.sum()):
         caption.append(f"{counted(left, 'neuron', ',')} without a finite{_positive(x, y)} value left out.")
     if far := int((outside & shown).sum()):
-        caption.append(f"{counted(far, 'neuron', ',')} beyond the axes drawn as triangles at their edge.")
+        caption.append(f"{counted(far, 'neuron', ',')} beyond the axes drawn at their edge.")
+    for axis, floor, below in zip((x, y), floors, low, strict=True):
+        if floor is not None:
+            caption.append(f"{axis.text} below {floor:.1g} ({int((below & shown).sum())}) is rounding.")
     if k > drawing.MAX_LABELS:
         caption.append(f"The first {drawing.MAX_LABELS} of the selected are named.")
 
@@ -221,10 +233,11 @@ def _scatter(
             axes.set_xscale("log")
         if y.log:
             axes.set_yscale("log")
-        xs, ys = drawing.apply_limits(axes, edges[0], edges[1], (x.values, y.values))
+        raised = (np.maximum(axis.values, floor or -np.inf) for axis, floor in zip((x, y), floors, strict=True))
+        xs, ys = drawing.apply_limits(axes, edges[0], edges[1], tuple(raised))
         _clouds(axes, xs, ys, shown & ~selected, shown & selected, outside, colour)
         faint = f"other neurons (n = {n - k:,})" + (", grey: tiny effects" if colour and colour.faint.any() else "")
-        entries = [(faint, drawing.OTHERS, False)]
+        entries = [(faint, drawing.OTHERS, False)] if n > k else []
         if k:
             entries.append((f"selected (n = {k})", "white" if colour else drawing.SELECTED, True))
         drawing.swatches(axes if above is None else above, *entries)

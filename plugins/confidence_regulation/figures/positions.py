@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.plotting import shapes as drawing
-from harness.plotting.shapes import COLUMN
+from harness.plotting.shapes import COLUMN, PAGE
 from harness.plugin import Figure, counted
 
 if TYPE_CHECKING:
@@ -34,26 +34,43 @@ def induction_curves(
     split: int | None,
     n: int,
     name: str = "induction_curves",
+    changes: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> Figure:
     """Figure 5a: entropy and loss by position, with and without the neurons; in sequences that repeat, or any.
 
     Args:
         position: [t]. curves: by quantity ("entropy", "loss": one panel each, in nats), by condition ("baseline",
             "treated"), mean [t] and standard error [t] over the sequences. split: the position where the second copy
-            begins, None where there is none. n: sequences.
+            begins, None where there is none. n: sequences. changes: by quantity, mean and standard error of the paired
+            change, which has a panel of its own beside: the curves themselves mostly lie on each other.
     """
+    changes = changes or {}
     data: dict[str, list[Any]] = {"quantity": [], "condition": [], "position": [], "mean": [], "se": []}
     for quantity, rows in curves.items():
         for row, (mean, se) in rows.items():
             _extend(data, quantity=quantity, condition=row, position=position, mean=mean, se=se)
+    for quantity, (mean, se) in changes.items():
+        _extend(data, quantity=quantity, condition="change", position=position, mean=mean, se=se)
     caption = (
-        f"{' and '.join(curves).capitalize()} by position in {counted(n, 'sequence', ',')}"
+        "Where in a sequence does the treatment act? "
+        f"{' and '.join(curves).capitalize()} by position{', and their change,' if changes else ''} in "
+        f"{counted(n, 'sequence', ',')}"
         f"{'' if split is None else f' whose second copy begins at position {split} (dashed line)'}; "
         "bands: one standard error."
     )
 
     def paint(canvas: Canvas) -> None:
-        panels = canvas.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
+        wide = 2 if changes else 1
+        grid = canvas.subplots(len(curves), wide, sharex=True, squeeze=False)
+        panels = grid[:, 0]
+        for axes, quantity in zip(grid[:, wide - 1], changes, strict=False):
+            style = {"color": drawing.SELECTED, "linestyle": "-"}
+            drawing.band(axes, position, *changes[quantity], None, **style)
+            drawing.zero_line(axes)
+            if split is not None:
+                drawing.divider(axes, split)
+            axes.set(ylabel=f"change of {quantity} (nats)")
+        grid[-1, -1].set_xlabel("position")
         for axes, (quantity, rows) in zip(panels, curves.items(), strict=True):
             for row, (text, (mean, se)) in enumerate(rows.items()):
                 drawing.band(axes, position, mean, se, text, **ROWS[min(row, len(ROWS) - 1)])
@@ -63,7 +80,7 @@ def induction_curves(
         panels[-1].set_xlabel("position")
         drawing.legend(panels[0])
 
-    return Figure(name, caption, data, paint, (COLUMN, 0.8 + 1.3 * len(curves)))
+    return Figure(name, caption, data, paint, (PAGE if changes else COLUMN, 0.8 + 1.3 * len(curves)))
 
 
 def all_curves(
@@ -90,7 +107,8 @@ def all_curves(
     beyond = {text: view for text, rows in panels.items() if (view := _without_first(rows)) is not None}
     off = "; ".join(f"{text} up to {largest:.3g}" for text, (_, largest) in beyond.items())
     caption = (
-        f"By position in {counted(n, 'sequence', ',')} whose {begin} at {', '.join(map(str, starts))} (dashed): the "
+        f"What changes where a text repeats itself? By position in {counted(n, 'sequence', ',')} whose {begin} at "
+        f"{', '.join(map(str, starts))} (dashed): the "
         f"untouched and the treated model{controls}, and the neurons' untouched activations; bands: one standard error "
         f"over the sequences.{_first(max((len(rows) for rows in panels.values()), default=0))}"
         f"{f' Off the axis at position {position[0]}: {off}.' if off else ''}"
@@ -149,7 +167,10 @@ def activation_curves(
     Args:
         position: [t]. mean, se: [k, t] over the n sequences. split: where the second copy begins.
     """
-    title = f"Activations by position in {counted(n, 'sequence', ',')} whose second copy begins at position {split}"
+    title = (
+        f"When are the neurons active, and when not? Activations by position in {counted(n, 'sequence', ',')} whose "
+        f"second copy begins at position {split}"
+    )
     return _by_position(name, title, "activation", position, neurons, mean, se, split)
 
 
@@ -168,7 +189,8 @@ def entropy_by_position(
         position: [t]. change, se: [k, t] in nats, over the n sequences. split: where the second copy begins.
     """
     title = (
-        f"Change of entropy by position when each neuron is ablated, in {counted(n, 'sequence', ',')} whose second "
+        "Where does each neuron hold the entropy down? Its change by position when the neuron is ablated, in "
+        f"{counted(n, 'sequence', ',')} whose second "
         f"copy begins at position {split}"
     )
     return _by_position(name, title, "change of entropy (nats)", position, neurons, change, se, split)
@@ -200,7 +222,7 @@ def natural_curves(
     for neuron, row, error in zip(neurons, mean, se, strict=True):
         _extend(data, neuron=neuron, occurrence=[1] * half + [2] * half, place=list(places), mean=row, se=error)
     caption = (
-        f"{text[:1].upper() + text[1:]} at the places of a repeated n-gram, first and second occurrence "
+        f"Does an n-gram's second occurrence differ from its first? {text[:1].upper() + text[1:]} at its places "
         f"({counted(n, 'sequence', ',')}); bars: one standard error." + _first(k)
     )
 

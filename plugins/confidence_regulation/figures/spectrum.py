@@ -68,7 +68,9 @@ def singular_values(
     """Figure 2d: the spectrum of W_U ends in a null space, and that is where entropy neurons write.
 
     The directions are counted from the last, on a logarithmic axis, which gives the few of the null space the room that
-    the many others would take.
+    the many others would take. Below, where the paper has |cos(w_out, v_j)| of each direction, is the share of the norm
+    in the last j together, sqrt(sum of their squared cosines): within the null space the order of directions means
+    nothing, and at its border this is rho. The data hold both.
 
     Args:
         values: [d] singular values, descending. null_dims: how many of the last form the null space.
@@ -82,12 +84,17 @@ def singular_values(
     if cosines.shape != (k, d):
         raise ValueError(f"figure {name}: cosines {cosines.shape}, expected {(k, d)}")
     rank = np.arange(d, 0, -1)
+    within = np.sqrt(np.cumsum(cosines[:, ::-1] ** 2, axis=1)[:, ::-1])
     shown = drawing.drawable(values, log=True)
     caption = [
-        f"Singular values of the unembedding ({counted(d, 'direction')}); shaded: the last {null_dims}, its null space."
+        f"Does the unembedding have a null space, and who writes into it? Singular values ({counted(d, 'direction')}); "
+        f"shaded: the last {null_dims}, its null space."
     ]
     if k:
-        caption.append(f"Below, how much of the output weights of {counted(k, 'neuron', ',')} lies along each.")
+        caption.append(
+            f"Below, the share of the norm of the output weights of {counted(k, 'neuron', ',')} in as many last "
+            "directions."
+        )
     if left := d - int(shown.sum()):
         caption.append(f"{counted(left, 'direction', ',')} with a singular value of 0 left out above.")
     if k > MAX_LINES:
@@ -112,14 +119,10 @@ def singular_values(
             lower = panels[1]
             for row in range(min(k, MAX_LINES)):
                 style = {**drawing.line_style(row), "linewidth": 0.9, "alpha": 0.9}
-                marker = drawing.LINES[row][2]
-                near = rank <= max(2 * null_dims, 8)  # markers only where they are apart
-                lower.plot(rank, cosines[row], **style)
-                lower.plot(rank[near], cosines[row][near], marker, color=style["color"], markersize=3, linestyle="none")
-                lower.plot([], [], marker=marker, markersize=3, label=neurons[row], **style)
-            lower.set(ylabel=r"|cos(w$_{out}$, v$_j$)|", ylim=(0, None))
+                lower.plot(rank, within[row], label=neurons[row], **style)
+            lower.set(ylabel="share of the norm\nin the last j", ylim=(0, 1.03))
             drawing.legend(lower)
-        panels[-1].set_xlabel("singular direction, counted from the last")
+        panels[-1].set_xlabel("singular direction j, counted from the last")
         panels[-1].xaxis.set_major_formatter("{x:g}")
 
     data: dict[str, np.ndarray] = {
@@ -129,4 +132,5 @@ def singular_values(
         "null_space": rank <= null_dims,
     }
     data |= {f"abs_cos_{neuron}": row for neuron, row in zip(neurons, cosines, strict=True)}
+    data |= {f"share_in_last_{neuron}": row for neuron, row in zip(neurons, within, strict=True)}
     return Figure(name, " ".join(caption), data, paint, (COLUMN, 3.6 if k else 2.2))

@@ -43,7 +43,8 @@ def token_view(
     places = list(lay_out([len(text) for text in texts]))
     lines = max(LEAST_LINES, 1 + max((row for row, _ in places), default=0))
     caption = (
-        f"{counted(len(tokens), 'token')} of a text ({chosen}), each coloured by what its prediction has of "
+        f"On which words does it act? {counted(len(tokens), 'token')} of a text ({chosen}), each coloured by what "
+        "its prediction has of "
         f"{', '.join(values)}. Strongest: the largest magnitude in this text; orange: above 0, purple: below."
     )
 

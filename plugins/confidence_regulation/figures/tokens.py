@@ -36,7 +36,8 @@ def entropy_kl(entropy: np.ndarray, kl: np.ndarray, r: float, name: str = "entro
     counts, x_edges, y_edges = np.histogram2d(x, y, bins=n_bins, range=ranges)
     i, j = np.nonzero(counts)
     caption = [
-        f"Entropy of the predicted distribution and its divergence from the unigram distribution, {_tokens(len(x))}; "
+        "Does the model predict what is frequent where it is unsure? Entropy of the predicted distribution and its "
+        f"divergence from the unigram distribution, {_tokens(len(x))}; "
         f"r = {r:.3f}."
     ]
     caption += _left_out(len(shown) - len(x))
@@ -69,10 +70,11 @@ def loss_change(loss: np.ndarray, change: np.ndarray, reciprocal_rank: np.ndarra
     """
     return _tokens_scatter(
         file_name("loss_change", name),
-        f"Change of the loss on each token when {name} is ablated, by its loss before and the reciprocal rank of the "
-        "right token",
+        f"On which tokens does ablating {name} help or hurt? Change of the loss by the loss before and the "
+        "reciprocal rank "
+        "of the right token",
         {"loss": loss, "change": change, "reciprocal_rank": reciprocal_rank},
-        ("initial loss (nats)", f"change of loss, {name} ablated (nats)"),
+        ("initial loss (nats)", drawing.in_lines(f"change of loss, {name} ablated (nats)", 30)),
         "reciprocal rank of the token",
     )
 
@@ -85,7 +87,8 @@ def kl_entropy_changes(kl_change: np.ndarray, entropy_change: np.ndarray, name: 
     """
     return _tokens_scatter(
         file_name("kl_entropy_changes", name),
-        f"Changes of entropy and of KL(P_freq || P_model) on each token when {name or 'the selection'} is ablated",
+        f"Do entropy and distance from the token frequencies move against each other? Their changes on each token when "
+        f"{name or 'the selection'} is ablated",
         {"kl_change": kl_change, "entropy_change": entropy_change},
         ("change of KL(P$_{freq}$ ‖ P$_{model}$) (nats)", "change of entropy (nats)"),
         None,

@@ -29,7 +29,8 @@ def two_spectra(spectra: Sequence[Spectrum], name: str = "spectra") -> Figure:
     curves = [_curves(x) for x in spectra]
     few = " and ".join(counted(x.few, "direction") for x in spectra)
     caption = (
-        f"Unembedding and last layer of {' and '.join(names)}. Left: singular values over their median, by share of "
+        f"Do both models have a null space, and neurons that write into it? Unembedding and last layer of "
+        f"{' and '.join(names)}. Left: singular values over their median, by share of "
         "directions, counted from the last, without those that a LayerNorm makes null. Middle and right: the share "
         f"of neurons with this much or more of their output weights' norm in the last {few} (rho), and with this norm, "
         "over the median, or more."

@@ -221,15 +221,20 @@ def _bars(components: Sequence[str], values: Mapping[str, np.ndarray], title: st
 
     from ..figures import dfa_bars
 
-    def bars(kind: str) -> tuple[np.ndarray, np.ndarray]:
-        per_prompt = np.stack([values[f"{kind} {x}"] for x in components]).astype(np.float64)
+    def seen(kind: str) -> np.ndarray:
+        return np.stack([values[f"{kind} {x}"] for x in components]).astype(np.float64)
+
+    def bars(per_prompt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         mean = per_prompt.mean(1)
         if per_prompt.shape[1] < 2:
             return mean, np.full((len(mean), 2), np.nan)
         between = ttest_1samp(per_prompt, 0.0, axis=1).confidence_interval(0.95)
         return mean, np.stack([between.low, between.high], 1)
 
-    return dfa_bars(components, *bars("induction"), *bars("corrupted"), title, len(values["induction activation"]))
+    both = [seen(kind) for kind in ("induction", "corrupted")]
+    between = bars(both[0] - both[1])[1]
+    n = len(values["induction activation"])
+    return dfa_bars(components, *bars(both[0]), *bars(both[1]), title, n, difference_ci=between)
 
 
 def difference(seen: Outcomes | Rows | Alone, component: str) -> np.ndarray:

@@ -34,7 +34,8 @@ def grid_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
     return Figure(
         "overlap_grid",
-        "Entropy neurons that the two models share (intersection over union), by how large the norms must be and how "
+        "Does the overlap depend on the rule? Entropy neurons that the two models share (intersection over union), "
+        "by how large the norms must be and how "
         "many neurons of the lowest LogitVar are taken of these.",
         {key: [row[key] for row in rows] for key in rows[0]},
         paint,

@@ -47,7 +47,7 @@ def separation_by_layer(selection: Selection) -> Figure:
 
     return Figure(
         "separation_by_layer",
-        "How well the direction after each layer tells held-out texts apart: area under the ROC curve and accuracy "
+        "After which layer does the direction tell held-out texts apart? Area under the ROC curve and accuracy "
         "(band: 95% interval over groups of texts); a layer that was not asked for is chosen on the training texts.",
         {"layer": layers, **scores},
         paint,

@@ -64,7 +64,11 @@ def _scores_figure(base: FinalLayer, tuned: FinalLayer, chosen: Mapping[str, Seq
     data: dict[str, Any] = {"neuron": names, "chosen": selected.tolist()}
     for name in TEXTS:
         data |= {f"{name} base": base.scores[name], f"{name} tuned": tuned.scores[name]}
-    title = "Scores of the last layer's neurons in both models; diamonds: chosen by one of the rules in one of them"
+    title = (
+        "Are both models' neurons entropy neurons alike? Scores of the last layer's neurons in both; diamonds: "
+        "chosen by "
+        "one of the rules in one of them"
+    )
     return Figure("scores", title, data, paint, (PAGE, 2.1))
 
 
@@ -85,7 +89,10 @@ def _cosine_figure(cosine: Mapping[str, np.ndarray], other: Mapping[str, np.ndar
         for said, found in (("", cosine), (", different neurons", other))
         for name, values in found.items()
     }
-    title = "Cosine between each neuron's weights in the two models, beside pairs of different neurons"
+    title = (
+        "Are they still the same neurons? Cosine between each neuron's weights in the two models, beside pairs of "
+        "different neurons"
+    )
     return Figure("cosines", title, data, paint, (COLUMN, 2.3))
 
 
@@ -113,7 +120,8 @@ def spectrum_figure(base: FinalLayer, tuned: FinalLayer, angles: np.ndarray, k: 
         "angle": [float(x) for x in angles] + [np.nan] * (d - len(angles)),
     }
     title = (
-        f"Singular values of the two unembeddings, with the {last(k, 'direction')} marked, and the "
+        "Do both models have the same null space? Singular values of the two unembeddings, with the "
+        f"{last(k, 'direction')} marked, and the "
         "principal angles "
         "between their null spaces"
     )
@@ -146,7 +154,10 @@ def answers_figure(rows: Sequence[Mapping[str, Any]], table: np.ndarray, sources
         "tuned_percent": [row["second"] for row in rows],
         **{f"tuned {x}": table[:, j] for j, x in enumerate(sources)},
     }
-    title = "Where the answers of the two models come from on the same prompts, and how each prompt's source changed"
+    title = (
+        "Does tuning change where answers come from? The sources of both models' answers on the same prompts, and how "
+        "each prompt's source changed"
+    )
     return Figure("answers", title, data, paint, (PAGE, 2.3))
 
 
@@ -186,7 +197,9 @@ def directions_figure(
     data["cosine"] = [alike[x["layer"]]["cosine"] for x in cells]
     data["cosine_shuffled"] = [alike[x["layer"]][SHUFFLED] for x in cells]
     title = (
-        f"Directions of {words}: how well each model's tells held-out texts apart in each model, and how alike they are"
+        f"Does a direction of one model serve the other? Directions of {words}: how well each model's tells held-out "
+        "texts "
+        "apart in each model, and how alike they are"
     )
     return Figure(f"{name}_directions", title, data, paint, (PAGE, 2.4))
 
@@ -208,5 +221,9 @@ def steering_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
         drawing.legend(axes)
 
     data = {key: [row[key] for row in rows] for key in rows[0]}
-    title = "Refusal directions of both models in both models: what they do to the log-odds of a refusal"
+    title = (
+        "Does a direction of one model steer the other's refusals? What both models' directions do to the log-odds "
+        "of a "
+        "refusal in both"
+    )
     return Figure("steering", title, data, paint, (PAGE, 2.6))

@@ -39,7 +39,8 @@ def patching_map(found: Localisation, name: str = "patching") -> Figure:
     layer, role = (places.ravel() for places in np.meshgrid(np.arange(len(values)), roles, indexing="ij"))
     return Figure(
         name,
-        f"Share of the difference between the answers that the clean residual stream brings back, by layer and token: "
+        f"Where does the answer come from? Share of the difference between the answers that the clean residual stream "
+        "brings back, by layer and token: "
         f"{found.model}, mean over {counted(n, 'pair')} of facts.",
         {"layer": layer, "token": [ROLES[i] for i in role], "recovery": values[:, roles].ravel()},
         paint,

@@ -42,7 +42,8 @@ def sweep_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
     return Figure(
         "probe_sweep",
-        "Accuracy of mass-mean probes trained on the other data sets, by layer: the mean over held-out data sets of "
+        "Does one model's probe of truth read the other? Accuracy of mass-mean probes trained on the other data "
+        "sets, by layer: the mean over held-out data sets of "
         "each model's probe in each model, and the tuned model's own in each data set.",
         {key: [row[key] for row in rows] for key in rows[0]},
         paint,

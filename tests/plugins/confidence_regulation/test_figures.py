@@ -15,6 +15,7 @@ from harness.builtin.activation_figures import activation_values
 from harness.builtin.calibration import diagram
 from harness.conditions.conditions import Selection
 from harness.conditions.units import Neuron
+from harness.plotting.shapes import span_without_outlier
 from harness.plugin.records import Figure
 from harness.report.figure_files import draw, render, style
 
@@ -62,6 +63,13 @@ MAKERS: dict[str, Callable[[], Figure]] = {
     "kl_entropy_changes": lambda: figures.kl_entropy_changes(some(T), some(T)),
     "reliability": lambda: diagram(*bins()),
     "induction_curves": lambda: figures.induction_curves(POSITION, {"entropy": ROWS, "loss": ROWS}, 30, 9),
+    "changes by position": lambda: figures.induction_curves(
+        POSITION,
+        {"entropy": ROWS, "loss": ROWS},
+        30,
+        9,
+        changes={x: (some(60), np.ones(60)) for x in ("entropy", "loss")},
+    ),
     "no repeat": lambda: figures.induction_curves(POSITION, {"entropy": ROWS}, None, 9),
     "activation_curves": lambda: figures.activation_curves(POSITION, NAMES[:K], some(K, 60), some(K, 60) ** 2, 30, 9),
     "entropy_by_position": lambda: figures.entropy_by_position(
@@ -87,6 +95,7 @@ MAKERS: dict[str, Callable[[], Figure]] = {
 def test_every_figure_draws_and_its_data_are_complete(name: str) -> None:
     figure = MAKERS[name]()
     assert len({len(column) for column in figure.data.values()}) == 1 and figure.title.endswith(".")
+    assert "? " in figure.title  # a figure says which question it answers
     png, svg = render(figure)
     assert imread(io.BytesIO(png))[..., :3].std() > 0.01 and b"<svg" in svg
     with style():
@@ -99,7 +108,8 @@ def test_selected_neurons_are_in_the_data_and_named_in_the_picture() -> None:
     figure = MAKERS["norm_logit_var"]()
     assert [n for n, chosen in zip(figure.data["neuron"], figure.data["selected"], strict=True) if chosen] == NAMES[:K]
     with style():
-        shown = {text.get_text() for axes in draw(figure).axes for text in axes.texts}
+        texts = [text.get_text() for axes in draw(figure).axes for text in axes.texts]
+    shown = {name for text in texts for name in text.replace("\n", " ").split(", ")}
     assert set(NAMES[:K]) <= shown
 
 
@@ -119,3 +129,67 @@ def test_a_selection_by_weights_shows_its_spectrum_where_it_has_one() -> None:
     both = figures.entropy_figures(Selection(chosen, "rule", candidates, scores, details))
     assert [figure.name for figure in both] == ["norm_logit_var", "singular_values"]
     assert figures.entropy_figures(Selection(chosen, "rule")) == ()
+
+
+def limits(figure: Figure, axes: int = 0) -> tuple[tuple[float, float], tuple[float, float]]:
+    with style():
+        drawn = draw(figure).axes[axes]
+        return drawn.get_xlim(), drawn.get_ylim()
+
+
+def test_rounding_has_no_decades_of_its_own() -> None:
+    logit_var = np.where(CHOSEN, 1e-21, 0.01)
+    figure = figures.norm_logit_var(NAMES, np.abs(some(N)), logit_var, rng.random(N), CHOSEN)
+    assert limits(figure)[1][0] > 1e-12 and "LogitVar below 1e-10 (6) is rounding" in figure.title
+    assert min(figure.data["logit_var"]) == 1e-21  # the data are what was measured
+
+
+def test_points_that_lie_on_each_other_share_one_name() -> None:
+    chosen = np.arange(N) < 4
+    rho = np.where(chosen, 1.0, 0.1)
+    with style():
+        canvas = draw(figures.mediated_rho(NAMES, rho, rho, np.ones(N), chosen))
+    texts = [text.get_text() for text in canvas.axes[0].texts if text.get_text()]
+    assert texts == ["11.0, 11.1, 11.2,\n11.3"]
+
+
+def test_the_share_of_the_norm_in_the_last_directions_grows_to_all_and_is_rho_at_the_border() -> None:
+    w = some(D)
+    cosines = (w / np.linalg.norm(w))[None]
+    figure = figures.singular_values(np.sort(some(D) ** 2)[::-1], 4, ["3.1"], cosines)
+    share = np.asarray(figure.data["share_in_last_3.1"])  # from all directions to the last alone
+    assert share[0] == pytest.approx(1) and (np.diff(share) <= 0).all()
+    assert share[D - 4] == pytest.approx(np.linalg.norm(cosines[0, -4:]))
+
+
+def test_attributions_are_drawn_in_the_order_of_their_difference() -> None:
+    names = [f"L5H{i}" for i in range(30)]
+    figure = figures.dfa_bars(
+        names, some(30), some(30, 2), some(30), some(30, 2), "11.2378", 9, difference_ci=some(30, 2)
+    )
+    difference = dict(zip(figure.data["component"], figure.data["difference"], strict=True))
+    with style():
+        canvas = draw(figure)
+    left, right = canvas.axes
+    shown = [text.get_text() for text in left.get_yticklabels()]
+    drawn = right.lines[0].get_xdata()
+    assert shown == sorted(shown, key=lambda name: -difference[name]) and len(shown) == 20
+    assert drawn == pytest.approx([difference[name] for name in shown])
+
+
+def test_a_pile_of_activations_is_parted() -> None:
+    samples = np.concatenate([rng.normal(0, 1e-3, 900), rng.uniform(0, 5, 100)])[None]
+    figure = activation_values(["3.0"], samples, {"mean": [0.25]}, "mean")
+    with style():
+        axes = draw(figure).axes[0]
+    scale = axes.xaxis.get_transform()
+    ends = scale.transform(np.array([-2e-3, 2e-3, *axes.get_xlim()]))
+    assert (ends[1] - ends[0]) / (ends[3] - ends[2]) > 0.15  # on a linear axis: a thousandth
+    assert sum(figure.data["count"]) == 1000
+
+
+def test_one_row_does_not_set_the_scale_of_all() -> None:
+    low, high = np.zeros(7), np.array([1, 1.2, 0.9, 1.1, 1, 0.8, 30.0])
+    span = span_without_outlier(low, high)
+    assert span is not None and 1.2 < span[1] < 2
+    assert span_without_outlier(low, high.clip(max=2)) is None and span_without_outlier(low[:2], high[5:]) is None

@@ -28,6 +28,7 @@ def figures(measurement: Measurement) -> dict[str, Figure]:
 def drawn(figure: Figure) -> str:
     """Draw a figure; returns its CSV."""
     png, svg = render(figure)
+    assert "? " in figure.title  # which question it answers
     assert png.startswith(PNG) and b"<svg" in svg and len(png) > 5000
     return csv_bytes(figure.data).decode()
 
@@ -73,6 +74,13 @@ def test_densities_of_log_odds_integrate_to_one() -> None:
             area = np.trapezoid(data[column][rows].astype(float), data["x"][rows].astype(float))
             assert 0.8 < area < 1.001
     drawn(found)
+    assert "lie on each other" not in found.title
+    steps = np.array([0.0, 0.01, 0.02])[:, None]
+    near = {name: rng.normal(i, 1, 60) + (i + 1) * steps for i, name in enumerate(LOG_P)}
+    [close] = LogOdds().measure(outcomes([[CK] * 60] * 3, **near)).figures
+    assert "lie on each other before and after and are not drawn" in close.title and close.size[1] < found.size[1]
+    assert set(close.data["what"]) == {"log-odds", "shift"}  # the data have both
+    drawn(close)
 
 
 def test_log_odds_without_spread_or_without_prompts_can_be_drawn() -> None:
