@@ -64,8 +64,8 @@ def induction_curves(
         grid = canvas.subplots(len(curves), wide, sharex=True, squeeze=False)
         panels = grid[:, 0]
         for axes, quantity in zip(grid[:, wide - 1], changes, strict=False):
-            style = {"color": drawing.SELECTED, "linestyle": "-"}
-            drawing.band(axes, position, *changes[quantity], None, **style)
+            mean, se = changes[quantity]
+            drawing.band(axes, position, mean, se, None, color=drawing.SELECTED)
             drawing.zero_line(axes)
             if split is not None:
                 drawing.divider(axes, split)
