@@ -131,6 +131,12 @@ def test_questions(asked: tuple[Any, ...], question: str) -> None:
     assert numbers.question(record_of(*asked)) == question
 
 
+def test_a_question_has_the_number_that_runs_of_a_sweep_differ_in() -> None:
+    record = record_of(6, "neuron", "entropy", "scale", "scaling")
+    record.identity.components.intervention.params.update({"factor": 0.5, "seed": 3, "frozen": None})
+    assert "are under scaling (factor 0.5), and is it" in numbers.question(record)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, small_facts: Path) -> Path:
     task, output = f"knowledge_conflict:data={small_facts}", tmp_path_factory.mktemp("runs")
