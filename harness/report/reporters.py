@@ -1,6 +1,7 @@
-"""Reporters that come with the harness: the terminal, a run's page, the leaderboard, Markdown and LaTeX about all runs.
+"""Reporters that come with the harness: the terminal, a run's page, the leaderboard, how far a run is
+(:mod:`harness.report.live`), Markdown and LaTeX about all runs.
 
-They are told as anybody's are, through the same hook. The first three are told of every run unless a command says
+They are told as anybody's are, through the same hook. The first four are told of every run unless a command says
 otherwise (``--report no:page``).
 """
 
@@ -17,6 +18,7 @@ from pydantic import Field, PrivateAttr
 from harness import hookimpl
 from harness.errors import HarnessError
 from harness.plugin.reporters import Asked, FinishedRun, Reporter, Work
+from harness.report.live import Live
 
 if TYPE_CHECKING:
     from harness.progress import Advance
@@ -151,4 +153,4 @@ class Latex(Reporter):
 
 @hookimpl
 def harness_reporters() -> list[type[Reporter]]:
-    return [Console, Page, Leaderboard, Markdown, Latex]
+    return [Console, Page, Leaderboard, Live, Markdown, Latex]

@@ -49,7 +49,7 @@ FILES = (
 TEMPORARY = re.compile(r"\.[\w=+-][\w=+,.()% -]*\.(?:[a-z0-9_]{8}|partial)")
 """Names of files that are being written; where their writer was killed they stay."""
 
-_KEPT = re.compile(r"prepared\.json|writable|outcomes\.safetensors|part-\d{8}\.(?:json|safetensors)")
+_KEPT = re.compile(r"prepared\.json|progress\.json|writable|outcomes\.safetensors|part-\d{8}\.(?:json|safetensors)")
 """Names of the files of ``unfinished/``."""
 
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from harness.running.plan import Plan
     from harness.running.request import Written
 
-KEPT = ("page", "leaderboard")
-"""Reporters that keep what runs have found, in every command that makes runs."""
+KEPT = ("page", "leaderboard", "live")
+"""Reporters that keep what runs have found, or how far they are, in every command that makes runs."""
 
 SHOWN = "console"
 """The reporter that a person watches. It comes last: what it says of a run is there then."""

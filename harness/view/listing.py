@@ -6,7 +6,7 @@ Without scripts it is a list of links.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -103,10 +103,10 @@ def _measure(row: Row, finding: bool) -> list[Any]:
     return [*numbers, cell(row, "value"), interval, p, row["verdict"] or "", int(finding)]
 
 
-def page(found: Found, title: str, links: Links, under_way: Sequence[Mapping[str, Any]] = ()) -> str:
+def page(found: Found, title: str, links: Links) -> str:
     """The list as one HTML page; the same bytes whenever the runs are the same."""
     ours = assets()
-    scripts = [*map(str, ours["scripts"]), template("list.js")]
+    scripts = [*map(str, ours["scripts"]), template("list.js"), *([template("live.js")] if links.live else [])]
     shown = data(found)
     content = {
         "title": title,
@@ -118,7 +118,6 @@ def page(found: Found, title: str, links: Links, under_way: Sequence[Mapping[str
         "others": links.others,
         "data": _embedded(shown),
         "links": _embedded({"compare": links.compare, "compared": links.compared, "live": links.live}),
-        "under_way": _embedded(list(under_way)),
     }
     return harmless.html_environment("harness.view").get_template("list.html.j2").render(content).strip() + "\n"
 

@@ -17,7 +17,7 @@ from harness.files.owned import Written, path_name, within
 from harness.files.store import json_bytes
 from harness.report.page import html
 from harness.results.folder import FILES, MARK, PAGE
-from harness.view import policies, side_by_side
+from harness.view import policies, side_by_side, under_way
 from harness.view.listing import Links, data, page
 from harness.view.runs import Found, Runs
 
@@ -31,6 +31,9 @@ TYPES = {
     ".sha256": "text/plain; charset=utf-8",
 }
 """By a file's ending; others are bytes."""
+
+LIVE, RUNS = "live.json", "runs.json"
+"""Addresses that the list asks: what is under way again and again, and its data when something has changed."""
 
 COMPARE = "compare.html"
 """Sets the runs that its query names side by side."""
@@ -65,7 +68,8 @@ class Site:
         self._made: Mapping[str, Callable[[str], Content]] = {
             "": self._index,
             "index.html": self._index,
-            "runs.json": lambda query: Content(json_bytes(data(self.runs.now()), None), TYPES[".json"]),
+            RUNS: lambda query: Content(json_bytes(data(self.runs.now()), None), TYPES[".json"]),
+            LIVE: self._live,
             COMPARE: self._compare,
         }
 
@@ -90,7 +94,12 @@ class Site:
 
     def links(self, found: Found) -> Links:
         """Where the list leads."""
-        return Links(compare=COMPARE)
+        return Links(compare=COMPARE, live=(LIVE, RUNS))
+
+    def _live(self, query: str) -> Content:
+        found = self.runs.now()
+        running = under_way.listed(self.folder, found.unfinished)
+        return Content(json_bytes({"version": found.version, "running": running}, None), TYPES[".json"])
 
     def _compare(self, query: str) -> Content:
         """The runs that a query names, side by side. It takes seconds, so one is made at a time, and some are kept."""

@@ -149,8 +149,8 @@ def test_the_usual_ones_are_told_unless_they_are_left_out() -> None:
     def names(*asked: str) -> list[str]:
         return [x.name for x in reporters(catalogue(), asked, ComponentSpec("console", {"progress": False}))]
 
-    assert names() == ["page", "leaderboard", "console"]
-    assert names("no:page", "markdown:out", "no:console") == ["leaderboard", "markdown"]
+    assert names() == ["page", "leaderboard", "live", "console"]
+    assert names("no:page", "markdown:out", "no:console") == ["leaderboard", "live", "markdown"]
     [*_, console] = reporters(catalogue(), ["console:report=json"], ComponentSpec("console", {"progress": False}))
     assert console.model_dump() == {"progress": False, "report": "json"}
 

@@ -379,6 +379,15 @@
     acts[event.key]();
   });
 
+  document.addEventListener("runschange", (event) => {
+    const at = document.activeElement.closest?.("#runs tbody tr")?.dataset.folder;
+    listed = event.detail;
+    prepare();
+    fromAddress();
+    render();
+    for (const line of table.tBodies[0].rows) if (at && line.dataset.folder === at) line.querySelector("a").focus();
+  });
+
   prepare();
   fromAddress();
   render();
