@@ -8,6 +8,7 @@
 ``comparison_page``; ``sweeps``: curves over runs. ``formatting``: numbers and sentences that all of them share;
 ``places``: units in columns of their own.
 ``figure_files``: figures with their data.
+``reporters``: those that are told of runs.
 ``publishing``: pages for a folder of the user's choice. ``progress``: how far a run is; ``live``: the same, for
 ``harness view``.
 """

@@ -8,6 +8,7 @@ runs at once); ``record`` makes the record. ``executors`` do that for many runs,
 process, or on a Ray cluster (``ray_cluster``, ``ray_driver``, ``ray_worker``). ``stopping``: Ctrl-C and SIGTERM;
 ``environment``: what libraries read of it. ``planning`` tries a handful of control sets before a run, ``outlook`` says
 what the run would find; ``margins``: whether the measures that are given a difference that matters are there;
+``telling``: who is told of runs.
 ``expectations``: what so many items can show at best, ``forecast``: what a run finds, told before it begins.
 ``positions``: whether a task has the tokens that an intervention names.
 ``claims``: what finished runs say of papers' claims.

@@ -49,7 +49,7 @@ SLOW = [
     "tutorial.md",
 ]
 """Pages that are run; the others of ``OTHERS`` show no commands, or say what theirs need."""
-OTHERS = ["concepts.md", "faq.md", "files.md", "index.md", "papers.md", "releasing.md", "view.md"]
+OTHERS = ["concepts.md", "faq.md", "files.md", "index.md", "papers.md", "releasing.md", "trackers.md", "view.md"]
 
 
 # -- the site ----------------------------------------------------------------------------------------------------------

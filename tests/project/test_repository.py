@@ -153,7 +153,7 @@ def test_contributing_has_the_map() -> None:
 # -- dependencies ------------------------------------------------------------------------------------------------------
 
 
-DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "pyyaml"}
+DISTRIBUTIONS = {"mlflow": "mlflow-skinny", "sklearn": "scikit-learn", "yaml": "pyyaml"}
 """Modules whose distribution has another name."""
 
 OPTIONAL = {"zstandard"}
@@ -194,7 +194,7 @@ def third_party() -> set[str]:
 
 
 def test_what_is_imported_is_declared() -> None:
-    assert third_party() - declared("gguf", "peft", "ray") == OPTIONAL
+    assert third_party() - declared("gguf", "mlflow", "peft", "ray", "wandb") == OPTIONAL
 
 
 def test_what_is_declared_is_imported() -> None:
