@@ -284,3 +284,34 @@ def test_pickled_weights_are_read_only_if_asked_for(folders: dict[str, str], tmp
     (tmp_path / "pickled" / "model.safetensors").unlink()
     with pytest.raises(OSError, match="safetensors"):
         HarnessLM(str(tmp_path / "pickled"), device="cpu")
+
+
+# -- found by entry point ----------------------------------------------------------------------------------------------
+
+
+def test_an_lm_eval_that_looks_for_entry_points_needs_no_path(
+    folders: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for lm-eval after 0.4.13, which is not released: what its main does (pull request 4013) before it looks
+    a model up by name, done with the registry of the lm-eval that is installed."""
+    from importlib.metadata import entry_points
+
+    from lm_eval.api import registry
+
+    known = {name: x for name, x in registry.model_registry._objs.items() if name != "harness"}
+    monkeypatch.setattr(registry.model_registry, "_objs", known)
+    words = {"pretrained": folders["gpt2"], **TREATMENTS["neurons"][0]}
+    with pytest.raises((KeyError, ValueError), match="harness"):
+        registry.get_model("harness")
+
+    for point in entry_points(group="lm_eval.models"):  # those of installed packages; what is there already wins
+        if point.name not in registry.model_registry:
+            registry.model_registry.register(point.name, target=point)
+    made = registry.get_model("harness")
+    assert made is HarnessLM
+    lm = made.create_from_arg_obj(words, {"batch_size": 2, "device": "cpu"})
+    assert [str(unit) for unit in lm.condition.units] == ["1.3", "1.5", "1.8"]
+    from harness.lmeval import register
+
+    register()  # by our own command, or a task's file, beside it: the same
+    assert registry.get_model("harness") is HarnessLM
