@@ -292,8 +292,8 @@ def test_pickled_weights_are_read_only_if_asked_for(folders: dict[str, str], tmp
 def test_an_lm_eval_that_looks_for_entry_points_needs_no_path(
     folders: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A stand-in for lm-eval after 0.4.13, which is not released: what its main does (pull request 4013) before it looks
-    a model up by name, done with the registry of the lm-eval that is installed."""
+    """A stand-in for lm-eval after 0.4.13, which is not released: what its main does (pull request 4013) before it
+    looks a model up by name, done with the registry of the lm-eval that is installed."""
     from importlib.metadata import entry_points
 
     from lm_eval.api import registry
