@@ -14,7 +14,7 @@ from harness.files.wording import the
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import SelectionContext, Selector
 from harness.plugin.entries import FIRST_PARTY
-from harness.plugin.unit_kinds import Stranger, kind_of, kinds
+from harness.plugin.unit_kinds import Stranger, kind_of
 
 if TYPE_CHECKING:
     from harness.model.model import Model
@@ -128,8 +128,11 @@ class Units(Selector):
         for item in items if isinstance(items, list | tuple) else ():
             found = kind_of(str(item))
             if not isinstance(item, str) or found is Stranger:
-                forms = "; ".join(f"{kind.word}: {kind.form}" for kind in kinds().values() if _placed(kind))
-                raise ValueError(f'"{item}" is not the name of a unit. There are: {forms}')
+                upper = str(item).replace(" ", "").upper()
+                raise ValueError(
+                    f'"{item}" is not the name of a unit, as 11.2378, L5H1 or R5.120 are (harness list units has all '
+                    "forms)." + ("" if kind_of(upper) is Stranger else f' Did you mean "{upper}"?')
+                )
             if found is Direction:
                 raise ValueError(f'"{item}" does not say its vector: directions come from selectors such as directions')
             if not _placed(found):

@@ -154,7 +154,8 @@ def _component(console: Terminal, found: Catalogue, cls: type[Component]) -> Non
     for name, *words in rows:
         table.add_row(name, *words)
     console.print(table)
-    console.print(f"\nWritten as {cls.name}:{rows[0][0]}=...\n", style="dim")
+    written = [name for name, _, default, _ in rows if default == "required"] or [rows[0][0]]
+    console.print(f"\nWritten as {cls.name}:{','.join(f'{name}=...' for name in written)}\n", style="dim")
 
 
 def parameters(cls: type[Component]) -> list[tuple[str, str, str, str]]:

@@ -345,7 +345,7 @@ def check_units(units: Sequence[Unit], model: Model, source: str) -> None:
         twice, _ = Counter(units).most_common(1)[0]
         raise HarnessError(f"{source} names {twice.word} {twice} twice.")
     if len({type(unit) for unit in units}) > 1:
-        first, second, *_ = dict.fromkeys(unit.site for unit in units)
+        first, second, *_ = dict.fromkeys(unit.site.replace("_", " ") for unit in units)
         raise HarnessError(f"{source} names both {first} and {second}; choose one of the two.")
 
 

@@ -27,7 +27,7 @@ from pydantic import (
     model_validator,
 )
 
-from harness.errors import HarnessError, suggest
+from harness.errors import HarnessError, PluginError, suggest
 from harness.files.published_counts import counts_file
 from harness.plugin.notation import BARE, not_key_value, parse_params, write_params
 from harness.plugin.places import PositionsText
@@ -173,6 +173,9 @@ CountsPath = Annotated[Source | None, InputFile(counts_file)]
 """Type of a parameter that is a file of token counts, or the name of a published one (openwebtext-gpt2)."""
 
 
+INNER = "a component within another"
+
+
 def _nested(base: type[Component]) -> BeforeValidator:
     """Accept another component as a user writes it: its name, ``name:key=value``, or a mapping with its name."""
 
@@ -181,8 +184,13 @@ def _nested(base: type[Component]) -> BeforeValidator:
             return value
         from harness.plugin.catalogue import catalogue
 
-        field = f"parameter {info.field_name}"
-        return catalogue().build(base, parse_spec(value, field), field, (info.context or {}).get("corpus"))
+        corpus = (info.context or {}).get("corpus")
+        try:
+            return catalogue().build(base, parse_spec(value, INNER), INNER, corpus)
+        except PluginError:
+            raise
+        except HarnessError as error:  # whoever is built says which of its parameters it is
+            raise ValueError(str(error).removeprefix(f"{INNER}: ")) from error
 
     return BeforeValidator(found)
 
@@ -531,7 +539,8 @@ def build(cls: type[ComponentT], spec: ComponentSpec, field: str, corpus: str | 
 
 def explain(error: ValidationError, cls: type[BaseModel], owner: str) -> str:
     """One sentence for the first error of a validation, in the words of a person."""
-    first = error.errors()[0]
+    errors = error.errors()  # what is missing may be there, misspelt
+    first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
     path = ".".join(str(part) for part in first["loc"])
     fields = {info.alias or name for name, info in cls.model_fields.items()}
     if first["type"] == "extra_forbidden":
@@ -542,5 +551,8 @@ def explain(error: ValidationError, cls: type[BaseModel], owner: str) -> str:
     message = re.sub(r"^(Value error|Assertion failed), ", "", first["msg"])
     given = repr(first["input"])
     got = "" if first["type"] == "value_error" else f", got {given if len(given) <= 80 else given[:80] + '...'}"
+    choices = re.findall(r"'([^']*)'", str(first.get("ctx", {}).get("expected", "")))
+    near = suggest(str(first["input"]), choices) if first["type"] == "literal_error" else ""
     whose = f'parameter "{path}" of {owner}' if path else owner
-    return f"{whose}: {message[:1].lower()}{message[1:].rstrip('.')}{got}."
+    end = "" if message.endswith("?") else "."
+    return f"{whose}: {message[:1].lower()}{message[1:].rstrip('.')}{got}{end}{near}"
