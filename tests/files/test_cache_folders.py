@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from commands import arguments, only
+from image import environment as of_image
 
 from harness.files import cache_folders as caches
 
@@ -155,9 +156,10 @@ def open_folder() -> Iterator[Path]:
 
 @pytest.mark.skipif(not can_be_a_stranger(), reason="only root can be another user")
 @pytest.mark.slow
-@pytest.mark.parametrize("home", [None, "/"], ids=["no home", "home is /"])
-def test_a_container_with_any_user(small_facts: Path, open_folder: Path, home: str | None) -> None:
-    """As another user, in a folder that this one cannot write, as it is in a container with a random uid."""
+@pytest.mark.parametrize("image", [False, True], ids=["no home", "as our image runs"])
+def test_a_container_with_any_user(small_facts: Path, open_folder: Path, image: bool) -> None:
+    """As another user, in a folder that this one cannot write, as it is in a container with a random uid; and with what
+    our image sets and Docker gives a user without a name: the home ``/``. (``tests/project/test_image.py``)"""
     shutil.copy(small_facts, facts := open_folder / "facts.jsonl")
     facts.chmod(0o644)
     output, place = open_folder / "out", open_folder / "tmp"
@@ -165,8 +167,13 @@ def test_a_container_with_any_user(small_facts: Path, open_folder: Path, home: s
         folder.mkdir()
         os.chown(folder, STRANGER, STRANGER)
     environment = {k: v for k, v in os.environ.items() if k not in ("HOME", "USER", "LOGNAME", "XDG_CACHE_HOME")}
-    environment |= {"TMPDIR": str(place)} | ({} if home is None else {"HOME": home})
+    environment |= {"TMPDIR": str(place)}
+    if image:
+        environment |= {"HOME": "/"} | {k: v.replace("/reports", str(output)) for k, v in of_image().items()}
     given = [str(x) for x in arguments(facts, output, metric="transitions", controls="19")]
+    if image:  # the folder is the one that HARNESS_REPORTS_DIR names
+        at = given.index("--output_path")
+        del given[at : at + 2]
     command = [*as_stranger(), sys.executable, "-m", "harness", *given]
     done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
