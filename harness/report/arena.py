@@ -151,20 +151,32 @@ def markdown(rows: Sequence[ArenaRow], title: str = "Arena", figures: Sequence[s
 
 
 def page(rows: Sequence[ArenaRow], source: str) -> str:
-    """The board as one HTML page that works offline, with the template of the leaderboard."""
-    shown = lines(rows)
-    cells = [
-        [
-            {"text": text, "value": _sortable(text) if i >= 3 else text, "wide": i < 3, "name": COLUMNS[i]}
-            for i, text in enumerate(line)
-        ]
-        for line in shown
-    ]
-    choices = {COLUMNS[i]: values for i in range(3) if 1 < len(values := sorted({line[i] for line in shown})) <= 40}
-    columns = [{"name": name, "wide": i < 3} for i, name in enumerate(COLUMNS)]
-    template = harmless.html_environment().get_template("board.html.j2")
-    told = [source, *LEGEND, *notes(rows), *(f"{row.selector} on {row.model}: {row.command}" for row in rows)]
-    return template.render(columns=columns, lines=cells, choices=choices, notes=told, title="Arena")
+    """The board as one HTML page that works offline: a table for each model and task without columns that have nothing,
+    then who finds how much of what was planted, what the columns say, and the command of each row."""
+    from harness.report.page_assets import assets, drawn_here
+
+    boards = []
+    for of, own in _boards(rows).items():
+        names = COLUMNS[2:]
+        kept = [i for i in range(len(names)) if i == 0 or any(line[i] != "-" for line in own)]
+        cells = [[{"text": line[i], "value": _sortable(line[i])} for i in kept] for line in own]
+        empty = [name for i, name in enumerate(names) if i not in kept]
+        columns = [names[i] for i in kept]
+        boards.append({"of": of, "columns": columns, "lines": cells, "empty": " or ".join(empty)})
+    curve = power(rows)
+    return (
+        harmless.html_environment()
+        .get_template("arena.html.j2")
+        .render(
+            **assets(),
+            source=source,
+            boards=boards,
+            figures=[] if curve is None else [drawn_here(curve)],
+            legend=LEGEND,
+            notes=notes(rows),
+            rows=rows,
+        )
+    )
 
 
 def _sortable(text: str) -> str:

@@ -15,6 +15,7 @@ from harness.files.terminal import Terminal
 from harness.files.wording import agree, counted
 from harness.report.console import VERDICT_STYLES
 from harness.report.formatting import FORMS, number, p_value
+from harness.report.page_assets import assets
 from harness.results.findings import in_words
 from harness.results.leaderboard_query import SETTING, SHOWN, QueryResult, column_named
 from harness.results.record import SCHEMA_VERSION
@@ -79,7 +80,7 @@ def text_of(found: QueryResult, form: str, columns: Sequence[str] | None, source
         return json_text(found.rows, columns or list(SHOWN))
     shown = columns or visible(found.rows)
     if form == "html":
-        return page(found, shown, source)
+        return page(found, *((shown, source) if columns else telling(found.rows, shown, source)))
     below = (f"\n{harmless.markdown(_sentence(note))}\n" for note in notes(found, shown))
     return markdown(found.rows, shown) + "".join(below)
 
@@ -93,6 +94,26 @@ def visible(rows: Sequence[Row]) -> list[str]:
     several = [name for name in settings if len({row[name] for row in known}) > 1]
     place = DEFAULT.index("measure")
     return [*DEFAULT[:place], *several, *DEFAULT[place:]]
+
+
+ABOUT = ("model", *COMPONENTS)
+FIRST = ("measure", "verdict", "value")
+"""Columns of a page that stand behind what a row is about and before everything else: what it says."""
+
+
+def telling(rows: Sequence[Row], columns: Sequence[str], source: str) -> tuple[list[str], str]:
+    """The columns of a page in its order, without those of one value, which is said once behind the source's name."""
+    lines = cells(rows, columns)
+    texts = {name: {line[i] for line in lines} for i, name in enumerate(columns)}
+    one = [name for name in columns if len(lines) > 1 and len(texts[name]) == 1 and name not in FIRST]
+    kept = [name for name in columns if name not in one]
+    asked = [name for name in kept if name in ABOUT]
+    same = ", ".join(f"{name.replace('_', ' ')} {min(texts[name])}" for name in one)
+    found = [name for name in kept if name in DEFAULT and name not in (*asked, *FIRST)]
+    rest = [name for name in kept if name not in (*asked, *FIRST, *found)]
+    return [*asked, *(name for name in FIRST if name in kept), *found, *rest], source + (
+        f"; in all rows: {same}" if same else ""
+    )
 
 
 def notes(found: QueryResult, columns: Sequence[str]) -> list[str]:
@@ -151,12 +172,17 @@ def _params(text: str | None) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def _named(value: Any) -> Any:
+    """A component within a component by its name."""
+    return value["name"] if isinstance(value, dict) and "name" in value else value
+
+
 def _component(row: Row, kind: str, varying: Mapping[str, Sequence[str]]) -> str:
     """A component as users write it, with the parameters that vary: ``entropy:top=4``."""
     if row[kind] is None:
         return "-"
     params = _params(row[f"{kind}_params"])
-    told = [f"{key}={params[key]}" for key in varying[row[kind]] if params.get(key) is not None]
+    told = [f"{key}={_named(params[key])}" for key in varying[row[kind]] if params.get(key) is not None]
     found: str = row[kind] + (":" + ",".join(told) if told else "")
     return found
 
@@ -273,6 +299,7 @@ def page(found: QueryResult, columns: Sequence[str], source: str) -> str:
         harmless.html_environment()
         .get_template("board.html.j2")
         .render(
+            **assets("board.js"),
             columns=[{"name": name, "wide": SHOWN[name] in ("text", "list")} for name in columns],
             lines=lines,
             choices=choices,

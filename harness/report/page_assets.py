@@ -13,6 +13,7 @@ from typing import Any
 from markupsafe import Markup
 
 from harness.files.owned import path_name
+from harness.plugin.records import Figure as Drawable
 from harness.results.record import Figure
 
 FIGURES_LIMIT = 900_000
@@ -60,6 +61,18 @@ def pictures(folder: Path, figures: Sequence[Figure], room: int = FIGURES_LIMIT)
             {"name": name, "title": figure.title, "asks": asks, "said": said, "image": image, "drawn": drawn, **shape}
         )
     return found
+
+
+def drawn_here(figure: Drawable) -> dict[str, Any]:
+    """A figure that is drawn into a page and has no files beside it, as :func:`pictures` gives those that have."""
+    from harness.report.figure_files import render
+
+    image = base64.b64encode(render(figure)[0]).decode()
+    width, height = _png_size(image)
+    asks, said = headline(figure.title)
+    shape = {"width": width // 2, "height": height // 2, "wide": width > WIDE}
+    text = {"name": figure.name, "title": figure.title, "asks": asks, "said": said}
+    return {**text, "image": image, "drawn": False, "loose": True, **shape}
 
 
 def headline(title: str) -> tuple[str, str]:

@@ -176,7 +176,34 @@ def test_the_leaderboard_page_fits_filters_and_sorts(browser: Any, conflict: Pat
         opened = Opened(browser, path, width)
         assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
         assert opened.trouble == []
+    head = opened.page.locator("#board thead th", has_text="value").first
+    verdict = opened.page.locator("#board thead th", has_text="verdict").bounding_box()
+    assert verdict["x"] + verdict["width"] < 1280 and head.bounding_box()["x"] < 1280  # what a row says is in sight
+    assert "in all rows: " in str(opened.page.text_content("main"))
+    phone = Opened(browser, path, 390).page
+    assert not phone.locator("#filters").is_visible()
+    shown = phone.locator("#board tbody td[data-label=verdict]").first.bounding_box()
+    assert shown["y"] < 800, "the first row's verdict is on the first screen of a phone"
+    phone.close()
     rows = opened.page.locator("#board tbody tr:visible")
     everything = rows.count()
     opened.page.fill("#search", "entropy_change")
     assert 0 < rows.count() < everything
+
+
+def test_the_arenas_page_has_its_tables_first_and_whole(browser: Any, tmp_path: Path) -> None:
+    from checkout import ROOT
+
+    from harness.report import arena
+    from harness.results.arena import read
+
+    path = tmp_path / "arena.html"
+    path.write_text(arena.page(read([ROOT / "reports" / "reference" / "arena" / "arena.jsonl"]), "arena.jsonl"))
+    for width in (390, 1200):
+        opened = Opened(browser, path, width)
+        page = opened.page
+        assert page.evaluate("document.documentElement.scrollWidth") <= width and opened.trouble == []
+        assert page.evaluate(CLIPPED) == [] and page.evaluate(UNTOLD) == []
+        assert page.locator("table").first.bounding_box()["y"] < page.locator("#legend").bounding_box()["y"]
+    cut = "[...document.querySelectorAll('.scroll')].filter(x => x.scrollWidth > x.clientWidth + 1).length"
+    assert page.evaluate(cut) == 0, "all columns are in sight at 1200 pixels"
