@@ -14,7 +14,7 @@ from harness.errors import HarnessError
 from harness.model.key_values import cache_of
 from harness.model.model import Batch
 from harness.model.modules import layer_input
-from harness.model.probes import relative_error, tolerance_of
+from harness.model.probes import relative_error, tolerance_between_passes
 
 if TYPE_CHECKING:
     from harness.model.model import Model
@@ -171,7 +171,7 @@ def can_resume_after(model: Model, layers: Sequence[int]) -> bool:
                 found += begin.forward(2, layer).logits.chunk(2)
     except (AttributeError, HarnessError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
         return False
-    return all(relative_error(logits, wanted) < tolerance_of(model.hf, wanted) for logits in found)
+    return all(relative_error(logits, wanted) < tolerance_between_passes(model, wanted) for logits in found)
 
 
 @torch.no_grad()
@@ -201,7 +201,8 @@ def can_resume(model: Model, layer: int, cache: bool) -> bool:
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
         return False
     return all(
-        relative_error(part[real.to(part.device)], wanted[real.to(part.device)]) < tolerance_of(model.hf, wanted)
+        relative_error(part[real.to(part.device)], wanted[real.to(part.device)])
+        < tolerance_between_passes(model, wanted)
         for wanted, found, real in pairs
         for part in found.chunk(2)
     )

@@ -10,7 +10,7 @@ import torch
 from harness.errors import HarnessError
 from harness.files.wording import counted
 from harness.model.model import Model
-from harness.model.probes import relative_error, tolerance_of
+from harness.model.probes import relative_error, tolerance_between_passes
 
 
 @contextlib.contextmanager
@@ -51,7 +51,7 @@ def patterns(model: Model, sequences: Sequence[Sequence[int]]) -> list[torch.Ten
             "load it with attn_implementation=eager."
         )
     ahead = max(float(x.triu(1).abs().max()) for x in found)
-    if ahead > 1e-4 or relative_error(out.logits[:, -1], plain) > tolerance_of(model.hf, plain):
+    if ahead > 1e-4 or relative_error(out.logits[:, -1], plain) > tolerance_between_passes(model, plain):
         raise HarnessError(
             f"the attention patterns that {model.name} returns are not those of its usual forward pass; "
             "load it with attn_implementation=eager."

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from harness.errors import HarnessError
-from harness.model.probes import relative_error, tolerance_of
+from harness.model.probes import relative_error, tolerance_between_passes
 
 if TYPE_CHECKING:
     from harness.model.model import Model
@@ -57,7 +57,7 @@ def check_cache(model: Model) -> None:
     past = cache_of(model.forward(batch, use_cache=True))
     rest = batch.extend(torch.tensor(more, device=batch.input_ids.device))
     error = relative_error(model.forward(rest, past=past, logits_to_keep=2).logits, whole)
-    if not error < tolerance_of(model.hf, whole):
+    if not error < tolerance_between_passes(model, whole):
         raise HarnessError(
             f"{model.name} cannot generate: tokens that follow the keys and values of an earlier pass get other logits "
             f"than in one pass over the whole text (relative difference {error:.1e})."

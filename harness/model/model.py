@@ -21,6 +21,7 @@ from harness.model.key_values import cache_argument, cache_of, check_cache
 from harness.model.layer_hooks import Captured, LayerHooks
 from harness.model.matrices import is_packed, write_matrix
 from harness.model.modules import down_bias, input_device, text_config
+from harness.model.probes import padding_error
 from harness.model.readout import HALF, Readout
 from harness.model.tokens import prefix_of, put_first
 
@@ -205,6 +206,11 @@ class Model(LayerHooks):
     def keeps_last_logits(self) -> bool:
         """Whether a pass can spare the logits of all but the last positions."""
         return "logits_to_keep" in self._accepts
+
+    @cached_property
+    def padding_error(self) -> float:
+        """The relative change of logits where a row is padded: how much this model rounds. Known since it was made."""
+        return padding_error(self)
 
     def check_cache(self) -> None:
         """Make sure, once, that passes go on from the cache of earlier ones; not within a block of edits.

@@ -76,7 +76,7 @@ def compare(
     asked: Annotated[
         list[str] | None, _option("asked", "After statements: examples, question or none; may be repeated.")
     ] = None,
-    limit: Annotated[int | None, _option("limit", "Use only so many facts.")] = None,
+    limit: Annotated[int | None, _option("limit", "Facts that are asked; patched pairs are of all.")] = None,
     seed: Annotated[int, _option("seed", "Seed of everything random.")] = 0,
     batch_size: Annotated[int, _option("batch_size", "Prompts in a forward pass.", 1, MOST_PROMPTS)] = 64,
     output_path: Annotated[

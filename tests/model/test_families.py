@@ -295,3 +295,24 @@ def test_a_cache_that_is_not_read_is_found_before_anything_is_generated(cls: Any
     model = wrap(hf, tokenizer(), "bare")
     with pytest.raises(HarnessError, match=f"^{message}"):
         engine(model).generate([[1, 2, 3]], [BASELINE], 2)
+
+
+@pytest.mark.parametrize("forgets", [False, True])
+def test_a_model_that_rounds_much_generates_and_one_that_forgets_is_still_found_out(forgets: bool) -> None:
+    """SmolLM2-135M with noise in its weights rounds by 1e-4 of its largest logit where sums have other lengths."""
+    hf = tiny_hf("llama")
+
+    def rounded(module: Any, args: Any) -> Any:
+        x = args[0]
+        return (x + 1e-3 * (x.shape[1] % 5) * x.roll(1, -1), *args[1:])
+
+    hf.model.norm.register_forward_pre_hook(rounded)
+    if forgets:
+        hf.__class__ = Forgetful
+    model = wrap(hf, tokenizer(), "rough")
+    assert 1e-4 < model.padding_error < 5e-3
+    if forgets:
+        with pytest.raises(HarnessError, match=r"^rough cannot generate: tokens that follow"):
+            model.check_cache()
+    else:
+        model.check_cache()

@@ -104,6 +104,8 @@ def steering_section(
     from ..figures.models import steering_figure
 
     models = [context.model for context in contexts]
+    for model in models:
+        model.check_cache()  # answers are longer than a token, and come last
     readings = [
         read(context.model, asked(texts, asking.template(context.model)), batch_size=context.engine.batch_size)
         for context in contexts
