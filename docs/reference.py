@@ -108,10 +108,30 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for page, source in DOCUMENTS.items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
     for path in sorted((ROOT / REPORTS).rglob("*")):
-        if path.suffix in (".md", ".png"):
-            name = path.relative_to(ROOT / REPORTS).as_posix().replace("README.md", "index.md")
-            files.append(File.generated(config, f"reports/{name}", abs_src_path=str(path)))
+        name = f"reports/{path.relative_to(ROOT / REPORTS).as_posix()}"
+        if path.suffix == ".md":
+            text = folded(path.read_text(encoding="utf-8"))
+            files.append(File.generated(config, name.replace("README.md", "index.md"), content=text))
+        elif path.suffix == ".png":
+            files.append(File.generated(config, name, abs_src_path=str(path)))
     return files
+
+
+def folded(text: str) -> str:
+    """A report of many runs with what it has of each run folded beneath the run's name and question: the whole of it is
+    a hundred screens. Pictures are fetched when they come into sight."""
+    text = re.sub(r"(?<=[^\n])\n(?=\| Measure \|)", "\n\n", text)
+    text = re.sub(r"^(!\[.*\]\(.*\))$", r"\1{ loading=lazy }", text, flags=re.M)
+    top, *sections = re.split(r"^(?=## )", text, flags=re.M)
+    return top + "".join(map(_folded, sections))
+
+
+def _folded(section: str) -> str:
+    head, _, rest = section.partition("\n- **Model**")
+    if not rest:
+        return section
+    inner = f"- **Model**{rest}".rstrip()
+    return f'{head}\n\n<details markdown="1">\n<summary>Numbers and figures</summary>\n\n{inner}\n\n</details>\n\n'
 
 
 # -- pages -------------------------------------------------------------------------------------------------------------

@@ -156,6 +156,8 @@ def compare(
     found = compared(runs, catalogue(), resamples)
     if form == "table":
         print_to(out, lambda console: comparison.show(console, found, everything))
+        if out is None:
+            say("as a page for a browser: --out comparison.html (or .md, .csv, .json)", err=True)
     elif form == "json":
         write_to(harmless.json_text(found.to_dict(), indent=2, allow_nan=False) + "\n", out)
     elif form == "csv":

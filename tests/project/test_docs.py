@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from browser import Opened, chromium
 from checkout import ROOT
 from fences import Fence, Harness, agrees, fences, run_page
 from renewing import renewed
@@ -96,6 +97,19 @@ def test_no_page_loads_anything_from_elsewhere(site: Path) -> None:
             assert target.exists() or address.startswith("data:") or page.name == "404.html", f"{page}: {address}"
     for sheet in site.rglob("*.css"):
         assert not re.search(r"url\(['\"]?(https?:)?//|@import", sheet.read_text(encoding="utf-8")), sheet
+
+
+def test_long_reports_are_folded_and_the_search_needs_no_server(site: Path) -> None:
+    with chromium() as browser:
+        opened = Opened(browser, site / "reports" / "paper-confidence" / "index.html")
+        page = opened.page
+        assert page.evaluate("document.documentElement.scrollHeight") < 15_000
+        inside = page.locator("main details").first
+        inside.locator("summary").click()
+        assert inside.locator("table").first.is_visible()
+        page.fill("[data-md-component=search-query]", "entropy neurons")
+        page.wait_for_selector(".md-search-result__item")
+        assert opened.trouble == []
 
 
 def test_the_reference_has_everything(site: Path) -> None:
