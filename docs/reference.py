@@ -106,7 +106,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         text = json.dumps(schema.json_schema(name), indent=2, ensure_ascii=False) + "\n"
         files.append(File.generated(config, f"reference/{name}.schema.json", content=text))
     for page, source in DOCUMENTS.items():
-        files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
+        text = (ROOT / source).read_text(encoding="utf-8").replace("](docs/", "](")  # on the site, docs/ is the root
+        files.append(File.generated(config, page, content=text))
     for path in sorted((ROOT / REPORTS).rglob("*")):
         name = f"reports/{path.relative_to(ROOT / REPORTS).as_posix()}"
         if path.suffix == ".md":
