@@ -84,7 +84,7 @@ PYTHON = {
         f"harness.testing.{name}"
         for name in (
             "tiny_model", "demo_model", "prompts_of", "check_selector", "check_intervention", "check_task",
-            "check_metric", "check_corpus", "check_model_loader", "demo_outcomes",
+            "check_metric", "check_corpus", "check_model_loader", "check_executor", "demo_outcomes",
         )
     ),
 }  # fmt: skip

@@ -19,9 +19,8 @@ from harness.plugin import border
 from harness.plugin.catalogue import Catalogue, catalogue
 from harness.plugin.components import Component, ComponentSpec, ModelLoader
 from harness.plugin.notation import write_value
-from harness.running import environment
+from harness.running import environment, executors
 from harness.running.changes import changes_in
-from harness.running.executors import InProcess, check_all_made, finished_of
 from harness.running.named import named, too_few_controls
 from harness.running.registry import default_path, load_registry
 from harness.running.request import Request, Written, command_of, model_named, reports_folder
@@ -48,6 +47,9 @@ class Evaluation(Request):
     progress: Annotated[
         bool | None, Field(description="Show it; default: where a person is watching (a terminal, a notebook).")
     ] = None
+    executor: Annotated[
+        Written, Field(description='Where: "local" (in this process), "ray", "slurm:partition=gpu" ...')
+    ] = "local"
 
 
 @in_words(Evaluation)
@@ -67,7 +69,8 @@ def evaluate(request: Evaluation) -> Run:
         found = _installed()
         spec, output = request.specification(found), _path(request.output_path) or reports_folder()
         told = _telling(found, request.report, request.progress)
-        [run] = _made([spec], found, command_of(spec, output), output, request.fresh, told)
+        command = command_of(spec, output)
+        [run] = _made([spec], found, command, output, request.fresh, told, request.executor)
     return run
 
 
@@ -82,6 +85,7 @@ def run(
     report: Sequence[Written] = (),
     fresh: bool = False,
     progress: bool | None = None,
+    executor: Written = "local",
 ) -> list[Run]:
     """Runs, matrices and suites of the registry by name, as ``harness run`` makes them.
 
@@ -90,6 +94,7 @@ def run(
         limit: override the runs' limit.
         changes: settings of the runs, as ``--set`` has them: ``{"controls": 199, "selector.top": 8}``.
         report: reporters to tell, beside those that the registry names.
+        executor: where, ``"ray:address=auto"``; default: in this process.
         The others: as for :func:`evaluate`.
 
     Raises:
@@ -107,7 +112,8 @@ def run(
             raise HarnessError(f"name one or more runs; {known.path} has: {', '.join(known.runs) or 'none'}.")
         specs = named(names, known, found, model, device, limit, changes_in(changes or {}))
         output, told = _path(output_path) or reports_folder(), _telling(found, [*known.report, *report], progress)
-        return _made(specs, found, shlex.join(["harness", "run", *names, *given]), output, fresh, told)
+        command = shlex.join(["harness", "run", *names, *given])
+        return _made(specs, found, command, output, fresh, told, executor)
 
 
 def _made(
@@ -117,6 +123,7 @@ def _made(
     output: Path,
     fresh: bool,
     told: Telling,
+    executor: Written,
 ) -> list[Run]:
     """Validate every run before the first one starts, then make them, those on the same prompts together."""
     from harness.running.execute import grouped_by_prompts, plan
@@ -124,15 +131,15 @@ def _made(
     plans = [plan(spec, found) for spec in specs]
     for note in too_few_controls(specs):
         told.note(f"{note}.")
+    chosen, groups = executors.executor_of(executor), grouped_by_prompts(plans)
     with told:
-        groups = InProcess().execute(grouped_by_prompts(plans), output, command, fresh, told)
-        made = [one for group in groups for one in group]
-    check_all_made(made)
+        made = [one for some in executors.make(chosen, groups, output, command, fresh, told) for one in some]
+    executors.check_all_made(made)
     try:
         told.check()
     except HarnessError as error:  # the runs are there: whoever made them wants them
         warnings.warn(str(error), HarnessWarning, stacklevel=4)
-    return [Run(one.path) for one in finished_of(made)]
+    return [Run(one.path) for one in executors.finished_of(made)]
 
 
 def load_model(model: Written | Path | Any = "demo", *, device: str | None = None, **parameters: Any) -> LoadedModel:

@@ -9,5 +9,6 @@ exchanged, made noisy; ``activation_figures`` shows these constants.
 ``temperature``: the metric that takes from each change what a change of temperature makes of it;
 ``calibration``: whether the confidence is right, before and after;
 ``carry``: how much of the entropy can be read from activations.
+``in_process``: the executor where none is named.
 ``text_loss``: plain text under every condition.
 """

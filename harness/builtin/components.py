@@ -13,6 +13,7 @@ from harness import hookimpl
 from harness.builtin.calibration import Calibration
 from harness.builtin.carry import Carry
 from harness.builtin.circuits import CircuitIntervention, CircuitSelector
+from harness.builtin.in_process import Local
 from harness.builtin.interventions import (
     Mean,
     MeanMinusSigma,
@@ -43,6 +44,7 @@ from harness.plugin.components import (
     Source,
     Task,
 )
+from harness.plugin.executors import Executor
 from harness.plugin.places import layers_in
 from harness.plugin.unit_kinds import mlp_site
 
@@ -249,3 +251,8 @@ def harness_interventions() -> list[type[Intervention]]:
         Nothing, Mean, Median, Mode, MeanMinusSigma, MeanPlusSigma, Zero, Scale, Resample, Noise,
         CircuitIntervention, Within,
     ]  # fmt: skip
+
+
+@hookimpl
+def harness_executors() -> list[type[Executor]]:
+    return [Local]

@@ -14,13 +14,12 @@ from harness.cli.options import Debug, Device, Output, Quiet, RegistryPath
 from harness.cli.plugins import PluginFiles, installed
 from harness.cli.results import format_of, print_to, write_to
 from harness.files import harmless
-from harness.files.terminal import Terminal, say
+from harness.files.terminal import say
 from harness.plugin.components import ComponentSpec
 
 if TYPE_CHECKING:
     from harness.plugin.catalogue import Catalogue
-    from harness.running.execute import Finished
-    from harness.running.executors import NotMade
+    from harness.running.executors import Made
     from harness.running.registry import Registry
 
 
@@ -62,7 +61,7 @@ def claims(
     asked = claimed.papers(found, known, paper)
     of = None if model is None else claimed.model_asked(model, found, known)
     table = claimed.table_of(asked, found, known, output_path, of)
-    made: list[Finished | NotMade] = []
+    made: list[Made] = []
     if run:
         for name, runs in claimed.missing(table, asked).items():
             made += _make(runs, known, found, model or name, device, limit, output_path, quiet)
@@ -88,21 +87,21 @@ def _make(
     limit: int | None,
     output: Path,
     quiet: bool,
-) -> list[Finished | NotMade]:
+) -> list[Made]:
     """Make runs of the registry on a model, validated before the first one starts."""
+    from harness.running import executors
     from harness.running.execute import grouped_by_prompts, plan
-    from harness.running.executors import choose, finished_of
     from harness.running.named import named
     from harness.running.telling import Telling, reporters
 
     plans = [plan(spec, found) for spec in named(runs, known, found, model, device, limit)]
     command = shlex.join(["harness", *sys.argv[1:]])
-    executor = choose("local", Terminal(stderr=True), quiet)
+    local = executors.executor_of("local")
     told = Telling(reporters(found, console=ComponentSpec("console", {"progress": not quiet, "report": "none"})))
-    made: list[Finished | NotMade] = []
+    made: list[Made] = []
     with told:
-        for group in executor.execute(grouped_by_prompts(plans), output, command, False, told):
-            for one in finished_of(group):
+        for group in executors.make(local, grouped_by_prompts(plans), output, command, False, told):
+            for one in executors.finished_of(group):
                 say(f"made {one.path}", err=True)
             made += group
     told.check()

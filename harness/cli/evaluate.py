@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.cli.making import make, telling
-from harness.cli.options import Debug, DryRun, Fresh, Json, Output, Quiet, Reports, asks
+from harness.cli.options import Debug, DryRun, ExecutorName, Fresh, Json, Output, Quiet, Reports, asks
 from harness.cli.plugins import PluginFiles, installed
-from harness.files.terminal import Terminal
 from harness.running.changes import Change
 from harness.running.request import Request
 
@@ -17,6 +16,7 @@ from harness.running.request import Request
 def evaluate(
     request: Request,
     changes: Sequence[Change],
+    executor: ExecutorName = "local",
     output_path: Output = Path("reports"),
     report: Reports = None,
     fresh: Fresh = False,
@@ -27,10 +27,10 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Run one evaluation: these neurons, this intervention, this task, against random controls."""
-    from harness.running.executors import check_all_made, choose
+    from harness.running.executors import check_all_made, executor_of
 
     found = installed()
-    spec = request.specification(found, changes=changes)
-    here, told = choose("local", Terminal(stderr=True), quiet), telling(found, report, as_json, quiet)
-    check_all_made(make([spec], found, here, output_path, fresh, told, as_json, dry_run))
+    spec, chosen = request.specification(found, changes=changes), executor_of(executor)
+    told = telling(found, report, as_json, quiet)
+    check_all_made(make([spec], found, chosen, output_path, fresh, told, as_json, dry_run))
     told.check()

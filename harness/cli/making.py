@@ -18,8 +18,8 @@ from harness.running.stopping import stopped
 
 if TYPE_CHECKING:
     from harness.plugin.catalogue import Catalogue
-    from harness.running.execute import Finished
-    from harness.running.executors import Executor, NotMade
+    from harness.plugin.executors import Executor
+    from harness.running.executors import Made
     from harness.running.spec import RunSpec
     from harness.running.telling import Telling
 
@@ -33,7 +33,7 @@ def make(
     told: Telling,
     as_json: bool,
     dry_run: bool,
-) -> list[Finished | NotMade]:
+) -> list[Made]:
     """Validate every run before the first one starts, then make them, those on the same prompts together.
 
     Whoever asks says at the end which could not be made (:func:`harness.running.executors.check_all_made`), or reported
@@ -55,10 +55,10 @@ def make(
             say_json({"name": one.spec.name, **one.components(), "settings": settings, "expected": expected_of})
         return []
     command = shlex.join(["harness", *sys.argv[1:]])
-    made: list[Finished | NotMade] = []
+    made: list[Made] = []
     try:
         with told:
-            for group in executor.execute(grouped_by_prompts(plans), output, command, fresh, told):
+            for group in executors.make(executor, grouped_by_prompts(plans), output, command, fresh, told):
                 for other in group if as_json and len(plans) > 1 else ():
                     if isinstance(other, executors.NotMade):
                         say_json({"run": other.name, "error": refusals.told(other.error)})

@@ -35,6 +35,7 @@ EXAMPLES: dict[Kind, str] = {
     "task": "--task {} --selector entropy --intervention mean",
     "metric": "--task knowledge_conflict --selector entropy --intervention mean --metric {} --limit 80",
     "reporter": "--task knowledge_conflict --selector entropy --intervention mean --report {} --limit 80",
+    "executor": "--task knowledge_conflict --selector entropy --intervention mean --limit 80 --executor {}",
 }
 """Arguments of `harness eval` that use a component of each kind, on the bundled model."""
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import typer
 from pydantic.fields import FieldInfo
 
-from harness.cli.completion import OF_FIELDS, settings
+from harness.cli.completion import OF_FIELDS, components, settings
 from harness.running.changes import changes_of
 from harness.running.registry import Registry, default_path, load_registry
 from harness.running.request import Request, Spelt
@@ -31,6 +31,14 @@ def spelt(name: str) -> Any:
     return typer.Option(*names, *how.others, help=description, metavar=how.metavar, autocompletion=OF_FIELDS.get(name))
 
 
+ExecutorName = Annotated[
+    str,
+    typer.Option(
+        "--executor",
+        help="Where runs are made: local (in this process), ray:address=auto ...; see `harness list executors`.",
+        autocompletion=components("executor"),
+    ),
+]
 Output = Annotated[
     Path, typer.Option("--output_path", "--output-path", "-o", envvar="HARNESS_REPORTS_DIR", help="Folder for results.")
 ]

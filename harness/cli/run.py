@@ -14,6 +14,7 @@ from harness.cli.options import (
     Debug,
     Device,
     DryRun,
+    ExecutorName,
     Fresh,
     Json,
     Output,
@@ -25,7 +26,6 @@ from harness.cli.options import (
 )
 from harness.cli.plugins import PluginFiles, installed
 from harness.errors import HarnessError
-from harness.files.terminal import Terminal
 from harness.plugin.components import ComponentSpec
 
 
@@ -53,12 +53,10 @@ def run(
     markdown: Annotated[
         Path | None, typer.Option("--markdown", help="Also write one page about all of them, with figures, here.")
     ] = None,
-    executor: Annotated[
-        str, typer.Option("--executor", help="local: in this process; ray: on the nodes of a Ray cluster.")
-    ] = "local",
+    executor: ExecutorName = "local",
     address: Annotated[
         str | None,
-        typer.Option("--address", help="Ray cluster: auto or HOST:PORT; default: RAY_ADDRESS, else one started here."),
+        typer.Option("--address", help="Of ray: auto or HOST:PORT; default: RAY_ADDRESS, else one started here."),
     ] = None,
     cpus: Annotated[
         float | None, typer.Option("--cpus_per_run", "--cpus-per-run", help="CPUs of each run; default: 1.")
@@ -67,7 +65,7 @@ def run(
         float | None, typer.Option("--gpus_per_run", "--gpus-per-run", help="GPUs of each run; default: none.")
     ] = None,
     max_retries: Annotated[
-        int | None, typer.Option("--max_retries", "--max-retries", min=0, help="After a lost worker; default: 3.")
+        int | None, typer.Option("--max_retries", "--max-retries", help="After a lost worker; default: 3.")
     ] = None,
     output_path: Output = Path("reports"),
     registry: RegistryPath = None,
@@ -84,11 +82,12 @@ def run(
     A run that cannot be made is named, and the others go on; the exit code is 2 then.
     """
     from harness.running.changes import changes_of
-    from harness.running.executors import check_all_made, choose
+    from harness.running.executors import check_all_made, executor_of
     from harness.running.named import named
 
-    chosen = choose(executor, Terminal(stderr=True), quiet, address, cpus, gpus, max_retries)
     found = installed()
+    options = {"address": address, "cpus": cpus, "gpus": gpus, "max_retries": max_retries}
+    chosen = executor_of(executor, options)
     known = registry_at(registry)
     if bool(names) == all_runs:
         raise HarnessError(

@@ -5,7 +5,7 @@ interventions, tasks, metrics), each a pydantic model whose fields are its param
 written. ``reporters``: whom runs are told to, and what they are told. ``records``: what flows between components
 (prompts, outcomes, measurements), ``joining`` parts of these. ``catalogue`` finds and builds components, by the
 ``entries`` of installed packages; ``sources`` and ``plugin_files`` identify those that no distribution carries.
-``places``: layers and positions as parameters.
+``places``: layers and positions as parameters. ``executors``: where runs are made, and how.
 Every call of a component goes through ``border``, which names whoever breaks a promise; what is handed over is looked
 at in ``handed``, ``handed_selections``, ``handed_edits`` and ``handed_outcomes``.
 ``standing``: where selected units stand among the others; ``unit_kinds``: kinds of units that plugins bring.
@@ -27,6 +27,7 @@ _DEFINED = {
         "AnyCorpus AnyIntervention AnyModel AnySelector Component Corpus CountsPath InputFile Intervention Metric "
         "ModelCorpus ModelLoader SelectionContext Selector Source Task Template"
     ),
+    "harness.plugin.executors": "Executor RunGroups",
     "harness.plugin.places": "AnyLayers layers_in",
     "harness.plugin.unit_kinds": "mlp_site",
     "harness.plugin.records": (

@@ -57,6 +57,8 @@ from .components import Selector as Selector
 from .components import Source as Source
 from .components import Task as Task
 from .components import Template as Template
+from .executors import Executor as Executor
+from .executors import RunGroups as RunGroups
 from .places import AnyLayers as AnyLayers
 from .places import layers_in as layers_in
 from .records import Alone as Alone
@@ -113,6 +115,7 @@ __all__ = [
     "End",
     "Engine",
     "Evidence",
+    "Executor",
     "Figure",
     "FinishedRun",
     "Frame",
@@ -142,6 +145,7 @@ __all__ = [
     "Register",
     "Reporter",
     "Rows",
+    "RunGroups",
     "Scores",
     "Selection",
     "SelectionContext",

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from harness.model.model import Model
     from harness.plugin.records import Figure, Frame, Matrix, Measurement, Outcomes, Prepared, Prompt
 
-Kind = Literal["model", "corpus", "selector", "intervention", "task", "metric", "reporter"]
-KINDS: tuple[Kind, ...] = ("model", "corpus", "selector", "intervention", "task", "metric", "reporter")
+Kind = Literal["model", "corpus", "selector", "intervention", "task", "metric", "reporter", "executor"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 PLURALS: dict[Kind, str] = {kind: "corpora" if kind == "corpus" else f"{kind}s" for kind in KINDS}
 
 
@@ -52,7 +52,7 @@ class Component(BaseModel, abc.ABC):
         name: what users type; unique within its kind.
         version: raise it when results of the same parameters change; it is part of a run's identity.
         positional, later: see below.
-        kind: set by the subclasses below, and by :class:`harness.plugin.reporters.Reporter`.
+        kind: set by the base class of each kind, below and in :mod:`harness.plugin.reporters` and ``executors``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)

@@ -35,6 +35,7 @@ import pluggy
 
 from harness.conditions.units import Unit
 from harness.plugin.components import Corpus, Intervention, Metric, ModelLoader, Selector, Task
+from harness.plugin.executors import Executor
 from harness.plugin.records import PublishedNeurons
 from harness.plugin.registers import Register
 from harness.plugin.reporters import Reporter
@@ -85,6 +86,11 @@ def harness_reporters() -> list[type[Reporter]]:  # type: ignore[empty-body]
 
 
 @hookspec
+def harness_executors() -> list[type[Executor]]:  # type: ignore[empty-body]
+    """Return executors: ``execute(work)`` makes runs, here or elsewhere."""
+
+
+@hookspec
 def harness_units() -> list[type[Unit]]:  # type: ignore[empty-body]
     """Return kinds of units: how one is named, and the :class:`harness.conditions.units.Site` where it lives."""
 
@@ -107,5 +113,6 @@ HOOKS: dict[str, str] = {
     "task": "harness_tasks",
     "metric": "harness_metrics",
     "reporter": "harness_reporters",
+    "executor": "harness_executors",
 }
 """The hook that adds components of each kind."""

@@ -58,6 +58,9 @@ PART = 256
 Refuse: TypeAlias = Callable[[Plan, HarnessError], object]
 """Is told of a run that cannot be made, and why."""
 
+Share: TypeAlias = tuple[int, int]
+"""(i, n): every n-th part of the prompts from the i-th on, where n processes divide a run's prompts among them."""
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -87,6 +90,8 @@ class _Job:
     begun: BegunRun = field(init=False)
     """What reporters are told of it; there when its folder is locked."""
     finished: FinishedRun | None = None
+    left: bool = False
+    """Whether parts of its prompts are left to other processes."""
 
 
 def grouped_by_prompts(plans: Sequence[Plan]) -> list[list[Plan]]:
@@ -113,6 +118,7 @@ def execute_together(
     folder: Callable[[Path], RunFolder] = RunFolder,
     model: Model | None = None,
     refuse: Refuse | None = None,
+    share: Share | None = None,
 ) -> list[Finished]:
     """Make runs of one group (:func:`together`): continue those that were interrupted, return those that are finished.
 
@@ -121,9 +127,11 @@ def execute_together(
 
     Args:
         told: is told of each run in turn, as soon as its folder is whole.
-        folder: opens the folder of a run; another machine's tells of what it keeps (:mod:`harness.running.ray_worker`).
+        folder: opens the folder of a run; another machine's tells of what it keeps (:mod:`harness.running.orders`).
         model: the plans' model, if it is there already.
         refuse: is told of a run that cannot be made, as soon as this is known; the others are made. None: it ends all.
+        share: run these parts of the prompts and leave the others, and what is made of all of them, to other processes;
+            of the first share a run is finished where that leaves no part.
 
     Raises:
         HarnessError: whatever the user can mend, and what a component does wrong, of a run or of all of them; nothing
@@ -150,8 +158,10 @@ def execute_together(
         try:
             if waiting:
                 with told.of([job.begun for job in waiting]):
-                    _work(waiting, engine_of(plans[0], model), told, fresh, refuse)
+                    _work(waiting, engine_of(plans[0], model), told, fresh, refuse, share)
             for job in _remaining(jobs):
+                if job.left:
+                    continue
                 with _each(job, waiting, told, refuse), told.of([job.begun]):
                     if not job.begun.reused:
                         _finish(job, engine_of(plans[0], model), told, command, started)
@@ -247,7 +257,14 @@ def identity_of(plan: Plan, model: Model | None) -> dict[str, Any]:
     }
 
 
-def _work(asked: Sequence[_Job], engine: Engine, reporter: Telling, fresh: bool, refuse: Refuse | None) -> None:
+def _work(
+    asked: Sequence[_Job],
+    engine: Engine,
+    reporter: Telling,
+    fresh: bool,
+    refuse: Refuse | None,
+    share: Share | None,
+) -> None:
     """Prompts, selections, conditions and outcomes of all jobs."""
     from harness.running.forecast import foretell
 
@@ -279,7 +296,7 @@ def _work(asked: Sequence[_Job], engine: Engine, reporter: Telling, fresh: bool,
     for own, group in parts.values():
         ready = _remaining(group)
         for some in [ready] if ready and jobs[0].plan.task.shares_passes else [[job] for job in ready]:
-            _observe(some, engine, own.prompts, reporter)
+            _observe(some, engine, own.prompts, reporter, share)
 
 
 def _near_ties(engine: Engine, prepared: Prepared, batch_size: int, reporter: Reporter) -> np.ndarray | None:
@@ -326,15 +343,18 @@ def prompts_of(plan: Plan, engine: Engine, reporter: Reporter, fresh: bool) -> P
     return prepared
 
 
-def _observe(jobs: Sequence[_Job], engine: Engine, prompts: Sequence[Prompt], reporter: Reporter) -> None:
+def _observe(
+    jobs: Sequence[_Job], engine: Engine, prompts: Sequence[Prompt], reporter: Reporter, share: Share | None
+) -> None:
     """Run all conditions of all jobs part by part; parts that an interrupted run finished are read back."""
+    mine, of = share or (0, 1)
     stages = [job.stage for job in jobs if job.stage is not None]
     n = max(len(distinct_conditions(stages)[0]), 1)
     runs = f" of {counted(len(jobs), 'run')}" if len(jobs) > 1 else ""
     with reporter.stage(
         f"{counted(len(prompts), 'prompt')} under {counted(n, 'condition')}{runs}", len(prompts) * n
     ) as advance:
-        for start in range(0, len(prompts), PART):
+        for number, start in enumerate(range(0, len(prompts), PART)):
             part = tuple(prompts[start : start + PART])
             missing = []
             for job in jobs:
@@ -344,13 +364,18 @@ def _observe(jobs: Sequence[_Job], engine: Engine, prompts: Sequence[Prompt], re
                     missing.append(job)
                 else:
                     job.parts.append(found)
-            if missing:
+            if missing and number % of != mine:
+                for job in missing:
+                    job.left = True
+            elif missing:
                 stages = [job.stage for job in missing if job.stage is not None]
                 for job, outcomes in zip(missing, observe(stages, engine, part, advance), strict=True):
                     job.folder.save_part(start, outcomes)
                     job.parts.append(job.folder.on_disk(start, outcomes))
             else:
                 advance(len(part) * n)
+    for job in jobs:
+        job.left |= mine > 0
 
 
 def _finish(job: _Job, engine: Engine, reporter: Reporter, command: str, started: float) -> None:

@@ -1,27 +1,32 @@
-"""Where runs are made: here, one group after another, or on the nodes of a cluster
-(:mod:`harness.running.ray_driver`)."""
+"""Where runs are made: an executor (:mod:`harness.plugin.executors`) is handed the groups of a command, and makes them
+in this process (:mod:`harness.running.here`) or on workers elsewhere (:mod:`harness.running.driver`)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pydantic import ValidationError
 
-from harness.errors import HarnessError, RunsNotMade, suggest
+from harness.errors import HarnessError, PluginError, RunsNotMade
 from harness.files.wording import agree, counted
-from harness.plugin.components import explain
+from harness.plugin import border
+from harness.plugin.components import ComponentSpec, explain, parse_spec
+from harness.plugin.executors import Executor
+from harness.running.spec import Resources
 
 if TYPE_CHECKING:
-    from harness.files.terminal import Terminal
-    from harness.model.model import Model
-    from harness.plugin.components import ModelLoader
     from harness.running.execute import Finished, Plan
+    from harness.running.here import Here
+    from harness.running.messages import Workers
     from harness.running.telling import Telling
 
-EXECUTORS = ("local", "ray")
+OPTIONS = {"address": "--address", "cpus": "--cpus-per-run", "gpus": "--gpus-per-run", "max_retries": "--max-retries"}
+"""Parameters of executors that the command line has options for."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +37,16 @@ class NotMade:
     error: HarnessError
 
 
-def finished_of(runs: Iterable[Finished | NotMade]) -> list[Finished]:
+Made: TypeAlias = "Finished | NotMade"
+"""What became of a run."""
+
+
+def finished_of(runs: Iterable[Made]) -> list[Finished]:
     """Those that were made."""
     return [run for run in runs if not isinstance(run, NotMade)]
 
 
-def check_all_made(runs: Iterable[Finished | NotMade]) -> None:
+def check_all_made(runs: Iterable[Made]) -> None:
     """What is said when the others are finished.
 
     Raises:
@@ -56,134 +65,123 @@ def check_all_made(runs: Iterable[Finished | NotMade]) -> None:
     raise RunsNotMade(f"{of}. {said}", {run.name: run.error for run in failed}) from failed[0].error
 
 
-class Executor(Protocol):
-    """Makes runs."""
-
-    def execute(
-        self, groups: Sequence[Sequence[Plan]], output: Path, command: str, fresh: bool, told: Telling
-    ) -> Iterator[list[Finished | NotMade]]:
-        """Make the runs of all groups (:func:`harness.running.execute.execute_together`); gives their results group by
-        group, in order. One that cannot be made is told as soon as this is known, and the others go on. Reporters are
-        told in this process, of each run once.
-
-        Whoever makes them, each run's folder in ``output`` holds the same bytes (where and when aside), its rows are in
-        the leaderboard once, and runs that were interrupted continue from the prompts that are finished.
-
-        Raises:
-            HarnessError: nothing can be written to ``output``, or the cluster is not there.
-        """
-        ...
-
-
 @dataclass(frozen=True)
-class InProcess:
-    """The default: this process makes one group after another."""
+class Runs:
+    """The groups of a command: :class:`harness.plugin.executors.RunGroups` for its executor."""
 
-    def execute(
-        self, groups: Sequence[Sequence[Plan]], output: Path, command: str, fresh: bool, told: Telling
-    ) -> Iterator[list[Finished | NotMade]]:
-        from harness.files.store import check_writable
-
-        check_writable(output)
-        told.ready([plan for group in groups for plan in group], output, command)
-        made = _Made(told, output, command, fresh, several=sum(map(len, groups)) > 1)
-        for group in groups:
-            yield made.group(group)
-
-
-@dataclass
-class _Made:
-    """Groups made one after another; those that follow one another on one model share it.
-
-    Attributes:
-        several: whether there are other runs than one that is refused.
-        name: identity of the model that is loaded, or whose loading failed.
-    """
-
-    told: Telling
+    groups: Sequence[Sequence[Plan]]
     output: Path
     command: str
     fresh: bool
-    several: bool
-    name: str = ""
-    model: Model | HarnessError | None = None
+    told: Telling
 
-    def group(self, plans: Sequence[Plan]) -> list[Finished | NotMade]:
-        from harness.running.execute import execute_together
+    @property
+    def several(self) -> bool:
+        """Whether there are other runs than one that is refused."""
+        return sum(map(len, self.groups)) > 1
 
-        not_made: list[NotMade] = []
-        finished: list[Finished] = []
+    @cached_property
+    def _here(self) -> Here:
+        from harness.running.here import Here
 
-        def refuse(error: HarnessError, *refused: Plan) -> None:
-            not_made.extend(NotMade(one.spec.name, error) for one in refused)
-            if self.several:
-                names = ", ".join(one.spec.name for one in refused)
-                self.told.note(f"{names}: not made: {error}")
+        return Here(self.told, self.output, self.command, self.fresh, self.several)
 
-        try:
-            finished = execute_together(
-                plans,
-                self.output,
-                self.told,
-                self.command,
-                self.fresh,
-                model=self._model(plans[0].model),
-                refuse=lambda one, error: refuse(error, one),
-            )
-        except HarnessError as error:
-            known = {run.name for run in not_made}
-            refuse(error, *(one for one in plans if one.spec.name not in known))
-        if not_made and not isinstance(self.model, HarnessError):
-            self.name, self.model = "", None  # nobody knows how whatever failed has left it
-        return [*finished, *not_made]
+    def here(self, group: Sequence[Plan]) -> list[Made]:
+        """Make a group in this process."""
+        return self._here.group(group)
 
-    def _model(self, loader: ModelLoader) -> Model:
-        """The loader's model, which is not asked for again after it could not be loaded."""
-        from harness.files.store import canonical
-        from harness.running.execute import loaded
+    def on(
+        self,
+        workers: Workers,
+        max_retries: int = 3,
+        cpus: float | None = None,
+        gpus: float | None = None,
+        shares: int = 1,
+    ) -> Iterator[list[Made]]:
+        """Make all groups on workers."""
+        import asyncio
 
-        if self.name != (name := canonical(loader.identity())):
-            self.name, self.model = name, None  # one is there at a time
-            try:
-                self.model = loaded(loader, self.told)
-            except HarnessError as error:
-                self.model = error
-        if isinstance(self.model, HarnessError):
-            raise self.model
-        assert self.model is not None
-        return self.model
+        from harness.running.driver import Driver
+
+        asked = _resources(cpus, gpus)
+        how = max_retries, asked, self.several, shares
+        driver = Driver(workers, self.output, self.command, self.fresh, self.told, *how)
+        yield from asyncio.run(driver.make(self.groups))
+
+    def needs(self, cpus: float | None = None, gpus: float | None = None) -> set[tuple[float, float]]:
+        """The CPUs and GPUs that workers are given, of all groups."""
+        from harness.running.driver import needs
+
+        return {needs(group, _resources(cpus, gpus)) for group in self.groups}
+
+    def tell(self, sentence: str) -> None:
+        """Say it where progress is shown."""
+        self.told.tell(sentence)
 
 
-def choose(
-    name: str,
-    console: Terminal,
-    quiet: bool,
-    address: str | None = None,
-    cpus: float | None = None,
-    gpus: float | None = None,
-    max_retries: int | None = None,
-) -> Executor:
-    """The executor called ``name``.
+def _resources(cpus: float | None, gpus: float | None) -> Resources:
+    try:
+        return Resources(cpus=cpus, gpus=gpus)
+    except ValidationError as error:
+        raise HarnessError(f"cpus, gpus: {explain(error, Resources, 'a run')}") from error
 
-    Args:
-        address, cpus, gpus, max_retries: of a cluster; see :class:`harness.running.ray_driver.OnRay`.
+
+def make(
+    executor: Executor,
+    groups: Sequence[Sequence[Plan]],
+    output: Path,
+    command: str,
+    fresh: bool,
+    told: Telling,
+) -> Iterator[list[Made]]:
+    """Have an executor make the runs of all groups; gives what became of them group by group, in order.
+
+    One that cannot be made is told as soon as this is known, and the others go on. Reporters are told in this process,
+    of each run once.
 
     Raises:
-        HarnessError: there is none of this name, or an option is wrong, or not for it.
+        HarnessError: nothing can be written to ``output``, or the executor cannot work, or it does not give what became
+            of the runs that it was given.
     """
-    if name not in EXECUTORS:
-        raise HarnessError(f'--executor: expected local or ray, got "{name}".{suggest(name, EXECUTORS)}')
-    if name == "ray":
-        from harness.running.ray_driver import MAX_RETRIES, OnRay
-        from harness.running.spec import Resources
+    from harness.files.store import check_writable
 
-        try:
-            resources = Resources(cpus=cpus, gpus=gpus)
-        except ValidationError as error:
-            raise HarnessError(f"--cpus-per-run, --gpus-per-run: {explain(error, Resources, 'a run')}") from error
-        return OnRay(console, quiet, address, resources, MAX_RETRIES if max_retries is None else max_retries)
-    if any(option is not None for option in (address, cpus, gpus, max_retries)):
-        raise HarnessError(
-            "--address, --cpus-per-run, --gpus-per-run and --max-retries are for a cluster: add --executor ray."
-        )
-    return InProcess()
+    check_writable(output)
+    told.ready([plan for group in groups for plan in group], output, command)
+    with border.asking(executor, "ready()"):
+        executor.ready()
+    with border.asking(executor, "execute()"):
+        found = iter(executor.execute(Runs(groups, output, command, fresh, told)))
+    for group in groups:
+        with border.asking(executor, "execute()"):
+            made = [*next(found, ())]
+        names = Counter(run.name if isinstance(run, NotMade) else run.record.name for run in made)
+        if names != (asked := Counter(one.spec.name for one in group)):
+            missing = ", ".join((asked - names) or (names - asked))
+            raise PluginError(f"{border.owner(executor)}: execute() does not say what became of {missing}.")
+        yield made
+    with border.asking(executor, "execute()"):
+        for _ in found:  # to its end: it may have a cluster to stop
+            raise PluginError(f"{border.owner(executor)}: execute() gives more than the groups that it was handed.")
+
+
+def executor_of(written: Any, options: Mapping[str, Any] | None = None) -> Executor:
+    """The executor that a person names: ``ray:address=auto``, or ``ray`` with ``--address auto``.
+
+    Args:
+        options: parameters that are options of their own; those that are None are not given.
+
+    Raises:
+        HarnessError: there is none of this name, or a parameter is wrong, or not for it.
+    """
+    from harness.plugin.catalogue import catalogue
+
+    spec, found = parse_spec(written, "--executor"), catalogue()
+    cls = found.get(Executor, spec.name, "--executor")
+    given = {name: value for name, value in (options or {}).items() if value is not None}
+    for name in given:
+        if name in spec.params:
+            raise HarnessError(f"{OPTIONS[name]}: --executor {spec} has {name} already; give it once.")
+        if name not in cls.model_fields:
+            having = sorted(x for x, other in found.of(Executor).items() if name in other.model_fields)
+            raise HarnessError(f"{OPTIONS[name]}: this is not for --executor {spec.name}, but for {', '.join(having)}.")
+    return found.build(Executor, ComponentSpec(spec.name, {**spec.params, **given}), "--executor")

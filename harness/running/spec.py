@@ -53,20 +53,29 @@ Resamples = Annotated[int, Field(ge=100, le=1_000_000, description="Bootstrap re
 COMPONENT_FIELDS = ("model", "task", "selector", "intervention")
 
 
+def _whole(value: float | None) -> float | None:
+    if value is not None and value > 1 and value != int(value):
+        raise ValueError("expected a whole number above 1")
+    return value
+
+
+Cpus = Annotated[
+    float | None, Field(gt=0, le=100_000, description="CPU cores, and threads, of each run"), AfterValidator(_whole)
+]
+Gpus = Annotated[
+    float | None,
+    Field(ge=0, le=100_000, description="GPUs of each run; below 1: a share of one"),
+    AfterValidator(_whole),
+]
+
+
 class Resources(BaseModel):
     """What a run takes of a node of a cluster; what is left open is 1 CPU and no GPU."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    cpus: float | None = Field(default=None, gt=0, le=100_000, description="CPU cores, and threads")
-    gpus: float | None = Field(default=None, ge=0, le=100_000, description="GPUs; less than 1 shares one")
-
-    @field_validator("cpus", "gpus")
-    @classmethod
-    def _whole(cls, value: float | None) -> float | None:
-        if value is not None and value > 1 and value != int(value):
-            raise ValueError("expected a whole number above 1")
-        return value
+    cpus: Cpus = None
+    gpus: Gpus = None
 
 
 def default(setting: str) -> Any:

@@ -8,11 +8,13 @@ A test of an author's selector is two lines::
 Every check makes the component from its parameters, runs it on a tiny random model (``on=demo_model()``: on the bundled
 one), returns what it gave, for further assertions, and raises an AssertionError with a sentence that names the promise
 that was broken. ``tiny_models`` makes the models, ``models`` gives them and the bundled one; checks are in
-``selectors_and_interventions``, ``units``, ``tasks_and_metrics``, ``corpora_and_models`` and ``reporters``, with what
+``selectors_and_interventions``, ``units``, ``tasks_and_metrics``, ``corpora_and_models``, ``reporters`` and
+``executors``, with what
 all share in ``common``.
 """
 
 from harness.testing.corpora_and_models import check_corpus, check_model_loader
+from harness.testing.executors import check_executor
 from harness.testing.models import demo_model, prompts_of, tiny_model
 from harness.testing.reporters import check_reporter, demo_run
 from harness.testing.selectors_and_interventions import check_intervention, check_selector
@@ -21,6 +23,7 @@ from harness.testing.units import check_unit
 
 __all__ = [
     "check_corpus",
+    "check_executor",
     "check_intervention",
     "check_metric",
     "check_model_loader",

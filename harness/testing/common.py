@@ -28,7 +28,7 @@ C = TypeVar("C", bound=Component)
 T = TypeVar("T")
 
 BASES = {"model": "ModelLoader", "corpus": "Corpus", "selector": "Selector", "intervention": "Intervention"}
-BASES |= {"task": "Task", "metric": "Metric", "reporter": "Reporter"}
+BASES |= {"task": "Task", "metric": "Metric", "reporter": "Reporter", "executor": "Executor"}
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 HEAVY = frozenset({"torch", "transformers", "datasets", "matplotlib", "scipy", "jinja2", "plotly"})
 """Packages that a module with components imports inside functions: ``harness list`` imports all these modules."""

@@ -88,12 +88,14 @@ def test_run_makes_what_is_missing_first(harness: Harness, tmp_path: Path, monke
 
 
 class Recorded:
-    """An executor that leaves the record of a run for each plan, instead of making it."""
+    """In place of executors: leaves the record of a run for each plan, instead of making it."""
 
     def __init__(self) -> None:
         self.plans: list[Plan] = []
 
-    def execute(self, groups: list[list[Plan]], output: Path, command: str, fresh: bool) -> Iterator[list[Finished]]:
+    def make(
+        self, executor: object, groups: list[list[Plan]], output: Path, command: str, fresh: bool, reporter: object
+    ) -> Iterator[list[Finished]]:
         assert [len(group) for group in groups] == [4]  # the same prompts: made together
         assert command.startswith("harness claims") or "pytest" in command
         for group in groups:
@@ -111,7 +113,7 @@ def test_what_run_makes_is_planned_on_the_model_and_read_afterwards(
 ) -> None:
     """From the missing runs to the table: whole plans of the registry's runs, and claims on what they leave."""
     executor = Recorded()
-    monkeypatch.setattr("harness.running.executors.choose", lambda *arguments: executor)
+    monkeypatch.setattr("harness.running.executors.make", executor.make)
     asked = ("claims", "--paper", "tighidet2025", "--run", "--limit", "12", "-o", reports, "--format", "json")
     code, out, err = harness(*asked)
     assert [one.spec.name for one in executor.plans] == [

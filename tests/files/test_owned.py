@@ -258,29 +258,27 @@ def test_training_does_not_replace_another_folder(tmp_path: Path) -> None:
     refuse_foreign(tmp_path / "new")
 
 
-def test_a_node_sends_only_files_of_the_runs_that_it_makes(tmp_path: Path) -> None:
-    pytest.importorskip("ray")
-    from contextlib import ExitStack
-
-    from rich.console import Console
+def test_a_worker_sends_only_files_of_the_runs_that_it_makes(tmp_path: Path) -> None:
+    from small_runs import Silent
 
     from harness.plugin.catalogue import catalogue
+    from harness.running.driver import Driver, Group
     from harness.running.execute import plan
-    from harness.running.ray_driver import OnRay, _Group
-    from harness.running.ray_worker import Opened, Piece
-    from harness.running.spec import RunSpec
+    from harness.running.messages import Opened, Piece
+    from harness.running.spec import Resources, RunSpec
 
     made = plan(RunSpec.model_validate({"name": "mine", "task": "knowledge_conflict", "selector": "entropy",
                                         "intervention": "mean"}), catalogue())  # fmt: skip
-    group = _Group(OnRay(Console(quiet=True)), [made], tmp_path / "out", "test", fresh=False)
-    with ExitStack() as locks:
+    driver = Driver(None, tmp_path / "out", "test", False, Silent(), 3, Resources(), False)  # type: ignore[arg-type]
+    group = Group(driver, [made])
+    with group.locks:
         for run in ("../mine-01234567", "other-01234567", "mine-../../..", "mine"):
             with pytest.raises(HarnessError, match="which it was not asked for"):
-                group._open(Opened(run, False, "10.0.0.1"), locks)
-        group._open(Opened("mine-01234567", False, "10.0.0.1"), locks)
+                group.open(Opened(run, False, "10.0.0.1"))
+        group.open(Opened("mine-01234567", False, "10.0.0.1"))
         for path in ("../x", "/x", "figures/../../../x", "figures//x"):
             with pytest.raises(HarnessError, match="cannot be the name of a file"):
-                group._put(Piece("mine-01234567", path, 0, b"x", last=True))
+                group.put(Piece("mine-01234567", path, 0, b"x", last=True))
         with pytest.raises(HarnessError, match="which it was not asked for"):
-            group._put(Piece("mine-89abcdef", "x", 0, b"x", last=True))
+            group.put(Piece("mine-89abcdef", "x", 0, b"x", last=True))
     assert {path.name for path in tmp_path.iterdir()} == {"out"}

@@ -9,14 +9,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from small_runs import Silent
 
 from harness.errors import HarnessError
 from harness.plugin.catalogue import catalogue
 from harness.plugin.plugin_files import add, read
-from harness.running import ray_driver, ray_worker
+from harness.running import orders
+from harness.running.driver import Driver, Group
 from harness.running.execute import plan
-from harness.running.ray_driver import OnRay
 from harness.running.request import Request
+from harness.running.spec import Resources
 
 Harness = Callable[..., tuple[int, str, str]]
 
@@ -138,12 +140,12 @@ def test_nodes_of_a_cluster_are_sent_the_file(firsts: Path, tmp_path: Path) -> N
     """A node runs the driver's source, wherever its file is, and its plan is the driver's."""
     add(read(firsts), catalogue())
     spec = Request(task="knowledge_conflict", selector="firsts", intervention="zero").specification(catalogue())
-    [group] = [ray_driver._Group(OnRay(None), [plan(spec, catalogue())], tmp_path, "", False)]  # type: ignore[arg-type]
-    order = ray_worker.Order.model_validate_json(group._order())
+    driver = Driver(None, tmp_path, "", False, Silent(), 3, Resources(), False)  # type: ignore[arg-type]
+    order = orders.Order.model_validate_json(Group(driver, [plan(spec, catalogue())]).order())
     file = catalogue().files.pop(str(firsts))
     catalogue().remove(file.origin)
     firsts.unlink()
     with pytest.raises(HarnessError, match='no selector is called "firsts"'):
-        ray_worker._plans(order.model_copy(update={"plugins": ()}))
-    [planned] = ray_worker._plans(order)
+        orders._plans(order.model_copy(update={"plugins": ()}))
+    [planned] = orders._plans(order)
     assert planned.components()["selector"]["distribution_version"] == file.origin.version

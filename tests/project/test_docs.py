@@ -41,6 +41,7 @@ SLOW = [
     "reading-a-report.md",
     "recipes/confidence.md",
     "recipes/plugin.md",
+    "recipes/plugin-executor.md",
     "recipes/plugin-intervention.md",
     "recipes/plugin-metric.md",
     "recipes/plugin-reporter.md",

@@ -10,7 +10,7 @@ import sys
 import pytest
 from checkout import ROOT
 
-ROOMS = ("conditions", "controls", "data", "effects", "engine", "model", "plugin")
+ROOMS = ("conditions", "controls", "data", "effects", "engine", "model", "plugin", "running")
 
 
 def stub(room: str) -> ast.Module:

@@ -260,17 +260,14 @@ def test_a_leaderboard_that_cannot_be_written_is_found_before_the_run(
     small_facts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, executor: str, wrong: Callable[[Path], object],
     says: str,
 ) -> None:  # fmt: skip
-    from rich.console import Console
-
-    from harness.running.executors import choose
+    from harness.running.executors import executor_of, make
 
     tmp_path.joinpath("out").mkdir()
     wrong(tmp_path / "out/leaderboard.jsonl")
     planned = run.plan(spec("mean", small_facts), catalogue())
     monkeypatch.setattr(type(planned.model), "load", lambda self: pytest.fail("the model was loaded"))
-    made = choose(executor, Console(quiet=True), quiet=True)
     with pytest.raises(HarnessError, match=says):
-        list(made.execute([[planned]], tmp_path / "out", "test", False, Silent()))
+        list(make(executor_of(executor), [[planned]], tmp_path / "out", "test", False, Silent()))
     assert {x.name for x in (tmp_path / "out").iterdir()} <= {"leaderboard.jsonl", "leaderboard.jsonl.lock"}
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -15,15 +16,16 @@ import pytest
 from commands import files
 from small_runs import Silent
 from small_runs import spec as whole
+from workers import Threads
 
 from harness.errors import HarnessError
-from harness.files.terminal import Terminal
 from harness.plugin.catalogue import catalogue
-from harness.running import ray_worker
-from harness.running.execute import grouped_by_prompts, identity_of, plan
-from harness.running.executors import InProcess, check_all_made, choose, finished_of
-from harness.running.ray_driver import OnRay, _Group
-from harness.running.ray_worker import Began, Opened, Piece, Refused, work
+from harness.running import orders
+from harness.running.driver import Driver, Group, needs
+from harness.running.execute import Plan, grouped_by_prompts, identity_of, plan
+from harness.running.executors import Made, Runs, check_all_made, executor_of, finished_of, make
+from harness.running.messages import Began, Job, Message, Opened, Piece, Refused, from_bytes, to_bytes
+from harness.running.orders import work
 from harness.running.registry import load_registry
 from harness.running.spec import Resources, RunSpec
 
@@ -49,11 +51,14 @@ def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--executor", "rya"], '--executor: expected local or ray, got "rya". Did you mean "ray"?'),
-        (["--address", "auto"], "are for a cluster: add --executor ray"),
-        (["--gpus-per-run", "1"], "are for a cluster: add --executor ray"),
-        (["--executor", "ray", "--cpus-per-run", "1.5"], "of a run: expected a whole number above 1."),
-        (["--executor", "ray", "--gpus-per-run", "-1"], '"gpus" of a run'),
+        (["--executor", "rya"], '--executor: no executor is called "rya". Did you mean "ray"?'),
+        (["--executor", "entropy"], "(entropy is a selector.)"),
+        (["--address", "auto"], "--address: this is not for --executor local, but for ray."),
+        (["--gpus-per-run", "1"], "--gpus-per-run: this is not for --executor local, but for ray"),
+        (["--executor", "ray:address=a", "--address", "b"], "--address: --executor ray:address=a has address already"),
+        (["--executor", "ray", "--cpus-per-run", "1.5"], 'parameter "cpus" of ray: expected a whole number above 1.'),
+        (["--executor", "ray", "--gpus-per-run", "-1"], '"gpus" of ray'),
+        (["--executor", "ray:max_retries=-1"], '"max_retries" of ray'),
     ],
 )
 def test_a_wrong_option_is_one_sentence(harness: Harness, tmp_path: Path, options: list[str], sentence: str) -> None:
@@ -81,11 +86,14 @@ def test_a_cluster_that_does_not_answer_is_one_sentence(harness: Harness, tmp_pa
     assert code == 2 and "no Ray cluster can be used at 127.0.0.1:1" in err.splitlines()[-1]
 
 
-def test_this_process_is_the_default(small_facts: Path, tmp_path: Path) -> None:
-    assert isinstance(choose("local", Terminal(), quiet=True), InProcess)
+def in_process(groups: Sequence[Sequence[Plan]], output: Path, told: Silent | None = None) -> Iterator[list[Made]]:
+    return make(executor_of("local"), groups, output, "test", False, told or Silent())
+
+
+def test_groups_are_made_in_this_process_one_after_another(small_facts: Path, tmp_path: Path) -> None:
     groups = [[plan(spec("a", small_facts), catalogue())], [plan(spec("b", small_facts, seed=1), catalogue())]]
     told = Told()
-    made = InProcess().execute(groups, tmp_path, "test", False, told)
+    made = in_process(groups, tmp_path, told)
     assert [run.record.name for run in finished_of(next(made))] == ["a"]
     assert len(list(tmp_path.glob("b-*"))) == 0  # the second group waits until it is asked for
     assert [[run.record.name for run in finished_of(group)] for group in made] == [["b"]]
@@ -122,7 +130,7 @@ def test_a_run_that_is_refused_is_named_at_once_and_the_others_are_made(small_fa
     ]
     groups = grouped_by_prompts([plan(x, catalogue()) for x in specs])
     assert [len(group) for group in groups] == [3, 1]
-    made = [run for group in InProcess().execute(groups, tmp_path, "test", False, told) for run in group]
+    made = [run for group in in_process(groups, tmp_path, told) for run in group]
     assert [run.record.name for run in finished_of(made)] == ["first", "other"]
     early = next(i for i, x in enumerate(told.stages) if x.startswith(f"strict: not made: {REFUSED}"))
     late = next(i for i, x in enumerate(told.stages) if x.startswith("missing: not made: "))
@@ -131,7 +139,7 @@ def test_a_run_that_is_refused_is_named_at_once_and_the_others_are_made(small_fa
     assert sorted(path.name.split("-")[0] for path in tmp_path.glob("*-????????")) == ["first", "other"]
     with pytest.raises(HarnessError, match=rf"^2 of 4 runs were not made\. strict: {REFUSED} .* missing: .*nothing"):
         check_all_made(made)
-    alone = InProcess().execute([[groups[0][1]]], tmp_path / "alone", "test", False, Silent())
+    alone = in_process([[groups[0][1]]], tmp_path / "alone")
     assert files(finished_of(next(alone))[0].path)["result.json"] == files(made[0].path)["result.json"]  # type: ignore[union-attr]
 
 
@@ -140,13 +148,13 @@ def test_a_model_that_cannot_be_loaded_is_tried_once(small_facts: Path, tmp_path
     specs = [spec(name, small_facts, model=nowhere, seed=seed) for seed, name in enumerate("ab")]
     told = Told()
     groups = grouped_by_prompts([plan(x, catalogue()) for x in specs])
-    made = [run for group in InProcess().execute(groups, tmp_path, "test", False, told) for run in group]
+    made = [run for group in in_process(groups, tmp_path, told) for run in group]
     assert told.stages.count("loading the model") == 1 and len(groups) == 2
     with pytest.raises(HarnessError, match="nowhere") as raised:
         check_all_made(made)
     assert "not made" not in str(raised.value)  # all of them for one reason, which is said alone
     groups.append([plan(spec("there", small_facts), catalogue())])
-    made = [run for group in InProcess().execute(groups, tmp_path, "test", False, told) for run in group]
+    made = [run for group in in_process(groups, tmp_path, told) for run in group]
     with pytest.raises(HarnessError, match=r"^2 of 3 runs were not made\. a, b: .*nowhere"):
         check_all_made(made)
 
@@ -216,15 +224,14 @@ def test_resources_come_from_the_run_or_else_its_model(tmp_path: Path) -> None:
         load_registry(path)
 
 
-def test_a_group_needs_what_its_largest_run_needs(small_facts: Path, tmp_path: Path) -> None:
+def test_a_group_needs_what_its_largest_run_needs(small_facts: Path) -> None:
     plans = [
         plan(spec("a", small_facts, resources=Resources(cpus=2)), catalogue()),
         plan(spec("b", small_facts, resources=Resources(cpus=1, gpus=1)), catalogue()),
     ]
-    group = _Group(OnRay(Terminal()), plans, tmp_path, "test", fresh=False, told=Silent())
-    assert group.needs == (2, 1)
-    assert replace(group, plans=plans[:1]).needs == (2, 0)
-    assert replace(group, executor=OnRay(Terminal(), resources=Resources(cpus=3))).needs == (3, 1)
+    assert needs(plans, Resources()) == (2, 1)
+    assert needs(plans[:1], Resources()) == (2, 0)
+    assert needs(plans, Resources(cpus=3)) == (3, 1)
 
 
 def test_resources_are_no_part_of_a_runs_identity(small_facts: Path) -> None:
@@ -248,44 +255,48 @@ def test_a_specification_survives_the_journey() -> None:
 
 
 @pytest.fixture
-def group(small_facts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> _Group:
-    """Two runs on the same prompts; references of Ray are the bytes themselves."""
-    ray = pytest.importorskip("ray")
-    monkeypatch.setattr(ray, "get", lambda found: found)
-    monkeypatch.setattr(ray, "put", lambda found: found)
-    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "10.0.0.1")
+def group(small_facts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Group:
+    """Two runs on the same prompts."""
     monkeypatch.setattr("harness.running.execute.PART", 16)
-    monkeypatch.setattr("harness.running.ray_worker.PIECE", 1000)
+    monkeypatch.setattr("harness.running.orders.PIECE", 1000)
     plans = [plan(spec(name, small_facts, intervention=name), catalogue()) for name in ("mean", "zero")]
-    return _Group(OnRay(Terminal(quiet=True)), plans, tmp_path / "out", "test", fresh=False, told=Silent())
+    driver = Driver(Threads(), tmp_path / "out", "test", False, Silent(), 3, Resources(), True)
+    return Group(driver, plans)
 
 
-def deliver(group: _Group, until: Callable[[Piece], bool] = lambda piece: False) -> list[Piece]:
+def attempt(group: Group) -> Iterator[Message]:
+    """What a worker sends of a job, there and back as bytes."""
+    kept = {run: {name: path.read_bytes for name, path in files.items()} for run, files in group.kept().items()}
+    for message in work(group.order(), kept, "10.0.0.1"):
+        assert from_bytes(to_bytes(message)) == message
+        yield message
+
+
+def deliver(group: Group, until: Callable[[Piece], bool] = lambda piece: False) -> list[Piece]:
     """What the driver does with the messages of one attempt; the worker is lost after the piece that ``until`` says."""
-    import contextlib
-
-    group.opened, pieces = {}, []
-    with contextlib.ExitStack() as locks:
-        for message in work(group._order(), group._kept()):
+    group.opened, group.begun, group.locks, pieces = {}, {}, contextlib.ExitStack(), []
+    with group.locks:
+        for message in attempt(group):
             assert not isinstance(message, Refused), message
             if isinstance(message, Opened):
-                group._open(message, locks)
+                group.open(message)
                 continue
             if isinstance(message, Began):
-                group._begin(message)
+                group.begin(message)
                 continue
-            group._put(message)
+            assert isinstance(message, Piece)
+            group.put(message)
             pieces.append(message)
             if until(message):
                 break
     return pieces
 
 
-def test_what_is_sent_in_pieces_is_what_is_made_here(group: _Group, tmp_path: Path) -> None:
-    [there] = InProcess().execute([group.plans], tmp_path / "here", "test", False, Silent())
+def test_what_is_sent_in_pieces_is_what_is_made_here(group: Group, tmp_path: Path) -> None:
+    [there] = in_process([group.plans], tmp_path / "here")
     pieces = deliver(group)
     assert max(len(piece.data) for piece in pieces) == 1000 and any(piece.offset for piece in pieces)
-    here = group._finished()
+    here = group.finished()
     for one, other in zip(there, here, strict=True):
         assert other is not None and one.path.name == other.path.name
         mine, theirs = files(one.path), files(other.path)
@@ -294,40 +305,43 @@ def test_what_is_sent_in_pieces_is_what_is_made_here(group: _Group, tmp_path: Pa
             assert mine[name] == theirs[name], name
 
 
-def test_a_second_worker_continues(group: _Group) -> None:
+def test_a_second_worker_continues(group: Group) -> None:
     first = deliver(group, until=lambda piece: piece.path.endswith("part-00000016.safetensors") and piece.last)
     assert {piece.path for piece in first} >= {"unfinished/prepared.json", "unfinished/part-00000000.safetensors"}
     second = deliver(group)
     parts = sorted({piece.path for piece in second if "part-" in piece.path and piece.run.startswith("mean")})
     assert parts[0] == "unfinished/part-00000032.json"
     assert "unfinished/prepared.json" not in {piece.path for piece in second}
-    made = group._finished()
+    made = group.finished()
     assert all(run and not (run.path / "unfinished").exists() and not list(run.path.rglob("*.partial")) for run in made)
     assert deliver(group) == []  # they are finished
-    rows = (group.output / "leaderboard.jsonl").read_text().splitlines()
-    assert all(run is not None and run.reused for run in group._finished())
-    assert (group.output / "leaderboard.jsonl").read_text().splitlines() == rows
+    rows = (group.driver.output / "leaderboard.jsonl").read_text().splitlines()
+    assert all(run is not None and run.reused for run in group.finished())
+    assert (group.driver.output / "leaderboard.jsonl").read_text().splitlines() == rows
 
 
-def test_fresh_forgets_once(group: _Group) -> None:
+def test_fresh_forgets_once(group: Group) -> None:
     deliver(group)
-    group = replace(group, fresh=True, forgotten=set())
-    assert group._kept() == {}
+    group = replace(group, driver=replace(group.driver, fresh=True), forgotten=set())
+    assert group.kept() == {}
     deliver(group, until=lambda piece: "part-" in piece.path and piece.last and piece.path.endswith("safetensors"))
-    assert not list(group.output.glob("*/result.json"))
-    assert all(any("part-" in name for name in kept) for kept in list(group._kept().values())[:1])
+    assert not list(group.driver.output.glob("*/result.json"))
+    assert all(any("part-" in name for name in kept) for kept in list(group.kept().values())[:1])
 
 
-def test_a_run_of_another_process_is_left_alone(group: _Group) -> None:
+def test_a_run_of_another_process_is_left_alone(group: Group) -> None:
     from filelock import FileLock
 
     deliver(group)
     [name, _] = group.opened
-    with FileLock(group.output / f".{name}.lock"), pytest.raises(HarnessError, match="another process is making"):
+    with (
+        FileLock(group.driver.output / f".{name}.lock"),
+        pytest.raises(HarnessError, match="another process is making"),
+    ):
         deliver(group)
 
 
-def test_another_model_on_the_next_node_is_refused(group: _Group) -> None:
+def test_another_model_on_the_next_node_is_refused(group: Group) -> None:
     deliver(group)
     group.folders["mean"] = "mean-00000000"
     with pytest.raises(HarnessError, match=r"node 10\.0\.0\.1 has another model"):
@@ -346,26 +360,61 @@ def test_another_model_on_the_next_node_is_refused(group: _Group) -> None:
         (lambda order: order["specs"][0]["selector"].update(name="entorpy"), r'Did you mean "entropy"'),
     ],
 )
-def test_a_node_that_differs_is_refused(group: _Group, change: Callable[[dict], None], sentence: str) -> None:
-    order = json.loads(group._order())
+def test_a_node_that_differs_is_refused(group: Group, change: Callable[[dict], None], sentence: str) -> None:
+    order = json.loads(group.order())
     change(order)
-    [refused] = work(json.dumps(order), {})
+    [refused] = work(json.dumps(order), {}, "here")
     assert isinstance(refused, Refused) and not refused.detail
     assert re.search(sentence, refused.sentence)
 
 
-def test_builds_of_the_same_version_go_together(group: _Group) -> None:
-    order = json.loads(group._order())
+def test_builds_of_the_same_version_go_together(group: Group) -> None:
+    order = json.loads(group.order())
     order["packages"]["torch"] = order["packages"]["torch"].partition("+")[0] + "+cu999"
-    assert ray_worker._plans(ray_worker.Order.model_validate(order))
+    assert orders._plans(orders.Order.model_validate(order))
 
 
 def test_an_error_of_a_plugin_is_told_with_its_traceback(
-    group: _Group, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    group: Group, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HARNESS_CACHE_DIR", str(tmp_path))  # no prompts are kept there
     with patch.object(type(group.plans[0].task), "prepare", side_effect=ZeroDivisionError("oh")):
-        *_, refused = work(group._order(), {})
+        *_, refused = work(group.order(), {}, "here")
     assert isinstance(refused, Refused)
     assert refused.sentence.startswith("task knowledge_conflict of neuron-harness ")
     assert refused.sentence.endswith(": prepare() raised ZeroDivisionError: oh.") and "Traceback" in refused.detail
+
+
+# -- one run's prompts over several workers ----------------------------------------------------------------------------
+
+
+def test_what_several_workers_find_is_put_together(group: Group, tmp_path: Path) -> None:
+    """Each part of the prompts is run by the worker whose it is; one that is lost leaves what it has finished."""
+    parts: list[tuple[list[int] | None, int]] = []
+
+    def fate(job: Job, message: Message) -> bool:
+        found = isinstance(message, Piece) and message.last and re.fullmatch(r".*/part-(\d+).json", message.path)
+        if not found:
+            return False
+        parts.append((json.loads(job.order)["share"], int(found[1])))
+        return parts.count(([1, 2], 48)) == 1 and parts[-1][1] == 48  # the first that comes with it
+
+    [there] = in_process([group.plans], tmp_path / "here")
+    workers = Threads(fate, at_once=2)
+    [made] = Runs([group.plans], tmp_path / "out", "test", False, Silent()).on(workers, shares=2)
+    assert len(workers.jobs) == 4  # two shares, of which one was lost once, and what is made of all
+    runs = 2
+    assert parts.count(([0, 2], 0)) == parts.count(([0, 2], 32)) == parts.count(([1, 2], 16)) == runs
+    assert parts.count(([1, 2], 48)) == runs + 1 and {start for _, start in parts} == {0, 16, 32, 48}
+    for one, other in zip(finished_of(there), finished_of(made), strict=True):
+        mine, theirs = files(one.path), files(other.path)
+        assert mine.keys() == theirs.keys() and not other.reused
+        for name in mine.keys() - {"provenance.json", "report.html"}:
+            assert mine[name] == theirs[name], name
+
+
+def test_a_run_of_one_part_is_made_by_one_worker(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.running.execute.PART", 256)
+    workers = Threads()
+    [made] = Runs([group.plans[:1]], group.driver.output, "test", False, Silent()).on(workers, shares=8)
+    assert len(finished_of(made)) == len(workers.jobs) == 1

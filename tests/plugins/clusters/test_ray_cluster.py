@@ -19,7 +19,7 @@ pytest.importorskip("psutil")
 CLUSTER = """
 import ipaddress, json, os, signal, subprocess, sys
 import psutil
-from harness.running.ray_cluster import connected
+from harness_plugins.clusters.ray_cluster import connected
 
 def listening():
     found = set()
@@ -84,8 +84,7 @@ def test_a_cluster_of_our_own_is_closed_to_others(tmp_path: Path) -> None:
 
 def test_a_cluster_that_others_can_reach_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
-
-    from harness.running import ray_cluster
+    from harness_plugins.clusters import ray_cluster
 
     monkeypatch.setattr(ray, "init", lambda *given, **more: None)
     monkeypatch.setattr(ray, "nodes", lambda: [{"NodeManagerAddress": "192.0.2.1"}])
@@ -102,7 +101,7 @@ def test_a_cluster_that_others_can_reach_is_refused(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_token_of_the_users_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    from harness.running.ray_cluster import LOOPBACK, TOKENS, _own
+    from harness_plugins.clusters.ray_cluster import LOOPBACK, TOKENS, _own
 
     for name in TOKENS:
         monkeypatch.delenv(name, raising=False)

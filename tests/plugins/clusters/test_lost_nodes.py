@@ -196,7 +196,7 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(place: Place) -> None:
     process = place.start("failing", "wrong", "second", "--json")
     out, err = process.communicate()
     assert process.returncode == 2
-    assert "error: wrong: selector neurons" in err
+    assert "note: wrong: not made: selector neurons" in err
     assert err.splitlines()[-1].startswith("error: 1 of 2 runs was not made. wrong: selector neurons")
     assert json.loads(out)["name"] == "second"
     assert not list((place.folder / "failing").glob("wrong-*"))

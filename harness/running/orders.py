@@ -1,7 +1,8 @@
-"""What a node of a Ray cluster does: make one group of runs in a folder of its own, and send its files as they come.
+"""What a worker of another process or machine does: make one group of runs in a folder of its own, and send its files
+as they come.
 
-Nothing is shared with the driver but messages, so that no common file system is needed. Finished parts are sent at
-once: when the node is lost, the driver has them, and the next node gets them.
+Nothing is shared with the driver (:mod:`harness.running.driver`) but messages, so that no common file system is needed.
+Finished parts are sent at once: when the worker is lost, the driver has them, and the next worker gets them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -24,6 +24,7 @@ from harness.files.store import canonical, write_bytes
 from harness.plugin.border import said
 from harness.plugin.plugin_files import PluginFile, add
 from harness.results.folder import MARK, RECORD, RunFolder
+from harness.running.messages import Began, Message, Note, Opened, Piece, Refused
 from harness.running.spec import RunSpec
 from harness.running.telling import Telling
 
@@ -40,14 +41,15 @@ AHEAD = 4
 
 
 class Order(BaseModel):
-    """What a node is asked to make, and what it must have in common with the driver.
+    """What a worker is asked to make, and what it must have in common with the driver.
 
     Attributes:
-        folder: the driver's working directory, gone to where the node has it: paths in the specs may be relative.
+        folder: the driver's working directory, gone to where the worker has it: paths in the specs may be relative.
         environment: variables that change what is loaded.
         packages: versions, :func:`harness.results.provenance.packages`.
         identities: of each run, all but the model's.
         plugins: files that the driver was given with ``--plugin``.
+        share: the parts of the prompts that are asked for (:data:`harness.running.execute.Share`); None: whole runs.
     """
 
     specs: tuple[RunSpec, ...]
@@ -57,77 +59,45 @@ class Order(BaseModel):
     packages: dict[str, str]
     identities: tuple[dict[str, Any], ...]
     plugins: tuple[PluginFile, ...] = ()
+    share: tuple[int, int] | None = None
 
 
-@dataclass(frozen=True)
-class Opened:
-    """The next run of the group has this folder; ``complete`` where the driver has it finished already."""
-
-    run: str
-    complete: bool
-    node: str
-
-
-@dataclass(frozen=True)
-class Began:
-    """The run of this folder has begun; ``run_id`` is the whole digest of its identity."""
-
-    run: str
-    run_id: str
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A part of the file ``path`` of the folder ``run``, from byte ``offset`` on; ``last`` ends the file."""
-
-    run: str
-    path: str
-    offset: int
-    data: bytes
-    last: bool
-
-
-@dataclass(frozen=True)
-class Refused:
-    """The group came to an end with an error; ``detail`` is the traceback of one that is not the user's."""
-
-    sentence: str
-    detail: str = ""
-
-
-@dataclass(frozen=True)
-class Note:
-    """What the user should know before the work is done."""
-
-    sentence: str
-
-
-Message: TypeAlias = Opened | Began | Piece | Refused | Note
 Send: TypeAlias = Callable[[Message], None]
-Kept: TypeAlias = Mapping[str, Mapping[str, Any]]
-"""Run's folder -> path in it -> reference to the file's bytes: what the driver has of earlier attempts."""
+Kept: TypeAlias = Mapping[str, Mapping[str, Callable[[], bytes]]]
+"""Run's folder -> path in it -> reads the file: what the driver has of earlier attempts."""
 
 
-def work(order: str, kept: Kept) -> Iterator[Message]:
-    """Make the runs of an :class:`Order` (as JSON); the body of a Ray task."""
+def work(order: str, kept: Kept, node: str) -> Iterator[Message]:
+    """What a worker calls: makes the runs of an order, and gives the messages that are to be sent to the driver.
+
+    Args:
+        order: of a :class:`harness.running.messages.Job`.
+        kept: reads the files of ``Job.kept``.
+        node: where the worker is, for messages.
+    """
     asked = Order.model_validate_json(order)
     os.environ.update(asked.environment)  # before torch is imported
     with contextlib.suppress(OSError):
         os.chdir(asked.folder)
     messages: queue.Queue[Message | None] = queue.Queue(AHEAD)
-    threading.Thread(target=_make, args=(asked, kept, messages.put), daemon=True).start()
+    threading.Thread(target=_make, args=(asked, kept, node, messages.put), daemon=True).start()
     while (message := messages.get()) is not None:
         yield message
 
 
-def _make(order: Order, kept: Kept, send: Callable[[Message | None], None]) -> None:
+def _make(order: Order, kept: Kept, node: str, send: Callable[[Message | None], None]) -> None:
     from harness.running.execute import execute_together
 
     try:
         plans = _plans(order)
         with tempfile.TemporaryDirectory(prefix="harness-") as scratch:
             made = execute_together(
-                plans, Path(scratch), _Notes(send), order.command, folder=lambda path: SentFolder(path, kept, send)
+                plans,
+                Path(scratch),
+                _Notes(send),
+                order.command,
+                folder=lambda path: SentFolder(path, kept, node, send),
+                share=order.share,
             )
             for run in made:
                 if not run.reused:
@@ -181,14 +151,12 @@ def _differences(here: Any, there: Any, place: str = "") -> Iterator[tuple[str, 
 class SentFolder(RunFolder):
     """A run's folder that begins with what the driver has kept, and sends what is finished as soon as it is there."""
 
-    def __init__(self, path: Path, kept: Kept, send: Send) -> None:
-        import ray
-
+    def __init__(self, path: Path, kept: Kept, node: str, send: Send) -> None:
         super().__init__(path)
         self._send = send
-        for name, file in kept.get(path.name, {}).items():
-            write_bytes(path / name, ray.get(file))
-        send(Opened(path.name, self.complete, ray.util.get_node_ip_address()))
+        for name, read in kept.get(path.name, {}).items():
+            write_bytes(path / name, read())
+        send(Opened(path.name, self.complete, node))
 
     def settle(self) -> None:
         if not self.complete:  # of a complete run only a few files are here

@@ -9,11 +9,13 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from functools import cache
+from typing import Any, cast
 
-from harness.errors import HarnessError
+from harness.plugin import HarnessError
 
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Ray's variable for whether nodes are on several machines, from whatever system; if not, all listens on 127.0.0.1."""
@@ -43,14 +45,32 @@ def connected(address: str | None) -> Iterator[str]:
         if where == "local":
             stack.enter_context(_environment(_own()))
         _start(where)
-        # What Ray has to say of lost nodes it writes to stdout, where results are.
-        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-        import ray
 
-        stack.callback(ray.shutdown)
+        stack.callback(_shut_down)
+        stack.enter_context(contextlib.redirect_stdout(cast("io.TextIOBase", _OfThisThread(sys.stdout))))
         if where == "local":
             _check_closed()
         yield where
+
+
+class _OfThisThread:
+    """A stream for the thread that makes it: what Ray's own have to say of lost nodes does not come between results."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._thread = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        return int(self._stream.write(text)) if threading.get_ident() == self._thread else len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _shut_down() -> None:
+    import ray
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        ray.shutdown()
 
 
 def _start(where: str) -> None:

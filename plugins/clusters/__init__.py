@@ -1,0 +1,11 @@
+"""Executors on clusters: Ray (``on_ray``, ``ray_cluster``) and SLURM (``on_slurm``, ``spool``)."""
+
+from harness.plugin import Executor, hookimpl
+
+from .on_ray import OnRay
+from .on_slurm import OnSlurm
+
+
+@hookimpl
+def harness_executors() -> list[type[Executor]]:
+    return [OnRay, OnSlurm]
