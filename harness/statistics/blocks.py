@@ -28,6 +28,10 @@ CELL = 64
 """Bytes that one number of one condition and prompt takes at most, with all that is made of it on the way to a sum."""
 
 
+SMALL = 64
+"""An array that takes less than this part of the budget is made once and kept: making it again costs more."""
+
+
 def budget() -> int:
     """Bytes that statistics may hold at once, beside what grows with prompts or conditions alone.
 
@@ -69,6 +73,12 @@ class Each:
         """The first row [1, n_prompts, ...]."""
         return np.asarray(self._make(slice(0, 1)))
 
+    @cached_property
+    def _whole(self) -> np.ndarray | None:
+        """All of it, where that is little."""
+        size = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        return np.asarray(self._make(slice(0, self._n))) if size <= budget() // SMALL else None
+
     @property
     def shape(self) -> tuple[int, ...]:
         return (self._n, *self._first.shape[1:])
@@ -86,6 +96,8 @@ class Each:
 
     def __getitem__(self, rows: int | slice | Sequence[int]) -> np.ndarray:
         """One row [n_prompts, ...], or some [len, n_prompts, ...]."""
+        if self._whole is not None:
+            return np.asarray(self._whole[rows])
         if isinstance(rows, int | np.integer):
             return np.asarray(self[int(rows) : int(rows) + 1][0])
         if isinstance(rows, slice):

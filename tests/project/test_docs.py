@@ -48,6 +48,7 @@ SLOW = [
     "recipes/plugin-task.md",
     "recipes/plugin-unit.md",
     "recipes/units.md",
+    "scale.md",
     "tutorial.md",
 ]
 """Pages that are run; the others of ``OTHERS`` show no commands, or say what theirs need."""

@@ -57,6 +57,7 @@ def nearly_nothing(patch: pytest.MonkeyPatch) -> None:
     """Two conditions at a time, products of sixteen, weights of resamples on the disk, small parts."""
     patch.setenv(MEMORY, "1")
     patch.setattr("harness.statistics.blocks.CELL", 2**20)
+    patch.setattr("harness.statistics.blocks.SMALL", 2**40)
     patch.setattr(bootstrap, "PRODUCT", 1)
     patch.setattr(bootstrap, "KEPT_WEIGHTS", 0)
     patch.setattr(bootstrap, "budget", lambda: 0)

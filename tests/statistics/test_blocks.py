@@ -60,6 +60,7 @@ def few(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(bootstrap, "PRODUCT", 1)
     patch.setattr(bootstrap, "KEPT_WEIGHTS", 0)
     patch.setattr("harness.statistics.blocks.CELL", 2**20)
+    patch.setattr("harness.statistics.blocks.SMALL", 2**40)
     patch.setattr("harness.statistics.bootstrap.budget", lambda: 0)
     bootstrap._stored.cache_clear()
 
@@ -123,6 +124,18 @@ def test_what_takes_long_is_kept_once_on_the_disk(monkeypatch: pytest.MonkeyPatc
     found = Each(8, make).kept()
     assert (found == np.arange(24.0).reshape(8, 3)).all() and not found.flags.owndata
     assert sorted(asked) == [0, *range(8)]  # the first row says what there is
+
+
+def test_what_is_little_is_made_once() -> None:
+    asked: list[slice] = []
+
+    def make(rows: slice) -> np.ndarray:
+        asked.append(rows)
+        return np.arange(24.0).reshape(8, 3)[rows]
+
+    found = Each(8, make)
+    assert found[2].tolist() == [6, 7, 8] and found[2:4].shape == (2, 3) and found[[0, 7]].shape == (2, 3)
+    assert asked == [slice(0, 1), slice(0, 8)]
 
 
 def held(path: Path, n_prompts: int, n_conditions: int = 120) -> int:
