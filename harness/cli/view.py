@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import webbrowser
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,7 +12,11 @@ from harness.cli.options import Debug
 from harness.cli.plugins import PluginFiles
 from harness.errors import HarnessError
 from harness.files.terminal import say
+from harness.files.wording import counted
 from harness.running.stopping import Terminated
+
+if TYPE_CHECKING:
+    from harness.view.site import Site
 
 
 def view(
@@ -27,6 +31,14 @@ def view(
         bool, typer.Option("--no-token", help="No secret in the address: every user of this machine may look.")
     ] = False,
     open_browser: Annotated[bool, typer.Option("--open", help="Open a browser.")] = False,
+    bundle: Annotated[
+        Path | None,
+        typer.Option("--bundle", metavar="SITE", help="Write the same to this folder, as a static site, and stop."),
+    ] = None,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option("--compare", metavar="RUN:RUN", help="In the site: these side by side (two to six); repeatable."),
+    ] = None,
     title: Annotated[str | None, typer.Option("--title", help="Title of the list of runs.")] = None,
     plugin: PluginFiles = None,
     debug: Debug = False,
@@ -35,11 +47,16 @@ def view(
 
     Serves this machine alone, at an address with a secret in it, until Ctrl-C. Runs appear as they finish.
     """
+    if bundle is None and compare:
+        raise HarnessError("--compare: it is for --bundle; in the browser, tick runs and press c.")
     from harness.view.server import Server
     from harness.view.site import Site
 
     site = Site(checked(folder), title)
     n = len(site.runs.now().runs)
+    if bundle is not None:
+        write(site, bundle, [text.split(":") for text in compare or ()])
+        return
     site.at("")  # with a thousand runs it takes a second once
     with Server(site, host, port, "" if no_token else None) as server:
         say(server.url)
@@ -54,6 +71,16 @@ def view(
             raise
         except KeyboardInterrupt:  # how it is meant to end
             return
+
+
+def write(site: Site, to: Path, compared: list[list[str]]) -> None:
+    """Write the static site, and say what it holds."""
+    from harness.view import bundle
+
+    kept = bundle.write(site, to, compared)
+    for path in kept:
+        say(f"left {to / path}, of an earlier site: it was changed since", err=True)
+    say(f"wrote {counted(len(site.runs.now().runs), 'run')} to {to / 'index.html'}", err=True)
 
 
 def checked(folder: Path) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import parse_qs, unquote
 
@@ -17,7 +18,7 @@ from harness.files.owned import Written, path_name, within
 from harness.files.store import json_bytes
 from harness.report.page import html
 from harness.results.folder import FILES, MARK, PAGE
-from harness.view import policies, side_by_side, under_way
+from harness.view import about, policies, side_by_side, under_way
 from harness.view.listing import Links, data, page
 from harness.view.runs import Found, Runs
 
@@ -71,6 +72,8 @@ class Site:
             RUNS: lambda query: Content(json_bytes(data(self.runs.now()), None), TYPES[".json"]),
             LIVE: self._live,
             COMPARE: self._compare,
+            about.ARENA: partial(self._about, about.arena),
+            about.CLAIMS: partial(self._about, about.claims),
         }
 
     def at(self, path: str, query: str = "") -> Content:
@@ -94,7 +97,11 @@ class Site:
 
     def links(self, found: Found) -> Links:
         """Where the list leads."""
-        return Links(compare=COMPARE, live=(LIVE, RUNS))
+        return Links(others=about.others(self.folder, found), compare=COMPARE, live=(LIVE, RUNS))
+
+    def _about(self, make: Callable[[Path], str], query: str) -> Content:
+        text = make(self.folder)
+        return Content(text.encode(), TYPES[".html"], policies.of_made(text))
 
     def _live(self, query: str) -> Content:
         found = self.runs.now()

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from browser import Opened, chromium
 
+from harness.view.bundle import write
 from harness.view.server import Server
 from harness.view.site import Site
 
@@ -108,4 +109,22 @@ def test_ticked_runs_are_set_side_by_side(browser: Any, address: str) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.click("text=All runs")
     page.wait_for_selector("#runs tbody tr")
+    assert opened.trouble == []
+
+
+def test_the_static_site_works_from_files(browser: Any, reports: Path, names: list[str], tmp_path: Path) -> None:
+    write(Site(reports), tmp_path, [names])
+    opened = Opened(browser, tmp_path / "index.html")
+    page = opened.page
+    page.fill("#filters [name=q]", "mean")
+    assert page.locator("#runs tbody tr").count() == 1 and "q=mean" in page.url
+    page.click("#filters [type=reset]")
+    page.wait_for_function("document.querySelectorAll('#runs tbody tr').length === 2")
+    for box in page.locator("#runs tbody input").all():
+        box.check()
+    page.click("#compare")
+    page.wait_for_selector("#picture .dot")
+    page.click("text=All runs")
+    page.click(f"#runs a[href^='{names[0]}']")
+    page.wait_for_selector("#prompt-controls:not([hidden])")
     assert opened.trouble == []
