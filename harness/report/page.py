@@ -39,6 +39,7 @@ from harness.report.places import names
 from harness.report.table_tests import CLASSICAL, by_items, classical, moved
 from harness.results.beside import Candidate, ControlSet, Row
 from harness.results.folder import PROVENANCE, read_provenance, read_record, read_rows
+from harness.results.measures import Measure
 from harness.results.record import Components, Frame, RunRecord, Selection, Table
 
 RowT = TypeVar("RowT", bound=Row)
@@ -169,10 +170,16 @@ def _verdicts(record: RunRecord) -> list[dict[str, Any]]:
         if measures:
             said = f"exploratory: {word}" if record.exploratory else word
             meaning = meaning.format(units=units, selected=selected)
-            found.append(
-                {"kind": kind, "word": said, "style": style, "sign": sign, "meaning": meaning, "measures": measures}
-            )
+            rows = [
+                (x.title, _unit(x), value(x), control(x), p_value(x.p_adjusted), x.verdict_sentence) for x in measures
+            ]
+            found.append({"kind": kind, "word": said, "style": style, "sign": sign, "meaning": meaning, "rows": rows})
     return found
+
+
+def _unit(measure: Measure) -> str:
+    """In brackets, where the numbers do not show it."""
+    return "" if measure.unit in ("", "%", "share") else f" ({measure.unit})"
 
 
 def _measures(record: RunRecord, rows: Sequence[ControlSet]) -> list[dict[str, Any]]:

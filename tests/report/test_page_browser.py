@@ -51,6 +51,8 @@ UNTOLD = """() => [...document.querySelectorAll(".scroll")].filter(x => x.scroll
 def test_nothing_is_clipped_and_wide_figures_can_be_read(browser: Any, conflict: Path, width: int, least: int) -> None:
     page = Opened(browser, conflict / "report.html", width).page
     assert page.evaluate(CLIPPED) == [] and page.evaluate(UNTOLD) == []
+    cut = "[...document.querySelectorAll('.verdict .scroll')].filter(x => x.scrollWidth > x.clientWidth + 1).length"
+    assert page.evaluate(cut) == 0, "what was found is in sight"
     wide = page.locator("figure.wide img")
     widths = wide.evaluate_all("images => images.map(x => x.getBoundingClientRect().width)")
     assert widths and min(widths) >= least, "text in a figure of a page's width would have less than 5 points"

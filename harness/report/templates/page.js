@@ -67,7 +67,7 @@ themeChanged();
 
 let before = null;
 addEventListener("beforeprint", () => {
-  const folded = [...document.querySelectorAll("section > details:not([open])")];
+  const folded = [...document.querySelectorAll("section > details:not([open]), .verdict > details:not([open])")];
   before = { theme: root.dataset.theme, folded };
   for (const element of folded) element.open = true;
   root.dataset.theme = "light";
