@@ -61,6 +61,7 @@ Reports = Annotated[
         "--report",
         help="Reporter to tell, beside the usual: wandb:project=neurons; may be repeated; no:page leaves one out.",
         metavar="NAME",
+        autocompletion=components("reporter"),
     ),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

@@ -29,7 +29,7 @@ from harness.results.measures import Measure
 from harness.running.contest import Contest, Entry, entries, metric_of, neutral_of, run_spec
 from harness.running.execute import Finished, engine_of, execute_together, loaded, prompts_of
 from harness.running.held_out import split
-from harness.running.plan import Plan, Reporter, plan
+from harness.running.plan import Listener, Plan, plan
 from harness.statistics import derive_seed
 from harness.statistics.discoveries import agreement, beside_chance, combined_p
 
@@ -115,7 +115,7 @@ def _made(
     return dict(zip((i for i, one in plans.items() if id(one) in places), made, strict=True))
 
 
-def _halves(one: Plan, engine: Engine, reporter: Reporter) -> tuple[list[Prompt], ...]:
+def _halves(one: Plan, engine: Engine, reporter: Listener) -> tuple[list[Prompt], ...]:
     """Two halves, of whole clusters, of the prompts that selectors see."""
     prepared = split(one, prompts_of(one, engine, reporter, fresh=False))
     seen = prepared.held_out or prepared.prompts

@@ -29,7 +29,7 @@ from harness.running import kept_prompts
 from harness.running.expectations import of_prompts
 from harness.running.held_out import split
 from harness.running.margins import check_margins
-from harness.running.plan import Plan, Reporter, Stage, look_ahead, plan, set_up
+from harness.running.plan import Listener, Plan, Stage, look_ahead, plan, set_up
 from harness.running.positions import located
 from harness.running.record import record_of
 from harness.running.shared_passes import distinct_conditions, observe
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Finished",
+    "Listener",
     "Plan",
-    "Reporter",
     "execute",
     "execute_together",
     "grouped_by_prompts",
@@ -177,7 +177,7 @@ def execute_together(
         return [Finished(x.folder, x.record, x.reused) for job in jobs if (x := job.finished) is not None]
 
 
-def loaded(loader: ModelLoader, reporter: Reporter) -> Model:
+def loaded(loader: ModelLoader, reporter: Listener) -> Model:
     """The loader's model, loaded now."""
     with reporter.stage("loading the model"):
         return border.load(loader)
@@ -299,7 +299,7 @@ def _work(
             _observe(some, engine, own.prompts, reporter, share)
 
 
-def _near_ties(engine: Engine, prepared: Prepared, batch_size: int, reporter: Reporter) -> np.ndarray | None:
+def _near_ties(engine: Engine, prepared: Prepared, batch_size: int, reporter: Listener) -> np.ndarray | None:
     """Prompts at which half precision may decide what comes next; None for a model that is in none."""
     if not is_half(engine.model):
         return None
@@ -308,7 +308,7 @@ def _near_ties(engine: Engine, prepared: Prepared, batch_size: int, reporter: Re
         return near_ties(engine.model, tokens, batch_size, advance)
 
 
-def _prepared(jobs: Sequence[_Job], engine: Engine, reporter: Reporter, fresh: bool) -> Prepared:
+def _prepared(jobs: Sequence[_Job], engine: Engine, reporter: Listener, fresh: bool) -> Prepared:
     """The prompts, which an interrupted run may have left, or an earlier one on the same model and data."""
     task = jobs[0].plan.task
     kept = [job.folder.load_prepared() for job in jobs]
@@ -323,7 +323,7 @@ def _prepared(jobs: Sequence[_Job], engine: Engine, reporter: Reporter, fresh: b
     return prepared
 
 
-def prompts_of(plan: Plan, engine: Engine, reporter: Reporter, fresh: bool) -> Prepared:
+def prompts_of(plan: Plan, engine: Engine, reporter: Listener, fresh: bool) -> Prepared:
     """The prompts of a plan, of those that are kept for the next run (:mod:`harness.running.kept_prompts`) or new.
 
     Args:
@@ -344,7 +344,7 @@ def prompts_of(plan: Plan, engine: Engine, reporter: Reporter, fresh: bool) -> P
 
 
 def _observe(
-    jobs: Sequence[_Job], engine: Engine, prompts: Sequence[Prompt], reporter: Reporter, share: Share | None
+    jobs: Sequence[_Job], engine: Engine, prompts: Sequence[Prompt], reporter: Listener, share: Share | None
 ) -> None:
     """Run all conditions of all jobs part by part; parts that an interrupted run finished are read back."""
     mine, of = share or (0, 1)
@@ -378,7 +378,7 @@ def _observe(
         job.left |= mine > 0
 
 
-def _finish(job: _Job, engine: Engine, reporter: Reporter, command: str, started: float) -> None:
+def _finish(job: _Job, engine: Engine, reporter: Listener, command: str, started: float) -> None:
     """Scores, figures and files of a job."""
     from harness.statistics import derive_seed
 

@@ -23,7 +23,7 @@ from harness.statistics.power import least_share, needed
 if TYPE_CHECKING:
     from harness.engine.engine import Engine
     from harness.plugin.records import Prompt
-    from harness.running.plan import Reporter, Stage
+    from harness.running.plan import Listener, Stage
 
 LONG = 20_000
 """(Condition, prompt) pairs from which looking ahead is worth its time: of a shorter run it is soon known."""
@@ -34,7 +34,7 @@ SHARE, ITEMS, SETS = 8, 32, 12
 RESAMPLES = 500
 
 
-def foretell(stage: Stage, engine: Engine, reporter: Reporter) -> None:
+def foretell(stage: Stage, engine: Engine, reporter: Listener) -> None:
     """Tell what effects the run finds, for each primary measure; of a short run nothing."""
     prompts = stage.prepared.prompts
     if len(prompts) * len(stage.conditions) < LONG or len(stage.controls.sets) < FEWEST:

@@ -46,7 +46,7 @@ NOTHING = ComponentSpec("none", {})
 """The intervention of a task that looks at neurons and edits nothing."""
 
 
-class Reporter(Protocol):
+class Listener(Protocol):
     """Shows how far a run is."""
 
     def stage(self, title: str, total: int | None = None) -> AbstractContextManager[Progress]:
@@ -192,7 +192,7 @@ class Stage:
         return next(condition for condition in self.conditions if condition.role == "treated")
 
 
-def look_ahead(plan: Plan, engine: Engine, reporter: Reporter) -> Selection | None:
+def look_ahead(plan: Plan, engine: Engine, reporter: Listener) -> Selection | None:
     """Refuse whatever the model's shape and the parameters tell to be wrong, before a prompt is made.
 
     Returns:
@@ -217,7 +217,7 @@ def set_up(
     plan: Plan,
     engine: Engine,
     prepared: Prepared,
-    reporter: Reporter,
+    reporter: Listener,
     known: dict[Hashable, Any] | None = None,
     selection: Selection | None = None,
 ) -> Stage:

@@ -23,7 +23,7 @@ from harness.plugin import border
 from harness.plugin.records import Outcomes, Prompt
 from harness.running.expectations import of_prompts
 from harness.running.held_out import split
-from harness.running.plan import Plan, Reporter, Stage, look_ahead, set_up
+from harness.running.plan import Listener, Plan, Stage, look_ahead, set_up
 from harness.running.positions import located
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Pilot:
 
 
 def pilot(
-    plan: Plan, reporter: Reporter, sets: int | None = None, check: Callable[[Sequence[str]], object] = list
+    plan: Plan, reporter: Listener, sets: int | None = None, check: Callable[[Sequence[str]], object] = list
 ) -> Pilot:
     """Run the first control sets of ``plan`` on its prompts; the selected units are left as they are.
 
@@ -156,7 +156,7 @@ def pilot(
     return Pilot(measures, clusters, items, expected.there, len(stage.controls.sets), path, times)
 
 
-def look(stage: Stage, engine: Engine, prompts: Sequence[Prompt], n: int, reporter: Reporter, title: str) -> Primary:
+def look(stage: Stage, engine: Engine, prompts: Sequence[Prompt], n: int, reporter: Listener, title: str) -> Primary:
     """The primary measures on some prompts under the first ``n`` control sets of a run; nothing else is treated."""
     selection, conditions = _standing_in(stage, engine, n)
     found = _observed(stage.plan, engine, prompts, conditions, reporter, title)
@@ -184,7 +184,7 @@ def _observed(
     engine: Engine,
     prompts: Sequence[Prompt],
     conditions: Sequence[Condition],
-    reporter: Reporter,
+    reporter: Listener,
     title: str,
 ) -> Outcomes:
     """Outcomes of some conditions, part by part as in a run."""

@@ -67,7 +67,7 @@ class Telling:
     """Tells reporters of the runs of one command, which are made within ``with telling:``. What a reporter raises is
     kept for the end (:meth:`check`).
 
-    It shows how far a run is (:class:`harness.running.plan.Reporter`) by telling them of it.
+    It shows how far a run is (:class:`harness.running.plan.Listener`) by telling them of it.
     """
 
     def __init__(self, told: Sequence[Reporter] = ()) -> None:

@@ -33,7 +33,6 @@ Files = Literal["record", "all", "none"]
 class Tracker(Reporter):
     """What both have in common."""
 
-    does = "sending the run"
     tags: tuple[str, ...] = Field((), description="words to find the run by, beside its components' names")
     files: Files = Field(
         "record",

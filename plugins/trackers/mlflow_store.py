@@ -31,6 +31,7 @@ class Mlflow(Tracker):
 
     name = "mlflow"
     positional = "experiment"
+    does = "sending the run to MLflow"
     experiment: str = Field("harness", min_length=1, max_length=500, description="name of the experiment")
     uri: str | None = Field(
         None, description="tracking server or store: http://..., sqlite:///mlflow.db; default: MLFLOW_TRACKING_URI"

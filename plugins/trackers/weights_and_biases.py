@@ -29,6 +29,7 @@ class Wandb(Tracker):
 
     name = "wandb"
     positional = "project"
+    does = "sending the run to Weights & Biases"
     project: str = Field("harness", pattern=r"^[^/\\#?%:]{1,128}$", description="name of the project")
     entity: str | None = Field(None, description="user or team; default: yours")
     group: str | None = Field(None, description="what runs that belong together are grouped by")

@@ -52,6 +52,7 @@ def complete(harness: Callable[..., tuple[int, str, str]], monkeypatch: pytest.M
         (("plan", "--intervention", "mean_m"), ["mean_minus_sigma"]),
         (("eval", "--metric", "calib"), ["calibration"]),
         (("eval", "--model", "sm"), ["small"]),
+        (("run", "values", "--report", "markdown:fol"), ["markdown:folder="]),
         (("eval", "--set", "contr"), ["controls="]),
         (("arena", "--selectors", "lape,entro"), ["lape,entropy"]),
         (("run", "v"), ["verse", "values"]),

@@ -14,7 +14,7 @@ from harness.errors import HarnessError, HarnessWarning
 from harness.plugin import Asked, BegunRun, FinishedRun, Reporter, Work
 from harness.plugin.catalogue import catalogue
 from harness.running import execute as run
-from harness.running.executors import InProcess
+from harness.running.executors import executor_of, make
 from harness.running.telling import Telling, reporters
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
@@ -90,7 +90,7 @@ def test_everybody_is_told_in_order_and_of_each_run_when_its_folder_is_whole(sma
     told = Telling([*reporters(catalogue()), diary])
     groups = run.grouped_by_prompts(plans)
     with told:
-        assert len(list(InProcess().execute(groups, tmp_path, "test", False, told))) == 1
+        assert len(list(make(executor_of("local"), groups, tmp_path, "test", False, told))) == 1
     told.check()
     events = [event for event, _ in diary.told]
     assert events[:2] == ["ready", "loading the model"] and diary.told[0][1] == ["mean", "zero", "strict"]
