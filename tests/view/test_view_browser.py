@@ -5,7 +5,9 @@ Without a Chromium these tests are skipped.
 
 from __future__ import annotations
 
+import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 from browser import Opened, chromium
 
+from harness.results.under_way import Step, UnderWay
 from harness.view.bundle import write
 from harness.view.server import Server
 from harness.view.site import Site
@@ -128,3 +131,27 @@ def test_the_static_site_works_from_files(browser: Any, reports: Path, names: li
     page.click(f"#runs a[href^='{names[0]}']")
     page.wait_for_selector("#prompt-controls:not([hidden])")
     assert opened.trouble == []
+
+
+def test_what_is_under_way_is_shown_and_what_has_finished_joins_the_list(
+    browser: Any, reports: Path, names: list[str], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(reports, tmp_path / "reports"))
+    (folder / names[1]).rename(tmp_path / names[1])
+    (folder / names[1] / "unfinished").mkdir(parents=True)
+    step = Step(title="12 prompts", total=12, done=3, since=time.time() - 9)
+    told: dict[str, Any] = {"runs": [names[1]], "waiting": [], "command": "harness run", "steps": [step]}
+    told |= {"began": time.time() - 9, "told": time.time(), "host": "another", "process": 1}
+    UnderWay(**told).write(folder / names[1])
+    with Server(Site(folder)) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        page = browser.new_page()
+        page.goto(server.url)
+        page.wait_for_selector("#live progress[value='3'][max='12']")
+        assert page.locator("#runs tbody tr").count() == 1
+        shutil.rmtree(folder / names[1])
+        (tmp_path / names[1]).rename(folder / names[1])
+        page.wait_for_selector("#runs tbody tr:nth-child(2)")  # asked every two seconds
+        assert page.locator("#live").is_hidden()
+        server.shutdown()
+    page.close()

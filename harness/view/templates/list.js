@@ -224,21 +224,23 @@
     return make("span", text, { className: `badge ${about.style}` });
   }
 
-  let turn = 0;
+  let waiting = null;
 
   /** The first rows now, the others when there is time for them. */
   function fillRows(runs, scale) {
-    const mine = ++turn, body = table.tBodies[0];
-    let done = FIRST;
+    const rest = runs.slice(FIRST), body = table.tBodies[0];
+    const append = (n) => body.append(...rest.splice(0, n).map((run) => row(run, scale)));
     body.replaceChildren(...runs.slice(0, FIRST).map((run) => row(run, scale)));
+    waiting = append;
     const more = () => {
-      if (mine !== turn || done >= runs.length) return;
-      body.append(...runs.slice(done, done + FIRST).map((run) => row(run, scale)));
-      done += FIRST;
+      if (waiting !== append || !rest.length) return;
+      append(FIRST);
       setTimeout(more);
     };
     setTimeout(more);
   }
+
+  addEventListener("beforeprint", () => waiting?.(Infinity));
 
   function render() {
     const runs = shown(), scale = scaleOf(runs);
