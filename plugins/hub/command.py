@@ -10,10 +10,9 @@ import typer
 from harness.cli.options import Debug
 from harness.files.terminal import say
 from harness.files.wording import counted
-from harness.results.folder import read_record
 
 
-def push(
+def push_run(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     to: Annotated[str, typer.Option("--to", help="Dataset repository, user/dataset.")],
     public: Annotated[bool, typer.Option("--public", help="Everybody can read it; by default only you.")] = False,
@@ -27,17 +26,13 @@ def push(
 
     The repository is private unless --public is given. One that holds anything else is left alone.
     """
-    from .repository import files_of, refuse_secrets
-    from .sending import api, check_name, check_target, send
+    from .repository import files_of
+    from .sending import check_name, push
 
-    files, record = files_of(run, check_name(to)), read_record(run)
     if dry_run:
+        files = files_of(run, check_name(to))
         for path, data in sorted(files.items()):
             say(f"{len(data):>12,}  {path}")
         say(f"{counted(len(files), 'file')} for https://huggingface.co/datasets/{to}; nothing was sent", err=True)
         return
-    hub = api()
-    refuse_secrets(files, str(hub.token))
-    target = check_target(hub, to, record.run_id, public, replace)
-    say(f"sending {counted(len(files), 'file')} to the {'private' if target.private else 'public'} {to}", err=True)
-    say(send(hub, target, files, f"Run {record.name}, {record.run_id[:8]}"))
+    say(push(run, to, public, replace, lambda sentence: say(sentence, err=True)))

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import HarnessError
+from harness.files.wording import counted
+from harness.results.folder import read_record
 
 from .card import RUN
-from .repository import Files
+from .repository import Files, files_of, refuse_secrets
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -32,7 +35,27 @@ class Target:
     there: tuple[str, ...] = ()
 
 
-def check_name(to: str) -> str:
+def push(
+    folder: Path, to: str, public: bool, replace: bool, tell: Callable[[str], object] = lambda sentence: None
+) -> str:
+    """Send a finished run; returns the address of its repository.
+
+    Args:
+        tell: is told what is about to be sent, and where.
+
+    Raises:
+        HarnessError: the run, the name, the token or the repository is not as it must be (nothing was sent then), or
+            the hub refuses.
+    """
+    files, record = files_of(folder, check_name(to)), read_record(folder)
+    hub = api()
+    refuse_secrets(files, str(hub.token))
+    target = check_target(hub, to, record.run_id, public, replace)
+    tell(f"sending {counted(len(files), 'file')} to the {'private' if target.private else 'public'} {to}")
+    return send(hub, target, files, f"Run {record.name}, {record.run_id[:8]}")
+
+
+def check_name(to: str, field: str = "--to") -> str:
     """The name of a repository.
 
     Raises:
@@ -40,7 +63,7 @@ def check_name(to: str) -> str:
     """
     if not NAME.fullmatch(to) or ".." in to or "--" in to or to.endswith((".git", "-", ".")):
         raise HarnessError(
-            f'--to: expected user/dataset (letters, digits, "-", "_" and "."), such as me/entropy-neurons, got "{to}".'
+            f'{field}: expected user/dataset (letters, digits, "-", "_" and "."), such as me/neurons, got "{to}".'
         )
     return to
 

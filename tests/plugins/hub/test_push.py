@@ -11,11 +11,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from harness_plugins.hub import Hub as Reporter
 from hub_stand_in import Hub, Repository, serving
 
 import harness as public
+from harness.errors import HarnessError
+from harness.plugin.reporters import Asked, FinishedRun
 from harness.report.page import write_page
+from harness.results.folder import read_provenance, read_record
+from harness.running.telling import asked_of
 from harness.testing import demo_run
+from harness.testing.reporters import demo_plan
 
 # The client's own way to send large files where the hub has no newer one.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -140,6 +146,19 @@ def test_a_repository_that_is_there_is_left_alone(
 def test_public_is_what_somebody_asks_for(harness: Harness, hub: Hub, run: Path) -> None:
     code, _, err = harness("push", run, "--to", TO, "--public")
     assert code == 0 and "to the public" in err and not hub.repositories[TO].private
+
+
+def test_a_run_is_sent_when_it_is_finished(hub: Hub, run: Path) -> None:
+    record, asked = read_record(run), asked_of(demo_plan())
+    reporter = Reporter(to=TO)
+    reporter.ready(Asked((asked,), run.parent, "a test"))
+    assert hub.asked == []
+    reporter.finished(FinishedRun(asked, record.run_id, run, "a test", False, record, read_provenance(run)))
+    assert hub.repositories[TO].private and "report.html" in hub.repositories[TO].files
+    with pytest.raises(HarnessError, match="a repository holds one run, and 2 are asked for"):
+        reporter.ready(Asked((asked, asked), run.parent, "a test"))
+    with pytest.raises(HarnessError, match=r"^--report hub: to: expected user/dataset"):
+        Reporter(to="entropy").ready(Asked((asked,), run.parent, "a test"))
 
 
 # -- nothing is asked before -------------------------------------------------------------------------------------------
