@@ -133,7 +133,7 @@ class _Moments:
 
 
 class _Reservoir:
-    """The rows with the smallest keys of a stream, in the stream's order; thinned out when twice too many."""
+    """The rows with the smallest keys of a stream, in the stream's order; thinned out when a quarter too many."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -144,16 +144,22 @@ class _Reservoir:
         """Take in ``rows`` [n, n_units] of every layer, with their ``keys`` [n]."""
         self.keys.append(keys)
         self.rows.append(rows)
-        if sum(map(len, self.keys)) > 2 * self.capacity:
+        if sum(map(len, self.keys)) > 1.25 * self.capacity:
             self.sample()
 
     def sample(self) -> dict[int, np.ndarray]:
         """The kept rows [<= capacity, n_units] of every layer."""
-        keys = np.concatenate(self.keys)
+        keys, starts = np.concatenate(self.keys), np.cumsum([0, *map(len, self.keys)])
         keep = np.sort(np.argsort(keys, kind="stable")[: self.capacity])
-        self.keys = [keys[keep]]
-        self.rows = [{layer: np.concatenate([part[layer] for part in self.rows])[keep] for layer in self.rows[0]}]
-        return self.rows[0]
+        kept = {layer: np.empty((len(keep), x.shape[1]), x.dtype) for layer, x in self.rows[0].items()}
+        parts = self.rows[::-1]
+        self.keys, self.rows = [keys[keep]], [kept]
+        place = np.searchsorted(keep, starts)
+        for start, begin, end in zip(starts, place, place[1:], strict=False):
+            part = parts.pop()  # let go as soon as it is read: never are there two of the whole
+            for layer, x in part.items():
+                kept[layer][begin:end] = x[keep[begin:end] - start]
+        return kept
 
 
 Spans = Sequence[tuple[int, int]]

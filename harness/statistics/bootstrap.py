@@ -60,7 +60,7 @@ def _kept(n: int, seed: int, resamples: int, block: int) -> tuple[np.ndarray, ..
 @lru_cache(maxsize=1)
 def _stored(n: int, seed: int, resamples: int) -> np.ndarray:
     """Of many clusters: a byte each [resamples, n], within half of the budget in memory, else on the disk."""
-    drawn = (_bytes(x) for x in _drawn(n, seed, resamples, _block(n)))
+    drawn = (_bytes(x) for x in _drawn(n, seed, resamples, max(1, _block(n) // 8)))  # few: they are int64 at first
     if n * resamples <= budget() // 2:
         return np.concatenate([np.empty((0, n), np.uint8), *drawn])
     return on_disk(drawn).reshape(-1, n)

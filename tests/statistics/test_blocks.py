@@ -167,3 +167,9 @@ def test_what_is_held_does_not_grow_with_the_answers(tmp_path: Path, monkeypatch
     small, large = 2_000, 8_000
     grown = held(tmp_path / "large", large) - held(tmp_path / "small", small)
     assert grown < 1.5 * 120 * (large - small)
+
+
+@given(st.integers(2, 60), st.integers(1, 30), st.integers(1, 40))
+def test_draws_are_the_same_in_blocks_of_any_size(n: int, block: int, seed: int) -> None:
+    whole = np.concatenate(list(bootstrap._drawn(n, seed, 30, 30)))
+    assert (whole == np.concatenate(list(bootstrap._drawn(n, seed, 30, block)))).all() and (whole.sum(1) == n).all()
