@@ -78,7 +78,7 @@ def run(
     *names: str,
     model: str | None = None,
     device: str | None = None,
-    limit: int | None = None,
+    limit: int | float | None = None,
     changes: Mapping[str, Any] | None = None,
     registry: str | Path | None = None,
     output_path: str | Path | None = None,

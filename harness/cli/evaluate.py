@@ -26,11 +26,12 @@ def evaluate(
     plugin: PluginFiles = None,
     debug: Debug = False,
 ) -> None:
-    """Run one evaluation: these neurons, this intervention, this task, against random controls."""
+    """Run one evaluation: these neurons, this intervention, this task, against random controls; of several tasks one
+    each."""
     from harness.running.executors import check_all_made, executor_of
 
     found = installed()
-    spec, chosen = request.specification(found, changes=changes), executor_of(executor)
+    specs, chosen = request.specifications(found, changes), executor_of(executor)
     told = telling(found, report, as_json, quiet)
-    check_all_made(make([spec], found, chosen, output_path, fresh, told, as_json, dry_run))
+    check_all_made(make(specs, found, chosen, output_path, fresh, told, as_json, dry_run))
     told.check()

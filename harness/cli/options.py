@@ -151,7 +151,7 @@ def read_as(kind: Any) -> Any:
     """What typer makes of a word: the first of a field's forms. A choice is text, so that what is none is refused in
     our words."""
     forms = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-    first = str if get_origin(forms[0]) is Literal else forms[0]
+    first = str if get_origin(forms[0]) is Literal or {int, float} <= set(forms) else forms[0]
     return first | None if NoneType in forms else first
 
 

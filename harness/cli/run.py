@@ -47,7 +47,9 @@ def run(
         ),
     ] = None,
     device: Device = None,
-    limit: Annotated[int | None, typer.Option("--limit", "-L", help="Override the runs' limit.")] = None,
+    limit: Annotated[
+        str | None, typer.Option("--limit", "-L", metavar="N", help="Override the runs' limit; below 1: a share.")
+    ] = None,
     settings: Set = None,
     config: Config = None,
     markdown: Annotated[

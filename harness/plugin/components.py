@@ -440,6 +440,12 @@ class Task(Component):
     def data_digest(self) -> str:
         """sha256 of the data that the prompts are made of; part of a run's identity."""
 
+    @classmethod
+    def takes(cls, name: str) -> bool:
+        """Whether a name that no task here has is one of another collection's, whose tasks this one runs:
+        ``--tasks NAME`` is this task then, with the name as its positional parameter."""
+        return False
+
     def n_items(self) -> int | None:
         """How many items the data have, of which ``--limit`` takes some; None: it takes a model to tell."""
         return None

@@ -337,7 +337,7 @@ def prompts_of(plan: Plan, engine: Engine, reporter: Listener, fresh: bool) -> P
         if found is not None:
             return found
     with reporter.stage("preparing the prompts"):
-        prepared = border.prepare(plan.task, engine, plan.spec.limit, derive_seed(plan.spec.seed, "task"))
+        prepared = border.prepare(plan.task, engine, plan.limit, derive_seed(plan.spec.seed, "task"))
     if path is not None:
         kept_prompts.save(path, prepared)
     return prepared

@@ -58,14 +58,14 @@ def of_plan(plan: Plan) -> Expected | None:
     there = in_data(plan.task)
     if there is None:
         return None
-    asked = there if plan.spec.limit is None else min(plan.spec.limit, there)
+    asked = there if plan.limit is None else min(plan.limit, there)
     return Expected(asked, asked, there)
 
 
 def of_prompts(plan: Plan, prompts: Sequence[Prompt]) -> Expected:
     """Of a plan whose prompts are made."""
     items, there = len({prompt.cluster for prompt in prompts}), in_data(plan.task)
-    data = plan.spec.limit or there or items
+    data = plan.limit or there or items
     return Expected(items, data if there is None else min(data, there), there)
 
 

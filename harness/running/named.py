@@ -19,7 +19,7 @@ def named(
     found: Catalogue,
     model: str | None = None,
     device: str | None = None,
-    limit: int | None = None,
+    limit: int | float | str | None = None,
     changes: Sequence[Change] = (),
 ) -> list[RunSpec]:
     """The specifications of runs, matrices and suites of the registry, their models as loaders.

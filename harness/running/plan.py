@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -84,6 +85,12 @@ class Plan:
     metrics: tuple[Metric, ...]
     origins: Mapping[str, Origin]
 
+    @property
+    def limit(self) -> int | None:
+        """How many items of the task's data are used; None: all of them."""
+        assert not isinstance(self.spec.limit, float)  # plan() has counted them
+        return self.spec.limit
+
     def components(self) -> dict[str, Any]:
         """Identity of every component and the distribution that it comes from."""
 
@@ -118,6 +125,7 @@ def plan(spec: RunSpec, catalogue: Catalogue) -> Plan:
     """
     model = catalogue.build(ModelLoader, spec.model, "--model")
     task = catalogue.build(Task, spec.task, "--task", model.corpus)
+    spec = spec.model_copy(update={"limit": _number(spec.limit, task)})
     wanted = spec.metrics or tuple(ComponentSpec(name, {}) for name in task.default_metrics)
     if task.intervenes == (spec.intervention is None):
         raise HarnessError(
@@ -138,6 +146,23 @@ def plan(spec: RunSpec, catalogue: Catalogue) -> Plan:
     _check_fit(task, selector, intervention, metrics, catalogue)
     origins = {f"{x.kind} {x.name}": catalogue.origins[type(x)] for x in components}
     return Plan(spec, model, task, selector, intervention, tuple(metrics), origins)
+
+
+def _number(limit: int | float | None, task: Task) -> int | None:
+    """How many items a limit is: of a share as many as lm-eval takes, rounded up.
+
+    Raises:
+        HarnessError: a share, of a task that cannot say how many items there are.
+    """
+    if not isinstance(limit, float):
+        return limit
+    n = border.n_items(task)
+    if not n:
+        raise HarnessError(
+            f"--limit {limit:g}: the task {task.name} does not say how many items its data have before a model reads "
+            "them, so that a share of them is no number; give one."
+        )
+    return math.ceil(n * limit)
 
 
 def _check_fit(

@@ -117,7 +117,7 @@ def pilot(
         with contextlib.suppress(HarnessError):  # so few may leave no prompt
             border.prepare(plan.task, engine, WARM_UP, seed)
         fixed = clock.lap()
-        prepared = border.prepare(plan.task, engine, plan.spec.limit, seed)
+        prepared = border.prepare(plan.task, engine, plan.limit, seed)
     if not prepared.prompts:
         raise HarnessError(f"task {plan.task.name}: there are no prompts.")
     prepared = split(plan, located([plan], prepared, model))

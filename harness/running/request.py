@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 
 from harness.errors import HarnessError, suggest
 from harness.files.paths import expand
-from harness.plugin.components import ComponentSpec, ModelLoader, explain, parse_spec
+from harness.plugin.components import ComponentSpec, ModelLoader, Task, explain, parse_spec
 from harness.plugin.notation import BARE, parse_params
 from harness.running.changes import Change, changed
 from harness.running.registry import Registry, models_for
@@ -95,12 +95,22 @@ class Request:
     seed: Seed = default("seed")
     engine: EngineName = default("engine")
     batch_size: Annotated[BatchSize, Spelt(("-b",))] = default("batch_size")
-    limit: Annotated[Limit, Spelt(("-L",))] = default("limit")
+    limit: Annotated[Limit, Spelt(("-L",), metavar="N")] = default("limit")
     resamples: Resamples = default("resamples")
     name: Annotated[str | None, Field(description="Name of the run; default: made of its components.")] = None
     registry: Annotated[
         Path | str | None, Field(description="Registry file; default: ./registry.yaml, else the bundled one.")
     ] = None
+
+    def specifications(self, found: Catalogue, changes: Sequence[Change] = ()) -> list[RunSpec]:
+        """What it means where several tasks may be named (``--tasks a,b``): a run for each of ours, and one for all of
+        another collection's.
+
+        Raises:
+            HarnessError: as :meth:`specification`; or one of several names is no task.
+        """
+        tasks = tasks_of(self.task, found, self.include_path is not None)
+        return [replace(self, task=task).specification(found, changes=changes) for task in tasks]
 
     def specification(self, found: Catalogue, asker: str = "harness eval", changes: Sequence[Change] = ()) -> RunSpec:
         """What it means, given the components that there are.
@@ -135,7 +145,10 @@ class Request:
         place = {name: change.place for name, change in said.items()}
         registry = None if self.registry is None else expand(self.registry)
         model = model_named(self.model, found, self.model_args, self.device, registry)
-        asked = parse_spec(self.task, place.get("task", "--task"))
+        tasks = tasks_of(self.task, found, self.include_path is not None)
+        if len(tasks) > 1:
+            raise HarnessError(f"--task: {self.task} is {len(tasks)} runs; here one task is named.")
+        asked = parse_spec(tasks[0], place.get("task", "--task"))
         chosen = parse_spec(self.selector, place.get("selector", "--selector"))
         shown = {"include_path": self.include_path, "num_fewshot": self.num_fewshot}
         task = ComponentSpec(asked.name, {**asked.params, **{k: v for k, v in shown.items() if v is not None}})
@@ -156,6 +169,32 @@ class Request:
 
 SETTINGS = ("controls", "match", "hold_out", "seed", "engine", "batch_size", "limit", "resamples")
 """Fields of a request that are fields of :class:`RunSpec` as they are."""
+
+
+def tasks_of(written: Written, found: Catalogue, included: bool = False) -> list[Written]:
+    """The tasks that are named: one, with its parameters, or several names with commas between them.
+
+    Args:
+        included: whether there are definitions (``--include_path``) that names may be of.
+
+    Raises:
+        HarnessError: one of several names is no task.
+    """
+    if not isinstance(written, str) or ":" in written:
+        return [written]
+    names = [name.strip() for name in written.split(",")]
+    tasks = found.of(Task)
+    ours, others = ([name for name in names if (name in tasks) == here] for here in (True, False))
+    if not others:
+        return [*ours]
+    takers = [task for task in tasks.values() if task.positional is not None]
+    for task in takers:
+        if (included and "include_path" in task.model_fields) or all(task.takes(name) for name in others):
+            return [*ours, ComponentSpec(task.name, {BARE: tuple(others)})]
+    if len(names) == 1:
+        return [written]  # whose error names the nearest
+    unknown = next((name for name in others if not any(task.takes(name) for task in takers)), others[0])
+    raise HarnessError(f'--tasks: there is no task "{unknown}".{suggest(unknown, tasks)}')
 
 
 def _margins(given: Sequence[str]) -> dict[str, float]:

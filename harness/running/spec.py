@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_serializer, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_serializer, field_validator
 
 from harness.errors import suggest
 from harness.plugin.components import ComponentSpec, parse_spec
@@ -47,7 +49,25 @@ EngineName = Annotated[
     Field(description="auto: the fastest that is exact; hooks: a hooked pass for each condition."),
 ]
 BatchSize = Annotated[int, Field(ge=1, le=MOST_PROMPTS, description="Prompts in a forward pass.")]
-Limit = Annotated[int | None, Field(ge=1, lt=2**63, description="Use only so many items of the task's data.")]
+
+
+def check_limit(value: Any) -> int | float | None:
+    """A number of items, or a share of them, as lm-eval reads it: below 1, rounded up."""
+    if isinstance(value, str):
+        number = float(value) if re.fullmatch(r"\s*\d*\.?\d+(e-?\d+)?\s*", value) else math.nan
+        value = int(value) if number >= 1 and value.strip().isdigit() else number
+    if value is None or (isinstance(value, int) and 1 <= value < 2**63):
+        return value
+    if isinstance(value, float) and (0 < value < 1 or (value.is_integer() and 1 <= value < 2**63)):
+        return value if value < 1 else int(value)
+    raise ValueError("expected a number of items, at least 1 and at most 64 bits, or a share of them below 1")
+
+
+Limit = Annotated[
+    int | float | None,
+    BeforeValidator(check_limit),
+    Field(description="Use only so many items of the task's data; below 1: this share of them."),
+]
 Resamples = Annotated[int, Field(ge=100, le=1_000_000, description="Bootstrap resamples.")]
 
 COMPONENT_FIELDS = ("model", "task", "selector", "intervention")

@@ -93,6 +93,20 @@ class LmEval(Task):
 
         return digest(self.loaded())
 
+    @classmethod
+    def takes(cls, name: str) -> bool:
+        from .task_manager import known
+
+        return known(name)
+
+    def n_items(self) -> int | None:
+        """Documents of each task; None where the tasks have different numbers of them, since a limit is each task's."""
+        from .task_manager import quiet
+
+        with quiet():
+            found = {len(task.eval_docs) for task in self.loaded().tasks.values()}
+        return found.pop() if len(found) == 1 else None
+
     def prepare(self, engine: Engine, limit: int | None, seed: int) -> Prepared:
         """Documents as prompts, ``limit`` of each task (its first ones, as in lm-eval); nothing is drawn at random."""
         from .conditions_lm import ConditionsLM

@@ -106,6 +106,14 @@ def _manager(names: Sequence[str], include_path: str | None) -> TaskManager:
     return manager
 
 
+def known(name: str) -> bool:
+    """Whether lm-eval has a task, group or tag of its own of this name."""
+    from lm_eval.tasks import TaskManager
+
+    with quiet():
+        return BUILT_IN and name in TaskManager().task_index
+
+
 def _override(task: Any, num_fewshot: int | None, seed: int, gen_kwargs: Mapping[str, Any]) -> None:
     """What ``lm_eval.evaluator.simple_evaluate`` does to every task before it evaluates it."""
     if task.get_config("output_type") == "generate_until" and gen_kwargs:

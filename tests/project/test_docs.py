@@ -32,8 +32,8 @@ pytestmark = pytest.mark.usefixtures("blank_figures")
 DOCS = ROOT / "docs"
 
 PAGES = [
-    "errors.md", "install.md", "notation.md", "recipes/data.md", "recipes/latents.md", "recipes/models.md",
-    "recipes/neurons.md", "recipes/python.md", "recipes/results.md", "statistics.md",
+    "coming-from.md", "errors.md", "install.md", "notation.md", "recipes/data.md", "recipes/latents.md",
+    "recipes/models.md", "recipes/neurons.md", "recipes/python.md", "recipes/results.md", "statistics.md",
 ]  # fmt: skip
 SLOW = [
     "attribution.md",
