@@ -46,7 +46,7 @@ def project() -> dict[str, object]:
 
 
 PATH = re.compile(r"(?<![\w/.~-])((?:harness|plugins|tasks|tests|docs|benchmarks|\.ci|\.github)/[\w./-]*\w)")
-IN_INSPECT = re.compile(r"harness/(demo|NAME|gpt2|openai-community/gpt2|smollm2\S*)")
+IN_INSPECT = re.compile(r"harness/(demo|demo-model|NAME|gpt2|openai-community/gpt2|smollm2\S*)")
 """Models, as inspect_ai calls them: no paths."""
 
 LINK = re.compile(r"\]\(([^)#:\s]+)[^):]*\)")
