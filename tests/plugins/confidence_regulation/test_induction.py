@@ -13,13 +13,13 @@ from harness_plugins.confidence_regulation.tasks.natural_induction import repeat
 from harness_plugins.demo import Demo
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import load_file as load_arrays
 from slow_confidence import repeated
 from small_runs import all_finite, finish, measures, prompts, record, samples, table
 
 from harness.errors import HarnessError
 from harness.model.model import Model
 from harness.plugin.records import Series
-from harness.results.folder import load_arrays
 
 SYNTHETIC: dict[str, Any] = {
     "task": "induction_synthetic:sequences=4,length=24",

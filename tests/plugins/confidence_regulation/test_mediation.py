@@ -12,11 +12,12 @@ from against_slow import correlation_agrees, counted, frequencies, mediation_agr
 from harness_plugins.confidence_regulation.tasks import mediation
 from harness_plugins.demo import Demo
 from harness_plugins.demo.corpus import WorldTexts
+from safetensors.numpy import load_file as load_arrays
 from small_runs import all_finite, finish, measures, prompts, record, samples, table
 
 from harness.errors import HarnessError
 from harness.model.model import Model
-from harness.results.folder import MARK, RunFolder, load_arrays
+from harness.results.folder import MARK, RunFolder
 from harness.running import execute as run
 
 MEDIATION: dict[str, Any] = {

@@ -11,10 +11,10 @@ import torch
 from against_slow import correlation_agrees, frequencies, induction_agrees, mediation_agrees
 from checkout import reference
 from harness_plugins.confidence_regulation.analysis.attention_heads import head_scores, random_repeats
+from safetensors.numpy import load_file as load_arrays
 from small_runs import all_finite, finish, record
 
 from harness.model.model import Model
-from harness.results.folder import load_arrays
 
 SENTENCES = (
     "Once upon a time, there was a little girl named Lily. She loved to play outside in the park.",
