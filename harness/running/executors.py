@@ -3,12 +3,14 @@ in this process (:mod:`harness.running.here`) or on workers elsewhere (:mod:`har
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from pydantic import ValidationError
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from harness.running.here import Here
     from harness.running.messages import Workers
     from harness.running.telling import Telling
+
+T = TypeVar("T")
 
 OPTIONS = {"address": "--address", "cpus": "--cpus-per-run", "gpus": "--gpus-per-run", "max_retries": "--max-retries"}
 """Parameters of executors that the command line has options for."""
@@ -99,14 +103,12 @@ class Runs:
         shares: int = 1,
     ) -> Iterator[list[Made]]:
         """Make all groups on workers."""
-        import asyncio
-
         from harness.running.driver import Driver
 
         asked = _resources(cpus, gpus)
         how = max_retries, asked, self.several, shares
         driver = Driver(workers, self.output, self.command, self.fresh, self.told, *how)
-        yield from asyncio.run(driver.make(self.groups))
+        yield from _awaited(driver.make(self.groups))
 
     def needs(self, cpus: float | None = None, gpus: float | None = None) -> set[tuple[float, float]]:
         """The CPUs and GPUs that workers are given, of all groups."""
@@ -117,6 +119,29 @@ class Runs:
     def tell(self, sentence: str) -> None:
         """Say it where progress is shown."""
         self.told.tell(sentence)
+
+
+def _awaited(work: Coroutine[Any, Any, T]) -> T:
+    """What a coroutine returns; where an event loop is running already, as in a notebook, in a thread of its own."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def known() -> T:
+        loops.append(asyncio.get_running_loop())
+        return await work
+
+    with ThreadPoolExecutor(1) as thread:
+        found = thread.submit(asyncio.run, known())
+        try:
+            return found.result()
+        except BaseException:  # Ctrl-C: what is under way is stopped, and waited for
+            for loop in loops:
+                for task in asyncio.all_tasks(loop):
+                    loop.call_soon_threadsafe(task.cancel)
+            raise
 
 
 def _resources(cpus: float | None, gpus: float | None) -> Resources:

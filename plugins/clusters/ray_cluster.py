@@ -47,20 +47,20 @@ def connected(address: str | None) -> Iterator[str]:
         _start(where)
 
         stack.callback(_shut_down)
-        stack.enter_context(contextlib.redirect_stdout(cast("io.TextIOBase", _OfThisThread(sys.stdout))))
+        stack.enter_context(contextlib.redirect_stdout(cast("io.TextIOBase", _WithoutRay(sys.stdout))))
         if where == "local":
             _check_closed()
         yield where
 
 
-class _OfThisThread:
-    """A stream for the thread that makes it: what Ray's own have to say of lost nodes does not come between results."""
+class _WithoutRay:
+    """A stream that is closed to Ray's threads: what they have to say of lost nodes does not come between results."""
 
     def __init__(self, stream: Any) -> None:
-        self._stream, self._thread = stream, threading.get_ident()
+        self._stream = stream
 
     def write(self, text: str) -> int:
-        return int(self._stream.write(text)) if threading.get_ident() == self._thread else len(text)
+        return len(text) if threading.current_thread().name.startswith("ray_") else int(self._stream.write(text))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -16,7 +18,7 @@ import pytest
 from commands import files
 from small_runs import Silent
 from small_runs import spec as whole
-from workers import Threads
+from workers import Threads, interruptible
 
 from harness.errors import HarnessError
 from harness.plugin.catalogue import catalogue
@@ -411,6 +413,30 @@ def test_what_several_workers_find_is_put_together(group: Group, tmp_path: Path)
         assert mine.keys() == theirs.keys() and not other.reused
         for name in mine.keys() - {"provenance.json", "report.html"}:
             assert mine[name] == theirs[name], name
+
+
+def test_a_notebook_has_an_event_loop_already(group: Group) -> None:
+    """Ctrl-C stops the workers, too, and what has come is kept."""
+
+    async def cell(workers: Threads) -> list[Made]:
+        [made] = Runs([group.plans[:1]], group.driver.output, "test", False, Silent()).on(workers)
+        return made
+
+    notebook = asyncio.new_event_loop()
+    with interruptible() as press, pytest.raises(KeyboardInterrupt):
+
+        def fate(job: Job, message: Message) -> bool:
+            if isinstance(message, Piece) and message.path.endswith("part-00000016.json"):
+                press()
+                time.sleep(0.2)
+            return False
+
+        notebook.run_until_complete(cell(Threads(fate)))
+    kept = [path.name for path in group.driver.output.rglob("*") if path.name.startswith("part-")]
+    assert sorted(kept) == ["part-00000000.json", "part-00000000.safetensors"]
+    assert len(finished_of(notebook.run_until_complete(cell(again := Threads())))) == 1
+    assert any("part-00000000" in name for files in again.jobs[0].kept.values() for name in files)
+    notebook.close()
 
 
 def test_a_run_of_one_part_is_made_by_one_worker(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:

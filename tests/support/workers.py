@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+import os
+import signal
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import contextmanager
 
 from harness.running import Job, Lost, Message, from_bytes, to_bytes, work
 
@@ -31,3 +34,13 @@ class Threads:
                 if self.fate(job, message):
                     raise Lost("a test")
                 yield from_bytes(to_bytes(message))
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], None]]:
+    """Within the block, Ctrl-C is heard, which a test in the background is not told of; gives what presses it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield lambda: os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
