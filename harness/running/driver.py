@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from harness.errors import HarnessError
 from harness.files.owned import path_name
 from harness.files.store import canonical, read_json, writing
+from harness.files.wording import counted
 from harness.plugin.catalogue import catalogue
 from harness.results.folder import MARK, PROVENANCE, RECORD, UNFINISHED, RunFolder
 from harness.results.provenance import packages
@@ -42,6 +43,9 @@ COMPLETE = (RECORD, PROVENANCE, MARK)
 KEPT = ("prepared.json", "part-*")
 """What it gets of ``unfinished/`` of one that is not."""
 
+PART = ".safetensors"
+"""How the file ends that marks a part as finished."""
+
 PREPARED = f"{UNFINISHED}/prepared.json"
 """The prompts of a run under way."""
 
@@ -59,7 +63,7 @@ class Driver:
     """Has groups made by workers.
 
     Attributes:
-        max_retries: how often a group is begun again after its worker was lost.
+        max_retries: how often a group is begun again after its worker was lost, since a part of its prompts has come.
         resources: of every run; what is None is as its specification says, else 1 CPU and no GPU.
         several: whether there are other runs than one that is refused.
         shares: among how many workers the prompts of a run are divided.
@@ -88,6 +92,14 @@ def needs(plans: Sequence[Plan], asked: Resources) -> tuple[float, float]:
     cpus = asked.cpus if asked.cpus is not None else max([x.cpus for x in each if x.cpus is not None], default=1)
     gpus = asked.gpus if asked.gpus is not None else max([x.gpus for x in each if x.gpus is not None], default=0)
     return cpus, gpus
+
+
+class _Gone(Exception):
+    """A worker was lost, after so many parts had come of it."""
+
+    def __init__(self, parts: int, how: str) -> None:
+        super().__init__(how)
+        self.parts = parts
 
 
 class _Refusal(Exception):
@@ -171,28 +183,31 @@ class Group:
         return len(done) == len(self.plans)
 
     async def _tried(self, share: Share | None) -> None:
-        """Have a worker make the runs, or a share of their prompts, and another one if it is lost.
+        """Have a worker make the runs, or a share of their prompts, and another one if it is lost; until that has
+        happened too often since a part has come.
 
         Raises:
             _Refusal: they cannot be made.
         """
-        tell, lost = self.driver.told.tell, "its worker was lost"
-        for retry in range(self.driver.max_retries + 1):
-            if retry:
-                tell(f"{self.name}: {lost}; it continues elsewhere (retry {retry} of {self.driver.max_retries})")
+        most, retry = self.driver.max_retries, 0
+        while True:
             try:
                 return await self._attempt(share)
-            except Lost as error:
-                lost = f"its worker was lost ({error})"
-        raise _Refusal(Refused(f"{lost}, {self.driver.max_retries + 1} times; no more is tried."))
+            except _Gone as gone:
+                retry = 1 if gone.parts else retry + 1
+                lost = f"its worker was lost ({gone})"
+            if retry > most:
+                raise _Refusal(Refused(f"{lost}, {counted(retry, 'time')}; no more is tried."))
+            self.driver.told.tell(f"{self.name}: {lost}; it continues elsewhere (retry {retry} of {most})")
 
     async def _attempt(self, share: Share | None) -> None:
         """One job.
 
         Raises:
-            Lost: its worker is gone.
+            _Gone: its worker is.
             _Refusal: it says that it cannot be done.
         """
+        parts = 0
         cpus, gpus = needs(self.plans, self.driver.resources)
         job = Job(self.order(share), self.kept(), cpus, gpus, self.name)
         try:
@@ -208,6 +223,9 @@ class Group:
                         self.begin(message)
                     else:
                         self.put(message)
+                        parts += message.last and message.path.endswith(PART)
+        except Lost as error:
+            raise _Gone(parts, str(error)) from error
         except HarnessError as error:
             raise _Refusal(Refused(str(error))) from error
 

@@ -35,7 +35,7 @@ class OnRay(Executor):
     cpus: Cpus = None
     gpus: Gpus = None
     workers: int = Field(1, ge=1, le=10_000, description="among how many workers the prompts of each run are divided")
-    max_retries: int = Field(3, ge=0, description="how often runs are begun again after their worker was lost")
+    max_retries: int = Field(3, ge=0, description="tries in vain after a worker was lost")
 
     def ready(self) -> None:
         if find_spec("ray") is None:

@@ -54,7 +54,7 @@ class OnSlurm(Executor):
     setup: list[str] = Field([], description="lines of shell before Python: [module load cuda]")
     jobs: int | None = Field(None, ge=1, description="at once; default: all of them, with cluster=local one")
     workers: int = Field(1, ge=1, le=10_000, description="among how many jobs the prompts of each run are divided")
-    max_retries: int = Field(3, ge=0, description="how often runs are begun again after their job was lost")
+    max_retries: int = Field(3, ge=0, description="tries in vain after a job was lost")
     cluster: Literal["slurm", "local"] = Field("slurm", description="local: processes of this machine, to try it")
     poll: float = Field(2.0, gt=0, le=600, description="seconds between looks at the jobs")
 

@@ -92,6 +92,16 @@ def test_each_run_is_made_once_whenever_workers_are_lost(fates: list[int], share
             assert sorted(x.name for x in folder.iterdir()) == ["files.sha256", "provenance.json", "result.json"]
 
 
+def test_a_run_goes_on_as_long_as_parts_come() -> None:
+    """Each worker is lost after one part, more often than is tried in vain: ``first`` has the prompts to send, too."""
+    first, then = 5, 4
+    with unhurried() as output:
+        [made] = command(Dying([first, then, then, then]), output, 1)
+        assert not isinstance(made, NotMade)
+        [given_up] = command(Dying([2, 2, 2]), output / "in vain", 1)
+        assert isinstance(given_up, NotMade)
+
+
 @pytest.mark.parametrize("parts", [1, 10])
 def test_the_cost_of_lost_work_is_what_theory_says(parts: int) -> None:
     """Smaller parts: less is repeated. The mean over runs lies within four standard errors of the expected value."""
