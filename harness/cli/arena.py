@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli import completion
+from harness.cli.completion import named
 from harness.cli.options import Debug, Output, Quiet
 from harness.cli.plugins import PluginFiles, installed
 from harness.errors import HarnessError
@@ -19,45 +19,23 @@ from harness.plugin.components import ComponentSpec
 def arena(
     selectors: Annotated[
         str | None,
-        typer.Option(
-            "--selectors",
-            "-s",
-            autocompletion=completion.components("selector"),
-            help="With commas between them; default: eight of the field.",
-        ),
+        named("selector", "--selectors", "-s", help="With commas between them; default: eight of the field."),
     ] = None,
     models: Annotated[
         str | None,
-        typer.Option(
-            "--models",
-            "-m",
-            autocompletion=completion.components("model"),
-            help="Likewise; default: demo,planted:seed=1,planted:seed=2.",
-        ),
+        named("model", "--models", "-m", help="Likewise; default: demo,planted:seed=1,planted:seed=2."),
     ] = None,
     tasks: Annotated[
         str | None,
-        typer.Option(
-            "--tasks",
-            "-t",
-            autocompletion=completion.components("task"),
-            help="Likewise; default: planted_answer of planted models, else facts.",
-        ),
+        named("task", "--tasks", "-t", help="Likewise; default: planted_answer of planted models, else facts."),
     ] = None,
     intervention: Annotated[
         str,
-        typer.Option(
-            "--intervention",
-            "-i",
-            autocompletion=completion.components("intervention"),
-            help="What is done to chosen units.",
-        ),
+        named("intervention", "--intervention", "-i", help="What is done to chosen units."),
     ] = "zero",
     neutral: Annotated[
         str,
-        typer.Option(
-            "--neutral", autocompletion=completion.components("task"), help="Task that says what else changes."
-        ),
+        named("task", "--neutral", help="Task that says what else changes."),
     ] = "text_loss",
     seeds: Annotated[int, typer.Option("--seeds", min=1, max=100, help="K: seeds 0 to K - 1.")] = 2,
     top: Annotated[

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -49,6 +50,11 @@ def components(kind: str) -> Offered:
         return [(before + word, about) for word, about in sorted(words.items())]
 
     return _quiet(found)
+
+
+def named(kind: str, *names: str, help: str) -> Any:
+    """An option whose value names components of a kind."""
+    return typer.Option(*names, autocompletion=components(kind), help=help)
 
 
 def _registry(ctx: typer.Context):  # type: ignore[no-untyped-def]  # imported when it is asked for
