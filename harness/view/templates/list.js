@@ -10,7 +10,7 @@
   const VALUE = 0, LOW = 1, HIGH = 2, MEAN = 3, Q05 = 4, Q95 = 5, P = 6, TEXT = 7, INTERVAL = 8, P_TEXT = 9, VERDICT = 10, FINDING = 11;
   const MOST = 6, FIRST = 100;
   let listed = embedded("runs-data");
-  let texts = new Map();
+  let texts = new Map(), varying = new Set();
   const state = { sort: "time", descending: true, ticked: new Set() };
 
   // -- what is asked for, which the address keeps
@@ -138,7 +138,7 @@
 
   // -- the table
 
-  const several = (name) => new Set(listed.runs.map((run) => run[name])).size > 1;
+  const several = (name) => varying.has(name);
 
   function cellOf(kind, label, ...content) {
     const cell = make("td", null, { className: kind });
@@ -266,6 +266,7 @@
 
   function prepare() {
     texts = new Map();
+    varying = new Set([...FILTERS, ...COUNTS].filter((name) => new Set(listed.runs.map((run) => run[name])).size > 1));
     const orders = Object.keys(ORDERS).filter((name) => ![...FILTERS, ...COUNTS].includes(name) || several(name));
     fill(form.elements.sort, orders.map((name) => make("option", LABELS[name] ?? name, { value: name })));
     const titles = new Map();
