@@ -4,7 +4,8 @@
 ``page_assets``), ``markdown``, ``latex``,
 ``summary``: for a notebook; ``certainty``: what a run can find; ``outlook``: what a planned one could; ``table_tests``;
 ``inspection``: what a model is made of;
-``leaderboard``; ``arena``: selectors compared; ``claims``: which claims of papers hold; ``comparison`` and
+``leaderboard``, also as ``parquet``; ``arena``: selectors compared; ``claims``: which claims of papers hold;
+``comparison`` and
 ``comparison_page``; ``sweeps``: curves over runs. ``formatting``: numbers and sentences that all of them share;
 ``places``: units in columns of their own.
 ``figure_files``: figures with their data.

@@ -10,7 +10,8 @@ scipy.stats and statsmodels are imported inside functions because importing them
 neurons: ``permutation``, ``stepdown`` (several measures), ``selective`` (many runs). Which prompts: ``intervals``,
 ``bootstrap``, ``clusters``. ``tables`` and ``margins`` test tables of transitions, ``comparison`` two runs on the same
 prompts, ``power`` says what could have been found, ``verdicts`` what all of this means in words, ``specific``
-what of it is confidence. ``discoveries``: sets of units beside chance. ``seeds``: one for each component.
+what of it is confidence. ``blocks``: a few conditions at a time. ``discoveries``: sets of units beside chance.
+``seeds``: one for each component.
 """
 
 from harness.statistics.blocks import Each

@@ -197,7 +197,7 @@ def third_party() -> set[str]:
 
 
 def test_what_is_imported_is_declared() -> None:
-    assert third_party() - declared("gguf", "inspect", "mlflow", "peft", "ray", "wandb") == OPTIONAL
+    assert third_party() - declared("gguf", "inspect", "mlflow", "peft", "ray", "slurm", "wandb") == OPTIONAL
 
 
 def test_what_is_declared_is_imported() -> None:
