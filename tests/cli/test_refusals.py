@@ -20,9 +20,9 @@ Harness = Callable[..., tuple[int, str, str]]
         ("eval --contrls 3", 'harness eval: there is no option --contrls. Did you mean "--controls"?'),
         ("eval --task", "--task: it needs a value."),
         ("eval --task x", "--selector: it must be given (selector, for example "),
-        ("eval --task x --selector y --seed z", "--seed: input should be a valid integer, unable to parse"),
-        ("arena --seeds=0", "--seeds: input should be greater than or equal to 1, got '0'."),
-        ("leaderboard -n 0", "-n: input should be greater than or equal to 1, got '0'."),
+        ("eval --task x --selector y --seed z", "--seed: "),
+        ("arena --seeds=0", "--seeds: "),
+        ("leaderboard -n 0", "-n: "),
         ("list a b", "harness list: got unexpected extra argument(s) (b)."),
         ("inspect", "harness inspect MODEL: it must be given (loader, model of the registry, "),
         ("attribute --devise x", 'harness attribute: there is no option --devise. Did you mean "--device"?'),
@@ -32,6 +32,8 @@ def test_a_command_line_of_another_form_is_a_sentence(words: str, says: str, har
     code, out, err = harness(*words.split())
     assert (code, out) == (2, "")
     assert err.startswith(f"error: {says}") and err.count("\n") == 1
+    if says.endswith(": "):  # what was expected is in the words of typer, of any version; what was given is ours
+        assert err.endswith((", got '0'.\n", ", got 'z'.\n"))
 
 
 def test_a_command_without_words_shows_its_help(harness: Harness) -> None:
