@@ -9,7 +9,7 @@ import typer
 
 from harness.cli.options import Debug
 from harness.files.terminal import say
-from harness.files.wording import counted
+from harness.plugin import counted
 
 
 def push_run(

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import harness
-from harness.errors import HarnessError
 from harness.files.owned import Written
+from harness.plugin import HarnessError
 from harness.report.markdown import LISTING, SUMMARY, export
 from harness.results.folder import MARK, PAGE, PROVENANCE, RECORD, RunFolder, read_provenance, read_record
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import HarnessError
-from harness.files.wording import counted
+from harness.plugin import HarnessError, counted
 from harness.results.folder import read_record
 
 from .card import RUN
