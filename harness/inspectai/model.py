@@ -27,6 +27,7 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 from harness.conditions.conditions import BASELINE, Condition
 from harness.errors import HarnessError, suggest
 from harness.files.store import digest
+from harness.files.wording import counted
 from harness.inspectai.decoding import Continued, Drawing, continued
 from harness.model.model import Model
 from harness.plugin import border
@@ -115,8 +116,8 @@ class HarnessAPI(ModelAPI):  # type: ignore[misc]  # an extra has no types here
         [tokens] = self.model.encode([prompt])
         if self.model.n_positions is not None and len(tokens) >= self.model.n_positions:
             raise HarnessError(
-                f"a prompt of {len(tokens)} tokens leaves no room for an answer in the {self.model.n_positions} "
-                f"positions of {self.model.name}."
+                f"a prompt of {counted(len(tokens), 'token')} leaves no room for an answer in the "
+                f"{counted(self.model.n_positions, 'position')} of {self.model.name}."
             )
         return tokens
 

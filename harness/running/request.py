@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 
 from harness.errors import HarnessError, suggest
 from harness.files.paths import expand
+from harness.files.wording import counted
 from harness.plugin.components import ComponentSpec, ModelLoader, Task, explain, parse_spec
 from harness.plugin.notation import BARE, parse_params
 from harness.running.changes import Change, changed
@@ -147,7 +148,7 @@ class Request:
         model = model_named(self.model, found, self.model_args, self.device, registry)
         tasks = tasks_of(self.task, found, self.include_path is not None)
         if len(tasks) > 1:
-            raise HarnessError(f"--task: {self.task} is {len(tasks)} runs; here one task is named.")
+            raise HarnessError(f"--task: {self.task} is {counted(len(tasks), 'run')}; here one task is named.")
         asked = parse_spec(tasks[0], place.get("task", "--task"))
         chosen = parse_spec(self.selector, place.get("selector", "--selector"))
         shown = {"include_path": self.include_path, "num_fewshot": self.num_fewshot}
