@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from harness.plugin.components import Component
 
@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from harness.running.execute import Plan
     from harness.running.executors import Made
     from harness.running.messages import Workers
+
+
+Amount: TypeAlias = float | None
+"""How many, of every run; None: as its specification says."""
 
 
 class RunGroups(Protocol):
@@ -35,12 +39,7 @@ class RunGroups(Protocol):
         ...
 
     def on(
-        self,
-        workers: Workers,
-        max_retries: int = 3,
-        cpus: float | None = None,
-        gpus: float | None = None,
-        shares: int = 1,
+        self, workers: Workers, max_retries: int = 3, cpus: Amount = None, gpus: Amount = None, shares: int = 1
     ) -> Iterator[list[Made]]:
         """Make all groups on workers of other processes or machines; gives what became of them, in their order.
 
@@ -56,7 +55,7 @@ class RunGroups(Protocol):
         """
         ...
 
-    def needs(self, cpus: float | None = None, gpus: float | None = None) -> set[tuple[float, float]]:
+    def needs(self, cpus: Amount = None, gpus: Amount = None) -> set[tuple[float, float]]:
         """The CPUs and GPUs that workers of :meth:`on` are given, of all groups."""
         ...
 

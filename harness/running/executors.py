@@ -18,7 +18,7 @@ from harness.errors import HarnessError, PluginError, RunsNotMade
 from harness.files.wording import agree, counted
 from harness.plugin import border
 from harness.plugin.components import ComponentSpec, explain, parse_spec
-from harness.plugin.executors import Executor
+from harness.plugin.executors import Amount, Executor
 from harness.running.spec import Resources
 
 if TYPE_CHECKING:
@@ -95,12 +95,7 @@ class Runs:
         return self._here.group(group)
 
     def on(
-        self,
-        workers: Workers,
-        max_retries: int = 3,
-        cpus: float | None = None,
-        gpus: float | None = None,
-        shares: int = 1,
+        self, workers: Workers, max_retries: int = 3, cpus: Amount = None, gpus: Amount = None, shares: int = 1
     ) -> Iterator[list[Made]]:
         """Make all groups on workers."""
         from harness.running.driver import Driver
@@ -110,7 +105,7 @@ class Runs:
         driver = Driver(workers, self.output, self.command, self.fresh, self.told, *how)
         yield from _awaited(driver.make(self.groups))
 
-    def needs(self, cpus: float | None = None, gpus: float | None = None) -> set[tuple[float, float]]:
+    def needs(self, cpus: Amount = None, gpus: Amount = None) -> set[tuple[float, float]]:
         """The CPUs and GPUs that workers are given, of all groups."""
         from harness.running.driver import needs
 
@@ -144,7 +139,7 @@ def _awaited(work: Coroutine[Any, Any, T]) -> T:
             raise
 
 
-def _resources(cpus: float | None, gpus: float | None) -> Resources:
+def _resources(cpus: Amount, gpus: Amount) -> Resources:
     try:
         return Resources(cpus=cpus, gpus=gpus)
     except ValidationError as error:
