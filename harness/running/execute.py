@@ -139,8 +139,8 @@ def execute_together(
     """
     from filelock import FileLock
 
-    check_writable(output)
     told.ready(plans, output, command)
+    check_writable(output)  # last, for it makes the folder
     started = time.time()
     if model is None:
         model = loaded(plans[0].model, told)

@@ -165,10 +165,10 @@ def make(
     """
     from harness.files.store import check_writable
 
-    check_writable(output)
     told.ready([plan for group in groups for plan in group], output, command)
     with border.asking(executor, "ready()"):
         executor.ready()
+    check_writable(output)  # last, for it makes the folder
     with border.asking(executor, "execute()"):
         found = iter(executor.execute(Runs(groups, output, command, fresh, told)))
     for group in groups:

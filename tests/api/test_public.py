@@ -25,8 +25,10 @@ from harness.api.finished import Run
 from harness.errors import HarnessError
 from harness.plugin import Selector
 from harness.plugin.catalogue import catalogue
+from harness.report.reporters import Console
 from harness.results.record import Frame
 from harness.running.request import Request, command_of
+from harness.running.telling import Telling
 
 NAMES = {
     "HarnessError", "LoadedModel", "Model", "Run", "__version__", "condition", "evaluate", "hold", "hookimpl",
@@ -431,10 +433,17 @@ def test_who_is_told_of_progress(
     """In a notebook the cell; in a script whose output goes to a file nobody, unless it is asked for."""
     monkeypatch.setattr("rich.console._is_jupyter", lambda: notebook)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: notebook)  # as a kernel's says
-    told = evaluation._reporter(None)
-    with told.stage("working"):
+
+    def told(progress: bool | None) -> Telling:
+        return evaluation._telling(catalogue(), (), progress)
+
+    def quiet(progress: bool | None) -> bool:
+        [console] = [x for x in told(progress).told if isinstance(x, Console)]
+        return console.shown.quiet
+
+    with told(None).stage("working"):
         pass
     out, err = capsys.readouterr()
-    assert told.quiet is not notebook and out.startswith("working: ") is notebook and not err
+    assert quiet(None) is not notebook and out.startswith("working: ") is notebook and not err
     assert "\x1b" not in out
-    assert evaluation._reporter(False).quiet and not evaluation._reporter(True).quiet
+    assert quiet(False) and not quiet(True)

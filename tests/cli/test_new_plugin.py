@@ -144,7 +144,7 @@ def test_the_same_command_writes_the_same_bytes(harness: Harness, tmp_path: Path
         (["entropy"], 'NAME: the selector "entropy" is already provided by neuron-harness 0.1.0'),
         (["harness-Entropy", "-k", "metric"], 'NAME: the selector "entropy" is already provided by neuron-harness'),
         (["mine", "--kind", "selektor"], '--kind: expected one of model, corpus, selector, intervention, task, metric, '
-         'executor, got "selektor". Did you mean "selector"?'),
+         'reporter, executor, got "selektor". Did you mean "selector"?'),
     ],
 )  # fmt: skip
 def test_refusals(arguments: list[str], says: str, harness: Harness, tmp_path: Path) -> None:

@@ -179,14 +179,14 @@ def test_the_stop_button_leaves_a_run_that_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blank_figures: None
 ) -> None:
     """It is a SIGINT: KeyboardInterrupt in the cell; the same cell, run again, finishes the run."""
-    from harness.running import executors
+    from harness.running import here
 
     monkeypatch.chdir(tmp_path)
     words = 'task="knowledge_conflict", selector="entropy", intervention="mean", limit=20, controls=5, resamples=100'
     cell = f'import harness\nharness.evaluate("demo", {words}, progress=False).path.name'
-    made = executors._Made._model
+    made = here.Here._model
     with monkeypatch.context() as pressed:
-        pressed.setattr(executors._Made, "_model", lambda *given: (made(*given), signal.raise_signal(signal.SIGINT))[0])
+        pressed.setattr(here.Here, "_model", lambda *given: (made(*given), signal.raise_signal(signal.SIGINT))[0])
         with pytest.raises(KeyboardInterrupt):
             ran(cell, {})
     assert not list(tmp_path.glob("reports/*/result.json"))

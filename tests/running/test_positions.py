@@ -82,7 +82,7 @@ def test_spans_that_do_not_fit_are_the_tasks_fault(tmp_path: Path) -> None:
 
 
 def test_lm_eval_alone_does_not_know_where_a_prompt_ends() -> None:
-    from harness.lmeval.treatment import Treatment
+    from harness.running.treatment import Treatment
 
     with pytest.raises(HarnessError, match="positions=last: lm-eval does not say where a prompt ends"):
         Treatment.of("random", "zero:positions=last", {}, 0, None)

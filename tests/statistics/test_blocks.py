@@ -55,9 +55,8 @@ def measure(of: Callable[[slice], tuple[np.ndarray, ...]], n: int, each: bool) -
 
 
 def few(patch: pytest.MonkeyPatch) -> None:
-    """As little as can be: two conditions at a time, products of sixteen, weights on the disk."""
+    """As little as can be: two conditions at a time, weights on the disk."""
     patch.setenv(MEMORY, "1")
-    patch.setattr(bootstrap, "PRODUCT", 1)
     patch.setattr(bootstrap, "KEPT_WEIGHTS", 0)
     patch.setattr("harness.statistics.blocks.CELL", 2**20)
     patch.setattr("harness.statistics.blocks.SMALL", 2**40)
@@ -69,8 +68,9 @@ def few(patch: pytest.MonkeyPatch) -> None:
 @given(CASES)
 def test_a_few_conditions_at_a_time_are_all_at_once(case: dict[str, Any]) -> None:
     of, n, clusters = numbers(case)
-    whole = summarise(measure(of, n, each=False), clusters, 3, 60)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bootstrap, "PRODUCT", 1)  # no budget changes it: products round by their sizes
+        whole = summarise(measure(of, n, each=False), clusters, 3, 60)
         few(patch)
         for each in (True, False):
             parts = measure(of, n, each)

@@ -19,12 +19,12 @@ HOST = ["127.0.0.1:1234"]
 
 
 @pytest.fixture(scope="module")
-def folder(reports: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(reports: Path, names: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The runs, among files that are none of ours."""
     found = tmp_path_factory.mktemp("served") / "reports"
     shutil.copytree(reports, found)
     (found.parent / "secret.txt").write_text("secret")
-    run = next(path for path in sorted(found.iterdir()) if path.is_dir())
+    run = found / names[0]
     (run / "notes.txt").write_text("secret")
     (run / "samples.jsonl").unlink()
     (run / "samples.jsonl").symlink_to(found.parent / "secret.txt")

@@ -4,6 +4,8 @@ prompts of one run on two workers. The commands are given in this process, nodes
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -140,10 +142,10 @@ def meanwhile(*steps: Callable[[], object]) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def place(small_facts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def place(small_facts: Path) -> Iterator[Place]:
     from ray.cluster_utils import Cluster
 
-    folder = tmp_path_factory.mktemp("cluster")
+    folder = Path(tempfile.mkdtemp(prefix="h"))  # short: names of sockets hold 107 bytes
     (folder / "registry.yaml").write_text(REGISTRY.replace("DATA", str(small_facts)))
     (folder / "halting.py").write_text(PLUGIN)
     place = Place(folder)
@@ -161,6 +163,7 @@ def place(small_facts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             yield place
         finally:
             place.cluster.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
             for name, file in list(catalogue().files.items()):
                 if name.endswith("halting.py"):
                     catalogue().remove(catalogue().files.pop(name).origin)

@@ -231,7 +231,7 @@ def test_cells_add_up_to_the_whole_change() -> None:
     total, *cells = EntropyChange().measure(outcomes(HAND, entropy=ENTROPY)).measures
     assert len(cells) == 9
     np.testing.assert_allclose(sum(cell.tally.events for cell in cells), total.tally.events)
-    np.testing.assert_allclose(sum(cell.denominator for cell in cells), total.denominator)
+    np.testing.assert_allclose(sum(cell.tally.trials for cell in cells), total.tally.trials)
 
 
 # -- log-odds ----------------------------------------------------------------------------------------------------------
