@@ -89,7 +89,7 @@ class Telling:
         """
         if not self._ready:
             asked = Asked(tuple(map(asked_of, plans)), output, command)
-            for reporter in self.told:
+            for reporter in reversed(self.told):  # the usual ones last: the leaderboard makes the folder
                 with border.asking(reporter, "ready()"):
                     reporter.ready(asked)
             self._ready = True

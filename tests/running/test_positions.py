@@ -82,10 +82,10 @@ def test_spans_that_do_not_fit_are_the_tasks_fault(tmp_path: Path) -> None:
 
 
 def test_lm_eval_alone_does_not_know_where_a_prompt_ends() -> None:
-    from harness.running.treatment import Treatment
+    from harness.lmeval.model import HarnessLM
 
     with pytest.raises(HarnessError, match="positions=last: lm-eval does not say where a prompt ends"):
-        Treatment.of("random", "zero:positions=last", {}, 0, None)
+        HarnessLM("demo", selector="random", intervention="zero:positions=last")
 
 
 def test_tasks_offer_what_their_answers_read() -> None:
