@@ -43,6 +43,11 @@ class AskedRun:
     components: Mapping[str, Any]
     settings: Mapping[str, Any]
 
+    def written(self, kind: str) -> dict[str, Any]:
+        """One of the components as it is written: ``{"name": "entropy", "top": 6}``."""
+        found = self.components[kind]
+        return {"name": found["name"], **found["params"]}
+
 
 @dataclass(frozen=True)
 class Asked:

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Literal
 import jsonlines
 
 from harness.errors import HarnessError
-from harness.files.store import canonical, clean, digest, jsonl_bytes, writing
+from harness.files.store import canonical, check_writable, clean, digest, jsonl_bytes, writing
 from harness.plugin.unit_kinds import kind_named
 from harness.results.provenance import Provenance
 from harness.results.record import SCHEMA_VERSION, RunRecord
@@ -106,12 +106,11 @@ def check(path: Path) -> None:
     """
     from filelock import FileLock
 
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):
-            if path.exists():
-                with path.open("r+b") as file:
-                    _newest(path, file, ())
+    check_writable(path.parent)  # else the lock would be waited for where none can be made
+    with writing(path), FileLock(f"{path}.lock"):
+        if path.exists():
+            with path.open("r+b") as file:
+                _newest(path, file, ())
 
 
 def append(path: Path, rows: Sequence[Mapping[str, Any]]) -> int:

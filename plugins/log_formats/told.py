@@ -59,7 +59,7 @@ def conditions(run: FinishedRun) -> Iterator[Told]:
                 better.setdefault(of, {})[key] = measure.higher_is_better
         arguments: dict[str, Any] = {"pretrained": name}
         if role == "treated":
-            arguments |= {kind: _written(parts[kind]) for kind in ("selector", "intervention") if parts.get(kind)}
+            arguments |= {kind: run.asked.written(kind) for kind in ("selector", "intervention") if parts.get(kind)}
         edits = [str(parts[kind]["name"]) for kind in ("selector", "intervention") if kind in arguments]
         yield Told("+".join([name, *edits]), arguments, values, better, samples)
 
@@ -85,7 +85,3 @@ def _place(metric: str, name: str, task: str, samples: Mapping[str, Any]) -> tup
     if rest and of in samples:
         return of, rest
     return task, name if name == metric else f"{metric}.{name}"
-
-
-def _written(component: Mapping[str, Any]) -> dict[str, Any]:
-    return {"name": component["name"], **component["params"]}

@@ -44,9 +44,7 @@ class Tracker(Reporter):
 def settings(run: BegunRun) -> dict[str, Any]:
     """Components with their parameters, and settings, as a tree."""
     asked: AskedRun = run.asked
-    found: dict[str, Any] = {
-        kind: {"name": asked.components[kind]["name"], **asked.components[kind]["params"]} for kind in COMPONENTS
-    }
+    found: dict[str, Any] = {kind: asked.written(kind) for kind in COMPONENTS}
     found["metrics"] = [metric["name"] for metric in asked.components["metrics"]]
     return {"run_id": run.run_id, "description": asked.description, **found, **asked.settings}
 
