@@ -36,7 +36,11 @@ def relative_error(found: torch.Tensor, wanted: torch.Tensor) -> float:
 
 def tolerance_of(hf: Any, logits: torch.Tensor) -> float:
     """The tolerance for a model that computes in the dtype of its logits, and whose weights may be quantised."""
-    own = TOLERANCE.get(logits.dtype, 1e-2)
+    return _tolerance(hf, logits.dtype)
+
+
+def _tolerance(hf: Any, dtype: torch.dtype) -> float:
+    own = TOLERANCE.get(dtype, 1e-2)
     return own if getattr(hf.config, "quantization_config", None) is None else max(own, ROUNDING)
 
 
@@ -91,8 +95,8 @@ def check_padding(model: Model) -> None:
 
 
 def _most(model: Model) -> float:
-    packed = getattr(model.hf.config, "quantization_config", None) is not None
-    return max(PADDING, 3 * TOLERANCE.get(model.dtype, 1e-2), 3 * ROUNDING * packed)
+    """Of a padding error, from which on padding is refused."""
+    return max(PADDING, 3 * _tolerance(model.hf, model.dtype))
 
 
 def tolerance_between_passes(model: Model, logits: torch.Tensor) -> float:
