@@ -294,7 +294,7 @@ def test_an_lm_eval_that_looks_for_entry_points_needs_no_path(
 ) -> None:
     """A stand-in for lm-eval after 0.4.13, which is not released: what its main does (pull request 4013) before it
     looks a model up by name, done with the registry of the lm-eval that is installed."""
-    from importlib.metadata import entry_points
+    from importlib.metadata import EntryPoint, entry_points
 
     from lm_eval.api import registry
 
@@ -306,7 +306,10 @@ def test_an_lm_eval_that_looks_for_entry_points_needs_no_path(
 
     for point in entry_points(group="lm_eval.models"):  # those of installed packages; what is there already wins
         if point.name not in registry.model_registry:
-            registry.model_registry.register(point.name, target=point)
+            # of the class that lm-eval looks for: once a test has imported the backport of importlib.metadata (MLflow
+            # does), that one finds the entry points, and they are of its own class
+            target = EntryPoint(point.name, point.value, point.group)
+            registry.model_registry.register(point.name, target=target)
     made = registry.get_model("harness")
     assert made is HarnessLM
     lm = made.create_from_arg_obj(words, {"batch_size": 2, "device": "cpu"})

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from browser import Opened, chromium
+from browser import Opened, chromium, expect
 from checkout import ROOT
 from fences import Fence, Harness, agrees, fences, run_page
 from renewing import renewed
@@ -108,9 +108,9 @@ def test_long_reports_are_folded_and_the_search_needs_no_server(site: Path) -> N
         assert page.evaluate("document.documentElement.scrollHeight") < 15_000
         inside = page.locator("main details").first
         inside.locator("summary").click()
-        assert inside.locator("table").first.is_visible()
+        expect(inside.locator("table").first).to_be_visible()
         page.click("[data-md-component=search-query]")
-        page.wait_for_function("!document.querySelector('.md-search-result__meta').innerText.includes('Initializing')")
+        expect(page.locator(".md-search-result__meta")).not_to_contain_text("Initializing")
         page.keyboard.type("entropy neurons")  # as a person does: what is filled in before the index is read is lost
         page.wait_for_selector(".md-search-result__item")
         assert opened.trouble == []

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import Opened, chromium
+from browser import Opened, chromium, expect
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +57,10 @@ def test_nothing_is_clipped_and_wide_figures_can_be_read(browser: Any, conflict:
     widths = wide.evaluate_all("images => images.map(x => x.getBoundingClientRect().width)")
     assert widths and min(widths) >= least, "text in a figure of a page's width would have less than 5 points"
     page.locator("figure.wide .zoom").first.click()
+    expect(page.locator("dialog.zoomed img")).to_be_visible()
     assert page.locator("dialog.zoomed img").bounding_box()["width"] > least
     page.keyboard.press("Escape")
-    assert page.locator("dialog").count() == 0
+    expect(page.locator("dialog")).to_have_count(0)
     page.close()
 
 
@@ -115,17 +116,16 @@ def test_prompts_are_filtered_searched_and_sorted(browser: Any, conflict: Path) 
     opened = Opened(browser, conflict / "report.html")
     page = opened.page
     page.wait_for_selector("#prompt-controls:not([hidden])")
-    everything = opened.status()
+    everything = str(opened.status().text_content())
     page.fill("#prompt-controls [name=search]", "no prompt holds these words")
-    page.wait_for_function("s => document.getElementById('prompt-status').textContent !== s", arg=everything)
+    expect(opened.status()).not_to_have_text(everything)
     assert page.locator("#prompt-table tbody tr").count() <= 1
     page.click("#prompt-controls [type=reset]")
-    page.wait_for_function("s => document.getElementById('prompt-status').textContent === s", arg=everything)
+    expect(opened.status()).to_have_text(everything)
     cell = page.locator("button.cell").first
     count = int(str(cell.text_content()))
     cell.click()
-    page.wait_for_function("s => document.getElementById('prompt-status').textContent !== s", arg=everything)
-    assert f"of {count} " in opened.status()
+    expect(opened.status()).to_contain_text(f"of {count} ")
     page.click("#prompt-controls [type=reset]")
     page.select_option("#prompt-controls [name=sort]", "prompt")
     texts = page.locator("#prompt-table tbody tr").all_text_contents()

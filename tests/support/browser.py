@@ -26,6 +26,16 @@ def chromium() -> Iterator[Any]:
         found.close()
 
 
+def expect(found: Any) -> Any:
+    """What is expected of a locator, waited for: a browser draws, closes and navigates when it comes to it.
+
+    Not ``wait_for_function``, whose second look the pages' policy forbids.
+    """
+    from playwright import sync_api
+
+    return sync_api.expect(found)
+
+
 class Opened:
     """A page that was opened, and everything that went wrong or over the network; of one that a server of ours has
     (its address is text), whatever was asked of others."""
@@ -39,11 +49,11 @@ class Opened:
         self.page.on("pageerror", lambda error: self.trouble.append(str(error)))
         self.page.on("request", lambda request: self._requested(request.url))
         self.page.goto(address)
-        self.page.wait_for_function("document.readyState === 'complete'")
 
     def _requested(self, url: str) -> None:
         if not url.startswith(self._known):
             self.trouble.append(f"loaded {url}")
 
-    def status(self) -> str:
-        return str(self.page.text_content("#prompt-status"))
+    def status(self) -> Any:
+        """The locator of what is said of the prompts that are shown."""
+        return self.page.locator("#prompt-status")

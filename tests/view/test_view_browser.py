@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import Opened, chromium
+from browser import Opened, chromium, expect
 
 from harness.results.under_way import Step, UnderWay
 from harness.view.bundle import write
@@ -38,13 +38,16 @@ def address(browser: Any, reports: Path) -> Iterator[str]:
 def test_runs_are_searched_filtered_and_sorted_and_the_address_keeps_it(browser: Any, address: str) -> None:
     opened = Opened(browser, address)
     page, lines = opened.page, opened.page.locator("#runs tbody tr")
-    assert lines.count() == 2
+    expect(lines).to_have_count(2)
     page.keyboard.press("/")
     page.keyboard.type("ZERO")
-    assert lines.count() == 1 and "1 of 2 runs" in str(page.text_content("#status"))
+    expect(lines).to_have_count(1)
+    expect(page.locator("#status")).to_contain_text("1 of 2 runs")
     page.reload()
-    assert lines.count() == 1 and page.input_value("#filters [name=q]") == "ZERO"
+    expect(lines).to_have_count(1)
+    expect(page.locator("#filters [name=q]")).to_have_value("ZERO")
     page.click("#filters [type=reset]")
+    expect(lines).to_have_count(2)
     page.select_option("#filters [name=measure]", "change of entropy")
     values = []
     for _ in range(2):  # up, then down
@@ -52,10 +55,10 @@ def test_runs_are_searched_filtered_and_sorted_and_the_address_keeps_it(browser:
         values.append([float(str(x).split(" ")[0][:7]) for x in page.locator("#runs td.value").all_text_contents()])
     assert values[0] == sorted(values[0]) == values[1][::-1] and values[0][0] != values[0][1]
     page.reload()
-    assert page.get_attribute("#runs th.value", "aria-sort") == "descending"
+    expect(page.locator("#runs th.value")).to_have_attribute("aria-sort", "descending")
     assert "change+of+entropy" in page.url
     page.select_option("#filters [name=intervention]", "mean")
-    assert lines.count() == 1
+    expect(lines).to_have_count(1)
     assert opened.trouble == []
 
 
@@ -103,7 +106,7 @@ def test_ticked_runs_are_set_side_by_side(browser: Any, address: str) -> None:
     for box in page.locator("#runs tbody input").all():
         box.check()
     page.reload()
-    assert page.locator("#runs tbody input:checked").count() == 2
+    expect(page.locator("#runs tbody input:checked")).to_have_count(2)
     page.keyboard.press("c")
     page.wait_for_url("**/compare.html?run=*&run=*")
     page.wait_for_selector("#picture .dot")
@@ -120,9 +123,10 @@ def test_the_static_site_works_from_files(browser: Any, reports: Path, names: li
     opened = Opened(browser, tmp_path / "index.html")
     page = opened.page
     page.fill("#filters [name=q]", "mean")
-    assert page.locator("#runs tbody tr").count() == 1 and "q=mean" in page.url
+    expect(page.locator("#runs tbody tr")).to_have_count(1)
+    assert "q=mean" in page.url
     page.click("#filters [type=reset]")
-    page.wait_for_function("document.querySelectorAll('#runs tbody tr').length === 2")
+    expect(page.locator("#runs tbody tr")).to_have_count(2)
     for box in page.locator("#runs tbody input").all():
         box.check()
     page.click("#compare")
@@ -148,10 +152,10 @@ def test_what_is_under_way_is_shown_and_what_has_finished_joins_the_list(
         page = browser.new_page()
         page.goto(server.url)
         page.wait_for_selector("#live progress[value='3'][max='12']")
-        assert page.locator("#runs tbody tr").count() == 1
+        expect(page.locator("#runs tbody tr")).to_have_count(1)
         shutil.rmtree(folder / names[1])
         (tmp_path / names[1]).rename(folder / names[1])
         page.wait_for_selector("#runs tbody tr:nth-child(2)")  # asked every two seconds
-        assert page.locator("#live").is_hidden()
+        expect(page.locator("#live")).to_be_hidden()
         server.shutdown()
     page.close()
