@@ -1,4 +1,4 @@
-"""Executors on clusters: Ray (``on_ray``, ``ray_cluster``) and SLURM (``on_slurm``, ``spool``)."""
+"""Executors on clusters: Ray (``on_ray``, ``ray_cluster``) and SLURM (``on_slurm``, ``sacct``, ``spool``)."""
 
 from harness.plugin import Executor, hookimpl
 

@@ -21,6 +21,7 @@ from pydantic import Field
 from harness.plugin import Executor, HarnessError, RunGroups
 from harness.running import Cpus, Gpus, Job, Lost, Message
 
+from .sacct import ENDED, Accounts
 from .spool import Spool, serve
 
 if TYPE_CHECKING:
@@ -28,6 +29,12 @@ if TYPE_CHECKING:
 
 GRACE = {"slurm": 60.0, "local": 0.0}
 """Seconds for the last files of a job that has ended to be seen: network file systems remember what folders held."""
+
+SILENT = 900.0
+"""Seconds after which a job is lost that has begun, shows no sign of life, and of which SLURM says nothing."""
+
+OVER = {"FINISHED", "INTERRUPTED", *ENDED}
+"""States of jobs that have ended: submitit's, and SLURM's."""
 
 ENDING = 20.0
 """Seconds that are waited for a process of this machine to end."""
@@ -95,6 +102,7 @@ class Jobs:
         self.asked, self.folder = asked, folder
         self.lost: list[Path] = []
         self._numbers = itertools.count()
+        self._accounts = Accounts()
         at_once = asked.jobs or (1 if asked.cluster == "local" else None)
         self._room: Any = asyncio.Semaphore(at_once) if at_once else contextlib.nullcontext()
 
@@ -103,22 +111,41 @@ class Jobs:
         async with self._room:
             spool = Spool(self.folder / f"{next(self._numbers):06d}", job)
             submitted = self._submit(job, spool)
-            last = False
+            last, pulse = False, Pulse()
             try:
                 gone: float | None = None
                 while not last:
-                    if submitted.done():
-                        gone = gone or time.monotonic()
+                    state = self._state(submitted)
+                    gone = (gone or time.monotonic()) if state in OVER else None
                     messages, last = spool.look()
                     for path in messages:
                         yield spool.take(path)
-                    if gone and not last and time.monotonic() - gone >= GRACE[self.asked.cluster]:
+                    if not last and (why := self._lost(submitted, state, gone, pulse.silent(_sign(spool, submitted)))):
                         self.lost.append(spool.path)
-                        raise Lost(_why(submitted))
+                        raise Lost(f"job {submitted.job_id}: {why}")
                     if not last:
                         await asyncio.sleep(self.asked.poll)
             finally:
                 self._end(submitted, spool, last)
+
+    def _state(self, submitted: Any) -> str | None:
+        """In SLURM's words, or submitit's of a process of this machine; None where nothing is known."""
+        if self.asked.cluster == "local":
+            return str(submitted.state).upper()
+        if submitted.paths.result_pickle.exists():
+            return "FINISHED"
+        return self._accounts.state(submitted.job_id)
+
+    def _lost(self, submitted: Any, state: str | None, gone: float | None, silent: float) -> str:
+        """Why a job is lost, with the last line that it wrote to stderr; nothing if it is not."""
+        if gone is not None and time.monotonic() - gone >= GRACE[self.asked.cluster]:
+            how = str(state).lower()
+        elif state is None and silent >= SILENT:
+            how = f"it has shown no sign of life for {silent / 60:.0f} min, and SLURM says nothing of it"
+        else:
+            return ""
+        lines = (submitted.stderr() or "").strip().splitlines()
+        return how + (f", {lines[-1].strip()[:200]}" if lines else "")
 
     def _submit(self, job: Job, spool: Spool) -> Any:
         """Queue a job.
@@ -156,6 +183,7 @@ class Jobs:
 
     def _end(self, submitted: Any, spool: Spool, last: bool) -> None:
         """Cancel a job that has not come to its end; forget one that has."""
+        self._accounts.forget(submitted.job_id)
         if not last:
             spool.give_up()
             with contextlib.suppress(OSError):
@@ -182,8 +210,25 @@ def _threads(cpus: int) -> Iterator[None]:
             os.environ["OMP_NUM_THREADS"] = before
 
 
-def _why(submitted: Any) -> str:
-    """How a job ended, and the last line that it wrote to stderr."""
-    lines = (submitted.stderr() or "").strip().splitlines()
-    said = f", {lines[-1].strip()[:200]}" if lines else ""
-    return f"job {submitted.job_id}: {str(submitted.state).lower()}{said}"
+class Pulse:
+    """For how long a job has shown no sign of life, by this process's clock alone."""
+
+    def __init__(self) -> None:
+        self._sign: int | None = None
+        self._since = 0.0
+
+    def silent(self, sign: int | None) -> float:
+        """Seconds since the sign was another one; 0 before there is any: who waits in the queue is not silent."""
+        now = time.monotonic()
+        if sign is None or sign != self._sign:
+            self._sign, self._since = sign, now
+        return now - self._since
+
+
+def _sign(spool: Spool, submitted: Any) -> int | None:
+    """The job's sign of life, or before its first one the log that SLURM begins with it."""
+    sign = spool.sign()
+    if sign is None:
+        with contextlib.suppress(OSError):
+            sign = submitted.paths.stdout.stat().st_mtime_ns
+    return sign

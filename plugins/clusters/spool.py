@@ -1,13 +1,16 @@
 """A folder of a file system that a command and its job share: the order lies there, and messages come back as files.
 
-Messages are JSON and bytes (:func:`harness.running.to_bytes`): nothing that is read back can run.
+Messages are JSON and bytes (:func:`harness.running.to_bytes`): nothing that is read back can run. Each side shows the
+other that it is there by touching a file, and none compares its clock with another machine's.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +26,9 @@ AHEAD = 4
 
 PATIENCE = 900.0
 """Seconds after which a job ends whose command has not looked at its messages."""
+
+BEATING = 30.0
+"""Seconds between two signs of life of a job, whatever it computes."""
 
 
 class Spool:
@@ -48,6 +54,14 @@ class Spool:
         path.unlink()
         return message
 
+    def sign(self) -> int | None:
+        """Changes as long as the job is there; None before it has begun. It is no time of this machine's clock."""
+        try:
+            with (self.path / BEAT).open("rb") as file:  # opened: a network file system then asks how the file is now
+                return os.fstat(file.fileno()).st_mtime_ns
+        except OSError:
+            return None
+
     def give_up(self) -> None:
         """Let a job that is still there end when it has something to say."""
         (self.path / ALIVE).unlink(missing_ok=True)
@@ -63,11 +77,32 @@ def serve(folder: str) -> None:
     """The job's side: do what is ordered, and leave the messages."""
     place, host, began = Path(folder), socket.gethostname(), time.time_ns()
     write_json(place / STARTED, {"host": host, "pid": os.getpid()})
-    kept = {run: {name: Path(path).read_bytes for name, path in files.items()} for run, files in _kept(place)}
-    for n, message in enumerate(work((place / ORDER).read_text(encoding="utf-8"), kept, host)):
-        _wait_for_room(place)
-        write_bytes(place / f"{began:020d}-{n:08d}.message", to_bytes(message))  # a job that was begun again: behind
+    with beating(place):
+        kept = {run: {name: Path(path).read_bytes for name, path in files.items()} for run, files in _kept(place)}
+        for n, message in enumerate(work((place / ORDER).read_text(encoding="utf-8"), kept, host)):
+            _wait_for_room(place)
+            write_bytes(place / f"{began:020d}-{n:08d}.message", to_bytes(message))  # a job begun again: behind
     write_bytes(place / END, b"")
+
+
+@contextlib.contextmanager
+def beating(place: Path) -> Iterator[None]:
+    """Within the block the job shows that it is there, though it may compute for hours between two messages."""
+    (place / BEAT).touch()
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(BEATING):
+            with contextlib.suppress(OSError):  # a file system that is away for a while; or a command that is
+                os.utime(place / BEAT)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _kept(place: Path) -> Iterator[tuple[str, dict[str, str]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
@@ -13,16 +14,17 @@ from typing import Any
 import psutil
 import pytest
 from commands import Harness, files
+from harness_plugins.clusters import on_slurm, sacct, spool
 from small_runs import Silent, spec
 
 from harness.plugin import HarnessError
 from harness.plugin.catalogue import catalogue
 from harness.plugin.plugin_files import add, read
-from harness.running import Job, Message, Piece
+from harness.running import Job, Lost, Message, Note, Piece, to_bytes
 from harness.running.execute import Plan, plan
 from harness.running.executors import Executor, executor_of, finished_of, make
 
-on_slurm = pytest.importorskip("harness_plugins.clusters.on_slurm")
+pytest.importorskip("submitit")
 
 
 def test_what_is_missing_is_said_before_the_work(
@@ -214,3 +216,127 @@ def test_a_job_that_is_not_taken_is_a_sentence(planned: Plan, slurm: Path, tmp_p
     assert str(refused.error) == "--executor slurm: the job was not taken: invalid partition specified: gup."  # type: ignore[union-attr]
     with pytest.raises(HarnessError, match="whole GPUs"):
         list(make(executor_of("slurm:gpus=0.5"), [[planned]], tmp_path / "out", "test", False, Silent()))
+
+
+# -- jobs of which nothing is heard: the test plays the job, and nobody starts one ------------------------------------
+
+
+@pytest.fixture
+def unstarted(slurm: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cluster takes jobs; ``said`` is what it says of their states, ``cancelled`` holds those that were."""
+    (slurm / "sbatch").write_text("#!/bin/sh\necho Submitted batch job 77\n")
+    (slurm / "sacct").write_text(f"#!/bin/sh\ncat {slurm}/said\n")
+    (slurm / "scancel").write_text(f"#!/bin/sh\necho $1 >> {slurm}/cancelled\n")
+    monkeypatch.setattr(on_slurm, "SILENT", 1e-9)  # a job that shows nothing new at the next look is silent
+    monkeypatch.setitem(on_slurm.GRACE, "slurm", 0.0)
+    monkeypatch.setattr(sacct, "EVERY", 0.0)
+    return slurm
+
+
+def followed(folder: Path, play: Callable[[Path, int, str | None], None], monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The messages of a job, and how it was lost. ``play`` is called before each look at it: with its folder, how many
+    looks there were, and its state as far as it is known."""
+    jobs = on_slurm.Jobs(executor_of("slurm:poll=0.001"), folder)
+    looks = 0
+
+    class Looking(spool.Spool):  # type: ignore[misc]
+        def look(self) -> Any:
+            nonlocal looks
+            play(self.path, looks, jobs._accounts._said.get("77", (0.0, None))[1])
+            looks += 1
+            return super().look()
+
+    async def messages() -> list[Any]:
+        found: list[Any] = []
+        try:
+            async for message in jobs.run(Job("{}", {}, 1, 0, "a")):
+                found.append(message)
+        except Lost as lost:
+            found.append(str(lost))
+        return found
+
+    monkeypatch.setattr(on_slurm, "Spool", Looking)
+    return asyncio.run(asyncio.wait_for(messages(), 60))
+
+
+@pytest.mark.parametrize("sign", [spool.BEAT, "submitit/77_0_log.out"])
+def test_a_job_that_has_begun_and_is_silent_is_lost_where_slurm_says_nothing(
+    sign: str, unstarted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not as long as it waits, nor as long as it shows that it is there, whatever the time on its machine."""
+    (unstarted / "sacct").write_text("#!/bin/sh\nexec sleep 1000\n")
+    monkeypatch.setattr(sacct, "ANSWER", 0.01)
+    seen: list[int] = []
+
+    def play(place: Path, looks: int, state: str | None) -> None:
+        seen.append(looks)
+        if 10 <= looks < 20:
+            (place / sign).touch()
+            os.utime(place / sign, ns=(10**12 - looks, 10**12 - looks))
+
+    assert followed(tmp_path, play, monkeypatch) == [
+        "job 77: it has shown no sign of life for 0 min, and SLURM says nothing of it"
+    ]
+    assert seen[-1] == 20
+    assert not (tmp_path / "000000" / spool.ALIVE).exists() and (unstarted / "cancelled").read_text() == "77\n"
+
+
+def test_a_silent_job_that_slurm_knows_is_waited_for_until_it_has_ended(
+    unstarted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be suspended for a day, or hang with its file system."""
+    said = iter(["RUNNING", "SUSPENDED", "RUNNING", "NODE_FAIL"])
+    now, since = next(said), 0
+
+    def play(place: Path, looks: int, state: str | None) -> None:
+        nonlocal now, since
+        (unstarted / "said").write_text(f"77|{now}\n")
+        if state == now:
+            (place / spool.BEAT).touch()
+            os.utime(place / spool.BEAT, (0, 0))
+            since += 1
+        if since == 5:
+            now, since = next(said), 0
+
+    assert followed(tmp_path, play, monkeypatch) == ["job 77: node_fail"]
+    assert next(said, None) is None
+
+
+def test_messages_of_a_job_that_slurm_says_nothing_of_are_taken(
+    unstarted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def play(place: Path, looks: int, state: str | None) -> None:
+        if looks == 2:
+            (place / "1.message").write_bytes(to_bytes(Note("here")))
+        if looks == 4:
+            (place / spool.END).touch()
+
+    assert followed(tmp_path, play, monkeypatch) == [Note("here")]
+    assert not (unstarted / "cancelled").exists() and not (tmp_path / "000000").exists()
+
+
+def test_a_job_shows_that_it_is_there_while_it_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = spool.Spool(tmp_path / "job", Job("{}", {}, 1, 0, "a"))
+
+    def work(order: str, kept: object, node: str) -> Iterator[Message]:
+        signs, until = {place.sign()}, time.monotonic() + 60
+        while len(signs) < 3 and time.monotonic() < until:
+            time.sleep(0.005)
+            signs.add(place.sign())
+        assert len(signs) == 3 and None not in signs
+        yield Note("computed")
+
+    monkeypatch.setattr(spool, "work", work)
+    monkeypatch.setattr(spool, "BEATING", 0.01)
+    assert place.sign() is None
+    spool.serve(str(place.path))
+    [message], last = place.look()
+    assert (place.take(message), last) == (Note("computed"), True)
+
+
+def test_a_state_is_the_first_word_of_what_is_said() -> None:
+    assert sacct.states("JobID|State\n77|CANCELLED by 1000\n78|\n79|PENDING|here\nnothing\n") == {
+        "JobID": "STATE",
+        "77": "CANCELLED",
+        "79": "PENDING",
+    }
