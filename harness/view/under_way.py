@@ -74,7 +74,8 @@ def _long(seconds: float) -> str:
 
 
 def _gone(one: UnderWay) -> bool:
-    """Whether the process was on this machine and is no more."""
+    """Whether the process was on this machine and is no more, or is one that nobody asks how it ended: in a container
+    process 1 often does not."""
     if one.host != socket.gethostname() or os.name != "posix":
         return False
     try:
@@ -83,4 +84,8 @@ def _gone(one: UnderWay) -> bool:
         return True
     except OSError:  # somebody else's
         return False
-    return False
+    try:
+        about = Path(f"/proc/{one.process}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # another system, or it has just ended
+        return False
+    return about.rpartition(")")[2].split()[:1] in (["Z"], ["X"])  # behind its name, which may hold anything

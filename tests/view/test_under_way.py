@@ -52,8 +52,11 @@ def test_silence_is_told(tmp_path: Path, quiet: int) -> None:
 
 def test_what_has_ended_is_told_with_what_continues_it(tmp_path: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
     say(tmp_path, "gone-1", process=ended.pid)
+    if Path("/proc/self/stat").exists():
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # nobody asks how it ended: a zombie
+        assert [one["still"] for one in listed(tmp_path, ["gone-1"])] == [True]
+    ended.wait()
     say(tmp_path, "stopped-2", ended="it was interrupted; the same command continues it.")
     (tmp_path / "old-3" / "unfinished").mkdir(parents=True)
     (tmp_path / "old-3" / "unfinished" / "progress.json").write_text("{")
