@@ -20,8 +20,8 @@ from pydantic import BaseModel
 from harness import plugin
 from harness.cli.listing import parameters
 from harness.plugin import components, hookspecs
+from harness.plugin.base import KINDS, PLURALS, Component, Kind
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import KINDS, PLURALS, Component, Kind
 from harness.results import leaderboard, schema
 
 ROOT = Path(__file__).resolve().parents[1]

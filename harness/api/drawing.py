@@ -12,8 +12,9 @@ from harness.errors import HarnessError, not_there
 from harness.files.owned import path_name
 from harness.plugin import border
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import ComponentSpec, Metric, Selector
+from harness.plugin.components import Metric, Selector
 from harness.plugin.records import Figure, Frame
+from harness.plugin.specs import ComponentSpec
 from harness.report.figure_files import DPI, csv_bytes, style
 from harness.report.figure_files import draw as drawn
 from harness.results import record as records

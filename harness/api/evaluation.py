@@ -16,9 +16,11 @@ from harness.api.words import in_words
 from harness.errors import HarnessError, HarnessWarning, mendable
 from harness.files.paths import expand
 from harness.plugin import border
+from harness.plugin.base import Component
 from harness.plugin.catalogue import Catalogue, catalogue
-from harness.plugin.components import Component, ComponentSpec, ModelLoader
+from harness.plugin.components import ModelLoader
 from harness.plugin.notation import write_value
+from harness.plugin.specs import ComponentSpec
 from harness.running import environment, executors
 from harness.running.changes import changes_in
 from harness.running.named import named, too_few_controls

@@ -23,7 +23,8 @@ from harness.conditions.conditions import Selection
 from harness.conditions.units import Unit
 from harness.errors import HarnessError
 from harness.files.wording import counted
-from harness.plugin.components import AnyIntervention, AnySelector, Intervention, SelectionContext, Selector
+from harness.plugin.components import Intervention, SelectionContext, Selector
+from harness.plugin.parameters import AnyIntervention, AnySelector
 
 if TYPE_CHECKING:
     from harness.conditions.conditions import Edit

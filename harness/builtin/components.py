@@ -34,17 +34,9 @@ from harness.builtin.within import Within
 from harness.conditions.conditions import Selection
 from harness.errors import HarnessError
 from harness.files.wording import counted
-from harness.plugin.components import (
-    Corpus,
-    Intervention,
-    Metric,
-    ModelLoader,
-    SelectionContext,
-    Selector,
-    Source,
-    Task,
-)
+from harness.plugin.components import Corpus, Intervention, Metric, ModelLoader, SelectionContext, Selector, Task
 from harness.plugin.executors import Executor
+from harness.plugin.parameters import Source
 from harness.plugin.places import layers_in
 from harness.plugin.unit_kinds import mlp_site
 

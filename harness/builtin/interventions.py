@@ -12,7 +12,8 @@ from pydantic import Field, ValidationInfo, field_validator
 from harness.conditions.conditions import Frozen, Selection, SetNeurons
 from harness.conditions.neuron_edits import ExchangeNeurons, ScaleNeurons, exchange
 from harness.conditions.units import Site, Unit
-from harness.plugin.components import AnyCorpus, CountsPath, Intervention, StatisticsT
+from harness.plugin.components import Intervention, StatisticsT
+from harness.plugin.parameters import AnyCorpus, CountsPath
 
 if TYPE_CHECKING:
     from harness.conditions.conditions import Edit

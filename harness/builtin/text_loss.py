@@ -9,7 +9,8 @@ import numpy as np
 from pydantic import Field
 
 from harness.plugin import border
-from harness.plugin.components import Metric, ModelCorpus, Task
+from harness.plugin.components import Metric, Task
+from harness.plugin.parameters import ModelCorpus
 from harness.plugin.records import Measurement, Outcomes, Prepared, Prompt, Step, per_prompt
 
 if TYPE_CHECKING:

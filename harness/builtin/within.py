@@ -14,7 +14,8 @@ from harness.conditions.conditions import Selection
 from harness.conditions.neuron_edits import RangedNeurons
 from harness.conditions.units import Unit
 from harness.errors import HarnessError
-from harness.plugin.components import AnyIntervention, Intervention
+from harness.plugin.components import Intervention
+from harness.plugin.parameters import AnyIntervention
 
 if TYPE_CHECKING:
     from harness.conditions.conditions import Edit, Frozen

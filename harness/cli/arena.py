@@ -13,7 +13,7 @@ from harness.cli.plugins import PluginFiles, installed
 from harness.errors import HarnessError
 from harness.files.terminal import Terminal, say
 from harness.files.wording import counted
-from harness.plugin.components import ComponentSpec
+from harness.plugin.specs import ComponentSpec
 
 
 def arena(

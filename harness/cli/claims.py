@@ -15,7 +15,7 @@ from harness.cli.plugins import PluginFiles, installed
 from harness.cli.results import format_of, print_to, write_to
 from harness.files import harmless
 from harness.files.terminal import say
-from harness.plugin.components import ComponentSpec
+from harness.plugin.specs import ComponentSpec
 
 if TYPE_CHECKING:
     from harness.plugin.catalogue import Catalogue

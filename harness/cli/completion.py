@@ -78,8 +78,8 @@ def runs(ctx: typer.Context, incomplete: str) -> Iterable[Offer]:
 @_quiet
 def listed(ctx: typer.Context, incomplete: str) -> Iterable[Offer]:
     """What ``harness list`` can show."""
+    from harness.plugin.base import PLURALS
     from harness.plugin.catalogue import catalogue
-    from harness.plugin.components import PLURALS
 
     yield from ((word, f"all {word}") for word in (*PLURALS.values(), "units", "runs", "plugins"))
     for of_kind in catalogue().components.values():

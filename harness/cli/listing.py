@@ -15,7 +15,8 @@ from harness.cli.options import Debug, RegistryPath, registry_at
 from harness.cli.plugins import PluginFiles, installed
 from harness.errors import HarnessError, suggest
 from harness.files.terminal import Terminal
-from harness.plugin.components import KINDS, PLURALS, Component, Intervention
+from harness.plugin.base import KINDS, PLURALS, Component
+from harness.plugin.components import Intervention
 from harness.plugin.entries import FIRST_PARTY, commands, origin
 
 if TYPE_CHECKING:

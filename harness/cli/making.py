@@ -12,7 +12,7 @@ import typer
 
 from harness.cli import refusals
 from harness.files.terminal import Terminal, say_json
-from harness.plugin.components import ComponentSpec
+from harness.plugin.specs import ComponentSpec
 from harness.running.request import SETTINGS
 from harness.running.stopping import stopped
 

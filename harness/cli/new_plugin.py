@@ -19,7 +19,7 @@ import typer
 from harness.cli.options import Debug
 from harness.errors import HarnessError, suggest
 from harness.files.terminal import say
-from harness.plugin.components import KINDS, Kind
+from harness.plugin.base import KINDS, Kind
 
 if TYPE_CHECKING:
     from harness.plugin.catalogue import Catalogue

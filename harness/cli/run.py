@@ -26,7 +26,7 @@ from harness.cli.options import (
 )
 from harness.cli.plugins import PluginFiles, installed
 from harness.errors import HarnessError
-from harness.plugin.components import ComponentSpec
+from harness.plugin.specs import ComponentSpec
 
 
 def run(

@@ -12,7 +12,8 @@ from harness.cli.plugins import PluginFiles, installed
 from harness.errors import HarnessError
 from harness.files.terminal import Terminal, say
 from harness.plugin import border
-from harness.plugin.components import Corpus, ModelLoader, parse_spec
+from harness.plugin.components import Corpus, ModelLoader
+from harness.plugin.specs import parse_spec
 from harness.running.stopping import stopped
 
 

@@ -24,7 +24,7 @@ from harness.files.store import canonical, digest, write_bytes
 from harness.files.wording import agree, counted
 from harness.model import digests as identity
 from harness.plugin import border
-from harness.plugin.components import ComponentSpec
+from harness.plugin.specs import ComponentSpec
 
 if TYPE_CHECKING:
     from harness.model.model import Model

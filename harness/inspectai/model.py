@@ -32,7 +32,8 @@ from harness.inspectai.decoding import Continued, Drawing, continued
 from harness.model.model import Model
 from harness.plugin import border
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import ComponentSpec, ModelLoader
+from harness.plugin.components import ModelLoader
+from harness.plugin.specs import ComponentSpec
 from harness.running import environment
 from harness.running.request import model_named
 from harness.running.treatment import Treatment

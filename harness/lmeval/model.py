@@ -20,7 +20,8 @@ from harness.lmeval.tokens import PrefixedLM
 from harness.model.model import Batch, Model
 from harness.plugin import border
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import ComponentSpec, ModelLoader
+from harness.plugin.components import ModelLoader
+from harness.plugin.specs import ComponentSpec
 from harness.running.registry import models_for
 from harness.running.treatment import Treatment, own_corpus
 

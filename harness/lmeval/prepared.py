@@ -17,7 +17,7 @@ from harness.files.owned import Written
 from harness.files.store import jsonl_bytes
 from harness.lmeval.tasks import build
 from harness.plugin import border
-from harness.plugin.components import parse_spec
+from harness.plugin.specs import parse_spec
 from harness.report.publishing import publish, refuse_foreign
 
 if TYPE_CHECKING:

@@ -20,8 +20,9 @@ from harness.errors import HarnessError
 from harness.lmeval import WRITTEN_FOR, register
 from harness.plugin import border
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import ComponentSpec, Task
+from harness.plugin.components import Task
 from harness.plugin.notation import parse_params
+from harness.plugin.specs import ComponentSpec
 from harness.running.treatment import own_corpus
 
 if TYPE_CHECKING:

@@ -1,8 +1,9 @@
 """The contract with plugins.
 
 ``hookspecs``: the hooks that a package implements. ``components``: what it offers (model loaders, corpora, selectors,
-interventions, tasks, metrics), each a pydantic model whose fields are its parameters; ``notation`` is how they are
-written. ``reporters``: whom runs are told to, and what they are told. ``records``: what flows between components
+interventions, tasks, metrics); each is of ``base``, a pydantic model whose fields are its parameters, and
+``parameters`` has types for these. ``specs``: how a user writes a component down, in the ``notation`` of parameters.
+``reporters``: whom runs are told to, and what they are told. ``records``: what flows between components
 (prompts, outcomes, measurements), ``joining`` parts of these. ``catalogue`` finds and builds components, by the
 ``entries`` of installed packages; ``sources`` and ``plugin_files`` identify those that no distribution carries.
 ``places``: layers and positions as parameters. ``executors``: where runs are made, and how.
@@ -23,11 +24,12 @@ from typing import Any
 _DEFINED = {
     "harness": "hookimpl",
     "harness.errors": "HarnessError PluginError suggest",
-    "harness.plugin.components": (
-        "AnyCorpus AnyIntervention AnyModel AnySelector Component Corpus CountsPath InputFile Intervention Metric "
-        "ModelCorpus ModelLoader SelectionContext Selector Source Task Template"
-    ),
+    "harness.plugin.base": "Component InputFile",
+    "harness.plugin.components": "Corpus Intervention Metric ModelLoader SelectionContext Selector Task",
     "harness.plugin.executors": "Executor RunGroups",
+    "harness.plugin.parameters": (
+        "AnyCorpus AnyIntervention AnyModel AnySelector CountsPath ModelCorpus Source Template"
+    ),
     "harness.plugin.places": "AnyLayers layers_in",
     "harness.plugin.unit_kinds": "mlp_site",
     "harness.plugin.records": (

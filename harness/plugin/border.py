@@ -22,16 +22,8 @@ if TYPE_CHECKING:
     from harness.conditions.units import Unit
     from harness.engine.engine import Engine, Progress
     from harness.model.model import Model
-    from harness.plugin.components import (
-        Component,
-        Corpus,
-        Intervention,
-        Metric,
-        ModelLoader,
-        SelectionContext,
-        Selector,
-        Task,
-    )
+    from harness.plugin.base import Component
+    from harness.plugin.components import Corpus, Intervention, Metric, ModelLoader, SelectionContext, Selector, Task
     from harness.plugin.records import Figure, Frame, Measurement, Outcomes, Prepared, Prompt
 
 LONGEST = 300
@@ -183,7 +175,7 @@ def inputs(component: Component) -> dict[str, str]:
 
 def check(component: Component, model: Model) -> None:
     """Let a component, and those that are its parameters, refuse a model that its parameters do not fit."""
-    from harness.plugin.components import Component
+    from harness.plugin.base import Component
 
     for name in type(component).model_fields:
         if isinstance(nested := getattr(component, name), Component):

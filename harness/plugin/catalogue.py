@@ -15,12 +15,14 @@ import pluggy
 from harness.conditions.units import UNITS, Neuron, Unit
 from harness.errors import HarnessError, suggest
 from harness.plugin import border, hookspecs
-from harness.plugin.components import KINDS, Component, ComponentSpec, ComponentT, Kind, ModelLoader, build
+from harness.plugin.base import KINDS, Component, Kind
+from harness.plugin.components import ModelLoader
 from harness.plugin.entries import FIRST_PARTY, GROUP, TYPED, Origin, strict, wanted
 from harness.plugin.entries import origin as origin_of_entry
 from harness.plugin.records import Matrix, PublishedNeurons
 from harness.plugin.registers import Register
 from harness.plugin.sources import source_digest
+from harness.plugin.specs import ComponentSpec, ComponentT, build
 from harness.plugin.unit_kinds import check_kind
 
 if TYPE_CHECKING:

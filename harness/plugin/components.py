@@ -1,35 +1,17 @@
-"""The kinds of components, and how one is written down: ``entropy:top=6,null_dims=12``.
-
-A component is a pydantic model. Its fields are its parameters: their types, bounds, defaults and descriptions are what
-``harness list NAME`` prints, what a specification is validated by, and what the result record stores.
-Modules that define components must not import torch, transformers or datasets at the top: listing must stay instant.
+"""The kinds of components, each a base class of what plugins offer (:mod:`harness.plugin.base`); reporters and
+executors are in modules of their own.
 """
 
 from __future__ import annotations
 
 import abc
-import inspect
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import Field
 
-from harness.errors import HarnessError, PluginError, suggest
-from harness.files.published_counts import counts_file
-from harness.plugin.notation import BARE, not_key_value, parse_params, write_params
+from harness.plugin.base import Component
 from harness.plugin.places import PositionsText
 from harness.progress import Stage, silent
 
@@ -40,93 +22,14 @@ if TYPE_CHECKING:
     from harness.model.model import Model
     from harness.plugin.records import Figure, Frame, Matrix, Measurement, Outcomes, Prepared, Prompt
 
-Kind = Literal["model", "corpus", "selector", "intervention", "task", "metric", "reporter", "executor"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-PLURALS: dict[Kind, str] = {kind: "corpora" if kind == "corpus" else f"{kind}s" for kind in KINDS}
-
-
-class Component(BaseModel, abc.ABC):
-    """Base of all components: an immutable set of validated parameters.
-
-    Class attributes:
-        name: what users type; unique within its kind.
-        version: raise it when results of the same parameters change; it is part of a run's identity.
-        positional, later: see below.
-        kind: set by the base class of each kind, below and in :mod:`harness.plugin.reporters` and ``executors``.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
-
-    name: ClassVar[str]
-    version: ClassVar[str] = "1"
-    positional: ClassVar[str | None] = None
-    """The parameter that values without a name belong to: ``lm_eval:arc_easy`` is ``lm_eval:tasks=[arc_easy]``."""
-    later: ClassVar[frozenset[str]] = frozenset()
-    """Own parameters that a later version has brought: where they are left at their defaults, runs depend on nothing
-    more than they did before, and are still the same runs."""
-    kind: ClassVar[Kind]
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        """Whole numbers fit 64 bits: what they are handed to has no larger ones."""
-        for name in type(self).model_fields:
-            value = getattr(self, name)
-            if isinstance(value, int) and not -(2**63) <= value < 2**63:
-                raise ValueError(f"expected a number of at most 64 bits in {name}")
-        return self
-
-    @classmethod
-    def summary(cls) -> str:
-        """First sentence of the docstring."""
-        return inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0].replace("\n", " ")
-
-    def check(self, model: Model) -> None:
-        """Refuse a model that the parameters do not fit: layers, numbers of units, positions, files.
-
-        Called once the model is loaded and before any prompt is made. Components that are parameters are asked by
-        themselves. By default nothing is refused.
-
-        Raises:
-            HarnessError: names the parameter, and what the model has.
-        """
-
-    def identity(self) -> dict[str, Any]:
-        """What a run depends on: name, version and every parameter with its value."""
-        later = {name for cls in type(self).__mro__ for name in cls.__dict__.get("later", ())}
-        new = {name for name in later if getattr(self, name) == type(self).model_fields[name].default}
-        params = self.model_dump(mode="json", exclude=new)
-        nested = {key: value for key in params if isinstance(value := getattr(self, key), Component)}
-        return {
-            "name": self.name,
-            "version": self.version,
-            "params": params | {key: value.identity() for key, value in nested.items()},
-        }
-
-    def inputs(self) -> dict[str, str]:
-        """sha256 of the data that parameters point to, by parameter: of corpora, and of files marked ``InputFile``.
-
-        Raises:
-            HarnessError: a file cannot be read.
-        """
-        found: dict[str, str] = {}
-        for name, field in type(self).model_fields.items():
-            value = getattr(self, name)
-            if isinstance(value, Component):
-                found |= {f"{name}.{key}": digest for key, digest in value.inputs().items()}
-            elif isinstance(value, str) and (marks := [x for x in field.metadata if isinstance(x, InputFile)]):
-                from harness.files.digests import files_digest
-
-                found[name] = files_digest([marks[0].find(value)])
-        return found
-
 
 class ModelLoader(Component):
     """Loads a language model."""
 
     kind = "model"
     corpus: ClassVar[str | None] = None
-    """Texts like those that the model was trained on, for components that read texts where the user names none (see
-    :data:`ModelCorpus`); None: the user has to."""
+    """Texts like those that the model was trained on, for components that read texts where the user names none
+    (:data:`harness.plugin.parameters.ModelCorpus`); None: the user has to."""
     labelled: ClassVar[Mapping[str, str]] = {}
     """Files of labelled texts that are the model's own, by what a label says: ``truthfulness`` (the statement is true)
     and ``refusal`` (the prompt should be refused). For components that read such where the user names none."""
@@ -147,63 +50,6 @@ class ModelLoader(Component):
     @abc.abstractmethod
     def load(self) -> Model:
         """Return the model with its tokenizer, in evaluation mode on its device."""
-
-
-@dataclass(frozen=True)
-class InputFile:
-    """Marks a parameter that is the path of a file: its content is part of a run's identity.
-
-    Attributes:
-        find: from what users write to the file, where a name stands for one.
-    """
-
-    find: Callable[[str], Path] = Path
-
-
-def _source(value: str) -> str:
-    if not value.strip() or "\0" in value:
-        raise ValueError("expected the name of a file or folder, or an id on the hub")
-    return value
-
-
-Source = Annotated[str, AfterValidator(_source)]
-"""Type of a parameter that is a file, a folder, or the id of something on the hub."""
-
-CountsPath = Annotated[Source | None, InputFile(counts_file)]
-"""Type of a parameter that is a file of token counts, or the name of a published one (openwebtext-gpt2)."""
-
-
-INNER = "a component within another"
-
-
-def _nested(base: type[Component]) -> BeforeValidator:
-    """Accept another component as a user writes it: its name, ``name:key=value``, or a mapping with its name."""
-
-    def found(value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, Component):
-            return value
-        from harness.plugin.catalogue import catalogue
-
-        corpus = (info.context or {}).get("corpus")
-        try:
-            return catalogue().build(base, parse_spec(value, INNER), INNER, corpus)
-        except PluginError:
-            raise
-        except HarnessError as error:  # whoever is built says which of its parameters it is
-            raise ValueError(str(error).removeprefix(f"{INNER}: ")) from error
-
-    return BeforeValidator(found)
-
-
-def _models_own(value: Any, info: ValidationInfo) -> Any:
-    """In place of no corpus that of the model, which the context of the validation names."""
-    own = (info.context or {}).get("corpus")
-    if value is None and own is None:
-        raise ValueError(
-            f"name the texts to read, for example {info.field_name}=text:path=FILE (only the bundled models have "
-            "texts of their own)"
-        )
-    return own if value is None else value
 
 
 @dataclass(frozen=True)
@@ -273,31 +119,6 @@ class Selector(Component):
     def figures(self, selection: Selection) -> tuple[Figure | Frame, ...]:
         """Figures, and tables, of what :meth:`select` returned."""
         return ()
-
-
-AnyCorpus = Annotated[Corpus, _nested(Corpus), WithJsonSchema({"type": "corpus"})]
-"""Type of a parameter that is a corpus: ``corpus: AnyCorpus | None = Field(None, description=...)``."""
-
-ModelCorpus = Annotated[AnyCorpus, BeforeValidator(_models_own), Field(default=None)]
-"""Type of a corpus that must be named unless the model has texts of its own (:attr:`ModelLoader.corpus`):
-``corpus: ModelCorpus = Field(description=...)``. No model reads another one's texts unasked."""
-
-AnySelector = Annotated[Selector, _nested(Selector), WithJsonSchema({"type": "selector"})]
-"""Type of a parameter that is a selector."""
-
-AnyModel = Annotated[ModelLoader, _nested(ModelLoader), WithJsonSchema({"type": "model"})]
-"""Type of a parameter that is a model."""
-
-
-def _unread_mapping(value: Any) -> Any:
-    """``{query}``, which YAML takes for a mapping, as the text that it stands for."""
-    if isinstance(value, Mapping) and len(value) == 1 and next(iter(value.values())) in (None, ""):
-        return f"{{{next(iter(value))}}}"
-    return value
-
-
-Template = Annotated[str, BeforeValidator(_unread_mapping)]
-"""Type of a parameter that is a text with ``{places}``; ``template: {query}`` in YAML is ``"{query}"``."""
 
 
 if TYPE_CHECKING:
@@ -370,10 +191,6 @@ class Intervention(Component, Generic[UnitT, StatisticsT]):
     def freeze(self, model: Model) -> Frozen | None:
         """What keeps the untouched model's value while the edits act (direct effects); by default nothing."""
         return None
-
-
-AnyIntervention = Annotated[Intervention, _nested(Intervention), WithJsonSchema({"type": "intervention"})]
-"""Type of a parameter that is an intervention."""
 
 
 class Task(Component):
@@ -488,77 +305,3 @@ class Metric(Component):
     @abc.abstractmethod
     def measure(self, outcomes: Outcomes) -> Measurement:
         """Return the measures; the harness adds controls, p-values and intervals to each."""
-
-
-@dataclass(frozen=True)
-class ComponentSpec:
-    """A component as written by a user, before its plugin is known: a name and raw parameters."""
-
-    name: str
-    params: Mapping[str, Any]
-
-    def __str__(self) -> str:
-        if not self.params:
-            return self.name
-        return f"{self.name}:{write_params(self.params)}"
-
-
-def parse_spec(value: Any, field: str) -> ComponentSpec:
-    """Read ``"entropy"``, ``"entropy:top=6"`` or ``{"name": "entropy", "top": 6}``.
-
-    Raises:
-        HarnessError: names ``field`` (``--selector``, or a place in a registry).
-    """
-    if isinstance(value, ComponentSpec):
-        return value
-    if isinstance(value, str) and value.strip():
-        name, _, rest = value.strip().partition(":")
-        return ComponentSpec(name, parse_params(rest, field, bare=True))
-    if isinstance(value, Mapping) and isinstance(value.get("name"), str):
-        return ComponentSpec(value["name"], {key: item for key, item in value.items() if key != "name"})
-    raise HarnessError(f"{field}: expected a component such as entropy:top=6 or {{name: entropy, top: 6}}.")
-
-
-ComponentT = TypeVar("ComponentT", bound=Component)
-
-
-def build(cls: type[ComponentT], spec: ComponentSpec, field: str, corpus: str | None = None) -> ComponentT:
-    """Validate the parameters of ``spec`` and construct the component.
-
-    ``corpus``: what is read where a component needs texts and none are named (:data:`ModelCorpus`).
-
-    Raises:
-        HarnessError: one sentence for the first wrong parameter, with the nearest valid name.
-    """
-    params = dict(spec.params)
-    if bare := params.pop(BARE, None):
-        if cls.positional is None:
-            raise not_key_value(bare[0], field)
-        if cls.positional in params:
-            raise HarnessError(f'{field}: parameter "{cls.positional}" is given twice.')
-        params[cls.positional] = bare[0] if len(bare) == 1 else bare
-    try:
-        return cls.model_validate(params, context={"corpus": corpus})
-    except ValidationError as error:
-        raise HarnessError(f"{field}: {explain(error, cls, spec.name)}") from error
-
-
-def explain(error: ValidationError, cls: type[BaseModel], owner: str) -> str:
-    """One sentence for the first error of a validation, in the words of a person."""
-    errors = error.errors()  # what is missing may be there, misspelt
-    first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
-    path = ".".join(str(part) for part in first["loc"])
-    fields = {info.alias or name for name, info in cls.model_fields.items()}
-    if first["type"] == "extra_forbidden":
-        known = ", ".join(sorted(fields)) or "none"
-        return f'{owner} has no parameter "{path}".{suggest(path, fields)} It has: {known}.'
-    if first["type"] == "missing":
-        return f'{owner} needs the parameter "{path}".'
-    message = re.sub(r"^(Value error|Assertion failed), ", "", first["msg"])
-    given = repr(first["input"])
-    got = "" if first["type"] == "value_error" else f", got {given if len(given) <= 80 else given[:80] + '...'}"
-    choices = re.findall(r"'([^']*)'", str(first.get("ctx", {}).get("expected", "")))
-    near = suggest(str(first["input"]), choices) if first["type"] == "literal_error" else ""
-    whose = f'parameter "{path}" of {owner}' if path else owner
-    end = "" if message.endswith("?") else "."
-    return f"{whose}: {message[:1].lower()}{message[1:].rstrip('.')}{got}{end}{near}"

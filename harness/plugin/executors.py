@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from harness.plugin.components import Component
+from harness.plugin.base import Component
 
 if TYPE_CHECKING:
     from harness.running.execute import Plan

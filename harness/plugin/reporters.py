@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.plugin.components import Component
+from harness.plugin.base import Component
 
 if TYPE_CHECKING:
     from harness.results.provenance import Provenance

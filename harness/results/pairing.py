@@ -12,8 +12,9 @@ import numpy as np
 from harness.errors import HarnessError
 from harness.files.wording import agree, counted
 from harness.plugin import border
-from harness.plugin.components import ComponentSpec, Metric
+from harness.plugin.components import Metric
 from harness.plugin.records import Outcomes, Prompt
+from harness.plugin.specs import ComponentSpec
 from harness.results.folder import RunFolder, read_record
 from harness.results.record import RunRecord
 

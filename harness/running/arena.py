@@ -22,7 +22,8 @@ from harness.errors import HarnessError
 from harness.files.store import read_jsonl
 from harness.files.wording import counted
 from harness.plugin import border
-from harness.plugin.components import ComponentSpec, ModelLoader, SelectionContext
+from harness.plugin.components import ModelLoader, SelectionContext
+from harness.plugin.specs import ComponentSpec
 from harness.plugin.unit_kinds import kind_of
 from harness.results import arena as board
 from harness.results.measures import Measure

@@ -16,17 +16,10 @@ from pydantic import ValidationError
 
 from harness.errors import HarnessError, suggest
 from harness.files.yaml import load_yaml
-from harness.plugin.components import (
-    Component,
-    ComponentSpec,
-    Intervention,
-    ModelLoader,
-    Selector,
-    Task,
-    explain,
-    parse_spec,
-)
+from harness.plugin.base import Component
+from harness.plugin.components import Intervention, ModelLoader, Selector, Task
 from harness.plugin.notation import BARE, parse_value
+from harness.plugin.specs import ComponentSpec, explain, parse_spec
 from harness.running.spec import COMPONENT_FIELDS, RunSpec
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from harness.files.store import read_json
 from harness.files.wording import counted
 from harness.plugin.catalogue import Catalogue
 from harness.plugin.claims import Claim, Claims, CountRule, NumberRule, SelectionRule, models_of
-from harness.plugin.components import ComponentSpec
 from harness.plugin.registers import Evidence, Register
+from harness.plugin.specs import ComponentSpec
 from harness.results.claims import ClaimedPaper, ClaimRow, ClaimTable, Judged, TestedOn
 from harness.results.folder import RECORD, read_provenance, read_record
 from harness.results.judging import judge, judge_value

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from harness.errors import HarnessError
-from harness.plugin.components import ComponentSpec, Intervention, ModelLoader, Selector, Task, explain, parse_spec
+from harness.plugin.components import Intervention, ModelLoader, Selector, Task
+from harness.plugin.specs import ComponentSpec, explain, parse_spec
 from harness.running.request import default_name, model_named
 from harness.running.spec import RunSpec, check_match
 

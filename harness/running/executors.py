@@ -17,8 +17,8 @@ from pydantic import ValidationError
 from harness.errors import HarnessError, PluginError, RunsNotMade
 from harness.files.wording import agree, counted
 from harness.plugin import border
-from harness.plugin.components import ComponentSpec, explain, parse_spec
 from harness.plugin.executors import Amount, Executor
+from harness.plugin.specs import ComponentSpec, explain, parse_spec
 from harness.running.spec import Resources
 
 if TYPE_CHECKING:

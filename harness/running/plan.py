@@ -15,21 +15,13 @@ from harness.controls.random import Controls, check_controls, draw_controls, too
 from harness.errors import HarnessError
 from harness.files.wording import only
 from harness.plugin import border
+from harness.plugin.base import Component
 from harness.plugin.catalogue import Catalogue
-from harness.plugin.components import (
-    Component,
-    ComponentSpec,
-    Corpus,
-    Intervention,
-    Metric,
-    ModelLoader,
-    SelectionContext,
-    Selector,
-    Task,
-)
+from harness.plugin.components import Corpus, Intervention, Metric, ModelLoader, SelectionContext, Selector, Task
 from harness.plugin.entries import Origin
 from harness.plugin.handed_selections import lock_statistics
 from harness.plugin.records import Prepared
+from harness.plugin.specs import ComponentSpec
 from harness.progress import Stage as Began
 from harness.running.held_out import exploratory
 from harness.running.positions import check_positions, check_reach

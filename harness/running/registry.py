@@ -40,7 +40,7 @@ from pydantic import ValidationError
 
 from harness.errors import HarnessError, suggest
 from harness.files.yaml import Document, load_yaml
-from harness.plugin.components import ComponentSpec, explain, parse_spec
+from harness.plugin.specs import ComponentSpec, explain, parse_spec
 from harness.running.changes import Change
 from harness.running.spec import COMPONENT_FIELDS, RunSpec
 

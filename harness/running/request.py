@@ -16,8 +16,9 @@ from pydantic import Field, ValidationError
 from harness.errors import HarnessError, suggest
 from harness.files.paths import expand
 from harness.files.wording import counted
-from harness.plugin.components import ComponentSpec, ModelLoader, Task, explain, parse_spec
+from harness.plugin.components import ModelLoader, Task
 from harness.plugin.notation import BARE, parse_params
+from harness.plugin.specs import ComponentSpec, explain, parse_spec
 from harness.running.changes import Change, changed
 from harness.running.registry import Registry, models_for
 from harness.running.spec import (

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_serializer, field_validator
 
 from harness.errors import suggest
-from harness.plugin.components import ComponentSpec, parse_spec
+from harness.plugin.specs import ComponentSpec, parse_spec
 from harness.plugin.unit_kinds import kinds
 
 MOST_PROMPTS = 1_000_000

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 from harness.errors import HarnessError, suggest
 from harness.files.wording import agree, counted
 from harness.plugin import border
-from harness.plugin.components import ComponentSpec, parse_spec
 from harness.plugin.reporters import Asked, AskedRun, BegunRun, FinishedRun, Reporter, Work
+from harness.plugin.specs import ComponentSpec, parse_spec
 from harness.results.folder import read_provenance, read_record
 from harness.running.spec import COMPONENT_FIELDS
 

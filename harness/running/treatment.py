@@ -17,17 +17,10 @@ from harness.files.store import clean
 from harness.files.terminal import Terminal
 from harness.plugin import border
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import (
-    AnyCorpus,
-    ComponentSpec,
-    Intervention,
-    ModelLoader,
-    Selector,
-    Task,
-    build,
-    parse_spec,
-)
+from harness.plugin.components import Intervention, ModelLoader, Selector, Task
+from harness.plugin.parameters import AnyCorpus
 from harness.plugin.records import Outcomes, Prepared, Prompt
+from harness.plugin.specs import ComponentSpec, build, parse_spec
 from harness.report.progress import ConsoleReporter
 from harness.running.plan import Plan, Stage, look_ahead, set_up
 from harness.running.spec import RunSpec

@@ -20,9 +20,10 @@ from harness.errors import HarnessError
 from harness.model.digests import weights_digest
 from harness.model.model import Model
 from harness.plugin import border
+from harness.plugin.base import Component, Kind
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import Component, Kind, explain
 from harness.plugin.records import Figure, Frame
+from harness.plugin.specs import explain
 
 C = TypeVar("C", bound=Component)
 T = TypeVar("T")

@@ -7,7 +7,8 @@ import numpy as np
 from harness.model.model import Model
 from harness.model.wrapping import wrap
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import ComponentSpec, ModelLoader
+from harness.plugin.components import ModelLoader
+from harness.plugin.specs import ComponentSpec
 from harness.testing.tiny_models import tiny_hf, tokenizer
 
 

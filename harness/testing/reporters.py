@@ -12,8 +12,8 @@ from typing import Any
 
 from harness.files.digests import files_digest
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import ComponentSpec
 from harness.plugin.reporters import Asked, BegunRun, FinishedRun, Reporter, Work
+from harness.plugin.specs import ComponentSpec
 from harness.results.folder import read_provenance, read_record
 from harness.running.execute import Plan, execute, plan
 from harness.running.spec import RunSpec

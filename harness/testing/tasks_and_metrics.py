@@ -21,8 +21,9 @@ from harness.plugin import border
 from harness.plugin import handed_outcomes as handed_back
 from harness.plugin import handed_selections as handed_over
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import ComponentSpec, Metric, Task
+from harness.plugin.components import Metric, Task
 from harness.plugin.records import Measurement, Outcomes, Prepared, Prompt
+from harness.plugin.specs import ComponentSpec
 from harness.testing.common import (
     NAME,
     accepted,

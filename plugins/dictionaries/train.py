@@ -79,7 +79,7 @@ def run(
     """Train on each layer, write, and say how good what was written is."""
     from harness.data import sequences
     from harness.plugin.catalogue import catalogue
-    from harness.plugin.components import parse_spec
+    from harness.plugin.specs import parse_spec
     from harness.running.request import model_named
 
     torch.set_num_threads(recipe.threads)

@@ -12,7 +12,7 @@ from harness.cli.plugins import PluginFiles, installed
 from harness.errors import mendable
 from harness.files.terminal import Terminal, say_json
 from harness.plugin import Corpus, HarnessError, ModelLoader, counted
-from harness.plugin.components import explain, parse_spec
+from harness.plugin.specs import explain, parse_spec
 from harness.running.spec import MOST_PROMPTS
 
 from .suites import pairs_of

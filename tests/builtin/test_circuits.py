@@ -24,7 +24,8 @@ from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import HookEngine
 from harness.errors import HarnessError
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import Intervention, Selector, parse_spec
+from harness.plugin.components import Intervention, Selector
+from harness.plugin.specs import parse_spec
 from harness.running import execute as run
 from harness.running.spec import RunSpec
 

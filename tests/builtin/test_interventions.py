@@ -22,7 +22,8 @@ from harness.engine.hooks import HookEngine
 from harness.errors import HarnessError
 from harness.plugin import ModelLoader
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import ComponentSpec, Intervention
+from harness.plugin.components import Intervention
+from harness.plugin.specs import ComponentSpec
 
 NEURONS = [Neuron(1, 2), Neuron(0, 1), Neuron(1, 0)]
 X = {0: np.array([[0.0, 1, 2], [0, 3, 2], [0, 5, 9]]), 1: np.array([[-4.0, 1, 0], [-4, 1, 0], [8, 1, 90]])}

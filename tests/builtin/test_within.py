@@ -21,7 +21,8 @@ from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import HookEngine
 from harness.errors import HarnessError
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import Intervention, parse_spec
+from harness.plugin.components import Intervention
+from harness.plugin.specs import parse_spec
 from harness.testing import check_intervention
 
 

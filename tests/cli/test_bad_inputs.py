@@ -17,7 +17,7 @@ from rich.console import Console
 from roles import conditions
 
 from harness.errors import HarnessError
-from harness.plugin.components import parse_spec
+from harness.plugin.specs import parse_spec
 from harness.report.console import show
 from harness.report.page import _context as page_context
 from harness.results.folder import RunFolder, read_provenance, read_record

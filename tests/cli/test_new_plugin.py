@@ -20,8 +20,8 @@ import pytest
 from harness.cli import new_plugin as scaffold
 from harness.errors import HarnessError
 from harness.plugin import catalogue as plugins
+from harness.plugin.base import KINDS, Kind
 from harness.plugin.catalogue import Catalogue, Origin, catalogue
-from harness.plugin.components import KINDS, Kind
 
 Harness = Callable[..., tuple[int, str, str]]
 

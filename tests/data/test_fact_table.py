@@ -15,7 +15,7 @@ from harness.errors import HarnessError
 from harness.files.yaml import load_yaml
 from harness.plugin import Task
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import parse_spec
+from harness.plugin.specs import parse_spec
 
 ROW = {"relation": "capital", "subject": "France", "object": "Paris"}
 

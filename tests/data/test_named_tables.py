@@ -19,7 +19,7 @@ from harness.data.named_tables import NAMED
 from harness.errors import HarnessError
 from harness.plugin import Task
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import parse_spec
+from harness.plugin.specs import parse_spec
 from harness.running.registry import load_registry
 
 POPQA = [  # columns of akariasai/PopQA, test.tsv

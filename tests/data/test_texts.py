@@ -26,7 +26,7 @@ from harness.errors import HarnessError
 from harness.model.model import Model
 from harness.plugin import Corpus
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import parse_spec
+from harness.plugin.specs import parse_spec
 
 # -- the world -------------------------------------------------------------------------------------------------------
 

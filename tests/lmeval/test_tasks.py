@@ -28,7 +28,7 @@ from harness.files.store import read_jsonl
 from harness.lmeval.prepared import ours, write
 from harness.plugin import ModelLoader, Task
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import parse_spec
+from harness.plugin.specs import parse_spec
 from harness.statistics import derive_seed
 from harness.testing import demo_model
 

@@ -234,7 +234,7 @@ def test_damaged_and_other_files_are_refused(tiny: Any, tmp_path: Path, cache: P
 def test_a_run_says_it(tiny: Any, tmp_path: Path) -> None:
     """Through the loader, as a user names it."""
     from harness.plugin.catalogue import catalogue
-    from harness.plugin.components import parse_spec
+    from harness.plugin.specs import parse_spec
 
     with pytest.raises(HarnessError, match="pretrained"):
         catalogue().build(ModelLoader, parse_spec("hf", "--model"), "--model")

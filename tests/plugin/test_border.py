@@ -17,7 +17,8 @@ from strangers import Average, Halved, Loud, PlainTask, TinyLoader, make, misbeh
 from harness.conditions.conditions import Frozen, Selection
 from harness.errors import HarnessError, PluginError
 from harness.plugin import border
-from harness.plugin.components import Component, Corpus
+from harness.plugin.base import Component
+from harness.plugin.components import Corpus
 from harness.plugin.records import Figure, Measurement, Outcomes
 from harness.statistics import Functional, Measure
 from harness.testing import tiny_model

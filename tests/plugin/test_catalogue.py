@@ -16,7 +16,8 @@ from harness.errors import HarnessError
 from harness.plugin import PublishedNeurons
 from harness.plugin import catalogue as plugins
 from harness.plugin.catalogue import Catalogue, Origin, catalogue
-from harness.plugin.components import ComponentSpec, Selector
+from harness.plugin.components import Selector
+from harness.plugin.specs import ComponentSpec
 
 
 def selector(called: str) -> type[Selector]:

@@ -9,8 +9,9 @@ from pydantic import Field
 
 from harness.builtin.components import Neurons
 from harness.errors import HarnessError
-from harness.plugin.components import Component, ComponentSpec, build, parse_spec
+from harness.plugin.base import Component
 from harness.plugin.notation import parse_params
+from harness.plugin.specs import ComponentSpec, build, parse_spec
 
 
 class Toy(Component):

@@ -14,7 +14,7 @@ from strangers import Halved, Loud, make, misbehaving
 from harness.conditions.conditions import Selection, SetNeurons
 from harness.conditions.units import Neuron
 from harness.errors import HarnessError, PluginError
-from harness.plugin.components import Component
+from harness.plugin.base import Component
 
 
 def editing(edits: Callable[[Any], Any], **rest: Any) -> type[Component]:

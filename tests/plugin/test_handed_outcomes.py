@@ -13,7 +13,7 @@ from strangers import Average, Halved, PlainTask, make, misbehaving, observing, 
 
 from harness.conditions.units import Neuron
 from harness.errors import PluginError
-from harness.plugin.components import Component
+from harness.plugin.base import Component
 from harness.plugin.records import Figure, Frame, Measurement, Outcomes, Prepared, Series, Table
 from harness.statistics import Functional, Measure
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import HarnessError
-from harness.plugin.components import ComponentSpec, parse_spec
 from harness.plugin.notation import parse_params, parse_value, write_params, write_value
+from harness.plugin.specs import ComponentSpec, parse_spec
 
 # -- what is meant by what is written ----------------------------------------------------------------------------------
 

@@ -22,8 +22,8 @@ from renewing import renewed
 from typer.main import get_command
 
 from harness.cli.app import app
+from harness.plugin.base import KINDS, PLURALS
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import KINDS, PLURALS
 from harness.plugin.hookspecs import HOOKS
 from harness.results.leaderboard import COLUMNS
 

@@ -13,8 +13,9 @@ from typer.main import get_command
 
 from harness.cli.app import app
 from harness.plugin import Selector
+from harness.plugin.base import PLURALS
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import PLURALS, parse_spec
+from harness.plugin.specs import parse_spec
 from harness.running.registry import load_registry
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ import pytest
 from small_runs import Silent
 
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import parse_spec
+from harness.plugin.specs import parse_spec
 from harness.running.execute import execute, plan
 from harness.running.spec import RunSpec
 

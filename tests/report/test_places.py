@@ -16,7 +16,7 @@ from small_runs import finish
 from harness.conditions.conditions import Selection
 from harness.conditions.units import Direction, Head, Neuron, Unit
 from harness.files.store import write_jsonl
-from harness.plugin.components import parse_spec
+from harness.plugin.specs import parse_spec
 from harness.plugin.unit_kinds import score_names
 from harness.report.figure_files import csv_bytes
 from harness.report.leaderboard import csv_text, json_text

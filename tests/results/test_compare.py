@@ -17,7 +17,7 @@ from small_runs import finish
 from harness.errors import HarnessError
 from harness.files.store import read_json, write_json
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import ComponentSpec
+from harness.plugin.specs import ComponentSpec
 from harness.report import comparison
 from harness.results.compare import compare, differing, selections
 from harness.results.comparison import Comparison

@@ -12,7 +12,7 @@ from small_runs import Silent, spec
 
 from harness.errors import HarnessError
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import parse_spec
+from harness.plugin.specs import parse_spec
 from harness.running.execute import execute, execute_together, grouped_by_prompts, plan
 from harness.running.spec import RunSpec
 

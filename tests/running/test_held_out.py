@@ -150,7 +150,7 @@ def test_labelled_texts_of_the_training_split_are_not_evaluated(tmp_path: Path) 
     ],
 )
 def test_selectors_say_what_they_look_at(selector: str, reads: bool) -> None:
-    from harness.plugin.components import parse_spec
+    from harness.plugin.specs import parse_spec
 
     made: Any = catalogue().build(Selector, parse_spec(selector, "--selector"), "--selector")
     assert made.reads_prompts() is reads

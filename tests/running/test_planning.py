@@ -18,7 +18,7 @@ from statistics_tools import measure
 from harness.conditions.conditions import Condition
 from harness.files.terminal import Terminal
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import parse_spec
+from harness.plugin.specs import parse_spec
 from harness.report.outlook import show
 from harness.running import planning
 from harness.running.execute import plan

@@ -10,7 +10,8 @@ from strangers import Halved, PlainTask, make, misbehaving
 
 from harness.errors import HarnessError
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import Intervention, Task, parse_spec
+from harness.plugin.components import Intervention, Task
+from harness.plugin.specs import parse_spec
 from harness.running.execute import plan
 
 FACTS = Path("facts.jsonl")

@@ -11,7 +11,7 @@ import pytest
 from harness.errors import HarnessError
 from harness.plugin import Task
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import parse_spec
+from harness.plugin.specs import parse_spec
 from harness.running.execute import plan
 from harness.running.registry import default_path, load_registry
 

@@ -144,7 +144,7 @@ def test_an_interruption_is_told_and_stays_one(
 
 
 def test_the_usual_ones_are_told_unless_they_are_left_out() -> None:
-    from harness.plugin.components import ComponentSpec
+    from harness.plugin.specs import ComponentSpec
 
     def names(*asked: str) -> list[str]:
         return [x.name for x in reporters(catalogue(), asked, ComponentSpec("console", {"progress": False}))]

@@ -15,7 +15,7 @@ from harness.engine.hooks import under
 from harness.model.model import Model
 from harness.plugin import Metric, Task
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import parse_spec
+from harness.plugin.specs import parse_spec
 
 TASKS = ROOT / "tests" / "support" / "lm_eval_tasks"
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, Valida
 from harness.data.token_sequences import half
 from harness.files.rows import read_rows
 from harness.plugin import HarnessError, InputFile, Source
-from harness.plugin.components import explain
+from harness.plugin.specs import explain
 
 LabelledPath = Annotated[Source, InputFile()]
 """Type of a parameter that is a file of labelled texts."""

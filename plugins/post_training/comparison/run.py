@@ -16,7 +16,7 @@ from harness.data import FactTable
 from harness.files.paths import expand
 from harness.plugin import Corpus, HarnessError, Selector, Task, border, layers_in
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import ComponentSpec, ComponentT
+from harness.plugin.specs import ComponentSpec, ComponentT
 from harness.progress import Stage
 
 from ..analysis.statement_pairs import load_examples, load_statements

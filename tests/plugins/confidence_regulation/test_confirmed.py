@@ -34,7 +34,8 @@ from harness.model.weight_rules import PUBLISHED, by_weights, overlap
 from harness.model.weight_scores import null_kind, unembedding_geometry
 from harness.plugin import Condition, SetNeurons, border
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import SelectionContext, Selector, parse_spec
+from harness.plugin.components import SelectionContext, Selector
+from harness.plugin.specs import parse_spec
 from harness.testing import demo_model
 
 

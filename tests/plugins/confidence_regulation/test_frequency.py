@@ -123,7 +123,7 @@ def test_its_figure() -> None:
 
 def test_the_bundled_model() -> None:
     from harness.plugin.catalogue import catalogue
-    from harness.plugin.components import ComponentSpec
+    from harness.plugin.specs import ComponentSpec
 
     model = catalogue().build(ModelLoader, ComponentSpec("demo", {}), "--model").load()  # type: ignore[attr-defined]
     selector = TokenFrequency(corpus={"name": "world", "size": 400}, sequences=3, length=64)

@@ -29,8 +29,9 @@ from harness.model.model import Model
 from harness.model.wrapping import wrap
 from harness.plugin import Selector
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import SelectionContext, parse_spec
+from harness.plugin.components import SelectionContext
 from harness.plugin.records import Alone, Outcomes, Prompt, Series
+from harness.plugin.specs import parse_spec
 from harness.statistics import derive_seed
 
 

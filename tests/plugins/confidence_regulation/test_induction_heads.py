@@ -22,7 +22,7 @@ from harness.model.model import Model
 from harness.model.wrapping import wrap
 from harness.plugin import ModelLoader, Selector
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import ComponentSpec
+from harness.plugin.specs import ComponentSpec
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ from harness.conditions.conditions import BASELINE, Condition, Selection
 from harness.conditions.units import Neuron
 from harness.engine import ClosedFormEngine, activation_statistics
 from harness.errors import HarnessError
-from harness.plugin.components import parse_spec
 from harness.plugin.records import Outcomes
+from harness.plugin.specs import parse_spec
 from harness.report.figure_files import render
 
 TASK = InductionSynthetic(

@@ -22,7 +22,8 @@ from harness.model.model import Model
 from harness.model.weight_scores import unembedding_geometry
 from harness.plugin import Figure, Selector
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import SelectionContext, parse_spec
+from harness.plugin.components import SelectionContext
+from harness.plugin.specs import parse_spec
 
 D_MLP, N_LAYERS = 48, 3
 ASKED: dict[str, Any] = {"rule": "tighidet2025", "min_rho": 0.2, "null_dims": 4}

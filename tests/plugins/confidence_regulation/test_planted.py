@@ -21,7 +21,8 @@ from harness.engine.closed_form import ClosedFormEngine
 from harness.engine.hooks import HookEngine
 from harness.model.weight_scores import suggest_null_dims, unembedding_geometry
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import Intervention, SelectionContext, Selector, parse_spec
+from harness.plugin.components import Intervention, SelectionContext, Selector
+from harness.plugin.specs import parse_spec
 
 MODELS = [("gpt2", 1.0), ("gpt2", QUIET), ("llama", 1.0)]
 LAYER = 1

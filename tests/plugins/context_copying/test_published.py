@@ -15,7 +15,8 @@ from harness.conditions.units import Neuron
 from harness.errors import HarnessError
 from harness.files.store import read_json
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import Selector, parse_spec
+from harness.plugin.components import Selector
+from harness.plugin.specs import parse_spec
 from harness.running.claims import papers, registry_of_claims, table_of
 from harness.running.registry import default_path, load_registry
 

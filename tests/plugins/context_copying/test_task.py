@@ -33,7 +33,7 @@ from harness.model.model import Model
 from harness.model.wrapping import wrap
 from harness.plugin import Prompt, Task
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import parse_spec
+from harness.plugin.specs import parse_spec
 
 # -- whole runs of small models ----------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from harness.engine import ClosedFormEngine
 from harness.errors import HarnessError
 from harness.plugin import Selection, SelectionContext, Selector
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import parse_spec
+from harness.plugin.specs import parse_spec
 from harness.testing import check_selector, prompts_of, tiny_model
 
 

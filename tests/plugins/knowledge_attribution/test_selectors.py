@@ -30,7 +30,7 @@ from harness.model.readout import probe_norm
 from harness.model.wrapping import wrap
 from harness.plugin import ModelLoader
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import ComponentSpec
+from harness.plugin.specs import ComponentSpec
 from harness.report.figure_files import render
 
 PROMPTS = [[72, 101, 108], [257, 110, 32, 44, 98, 60, 61], [5, 6, 7, 8, 9], [65, 66]]

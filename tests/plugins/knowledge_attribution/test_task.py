@@ -20,8 +20,8 @@ from harness.model.model import Model
 from harness.model.tokens import first_token
 from harness.plugin import ModelLoader
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import ComponentSpec, parse_spec
 from harness.plugin.records import Outcomes, Prompt
+from harness.plugin.specs import ComponentSpec, parse_spec
 from harness.results.folder import RunFolder
 
 

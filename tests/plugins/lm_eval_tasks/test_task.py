@@ -26,8 +26,8 @@ from harness.model.loading import load_hf
 from harness.model.model import Model
 from harness.plugin import Task
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import parse_spec
 from harness.plugin.records import Outcomes
+from harness.plugin.specs import parse_spec
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 

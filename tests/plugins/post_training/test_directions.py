@@ -29,8 +29,9 @@ from harness.errors import HarnessError
 from harness.model.model import Model
 from harness.plugin import ModelLoader, Task
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import SelectionContext, parse_spec
+from harness.plugin.components import SelectionContext
 from harness.plugin.records import Outcomes
+from harness.plugin.specs import parse_spec
 from harness.testing import check_intervention, check_metric, check_selector, check_task, tiny_model
 from harness.testing.selectors_and_interventions import prompts_of
 

@@ -13,8 +13,8 @@ import pytest
 from harness_plugins.trackers import Mlflow, Wandb, content
 
 from harness.plugin.catalogue import catalogue
-from harness.plugin.components import ComponentSpec, build
 from harness.plugin.reporters import Asked, FinishedRun
+from harness.plugin.specs import ComponentSpec, build
 from harness.results.folder import read_provenance, read_record
 from harness.running.telling import asked_of
 from harness.testing import check_reporter, demo_run
