@@ -6,8 +6,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
+from importlib.metadata import entry_points, version
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,17 @@ def component(text: str) -> Any:
 def column(found: Any, task: str, metric: str) -> np.ndarray:
     """A metric of every document, in the order of the documents."""
     return np.array([sample[metric] for sample in found["samples"][task]])
+
+
+def test_an_lm_eval_that_looks_for_packages_of_tasks_finds_ours() -> None:
+    """A stand-in for what lm-eval's pull request 4015 does, which is open: it looks through the folder of the package
+    that an entry point names, which is not imported, as through that of ``--include_path``."""
+    points = entry_points(group="lm_eval.tasks")
+    specs = [find_spec(point.value.partition(":")[0]) for point in points if point.name == "harness"]
+    folders = [Path(folder) for spec in specs if spec for folder in (spec.submodule_search_locations or ())[:1]]
+    assert [folder.resolve() for folder in folders] == [TASKS.resolve()]
+    manager = TaskManager(include_path=[str(folder) for folder in folders], include_defaults=False)
+    assert manager.all_tasks == ours() == ["induction_synthetic", "knowledge_conflict"]
 
 
 @pytest.fixture(scope="module")
