@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from harness.cli.completion import named
-from harness.cli.options import Debug, Output, Quiet
+from harness.cli.options import Debug, Output, Quiet, spelt
 from harness.cli.plugins import PluginFiles, installed
 from harness.errors import HarnessError
 from harness.files.terminal import Terminal, say
@@ -49,7 +49,7 @@ def arena(
     match: Annotated[
         str, typer.Option("--match", help="Controls resemble the chosen units: none, norm, activation.")
     ] = ("none"),
-    batch_size: Annotated[int, typer.Option("--batch_size", "-b", min=1, help="Prompts in a forward pass.")] = 64,
+    batch_size: Annotated[str, spelt("batch_size")] = "64",
     resamples: Annotated[int, typer.Option("--resamples", min=100, help="Bootstrap resamples.")] = 1000,
     output_path: Output = Path("reports"),
     quiet: Quiet = False,

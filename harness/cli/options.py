@@ -148,10 +148,11 @@ def option(of: Field[Any], default: Any) -> inspect.Parameter:
 
 
 def read_as(kind: Any) -> Any:
-    """What typer makes of a word: the first of a field's forms. A choice is text, so that what is none is refused in
-    our words."""
+    """What typer makes of a word: the first of a field's forms. A choice, and a number that may be something else, is
+    text, so that what is none is refused in our words."""
     forms = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-    first = str if get_origin(forms[0]) is Literal or {int, float} <= set(forms) else forms[0]
+    several = int in forms and not {float, str}.isdisjoint(forms)
+    first = str if several or get_origin(forms[0]) is Literal else forms[0]
     return first | None if NoneType in forms else first
 
 

@@ -8,7 +8,7 @@ what comes of them is collected in ``scores`` and ``generations``. Both mean one
 ``batched`` many conditions in a pass elsewhere, with the layers below shared (``prefix``). ``tempering`` (with
 ``tempering_loops``) has the untouched model at every temperature. ``activation_capture`` reads neurons under
 conditions, ``activation_summaries`` sums them up, ``watched`` has those of the conditions at the prompts' ends;
-``final_norm`` has what the final norm divides by.
+``final_norm`` has what the final norm divides by; ``batch_sizes``: how many prompts fit into a pass.
 """
 
 import lazy_loader

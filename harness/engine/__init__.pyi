@@ -3,6 +3,8 @@ from .activation_summaries import ActivationStatistics as ActivationStatistics
 from .activation_summaries import HeadStatistics as HeadStatistics
 from .activation_summaries import activation_statistics as activation_statistics
 from .activation_summaries import head_statistics as head_statistics
+from .batch_sizes import halving as halving
+from .batch_sizes import most as most
 from .closed_form import ClosedFormEngine as ClosedFormEngine
 from .engine import Engine as Engine
 from .engine import Progress as Progress
@@ -40,6 +42,8 @@ __all__ = [
     "capture_prefix",
     "denominators",
     "fits",
+    "halving",
     "head_statistics",
+    "most",
     "resume",
 ]

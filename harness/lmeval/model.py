@@ -13,6 +13,7 @@ import torch
 from lm_eval.models.huggingface import HFLM
 
 from harness.conditions.conditions import BASELINE, Condition
+from harness.engine.batch_sizes import reckoned
 from harness.engine.hooks import passes, under
 from harness.errors import HarnessError, suggest
 from harness.lmeval.tasks import model_of
@@ -39,7 +40,7 @@ OF_LOADED = frozenset(
 class HarnessLM(PrefixedLM):
     """A causal language model whose every forward pass runs with selected neurons, or heads, edited.
 
-    Without a selector it is lm-eval's ``hf`` and nothing else.
+    Without a selector it is lm-eval's ``hf`` and nothing else, but for ``batch_size=auto`` on a CPU.
 
     Args:
         pretrained: as of ``hf``; also a model of the registry, or a loader without required parameters (``demo``).
@@ -159,6 +160,14 @@ class HarnessLM(PrefixedLM):
             )
         with self._flagged("_editing"), under(self.neurons, self.condition):
             return cast(torch.Tensor, super()._model_generate(context, *args, **options))
+
+    def _detect_batch_size(self, requests: Any = None, pos: int = 0) -> int:
+        """Rows of a pass where ``batch_size`` is ``auto``: on a CPU not tried, which would take all of its memory."""
+        if self.device.type != "cpu":
+            return cast(int, super()._detect_batch_size(requests, pos))
+        width = self.max_length if not requests else len(requests[pos][1]) + len(requests[pos][2])
+        found = reckoned(min(width, self.max_length), self.model.config.get_text_config().vocab_size)
+        return min(found, int(self.max_batch_size))
 
     def set_cache_hook(self, cache_hook: Any) -> None:
         """Refuse lm-eval's cache of answers, which would give those of another intervention."""

@@ -93,9 +93,13 @@ COLUMNS: dict[str, Type] = {
 LARGEST = 2**63
 
 PROVENANCE = frozenset(
-    {"run", "time_utc", "command", "harness_version", "git_commit", "git_dirty", "hardware", "wall_seconds"}
-)
-"""Columns that say when, where and under which name a run was made, not what it is."""
+    {
+        "run", "time_utc", "command", "harness_version", "git_commit", "git_dirty", "hardware", "wall_seconds",
+        "batch_size",
+    }
+)  # fmt: skip
+"""Columns that say when, where and under which name a run was made, not what it is; a number of prompts in a pass that
+was asked for is in a run's identity."""
 
 
 def check(path: Path) -> None:
@@ -255,7 +259,7 @@ def rows_of(record: RunRecord, provenance: Provenance) -> list[dict[str, Any]]:
         "seed": identity.seed,
         "limit": identity.limit,
         "hold_out": identity.hold_out,
-        "batch_size": identity.batch_size,
+        "batch_size": identity.batch_size if isinstance(identity.batch_size, int) else provenance.batch_size,
         "resamples": identity.resamples,
         "hardware": provenance.hardware,
         "wall_seconds": provenance.wall_seconds,

@@ -26,7 +26,11 @@ class Git(OnDisk):
 
 
 class Provenance(OnDisk):
-    """``provenance.json``."""
+    """``provenance.json``.
+
+    Attributes:
+        batch_size: prompts in a pass, where a run took as many as fit: the fewest that were found.
+    """
 
     run_id: str
     command: str
@@ -38,6 +42,7 @@ class Provenance(OnDisk):
     platform: str
     processor: str
     threads: Whole
+    batch_size: Whole | None = None
     accelerator: str | None
     cuda: str | None = None
     packages: dict[str, str]
@@ -49,7 +54,7 @@ class Provenance(OnDisk):
         return self.accelerator or self.processor
 
 
-def provenance(command: str, started: float, run_id: str) -> Provenance:
+def provenance(command: str, started: float, run_id: str, batch_size: int | None = None) -> Provenance:
     """What may differ between two runs of the same bytes: when, where, how long, with which packages."""
     import resource
 
@@ -68,6 +73,7 @@ def provenance(command: str, started: float, run_id: str) -> Provenance:
         platform=platform.platform(),
         processor=platform.processor() or platform.machine(),
         threads=torch.get_num_threads(),
+        **({} if batch_size is None else {"batch_size": batch_size}),
         accelerator=torch.cuda.get_device_name() if cuda else None,
         cuda=torch.version.cuda if cuda else None,
         packages=packages(),

@@ -6,7 +6,7 @@ there was such a field do not have it, and of measures only the primary ones are
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -143,7 +143,7 @@ class Identity(OnDisk):
     engine: str | None = None
     seed: Whole
     limit: Whole | None
-    batch_size: Whole
+    batch_size: Whole | Annotated[str, Field(pattern=r"^auto(:\d+)?$")]
     resamples: Whole
 
 

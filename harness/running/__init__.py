@@ -4,7 +4,8 @@
 file, which ``named`` finds for a person; ``changes``: what ``--set`` says of a run. ``plan`` finds and validates
 components, then makes prompts (``held_out``: those that only the selector sees; ``kept_prompts``: of an earlier run on
 the same model and data), selection, controls and conditions. ``execute`` runs the conditions part by part and writes
-the folder (``shared_passes``: those of several runs at once); ``record`` makes the record. ``executors`` have that done
+the folder (``shared_passes``: those of several runs at once; ``fitting``: with as many prompts in a pass as fit);
+``record`` makes the record. ``executors`` have that done
 for many runs, past one that cannot be made: ``here``, in this process, or by workers elsewhere, which a ``driver``
 gives ``orders`` and takes ``messages`` from. ``stopping``: Ctrl-C and SIGTERM; ``environment``: what libraries read of
 it. ``planning`` tries a handful of control sets before a run, ``outlook`` says what the run would find; ``margins``:

@@ -28,7 +28,8 @@ from harness.plugin.unit_kinds import kind_of
 from harness.results import arena as board
 from harness.results.measures import Measure
 from harness.running.contest import Contest, Entry, entries, metric_of, neutral_of, run_spec
-from harness.running.execute import Finished, engine_of, execute_together, loaded, prompts_of
+from harness.running.execute import Finished, execute_together, loaded, prompts_of
+from harness.running.fitting import Fit
 from harness.running.held_out import split
 from harness.running.plan import Listener, Plan, plan
 from harness.statistics import derive_seed
@@ -95,10 +96,10 @@ def _seed(cases: Sequence[_Case], seed: int, found: Catalogue, model: Model, out
         case = cases[i]
         case.reads = border.reads_prompts(one.selector)
         if case.refused is None and case.reads:
-            engine = engine_of(one, model)
-            parts = parts or _halves(one, engine, reporter)
+            fit = Fit.of(one.spec, model, reporter)
+            parts = parts or fit(_halves, one, fit.engine, reporter)
             with reporter.stage(f"{case.entry.selector.name}: halves"):
-                _choose_twice(case, one, engine, parts)
+                fit(_choose_twice, case, one, fit.engine, parts)
 
 
 def _made(

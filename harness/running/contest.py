@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -14,7 +14,7 @@ from harness.errors import HarnessError
 from harness.plugin.components import Intervention, ModelLoader, Selector, Task
 from harness.plugin.specs import ComponentSpec, explain, parse_spec
 from harness.running.request import default_name, model_named
-from harness.running.spec import RunSpec, check_match
+from harness.running.spec import RunSpec, batch_size_of, check_match
 
 if TYPE_CHECKING:
     from harness.plugin.catalogue import Catalogue
@@ -59,7 +59,7 @@ class Contest:
     limit: int | None = None
     controls: int | None = None
     match: str = "none"
-    batch_size: int = 64
+    batch_size: int | str = 64
     resamples: int = 1000
 
     @property
@@ -123,7 +123,7 @@ def contest(
         check_match(made.match)
     except ValueError as error:
         raise HarnessError(f'--match: "{made.match}": {error}.') from None
-    return made
+    return replace(made, batch_size=batch_size_of(made.batch_size))
 
 
 @dataclass(frozen=True)

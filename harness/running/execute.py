@@ -27,12 +27,13 @@ from harness.results.provenance import provenance
 from harness.results.record import SCHEMA_VERSION, RunRecord
 from harness.running import kept_prompts
 from harness.running.expectations import of_prompts
+from harness.running.fitting import Fit
 from harness.running.held_out import split
 from harness.running.margins import check_margins
 from harness.running.plan import Listener, Plan, Stage, look_ahead, plan, set_up
 from harness.running.positions import located
 from harness.running.record import record_of
-from harness.running.shared_passes import distinct_conditions, observe
+from harness.running.shared_passes import distinct_conditions
 from harness.running.telling import Telling
 
 if TYPE_CHECKING:
@@ -157,14 +158,15 @@ def execute_together(
             job.begun = told.begun(job.plan, job.run_id, job.folder.path, command, reused)
         try:
             if waiting:
+                fit = Fit.of(plans[0].spec, model, told)
                 with told.of([job.begun for job in waiting]):
-                    _work(waiting, engine_of(plans[0], model), told, fresh, refuse, share)
+                    _work(waiting, fit, told, fresh, refuse, share)
             for job in _remaining(jobs):
                 if job.left:
                     continue
                 with _each(job, waiting, told, refuse), told.of([job.begun]):
                     if not job.begun.reused:
-                        _finish(job, engine_of(plans[0], model), told, command, started)
+                        _finish(job, fit, told, command, started)
                     job.finished = told.finished(job.begun)
         except BaseException as error:
             said = _ended(error, _remaining(waiting))
@@ -224,13 +226,6 @@ def _job(plan: Plan, model: Model, output: Path, folder: Callable[[Path], RunFol
     return _Job(plan, folder(output / f"{plan.spec.name}-{run_id[:8]}"), identity, run_id)
 
 
-def engine_of(plan: Plan, model: Model) -> Engine:
-    from harness.engine.closed_form import ClosedFormEngine
-    from harness.engine.hooks import HookEngine
-
-    return {"auto": ClosedFormEngine, "hooks": HookEngine}[plan.spec.engine](model, plan.spec.batch_size)
-
-
 def identity_of(plan: Plan, model: Model | None) -> dict[str, Any]:
     """Everything that the results depend on; without a model, all that can be known before one is loaded."""
     spec = plan.spec
@@ -259,7 +254,7 @@ def identity_of(plan: Plan, model: Model | None) -> dict[str, Any]:
 
 def _work(
     asked: Sequence[_Job],
-    engine: Engine,
+    fit: Fit,
     reporter: Telling,
     fresh: bool,
     refuse: Refuse | None,
@@ -268,44 +263,47 @@ def _work(
     """Prompts, selections, conditions and outcomes of all jobs."""
     from harness.running.forecast import foretell
 
+    engine = fit.engine
     for job in asked:
         job.folder.open(fresh)
     for job in asked:
         with _each(job, asked, reporter, refuse):
-            job.selection = look_ahead(job.plan, engine, reporter)
+            job.selection = fit(look_ahead, job.plan, engine, reporter)
     if not (jobs := _remaining(asked)):
         return
-    prepared = located([job.plan for job in jobs], _prepared(jobs, engine, reporter, fresh), engine.model)
+    prepared = located([job.plan for job in jobs], fit(_prepared, jobs, engine, reporter, fresh), engine.model)
     parts: dict[Hashable, tuple[Prepared, list[_Job]]] = {}  # runs that hold out the same evaluate the same prompts
     for job in jobs:
         own = split(job.plan, prepared)
         parts.setdefault(tuple(prompt.id for prompt in own.prompts), (own, []))[1].append(job)
     for own, group in parts.values():
         reporter.tell(of_prompts(group[0].plan, own.prompts).sentence(len(own.prompts)))
-        near = _near_ties(engine, own, jobs[0].plan.spec.batch_size, reporter)
+        fit.begin(own.prompts)
+        near = fit(_near_ties, engine, own, reporter)
         known: dict[Hashable, Any] = {}
         for job in group:
             with _each(job, asked, reporter, refuse):
-                job.stage, job.near = set_up(job.plan, engine, own, reporter, known, job.selection), near
+                job.stage = fit(set_up, job.plan, engine, own, reporter, known, job.selection)
+                job.near = near
                 if job.plan.spec.margins:
                     with reporter.stage("looking for the measures"):
-                        check_margins(job.stage, engine)
+                        fit(check_margins, job.stage, engine)
         first = next((job.stage for job in _remaining(group)), None)
         if first is not None:
-            foretell(first, engine, reporter)
+            fit(foretell, first, engine, reporter)
     for own, group in parts.values():
         ready = _remaining(group)
         for some in [ready] if ready and jobs[0].plan.task.shares_passes else [[job] for job in ready]:
-            _observe(some, engine, own.prompts, reporter, share)
+            _observe(some, fit, own.prompts, reporter, share)
 
 
-def _near_ties(engine: Engine, prepared: Prepared, batch_size: int, reporter: Listener) -> np.ndarray | None:
+def _near_ties(engine: Engine, prepared: Prepared, reporter: Listener) -> np.ndarray | None:
     """Prompts at which half precision may decide what comes next; None for a model that is in none."""
     if not is_half(engine.model):
         return None
     tokens = [prompt.tokens for prompt in prepared.prompts]
     with reporter.stage("looking for near-ties", len(tokens)) as advance:
-        return near_ties(engine.model, tokens, batch_size, advance)
+        return near_ties(engine.model, tokens, engine.batch_size, advance)
 
 
 def _prepared(jobs: Sequence[_Job], engine: Engine, reporter: Listener, fresh: bool) -> Prepared:
@@ -344,7 +342,7 @@ def prompts_of(plan: Plan, engine: Engine, reporter: Listener, fresh: bool) -> P
 
 
 def _observe(
-    jobs: Sequence[_Job], engine: Engine, prompts: Sequence[Prompt], reporter: Listener, share: Share | None
+    jobs: Sequence[_Job], fit: Fit, prompts: Sequence[Prompt], reporter: Listener, share: Share | None
 ) -> None:
     """Run all conditions of all jobs part by part; parts that an interrupted run finished are read back."""
     mine, of = share or (0, 1)
@@ -354,22 +352,23 @@ def _observe(
     with reporter.stage(
         f"{counted(len(prompts), 'prompt')} under {counted(n, 'condition')}{runs}", len(prompts) * n
     ) as advance:
-        for number, start in enumerate(range(0, len(prompts), PART)):
-            part = tuple(prompts[start : start + PART])
-            missing = []
+        parts = [tuple(prompts[start : start + PART]) for start in range(0, len(prompts), PART)]
+        for number, part in enumerate(parts):
+            start, missing = number * PART, []
             for job in jobs:
                 assert job.stage is not None
-                found = job.folder.load_part(start, part, job.stage.conditions)
-                if found is None:
+                kept = job.folder.load_part(start, part, job.stage.conditions)
+                if kept is None:
                     missing.append(job)
                 else:
-                    job.parts.append(found)
+                    job.parts.append(kept)
             if missing and number % of != mine:
                 for job in missing:
                     job.left = True
             elif missing:
                 stages = [job.stage for job in missing if job.stage is not None]
-                for job, outcomes in zip(missing, observe(stages, engine, part, advance), strict=True):
+                made = fit.observe(stages, parts, number, advance)
+                for job, outcomes in zip(missing, made, strict=True):
                     job.folder.save_part(start, outcomes)
                     job.parts.append(job.folder.on_disk(start, outcomes))
             else:
@@ -378,7 +377,7 @@ def _observe(
         job.left |= mine > 0
 
 
-def _finish(job: _Job, engine: Engine, reporter: Listener, command: str, started: float) -> None:
+def _finish(job: _Job, fit: Fit, reporter: Listener, command: str, started: float) -> None:
     """Scores, figures and files of a job."""
     from harness.statistics import derive_seed
 
@@ -387,8 +386,8 @@ def _finish(job: _Job, engine: Engine, reporter: Listener, command: str, started
     outcomes = job.folder.join(job.parts, stage.selection)
     with reporter.stage("computing statistics"):
         seed = derive_seed(job.plan.spec.seed, "bootstrap")
-        path = engine.path(stage.conditions)
-        tokens = first_tokens(engine.model, [prompt.tokens for prompt in stage.prepared.prompts])
+        path = fit.engine.path(stage.conditions)
+        tokens = first_tokens(fit.engine.model, [prompt.tokens for prompt in stage.prepared.prompts])
         record, shown, control_rows = record_of(stage, outcomes, job.identity, job.run_id, path, seed, tokens, job.near)
     with reporter.stage("drawing figures", len(shown)) as advance:
         write_shown(job.folder.path, shown, advance)
@@ -396,7 +395,7 @@ def _finish(job: _Job, engine: Engine, reporter: Listener, command: str, started
         "samples.jsonl": sample_rows(outcomes),
         "neurons.jsonl": stage.selection.table(),
         "controls.jsonl": control_rows,
-        "provenance.json": provenance(command, started, job.run_id).to_dict(),
+        "provenance.json": provenance(command, started, job.run_id, fit.smallest).to_dict(),
     }
     job.folder.finish(files, record)
     job.folder.settle()

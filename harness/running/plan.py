@@ -323,11 +323,11 @@ def _statistics(
     layers = tuple(sorted({unit.layer for unit in (*selection.units, *(selection.pool or ()))}))
     key = unit.where, layers
     if key not in known and not unit.one_number:
-        known[key] = head_statistics(engine.model, tokens, layers, plan.spec.batch_size, spans, unit.where)
+        known[key] = head_statistics(engine.model, tokens, layers, engine.batch_size, spans, unit.where)
     elif key not in known:
         seed = derive_seed(plan.spec.seed, "activations")
         known[key] = activation_statistics(
-            engine.model, tokens, layers, plan.spec.batch_size, seed, spans, site=unit.where
+            engine.model, tokens, layers, engine.batch_size, seed, spans, site=unit.where
         )
     lock_statistics(known[key])
     return cast("ActivationStatistics | HeadStatistics", known[key])
@@ -346,6 +346,6 @@ def _controls(plan: Plan, engine: Engine, prepared: Prepared, selection: Selecti
         most,
         spec.match,
         [prompt.tokens for prompt in prepared.prompts],
-        spec.batch_size,
+        engine.batch_size,
         derive_seed(spec.seed, "controls"),
     )

@@ -104,24 +104,26 @@ def pilot(
     Raises:
         HarnessError: whatever a run would refuse; fewer than three control sets; no primary measure.
     """
-    from harness.running.execute import engine_of
+    from harness.running.fitting import Fit
     from harness.statistics import derive_seed
 
     clock = _Clock()
     with reporter.stage("loading the model"):
         model = border.load(plan.model)
-    engine = engine_of(plan, model)
-    chosen = look_ahead(plan, engine, reporter)
+    fit = Fit.of(plan.spec, model, reporter)
+    engine = fit.engine
+    chosen = fit(look_ahead, plan, engine, reporter)
     seed = derive_seed(plan.spec.seed, "task")
     with reporter.stage("preparing the prompts"):
         with contextlib.suppress(HarnessError):  # so few may leave no prompt
-            border.prepare(plan.task, engine, WARM_UP, seed)
+            fit(border.prepare, plan.task, engine, WARM_UP, seed)
         fixed = clock.lap()
-        prepared = border.prepare(plan.task, engine, plan.limit, seed)
+        prepared = fit(border.prepare, plan.task, engine, plan.limit, seed)
     if not prepared.prompts:
         raise HarnessError(f"task {plan.task.name}: there are no prompts.")
     prepared = split(plan, located([plan], prepared, model))
-    stage = set_up(plan, engine, prepared, reporter, selection=chosen)
+    fit.begin(prepared.prompts)
+    stage = fit(set_up, plan, engine, prepared, reporter, selection=chosen)
     prepared_in = clock.lap()
     path = engine.path(stage.conditions)
     most = min(SETS[path] if sets is None else sets, len(stage.controls.sets))
@@ -130,7 +132,7 @@ def pilot(
     selection, conditions = _standing_in(stage, engine, most)
 
     def observe(prompts: Sequence[Prompt], conditions: Sequence[Condition], title: str) -> Outcomes:
-        return _observed(plan, engine, prompts, conditions, reporter, title)
+        return fit(_observed, plan, engine, prompts, conditions, reporter, title)
 
     def primary(found: Outcomes) -> Primary:
         return tuple(_primary(plan, found.split(selection)))

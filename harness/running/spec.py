@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_serializer, field_validator
 
-from harness.errors import suggest
+from harness.errors import HarnessError, suggest
 from harness.plugin.specs import ComponentSpec, parse_spec
 from harness.plugin.unit_kinds import kinds
 
@@ -48,7 +48,37 @@ EngineName = Annotated[
     Literal["auto", "hooks"],
     Field(description="auto: the fastest that is exact; hooks: a hooked pass for each condition."),
 ]
-BatchSize = Annotated[int, Field(ge=1, le=MOST_PROMPTS, description="Prompts in a forward pass.")]
+AUTO = "auto"
+"""As many prompts in a forward pass as fit (:mod:`harness.running.fitting`)."""
+
+
+def check_batch_size(value: Any) -> int | str:
+    """A number of prompts, ``auto`` or ``auto:N``, as lm-eval reads it."""
+    text = str(value).strip()
+    if re.fullmatch(r"\d{1,9}", text) and 1 <= (number := int(text)) <= MOST_PROMPTS and not isinstance(value, bool):
+        return number
+    if re.fullmatch(rf"{AUTO}(:[1-9]\d{{0,5}})?", text):
+        return AUTO if text == f"{AUTO}:1" else text
+    raise ValueError(f"expected a number of prompts from 1 to {MOST_PROMPTS}, {AUTO}, or {AUTO}:4, got {value!r:.60}")
+
+
+def batch_size_of(written: int | str) -> int | str:
+    """What ``--batch_size`` of a command without a specification says.
+
+    Raises:
+        HarnessError: it is none.
+    """
+    try:
+        return check_batch_size(written)
+    except ValueError as error:
+        raise HarnessError(f"--batch_size: {error}.") from None
+
+
+BatchSize = Annotated[
+    int | str,
+    BeforeValidator(check_batch_size),
+    Field(description="Prompts in a forward pass; auto: as many as fit; auto:4: found four times along the run."),
+]
 
 
 def check_limit(value: Any) -> int | float | None:

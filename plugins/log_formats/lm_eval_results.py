@@ -79,6 +79,7 @@ def _results(run: FinishedRun, told: Told) -> dict[str, Any]:
             "model_num_parameters": record.identity.model.to_dict().get("parameters"),
             "model_dtype": record.identity.model.to_dict().get("dtype"),
             "batch_size": settings.get("batch_size"),
+            "batch_sizes": [] if run.provenance.batch_size is None else [run.provenance.batch_size],
             "device": record.identity.model.to_dict().get("device"),
             "limit": settings.get("limit"),
             "random_seed": settings.get("seed"),

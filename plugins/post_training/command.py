@@ -13,7 +13,7 @@ from harness.errors import mendable
 from harness.files.terminal import Terminal, say_json
 from harness.plugin import Corpus, HarnessError, ModelLoader, counted
 from harness.plugin.specs import explain, parse_spec
-from harness.running.spec import MOST_PROMPTS
+from harness.running.spec import batch_size_of
 
 from .suites import pairs_of
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from .comparison.run import Compared
 
 
-def _option(name: str, text: str, least: int | None = None, most: int | None = None) -> Any:
+def _option(name: str, text: str) -> Any:
     """An option, written with underscores or hyphens."""
     names = [f"--{name}", *([f"--{name.replace('_', '-')}"] if "_" in name else [])]
-    return typer.Option(*names, help=text, min=least, max=most)
+    return typer.Option(*names, help=text)
 
 
 def compare(
@@ -78,7 +78,9 @@ def compare(
     ] = None,
     limit: Annotated[int | None, _option("limit", "Facts that are asked; patched pairs are of all.")] = None,
     seed: Annotated[int, _option("seed", "Seed of everything random.")] = 0,
-    batch_size: Annotated[int, _option("batch_size", "Prompts in a forward pass.", 1, MOST_PROMPTS)] = 64,
+    batch_size: Annotated[
+        str, _option("batch_size", "Prompts in a forward pass; auto: in each section as many as fit.")
+    ] = "64",
     output_path: Annotated[
         Path,
         typer.Option(
@@ -130,7 +132,7 @@ def compare(
         )  # fmt: skip
     except ValidationError as error:
         raise HarnessError(explain(error, Settings, "harness compare")) from error
-    found = installed()
+    found, size = installed(), batch_size_of(batch_size)
     texts = None if corpus is None else found.build(Corpus, parse_spec(corpus, "--corpus"), "--corpus")
     reporter = ConsoleReporter(Terminal(stderr=True), quiet)
 
@@ -138,7 +140,7 @@ def compare(
         specs = [model_named(name, found, model_args, device, registry) for name in pair]
         loaders = [found.build(ModelLoader, x, f"--{y}") for x, y in zip(specs, ("base", "tuned"), strict=True)]
         names = [short_name(spec) for spec in specs]
-        return compare_models(loaders, names, settings, texts, output_path, batch_size, reporter.stage)
+        return compare_models(loaders, names, settings, texts, output_path, size, reporter.stage)
 
     failed: list[str] = []
     for pair in chosen:

@@ -410,7 +410,7 @@ def test_an_interrupted_run_goes_on(
     words: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blank_figures: None
 ) -> None:
     """Ctrl-C is KeyboardInterrupt, as everywhere in Python; what was finished by then is not done again."""
-    from harness.running import execute
+    from harness.running import execute, fitting
 
     def stop(*arguments: Any) -> Any:
         raise KeyboardInterrupt
@@ -421,7 +421,7 @@ def test_an_interrupted_run_goes_on(
             public.evaluate(**words, output_path=tmp_path)
     assert list(tmp_path.glob("*/unfinished/part-*.safetensors"))
     with monkeypatch.context() as patched:
-        patched.setattr(execute, "observe", stop)  # nothing is left for the model to do
+        patched.setattr(fitting, "observe", stop)  # nothing is left for the model to do
         run = public.evaluate(**words, output_path=tmp_path)
     assert run.record.name == "demo-knowledge_conflict-entropy-mean"
 

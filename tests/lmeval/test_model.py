@@ -19,6 +19,7 @@ from harness.conditions.conditions import BASELINE, Condition, Edit, SetNeurons
 from harness.conditions.head_edits import AttendFirst
 from harness.conditions.units import Neuron
 from harness.controls.random import random_controls
+from harness.engine import batch_sizes
 from harness.engine.hooks import HookEngine, under
 from harness.errors import HarnessError
 from harness.lmeval.model import HarnessLM
@@ -93,6 +94,24 @@ def test_a_model_of_the_registry_keeps_its_bos(
     assert answers(ours) == answers(own)
     treated = HarnessLM(pretrained="with-bos", device="cpu", **TREATMENTS["neurons"][0])
     assert treated.neurons is not None and treated.neurons.prefix == (257,) == treated.prefix
+
+
+def test_as_many_as_fit_on_a_cpu_are_reckoned_and_give_the_same_answers(
+    folders: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """lm-eval would try 64 sequences as long as the model takes; their logits may be larger than memory."""
+    rows: list[int] = []
+    monkeypatch.setattr(batch_sizes, "LOGIT_BYTES", 4 * 20 * 258 * 4)
+    auto, number = (HarnessLM(pretrained=folders["gpt2"], device="cpu", batch_size=x) for x in ("auto", 3))
+
+    def seen(_: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        rows.append(len(given[0] if given else named["input_ids"]))
+
+    auto.model.register_forward_pre_hook(seen, with_kwargs=True)
+    for ours, theirs in zip(answers(auto), answers(number), strict=True):
+        for one, other in zip(ours, theirs, strict=True):
+            assert one == other or np.allclose(one, other, rtol=1e-5)
+    assert 1 < max(rows) <= 4
 
 
 @pytest.mark.parametrize("what", TREATMENTS)

@@ -27,6 +27,7 @@ from .section import Section
 from .settings import Settings
 
 if TYPE_CHECKING:
+    from harness.engine import Engine
     from harness.plugin import Figure, Frame, Model, ModelLoader, SelectionContext
 
 SCHEMA = "post_training/1"
@@ -46,20 +47,21 @@ def compare_models(
     settings: Settings,
     corpus: Corpus | None,
     output: Path,
-    batch_size: int,
+    batch_size: int | str,
     stage: Stage,
 ) -> Compared:
     """Compare a base model with a tuned one, and write the folder ``<base>-vs-<tuned>-<hash>``.
 
     Args:
         loaders, names: of base and tuned; the names are fit for a folder's name.
+        batch_size: prompts in a pass; text (``auto``): in each section as many as fit.
         corpus: texts for loss, entropy and token-frequency neurons; default: that of the models' own,
             where it is the same.
 
     Raises:
         HarnessError: the models differ in shape, or an input is wrong; nothing is written then.
     """
-    from harness.engine import ClosedFormEngine
+    from harness.engine import ClosedFormEngine, most
     from harness.files.store import clean, digest
     from harness.plugin import SelectionContext
 
@@ -74,9 +76,9 @@ def compare_models(
         models = [border.load(loader) for loader in loaders]
     check_comparable(models)
     check_fits(settings, models[0])
-    contexts = [
-        SelectionContext(model, ClosedFormEngine(model, batch_size), [], settings.seed, stage=stage) for model in models
-    ]
+    sizes = [batch_size if isinstance(batch_size, int) else most(model) for model in models]
+    engines = [ClosedFormEngine(model, size) for model, size in zip(models, sizes, strict=True)]
+    contexts = [SelectionContext(x.model, x, [], settings.seed, stage=stage) for x in engines]
     identity = {
         "schema": SCHEMA,
         "base": models[0].provenance(),
@@ -85,7 +87,8 @@ def compare_models(
         "corpus": None if corpus is None else corpus.identity(),
         "inputs": inputs,
     }
-    sections = list(_sections(contexts, settings, corpus, refusal, stage))
+    fitted = [] if isinstance(batch_size, int) else engines
+    sections = list(_sections(contexts, settings, corpus, refusal, stage, fitted))
     folder = output / f"{names[0]}-vs-{names[1]}-{digest(identity)[:8]}"
     record = ModelsRecord(
         identity=Identity(**clean(identity)), name=folder.name, parts=[x.recorded() for x in sections]
@@ -165,8 +168,15 @@ def _sections(
     corpus: Corpus | None,
     refusal: Refusal | None,
     stage: Stage,
+    fitted: Sequence[Engine],
 ) -> Iterator[Section]:
-    """What can be compared; a section that cannot be says why, in place of its findings."""
+    """What can be compared; a section that cannot be says why, in place of its findings.
+
+    Args:
+        fitted: engines whose batches are to be as large as fit.
+    """
+    from harness.engine import halving, most
+
     from .behaviour import behaviour_section
     from .directions import patching_section
     from .neurons import weights_section
@@ -202,7 +212,9 @@ def _sections(
     for name, title, make in made:
         with stage(title[:1].lower() + title[1:]):
             try:
-                section = make()
+                for engine in fitted:
+                    engine.batch_size = most(engine.model)
+                section = halving(fitted, make)
             except HarnessError as error:
                 section = Section(name, title, (f"Not compared: {error}",), {"why": str(error)})
         yield section

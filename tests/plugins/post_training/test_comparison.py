@@ -32,6 +32,7 @@ from harness_plugins.post_training.evidence import NUMBERS, evidence
 from scipy.stats import spearmanr
 
 from harness.builtin.components import Neurons
+from harness.engine import batch_sizes
 from harness.engine.closed_form import ClosedFormEngine
 from harness.errors import HarnessError
 from harness.files.store import json_bytes, read_json
@@ -210,7 +211,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelsRecord, Pa
     return done.record, done.folder
 
 
-def small(folder: Path) -> Any:
+def small(folder: Path, batch_size: int | str = 256) -> Any:
     component = run._component
 
     def of_few_texts(base: Any, name: str, **params: object) -> Any:
@@ -223,7 +224,7 @@ def small(folder: Path) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(steering, "CONTROLS", 9)
         patch.setattr(run, "_component", of_few_texts)
-        return compare_models(loaders, names, settings, WorldTexts(size=300), folder, 256, silent)
+        return compare_models(loaders, names, settings, WorldTexts(size=300), folder, batch_size, silent)
 
 
 def test_a_comparison_is_evidence_of_the_papers_claims(compared: tuple[ModelsRecord, Path]) -> None:
@@ -315,9 +316,13 @@ def test_the_folder_holds_what_the_record_names(compared: tuple[ModelsRecord, Pa
 
 
 @pytest.mark.slow
-def test_the_same_comparison_is_the_same_bytes(compared: tuple[ModelsRecord, Path], tmp_path: Path) -> None:
-    """But for the pictures, which are drawn once here: theirs are tested where figures are."""
-    again, first = small(tmp_path).folder, compared[1]
+def test_the_same_comparison_is_the_same_bytes(
+    compared: tuple[ModelsRecord, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for the pictures, which are drawn once here: theirs are tested where figures are; and with ``auto``, where as
+    many prompts fit as the other has."""
+    monkeypatch.setitem(batch_sizes.MOST, "cpu", 256)
+    again, first = small(tmp_path, "auto").folder, compared[1]
     assert again.name == first.name
     files = sorted(x.relative_to(first) for x in first.rglob("*") if x.is_file())
     assert files == sorted(x.relative_to(again) for x in again.rglob("*") if x.is_file())
