@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MOST = {"cpu": 64}
-"""Prompts in a pass, by device; a CPU is busy with fewer."""
+"""Prompts in a pass, by device. A CPU is no faster with more: 128 prompts of 24 tokens take SmolLM2-135M 14.2, 13.2,
+13.9 and 14.7 seconds of one core in batches of 8, 32, 64 and 128."""
 
 MOST_ELSEWHERE = 256
 """``MOST`` of other devices: as many prompts as are run before outcomes are put on the disk."""
