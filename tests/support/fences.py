@@ -143,13 +143,15 @@ def _command(command: str, shown: str, harness: Harness, install: Callable[[str]
 
 
 def _pytest(arguments: list[str]) -> str:
-    """What pytest says of the tests of a page, in this process: a new one would import for longer than it tests.
+    """What pytest says of the tests of a page, in this process: a new one would import for longer than it tests. The
+    pytest that is under way already listens for what is raised where nobody catches it.
 
     Raises:
         AssertionError: they fail.
     """
     known, path = set(sys.modules), list(sys.path)
-    without = [part for name in ("cacheprovider", "xdist", "timeout") for part in ("-p", f"no:{name}")]
+    plugins = ("cacheprovider", "xdist", "timeout", "unraisableexception")
+    without = [part for name in plugins for part in ("-p", f"no:{name}")]
     try:
         with contextlib.redirect_stdout(io.StringIO()) as out:
             code = pytest.main(["-q", "--rootdir", ".", "-c", os.devnull, *without, *arguments])
