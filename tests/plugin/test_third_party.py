@@ -23,27 +23,31 @@ pytestmark = pytest.mark.slow
 EXAMPLE = ROOT / "tests" / "plugin_example"
 
 
-def harness(folder: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """``python -m harness`` in another process, with the packages of ``folder`` beside the installed ones."""
-    paths = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
-    given = {**os.environ, "PYTHONPATH": paths, "COLUMNS": "300", **environment}
-    command = [sys.executable, "-m", "harness", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=given, cwd=folder)
+@pytest.fixture
+def columns() -> int:
+    """Width of the terminal: names of distributions are shown whole."""
+    return 300
 
 
 @pytest.fixture
 def here(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> Iterator[Harness]:
-    """The same in this process, which has imported what a run takes: ``here(folder, *arguments)``."""
-    before = set(sys.modules)
+    """The command line in this process, with the packages of a folder beside the installed ones: ``here(folder,
+    *arguments, VARIABLE="of the environment")``."""
+    before, folders = set(sys.modules), set()
 
-    def run(folder: Path, *arguments: object) -> tuple[int, str, str]:
-        monkeypatch.syspath_prepend(folder)
+    def run(folder: Path, *arguments: object, **environment: str) -> tuple[int, str, str]:
+        if folder not in folders:
+            folders.add(folder)
+            monkeypatch.syspath_prepend(folder)
         catalogue.cache_clear()
-        return harness(*arguments)
+        with monkeypatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            return harness(*arguments)
 
     yield run
     for name in set(sys.modules) - before:
-        if name.startswith(("harness_odd", "harness_loudest")):
+        if Path(getattr(sys.modules[name], "__file__", None) or ".").parent in folders:
             del sys.modules[name]
     catalogue.cache_clear()
 
@@ -93,35 +97,41 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def test_an_installed_plugin_is_listed(installed: Path) -> None:
-    done = harness(installed, "list", "plugins")
+def test_an_installed_plugin_is_listed(installed: Path, here: Harness) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(installed), "COLUMNS": "300"}
+    command = [sys.executable, "-m", "harness", "list", "plugins"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=installed)
     assert (done.returncode, done.stderr) == (0, "")
+    assert (0, done.stdout, "") == here(installed, "list", "plugins")  # as all other commands of these tests are given
     assert [line.split() for line in done.stdout.splitlines() if line.startswith("loudest")] == [
         ["loudest", "harness-loudest", "1.2.3", "selector", "loudest,", "metric", "confident"],
         ["loudest-norms", "harness-loudest", "1.2.3", "command", "harness", "loudest-norms"],
     ]
-    shown = harness(installed, "list", "loudest").stdout
+    _, shown, _ = here(installed, "list", "loudest")
     assert "harness-loudest 1.2.3" in shown and "number of neurons" in shown
-    assert "loudest" not in harness(installed, "list", "plugins", HARNESS_LOAD_PLUGINS="").stdout
+    assert "loudest" not in here(installed, "list", "plugins", HARNESS_LOAD_PLUGINS="")[1]
 
 
 def test_an_installed_package_adds_a_command(installed: Path, here: Harness) -> None:
-    shown = harness(installed, "--help")
-    assert (shown.returncode, shown.stderr) == (0, "")
-    assert re.search(r"loudest-norms +Of harness-loudest 1.2.3; see harness loudest-norms --help.", shown.stdout)
+    code, out, err = here(installed, "--help")
+    assert (code, err) == (0, "")
+    assert re.search(r"loudest-norms +Of harness-loudest 1.2.3; see harness loudest-norms --help.", out)
     code, out, err = here(installed, "loudest-norms", "--n", 2)
     assert (code, err) == (0, "")
     assert re.fullmatch(r"(3\.\d+ \d+\.\d{3}\n){2}", out)
-    assert "loudest-norms" not in harness(installed, "--help", HARNESS_LOAD_PLUGINS="").stdout
+    assert "loudest-norms" not in here(installed, "--help", HARNESS_LOAD_PLUGINS="")[1]
 
 
-def test_an_installed_plugin_is_used_in_a_run_and_recorded(installed: Path, small_facts: Path, tmp_path: Path) -> None:
-    done = harness(
+@pytest.mark.usefixtures("blank_figures")
+def test_an_installed_plugin_is_used_in_a_run_and_recorded(
+    installed: Path, here: Harness, small_facts: Path, tmp_path: Path
+) -> None:
+    code, out, err = here(
         installed, "eval", "--task", f"knowledge_conflict:data={small_facts}", "--selector", "loudest:top=2",
         "--intervention", "mean", "--metric", "confident:below=0.5", "--controls", 19, "--limit", 20,
         "--output_path", tmp_path, "--quiet",
     )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (code, err) == (0, "")
     [result] = tmp_path.glob("*/result.json")
     record = json.loads(result.read_text())
     components = record["identity"]["components"]
@@ -146,7 +156,7 @@ def test_an_installed_plugin_is_used_in_a_run_and_recorded(installed: Path, smal
     assert {row["neuron"] for row in loudest} == {row["neuron"] for row in neurons if row["selected"]}
     [row] = [json.loads(line) for line in (tmp_path / "leaderboard.jsonl").read_text().splitlines()]
     assert row["selector_distribution"] == "harness-loudest"
-    assert "confident" in done.stdout or "entropy below 0.5 nats" in done.stdout
+    assert "confident" in out or "entropy below 0.5 nats" in out
 
 
 @pytest.mark.parametrize(
@@ -158,41 +168,43 @@ def test_an_installed_plugin_is_used_in_a_run_and_recorded(installed: Path, smal
         (None, "ModuleNotFoundError"),
     ],
 )
-def test_a_broken_plugin_is_named_and_the_rest_works(tmp_path: Path, code: str | None, says: str) -> None:
+def test_a_broken_plugin_is_named_and_the_rest_works(
+    tmp_path: Path, here: Harness, code: str | None, says: str
+) -> None:
     package(tmp_path, "harness-broken", "harness_broken", code)
     package(tmp_path, "harness-good", "harness_good", selector("good"))
-    done = harness(tmp_path, "list", "selectors")
-    assert done.returncode == 0
-    assert {"entropy", "random", "good"} <= {line.split()[0] for line in done.stdout.splitlines() if line.strip()}
-    assert "harness_broken of harness-broken 9.9" in done.stderr and says in done.stderr
-    assert "Traceback" not in done.stderr
+    done, out, err = here(tmp_path, "list", "selectors")
+    assert done == 0
+    assert {"entropy", "random", "good"} <= {line.split()[0] for line in out.splitlines() if line.strip()}
+    assert "harness_broken of harness-broken 9.9" in err and says in err
+    assert "Traceback" not in err
     if code is not None:
         return
-    listed = harness(tmp_path, "list", "plugins").stdout
+    _, listed, _ = here(tmp_path, "list", "plugins")
     assert "harness-broken" in listed and says in listed
-    strict = harness(tmp_path, "list", HARNESS_STRICT_PLUGINS="1")
-    assert strict.returncode == 2
-    assert strict.stderr.startswith("error: ") and "harness-broken" in strict.stderr
-    assert harness(tmp_path, "list", HARNESS_LOAD_PLUGINS="harness-good").stderr == ""
+    strict, _, err = here(tmp_path, "list", HARNESS_STRICT_PLUGINS="1")
+    assert strict == 2
+    assert err.startswith("error: ") and "harness-broken" in err
+    assert here(tmp_path, "list", HARNESS_LOAD_PLUGINS="harness-good")[2] == ""
 
 
-def test_a_clash_of_names_names_both_packages_and_ours_stays(tmp_path: Path) -> None:
+def test_a_clash_of_names_names_both_packages_and_ours_stays(tmp_path: Path, here: Harness) -> None:
     package(tmp_path, "harness-twin", "harness_twin", selector("entropy"))
-    done = harness(tmp_path, "list", "entropy")
-    assert done.returncode == 0
-    assert "tighidet2025" in done.stdout
-    assert "harness-twin 9.9" in done.stderr and "neuron-harness" in done.stderr
-    assert 'the selector "entropy" is already provided by' in done.stderr
+    code, out, err = here(tmp_path, "list", "entropy")
+    assert code == 0
+    assert "tighidet2025" in out
+    assert "harness-twin 9.9" in err and "neuron-harness" in err
+    assert 'the selector "entropy" is already provided by' in err
 
 
-def test_two_strangers_with_one_name(tmp_path: Path) -> None:
+def test_two_strangers_with_one_name(tmp_path: Path, here: Harness) -> None:
     for name in ("alpha", "beta"):
         package(tmp_path, f"harness-{name}", f"harness_{name}", selector("shared"))
-    done = harness(tmp_path, "list", "selectors")
-    assert done.returncode == 0
-    [line] = [line for line in done.stdout.splitlines() if line.startswith("shared")]
+    code, out, err = here(tmp_path, "list", "selectors")
+    assert code == 0
+    [line] = [line for line in out.splitlines() if line.startswith("shared")]
     assert line.split()[-1] == "harness-alpha"  # in the order of their names, wherever they were installed first
-    assert "harness-alpha 9.9" in done.stderr and "harness-beta 9.9" in done.stderr
+    assert "harness-alpha 9.9" in err and "harness-beta 9.9" in err
 
 
 RANDOM = """
@@ -266,10 +278,10 @@ def test_what_a_stranger_does_wrong_is_one_sentence_and_no_success(
             here(tmp_path, *asked, "--debug")
 
 
-def test_a_plugin_that_ends_the_program_when_it_is_imported_does_not(tmp_path: Path) -> None:
+def test_a_plugin_that_ends_the_program_when_it_is_imported_does_not(tmp_path: Path, here: Harness) -> None:
     package(tmp_path, "harness-odd", "harness_odd", "raise SystemExit(0)")
-    done = harness(tmp_path, "list", "selectors")
-    assert done.returncode == 0 and "entropy" in done.stdout
-    assert "left out plugin harness_odd of harness-odd 9.9: SystemExit: 0" in done.stderr
-    missing = harness(tmp_path, "list", "leaves")
-    assert missing.returncode == 2 and "leaves" in missing.stderr
+    code, out, err = here(tmp_path, "list", "selectors")
+    assert code == 0 and "entropy" in out
+    assert "left out plugin harness_odd of harness-odd 9.9: SystemExit: 0" in err
+    code, _, err = here(tmp_path, "list", "leaves")
+    assert code == 2 and "leaves" in err
