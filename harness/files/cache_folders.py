@@ -40,6 +40,7 @@ def provide() -> None:
     if not _has_home():
         if (own := private()) is not None:
             os.environ["HOME"] = str(own)
+            os.environ.setdefault("XDG_CACHE_HOME", str(own))  # as below, so that one place serves both
         return
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     if _can_be_written(caches) or (own := private()) is None:
