@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,7 +96,7 @@ def _manager(names: Sequence[str], include_path: str | None) -> TaskManager:
 
     manager = TaskManager(include_path=include_path, include_defaults=False)
     if unknown(manager) and BUILT_IN:
-        manager = TaskManager(include_path=include_path)
+        manager = _own() if include_path is None else TaskManager(include_path=include_path)
     for name in unknown(manager):
         known = manager.all_tasks
         raise HarnessError(
@@ -106,12 +106,18 @@ def _manager(names: Sequence[str], include_path: str | None) -> TaskManager:
     return manager
 
 
-def known(name: str) -> bool:
-    """Whether lm-eval has a task, group or tag of its own of this name."""
+@cache
+def _own() -> TaskManager:
+    """A task manager that has read lm-eval's own definitions: once in a process, for it takes seconds."""
     from lm_eval.tasks import TaskManager
 
+    return TaskManager()
+
+
+def known(name: str) -> bool:
+    """Whether lm-eval has a task, group or tag of its own of this name."""
     with quiet():
-        return BUILT_IN and name in TaskManager().task_index
+        return BUILT_IN and name in _own().task_index
 
 
 def _override(task: Any, num_fewshot: int | None, seed: int, gen_kwargs: Mapping[str, Any]) -> None:
