@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -206,7 +207,7 @@ def test_every_command_line_is_valid(path: Path, harness: Harness, monkeypatch: 
     for block in fences(path):
         for command in _commands(block):
             words = [word for word in shlex.split(command, comments=True)[1:] if word != "..."]
-            _parse(get_command(app), words, command)
+            _parse(whole(), words, command)
             complete = words[0] == "eval" and {"--task", "--selector"} <= set(words) and "..." not in command
             if complete and block.title:  # not run elsewhere
                 code, _, err = harness(*words, "--dry_run")
@@ -222,6 +223,12 @@ def _commands(block: Fence) -> Iterator[str]:
             while len(re.findall('"', command)) % 2:
                 command += " " + next(lines)
             yield command
+
+
+@cache
+def whole() -> object:
+    """The command line with all its commands: to make it anew for each of hundreds of lines takes long."""
+    return get_command(app)
 
 
 def _parse(command: object, words: list[str], whole: str) -> None:

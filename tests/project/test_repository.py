@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -190,6 +191,7 @@ def declared(*extras: str) -> set[str]:
     return {canonicalize_name(Requirement(line).name) for line in lines}
 
 
+@cache
 def third_party() -> set[str]:
     own = {*SOURCES.values(), *sys.stdlib_module_names}
     modules = {module for folder in SOURCES for module in imported(folder)} - own
