@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
@@ -64,18 +65,26 @@ def detectable(spread: Spread, clusters: float, controls: int, measures: int = 1
     than the 20% quantile of Beta(r, M - r): the fewer controls, the farther out it may lie. Over k measures each p is
     divided by k. The treated set's own noise is added in quadrature. Infinite where nothing can be found (r = 0).
     """
+    usual, far, doubt = _beyond(controls, measures, alpha)
+    sets, noise = spread.of(clusters)
+    return math.inf if math.isinf(far) else usual * sets + math.hypot((far - usual) * sets, doubt * noise)
+
+
+@cache
+def _beyond(controls: int, measures: int, alpha: float) -> tuple[float, float, float]:
+    """What :func:`detectable` multiplies standard deviations with, which no data change: where the critical control
+    usually lies, where it lies far out, and for the treated set's own noise. Infinite where nothing can be found."""
     from scipy.stats import beta, norm
 
     rows = controls + 1
     r = int(alpha * rows + 1e-9)
     if r == 0:
-        return math.inf
-    sets, noise = spread.of(clusters)
+        return math.inf, math.inf, math.inf
     sides = 2 * max(measures, 1)
     usual, far = (
         _outlying(float(norm.isf(p / sides)), rows, measures > 1) for p in (r / rows, beta.ppf(1 - FOUND, r, rows - r))
     )
-    return math.inf if math.isinf(far) else usual * sets + math.hypot((far - usual) * sets, norm.isf(1 - FOUND) * noise)
+    return usual, far, float(norm.isf(1 - FOUND))
 
 
 def _outlying(distance: float, rows: int, several: bool) -> float:
