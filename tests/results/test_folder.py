@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import blank
 import pytest
 from commands import VOLATILE, Harness, arguments, files, only
 from small_runs import Silent, spec
@@ -74,8 +76,30 @@ Make = Callable[[Path], run.Finished]
 @pytest.fixture
 def make(small_facts: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     monkeypatch.setattr(run, "PART", 16)
-    planned = run.plan(spec("mean", small_facts, metrics=["transitions"]), catalogue())
+    return making(small_facts)
+
+
+def making(facts: Path) -> Make:
+    planned = run.plan(spec("mean", facts, metrics=["transitions"]), catalogue())
     return lambda output: run.execute(planned, output, Silent(), "test")  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def finished(small_facts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which the run has been made, and its leaderboard; not to be changed."""
+    output = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("harness.report.figure_files.render", blank.render)
+        patch.setattr(run, "PART", 16)
+        making(small_facts)(output)
+    return output
+
+
+@pytest.fixture
+def whole(finished: Path, tmp_path: Path) -> Path:
+    """The finished run, in this test's own folder."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    return only(tmp_path)
 
 
 def same(one: Path, other: Path) -> None:
@@ -89,84 +113,86 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.rglob("*")}
 
 
-def test_every_stage_is_killed_and_the_run_continued(make: Make, tmp_path: Path) -> None:
-    whole = make(tmp_path / "whole")
-    assert set(STAGES[3:]) <= files(whole.path).keys()
-    rows = (tmp_path / "whole/leaderboard.jsonl").read_text().splitlines()
-    for i, stage in enumerate(STAGES):
-        output = tmp_path / f"killed-{i}"
-        with accident(stage, Killed()), pytest.raises(Killed):
-            make(output)
-        left = only(output)
-        assert RunFolder(left).complete == (stage == "report.html")  # which a reporter writes
-        assert any(results.TEMPORARY.fullmatch(name) for name in names(left)), stage
-        with pytest.MonkeyPatch.context() as patch:
-            if i >= COMPUTED:
+def test_every_stage_is_killed_and_the_run_continued(make: Make, finished: Path, tmp_path: Path) -> None:
+    """The same command again and again, killed a stage later each time."""
+    assert set(STAGES[3:]) <= files(only(finished)).keys()
+    with pytest.MonkeyPatch.context() as patch:
+        for i, stage in enumerate(STAGES):
+            if i > COMPUTED:
                 patch.setattr(run, "_work", None)  # the model's work is not done again
                 patch.setattr(run, "_finish", None)
-            again = make(output)
-        assert again.reused == (i >= COMPUTED)
-        same(whole.path, again.path)
-        assert len((output / "leaderboard.jsonl").read_text().splitlines()) == len(rows)
+            with accident(stage, Killed()), pytest.raises(Killed):
+                make(tmp_path)
+            left = only(tmp_path)
+            assert RunFolder(left).complete == (stage == "report.html")  # which a reporter writes
+            assert any(results.TEMPORARY.fullmatch(name) for name in names(left)), stage
+        again = make(tmp_path)
+    assert again.reused
+    same(only(finished), again.path)
+    rows = [(output / "leaderboard.jsonl").read_text().count("\n") for output in (finished, tmp_path)]
+    assert rows[0] == rows[1]
 
 
-def test_a_full_disk_is_a_sentence_and_the_run_continues(make: Make, tmp_path: Path) -> None:
-    whole = make(tmp_path / "whole")
+@pytest.mark.parametrize("stage", ["unfinished/part-00000016.safetensors", "samples.jsonl"])
+def test_what_a_killed_run_leaves_is_continued_at_once(stage: str, make: Make, finished: Path, tmp_path: Path) -> None:
+    """As above, but nothing else happens between: of the model's work, and of what is made of it."""
+    with accident(stage, Killed()), pytest.raises(Killed):
+        make(tmp_path)
+    again = make(tmp_path)
+    assert not again.reused
+    same(only(finished), again.path)
+
+
+def test_a_full_disk_is_a_sentence_and_the_run_continues(make: Make, finished: Path, tmp_path: Path) -> None:
     for stage in ("unfinished/prepared.json", "figures/norm_logit_var.svg", *STAGES[COMPUTED - 1 : -1]):
-        output = tmp_path / stage.replace("/", "-")
         with accident(stage, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))):
             with pytest.raises(HarnessError, match=r"No space left on device\. Free some space") as said:
-                make(output)
+                make(tmp_path)
             assert Path(stage).name in str(said.value)
-        assert not any(results.TEMPORARY.fullmatch(name) for name in names(output)), stage
-        same(whole.path, make(output).path)
+        assert not any(results.TEMPORARY.fullmatch(name) for name in names(tmp_path)), stage
+    same(only(finished), make(tmp_path).path)
 
 
-def test_what_is_finished_is_cleaned_of_what_a_killed_process_left(make: Make, tmp_path: Path) -> None:
-    whole = make(tmp_path)
-    before = files(whole.path)
-    (whole.path / "unfinished").mkdir()
+def test_what_is_finished_is_cleaned_of_what_a_killed_process_left(make: Make, whole: Path, tmp_path: Path) -> None:
+    before = files(whole)
+    (whole / "unfinished").mkdir()
     left = (".result.json.a1b2c3d4", "figures/.neurons.png.0_abcdef", "unfinished/.prepared.json.partial")
     for name in (*left, "unfinished/prepared.json", "unfinished/part-00000256.safetensors"):
-        (whole.path / name).write_bytes(b"x")
+        (whole / name).write_bytes(b"x")
     assert make(tmp_path).reused
-    assert files(whole.path) == before
+    assert files(whole) == before
 
 
-def test_what_is_not_ours_stays_beside_it(make: Make, tmp_path: Path) -> None:
-    whole = make(tmp_path)
+def test_what_is_not_ours_stays_beside_it(make: Make, whole: Path, tmp_path: Path) -> None:
     theirs = ("notes.txt", ".gitignore", ".vimrc.swp", "figures/mine.png", "unfinished/notes.txt")
-    (whole.path / "unfinished").mkdir()
+    (whole / "unfinished").mkdir()
     for name in theirs:
-        (whole.path / name).write_bytes(b"mine")
+        (whole / name).write_bytes(b"mine")
     make(tmp_path)
-    assert all((whole.path / name).read_bytes() == b"mine" for name in theirs)
+    assert all((whole / name).read_bytes() == b"mine" for name in theirs)
 
 
-def test_an_older_finished_run_has_no_mark_and_gets_one(make: Make, tmp_path: Path) -> None:
-    whole = make(tmp_path)
-    before = files(whole.path)
-    (whole.path / "files.sha256").unlink()
+def test_an_older_finished_run_has_no_mark_and_gets_one(make: Make, whole: Path, tmp_path: Path) -> None:
+    before = files(whole)
+    (whole / "files.sha256").unlink()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "_work", None)
         assert make(tmp_path).reused
-    assert files(whole.path) == before
+    assert files(whole) == before
 
 
-def test_a_page_that_was_removed_is_made_again(make: Make, tmp_path: Path) -> None:
-    whole = make(tmp_path)
-    before = files(whole.path)
-    (whole.path / "report.html").unlink()
+def test_a_page_that_was_removed_is_made_again(make: Make, whole: Path, tmp_path: Path) -> None:
+    before = files(whole)
+    (whole / "report.html").unlink()
     assert make(tmp_path).reused
-    assert files(whole.path) == before
+    assert files(whole) == before
 
 
-def test_the_mark_is_what_sha256sum_checks(make: Make, tmp_path: Path) -> None:
+def test_the_mark_is_what_sha256sum_checks(whole: Path) -> None:
     import hashlib
 
-    whole = make(tmp_path)
-    lines = [line.split("  ") for line in (whole.path / "files.sha256").read_text().splitlines()]
-    found = {name: data for name, data in files(whole.path).items() if name not in (*VOLATILE, "files.sha256")}
+    lines = [line.split("  ") for line in (whole / "files.sha256").read_text().splitlines()]
+    found = {name: data for name, data in files(whole).items() if name not in (*VOLATILE, "files.sha256")}
     assert {name: hashlib.sha256(data).hexdigest() for name, data in found.items()} == {x[1]: x[0] for x in lines}
 
 
@@ -191,15 +217,14 @@ def test_fresh_removes_what_was_written_and_nothing_else(small_facts: Path, tmp_
     assert [name for name in after if not name.endswith(VOLATILE) and after[name] != before[name]] == []
 
 
-def test_fresh_removes_figures_that_are_not_made_any_more(make: Make, tmp_path: Path) -> None:
+def test_fresh_removes_figures_that_are_not_made_any_more(whole: Path) -> None:
     from harness.files.owned import Written
 
-    whole = make(tmp_path)
-    (whole.path / "figures/old.png").write_bytes(b"of an older version")
-    mark = whole.path / "files.sha256"
-    mark.write_bytes((Written.read(mark) | Written.found(whole.path, ["figures/old.png"])).to_bytes())
-    RunFolder(whole.path).open(fresh=True)
-    assert names(whole.path) == {"unfinished", "writable"}
+    (whole / "figures/old.png").write_bytes(b"of an older version")
+    mark = whole / "files.sha256"
+    mark.write_bytes((Written.read(mark) | Written.found(whole, ["figures/old.png"])).to_bytes())
+    RunFolder(whole).open(fresh=True)
+    assert names(whole) == {"unfinished", "writable"}
 
 
 def test_a_run_that_fails_early_leaves_what_was_there(small_facts: Path, tmp_path: Path, harness: Harness) -> None:
