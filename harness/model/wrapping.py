@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from harness.errors import HarnessError
 from harness.files.wording import shortened
 from harness.model import digests as identity
@@ -34,8 +36,8 @@ def wrap(
         origin: what was done to weights that are not loaded as they are.
 
     Raises:
-        HarnessError: the architecture is not supported or fails its self-check, a weight is NaN or infinite, the model
-            is compiled, ``add_bos`` without a BOS token.
+        HarnessError: the architecture is not supported or fails its self-check, a weight is NaN or infinite, memory
+            does not suffice, the model is compiled, ``add_bos`` without a BOS token.
     """
     refuse_compiled(hf)
     hf.eval()
@@ -59,6 +61,11 @@ def wrap(
         check_padding(model)
     except HarnessError:
         raise
+    except torch.OutOfMemoryError as error:
+        raise HarnessError(
+            f"{name} does not fit into the device's memory with the passes that look for its parts: take "
+            "dtype=bfloat16 or device_map=auto."
+        ) from error
     except Exception as error:
         raise HarnessError(
             f"{type(hf).__name__} is not supported: the search for its parts (harness/model/anatomy.py) ended with "

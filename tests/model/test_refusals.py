@@ -40,6 +40,16 @@ def from_config(config: str, **options: Any) -> Any:
     return transformers.AutoModelForCausalLM.from_config(getattr(transformers, config)(**{**SMALL, **options}))
 
 
+def test_a_device_that_holds_the_weights_alone() -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    hf = tiny_hf("gpt2")
+    hf.register_forward_pre_hook(full)
+    said = "tiny does not fit into the device's memory with the passes that look for its parts: take dtype=bfloat16 or"
+    assert refusal(hf) == f"{said} device_map=auto."
+
+
 # --- architectures -------------------------------------------------------------------------------------------------
 
 
