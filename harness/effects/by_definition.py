@@ -1,8 +1,9 @@
 """Effects by their definition in float64, for pairs of a condition and a place that float32 cannot hold.
 
 Such a pair has logits of its own: from a residual that is added up without what the edit takes away
-(:meth:`harness.engine.final_layer.ConditionBlock.residuals`), through the final norm and the whole unembedding. With
-log q its log-probabilities, x = log q - log p is a change of the untouched logits under which the normaliser stays 1.
+(:meth:`harness.engine.condition_blocks.ConditionBlock.residuals`), through the final norm and the whole unembedding.
+With log q its log-probabilities, x = log q - log p is a change of the untouched logits under which the normaliser
+stays 1.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from harness.effects.logit_changes import Found, Kind, Problem, Ranks
-from harness.engine.final_layer import Base, ConditionBlock
+from harness.engine.condition_blocks import Base, ConditionBlock
 
 BLOCK_BYTES = 2**25
 """Size of one block of logits."""

@@ -8,7 +8,7 @@ For every condition and token: change of the loss, change of the entropy, KL div
     frozen_unigram    the logits keep the untouched model's component along log p_freq            (DE_freq)
 
 The logits of a condition are the baseline's plus a few fixed vectors with scalar factors
-(:mod:`harness.engine.final_layer`): no condition is multiplied by the unembedding, and no condition's logits are
+(:mod:`harness.engine.condition_blocks`): no condition is multiplied by the unembedding, and no condition's logits are
 stored. What is summed over the vocabulary is the *change* of each probability, so that small effects keep their digits.
 """
 
@@ -30,8 +30,9 @@ from harness.effects.by_definition import fill
 from harness.effects.logit_changes import Found, Kind, Problem, Unigram, changes
 from harness.effects.logit_changes import ranks as ranks_of
 from harness.effects.moment_expansion import changes_fast
+from harness.engine.condition_blocks import ConditionBlock
 from harness.engine.engine import Progress, batches
-from harness.engine.final_layer import ConditionBlock, FinalLayer, Observed, fits
+from harness.engine.final_layer import FinalLayer, Observed, fits
 from harness.engine.kernels import not_finite
 from harness.engine.tempering import Tempered
 from harness.errors import HarnessError

@@ -2,7 +2,7 @@
 
 Such an edit changes nothing but the last residual vector: keys, values and every earlier layer depend on the tokens
 alone. So the model runs once per distinct token prefix, and every condition is evaluated there in closed form
-(:mod:`.final_layer`). Generation walks a tree of prefixes that forks only where two conditions choose different
+(:mod:`.condition_blocks`). Generation walks a tree of prefixes that forks only where two conditions choose different
 tokens. What a condition freezes stays as the untouched model has it on the condition's own tokens. An edit at one
 token changes what is predicted there and nothing else: where conditions do not act (their positions), all of them are
 the untouched model, which is evaluated once. Whatever does not fit (earlier layers, heads, overlapping edits) is run

@@ -1,6 +1,6 @@
 """What engines run: the logits of every condition, as right as float32 can have them, with what conditions freeze.
 
-A condition's logits are a base plus columns, times the norm's scale (:mod:`harness.engine.final_layer`). Where one
+A condition's logits are a base plus columns, times the norm's scale (:mod:`harness.engine.condition_blocks`). Where one
 neuron makes up most of the final residual, an edit of it leaves the difference of two large vectors, and float32 has
 few digits left of it. Such a pair of a condition and a place gets a base of its own instead, from a residual that is
 added up in float64 without what the edit takes away; no column is added to it.
@@ -18,7 +18,8 @@ from harness.engine.columns import reach_of
 from harness.engine.kernels import System
 
 if TYPE_CHECKING:
-    from harness.engine.final_layer import Base, ConditionBlock, FinalLayer, Observed
+    from harness.engine.condition_blocks import Base, ConditionBlock
+    from harness.engine.final_layer import FinalLayer, Observed
 
 SHRUNK = 8.0
 """Factor by which an edit may shrink what a norm divides by: rounding of the residual then grows by as much."""
