@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harness.cli.completion import OF_FIELDS
+from harness.cli.making import make, telling
 from harness.cli.options import Debug, Device, Output, Quiet, RegistryPath
 from harness.cli.plugins import PluginFiles, installed
 from harness.cli.results import format_of, print_to, write_to
@@ -18,9 +17,7 @@ from harness.files.terminal import say
 from harness.plugin.specs import ComponentSpec
 
 if TYPE_CHECKING:
-    from harness.plugin.catalogue import Catalogue
     from harness.running.executors import Made
-    from harness.running.registry import Registry
 
 
 def claims(
@@ -54,7 +51,8 @@ def claims(
     """
     from harness.report import claims as report
     from harness.running import claims as claimed
-    from harness.running.executors import check_all_made
+    from harness.running.executors import check_all_made, executor_of
+    from harness.running.named import named
 
     form = format_of(form, out, report.FORMATS)
     found, known = installed(), claimed.registry_of_claims(registry)
@@ -64,7 +62,10 @@ def claims(
     made: list[Made] = []
     if run:
         for name, runs in claimed.missing(table, asked).items():
-            made += _make(runs, known, found, model or name, device, limit, output_path, quiet)
+            specs = named(runs, known, found, model or name, device, limit)
+            told = telling(found, [ComponentSpec("console", {"report": "none"})], quiet=quiet)
+            made += make(specs, found, executor_of("local"), output_path, told, say_folders=True)
+            told.check()
         table = claimed.table_of(asked, found, known, output_path, of)
     for note in table.notes:
         say(note, err=True)
@@ -76,33 +77,3 @@ def claims(
         write_to((report.html if form == "html" else report.markdown)(table), out)
     check_all_made(made)
     raise typer.Exit(int(table.fails))
-
-
-def _make(
-    runs: list[str],
-    known: Registry,
-    found: Catalogue,
-    model: str,
-    device: str | None,
-    limit: int | None,
-    output: Path,
-    quiet: bool,
-) -> list[Made]:
-    """Make runs of the registry on a model, validated before the first one starts."""
-    from harness.running import executors
-    from harness.running.execute import grouped_by_prompts, plan
-    from harness.running.named import named
-    from harness.running.telling import Telling, reporters
-
-    plans = [plan(spec, found) for spec in named(runs, known, found, model, device, limit)]
-    command = shlex.join(["harness", *sys.argv[1:]])
-    local = executors.executor_of("local")
-    told = Telling(reporters(found, console=ComponentSpec("console", {"progress": not quiet, "report": "none"})))
-    made: list[Made] = []
-    with told:
-        for group in executors.make(local, grouped_by_prompts(plans), output, command, False, told):
-            for one in executors.finished_of(group):
-                say(f"made {one.path}", err=True)
-            made += group
-    told.check()
-    return made

@@ -33,5 +33,6 @@ def evaluate(
     found = installed()
     specs, chosen = request.specifications(found, changes), executor_of(executor)
     told = telling(found, report, as_json, quiet)
-    check_all_made(make(specs, found, chosen, output_path, fresh, told, as_json, dry_run))
+    made = make(specs, found, chosen, output_path, told, fresh=fresh, as_json=as_json, dry_run=dry_run)
+    check_all_made(made)
     told.check()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from harness.cli import refusals
-from harness.files.terminal import Terminal, say_json
+from harness.files.terminal import Terminal, say, say_json
 from harness.plugin.specs import ComponentSpec
 from harness.running.request import SETTINGS
 from harness.running.stopping import stopped
@@ -29,12 +29,17 @@ def make(
     found: Catalogue,
     executor: Executor,
     output: Path,
-    fresh: bool,
     told: Telling,
-    as_json: bool,
-    dry_run: bool,
+    *,
+    fresh: bool = False,
+    as_json: bool = False,
+    dry_run: bool = False,
+    say_folders: bool = False,
 ) -> list[Made]:
     """Validate every run before the first one starts, then make them, those on the same prompts together.
+
+    With ``as_json`` each of several runs that could not be made is an object; with ``say_folders`` each folder is named
+    on standard error once it is finished.
 
     Whoever asks says at the end which could not be made (:func:`harness.running.executors.check_all_made`), or reported
     (:meth:`harness.running.telling.Telling.check`).
@@ -62,6 +67,8 @@ def make(
                 for other in group if as_json and len(plans) > 1 else ():
                     if isinstance(other, executors.NotMade):
                         say_json({"run": other.name, "error": refusals.told(other.error)})
+                for run in executors.finished_of(group) if say_folders else ():
+                    say(f"made {run.path}", err=True)
                 made += group
     except KeyboardInterrupt as error:
         then = "the same command continues from the prompts that are finished"

@@ -102,5 +102,6 @@ def run(
         page = {"title": names[0], "description": suite.description} if names and suite else {}
         reports.append(ComponentSpec("markdown", {"folder": str(markdown), **page}))
     told = telling(found, reports, as_json, quiet)
-    check_all_made(make(specs, found, chosen, output_path, fresh, told, as_json, dry_run))
+    made = make(specs, found, chosen, output_path, told, fresh=fresh, as_json=as_json, dry_run=dry_run)
+    check_all_made(made)
     told.check()

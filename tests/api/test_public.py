@@ -131,7 +131,7 @@ def test_a_specification_as_a_command(more: dict[str, Any], harness: Callable[..
     spec = Request(**asked).specification(catalogue())
     seen: list[Any] = []
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("harness.cli.evaluate.make", lambda specs, *rest: seen.extend(specs) or [])
+        patched.setattr("harness.cli.evaluate.make", lambda specs, *rest, **how: seen.extend(specs) or [])
         code, _, err = harness(*_split(command_of(spec, tmp_path))[1:])
     assert code == 0, err
     assert seen == [spec]

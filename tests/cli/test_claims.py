@@ -17,6 +17,7 @@ from harness.files.store import read_json
 if TYPE_CHECKING:
     from harness.running.execute import Finished
     from harness.running.plan import Plan
+    from harness.running.spec import RunSpec
 
 
 @pytest.fixture
@@ -74,17 +75,17 @@ def test_mistakes_are_sentences_and_exit_code_two(harness: Harness, tmp_path: Pa
 
 def test_run_makes_what_is_missing_first(harness: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which runs are asked for, of what; that they are made is for the tests of runs."""
-    made: list[tuple[list[str], object, object]] = []
+    made: list[tuple[list[str], set[str], set[object]]] = []
 
-    def make(runs: list[str], known: object, found: object, model: str, device: object, limit: object, *rest: object):  # type: ignore[no-untyped-def]
-        made.append((runs, model, limit))
+    def make(specs: list[RunSpec], *_: object, **how: object) -> list[object]:
+        made.append(([x.name for x in specs], {str(x.model) for x in specs}, {x.limit for x in specs}))
         return []
 
-    monkeypatch.setattr("harness.cli.claims._make", make)
+    monkeypatch.setattr("harness.cli.claims.make", make)
     assert harness("claims", "--paper", "yu2024", "--run", "--limit", "5", "-o", tmp_path)[0] == 0
     runs = ["attribution-values", "attribution-queries.query_neurons-of=neurons",
             "attribution-queries.query_neurons-of=attention", "attribution-heads"]  # fmt: skip
-    assert made == [(runs, "demo", 5)]
+    assert made == [(runs, {"demo"}, {5})]
 
 
 class Recorded:
