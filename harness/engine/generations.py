@@ -85,6 +85,17 @@ class Generations:
         told = sum(condition.shown for condition in conditions)
         return tuple(tuple(texts[token] for token in row) for row in self.tokens[:told, :, 0].tolist())
 
+    def of_targets(self, targets: Sequence[int]) -> dict[str, np.ndarray]:
+        """What tasks give that ask for one token after each prompt, the first of its ``choices``: its log-probability
+        (``log_p``) and the ``entropy`` there, both in nats; whether it is the first new token (``kept``). Each
+        [n_conditions, n_prompts].
+        """
+        return {
+            "log_p": self.choices[..., 0],
+            "entropy": self.entropy.astype(np.float32),
+            "kept": self.tokens[..., 0] == np.array(targets),
+        }
+
     def put(self, conditions: Sequence[int], prompts: np.ndarray, part: Generations) -> None:
         """Fill in what these conditions make of these prompts."""
         place = np.asarray(conditions, np.int64)[:, None], prompts

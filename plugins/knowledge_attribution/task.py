@@ -182,9 +182,7 @@ class TargetProbability(Task):
             conditions=tuple(conditions),
             prompts=tuple(prompts),
             values={
-                "log_p": made.choices[..., 0],
-                "entropy": made.entropy.astype(np.float32),
-                "kept": made.tokens[..., 0] == np.array(targets),
+                **made.of_targets(targets),
                 "tempered_log_p": equal.log_p(made.choices[before, :, 0]),
                 "log_temperature": equal.log_temperature.astype(np.float32),
                 "no_temperature": equal.outside,

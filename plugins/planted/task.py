@@ -78,10 +78,6 @@ class PlantedAnswer(Task):
         return Outcomes(
             conditions=tuple(conditions),
             prompts=tuple(prompts),
-            values={
-                "log_p": made.choices[..., 0],
-                "entropy": made.entropy.astype(np.float32),
-                "kept": made.tokens[..., 0] == np.array(target),
-            },
+            values=made.of_targets(target),
             answers=made.first_texts(conditions, engine.model.token_texts),
         )
