@@ -17,8 +17,9 @@ EXIT_CODE = 2
 """Of everything that is refused."""
 
 OPTION = re.compile(r"(?:harness [\w -]+?: )?(--?[A-Za-z][\w-]*(?: [\w.]+)?)(?=[:,] )")
-PLACE = re.compile(r"(?P<file>[^:\n]+?), line (?P<line>\d+)(?: \((?P<field>[^)]*)\))?: ")
-FILE = re.compile(r"(?P<file>[^\s:]*[/\\.][^\s:]+)(?:: | has no )")
+PLACE = re.compile(r"(?P<file>(?:[A-Za-z]:(?=[/\\]))?[^:\n]+?), line (?P<line>\d+)(?: \((?P<field>[^)]*)\))?: ")
+FILE = re.compile(r"(?P<file>(?:[A-Za-z]:[/\\]|\.{0,2}/)[^:\n]+?|[^\s:]*[/\\.][^\s:]+)(?:: | has no )")
+"""A path that says where it begins may hold spaces."""
 PARAMETER = re.compile(r'parameter "([^"]+)"')
 NEAREST = re.compile(r'Did you mean "([^"]+)"\?')
 

@@ -64,6 +64,13 @@ def test_with_json_a_refusal_is_one_object_and_a_sentence(harness: Harness) -> N
             {"field": "runs.one", "file": "a/registry.yaml", "line": 12, "nearest": None},
         ),
         (HarnessError("m/config.json: it is damaged."), {"file": "m/config.json", "line": None, "field": None}),
+        (
+            HarnessError("C:\\my data\\registry.yaml, line 3 (runs.a): no."),
+            {"file": "C:\\my data\\registry.yaml", "line": 3, "field": "runs.a"},
+        ),
+        (HarnessError("/my data/facts.csv: there is no such file."), {"file": "/my data/facts.csv", "field": None}),
+        (HarnessError("C:\\my data\\a.csv: it is damaged."), {"file": "C:\\my data\\a.csv"}),
+        (HarnessError('../a b has no run called "c".'), {"file": "../a b"}),
         (HarnessError('--set selector.topp: entropy has no parameter "topp".'), {"field": "--set selector.topp"}),
         (HarnessError("the model is too small: it has 3 layers."), {"field": None, "file": None}),
         (PluginError("selector loudest of x 1.2: select() raised KeyError."), {"kind": "plugin", "field": None}),
