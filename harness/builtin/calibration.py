@@ -193,6 +193,8 @@ def diagram(
     )
 
     def paint(canvas: Canvas) -> None:
+        from matplotlib.ticker import LogLocator, NullFormatter
+
         from harness.plotting import shapes
 
         rows = (("before", shapes.BASELINE, "-", "o"), ("after", shapes.SELECTED, (0, (5, 1.5)), "D"))
@@ -209,7 +211,11 @@ def diagram(
         lower.set(xlabel="confidence (largest probability)", ylabel=plural(word), xlim=(edges[0], edges[-1]))
         if counts.max() > 0:
             lower.set_yscale("log")
-            lower.set_ylim(max(0.8, 0.6 * counts[filled].min()), 2.5 * counts.max())
+            low, high = lower.set_ylim(max(0.8, 0.6 * counts[filled].min()), 2.5 * counts.max())
+            if high < 100 * low:  # in so low a panel, powers of ten with factors lie on each other
+                lower.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+                lower.yaxis.set_major_formatter("{x:g}")
+                lower.yaxis.set_minor_formatter(NullFormatter())
         shapes.legend(top)
 
     data: dict[str, Any] = {

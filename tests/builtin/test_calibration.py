@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from roles import conditions
 
-from harness.builtin.calibration import BINS, Calibration
+from harness.builtin.calibration import BINS, Calibration, diagram
 from harness.builtin.temperature import Temperature
 from harness.plugin.records import Outcomes, Prompt
+from harness.report.figure_files import draw, style
 from harness.statistics.functionals import error_of_gaps, expected_calibration_error, gaps, reliability
 from harness.statistics.summary import summarise
 
@@ -89,3 +90,16 @@ def test_only_some_control_sets_are_resampled_and_all_are_compared_with() -> Non
     assert found.controls is not None and found.value is not None
     difference = found.value - found.controls["mean"]
     assert found.difference_interval.low < difference < found.difference_interval.high
+
+
+@pytest.mark.parametrize("most", [9, 110, 15_000])
+def test_no_labels_of_the_diagrams_axes_lie_on_each_other(most: int) -> None:
+    edges = np.linspace(0, 1, 16)
+    means, counts = np.tile((edges[:-1] + edges[1:]) / 2, (2, 1)), np.tile(np.geomspace(most / 5, most, 15), (2, 1))
+    with style():
+        canvas = draw(diagram(edges, means, means, counts))
+        canvas.draw_without_rendering()
+        for axis in (axis for axes in canvas.axes for axis in (axes.xaxis, axes.yaxis)):
+            shown = [label for label in axis.get_ticklabels(which="both") if label.get_text() and label.get_visible()]
+            boxes = [label.get_window_extent() for label in shown]
+            assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i]), axis.get_label_text()
