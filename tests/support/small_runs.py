@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -15,6 +15,8 @@ from harness.plugin.catalogue import catalogue
 from harness.plugin.records import Figure, Frame
 from harness.report.figure_files import write_shown
 from harness.running import execute as run
+from harness.running.executors import Made, executor_of, make
+from harness.running.plan import Plan
 from harness.running.spec import RunSpec
 from harness.running.telling import Telling, reporters
 
@@ -37,6 +39,16 @@ def spec(name: str, facts: Path, **changes: object) -> RunSpec:
         **changes,
     }
     return RunSpec(name=name, **given)  # type: ignore[arg-type]
+
+
+def quick(name: str, facts: Path, **changes: object) -> RunSpec:
+    """The same with two controls and one metric."""
+    return spec(name, facts, **{"metrics": "entropy_change", "resamples": 100, "limit": 20, "controls": 2, **changes})
+
+
+def in_process(groups: Sequence[Sequence[Plan]], output: Path, told: Silent | None = None) -> Iterator[list[Made]]:
+    """Make groups of runs here, one after another."""
+    return make(executor_of("local"), groups, output, "test", False, told or Silent())
 
 
 def finish(output: Path, draw: bool = False, **fields: Any) -> Path:
