@@ -3,7 +3,8 @@
 What happens, in this order, in one command::
 
     ready(asked)                       every run is planned, nothing is loaded: refuse here what cannot work
-    work_begins(work) ...              what takes a while, from here on: begins, advances, ends; one may lie in another
+    work_begins(work) ...              what takes a while, from here on: begins, advances, ends; one may lie in another,
+                                       and on workers elsewhere several go on at once
     begun(run)                         its model is loaded: the run has an identity and a folder
     noted(sentence, important)         a sentence for whoever waits
     finished(run) or failed(run, why)  its folder is whole, whatever becomes of a reporter; or it was not made
@@ -16,8 +17,9 @@ The same command tells a finished run again (:attr:`BegunRun.reused`): what a ne
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -95,11 +97,15 @@ class Work:
     Attributes:
         total: how many steps it has, where that is known.
         runs: whose it is: of runs on the same prompts some is done for all at once; of none before they have begun.
+        node: where it is done by a worker of another process or machine; "" while one is waited for; None: here.
+        since: when it began, in seconds since 1970.
     """
 
     title: str
     total: int | None
     runs: tuple[BegunRun, ...]
+    node: str | None = None
+    since: float = field(default_factory=time.time)
 
 
 class Reporter(Component):
@@ -129,7 +135,8 @@ class Reporter(Component):
         """Something that takes a while has begun."""
 
     def work_advances(self, work: Work, steps: int) -> None:
-        """So many more of its steps are done. Called often: be quick."""
+        """So many more of its steps are done; none where a worker elsewhere says that it is there. Called often: be
+        quick."""
 
     def work_ends(self, work: Work, done: bool) -> None:
         """It is over; not ``done`` where an error or an interruption has ended it."""

@@ -6,10 +6,13 @@ import contextlib
 import os
 import socket
 import time
+from collections.abc import Sequence
+from pathlib import Path
 
 from pydantic import Field, PrivateAttr
 
 from harness.errors import HarnessError
+from harness.files.wording import counted
 from harness.plugin.reporters import BegunRun, FinishedRun, Reporter, Work
 from harness.results.folder import UNFINISHED
 from harness.results.under_way import FILE, Step, UnderWay
@@ -23,28 +26,29 @@ class Live(Reporter):
 
     name = "live"
     seconds: float = Field(1.0, gt=0, description="between two writes while a step goes on")
-    _runs: dict[str, BegunRun] = PrivateAttr(default_factory=dict)
-    """Those that have begun and are not finished, by their folders' names."""
+    _runs: dict[str, tuple[BegunRun, float]] = PrivateAttr(default_factory=dict)
+    """Those that have begun and are not finished, by their folders' names, and when they began."""
     _works: list[tuple[Work, Step]] = PrivateAttr(default_factory=list)
     _began: float = PrivateAttr(0.0)
-    _next: float = PrivateAttr(0.0)
-    """When the next write is due, by the monotonic clock."""
+    _next: dict[Path, float] = PrivateAttr(default_factory=dict)
+    """When the next write to a run's folder is due, by the monotonic clock."""
 
     def begun(self, run: BegunRun) -> None:
         if not run.reused:
-            self._began = self._began or time.time()
-            self._runs[run.folder.name] = run
+            now = time.time()
+            self._began = self._began or now
+            self._runs[run.folder.name] = run, now
 
     def work_begins(self, work: Work) -> None:
-        self._works.append((work, Step(title=work.title, total=work.total, done=0, since=time.time())))
-        self._write()
+        self._works.append((work, Step(title=work.title, total=work.total, done=0, since=work.since)))
+        self._write(work)
 
     def work_advances(self, work: Work, steps: int) -> None:
         for i, (one, step) in enumerate(self._works):
             if one is work:
                 self._works[i] = work, step.model_copy(update={"done": step.done + steps})
-        if time.monotonic() >= self._next:
-            self._write()
+        if work.runs and time.monotonic() >= self._next.get(work.runs[0].folder, 0.0):
+            self._write(work)
 
     def work_ends(self, work: Work, done: bool) -> None:
         self._works = [(one, step) for one, step in self._works if one is not work]
@@ -55,27 +59,58 @@ class Live(Reporter):
     def failed(self, run: BegunRun, why: str) -> None:
         self._runs.pop(run.folder.name, None)
         if (run.folder / UNFINISHED / FILE).is_file():
-            self._put(run, [run], why)
+            self._put([run], self._began, [], [], why)
 
-    def _write(self) -> None:
+    def _write(self, work: Work) -> None:
         """Say it in the folder of the first run that is worked at; nowhere before one has begun."""
-        runs = [run for work, _ in self._works[-1:] for run in work.runs if run.folder.name in self._runs]
-        if runs:
-            self._put(runs[0], runs)
+        known = [self._runs[run.folder.name] for run in work.runs if run.folder.name in self._runs]
+        if not known:
+            return
+        runs = [run for run, _ in known]
+        names = {run.folder.name for run in runs}
+        if work.node is None:
+            here = [step for one, step in self._works if one.node is None]
+            self._put(runs, self._began, here, [name for name in self._runs if name not in names])
+        else:  # others are made meanwhile, and have files of their own
+            same = [x for x in self._works if x[0].node is not None and x[0].runs[:1] == work.runs[:1]]
+            self._put(runs, known[0][1], _together(same), [])
 
-    def _put(self, where: BegunRun, runs: list[BegunRun], ended: str | None = None) -> None:
-        names = [run.folder.name for run in runs]
+    def _put(
+        self, runs: list[BegunRun], began: float, steps: list[Step], waiting: list[str], ended: str | None = None
+    ) -> None:
+        folder = runs[0].folder
         told = UnderWay(
-            runs=names,
-            waiting=[] if ended else [name for name in self._runs if name not in set(names)],
-            command=where.command,
-            steps=[step for _, step in self._works],
-            began=self._began,
+            runs=[run.folder.name for run in runs],
+            waiting=waiting,
+            command=runs[0].command,
+            steps=steps,
+            began=began,
             told=time.time(),
             ended=ended,
             host=socket.gethostname(),
             process=os.getpid(),
         )
         with contextlib.suppress(HarnessError):  # that nobody can watch a run is no reason to end it
-            told.write(where.folder)
-        self._next = time.monotonic() + self.seconds
+            told.write(folder)
+        self._next[folder] = time.monotonic() + self.seconds
+
+
+def _together(works: Sequence[tuple[Work, Step]]) -> list[Step]:
+    """What workers elsewhere do for the same runs: where they share the prompts, each does a part of one step."""
+    titles: dict[str, list[tuple[Work, Step]]] = {}
+    for work, step in works:
+        titles.setdefault(step.title, []).append((work, step))
+    found = []
+    for title, all_ in titles.items():
+        steps, nodes = [step for _, step in all_], [work.node for work, _ in all_ if work.node]
+        where = f" ({counted(len(nodes), 'worker') if len(nodes) > 1 else nodes[0]})" if nodes else ""
+        totals = [step.total for step in steps]
+        found.append(
+            Step(
+                title=title + where,
+                total=None if None in totals else sum(x for x in totals if x is not None),
+                done=sum(step.done for step in steps),
+                since=min(step.since for step in steps),
+            )
+        )
+    return found

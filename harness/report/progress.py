@@ -41,6 +41,7 @@ class ConsoleReporter:
         self.console = console
         self.quiet = quiet
         self._bars: Progress | None = None
+        self._stages = 0
 
     @contextlib.contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
@@ -79,17 +80,19 @@ class ConsoleReporter:
 
     @contextlib.contextmanager
     def _shown(self) -> Iterator[Progress]:
-        """The bars of the outermost stage: a terminal has room for one display."""
-        if self._bars is not None:
+        """The bars of all stages, until the last one ends: a terminal has room for one display."""
+        if self._bars is None:
+            known = map(_Known, (BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn()))
+            columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), *known
+            self._bars = Progress(*columns, console=self.console, transient=True)
+            self._bars.start()
+        self._stages += 1
+        try:
             yield self._bars
-            return
-        known = map(_Known, (BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn()))
-        columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), *known
-        with Progress(*columns, console=self.console, transient=True) as bars:
-            self._bars = bars
-            try:
-                yield bars
-            finally:
+        finally:
+            self._stages -= 1
+            if not self._stages:
+                self._bars.stop()
                 self._bars = None
 
     @contextlib.contextmanager

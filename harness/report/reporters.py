@@ -54,11 +54,14 @@ class Console(Reporter):
         return self._shown
 
     def work_begins(self, work: Work) -> None:
-        stack = contextlib.ExitStack()
-        self._open[work] = stack, stack.enter_context(self.shown.stage(work.title, work.total))
+        stack, title = contextlib.ExitStack(), work.title
+        if work.node is not None:  # one of several things that go on at once
+            more = f" and {len(work.runs) - 1} more" if len(work.runs) > 1 else ""
+            title = f"{work.runs[0].name}{more}: {title}" + (f" ({work.node})" if work.node else "")
+        self._open[work] = stack, stack.enter_context(self.shown.stage(title, work.total))
 
     def work_advances(self, work: Work, steps: int) -> None:
-        if work in self._open:
+        if steps and work in self._open:
             self._open[work][1](steps)
 
     def work_ends(self, work: Work, done: bool) -> None:

@@ -7,6 +7,7 @@ from .messages import Opened as Opened
 from .messages import Piece as Piece
 from .messages import Refused as Refused
 from .messages import Workers as Workers
+from .messages import Working as Working
 from .messages import from_bytes as from_bytes
 from .messages import to_bytes as to_bytes
 from .orders import work as work
@@ -25,6 +26,7 @@ __all__ = [
     "Piece",
     "Refused",
     "Workers",
+    "Working",
     "from_bytes",
     "to_bytes",
     "work",

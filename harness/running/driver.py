@@ -26,11 +26,12 @@ from harness.plugin.catalogue import catalogue
 from harness.results.folder import MARK, PROVENANCE, RECORD, UNFINISHED, RunFolder
 from harness.results.provenance import packages
 from harness.running import execute
-from harness.running.execute import Finished, Share, identity_of
+from harness.running.execute import INTERRUPTED, Finished, Share, identity_of
 from harness.running.executors import Made, NotMade
-from harness.running.messages import Began, Job, Lost, Note, Opened, Piece, Refused, Workers
+from harness.running.messages import Began, Job, Lost, Note, Opened, Piece, Refused, Workers, Working
 from harness.running.orders import Order
 from harness.running.spec import Resources
+from harness.running.working import Heard
 
 if TYPE_CHECKING:
     from harness.plugin.reporters import BegunRun
@@ -150,6 +151,10 @@ class Group:
                 for name in self.opened:
                     RunFolder(self.driver.output / name).abandon()
                 refused = refusal.refused
+            except asyncio.CancelledError:
+                for run in self._unfinished():
+                    self.driver.told.failed(run, INTERRUPTED)
+                raise
         if self.opened and len(self.plans) > 1:  # one of them is to blame, and the others shall not suffer
             alone = [Group(self.driver, [plan], self.forgotten, self.folders, begun=self.begun) for plan in self.plans]
             return [run for group in alone for run in await group.make()]
@@ -177,6 +182,10 @@ class Group:
         found = (self.driver.output.glob(f"{plan.spec.name}-????????/{PREPARED}") for plan in self.plans)
         n = max(len(read_json(path)["prompts"]) for paths in found for path in paths)
         return math.ceil(n / execute.PART)
+
+    def _unfinished(self) -> list[BegunRun]:
+        """Runs that have begun and are not complete."""
+        return [run for run in self.begun.values() if not RunFolder(run.folder).complete]
 
     def _complete(self) -> bool:
         done = [name for name in self.opened if RunFolder(self.driver.output / name).complete]
@@ -207,7 +216,8 @@ class Group:
             _Gone: its worker is.
             _Refusal: it says that it cannot be done.
         """
-        parts = 0
+        parts, heard, done = 0, Heard(self.driver.told), False
+        heard.waits(self._unfinished())
         cpus, gpus = needs(self.plans, self.driver.resources)
         job = Job(self.order(share), self.kept(), cpus, gpus, self.name)
         try:
@@ -221,13 +231,18 @@ class Group:
                         self.open(message)
                     elif isinstance(message, Began):
                         self.begin(message)
+                    elif isinstance(message, Working):
+                        heard.says(message, [self.begun[run] for run in message.runs if run in self.begun])
                     else:
                         self.put(message)
                         parts += message.last and message.path.endswith(PART)
+            done = True
         except Lost as error:
             raise _Gone(parts, str(error)) from error
         except HarnessError as error:
             raise _Refusal(Refused(str(error))) from error
+        finally:
+            heard.ends(done)
 
     def _not_made(self, refused: Refused) -> list[Made]:
         if self.driver.several:

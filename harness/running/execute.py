@@ -55,6 +55,7 @@ __all__ = [
 PART = 256
 """Prompts that are run under every condition before the outcomes are put on the disk."""
 
+INTERRUPTED = "it was interrupted; the same command continues it."
 
 Refuse: TypeAlias = Callable[[Plan, HarnessError], object]
 """Is told of a run that cannot be made, and why."""
@@ -192,7 +193,7 @@ def _remaining(jobs: Sequence[_Job]) -> list[_Job]:
 def _ended(error: BaseException, jobs: Sequence[_Job]) -> BaseException:
     """Leave nothing of jobs of which nothing is done; returns what is said of the others."""
     if isinstance(error, KeyboardInterrupt):
-        return KeyboardInterrupt("it was interrupted; the same command continues it.")
+        return KeyboardInterrupt(INTERRUPTED)
     kept = [job.folder.abandon() for job in jobs]
     return _continued(error) if isinstance(error, PluginError) and any(kept) else error
 
@@ -349,10 +350,9 @@ def _observe(
     stages = [job.stage for job in jobs if job.stage is not None]
     n = max(len(distinct_conditions(stages)[0]), 1)
     runs = f" of {counted(len(jobs), 'run')}" if len(jobs) > 1 else ""
-    with reporter.stage(
-        f"{counted(len(prompts), 'prompt')} under {counted(n, 'condition')}{runs}", len(prompts) * n
-    ) as advance:
-        parts = [tuple(prompts[start : start + PART]) for start in range(0, len(prompts), PART)]
+    parts = [tuple(prompts[start : start + PART]) for start in range(0, len(prompts), PART)]
+    own = sum(map(len, parts[mine::of]))
+    with reporter.stage(f"{counted(len(prompts), 'prompt')} under {counted(n, 'condition')}{runs}", own * n) as advance:
         for number, part in enumerate(parts):
             start, missing = number * PART, []
             for job in jobs:
@@ -371,7 +371,7 @@ def _observe(
                 for job, outcomes in zip(missing, made, strict=True):
                     job.folder.save_part(start, outcomes)
                     job.parts.append(job.folder.on_disk(start, outcomes))
-            else:
+            elif number % of == mine:
                 advance(len(part) * n)
     for job in jobs:
         job.left |= mine > 0

@@ -57,9 +57,30 @@ class Note:
     sentence: str
 
 
-Message: TypeAlias = Opened | Began | Piece | Refused | Note
+@dataclass(frozen=True)
+class Doing:
+    """Something that takes a while: its number on the worker, how much is done, and for how many seconds it goes on."""
 
-MESSAGES: Mapping[str, type[Message]] = {cls.__name__: cls for cls in (Opened, Began, Piece, Refused, Note)}
+    number: int
+    title: str
+    total: int | None
+    done: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Working:
+    """What a worker does for the runs of these folders, each within the one before. The newest is what counts: whoever
+    brings messages need not keep the others, and no work waits for them to be read."""
+
+    runs: tuple[str, ...]
+    node: str
+    steps: tuple[Doing, ...]
+
+
+Message: TypeAlias = Opened | Began | Piece | Refused | Note | Working
+
+MESSAGES: Mapping[str, type[Message]] = {cls.__name__: cls for cls in (Opened, Began, Piece, Refused, Note, Working)}
 
 
 def to_bytes(message: Message) -> bytes:

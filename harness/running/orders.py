@@ -12,6 +12,7 @@ import os
 import queue
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -27,10 +28,12 @@ from harness.results.folder import MARK, RECORD, RunFolder
 from harness.running.messages import Began, Message, Note, Opened, Piece, Refused
 from harness.running.spec import RunSpec
 from harness.running.telling import Telling
+from harness.running.working import Steps
 
 if TYPE_CHECKING:
     from harness.plugin.records import Outcomes, Prepared
     from harness.plugin.reporters import BegunRun
+    from harness.progress import Advance
     from harness.running.plan import Plan
 
 PIECE = 2**24
@@ -38,6 +41,9 @@ PIECE = 2**24
 
 AHEAD = 4
 """Messages that wait to be sent; then the work waits."""
+
+EVERY = 2.0
+"""Seconds between two messages of what is done; never does the work wait for one."""
 
 
 class Order(BaseModel):
@@ -80,12 +86,22 @@ def work(order: str, kept: Kept, node: str) -> Iterator[Message]:
     with contextlib.suppress(OSError):
         os.chdir(asked.folder)
     messages: queue.Queue[Message | None] = queue.Queue(AHEAD)
-    threading.Thread(target=_make, args=(asked, kept, node, messages.put), daemon=True).start()
-    while (message := messages.get()) is not None:
-        yield message
+    steps = Steps(node)
+    threading.Thread(target=_make, args=(asked, kept, steps, messages.put), daemon=True).start()
+    due = time.monotonic() + EVERY
+    while True:
+        with contextlib.suppress(queue.Empty):
+            message = messages.get(timeout=max(due - time.monotonic(), 0.0))
+            if message is None:
+                return
+            yield message
+        if time.monotonic() >= due:
+            if (doing := steps.now()) is not None:
+                yield doing
+            due = time.monotonic() + EVERY
 
 
-def _make(order: Order, kept: Kept, node: str, send: Callable[[Message | None], None]) -> None:
+def _make(order: Order, kept: Kept, steps: Steps, send: Callable[[Message | None], None]) -> None:
     from harness.running.execute import execute_together
 
     try:
@@ -94,9 +110,9 @@ def _make(order: Order, kept: Kept, node: str, send: Callable[[Message | None], 
             made = execute_together(
                 plans,
                 Path(scratch),
-                _Notes(send),
+                _Notes(send, steps),
                 order.command,
-                folder=lambda path: SentFolder(path, kept, node, send),
+                folder=lambda path: SentFolder(path, kept, steps.node, send),
                 share=order.share,
             )
             for run in made:
@@ -186,9 +202,14 @@ def send_file(folder: Path, path: Path, send: Send) -> None:
 class _Notes(Telling):
     """Tells nobody here, and sends what users should know; the driver tells its reporters."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, steps: Steps) -> None:
         super().__init__()
-        self._send = send
+        self._send, self._steps = send, steps
+
+    @contextlib.contextmanager
+    def stage(self, title: str, total: int | None = None) -> Iterator[Advance]:
+        with self._steps.stage(title, total, self.about) as advance:
+            yield advance
 
     def note(self, sentence: str) -> None:
         self._send(Note(sentence))

@@ -100,12 +100,24 @@ class Telling:
     def stage(self, title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
         """A stage with ``total`` steps, or of unknown length; the context gives a function to tell of progress."""
         work, done = Work(title, total, self.about), False
-        self._tell("work_begins", work)
+        self.begins(work)
         try:
-            yield lambda n: self._tell("work_advances", work, n)
+            yield lambda n: self.advances(work, n)
             done = True
         finally:
-            self._tell("work_ends", work, done)
+            self.ends(work, done)
+
+    def begins(self, work: Work) -> None:
+        """Tell of work that somebody else does, too (:class:`harness.running.working.Heard`)."""
+        self._tell("work_begins", work)
+
+    def advances(self, work: Work, steps: int) -> None:
+        """Tell that so many more of its steps are done; none where that is all there is to say."""
+        self._tell("work_advances", work, steps)
+
+    def ends(self, work: Work, done: bool) -> None:
+        """Tell that it is over."""
+        self._tell("work_ends", work, done)
 
     def note(self, sentence: str) -> None:
         """Tell what a user should know before the work is done."""

@@ -81,13 +81,16 @@ def check_reporter(cls: type[Reporter], /, **params: Any) -> Reporter:
         loading, counted = Work("loading the model", None, ()), Work("prompts", 3, (run, other))
         tell("work_begins", loading)
         tell("work_ends", loading, True)
-        for one in (run, other):
-            tell("begun", one)
+        for begun in (run, other):
+            tell("begun", begun)
         inner = Work(STRANGE, 2, (run, other))
+        one, two = Work("prompts", 3, (run,), "a node"), Work("prompts", 3, (other,), STRANGE)  # at once, elsewhere
         for event, *given in (
             ("work_begins", counted), ("work_advances", counted, 2), ("work_begins", inner),
             ("work_advances", inner, 1), ("work_ends", inner, False), ("work_advances", counted, 1),
             ("work_ends", counted, True),
+            ("work_begins", one), ("work_begins", two), ("work_advances", one, 0), ("work_advances", two, 1),
+            ("work_ends", one, True), ("work_advances", two, 2), ("work_ends", two, False),
             ("noted", STRANGE, True), ("noted", STRANGE, False), ("failed", other, STRANGE),
         ):  # fmt: skip
             tell(event, *given)

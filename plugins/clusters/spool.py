@@ -17,9 +17,12 @@ from pathlib import Path
 
 from harness.files.store import read_json, write_bytes, write_json
 from harness.plugin import HarnessError
-from harness.running import Job, Message, from_bytes, to_bytes, work
+from harness.running import Job, Message, Working, from_bytes, to_bytes, work
 
 ORDER, KEPT, STARTED, ALIVE, BEAT, END = "order.json", "kept.json", "started.json", "alive", "beat", "end"
+
+NOW = "now"
+"""What the job does: the newest message of it, which takes the place of one that was not read."""
 
 AHEAD = 4
 """Messages that wait to be read; then the job waits."""
@@ -46,7 +49,8 @@ class Spool:
         """The messages that have come, in order, and whether these are the last. The job sees that it is heard."""
         (self.path / ALIVE).touch()
         last = (self.path / END).exists()
-        return sorted(self.path.glob("*.message")), last
+        now = self.path / NOW
+        return [*sorted(self.path.glob("*.message")), *([now] if now.exists() else [])], last
 
     def take(self, path: Path) -> Message:
         """A message, which is removed."""
@@ -80,6 +84,9 @@ def serve(folder: str) -> None:
     with beating(place):
         kept = {run: {name: Path(path).read_bytes for name, path in files.items()} for run, files in _kept(place)}
         for n, message in enumerate(work((place / ORDER).read_text(encoding="utf-8"), kept, host)):
+            if isinstance(message, Working):
+                write_bytes(place / NOW, to_bytes(message))
+                continue
             _wait_for_room(place)
             write_bytes(place / f"{began:020d}-{n:08d}.message", to_bytes(message))  # a job begun again: behind
     write_bytes(place / END, b"")

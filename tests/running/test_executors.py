@@ -25,7 +25,7 @@ from harness.running import orders
 from harness.running.driver import Driver, Group, needs
 from harness.running.execute import identity_of, plan
 from harness.running.executors import Made, Runs, finished_of
-from harness.running.messages import Began, Job, Message, Opened, Piece, Refused, from_bytes, to_bytes
+from harness.running.messages import Began, Job, Message, Opened, Piece, Refused, Working, from_bytes, to_bytes
 from harness.running.orders import work
 from harness.running.registry import load_registry
 from harness.running.spec import Resources, RunSpec
@@ -164,6 +164,8 @@ def deliver(group: Group, until: Callable[[Piece], bool] = lambda piece: False) 
                 continue
             if isinstance(message, Began):
                 group.begin(message)
+                continue
+            if isinstance(message, Working):
                 continue
             assert isinstance(message, Piece)
             group.put(message)

@@ -20,6 +20,7 @@ from commands import VOLATILE, Harness, files
 from workers import interruptible
 
 from harness.plugin.catalogue import catalogue
+from harness.results import under_way
 
 pytest.importorskip("ray.cluster_utils", reason="Ray has no wheel for every Python")
 
@@ -121,6 +122,16 @@ class Place:
         arrived = list((self.folder / output).glob(f"{run}-*/unfinished/part-00000000.safetensors"))
         return bool(arrived) and sum(row["tag"] == run for row in self.log()) == 2
 
+    def watched(self, output: str, run: str) -> bool:
+        """Whether it is said, where `harness view` looks for it, what a node does for a run."""
+        steps = [
+            step
+            for folder in (self.folder / output).glob(f"{run}-????????")
+            if (found := under_way.read(folder.parent, folder.name)) is not None
+            for step in found.steps
+        ]
+        return any("prompts under" in step.title and step.done and "127.0.0.1" in step.title for step in steps)
+
 
 @contextmanager
 def meanwhile(*steps: Callable[[], object]) -> Iterator[None]:
@@ -199,7 +210,8 @@ def test_a_run_whose_node_is_lost_continues_on_another(place: Place, harness: Ha
         return not any(Path(f"/proc/{row['process']}").exists() for row in place.log() if row["tag"] == "first")
 
     def both() -> bool:
-        return place.part("there", "first") and place.part("there", "second")
+        runs = "first", "second"
+        return all(place.part("there", run) and place.watched("there", run) for run in runs)
 
     place.halt(True)
     with meanwhile(both, remove, ended, lambda: place.halt(False)):

@@ -20,9 +20,10 @@ from small_runs import Silent, spec
 from harness.plugin import HarnessError
 from harness.plugin.catalogue import catalogue
 from harness.plugin.plugin_files import add, read
-from harness.running import Job, Lost, Message, Note, Piece, to_bytes
+from harness.running import Job, Lost, Message, Note, Piece, Working, to_bytes
 from harness.running.execute import Plan, plan
 from harness.running.executors import Executor, executor_of, finished_of, make
+from harness.running.messages import Doing
 
 pytest.importorskip("submitit")
 
@@ -332,6 +333,16 @@ def test_a_job_shows_that_it_is_there_while_it_computes(tmp_path: Path, monkeypa
     spool.serve(str(place.path))
     [message], last = place.look()
     assert (place.take(message), last) == (Note("computed"), True)
+
+
+def test_no_work_waits_until_it_is_read_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what a job does the newest is kept, and taken after what was sent before."""
+    doing = [Working(("a-1",), "here", (Doing(0, "prompts", 9, done, 1.5),)) for done in range(9)]
+    monkeypatch.setattr(spool, "work", lambda order, kept, node: iter([doing[0], Note("a"), *doing[1:], Note("b")]))
+    place = spool.Spool(tmp_path / "job", Job("{}", {}, 1, 0, "a"))
+    spool.serve(str(place.path))
+    assert [place.take(path) for path in place.look()[0]] == [Note("a"), Note("b"), doing[-1]]
+    assert place.look() == ([], True)
 
 
 def test_a_state_is_the_first_word_of_what_is_said() -> None:
