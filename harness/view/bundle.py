@@ -73,7 +73,8 @@ def write(site: Site, to: Path, compared: Sequence[Sequence[str]] = ()) -> list[
     pages = about.others(site.folder, found)
     for _, address in pages:
         sources[address] = partial(MADE[address](site.folder).encode)
-    sources["index.html"] = partial(page(found, site.title, Links(others=pages, compared=tuple(sets))).encode)
+    links, every = Links(others=pages, compared=tuple(sets)), site.every.now()
+    sources["index.html"] = partial(page(found, site.title, links, every).encode)
     return publish(to, WRITTEN, Files(sources), whole=True)
 
 

@@ -44,17 +44,23 @@ class Links:
         compare: the address of the page that sets runs side by side, named by ``run`` in its query; "" where there is
             none, and ``compared`` has the sets of runs (folders) that there is one of.
         live: addresses that are asked again and again: of what is under way, and of :func:`data`; None: neither.
+        every: the address of :func:`data` with all measures; "" where the page has them in it, or nobody has.
     """
 
     others: tuple[tuple[str, str], ...] = ()
     compare: str = ""
     compared: tuple[tuple[tuple[str, ...], str], ...] = ()
     live: tuple[str, str] | None = None
+    every: str = ""
 
 
-def data(found: Found) -> dict[str, Any]:
-    """``measures`` of all runs (title, unit, in how many runs), ``verdicts`` with their signs, and ``runs``, each with
-    its measures as arrays (:data:`NUMBERS`, then value, interval, p and verdict as text, and whether it is a finding).
+def data(found: Found, every: bool = False) -> dict[str, Any]:
+    """``measures`` of all runs (title, unit, in how many runs, whether it is primary in one), ``verdicts`` with their
+    signs, and ``runs``, each with its measures as arrays (:data:`NUMBERS`, then value, interval, p and verdict as text,
+    and whether it is a finding).
+
+    Args:
+        every: all measures that were found; otherwise the primary ones.
     """
     runs = [rows for rows in found.runs.values() if rows]
     told = cells([typed(rows[0]) for rows in runs], COMPONENTS)
@@ -65,15 +71,17 @@ def data(found: Found) -> dict[str, Any]:
     listed = []
     for (name, rows), components in zip(found.runs.items(), told, strict=True):
         own = {}
-        for row in (row for row in rows if row["primary"]):
+        for row in (row for row in rows if every or row["primary"]):
             key = (row["metric"], row["measure"])
-            about = measures.setdefault(key, {"title": row["title"], "unit": row["unit"], "n": 0, "i": len(measures)})
+            new = {"title": row["title"], "unit": row["unit"], "n": 0, "primary": 0, "i": len(measures)}
+            about = measures.setdefault(key, new)
             about["n"] += 1
+            about["primary"] |= bool(row["primary"])
             own[about["i"]] = _measure(row, (name, *key) in marked)
         listed.append(_run(name, rows[0], components) | {"measures": own})
     return {
         "version": found.version,
-        "measures": [{x: about[x] for x in ("title", "unit", "n")} for about in measures.values()],
+        "measures": [{x: about[x] for x in ("title", "unit", "n", "primary")} for about in measures.values()],
         "verdicts": {word: {"style": style, "sign": sign} for word, (_, style, sign, _) in VERDICTS.items()},
         "runs": listed,
         "notes": [*found.notes, *(in_words(board_findings) if board else [])],
@@ -103,8 +111,12 @@ def _measure(row: Row, finding: bool) -> list[Any]:
     return [*numbers, cell(row, "value"), interval, p, row["verdict"] or "", int(finding)]
 
 
-def page(found: Found, title: str, links: Links) -> str:
-    """The list as one HTML page; the same bytes whenever the runs are the same."""
+def page(found: Found, title: str, links: Links, every: Found | None = None) -> str:
+    """The list as one HTML page; the same bytes whenever the runs are the same.
+
+    Args:
+        every: the same runs with all their measures, where the page shall have them in it.
+    """
     ours = assets()
     scripts = [*map(str, ours["scripts"]), template("list.js"), *([template("live.js")] if links.live else [])]
     shown = data(found)
@@ -117,7 +129,8 @@ def page(found: Found, title: str, links: Links) -> str:
         "runs": shown["runs"],
         "others": links.others,
         "data": _embedded(shown),
-        "links": _embedded({"compare": links.compare, "compared": links.compared, "live": links.live}),
+        "every": None if every is None else _embedded(data(every, every=True)),
+        "links": _embedded({x: getattr(links, x) for x in ("compare", "compared", "live", "every")}),
     }
     return harmless.html_environment("harness.view").get_template("list.html.j2").render(content).strip() + "\n"
 

@@ -1,5 +1,5 @@
-"""The runs of a folder: which are finished, and the rows of their primary measures, read lazily and kept while files
-stay.
+"""The runs of a folder: which are finished, and the rows of their primary measures, or of all, read lazily and kept
+while files stay.
 
 A run's numbers come from ``leaderboard.jsonl``, which is read on from where the last reading ended: it only grows. Runs
 that it does not know (copied here, or their rows were lost) are read from their own ``result.json``.
@@ -43,8 +43,8 @@ class Found:
     """What a folder holds.
 
     Attributes:
-        runs: the newest rows, one a primary measure, of each finished run, by the name of its folder; one row of any
-            measure where none is primary.
+        runs: the newest rows, one a measure that is held, of each finished run, by the name of its folder; one row of
+            any measure where none is primary.
         unfinished: folders of runs that are under way, or were interrupted.
         notes: what could not be read, in sentences.
         version: the same while nothing has changed.
@@ -57,11 +57,15 @@ class Found:
 
 
 class Runs:
-    """The runs of a folder, as they are at any time; several threads may ask."""
+    """The runs of a folder, as they are at any time; several threads may ask.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._board = _Board(folder / LEADERBOARD)
+    Args:
+        every: hold the rows of all measures; otherwise of the primary ones.
+    """
+
+    def __init__(self, folder: Path, every: bool = False) -> None:
+        self.folder, self.every = folder, every
+        self._board = _Board(folder / LEADERBOARD, every)
         self._own: dict[str, tuple[Stamp, list[Row] | str]] = {}
         self._found = Found()
         self._lock = threading.Lock()
@@ -127,7 +131,7 @@ class Runs:
             path = self.folder / name
             record, about = read_record(path), read_provenance(path)
             rows = [_kept(row) for row in leaderboard.rows_of(record, about)]
-            found = [row for row in rows if row["primary"]] or rows[:1]
+            found = [row for row in rows if self.every or row["primary"]] or rows[:1]
             if not found:
                 found = f"{path}: this run has no measure."
         except HarnessError as error:
@@ -137,10 +141,11 @@ class Runs:
 
 
 class _Board:
-    """``leaderboard.jsonl``: the newest row of each run and measure. ``end``: bytes that were read."""
+    """``leaderboard.jsonl``: the newest row of each run and measure, of primary ones or of ``every`` one. ``end``:
+    bytes that were read."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, every: bool) -> None:
+        self.path, self.every = path, every
         self.end = 0
         self._rows: dict[str, dict[tuple[Any, Any], Row]] = {}
 
@@ -162,7 +167,7 @@ class _Board:
         except OSError as error:
             raise HarnessError(f"{self.path}: cannot be read ({error.strerror}).") from error
         whole = text[: text.rfind(b"\n") + 1]
-        lines = [line for line in whole.splitlines() if _PASSED not in line]
+        lines = [line for line in whole.splitlines() if self.every or _PASSED not in line]
         try:
             rows = leaderboard.parse(self.path, b"\n".join(lines))
         except HarnessError:

@@ -36,6 +36,9 @@ TYPES = {
 LIVE, RUNS = "live.json", "runs.json"
 """Addresses that the list asks: what is under way again and again, and its data when something has changed."""
 
+EVERY = "measures.json"
+"""The list's data with all measures of all runs, which it asks for when somebody wants one that is not primary."""
+
 COMPARE = "compare.html"
 """Sets the runs that its query names side by side."""
 
@@ -63,6 +66,7 @@ class Site:
         self.folder = folder
         self.title = title or f"Runs of {folder.resolve().name}"
         self.runs = Runs(folder)
+        self.every = Runs(folder, every=True)
         self._list = ("", Content(b"", TYPES[".html"]))
         self._compared: dict[tuple[str, ...], Content] = {}
         self._comparing = threading.Lock()
@@ -70,6 +74,7 @@ class Site:
             "": self._index,
             "index.html": self._index,
             RUNS: lambda query: Content(json_bytes(data(self.runs.now()), None), TYPES[".json"]),
+            EVERY: lambda query: Content(json_bytes(data(self.every.now(), every=True), None), TYPES[".json"]),
             LIVE: self._live,
             COMPARE: self._compare,
             about.ARENA: partial(self._about, about.arena),
@@ -97,7 +102,7 @@ class Site:
 
     def links(self, found: Found) -> Links:
         """Where the list leads."""
-        return Links(others=about.others(self.folder, found), compare=COMPARE, live=(LIVE, RUNS))
+        return Links(others=about.others(self.folder, found), compare=COMPARE, live=(LIVE, RUNS), every=EVERY)
 
     def _about(self, make: Callable[[Path], str], query: str) -> Content:
         text = make(self.folder)

@@ -31,6 +31,23 @@ def test_a_run_is_told_by_its_newest_rows(folder: Path, names: list[str]) -> Non
         ]
 
 
+def test_all_measures_are_there_for_whoever_asks(folder: Path, names: list[str]) -> None:
+    """What is a finding among the runs stays what it is; without a leaderboard they come from the runs' records."""
+    few, every = data(Runs(folder).now()), data(Runs(folder, every=True).now(), every=True)
+    assert few["notes"] == every["notes"]
+    records = [read_record(folder / run["folder"]) for run in every["runs"]]
+    for one, other, record in zip(few["runs"], every["runs"], records, strict=True):
+        assert len(one["measures"]) == len(record.primary) < len(other["measures"]) == len(record.measures)
+        values = {every["measures"][i]["title"]: found[0] for i, found in other["measures"].items()}
+        known = {x.title: x.value for x in record.measures if x.value is not None}
+        assert {title: value for title, value in values.items() if value is not None} == pytest.approx(known, rel=1e-3)
+    assert [x["primary"] for x in few["measures"]] == [1] * len(few["measures"])
+    assert sum(x["primary"] for x in every["measures"]) == len(few["measures"])
+    (folder / "leaderboard.jsonl").unlink()
+    alone = data(Runs(folder, every=True).now(), every=True)
+    assert {**alone, "version": ""} == {**every, "version": ""}
+
+
 def test_the_leaderboard_is_read_on(folder: Path, names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
     parse = leaderboard.parse

@@ -62,6 +62,39 @@ def test_runs_are_searched_filtered_and_sorted_and_the_address_keeps_it(browser:
     assert opened.trouble == []
 
 
+def test_any_measure_can_be_chosen_sorted_by_and_filtered(browser: Any, address: str, reports: Path) -> None:
+    opened = Opened(browser, address)
+    page, lines = opened.page, opened.page.locator("#runs tbody tr")
+    expect(lines).to_have_count(2)
+    few = page.locator("#filters [name=measure] option").count()
+    other_measure_is_shown(page)
+    assert page.locator("#filters [name=measure] option").count() > few
+    page.reload()
+    expect(page.locator("#filters [name=measure]")).to_have_value(OTHER)
+    page.click("#runs thead [data-sort=value]")
+    expect(page.locator("#runs td.value").first).not_to_have_text("-")
+    page.fill("#filters [name=least]", "1e9")
+    expect(lines).to_have_count(0)
+    page.fill("#filters [name=least]", "")
+    page.fill("#filters [name=most]", "1e9")
+    expect(lines).to_have_count(2)
+    page.click("#filters [type=reset]")
+    expect(page.locator("#filters [name=measure] option")).to_have_count(few)
+    assert opened.trouble == []
+
+
+OTHER = "confidence"
+
+
+def other_measure_is_shown(page: Any) -> None:
+    """Ask for all measures, and choose one that is not primary."""
+    expect(page.locator("#runs tbody tr")).to_have_count(2)
+    page.check("#filters [name=every]")
+    expect(page.locator("#filters optgroup[label=others] option").first).to_be_attached()
+    page.select_option("#filters [name=measure]", OTHER)
+    expect(page.locator("#runs th.dots")).to_contain_text(OTHER)
+
+
 def test_the_keys_lead_to_a_run_whose_page_works_under_the_policy(browser: Any, address: str, names: list[str]) -> None:
     opened = Opened(browser, f"{address}#sort=run")
     page = opened.page
@@ -127,6 +160,7 @@ def test_the_static_site_works_from_files(browser: Any, reports: Path, names: li
     assert "q=mean" in page.url
     page.click("#filters [type=reset]")
     expect(page.locator("#runs tbody tr")).to_have_count(2)
+    other_measure_is_shown(page)
     for box in page.locator("#runs tbody input").all():
         box.check()
     page.click("#compare")

@@ -7,9 +7,10 @@
   const form = $("filters"), table = $("runs"), search = form.elements.q;
   const FILTERS = ["model", "task", "selector", "intervention"];
   const COUNTS = ["prompts", "controls", "seed"];
+  const BOUNDS = ["least", "most"];
   const VALUE = 0, LOW = 1, HIGH = 2, MEAN = 3, Q05 = 4, Q95 = 5, P = 6, TEXT = 7, INTERVAL = 8, P_TEXT = 9, VERDICT = 10, FINDING = 11;
   const MOST = 6, FIRST = 100;
-  let listed = embedded("runs-data");
+  let primary = embedded("runs-data"), every = null, listed = primary; // every: with all measures, once they are asked for
   let texts = new Map(), varying = new Set();
   const state = { sort: "time", descending: true, ticked: new Set() };
 
@@ -18,6 +19,10 @@
   function fromAddress() {
     const given = new URLSearchParams(location.hash.slice(1));
     search.value = given.get("q") ?? "";
+    for (const name of BOUNDS) form.elements[name].value = given.get(name) ?? "";
+    listed = given.has("every") && every ? every : primary;
+    form.elements.every.checked = listed === every;
+    prepare();
     for (const name of [...FILTERS, "verdict", "measure"]) choose(form.elements[name], given.get(name));
     choose(form.elements.sort, given.get("sort") ?? "time");
     state.sort = form.elements.sort.value;
@@ -34,6 +39,8 @@
     const kept = new URLSearchParams();
     if (search.value) kept.set("q", search.value);
     for (const name of [...FILTERS, "verdict"]) if (form.elements[name].value) kept.set(name, form.elements[name].value);
+    for (const name of BOUNDS) if (form.elements[name].value) kept.set(name, form.elements[name].value);
+    if (form.elements.every.checked) kept.set("every", "");
     if (form.elements.measure.selectedIndex > 0) kept.set("measure", form.elements.measure.value);
     if (state.sort !== "time" || !state.descending) {
       kept.set("sort", state.sort);
@@ -78,10 +85,13 @@
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     const wanted = FILTERS.filter((name) => form.elements[name].value);
     const verdict = form.elements.verdict.value;
+    const [least, most] = BOUNDS.map((name) => form.elements[name].value);
+    const within = (x) => x !== null && (least === "" || x >= Number(least)) && (most === "" || x <= Number(most));
     const found = listed.runs.filter((run) =>
       words.every((word) => searched(run).includes(word)) &&
       wanted.every((name) => keyOfFilter(run, name) === form.elements[name].value) &&
-      (!verdict || measured(run)?.[VERDICT] === verdict));
+      (!verdict || measured(run)?.[VERDICT] === verdict) &&
+      ((least === "" && most === "") || within(measured(run)?.[VALUE] ?? null)));
     const key = ORDERS[state.sort];
     return found
       .map((run) => [key(run), run])
@@ -270,16 +280,21 @@
     const orders = Object.keys(ORDERS).filter((name) => ![...FILTERS, ...COUNTS].includes(name) || several(name));
     fill(form.elements.sort, orders.map((name) => make("option", LABELS[name] ?? name, { value: name })));
     const titles = new Map();
-    for (const { title, unit, n } of listed.measures) {
-      const known = titles.get(title) ?? { unit, n: 0 };
-      titles.set(title, { unit: known.unit, n: Math.max(known.n, n) });
+    for (const { title, unit, n, primary } of listed.measures) {
+      const known = titles.get(title) ?? { unit, n: 0, primary: 0 };
+      titles.set(title, { unit: known.unit, n: Math.max(known.n, n), primary: known.primary | primary });
     }
-    const measures = [...titles].sort((a, b) => b[1].n - a[1].n).map(([title, { unit, n }]) => {
+    const measures = [...titles].sort((a, b) => b[1].primary - a[1].primary || b[1].n - a[1].n).map(([title, { unit, n, primary }]) => {
       const option = make("option", n === listed.runs.length ? title : `${title} (${counted(n, "run")})`, { value: title });
       Object.assign(option.dataset, { title, unit: unit ?? "" });
-      return option;
+      return [primary, option];
     });
-    fill(form.elements.measure, measures);
+    const groups = [["primary", 1], ["others", 0]].map(([label, of]) => {
+      const group = make("optgroup", null, { label });
+      group.append(...measures.filter(([primary]) => primary === of).map(([, option]) => option));
+      return group;
+    }).filter((group) => group.children.length);
+    fill(form.elements.measure, groups.length > 1 ? groups : measures.map(([, option]) => option));
     for (const name of FILTERS) {
       const values = [...new Set(listed.runs.map((run) => keyOfFilter(run, name)))].sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
       fill(form.elements[name], values.map((value) => make("option", value, { value })), "all");
@@ -321,6 +336,26 @@
     form.elements.descending.checked = descending;
   }
 
+  /** All measures of all runs, which are many: they are fetched, or read out of the page, when somebody asks for them. */
+  async function withEvery() {
+    if (every) return;
+    $("status").textContent = "All measures are being read ...";
+    every = $("every-data") ? embedded("every-data") : await (await fetch(links.every)).json();
+  }
+
+  /** What the address asks for, as soon as it is there. */
+  async function show() {
+    const asked = new URLSearchParams(location.hash.slice(1)).has("every");
+    if (asked) await withEvery().catch(() => {}); // the server has ended: the primary ones are here
+    fromAddress();
+    render();
+  }
+
+  form.elements.every.addEventListener("input", (event) => {
+    event.stopPropagation();
+    toAddress();
+    show();
+  });
   form.addEventListener("input", (event) => {
     if (event.target === form.elements.sort) order(event.target.value, event.target.value === "time");
     if (event.target === form.elements.descending) order(state.sort, event.target.checked);
@@ -329,6 +364,8 @@
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", () => setTimeout(() => {
     order("time", true);
+    listed = primary;
+    prepare();
     render();
   }));
   table.tHead.addEventListener("click", (event) => {
@@ -343,10 +380,7 @@
     state.ticked.clear();
     render();
   });
-  addEventListener("hashchange", () => {
-    fromAddress();
-    render();
-  });
+  addEventListener("hashchange", show);
 
   function move(step) {
     const here = document.activeElement.closest?.("#runs tbody tr"), lines = [...table.tBodies[0].rows];
@@ -382,16 +416,13 @@
     acts[event.key]();
   });
 
-  document.addEventListener("runschange", (event) => {
+  document.addEventListener("runschange", async (event) => {
     const at = document.activeElement.closest?.("#runs tbody tr")?.dataset.folder;
-    listed = event.detail;
-    prepare();
-    fromAddress();
-    render();
+    [primary, every] = [event.detail, null];
+    await show();
     for (const line of table.tBodies[0].rows) if (at && line.dataset.folder === at) line.querySelector("a").focus();
   });
 
-  prepare();
-  fromAddress();
-  render();
+  form.elements.every.closest("label").hidden = !links.every && !$("every-data");
+  show();
 }
