@@ -184,8 +184,9 @@ class Group:
         return math.ceil(n / execute.PART)
 
     def _unfinished(self) -> list[BegunRun]:
-        """Runs that have begun and are not complete."""
-        return [run for run in self.begun.values() if not RunFolder(run.folder).complete]
+        """Runs of these that have begun and are not complete."""
+        own = {plan.spec.name for plan in self.plans}
+        return [run for run in self.begun.values() if run.name in own and not RunFolder(run.folder).complete]
 
     def _complete(self) -> bool:
         done = [name for name in self.opened if RunFolder(self.driver.output / name).complete]
