@@ -68,13 +68,14 @@ class Site:
         self.runs = Runs(folder)
         self.every = Runs(folder, every=True)
         self._list = ("", Content(b"", TYPES[".html"]))
+        self._told: dict[bool, tuple[str, Content]] = {}
         self._compared: dict[tuple[str, ...], Content] = {}
         self._comparing = threading.Lock()
         self._made: Mapping[str, Callable[[str], Content]] = {
             "": self._index,
             "index.html": self._index,
-            RUNS: lambda query: Content(json_bytes(data(self.runs.now()), None), TYPES[".json"]),
-            EVERY: lambda query: Content(json_bytes(data(self.every.now(), every=True), None), TYPES[".json"]),
+            RUNS: partial(self._data, False),
+            EVERY: partial(self._data, True),
             LIVE: self._live,
             COMPARE: self._compare,
             about.ARENA: partial(self._about, about.arena),
@@ -103,6 +104,14 @@ class Site:
     def links(self, found: Found) -> Links:
         """Where the list leads."""
         return Links(others=about.others(self.folder, found), compare=COMPARE, live=(LIVE, RUNS), every=EVERY)
+
+    def _data(self, every: bool, query: str) -> Content:
+        found = (self.every if every else self.runs).now()
+        version, content = self._told.get(every, ("", None))
+        if content is None or version != found.version:
+            content = Content(json_bytes(data(found, every), None), TYPES[".json"])
+            self._told[every] = found.version, content
+        return content
 
     def _about(self, make: Callable[[Path], str], query: str) -> Content:
         text = make(self.folder)
