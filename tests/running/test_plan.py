@@ -307,7 +307,8 @@ def test_a_pool_with_too_few_sets_is_said_before_the_conditions_run(
 def test_a_node_of_a_cluster_sends_what_should_be_known() -> None:
     from harness.running.messages import Note
     from harness.running.orders import _Notes
+    from harness.running.working import Steps
 
     sent: list[Any] = []
-    _Notes(sent.append).note("too few")
+    _Notes(sent.append, Steps("here")).note("too few")
     assert sent == [Note("too few")]
