@@ -17,9 +17,8 @@ from harness.plugin.catalogue import catalogue
 from harness.plugin.reporters import BegunRun, Reporter, Work
 from harness.report.live import Live
 from harness.results import under_way
-from harness.running import Job, Message, Working
+from harness.running import Job, Message, Working, fitting
 from harness.running import execute as run
-from harness.running import fitting
 from harness.running.executors import Runs, finished_of
 from harness.running.messages import Doing
 from harness.running.telling import Telling
