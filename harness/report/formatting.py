@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,10 +13,21 @@ from harness.results.record import Chosen, RunRecord
 FORMS = {"%": "{:.2f}%", "nats": "{:+.4f}"}
 """How values are written, by unit; others have four places."""
 
+LARGE = 10_000
+"""Numbers of this size and above have no places: nobody reads them, and they push what stands beside them away."""
+
 
 def by_key(record: RunRecord) -> dict[tuple[str, str], Measure]:
     """The measures of a record by metric and name, in order: two metrics may have a measure of the same name."""
     return {(measure.metric, measure.name): measure for measure in record.measures}
+
+
+def form(found: float, unit: str) -> str:
+    """A number in a unit, as its size asks for."""
+    given = FORMS.get(unit, "{:.4f}")
+    return (re.sub(r"\.\df", ",.0f" if abs(found) < 1e9 else ".3g", given) if abs(found) >= LARGE else given).format(
+        found
+    )
 
 
 def amount(found: float | None, unit: str, count: float | None = None, of: float | None = None) -> str:
@@ -23,7 +35,7 @@ def amount(found: float | None, unit: str, count: float | None = None, of: float
     if found is None:
         return "-"
     counts = f" ({count}/{of:.0f})" if count is not None and of is not None else ""
-    return FORMS.get(unit, "{:.4f}").format(found) + counts
+    return form(found, unit) + counts
 
 
 def value(measure: Measure) -> str:
@@ -35,8 +47,7 @@ def between(low: float | None, high: float | None, unit: str) -> str:
     """An interval, in a measure's unit."""
     if low is None or high is None:
         return "-"
-    form = FORMS.get(unit, "{:.4f}").removesuffix("%")
-    return f"{form.format(low)} to {form.format(high)}"
+    return f"{form(low, unit)} to {form(high, unit)}".replace("%", "")
 
 
 def interval(measure: Measure) -> str:
@@ -49,8 +60,7 @@ def control(measure: Measure) -> str:
     found = measure.controls
     if found is None or found.mean is None:
         return "-"
-    form = FORMS.get(measure.unit, "{:.4f}").removesuffix("%")
-    return f"{form.format(found.mean)} ({between(found.q05, found.q95, measure.unit)})"
+    return f"{form(found.mean, measure.unit).removesuffix('%')} ({between(found.q05, found.q95, measure.unit)})"
 
 
 def effect(measure: Measure) -> str:

@@ -14,7 +14,7 @@ from harness.files import harmless
 from harness.files.terminal import Terminal
 from harness.files.wording import agree, counted
 from harness.report.console import VERDICT_STYLES
-from harness.report.formatting import FORMS, number, p_value
+from harness.report.formatting import form, number, p_value
 from harness.report.page_assets import assets
 from harness.results.findings import in_words
 from harness.results.leaderboard_query import SETTING, SHOWN, QueryResult, column_named
@@ -111,7 +111,7 @@ def telling(rows: Sequence[Row], columns: Sequence[str], source: str) -> tuple[l
     same = ", ".join(f"{name.replace('_', ' ')} {min(texts[name])}" for name in one)
     found = [name for name in kept if name in DEFAULT and name not in (*asked, *FIRST)]
     rest = [name for name in kept if name not in (*asked, *FIRST, *found)]
-    return [*asked, *(name for name in FIRST if name in kept), *found, *rest], source + (
+    return [*asked, *(name for name in FIRST if name in kept), *rest, *found], source + (
         f"; in all rows: {same}" if same else ""
     )
 
@@ -141,9 +141,9 @@ def cell(row: Row, column: str) -> str:
     if isinstance(value, list):
         return " ".join(value)
     if column in IN_UNIT:
-        form = FORMS.get(row["unit"], "{:.4f}")
-        form = form if column == "value" else form.removesuffix("%")
-        return (form.replace("+", "") if column in DISTANCES else form).format(value)
+        text = form(value, row["unit"])
+        text = text if column == "value" else text.removesuffix("%")
+        return text.removeprefix("+") if column in DISTANCES else text
     if isinstance(value, float):
         return p_value(value) if column.startswith("p_") else number(value)
     return value[:12] if column.endswith(("_sha256", "_commit")) or column == "run_id" else str(value)

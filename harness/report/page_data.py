@@ -64,12 +64,12 @@ class Prompts:
 
     @property
     def groupings(self) -> dict[str, list[str]]:
-        """Fields that several prompts share: text with few values, the finest first."""
-        found = {}
+        """Fields that several prompts share: text with few values, the finest first, of fields that are alike one."""
+        found: dict[str, list[str]] = {}
         for name, column in self.fields.items():
             values = set(column)
             few = 2 <= len(values) <= min(MOST_GROUPS, len(column) / 2)
-            if few and all(isinstance(value, str) for value in values):
+            if few and all(isinstance(value, str) for value in values) and column not in found.values():
                 found[name] = column
         return dict(sorted(found.items(), key=lambda item: -len(set(item[1]))))
 

@@ -131,6 +131,25 @@ def replace_verdict(measure: Measure, word: str) -> Measure:
     return measure.model_copy(update={"primary": True, "verdict": word})
 
 
+def test_numbers_of_ten_thousand_have_no_places() -> None:
+    from harness.report.formatting import amount, between
+
+    assert amount(-84446.7977, "") == "-84,447" and amount(12345.6, "nats") == "+12,346" and amount(2e12, "") == "2e+12"
+    assert between(-108618.9446, 0.0082, "") == "-108,619 to 0.0082" and between(1, 2.5, "%") == "1.00 to 2.50"
+    assert amount(0.5, "%", 1, 200) == "0.50% (1/200)" and amount(9999.5, "") == "9999.5000"
+
+
+def test_groups_that_divide_prompts_alike_are_shown_once() -> None:
+    from harness.report.page_data import Prompts
+
+    fields = {
+        "object": ["a", "a", "b", "b"],
+        "parametric_object": ["a", "a", "b", "b"],
+        "relation": ["r", "s", "s", "r"],
+    }
+    assert list(Prompts(list("1234"), list("wxyz"), fields).groupings) == ["object", "relation"]
+
+
 def test_tables_say_once_what_is_the_same_and_turn_where_they_are_low_and_wide() -> None:
     rows = [{"group": name, "changed": 0, "value": i, "none": None} for i, name in enumerate("abc")]
     found = fitted(list(rows[0]), rows)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from browser import Opened, chromium, expect
+from commands import Harness
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,11 @@ CLIPPED = """() => [...document.querySelectorAll("main *")].filter(x => !x.close
   .map(x => x.outerHTML.slice(0, 80))"""
 """Elements that reach beyond the window, where nothing scrolls to them."""
 
+TEXT_OR_BOX = """x => {const range = document.createRange(); range.selectNodeContents(x);
+  const box = (x.tagName === "BUTTON" ? x : range).getBoundingClientRect();
+  return {left: box.left, right: box.right, top: box.top, bottom: box.bottom}}"""
+"""Where the words of a heading are, or a button is."""
+
 UNTOLD = """() => [...document.querySelectorAll(".scroll")].filter(x => x.scrollWidth > x.clientWidth + 1)
   .filter(x => !/more column/.test(x.previousElementSibling.textContent)).map(x => x.ariaLabel)"""
 """Tables that are cut at the right and do not say so."""
@@ -53,6 +59,8 @@ def test_nothing_is_clipped_and_wide_figures_can_be_read(browser: Any, conflict:
     assert page.evaluate(CLIPPED) == [] and page.evaluate(UNTOLD) == []
     cut = "[...document.querySelectorAll('.verdict .scroll')].filter(x => x.scrollWidth > x.clientWidth + 1).length"
     assert page.evaluate(cut) == 0, "what was found is in sight"
+    rows = page.locator("#reproduce tr").evaluate_all("rows => rows.map(x => x.getBoundingClientRect().height)")
+    assert max(rows) < 500, "no row is as high as a screen"
     wide = page.locator("figure.wide img")
     widths = wide.evaluate_all("images => images.map(x => x.getBoundingClientRect().width)")
     assert widths and min(widths) >= least, "text in a figure of a page's width would have less than 5 points"
@@ -193,6 +201,17 @@ def test_the_leaderboard_page_fits_filters_and_sorts(browser: Any, conflict: Pat
     assert 0 < rows.count() < everything
 
 
+def test_the_page_of_claims_says_the_outcome_on_a_phone(browser: Any, harness: Harness, tmp_path: Path) -> None:
+    path = tmp_path / "claims.html"
+    assert harness("claims", "--paper", "tighidet2025", "-o", tmp_path / "none", "--out", path)[0] in (0, 1)
+    opened = Opened(browser, path, 390)
+    row = opened.page.locator("table.claims tbody tr").first
+    says, outcome = (row.locator(x).bounding_box() for x in ("th", "td[data-label=outcome]"))
+    assert outcome["x"] + outcome["width"] <= 390 and 0 <= outcome["y"] - says["y"] < 200
+    assert opened.page.evaluate(CLIPPED) == [] and opened.trouble == []
+    opened.page.close()
+
+
 def test_the_arenas_page_has_its_tables_first_and_whole(browser: Any, tmp_path: Path) -> None:
     from checkout import ROOT
 
@@ -206,6 +225,8 @@ def test_the_arenas_page_has_its_tables_first_and_whole(browser: Any, tmp_path: 
         page = opened.page
         assert page.evaluate("document.documentElement.scrollWidth") <= width and opened.trouble == []
         assert page.evaluate(CLIPPED) == [] and page.evaluate(UNTOLD) == []
+        title, button = (page.locator(x).evaluate(TEXT_OR_BOX) for x in ("h1", "#theme"))
+        assert title["right"] <= button["left"] or title["top"] >= button["bottom"], "the title is in sight"
         assert page.locator("table").first.bounding_box()["y"] < page.locator("#legend").bounding_box()["y"]
     cut = "[...document.querySelectorAll('.scroll')].filter(x => x.scrollWidth > x.clientWidth + 1).length"
     assert page.evaluate(cut) == 0, "all columns are in sight at 1200 pixels"

@@ -110,7 +110,8 @@
     }
     if (category) cell("class", `${category[0][i]}\u00a0→\u00a0${category[1][i]}`, movedAt(i) ? "moved" : "");
     for (const { label, values } of shown) {
-      const text = values.map((x) => (x[i] === null ? "-" : Number(x[i].toPrecision(4)))).join("\u00a0→\u00a0");
+      const noise = 1e-9 * Math.max(...values.map((x) => Math.abs(x[i] ?? 0)));  // rounding beside the other value
+      const text = values.map((x) => (x[i] === null ? "-" : Math.abs(x[i]) < noise ? 0 : Number(x[i].toPrecision(4)))).join("\u00a0→\u00a0");
       cell(label, text, "num");
     }
     return row;
