@@ -44,7 +44,7 @@ def components(kind: str) -> Offered:
             before = incomplete[: len(incomplete) - len(rest.rpartition(",")[2])]
             return [(f"{before}{key}=", x.description or "") for key, x in there[name].model_fields.items()]
         before = incomplete[: len(incomplete) - len(incomplete.rpartition(",")[2])]
-        words = {key: cls.summary() for key, cls in there.items()}
+        words = {key: cls.summary().replace("``", "") for key, cls in there.items()}
         if kind == "model":
             words |= dict.fromkeys(_registry(ctx).models, "a model of the registry")
         return [(before + word, about) for word, about in sorted(words.items())]
@@ -83,7 +83,7 @@ def listed(ctx: typer.Context, incomplete: str) -> Iterable[Offer]:
 
     yield from ((word, f"all {word}") for word in (*PLURALS.values(), "units", "runs", "plugins"))
     for of_kind in catalogue().components.values():
-        yield from ((name, cls.summary()) for name, cls in of_kind.items())
+        yield from ((name, cls.summary().replace("``", "")) for name, cls in of_kind.items())
 
 
 @_quiet

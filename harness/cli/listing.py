@@ -76,10 +76,10 @@ def show(console: Terminal, found: Catalogue, what: str | None, registry: Callab
     else:
         matches = [cls for kind in KINDS for name, cls in found.components[kind].items() if name == what]
         if not matches:
-            names = [name for kind in KINDS for name in found.components[kind]]
+            names = sorted({name for kind in KINDS for name in found.components[kind]})
             raise HarnessError(
                 f'"{what}" is no component.{suggest(what, [*names, *kinds, "units", "runs", "plugins"])} '
-                f"There are: {', '.join(sorted(names))}; or {', '.join(PLURALS.values())}, units, runs, plugins."
+                f"There are: {', '.join(names)}; or {', '.join(PLURALS.values())}, units, runs, plugins."
             )
         for cls in matches:
             _component(console, found, cls)
@@ -99,7 +99,7 @@ def _table(title: str, *columns: str) -> Table:
 def _kind(found: Catalogue, kind: Any, title: str) -> Table:
     table = _table(title, "name", "what it is", "from")
     for name, cls in sorted(found.components[kind].items()):
-        table.add_row(name, cls.summary(), found.origins[cls].distribution)
+        table.add_row(name, cls.summary().replace("``", ""), found.origins[cls].distribution)
     return table
 
 

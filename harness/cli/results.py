@@ -185,10 +185,17 @@ def format_of(given: str | None, out: Path | None, known: tuple[str, ...]) -> st
     """The format that was asked for, or that the file's name asks for, or a table.
 
     Raises:
-        HarnessError: it is unknown; names the nearest.
+        HarnessError: it is unknown, or the file's name ends as no format does; names the nearest.
     """
-    if given is None:
-        given = SUFFIXES.get(out.suffix, "table") if out else "table"
+    if given is None and out is not None and out.suffix:
+        given = SUFFIXES.get(out.suffix.lower())
+        if given not in known:
+            endings = [ending for ending, form in SUFFIXES.items() if form in known]
+            raise HarnessError(
+                f'--out: expected an ending of {", ".join(endings)}, got "{out.name}".{suggest(out.suffix, endings)} '
+                "--format says the format of any other."
+            )
+    given = given or "table"
     if given not in known:
         raise HarnessError(f'--format: expected one of {", ".join(known)}, got "{given}".{suggest(given, known)}')
     return given

@@ -91,7 +91,9 @@ def run(
     options = {"address": address, "cpus": cpus, "gpus": gpus, "max_retries": max_retries}
     chosen = executor_of(executor, options)
     known = registry_at(registry)
-    if bool(names) == all_runs:
+    if names and all_runs:
+        raise HarnessError(f"--all: it is in place of names; leave it or {', '.join(names)} out.")
+    if not (names or all_runs):
         raise HarnessError(
             f"name one or more runs, or pass --all; {known.path} has: {', '.join(known.runs) or 'none'}."
         )

@@ -91,6 +91,8 @@ def checked(folder: Path) -> Path:
     """
     from harness.results.folder import RECORD
 
+    if folder.is_file():
+        raise HarnessError(f"{folder}: this is a file; expected a folder of results, such as reports.")
     if not folder.is_dir():
         raise HarnessError(f"{folder}: there is no such folder; harness eval and harness run write to reports.")
     if (folder / RECORD).is_file():

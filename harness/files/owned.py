@@ -66,6 +66,9 @@ class Written:
             lines = path.read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
             return cls()
+        except NotADirectoryError as error:
+            file = next(parent for parent in path.parents if parent.is_file())
+            raise HarnessError(f"{file}: this is a file; expected a folder, which may be a new one.") from error
         except (OSError, ValueError) as error:
             raise HarnessError(f"{path}: this list of written files cannot be read ({error}).") from error
         entries = set()

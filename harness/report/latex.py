@@ -17,7 +17,7 @@ from typing import Any
 
 from harness.errors import HarnessError
 from harness.files.harmless import latex as escape
-from harness.files.owned import path_name
+from harness.files.owned import Written, path_name
 from harness.files.wording import counted
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import Metric
@@ -47,6 +47,15 @@ class TexTable:
     rows: Sequence[Sequence[str] | None]
     data: Mapping[str, Sequence[Any]]
     """Columns of the CSV file."""
+
+
+def check(folder: Path) -> None:
+    """Find out before the runs are made what would keep their tables from being written.
+
+    Raises:
+        HarnessError: the folder is a file, or its list of written files is none.
+    """
+    Written.read(folder / LISTING)
 
 
 def export(runs: Sequence[Path], folder: Path) -> tuple[Path, ...]:

@@ -146,6 +146,11 @@ class Latex(Reporter):
     positional = "folder"
     folder: Path = Field(description="where the tables are written")
 
+    def ready(self, asked: Asked) -> None:
+        from harness.report.latex import check
+
+        check(self.folder)
+
     def ended(self, folders: Sequence[Path]) -> None:
         from harness.files.terminal import say
         from harness.report.latex import export

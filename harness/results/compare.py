@@ -46,10 +46,13 @@ def compare(paths: Sequence[Path], catalogue: Catalogue, resamples: int = 2000) 
     """The comparison of finished runs (folders, or their ``result.json``) with the first of them.
 
     Raises:
-        HarnessError: fewer than two runs or too many, or a folder without a finished run.
+        HarnessError: fewer than two runs or too many, one that is named twice, or a folder without a finished run.
     """
     if not 2 <= len(paths) <= MOST:
         raise HarnessError(f"compare: expected 2 to {counted(MOST, 'finished run')}, got {len(paths)}.")
+    places = [(path if path.is_dir() else path.parent).resolve() for path in paths]
+    if twice := [path for i, path in enumerate(paths) if places[i] in places[:i]]:
+        raise HarnessError(f"compare: {twice[0]} is named twice; a run differs in nothing from itself.")
     runs = [open_run(path) for path in paths]
     pairings = [pair(runs[0], run) for run in runs[1:]]
     labels = [chr(ord("A") + i) for i in range(len(runs))]

@@ -76,6 +76,8 @@ def read_record(path: Path) -> RunRecord:
     if not path.is_file():
         if (path.parent / UNFINISHED).is_dir():
             raise HarnessError(f"{path.parent}: this run is not finished; the command that began it continues it.")
+        if path.name == RECORD and (runs := sorted(path.parent.glob(f"*/{RECORD}"))):
+            raise HarnessError(f"{path.parent}: runs lie in this folder; name one of them, such as {runs[-1].parent}.")
         raise HarnessError(f"{path}: there is no finished run here.")
     return RunRecord.read(lifted(read_json(path), str(path)), str(path))
 

@@ -83,6 +83,7 @@ BatchSize = Annotated[
 
 def check_limit(value: Any) -> int | float | None:
     """A number of items, or a share of them, as lm-eval reads it: below 1, rounded up."""
+    given = str(value)[:40]
     if isinstance(value, str):
         number = float(value) if re.fullmatch(r"\s*\d*\.?\d+(e-?\d+)?\s*", value) else math.nan
         value = int(value) if number >= 1 and value.strip().isdigit() else number
@@ -90,7 +91,7 @@ def check_limit(value: Any) -> int | float | None:
         return value
     if isinstance(value, float) and (0 < value < 1 or (value.is_integer() and 1 <= value < 2**63)):
         return value if value < 1 else int(value)
-    raise ValueError("expected a number of items, at least 1 and at most 64 bits, or a share of them below 1")
+    raise ValueError(f"expected a number of items, at least 1, or a share of them below 1, got {given!r}")
 
 
 Limit = Annotated[

@@ -60,7 +60,33 @@ def reporters(found: Catalogue, asked: Sequence[Written] = (), console: Componen
         else:
             others.append(spec)
     last = usual.pop(SHOWN, None)
-    return [found.build(Reporter, spec, "--report") for spec in [*usual.values(), *others, *([last] if last else [])]]
+    built = [found.build(Reporter, spec, "--report") for spec in [*usual.values(), *others, *([last] if last else [])]]
+    return _each_once(built)
+
+
+def _each_once(told: Sequence[Reporter]) -> list[Reporter]:
+    """Without those that a registry and a command, say, both ask for in the same words.
+
+    Raises:
+        HarnessError: two would write to one place, and differ otherwise.
+    """
+    kept: list[Reporter] = []
+    for one in told:
+        settings = _settings(one)
+        alike = [other for other in kept if type(other) is type(one)]
+        if settings in map(_settings, alike):
+            continue
+        place = settings.get(one.positional or "")
+        if isinstance(place, Path) and any(place == _settings(other)[one.positional or ""] for other in alike):
+            raise HarnessError(f"--report {one.name}: two that differ would write to {place}; name another folder.")
+        kept.append(one)
+    return kept
+
+
+def _settings(reporter: Reporter) -> dict[str, Any]:
+    """Its parameters; a folder is the same however it is written."""
+    dumped = reporter.model_dump()
+    return {key: value.resolve() if isinstance(value, Path) else value for key, value in dumped.items()}
 
 
 class Telling:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, PrivateAttr
 
+from harness.files.terminal import say
 from harness.plugin import Asked, BegunRun, FinishedRun, HarnessError, Work
 from harness.results.folder import RECORD
 
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
 TAG = "harness.run_id"
 LONGEST = 5000
 """Characters of a parameter or a tag; servers refuse more than 6,000, and 5,000 of a tag."""
+
+PASSWORD = re.compile(r"(//[^/@\s:]*:)[^@\s]+@")
+"""Of an address: ``postgresql://name:password@host/...``."""
 
 
 class Mlflow(Tracker):
@@ -39,6 +45,7 @@ class Mlflow(Tracker):
     _client: Any = PrivateAttr(None)
     _open: dict[str, str] = PrivateAttr(default_factory=dict)
     _pace: Pace = PrivateAttr(default_factory=Pace)
+    _sent: list[str] = PrivateAttr(default_factory=list)
 
     def ready(self, asked: Asked) -> None:
         try:
@@ -47,12 +54,17 @@ class Mlflow(Tracker):
             raise HarnessError('--report mlflow: MLflow is not installed; pip install "neuron-harness[mlflow]".') from (
                 error
             )
-        uri = self.uri or mlflow.get_tracking_uri()
+        if self.uri and PASSWORD.search(self.uri):
+            raise HarnessError(
+                "--report mlflow: uri holds a password, which every run would keep with its command; set "
+                "MLFLOW_TRACKING_URI in its place."
+            )
+        uri = PASSWORD.sub(r"\1...@", self.uri or mlflow.get_tracking_uri())
         try:
             with _soon():
                 found = self.client.get_experiment_by_name(self.experiment)
         except Exception as error:  # of the store, the network, the database
-            said = " ".join(str(error).split())[:300].rstrip(".")
+            said = PASSWORD.sub(r"\1...@", " ".join(str(error).split()))[:300].rstrip(".")
             raise HarnessError(f"--report mlflow: the store {uri} cannot be used: {said}.") from error
         if found is not None and found.lifecycle_stage != "active":
             raise HarnessError(
@@ -115,6 +127,14 @@ class Mlflow(Tracker):
                 there, str(run.folder / path), None if path.parent.name == "" else str(path.parent)
             )
         self.client.set_terminated(there)
+        artifacts = PASSWORD.sub(r"\1...@", self.client.get_run(there).info.artifact_uri)
+        self._sent.append(
+            f'told MLflow of {run.folder.name}, in experiment "{self.experiment}", its files in {artifacts}'
+        )
+
+    def ended(self, folders: Sequence[Path]) -> None:
+        for sentence in self._sent:
+            say(sentence, err=True)
 
     def failed(self, run: BegunRun, why: str) -> None:
         if there := self._open.pop(run.run_id, None):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr
 
+from harness.files.terminal import say
 from harness.plugin import Asked, BegunRun, FinishedRun, HarnessError, Work
 
 from . import content
@@ -37,6 +40,7 @@ class Wandb(Tracker):
     folder: Path | None = Field(None, description="where it keeps its files; default: ./wandb")
     _open: dict[str, Any] = PrivateAttr(default_factory=dict)
     _pace: Pace = PrivateAttr(default_factory=Pace)
+    _sent: list[str] = PrivateAttr(default_factory=list)
 
     def ready(self, asked: Asked) -> None:
         try:
@@ -121,6 +125,14 @@ class Wandb(Tracker):
             there.log_artifact(record)
         there.summary[SENT] = True
         there.finish()
+        if there.offline:
+            self._sent.append(f"kept for Weights & Biases, until it is sent: wandb sync {shlex.quote(there.sync_dir)}")
+        else:
+            self._sent.append(f"told Weights & Biases of {run.folder.name}: {there.url}")
+
+    def ended(self, folders: Sequence[Path]) -> None:
+        for sentence in self._sent:
+            say(sentence, err=True)
 
     def failed(self, run: BegunRun, why: str) -> None:
         there = self._open.pop(run.run_id, None)

@@ -236,6 +236,32 @@ def test_report_of_a_folder_without_a_run(tmp_path: Path, harness: Harness) -> N
     assert "there is no finished run here" in err
 
 
+def test_what_a_person_names_in_the_place_of_a_run_or_a_folder(tmp_path: Path, harness: Harness) -> None:
+    """The folder that runs lie in, and a file where a folder should be."""
+    (tmp_path / "reports" / "a-1").mkdir(parents=True)
+    (tmp_path / "reports" / "a-1" / "result.json").write_text("{}")
+    (tmp_path / "file").write_text("mine")
+    runs, file = tmp_path / "reports", tmp_path / "file"
+    for command in (["report", runs], ["push", runs, "--to", "me/x", "--dry_run"], ["compare", runs, runs / "a-1"]):
+        code, _, err = harness(*command)
+        assert code == 2 and f"{runs}: runs lie in this folder; name one of them, such as {runs}/a-1." in err, command
+    for place in (file, file / "below"):
+        for kind in ("markdown", "latex"):
+            code, _, err = harness("run", "copying", "-o", tmp_path / "out", "--report", f"{kind}:{place}")
+            assert code == 2 and f"{file}: this is a file; expected a folder, which may be a new one." in err
+        code, _, err = harness("view", runs, "--bundle", place)
+        assert code == 2 and f"{file}: this is a file; expected a folder, which may be a new one." in err
+    assert f"{file}: this is a file; expected a folder of results" in harness("view", file)[2]
+    assert file.read_text() == "mine" and not list((tmp_path).glob("out/copying*"))
+
+
+def test_lists_for_a_terminal_hold_no_markup_and_each_name_once(harness: Harness) -> None:
+    assert "``" not in harness("list")[1]
+    said = harness("list", "circuitt")[2].partition("There are: ")[2].partition(";")[0].split(", ")
+    assert "circuit" in said and len(said) == len(set(said))
+
+
 def test_run_needs_names_or_all(harness: Harness) -> None:
     assert "name one or more runs, or pass --all" in harness("run")[2]
     assert 'Did you mean "copying"?' in harness("run", "copyin")[2]
+    assert "--all: it is in place of names; leave it or copying out." in harness("run", "copying", "--all")[2]

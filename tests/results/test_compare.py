@@ -252,6 +252,7 @@ def test_mistakes_are_one_sentence(harness: Harness, runs: dict[str, Path], tmp_
     for arguments, said in (
         ([runs["mean"]], "compare: expected 2 to 26 finished runs, got 1."),
         ([runs["mean"], tmp_path], f"{tmp_path / 'result.json'}: there is no finished run here."),
+        ([runs["mean"], runs["plus"], runs["mean"] / "result.json"], "result.json is named twice; a run differs in"),
         ([runs["mean"], runs["plus"], "--format", "markdwn"], 'got "markdwn". Did you mean "markdown"?'),
     ):
         code, out, err = harness("compare", *arguments)

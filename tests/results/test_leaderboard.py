@@ -335,6 +335,15 @@ def test_the_ending_of_the_file_says_in_which_format(harness: Harness, file: Pat
     assert harness("leaderboard", "-o", file, "--out", out)[0] == 0 and out.read_text(encoding="utf-8") == text
 
 
+@pytest.mark.parametrize("name", ["b.xlsx", "b.jsn", "b.pdf"])
+def test_an_ending_of_no_format_is_refused_and_nothing_is_written(harness: Harness, file: Path, name: str) -> None:
+    out = file.parent / name
+    code, _, err = harness("leaderboard", "-o", file, "--out", out)
+    assert code == 2 and f'--out: expected an ending of .csv, .md, .json, .html, .txt, .parquet, got "{name}".' in err
+    assert not out.exists()
+    assert harness("leaderboard", "-o", file, "--out", out, "--format", "csv")[0] == 0
+
+
 class Page(html.parser.HTMLParser):
     """Rows of the page's table, and everything that its elements refer to."""
 

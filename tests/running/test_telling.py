@@ -155,6 +155,18 @@ def test_the_usual_ones_are_told_unless_they_are_left_out() -> None:
     assert console.model_dump() == {"progress": False, "report": "json"}
 
 
+def test_one_that_is_asked_for_twice_is_told_once() -> None:
+    """By a registry and a command, say; two that would write over each other are refused."""
+
+    def built(*asked: str) -> list[str]:
+        return [x.name for x in reporters(catalogue(), asked)][3:]
+
+    assert built("markdown:x", "latex:x", "markdown:./x/") == ["markdown", "latex"]
+    assert built("markdown:x", "markdown:y", "wandb:a", "wandb:a,group=b") == ["markdown"] * 2 + ["wandb"] * 2
+    with pytest.raises(HarnessError, match=r"--report markdown: two that differ would write to .*x; name another"):
+        built("markdown:x", "markdown:folder=./x,title=Mine")
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [

@@ -32,7 +32,8 @@ def test_a_limit_is_a_number_or_a_share(given: Any, read: Any) -> None:
 
 @pytest.mark.parametrize("given", ["0", "-1", "2.5", "x", "0.5x", 0, 2**63, float("nan"), ""])
 def test_what_is_no_limit_is_refused(given: Any) -> None:
-    with pytest.raises(HarnessError, match='"limit" of harness eval: expected a number of items, at least 1'):
+    said = '"limit" of harness eval: expected a number of items, at least 1, or a share of them below 1, got '
+    with pytest.raises(HarnessError, match=f"{said}'{given}'"):
         asked("knowledge_conflict", limit=given)
 
 

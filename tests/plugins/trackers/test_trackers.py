@@ -68,7 +68,9 @@ def offline_run(folder: Path) -> dict[str, Any]:
     return found
 
 
-def test_weights_and_biases_has_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_and_biases_has_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_API_KEY", secret := "0123456789" * 4)
     run, record = demo_run(), read_record(demo_run())
@@ -97,6 +99,7 @@ def test_weights_and_biases_has_the_run(tmp_path: Path, monkeypatch: pytest.Monk
     assert name == f"run-{record.run_id[: content_id()]}" and kind == "harness-run"
     assert {"result.json", "controls.jsonl", "tables/transition_cells.csv"} <= entries.keys()
     assert "samples.jsonl" not in entries
+    assert f"kept for Weights & Biases, until it is sent: wandb sync {folder}" in capsys.readouterr().err
     assert all(secret.encode() not in x.read_bytes() for x in tmp_path.rglob("*") if x.is_file())
 
 
@@ -121,7 +124,9 @@ def content_id() -> int:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of MLflow's own modules
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
-def test_mlflow_has_the_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_has_the_run_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     mlflow, _ = pytest.importorskip("mlflow"), pytest.importorskip("sqlalchemy")
     monkeypatch.chdir(tmp_path)
     record, uri = read_record(demo_run()), f"sqlite:///{tmp_path}/mlflow.db"
@@ -140,6 +145,8 @@ def test_mlflow_has_the_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert found.data.metrics[name] == measure.value and found.data.tags[f"verdict.{name}"] == measure.verdict
         assert found.data.metrics.get(f"{name}.ci_high") == measure.ci_high
         assert len(client.get_metric_history(found.info.run_id, name)) == 1  # told twice, sent once
+    said = f'told MLflow of {demo_run().name}, in experiment "neurons", its files in {found.info.artifact_uri}'
+    assert capsys.readouterr().err.count(said) == 1
     folder = Path(client.download_artifacts(found.info.run_id, "", str(tmp_path)))
     assert (folder / "result.json").read_bytes() == (demo_run() / "result.json").read_bytes()
     assert {x.stem for x in (folder / "figures").iterdir()} == {x.name for x in record.figures}
@@ -190,3 +197,22 @@ def test_a_store_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(HarnessError, match=r"^--report mlflow: the store http://127\.0\.0\.1:9 cannot be used: "):
         reporter.ready(Asked((), tmp_path, "test"))
     assert "mlflow" in catalogue().components["reporter"]
+
+
+def test_a_password_is_not_taken_on_the_command_line_and_not_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a command says is kept in ``provenance.json`` and in the leaderboard."""
+    pytest.importorskip("mlflow")
+    from harness.errors import HarnessError
+
+    uri = "postgresql://me:s3cret@127.0.0.1:9/runs"
+    with pytest.raises(HarnessError, match=r"uri holds a password, .*set MLFLOW_TRACKING_URI in its place") as refused:
+        build(Mlflow, ComponentSpec("mlflow", {"uri": uri}), "--report").ready(Asked((), tmp_path, "test"))
+    assert "s3cret" not in str(refused.value)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(
+        HarnessError, match=r"the store postgresql://me:\.\.\.@127\.0\.0\.1:9/runs cannot be used"
+    ) as refused:
+        build(Mlflow, ComponentSpec("mlflow", {}), "--report").ready(Asked((), tmp_path, "test"))
+    assert "s3cret" not in str(refused.value)
