@@ -18,6 +18,7 @@ from typing import Any
 from harness.errors import HarnessError
 from harness.files.harmless import latex as escape
 from harness.files.owned import Written, path_name
+from harness.files.store import check_writable
 from harness.files.wording import counted
 from harness.plugin.catalogue import catalogue
 from harness.plugin.components import Metric
@@ -53,9 +54,10 @@ def check(folder: Path) -> None:
     """Find out before the runs are made what would keep their tables from being written.
 
     Raises:
-        HarnessError: the folder is a file, or its list of written files is none.
+        HarnessError: the folder cannot be written, or its list of written files is none.
     """
     Written.read(folder / LISTING)
+    check_writable(folder)
 
 
 def export(runs: Sequence[Path], folder: Path) -> tuple[Path, ...]:

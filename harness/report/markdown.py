@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.files import harmless
 from harness.files.owned import Written, path_name
-from harness.files.store import json_bytes, read_bytes
+from harness.files.store import check_writable, json_bytes, read_bytes
 from harness.files.terminal import say
 from harness.report.formatting import (
     amount,
@@ -39,11 +39,12 @@ def check(folder: Path) -> None:
     """Find out before the runs are made what would keep their page from being written.
 
     Raises:
-        HarnessError: a page is there that the harness did not write.
+        HarnessError: a page is there that the harness did not write, or the folder cannot be written.
     """
     known = Written.read(folder / LISTING)
     for name in (PAGE, SUMMARY):
         refuse_foreign(folder, name, known)
+    check_writable(folder)
 
 
 def export(runs: Sequence[Path], folder: Path, title: str, description: str) -> tuple[Path, list[str]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, PrivateAttr
 
+from harness.files.store import check_writable
 from harness.files.terminal import say
 from harness.plugin import Asked, BegunRun, FinishedRun, HarnessError, Work
 from harness.results.folder import RECORD
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 TAG = "harness.run_id"
 LONGEST = 5000
 """Characters of a parameter or a tag; servers refuse more than 6,000, and 5,000 of a tag."""
+
+SQLITE = "sqlite:///"
+"""What stands before the file of an SQLite store."""
 
 PASSWORD = re.compile(r"(//[^/@\s:]*:)[^@\s]+@")
 """Of an address: ``postgresql://name:password@host/...``."""
@@ -59,6 +63,8 @@ class Mlflow(Tracker):
                 "--report mlflow: uri holds a password, which every run would keep with its command; set "
                 "MLFLOW_TRACKING_URI in its place."
             )
+        if self.uri and self.uri.startswith(SQLITE):  # MLflow would try for minutes
+            check_writable(Path(self.uri.removeprefix(SQLITE)).parent)
         uri = PASSWORD.sub(r"\1...@", self.uri or mlflow.get_tracking_uri())
         try:
             with _soon():

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr
 
+from harness.files.store import check_writable
 from harness.files.terminal import say
 from harness.plugin import Asked, BegunRun, FinishedRun, HarnessError, Work
 
@@ -49,6 +50,8 @@ class Wandb(Tracker):
             raise HarnessError(
                 '--report wandb: Weights & Biases is not installed; pip install "neuron-harness[wandb]".'
             ) from error
+        if self.folder is not None:  # W&B would write somewhere else
+            check_writable(self.folder.expanduser())
         mode = self.mode or wandb.setup().settings.mode
         if mode != "online":
             return

@@ -167,6 +167,13 @@ def test_one_that_is_asked_for_twice_is_told_once() -> None:
         built("markdown:x", "markdown:folder=./x,title=Mine")
 
 
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="a folder that nobody can write, not even root")
+@pytest.mark.parametrize("kind", ["markdown", "latex", "lm_eval_results"])
+def test_a_folder_that_cannot_be_written_is_told_before_any_work(harness: Harness, tmp_path: Path, kind: str) -> None:
+    code, _, err = harness("run", "copying", "-o", tmp_path / "reports", "--report", f"{kind}:/proc/x")
+    assert code == 2 and err.splitlines()[-1].startswith("error: cannot write /proc/x: ")
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [

@@ -180,6 +180,19 @@ def test_a_wrong_parameter_is_one_sentence(harness: Harness, tmp_path: Path, giv
     assert code == 2 and sentence in err.splitlines()[-1]
 
 
+@pytest.mark.parametrize(("name", "given"), [("wandb", "mode=offline,folder"), ("mlflow", "uri=sqlite:///")])
+def test_a_place_that_cannot_be_written_is_told_at_once(
+    harness: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, given: str
+) -> None:
+    """W&B would write somewhere else, MLflow would try for minutes."""
+    pytest.importorskip(name)
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("mine")
+    place = "=file/x" if name == "wandb" else "file/x/runs.db"
+    code, _, err = harness("run", "copying", "-o", "out", "--report", f"{name}:{given}{place}")
+    assert code == 2 and err.splitlines()[-1] == "error: cannot write file/x: file is a file, not a folder."
+
+
 def test_nobody_is_asked_for_a_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     wandb = pytest.importorskip("wandb")
     from harness.errors import HarnessError
