@@ -57,6 +57,7 @@ bench: $(READY)  ## the figures of benchmarks/README.md
 	$(BIN)/python benchmarks/lm_eval_tasks.py
 	$(BIN)/python benchmarks/shares.py
 	$(BIN)/python benchmarks/lost_workers.py
+	$(BIN)/python benchmarks/view.py
 	$(BIN)/python benchmarks/calibration.py
 
 ARENA = --resamples 300 --quiet --output_path build/reference

@@ -11,7 +11,7 @@
   const VALUE = 0, LOW = 1, HIGH = 2, MEAN = 3, Q05 = 4, Q95 = 5, P = 6, TEXT = 7, INTERVAL = 8, P_TEXT = 9, VERDICT = 10, FINDING = 11;
   const MOST = 6, FIRST = 100;
   let primary = embedded("runs-data"), every = null, listed = primary; // every: with all measures, once they are asked for
-  let texts = new Map(), varying = new Set();
+  let texts = new Map(), varying = new Set(), chosen = [];
   const state = { sort: "time", descending: true, ticked: new Set() };
 
   // -- what is asked for, which the address keeps
@@ -59,7 +59,7 @@
 
   /** The place of the chosen measure; the first of several with one title that the run has. */
   function measured(run) {
-    for (const i of chosenMeasures()) if (run.measures[i]) return run.measures[i];
+    for (const i of chosen) if (run.measures[i]) return run.measures[i];
     return null;
   }
 
@@ -253,6 +253,7 @@
   addEventListener("beforeprint", () => waiting?.(Infinity));
 
   function render() {
+    chosen = chosenMeasures();
     const runs = shown(), scale = scaleOf(runs);
     head(scale);
     fillRows(runs, scale);
