@@ -238,6 +238,7 @@ def test_load_model() -> None:
 # -- on the way --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on(
     words: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blank_figures: None
 ) -> None:

@@ -113,6 +113,7 @@ def test_what_does_not_go_together_is_said_before_a_prompt_is_made(
     assert not list(tmp_path.rglob("result.json"))
 
 
+@pytest.mark.slow
 def test_a_run_of_a_circuit_says_what_each_step_does(tmp_path: Path) -> None:
     spec: dict[str, Any] = {"model": "demo", "task": "knowledge_conflict", "limit": 8, "controls": 3, "resamples": 100}
     selector = {"name": "circuit", "steps": ["random:top=2", "heads:heads=L1H0"]}

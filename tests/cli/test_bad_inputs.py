@@ -246,6 +246,7 @@ def _read_all(folder: Path) -> None:
     RunFolder(folder).load_outcomes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["result.json", "provenance.json", "samples.jsonl", "neurons.jsonl", "controls.jsonl"])
 def test_whatever_is_damaged_in_a_file_of_a_run_is_a_sentence(finished: Path, name: str, tmp_path: Path) -> None:
     folder = tmp_path / finished.name

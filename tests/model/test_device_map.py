@@ -48,6 +48,7 @@ def spread(folder: Path, where: str) -> dict[str, str]:
     return {unit: "disk" if (unit == f"{top}.{layers}.1") == (where == "a layer") else "cpu" for unit in units}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["a layer", "all but a layer"])
 def test_a_model_partly_on_the_disk_gives_the_same_numbers(folder: Path, where: str) -> None:
     whole, parts = load_hf(str(folder)), load_hf(str(folder), device_map=spread(folder, where))

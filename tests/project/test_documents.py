@@ -77,6 +77,7 @@ def test_make_targets_exist(target: str) -> None:
     assert f"make {target}" in README
 
 
+@pytest.mark.slow
 def test_the_python_example_of_the_readme_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blank_figures: None
 ) -> None:

@@ -12,7 +12,7 @@ from harness.model import load_hf
 from harness.model.gguf_weights import installed
 from harness.plugin.components import SelectionContext
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 
 def select(package: str, **params: object) -> Selection:

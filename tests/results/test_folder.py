@@ -113,6 +113,7 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.rglob("*")}
 
 
+@pytest.mark.slow
 def test_every_stage_is_killed_and_the_run_continued(make: Make, finished: Path, tmp_path: Path) -> None:
     """The same command again and again, killed a stage later each time."""
     assert set(STAGES[3:]) <= files(only(finished)).keys()
@@ -143,6 +144,7 @@ def test_what_a_killed_run_leaves_is_continued_at_once(stage: str, make: Make, f
     same(only(finished), again.path)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_a_sentence_and_the_run_continues(make: Make, finished: Path, tmp_path: Path) -> None:
     for stage in ("unfinished/prepared.json", "figures/norm_logit_var.svg", *STAGES[COMPUTED - 1 : -1]):
         with accident(stage, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))):

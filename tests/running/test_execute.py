@@ -30,6 +30,7 @@ def specs(small_facts: Path) -> list[RunSpec]:
     ]
 
 
+@pytest.mark.slow
 def test_runs_that_are_made_together_are_those_that_are_made_alone(specs: list[RunSpec], tmp_path: Path) -> None:
     plans = [plan(x, catalogue()) for x in specs]
     assert grouped_by_prompts(plans) == [plans]
@@ -74,6 +75,7 @@ def test_which_of_them_is_refused_is_said_before_anything_is_made(specs: list[Ru
     assert not list(tmp_path.rglob("result.json"))
 
 
+@pytest.mark.slow
 def test_an_interrupted_group_continues(specs: list[RunSpec], tmp_path: Path) -> None:
     plans = [plan(x, catalogue()) for x in specs[:2]]
     task, observe, calls = type(plans[0].task), type(plans[0].task).observe, []

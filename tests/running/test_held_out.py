@@ -230,6 +230,7 @@ def specs(small_facts: Path) -> list[RunSpec]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("blank_figures")
 def test_runs_of_one_group_hold_out_what_each_of_them_does(small_facts: Path, tmp_path: Path) -> None:
     plans = [run.plan(spec, catalogue()) for spec in specs(small_facts)]

@@ -37,6 +37,7 @@ def test_events_have_the_rates_and_the_correlation_that_were_asked_for() -> None
         assert design_effect(share(found), fact_numbers(4000)) == pytest.approx(deff, rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("simulation", "runs"),
     [

@@ -63,6 +63,7 @@ def _absent(work: RunGroups) -> Iterator[list[Any]]:
     raise HarnessError("no cluster is there")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "broken"),
     [

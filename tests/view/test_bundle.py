@@ -43,6 +43,7 @@ def test_it_holds_the_pages_and_what_they_link_to(bundled: Path, names: list[str
     assert b"http://" not in found["index.html"] and b"https://" not in found["index.html"]
 
 
+@pytest.mark.slow
 def test_the_same_runs_give_the_same_bytes(bundled: Path, names: list[str], tmp_path: Path) -> None:
     folder = bundled.parent / "reports"
     write(Site(folder), tmp_path / "again", [names])

@@ -68,6 +68,7 @@ def offline_run(folder: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_weights_and_biases_has_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,6 +123,7 @@ def content_id() -> int:
     return ID
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of MLflow's own modules
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 def test_mlflow_has_the_run_once(
