@@ -25,6 +25,12 @@ COLUMNS = (
     "recall",
 )  # fmt: skip
 
+BROKEN = ("halves", "seeds")
+"""Columns that a narrow terminal may break into lines, before what chance would give; no other number is broken."""
+
+NAME = 24
+"""Characters of a selector that are in one line."""
+
 LEGEND = (
     "effect: treated less the mean of the control sets, a unit that is edited (the task's first primary measure, in "
     "its unit), with its 95% interval over prompts; p: two-sided permutation test, 2(b+1)/(m+1), of several seeds "
@@ -125,9 +131,10 @@ def _boards(rows: Sequence[ArenaRow]) -> dict[str, list[list[str]]]:
 def show(console: Terminal, rows: Sequence[ArenaRow]) -> None:
     """Print the board, a table for each model and task."""
     for of, own in _boards(rows).items():
-        table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
+        table = Table(box=None, padding=(0, 1, 0, 0), show_edge=False, header_style="dim")
         for i, name in enumerate(COLUMNS[2:]):
-            table.add_column(name, justify="right" if i else "left", no_wrap=i < 5, overflow="fold")
+            place: dict[str, Any] = {"justify": "right"} if i else {"max_width": NAME}
+            table.add_column(name, no_wrap=name not in BROKEN, overflow="fold", **place)
         for line in own:
             table.add_row(*map(Text, line))
         console.print(Text(of, style="bold"))

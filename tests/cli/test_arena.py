@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
+from checkout import ROOT
 from harness_plugins.planted.build import places
 
 from harness.errors import HarnessError
+from harness.files.terminal import Terminal
+from harness.report import arena as board
 from harness.results.arena import read
 from harness.results.folder import read_record
 from harness.running.contest import listed
@@ -105,6 +109,14 @@ def test_the_board_is_shown_in_every_format(arena, harness):
     _, rows, _ = harness("leaderboard", "--arena", file, "--format", "json")
     assert [row["selector"] for row in json.loads(rows)][1] == "gradient_activation"
     assert (arena / "figures" / "power.csv").read_text().startswith("selector,strength,found,planted")
+
+
+def test_a_terminal_breaks_no_number():
+    rows, shown = read([ROOT / "reports" / "reference" / "arena" / "arena.jsonl"]), io.StringIO()
+    board.show(Terminal(file=shown, width=120), rows)
+    words = set(shown.getvalue().split())
+    for line in board.lines(rows):
+        assert set(" ".join(line[2:]).split()) <= words, line
 
 
 @pytest.mark.parametrize(
