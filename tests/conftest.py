@@ -33,6 +33,7 @@ atexit.register(shutil.rmtree, os.environ["HARNESS_CACHE_DIR"], ignore_errors=Tr
 # Tiny models run faster on one thread, and workers in parallel do not fight for cores; subprocesses inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MKL_CBWR"] = "AUTO,STRICT"  # as the command line sets it: read when torch is first imported
+os.environ.update(RAY_gcs_rpc_server_connect_timeout_s="120")  # in Ray's 5 seconds a busy machine starts no cluster
 os.fsync = lambda file: None  # no test cuts the power: their thousands of files need not wait for the disk
 
 

@@ -146,7 +146,7 @@ class Told(Silent):
 def ended(process: int) -> bool:
     """Whether a process ends within a while: an interrupted job does when it next has something to say. One that nobody
     asks how it ended (a zombie: where process 1 does not) has."""
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while time.monotonic() < until:
         try:
             if psutil.Process(process).status() == psutil.STATUS_ZOMBIE:
