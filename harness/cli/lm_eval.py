@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ from typer.core import TyperGroup
 
 from harness.cli.options import Debug, Device, ModelArgs
 from harness.cli.plugins import PluginFiles, installed
+from harness.errors import HarnessError, suggest
 from harness.files.terminal import say
 from harness.files.wording import counted
 
@@ -37,26 +39,59 @@ PASSED_ON = {
 }
 
 
+UNKNOWN = "Tasks not found: "
+"""How lm-eval begins to say that a task is not known."""
+
+WORDS = (LookupError, OSError, ValueError)
+"""What lm-eval, and the libraries that it calls, raise where what was typed names nothing, or nothing fit."""
+
+
 def pass_on(ctx: typer.Context) -> None:
     """Run lm-eval's command line with these words, the model ``harness`` registered first.
 
     lm-eval ends its process after help, or with a code of its own where something is wrong; an end with code 0 in the
     midst of its work is no success.
+
+    Raises:
+        HarnessError: what lm-eval raises where a task, a model or a file is not there; with --debug its own exception.
     """
     from harness.lmeval import register
 
     register()
     from lm_eval.__main__ import cli_evaluate
 
-    sys.argv = ["lm-eval", str(ctx.info_name), *ctx.args]
+    sys.argv = ["lm-eval", str(ctx.info_name), *_ours(ctx.args), *(word for word in ctx.args if word != "--debug")]
     try:
         cli_evaluate()
+    except WORDS as error:
+        if "--debug" in ctx.args:
+            raise
+        raise HarnessError(_sentence(error)) from error
     except SystemExit as stop:
         if not stop.code and not {"-h", "--help"} & set(ctx.args):
             raise
         if isinstance(stop.code, str):
             say(stop.code, err=True)
         raise typer.Exit(stop.code if isinstance(stop.code, int) else 1 if stop.code else 0) from None
+
+
+def _ours(words: Sequence[str]) -> tuple[str, ...]:
+    """What has lm-eval look at our tasks, where it is not said at what else."""
+    said = any(word.startswith(("--include_path", "--config", "-C")) for word in words)
+    return () if said else ("--include_path", str(files("harness_tasks")))
+
+
+def _sentence(error: Exception) -> str:
+    """What an exception of lm-eval says, with the nearest name of a task."""
+    said = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split()).rstrip(".")
+    told = f"lm-eval: {said or type(error).__name__}"
+    if said.startswith(UNKNOWN):
+        from lm_eval.tasks import TaskManager
+
+        known = TaskManager(include_path=str(files("harness_tasks"))).all_tasks
+        near = suggest(said.removeprefix(UNKNOWN).split(", ")[0], known)
+        return f"{told}.{near} See harness lm-eval ls tasks."
+    return f"{told}. With --debug, where."
 
 
 for word, about in PASSED_ON.items():

@@ -5,7 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -119,3 +121,40 @@ def test_an_end_within_lm_eval_is_no_success(harness: Harness, monkeypatch: pyte
     assert harness("lm-eval", "validate", "--tasks", "x")[0] == 1
     monkeypatch.setattr("lm_eval.__main__.cli_evaluate", end("no"))
     assert harness("lm-eval", "ls")[::2] == (1, "no\n")
+
+
+def test_what_lm_eval_refuses_is_a_sentence(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(error: Exception) -> Callable[[], None]:
+        def evaluate() -> None:
+            raise error
+
+        return evaluate
+
+    monkeypatch.setattr(
+        "lm_eval.tasks.TaskManager", lambda include_path: SimpleNamespace(all_tasks=["lambada_openai", "piqa"])
+    )
+    monkeypatch.setattr("lm_eval.__main__.cli_evaluate", refuse(ValueError("Tasks not found: lambada_opnai, x")))
+    code, _, err = harness("lm-eval", "run", "--tasks", "lambada_opnai,x")
+    sentence = (
+        'error: lm-eval: Tasks not found: lambada_opnai, x. Did you mean "lambada_openai"? See harness lm-eval ls'
+    )
+    assert code == 2 and err.startswith(sentence) and "Traceback" not in err
+    monkeypatch.setattr("lm_eval.__main__.cli_evaluate", refuse(KeyError("model 'hg' not found")))
+    told = "error: lm-eval: model 'hg' not found. With --debug, where.\n"
+    assert harness("lm-eval", "run", "--model", "hg")[::2] == (2, told)
+    with pytest.raises(KeyError):
+        harness("lm-eval", "run", "--model", "hg", "--debug")
+
+
+def test_lm_eval_is_told_where_our_tasks_are_unless_others_are_named(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[list[str]] = []
+    monkeypatch.setattr("lm_eval.__main__.cli_evaluate", lambda: given.append(sys.argv[2:]))
+    for words in (["--tasks", "x", "--debug"], ["--include_path", "y"], ["--config=z"]):
+        harness("lm-eval", "run", *words)
+    assert given == [
+        ["--include_path", str(files("harness_tasks")), "--tasks", "x"],
+        ["--include_path", "y"],
+        ["--config=z"],
+    ]
