@@ -87,6 +87,9 @@ def _start(where: str) -> None:
                 where, include_dashboard=False if where == "local" else None, log_to_driver=False, logging_level="ERROR"
             )
     except Exception as error:  # of many kinds: no cluster, another version of Ray or Python, no route
+        if where == "local":
+            said = f"--executor ray: no cluster could be started on this machine: {first_line(error)}"
+            raise HarnessError(said) from error
         hint = "" if "RAY_AUTH_MODE" in os.environ else " (Does it want a token? Then set RAY_AUTH_MODE=token.)"
         raise HarnessError(f"--address: no Ray cluster can be used at {where}: {first_line(error)}{hint}") from error
 

@@ -100,6 +100,20 @@ def test_a_cluster_that_others_can_reach_is_refused(monkeypatch: pytest.MonkeyPa
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+def test_a_cluster_that_does_not_start_is_not_called_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+    from harness_plugins.clusters import ray_cluster
+
+    def fail(*given: object, **more: object) -> None:
+        raise TimeoutError("the node did not answer")
+
+    monkeypatch.setattr(ray, "init", fail)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    sentence = "^--executor ray: no cluster could be started on this machine: the node did not answer$"
+    with pytest.raises(HarnessError, match=sentence), ray_cluster.connected(None):
+        pass
+
+
 def test_a_token_of_the_users_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     from harness_plugins.clusters.ray_cluster import LOOPBACK, TOKENS, _own
 
