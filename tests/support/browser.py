@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+PATIENCE = 120_000
+"""Milliseconds that are waited for a page, not Playwright's 5 or 30 seconds, in which a busy machine is not done."""
+
 
 @contextlib.contextmanager
 def chromium() -> Iterator[Any]:
@@ -33,6 +36,7 @@ def expect(found: Any) -> Any:
     """
     from playwright import sync_api
 
+    sync_api.expect.set_options(timeout=PATIENCE)
     return sync_api.expect(found)
 
 
@@ -45,6 +49,7 @@ class Opened:
         address = path if isinstance(path, str) else path.as_uri()
         self._known = ("file:", "data:") if isinstance(path, Path) else ("data:", address.partition("#")[0])
         self.page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        self.page.set_default_timeout(PATIENCE)
         self.page.on("console", lambda message: self.trouble.append(message.text))
         self.page.on("pageerror", lambda error: self.trouble.append(str(error)))
         self.page.on("request", lambda request: self._requested(request.url))
