@@ -42,6 +42,9 @@ PASSED_ON = {
 UNKNOWN = "Tasks not found: "
 """How lm-eval begins to say that a task is not known."""
 
+SAID = ("--help", "--config", "--include_path")
+"""However far they are spelt out: with these, lm-eval needs no word of where our tasks are, or has it from elsewhere."""
+
 WORDS = (LookupError, OSError, ValueError)
 """What lm-eval, and the libraries that it calls, raise where what was typed names nothing, or nothing fit."""
 
@@ -60,7 +63,8 @@ def pass_on(ctx: typer.Context) -> None:
     register()
     from lm_eval.__main__ import cli_evaluate
 
-    sys.argv = ["lm-eval", str(ctx.info_name), *_ours(ctx.args), *(word for word in ctx.args if word != "--debug")]
+    words = [str(ctx.info_name), *(word for word in ctx.args if word != "--debug")]
+    sys.argv = ["lm-eval", *words, *_ours(words)]
     try:
         cli_evaluate()
     except WORDS as error:
@@ -76,9 +80,11 @@ def pass_on(ctx: typer.Context) -> None:
 
 
 def _ours(words: Sequence[str]) -> tuple[str, ...]:
-    """What has lm-eval look at our tasks, where it is not said at what else."""
-    said = any(word.startswith(("--include_path", "--config", "-C")) for word in words)
-    return () if said else ("--include_path", str(files("harness_tasks")))
+    """What has lm-eval look at our tasks, where it looks at tasks and is not told at what else."""
+    looks = words[0] in PASSED_ON or words[0].startswith("-")  # the older form, without `run`
+    names = {word.split("=")[0] for word in words}
+    told = {"-h", "-C"} & names or any(len(name) > 2 and said.startswith(name) for name in names for said in SAID)
+    return ("--include_path", str(files("harness_tasks"))) if looks and not told else ()
 
 
 def _sentence(error: Exception) -> str:

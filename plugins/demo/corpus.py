@@ -26,7 +26,7 @@ class WorldTexts(Corpus):
     seed: int = Field(1, ge=0, description="of the generator; training used 0")
 
     def documents(self) -> Iterator[str]:
-        return iter(_kept(self.size, self.seed)) if self.size <= KEPT else generate(self.size, self.seed)
+        return _texts(self.size, self.seed)
 
     def data_digest(self) -> str:
         return _digest(self.size, self.seed)
@@ -46,6 +46,10 @@ def generate(documents: int, seed: int) -> Iterator[str]:
         yield TEXTS[kind](rng, world)
 
 
+def _texts(documents: int, seed: int) -> Iterator[str]:
+    return iter(_kept(documents, seed)) if documents <= KEPT else generate(documents, seed)
+
+
 @functools.lru_cache(maxsize=2)
 def _kept(documents: int, seed: int) -> tuple[str, ...]:
     return tuple(generate(documents, seed))
@@ -54,4 +58,4 @@ def _kept(documents: int, seed: int) -> tuple[str, ...]:
 @functools.lru_cache(maxsize=8)
 def _digest(documents: int, seed: int) -> str:
     """sha256 of the texts themselves: of facts, wording, generator, seed and Python's random numbers at once."""
-    return texts_digest(WorldTexts(size=documents, seed=seed).documents())
+    return texts_digest(_texts(documents, seed))

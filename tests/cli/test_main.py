@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -144,17 +143,3 @@ def test_what_lm_eval_refuses_is_a_sentence(harness: Harness, monkeypatch: pytes
     assert harness("lm-eval", "run", "--model", "hg")[::2] == (2, told)
     with pytest.raises(KeyError):
         harness("lm-eval", "run", "--model", "hg", "--debug")
-
-
-def test_lm_eval_is_told_where_our_tasks_are_unless_others_are_named(
-    harness: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given: list[list[str]] = []
-    monkeypatch.setattr("lm_eval.__main__.cli_evaluate", lambda: given.append(sys.argv[2:]))
-    for words in (["--tasks", "x", "--debug"], ["--include_path", "y"], ["--config=z"]):
-        harness("lm-eval", "run", *words)
-    assert given == [
-        ["--include_path", str(files("harness_tasks")), "--tasks", "x"],
-        ["--include_path", "y"],
-        ["--config=z"],
-    ]

@@ -29,23 +29,26 @@ def test_the_folder_of_tasks_holds_them(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "passed"),
+    ("given", "ours"),
     [
-        (["run", "--model", "harness", "--tasks", "a,b"], ["run", "--model", "harness", "--tasks", "a,b"]),
-        (["run", "--help"], ["run", "--help"]),
-        (["ls", "tags"], ["ls", "tags"]),
-        (["validate", "--tasks", "a"], ["validate", "--tasks", "a"]),
-        (["--model", "hf", "--tasks", "a", "-L", "3"], ["--model", "hf", "--tasks", "a", "-L", "3"]),  # the older form
-        (["new-subcommand", "x"], ["new-subcommand", "x"]),
+        (["run", "--model", "harness", "--tasks", "a,b"], True),
+        (["run", "--model", "harness", "--tasks", "a,b", "--include_path", "mine"], False),
+        (["run", "--model", "harness", "--tasks", "a,b", "--include=mine"], False),
+        (["run", "--config=mine.yaml"], False),
+        (["run", "--help"], False),
+        (["ls", "tags"], True),
+        (["validate", "--tasks", "a"], True),
+        (["--model", "hf", "--tasks", "a", "-L", "3"], True),  # the older form
+        (["new-subcommand", "x"], False),
     ],
 )
-def test_everything_else_is_passed_on(
-    harness: Harness, monkeypatch: pytest.MonkeyPatch, given: list[str], passed: list[str]
+def test_everything_else_is_passed_on_and_our_tasks_are_found(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, given: list[str], ours: bool
 ) -> None:
     seen: list[list[str]] = []
     monkeypatch.setattr("lm_eval.__main__.cli_evaluate", lambda: seen.append(sys.argv))
     assert harness("lm-eval", *given)[0] == 0
-    assert seen == [["lm-eval", *passed]]
+    assert seen == [["lm-eval", *given, *(("--include_path", str(files("harness_tasks"))) if ours else ())]]
 
 
 def test_registering_is_lazy_and_takes_nothing_away() -> None:
