@@ -43,7 +43,7 @@ UNKNOWN = "Tasks not found: "
 """How lm-eval begins to say that a task is not known."""
 
 SAID = ("--help", "--config", "--include_path")
-"""However far they are spelt out: with these, lm-eval needs no word of where our tasks are, or has it from elsewhere."""
+"""However far they are spelt out: with these, lm-eval needs no word of our tasks, or has it from elsewhere."""
 
 WORDS = (LookupError, OSError, ValueError)
 """What lm-eval, and the libraries that it calls, raise where what was typed names nothing, or nothing fit."""
