@@ -50,7 +50,8 @@ def redistributed(weights: torch.Tensor, experts: Sequence[int]) -> torch.Tensor
     """
     left = removed(weights, experts)
     total, rest = weights.sum(-1, keepdim=True), left.sum(-1, keepdim=True)
-    return torch.where(rest == total, left, left * torch.where(rest != 0, total / rest, torch.zeros_like(rest)))
+    share = left / torch.where(rest == 0, torch.ones_like(rest), rest)  # first, for total / rest may overflow
+    return torch.where(rest == total, left, share * total)
 
 
 @dataclass
