@@ -26,10 +26,10 @@ test: $(READY)  ## set up, then run the whole test suite and, beside it, the che
 suite: $(READY)  ## the whole test suite alone
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
-fast: $(READY)  ## the tests without those that build environments or run whole jobs, or take over half a second
+fast: $(READY)  ## the tests without those that build environments or run whole jobs, or take over a fifth of a second
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not long"
 
-long: $(READY)  ## measure which tests take over half a second (tests/long.txt); on a quiet machine
+long: $(READY)  ## measure which tests take over a fifth of a second (tests/long.txt); on a quiet machine
 	mkdir -p build
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" --junitxml build/durations.xml
 	$(BIN)/python .ci/long build/durations.xml
