@@ -109,7 +109,9 @@ def _edges(values: np.ndarray, width: float | None) -> np.ndarray:
     if width is None:
         return bin_edges(values)
     low, high = np.arcsinh(values.min() / width), np.arcsinh(values.max() / width)
-    return np.asarray(width * np.sinh(np.linspace(low, high, BINS + 1)))
+    edges: np.ndarray = width * np.sinh(np.linspace(low, high, BINS + 1))
+    edges[[0, -1]] = values.min(), values.max()  # which rounding may have put outside
+    return edges
 
 
 def _few_ticks(axes: Axes, shown: np.ndarray) -> None:

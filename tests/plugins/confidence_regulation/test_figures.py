@@ -177,7 +177,9 @@ def test_attributions_are_drawn_in_the_order_of_their_difference() -> None:
     assert drawn == pytest.approx([difference[name] for name in shown])
 
 
-def test_a_pile_of_activations_is_parted() -> None:
+@pytest.mark.parametrize("seed", range(5))
+def test_a_pile_of_activations_is_parted(seed: int) -> None:
+    rng = np.random.default_rng(seed)
     samples = np.concatenate([rng.normal(0, 1e-3, 900), rng.uniform(0, 5, 100)])[None]
     figure = activation_values(["3.0"], samples, {"mean": [0.25]}, "mean")
     with style():
