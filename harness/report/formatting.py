@@ -25,9 +25,9 @@ def by_key(record: RunRecord) -> dict[tuple[str, str], Measure]:
 def form(found: float, unit: str) -> str:
     """A number in a unit, as its size asks for."""
     given = FORMS.get(unit, "{:.4f}")
-    return (re.sub(r"\.\df", ",.0f" if abs(found) < 1e9 else ".3g", given) if abs(found) >= LARGE else given).format(
-        found
-    )
+    if abs(found) >= LARGE:
+        given = re.sub(r"\.\df", ",.0f" if abs(found) < 1e9 else ".3g", given)
+    return given.format(found)
 
 
 def amount(found: float | None, unit: str, count: float | None = None, of: float | None = None) -> str:

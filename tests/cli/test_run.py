@@ -11,7 +11,7 @@ from pathlib import Path
 
 import blank
 import pytest
-from commands import VOLATILE, Harness, arguments, files, only
+from commands import VOLATILE, Harness, after, arguments, files, only
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
@@ -163,16 +163,15 @@ def test_an_interrupted_run_continues_and_ends_with_the_same_bytes(
 def test_a_killed_process_is_continued(small_facts: Path, tmp_path: Path, harness: Harness) -> None:
     """SIGKILL in the middle, as a full cluster or a closed laptop does it."""
     script = (
-        "import os, signal, sys\nfrom harness.running import execute as run\n"
+        "import os, signal\nfrom harness.running import execute as run\n"
         "from harness.results.folder import RunFolder\nrun.PART = 20\n"
         "real, seen = RunFolder.save_part, []\n"
         "def save(self, start, part):\n    real(self, start, part)\n    seen.append(start)\n"
         "    if len(seen) == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
         "RunFolder.save_part = save\n"
-        "sys.argv = ['harness', *sys.argv[1:]]\nfrom harness.cli.app import main\nmain()\n"
     )
-    given = [str(x) for x in arguments(small_facts, tmp_path / "killed", limit="60", controls="5")]
-    done = subprocess.run([sys.executable, "-c", script, *given], capture_output=True)
+    given = arguments(small_facts, tmp_path / "killed", limit="60", controls="5")
+    done = after(script, given)
     assert done.returncode == -9
     assert len(list(only(tmp_path / "killed").glob("unfinished/part-*.safetensors"))) == 2
     with pytest.MonkeyPatch.context() as patch:

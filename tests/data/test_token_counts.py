@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from checkout import reference
+from commands import after
 from families import D_VOCAB, tiny
 from harness_plugins.demo.corpus import WorldTexts
 from hypothesis import given
@@ -186,9 +184,8 @@ def test_checkpoints_of_other_counts_and_damaged_ones_are_refused(model: Model, 
 
 
 KILLED = """
-import os, signal, sys
+import os, signal
 import harness.data.token_counts, harness_plugins.demo.corpus as corpus
-from harness.cli.app import main
 harness.data.token_counts.CHECKPOINT_DOCUMENTS = 500
 generate = corpus.generate
 def dies(documents, seed):
@@ -197,15 +194,13 @@ def dies(documents, seed):
             os.kill(os.getpid(), signal.SIGKILL)
         yield text
 corpus.WorldTexts.documents = lambda self: dies(self.size, self.seed)
-sys.argv = ["harness", *sys.argv[1:]]
-main()
 """
 
 
 def test_the_command_continues_after_a_kill(harness: Harness, tmp_path: Path) -> None:
     command = ["unigrams", "--model", "demo", "--corpus", "world", "--quiet", "--output"]
     path, whole = tmp_path / "u.safetensors", tmp_path / "whole.safetensors"
-    killed = subprocess.run([sys.executable, "-c", KILLED, *command, path], capture_output=True, env=os.environ)
+    killed = after(KILLED, [*command, path])
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert [x.name for x in tmp_path.iterdir()] == ["u.safetensors.unfinished"]
     assert module._read(tmp_path / "u.safetensors.unfinished")[1]["n_documents"] == 2000

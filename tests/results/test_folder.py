@@ -8,15 +8,13 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import blank
 import pytest
-from commands import VOLATILE, Harness, arguments, files, only
+from commands import VOLATILE, Harness, after, arguments, files, only
 from small_runs import Silent, spec
 
 from harness.errors import HarnessError
@@ -252,14 +250,12 @@ def test_an_unfinished_run_is_called_so(make: Make, tmp_path: Path) -> None:
 
 def test_a_process_that_is_killed_before_the_page(small_facts: Path, tmp_path: Path, harness: Harness) -> None:
     script = (
-        "import os, signal, sys\n"
+        "import os, signal\n"
         "from harness.report import figure_files\nfigure_files.render = lambda figure: (b'', b'<svg/>')\n"
         "from harness.report import page\npage.write_page = lambda path: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "sys.argv = ['harness', *sys.argv[1:]]\nfrom harness.cli.app import main\nmain()\n"
     )
     given = arguments(small_facts, tmp_path, metric="entropy_change", limit="20", controls="5")
-    done = subprocess.run([sys.executable, "-c", script, *map(str, given)], capture_output=True)
-    assert done.returncode == -signal.SIGKILL
+    assert after(script, given).returncode == -signal.SIGKILL
     left = only(tmp_path)
     assert (left / "result.json").is_file() and not (left / "report.html").exists()
     assert not (tmp_path / "leaderboard.jsonl").exists()
@@ -308,7 +304,7 @@ def test_a_file_where_a_folder_belongs_is_called_so(tmp_path: Path, harness: Har
 # -- SIGTERM -----------------------------------------------------------------------------------------------------------
 
 TERMINATED = """
-import os, signal, sys
+import os, signal
 from harness.running import execute as run
 from harness.results.folder import RunFolder
 run.PART = 20
@@ -317,19 +313,16 @@ def save(self, start, part):
     real(self, start, part)
     os.kill(os.getpid(), signal.SIGTERM)
 RunFolder.save_part = save
-from harness.cli.main import main
-sys.argv = ['harness', *sys.argv[1:]]
-main()
 """
 
 
 def test_sigterm_says_how_to_go_on(
     small_facts: Path, tmp_path: Path, harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = [str(x) for x in arguments(small_facts, tmp_path, metric="transitions", controls="19", limit="60")]
-    done = subprocess.run([sys.executable, "-c", TERMINATED, *given], capture_output=True, text=True)
+    given = arguments(small_facts, tmp_path, metric="transitions", controls="19", limit="60")
+    done = after(TERMINATED, given)
     assert done.returncode == 143
-    assert done.stderr == "terminated; the same command continues from the prompts that are finished\n"
+    assert done.stderr == b"terminated; the same command continues from the prompts that are finished\n"
     assert (only(tmp_path) / "unfinished/part-00000000.safetensors").is_file()
     made: list[int] = []
     save = RunFolder.save_part

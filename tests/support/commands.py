@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 Harness = Callable[..., tuple[int, str, str]]
@@ -24,6 +26,12 @@ def arguments(facts: Path, output: Path, *more: object, **changes: str) -> list[
     }
     flags = [part for key, value in given.items() for part in (f"--{key}", value)]
     return ["eval", *flags, "--quiet", *more]
+
+
+def after(program: str, given: Iterable[object]) -> subprocess.CompletedProcess[bytes]:
+    """The command line in a process of its own, in which a program has changed something before."""
+    begin = "\nimport sys\nsys.argv = ['harness', *sys.argv[1:]]\nfrom harness.cli.app import main\nmain()\n"
+    return subprocess.run([sys.executable, "-c", program + begin, *map(str, given)], capture_output=True)
 
 
 def files(folder: Path) -> dict[str, bytes]:
